@@ -1,0 +1,94 @@
+# graft: `make help` lists the targets.
+# The house plan is in README.md; a folder may include only from itself and from folders before it in LAYERS.
+LAYERS   := base tensor autograd model data optim ckpt infer train cli
+SIBLINGS := model data optim ckpt
+BUILD    ?= build
+CC       := gcc
+PACKAGES := build-essential pkg-config clang libomp-dev libopenblas-dev libopenmpi-dev openmpi-bin libhdf5-dev \
+            libcjson-dev libpng-dev libfreetype-dev fonts-dejavu-core libcmocka-dev libpcre2-dev libutf8proc-dev
+LIBRARIES := openblas ompi-c hdf5 libcjson libpng freetype2 libpcre2-8 libutf8proc
+
+WARN   := -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wundef -Wformat=2 -Werror
+# A product and a sum are two roundings everywhere; kernels ask for fused ones by name.
+CFLAGS ?= -O2 -g
+FLAGS   = -std=gnu11 $(CFLAGS) $(WARN) -I. -MMD -MP -fopenmp -ffp-contract=off $(SANITIZE) $(shell pkg-config --cflags $(LIBRARIES))
+LIBS    = $(shell pkg-config --libs $(LIBRARIES)) -lm
+
+KERNELS  := avx512 avx2 plain
+avx512   := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma
+avx2     := -mavx2 -mfma
+ARCH     := $(shell uname -m)
+ifneq ($(ARCH),x86_64)
+KERNELS  := plain
+endif
+
+SOURCES := $(filter-out tensor/kernel.c,$(wildcard $(LAYERS:=/*.c)))
+LIBOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/%,$(SOURCES))) $(KERNELS:%=$(BUILD)/tensor/kernel_%.o)
+CLIOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter cli/%,$(SOURCES)))
+UNITS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard $(LAYERS:%=tests/%/*.c)))
+TOOLS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/*.c))
+SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c))
+
+all: $(BUILD)/graft
+
+$(BUILD)/libgraft.a: $(LIBOBJ)
+	@rm -f $@
+	@ar rcs $@ $^
+
+$(BUILD)/graft: $(CLIOBJ) $(BUILD)/libgraft.a
+	@echo "  link  $@"
+	@$(CC) $(FLAGS) $^ $(LIBS) -o $@
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	@echo "  cc    $<"
+	@$(CC) $(FLAGS) -c $< -o $@
+
+$(BUILD)/tensor/kernel_%.o: tensor/kernel.c
+	@mkdir -p $(@D)
+	@echo "  cc    $< ($*)"
+	@$(CC) $(FLAGS) -O3 $($*) -DKERNEL=$* -DKERNEL_$* -c $< -o $@
+
+$(UNITS) $(TOOLS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT) $(BUILD)/libgraft.a
+	@mkdir -p $(@D)
+	@$(CC) $(FLAGS) $^ $(LIBS) $(shell pkg-config --libs cmocka) -o $@
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+
+## deps       install what is missing (Debian, Ubuntu); elsewhere name it
+deps:
+	@sh deps.sh $(PACKAGES)
+
+## test       every test of the product, six minutes at most
+test: deps
+	@$(MAKE) --no-print-directory all units tools
+	@$(MAKE) --no-print-directory run-units run-tools
+
+units: $(UNITS)
+tools: $(TOOLS)
+run-units: units
+	@sh tests/run.sh $(UNITS)
+
+## layers     includes go only down the house plan, and each library has one door
+layers:
+	@sh tests/layers.sh "$(LAYERS)" "$(SIBLINGS)"
+
+## headers    every header compiles alone
+headers:
+	@for h in $(wildcard $(LAYERS:=/*.h) tests/support/*.h); do \
+	    echo "#include \"$$h\"" | $(CC) $(FLAGS) -MF /dev/null -fsyntax-only -x c - || exit 1; done
+	@echo "headers: each compiles alone"
+
+compile_commands.json: Makefile
+	@( echo '['; sep=''; for f in $(SOURCES); do printf '%s{"directory":"%s","file":"%s","command":"%s"}' "$$sep" "$(CURDIR)" "$$f" \
+	   "$(CC) $(filter-out -MMD -MP,$(FLAGS)) -c $$f"; sep=','; done; echo ']' ) > $@
+
+clean:
+	rm -rf build
+
+## help       this list
+help:
+	@grep -h '^## ' Makefile | sed 's/^## /  make /'
+
+.PHONY: all deps test units tools run-units run-tools layers headers clean help
+.SECONDARY:

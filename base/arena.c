@@ -1,0 +1,67 @@
+/* Chunks form a list; a reset goes back to the first one. A chunk is at least CHUNK_BYTES, or as large as the one
+ * block that did not fit. Chunks come from mmap, so that untouched pages cost nothing. */
+#define _GNU_SOURCE
+#include "base/arena.h"
+
+#include <stdint.h>
+#include <sys/mman.h>
+
+enum { CHUNK_BYTES = 1 << 20, ALIGN = 64 };
+
+struct ArenaChunk {
+    ArenaChunk *next;
+    size_t bytes, used; /* both count this header */
+};
+
+static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+static ArenaChunk *chunk_new(size_t payload)
+{
+    size_t bytes = round_up(payload + ALIGN, CHUNK_BYTES);
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED) return NULL;
+    ArenaChunk *chunk = at;
+    *chunk = (ArenaChunk){.bytes = bytes, .used = ALIGN};
+    return chunk;
+}
+
+void *arena_alloc(Arena *arena, size_t bytes)
+{
+    if (bytes > SIZE_MAX / 4) return NULL;
+    bytes = round_up(bytes ? bytes : 1, ALIGN);
+    ArenaChunk *chunk = arena->current;
+    /* A chunk that is too small for this block is skipped until the next reset. */
+    while (chunk && chunk->bytes - chunk->used < bytes && chunk->next) {
+        chunk = chunk->next;
+        chunk->used = ALIGN;
+    }
+    if (!chunk || chunk->bytes - chunk->used < bytes) {
+        ArenaChunk *fresh = chunk_new(bytes);
+        if (!fresh) return NULL;
+        if (chunk) chunk->next = fresh;
+        else arena->first = fresh;
+        chunk = fresh;
+    }
+    arena->current = chunk;
+    void *block = (char *)chunk + chunk->used;
+    chunk->used += bytes;
+    arena->used_bytes += bytes;
+    if (arena->used_bytes > arena->peak_bytes) arena->peak_bytes = arena->used_bytes;
+    return block;
+}
+
+void arena_reset(Arena *arena)
+{
+    arena->current = arena->first;
+    if (arena->first) arena->first->used = ALIGN;
+    arena->used_bytes = 0;
+}
+
+void arena_free(Arena *arena)
+{
+    for (ArenaChunk *chunk = arena->first, *next; chunk; chunk = next) {
+        next = chunk->next;
+        munmap(chunk, chunk->bytes);
+    }
+    *arena = (Arena){0};
+}

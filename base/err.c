@@ -1,0 +1,112 @@
+/* Errors are one heap block each. When even that cannot be had, a static block says so. */
+#include "base/err.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct Err {
+    ErrKind kind;
+    char *message;
+};
+
+static Err no_memory = {ERR_MEMORY, (char[]){"out of memory (while reporting an error)"}};
+
+static char *vformat(const char *format, va_list args)
+{
+    va_list again;
+    va_copy(again, args);
+    int n = vsnprintf(NULL, 0, format, args);
+    char *text = n < 0 ? NULL : malloc((size_t)n + 1);
+    if (text) vsnprintf(text, (size_t)n + 1, format, again);
+    va_end(again);
+    return text;
+}
+
+static Err *make(ErrKind kind, char *message)
+{
+    Err *err = message ? malloc(sizeof *err) : NULL;
+    if (!err) {
+        free(message);
+        return &no_memory;
+    }
+    *err = (Err){kind, message};
+    return err;
+}
+
+Err *err_new(ErrKind kind, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    char *message = vformat(format, args);
+    va_end(args);
+    return make(kind, message);
+}
+
+Err *err_errno(const char *format, ...)
+{
+    int code = errno;
+    va_list args;
+    va_start(args, format);
+    char *what = vformat(format, args);
+    va_end(args);
+    if (!what) return &no_memory;
+    Err *err = err_new(code == ENOMEM ? ERR_MEMORY : ERR_IO, "%s: %s", what, strerror(code));
+    free(what);
+    return err;
+}
+
+Err *err_wrap(Err *err, const char *format, ...)
+{
+    if (!err || err == &no_memory) return err;
+    va_list args;
+    va_start(args, format);
+    char *context = vformat(format, args);
+    va_end(args);
+    if (!context) return err;
+    Err *wrapped = err_new(err->kind, "%s: %s", context, err->message);
+    free(context);
+    if (wrapped == &no_memory) return err;
+    err_free(err);
+    return wrapped;
+}
+
+ErrKind err_kind(const Err *err) { return err->kind; }
+
+const char *err_message(const Err *err) { return err->message; }
+
+void err_free(Err *err)
+{
+    if (!err || err == &no_memory) return;
+    free(err->message);
+    free(err);
+}
+
+Err *err_first(Err *first, Err *second)
+{
+    if (!first) return second;
+    err_free(second);
+    return first;
+}
+
+int err_report(const char *who, Err *err)
+{
+    if (!err) return 0;
+    int code = (int)err->kind;
+    fprintf(stderr, "graft %s: %s\n", who, err->message);
+    err_free(err);
+    return code;
+}
+
+void err_assert(const char *file, int line, const char *condition, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    fprintf(stderr, "%s:%d: bug: !(%s): ", file, line, condition);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+    abort();
+}

@@ -1,0 +1,169 @@
+#define _GNU_SOURCE
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+Err *file_map(FileMap *map, const char *path)
+{
+    *map = (FileMap){0};
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return err_errno("open %s", path);
+    Err *err = NULL;
+    struct stat st;
+    if (fstat(fd, &st)) {
+        err = err_errno("stat %s", path);
+    } else if (!S_ISREG(st.st_mode)) {
+        err = err_new(ERR_IO, "%s is not a regular file", path);
+    } else if (st.st_size > 0) {
+        void *at = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+        if (at == MAP_FAILED) err = err_errno("map %s (%lld bytes)", path, (long long)st.st_size);
+        else *map = (FileMap){at, (size_t)st.st_size};
+    }
+    close(fd);
+    return err;
+}
+
+void file_unmap(FileMap *map)
+{
+    if (map->data) munmap((void *)(size_t)map->data, map->bytes);
+    *map = (FileMap){0};
+}
+
+Err *file_read(char **text, size_t *bytes, const char *path)
+{
+    *text = NULL;
+    FILE *stream = fopen(path, "rbe");
+    if (!stream) return err_errno("open %s", path);
+    Err *err = NULL;
+    size_t used = 0, room = 0;
+    char *block = NULL;
+    for (;;) {
+        if (used + 1 >= room) {
+            room = room ? room * 2 : 65536;
+            char *grown = realloc(block, room);
+            if (!grown) {
+                err = err_new(ERR_MEMORY, "read %s: out of memory after %zu bytes", path, used);
+                break;
+            }
+            block = grown;
+        }
+        size_t n = fread(block + used, 1, room - used - 1, stream);
+        used += n;
+        if (n == 0) {
+            if (ferror(stream)) err = err_errno("read %s", path);
+            break;
+        }
+    }
+    fclose(stream);
+    if (err) {
+        free(block);
+        return err;
+    }
+    block[used] = 0;
+    *text = block;
+    if (bytes) *bytes = used;
+    return NULL;
+}
+
+bool file_exists(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0;
+}
+
+bool file_is_directory(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+Err *file_join(char path[PATH_BYTES], const char *directory, const char *name)
+{
+    int n = snprintf(path, PATH_BYTES, "%s/%s", directory, name);
+    if (n < 0 || n >= PATH_BYTES) return err_new(ERR_IO, "path too long: %.60s.../%s", directory, name);
+    return NULL;
+}
+
+Err *file_make_directory(const char *path)
+{
+    char part[PATH_BYTES];
+    size_t n = strlen(path);
+    if (n == 0 || n >= PATH_BYTES) return err_new(ERR_IO, "make directory: path is empty or too long");
+    for (size_t i = 1; i <= n; i++) {
+        if (path[i] != '/' && path[i] != 0) continue;
+        memcpy(part, path, i);
+        part[i] = 0;
+        if (mkdir(part, 0777) && errno != EEXIST) return err_errno("make directory %s", part);
+    }
+    if (!file_is_directory(path)) return err_new(ERR_IO, "%s exists and is not a directory", path);
+    return NULL;
+}
+
+Err *file_draft_name(char draft[PATH_BYTES], const char *path)
+{
+    int n = snprintf(draft, PATH_BYTES, "%s.draft.%ld", path, (long)getpid());
+    if (n < 0 || n >= PATH_BYTES) return err_new(ERR_IO, "path too long: %.60s...", path);
+    return NULL;
+}
+
+static Err *sync_path(const char *path, int flags)
+{
+    int fd = open(path, flags | O_CLOEXEC);
+    if (fd < 0) return err_errno("open %s to sync it", path);
+    Err *err = fsync(fd) && errno != EINVAL ? err_errno("sync %s", path) : NULL;
+    close(fd);
+    return err;
+}
+
+static Err *sync_folder_of(const char *path)
+{
+    char folder[PATH_BYTES];
+    snprintf(folder, sizeof folder, "%s", path);
+    char *slash = strrchr(folder, '/');
+    if (!slash) return sync_path(".", O_RDONLY | O_DIRECTORY);
+    slash[slash == folder] = 0; /* keep the slash of the root folder */
+    return sync_path(folder, O_RDONLY | O_DIRECTORY);
+}
+
+Err *file_replace(const char *draft, const char *path)
+{
+    Err *err = sync_path(draft, O_RDONLY);
+    if (!err && rename(draft, path)) err = err_errno("rename %s to %s", draft, path);
+    if (err) {
+        unlink(draft);
+        return err;
+    }
+    return sync_folder_of(path);
+}
+
+Err *file_write(const char *path, const void *data, size_t bytes)
+{
+    char draft[PATH_BYTES];
+    TRY(file_draft_name(draft, path));
+    FILE *stream = fopen(draft, "wbe");
+    if (!stream) return err_errno("create %s", draft);
+    Err *err = NULL;
+    if (bytes && fwrite(data, 1, bytes, stream) != bytes) err = err_errno("write %s", draft);
+    err = err_first(err, file_close(&stream, draft));
+    if (err) {
+        unlink(draft);
+        return err;
+    }
+    return file_replace(draft, path);
+}
+
+Err *file_close(FILE **stream, const char *path)
+{
+    FILE *closing = *stream;
+    *stream = NULL;
+    if (!closing) return NULL;
+    bool failed = ferror(closing) != 0;
+    if (fclose(closing)) return err_errno("write %s", path);
+    return failed ? err_new(ERR_IO, "write %s failed", path) : NULL;
+}

@@ -1,0 +1,65 @@
+/* JSON with typed getters whose errors name the key, what was found and what was expected.
+ * The only door to cJSON. A Json borrowed from a document lives as long as its root. */
+#ifndef GRAFT_BASE_JSON_H
+#define GRAFT_BASE_JSON_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct cJSON Json;
+
+/* Parse text (bytes long, need not end with a zero). Trailing white space is fine, anything else after the value is an
+ * error, which gives line and column. Nesting is limited (cJSON: 1000). Owner of *root: the caller, until json_free. */
+MUST_USE Err *json_parse(Json **root, const char *text, size_t bytes);
+MUST_USE Err *json_read_file(Json **root, const char *path);
+void json_free(Json *root);
+
+typedef enum { JSON_NULL, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT } JsonKind;
+JsonKind json_kind(const Json *value);
+const char *json_kind_name(const Json *value); /* "a number", "an object", ... for messages */
+
+/* Members and elements. json_find gives NULL when the key is absent; a null value is a value. */
+const Json *json_find(const Json *object, const char *key);
+size_t json_count(const Json *container);
+const Json *json_first(const Json *container);       /* first member or element, NULL when empty */
+const Json *json_next(const Json *value);            /* its neighbour, NULL at the end */
+const char *json_key(const Json *member);            /* the name of a member */
+
+/* The value itself, for a kind already checked. */
+const char *json_string(const Json *value);
+double json_number(const Json *value);
+bool json_bool(const Json *value);
+
+/* Required members. Integers must be whole, inside [min, max]. Fails: ERR_FORMAT, naming the key. */
+MUST_USE Err *json_get_int(const Json *object, const char *key, int64_t min, int64_t max, int64_t *out);
+MUST_USE Err *json_get_number(const Json *object, const char *key, double *out);
+MUST_USE Err *json_get_bool(const Json *object, const char *key, bool *out);
+MUST_USE Err *json_get_string(const Json *object, const char *key, const char **out); /* borrowed */
+MUST_USE Err *json_get_array(const Json *object, const char *key, const Json **out);
+MUST_USE Err *json_get_object(const Json *object, const char *key, const Json **out);
+
+/* Optional members: absent or null leaves *out as it is. */
+MUST_USE Err *json_may_int(const Json *object, const char *key, int64_t min, int64_t max, int64_t *out);
+MUST_USE Err *json_may_number(const Json *object, const char *key, double *out);
+MUST_USE Err *json_may_bool(const Json *object, const char *key, bool *out);
+MUST_USE Err *json_may_string(const Json *object, const char *key, const char **out);
+
+/* Building. Adders take ownership of nothing but `child` in json_add. They fail only for want of memory, which
+ * json_print then reports, so that building reads straight. */
+Json *json_new_object(void);
+Json *json_new_array(void);
+void json_add(Json *container, const char *key, Json *child); /* key NULL: append to an array */
+void json_add_string(Json *container, const char *key, const char *text);
+void json_add_number(Json *container, const char *key, double number);
+void json_add_bool(Json *container, const char *key, bool yes);
+void json_add_null(Json *container, const char *key);
+void json_set(Json *object, const char *key, Json *child); /* replaces a member, or adds it */
+Json *json_duplicate(const Json *value);
+bool json_equal(const Json *a, const Json *b);
+
+/* Text of a value. pretty: indented. Owner: the caller, until free(). Fails: ERR_MEMORY. */
+MUST_USE Err *json_print(const Json *value, bool pretty, char **text);
+
+#endif

@@ -1,0 +1,24 @@
+/* Lines for people on stderr, time, and whether anybody watches. Metrics for programs go through train/metrics. */
+#ifndef GRAFT_BASE_LOG_H
+#define GRAFT_BASE_LOG_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+
+/* Only one rank speaks: the others turn their lines off. */
+void log_enable(bool on);
+
+/* One line, ended here. Clears a progress line that is being shown. */
+void log_line(const char *format, ...) PRINTF(1, 2);
+
+/* A line that the next one overwrites; on something that is no terminal it is an ordinary line when `keep`, else nothing. */
+void log_progress(bool keep, const char *format, ...) PRINTF(2, 3);
+
+/* Seconds on a clock that only goes forward. */
+double log_seconds(void);
+
+/* The process's peak resident memory in bytes, file pages included. */
+size_t log_peak_bytes(void);
+
+#endif

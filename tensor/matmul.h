@@ -1,0 +1,65 @@
+/* Products. Two families keep the bits (docs/design.md, "The same bits"):
+ *
+ *   rows_*   give every row the same bits in any company: a row's sum depends on its own numbers and the inner length
+ *            only, never on how many rows are in the call, on their order, or on the number of threads;
+ *   sum_*    add over rows, once for each micro-batch: their shape is fixed by the data alone. They may use cblas.
+ *   block_*  small products of one document's attention: shapes fixed by the document's length alone. cblas.
+ *
+ * All arithmetic is fp32. Weights are widened a panel at a time (kernel.c). */
+#ifndef GRAFT_TENSOR_MATMUL_H
+#define GRAFT_TENSOR_MATMUL_H
+
+#include "tensor/weight.h"
+
+#include <stdbool.h>
+
+/* Rows of a float matrix, or a pick of them: row i is at data + (index ? index[i] : i) * stride. */
+typedef struct {
+    float *data;
+    size_t stride;
+    const uint32_t *index;
+} Rows;
+
+static inline Rows rows_of(const void *data, size_t stride) { return (Rows){(float *)(size_t)data, stride, NULL}; }
+static inline Rows rows_pick(const void *data, size_t stride, const uint32_t *index)
+{
+    return (Rows){(float *)(size_t)data, stride, index};
+}
+
+/* Scratch that a product of T rows and inner length K needs, in floats. */
+size_t rows_scratch(size_t T, size_t K);
+
+/* y = s x W'      x [T][K], W [N][K], y [T][N];  add: y += s x W'.   K = W->cols, N = W->rows.
+ * scratch         rows_scratch(T, K) floats, aligned to 64 bytes
+ * A row of y may occur once only in a call. Threads: splits columns of y over the OpenMP team when called outside a
+ * parallel region; inside one it runs on the calling thread. */
+void rows_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, float *scratch);
+
+/* y = s x W       x [T][N], W [N][K], y [T][K];  add: y += s x W.    Inner length N = W->rows; scratch for (T, N). */
+void rows_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, float *scratch);
+
+/* The same for columns [begin, end) of y only, on the calling thread, with x packed beforehand, so that threads can
+ * share the packing. begin is a multiple of ROWS_SLICE; end is one, too, or the width of y. */
+enum { ROWS_SLICE = 96 };
+void rows_pack_nt(size_t T, size_t K, float s, Rows x, float *scratch);
+void rows_pack_nn(size_t T, size_t N, float s, Rows x, float *scratch);
+void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end);
+void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end);
+
+/* G = s a' b      a [T][M], b [T][N] with row strides lda, ldb; G [M][N] dense, overwritten.
+ * Rows are added in a way that depends on T, M and N alone. T = 0 gives zeros. */
+void sum_tn(size_t T, size_t M, size_t N, float *G, float s, const float *a, size_t lda, const float *b, size_t ldb);
+
+/* C (+)= s A B', A B or A' B for row-major blocks with row strides. */
+void block_nt(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb);
+void block_nn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb);
+void block_tn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb);
+
+/* Once, before anything else: choose kernels for this CPU and keep OpenBLAS to one thread.
+ * force    NULL, or "avx512", "avx2", "plain" to take a lesser path; false when this CPU or build lacks it */
+bool matmul_init(const char *force);
+
+/* The compute path, as checkpoints record it: "fp32/avx512 openblas/SkylakeX". Valid after matmul_init. */
+const char *matmul_path(void);
+
+#endif

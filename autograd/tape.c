@@ -15,6 +15,7 @@ void tape_begin(Tape *tape, const Group *group, TapeMode mode)
 void tape_reset(Tape *tape)
 {
     arena_reset(&tape->arena);
+    arena_reset(&tape->scratch);
     tape->last = NULL;
     tape->n_nodes = 0;
     tape->dummy = (Tensor){.shape = {1, 1}};
@@ -23,6 +24,7 @@ void tape_reset(Tape *tape)
 void tape_free(Tape *tape)
 {
     arena_free(&tape->arena);
+    arena_free(&tape->scratch);
     err_free(tape->err);
     *tape = (Tape){0};
 }
@@ -34,15 +36,19 @@ Err *tape_error(Tape *tape)
     return err;
 }
 
-void *tape_alloc(Tape *tape, size_t bytes)
+static void *alloc_from(Tape *tape, Arena *arena, size_t bytes)
 {
     if (tape->err) return NULL;
-    void *block = arena_alloc(&tape->arena, bytes);
+    void *block = arena_alloc(arena, bytes);
     if (!block) tape->err = err_new(ERR_MEMORY, "out of memory: the tape holds %zu bytes and needs %zu more", tape->arena.used_bytes, bytes);
     return block;
 }
 
+void *tape_alloc(Tape *tape, size_t bytes) { return alloc_from(tape, &tape->arena, bytes); }
+
 float *tape_floats(Tape *tape, size_t n) { return tape_alloc(tape, n * sizeof(float)); }
+
+float *tape_scratch(Tape *tape, size_t n) { return alloc_from(tape, &tape->scratch, n * sizeof(float)); }
 
 static Tensor *new_tensor(Tape *tape, size_t rows, size_t cols, float *data, bool wants)
 {
@@ -94,6 +100,7 @@ static void check_finite(Tape *tape, const Op *op, const Tensor *out)
 
 Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *kept, bool trains, size_t n_in, Tensor *const *in)
 {
+    arena_reset(&tape->scratch);
     if (tape->err) return &tape->dummy;
     if (tape->guard && out->data) check_finite(tape, op, out);
     if (!tape_wants(tape, trains, n_in, in)) return out;
@@ -123,6 +130,7 @@ Err *tape_backward(Tape *tape)
         for (size_t i = 0; i < node->n_in; i++)
             if (node->in[i] && node->in[i]->wants) tape_seed(tape, node->in[i]);
         if (!tape->err) node->op->backward(node);
+        arena_reset(&tape->scratch);
     }
     return tape_error(tape);
 }

@@ -53,6 +53,7 @@ typedef enum { TAPE_OFF, TAPE_RECORD } TapeMode;
 
 struct Tape {
     Arena arena;
+    Arena scratch;        /* emptied when an operation returns */
     const Group *group;
     TapeMode mode;
     bool guard;           /* check every result for numbers that are not finite */
@@ -88,6 +89,9 @@ MUST_USE Err *tape_backward(Tape *tape);
 Tensor *tape_tensor(Tape *tape, size_t rows, size_t cols);
 void *tape_alloc(Tape *tape, size_t bytes);
 float *tape_floats(Tape *tape, size_t n);
+
+/* n floats until the operation (forward or backward) returns. */
+float *tape_scratch(Tape *tape, size_t n);
 
 /* Note a failure unless condition holds; false when the tape has failed, now or earlier. */
 bool tape_expect(Tape *tape, bool condition, const char *format, ...) PRINTF(3, 4);

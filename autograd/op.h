@@ -131,8 +131,8 @@ Route op_route(Tape *tape, Tensor *logits, const float *bias, const RouterShape 
 /* ---- op_experts.c ---------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    Weight gate, up, down; /* [F][D], [F][D], [D][F] */
-    const Lora *in, *out;  /* on gate|up and on down; NULL: none */
+    const Weight *gate, *up, *down; /* [F][D], [F][D], [D][F] */
+    const Lora *in, *out;           /* on gate|up and on down; NULL: none */
 } Expert;
 
 /* y[t] = sum_k weights[t][k] expert(ids[t][k])(x[t]), experts added in id order; returns [T][D].

@@ -58,7 +58,7 @@ static Plan *make_plan(Tape *tape, const int32_t *ids, size_t T, size_t K, size_
     uint32_t *order = tape_alloc(tape, E * sizeof *order);
     Load *loads = (Load *)(void *)tape_scratch(tape, 2 * E);
     if (tape->err) return NULL;
-    *plan = (Plan){.E = E, .K = K, .D = D, .F = experts[0].gate.rows, .N = N, .experts = experts, .ids = ids, .begin = begin, .token = token, .slot = slot, .order = order};
+    *plan = (Plan){.E = E, .K = K, .D = D, .F = experts[0].gate->rows, .N = N, .experts = experts, .ids = ids, .begin = begin, .token = token, .slot = slot, .order = order};
     for (size_t e = 0; e < E; e++) loads[e] = (Load){(uint32_t)e, 0};
     for (size_t i = 0; i < N; i++) loads[ids[i]].n++;
     begin[0] = 0;
@@ -112,8 +112,8 @@ static void columns_of(size_t width, size_t i, size_t n, size_t *begin, size_t *
 static void gate_and_up(const Plan *plan, const Expert *x, size_t n, const float *packed, float *gu, float *u, float *pack)
 {
     size_t F = plan->F, R = rank_of(x->in);
-    rows_nt_slice(n, rows_of(gu, 2 * F), false, packed, &x->gate, 0, F);
-    rows_nt_slice(n, rows_of(gu + F, 2 * F), false, packed, &x->up, 0, F);
+    rows_nt_slice(n, rows_of(gu, 2 * F), false, packed, x->gate, 0, F);
+    rows_nt_slice(n, rows_of(gu + F, 2 * F), false, packed, x->up, 0, F);
     if (!x->in) return;
     Weight A, B;
     rows_nt_slice(n, rows_of(u, R), false, packed, values_of(x->in->A, &A), 0, R);
@@ -165,7 +165,7 @@ static void add_down(const Plan *plan, const Packed *packed, float *y, size_t be
         size_t at = plan->begin[e], n = plan->begin[e + 1] - at;
         if (n == 0) continue;
         Rows to = rows_pick(y, plan->D, plan->token + at);
-        rows_nt_slice(n, to, true, packed->hidden[e], &plan->experts[e].down, begin, end);
+        rows_nt_slice(n, to, true, packed->hidden[e], plan->experts[e].down, begin, end);
         Weight B;
         if (packed->low[e]) rows_nt_slice(n, to, true, packed->low[e], values_of(plan->experts[e].out->B, &B), begin, end);
     }
@@ -187,10 +187,11 @@ static size_t bench_floats(const Plan *plan, size_t pack)
     return plan->most * (2 * plan->D + 6 * plan->F + 2 * rank_most(plan)) + pack;
 }
 
-static Bench bench_at(const Plan *plan, float *at)
+static Bench bench_at(const Plan *plan, float *at, size_t pack)
 {
     size_t n = plan->most, D = plan->D, F = plan->F, R = rank_most(plan);
-    Bench b = {.x = at};
+    Bench b = {.pack = at}; /* packing wants its alignment */
+    b.x = b.pack + pack;
     b.G = b.x + n * D;
     b.gu = b.G + n * D;
     b.dgu = b.gu + n * 2 * F;
@@ -198,7 +199,6 @@ static Bench bench_at(const Plan *plan, float *at)
     b.da = b.a + n * F;
     b.low = b.da + n * F;
     b.dlow = b.low + n * R;
-    b.pack = b.dlow + n * R;
     return b;
 }
 
@@ -225,7 +225,7 @@ static void back_through_down(const Plan *plan, const Expert *expert, size_t n, 
 {
     size_t D = plan->D, F = plan->F, R = rank_of(expert->out);
     rows_pack_nn(n, D, 1, rows_of(b->G, D), b->pack);
-    rows_nn_slice(n, rows_of(b->da, F), false, b->pack, &expert->down, 0, F);
+    rows_nn_slice(n, rows_of(b->da, F), false, b->pack, expert->down, 0, F);
     if (!expert->out) return;
     Weight A, B;
     rows_nn_slice(n, rows_of(b->dlow, R), false, b->pack, values_of(expert->out->B, &B), 0, R);
@@ -298,8 +298,8 @@ static void add_back(const Plan *plan, const PackedBack *packed, float *dx, size
         if (n == 0) continue;
         Rows to = rows_pick(dx, plan->D, plan->token + at);
         Weight A;
-        rows_nn_slice(n, to, true, packed->gate[e], &expert->gate, begin, end);
-        rows_nn_slice(n, to, true, packed->up[e], &expert->up, begin, end);
+        rows_nn_slice(n, to, true, packed->gate[e], expert->gate, begin, end);
+        rows_nn_slice(n, to, true, packed->up[e], expert->up, begin, end);
         if (expert->in) rows_nn_slice(n, to, true, packed->low[e], values_of(expert->in->A, &A), begin, end);
     }
 }
@@ -332,7 +332,7 @@ static void experts_backward(Node *node)
     if (tape->err) return;
 #pragma omp parallel
     {
-        Bench bench = bench_at(plan, scratch + (size_t)omp_get_thread_num() * each);
+        Bench bench = bench_at(plan, scratch + (size_t)omp_get_thread_num() * each, pack);
 #pragma omp for schedule(dynamic, 1)
         for (size_t i = 0; i < plan->E; i++) expert_backward(plan, plan->order[i], tape->group, x, w, y->grad, &packed, &bench);
         size_t begin, end;
@@ -354,10 +354,10 @@ Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *e
 {
     size_t T = x->shape[0], D = x->shape[1], K = route.weights->shape[1];
     Tensor *y = tape_tensor(tape, T, D);
-    if (!tape_expect(tape, route.weights->shape[0] == T && experts[0].gate.cols == D && experts[0].down.rows == D &&
-                         experts[0].down.cols == experts[0].gate.rows && experts[0].up.rows == experts[0].gate.rows,
-                     "experts: x is [%zu][%zu], gate [%zu][%zu], down [%zu][%zu], %zu rows of weights", T, D, experts[0].gate.rows,
-                     experts[0].gate.cols, experts[0].down.rows, experts[0].down.cols, route.weights->shape[0]))
+    if (!tape_expect(tape, route.weights->shape[0] == T && experts[0].gate->cols == D && experts[0].down->rows == D &&
+                         experts[0].down->cols == experts[0].gate->rows && experts[0].up->rows == experts[0].gate->rows,
+                     "experts: x is [%zu][%zu], gate [%zu][%zu], down [%zu][%zu], %zu rows of weights", T, D, experts[0].gate->rows,
+                     experts[0].gate->cols, experts[0].down->rows, experts[0].down->cols, route.weights->shape[0]))
         return &tape->dummy;
     Plan *plan = make_plan(tape, route.ids, T, K, D, E, experts);
     if (!plan) return &tape->dummy;

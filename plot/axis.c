@@ -3,6 +3,7 @@
 #include <float.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MINUS "\u2212"
@@ -59,7 +60,8 @@ static int decimals_of(double step)
 void axis_text(char text[AXIS_TEXT_BYTES], double value, double step, double largest)
 {
     if (value == 0 || !isfinite(value)) {
-        snprintf(text, AXIS_TEXT_BYTES, "%s", value == 0 ? "0" : isnan(value) ? "NaN" : value < 0 ? MINUS "inf" : "inf");
+        const char *word = value == 0 ? "0" : isnan(value) ? "NaN" : value < 0 ? MINUS "inf" : "inf";
+        snprintf(text, AXIS_TEXT_BYTES, "%s", word);
         return;
     }
     bool scientific = largest >= 1e7 || largest < 1e-3;
@@ -67,7 +69,8 @@ void axis_text(char text[AXIS_TEXT_BYTES], double value, double step, double lar
     double scale = pow(10, power);
     char digits[AXIS_TEXT_BYTES];
     int n = snprintf(digits, sizeof digits, "%.*f", decimals_of(step / scale), fabs(value) / scale);
-    if (n < 0 || n >= (int)sizeof digits) n = snprintf(digits, sizeof digits, "%.6g", fabs(value)); /* a caller's odd step */
+    if (n < 0 || n >= (int)sizeof digits) /* a caller's `largest` that is not */
+        snprintf(digits, sizeof digits, "%.6g", fabs(value));
     size_t at = 0, whole = strcspn(digits, ".e");
     if (value < 0) at += (size_t)snprintf(text, AXIS_TEXT_BYTES, MINUS);
     for (size_t i = 0; digits[i] && at + 2 < AXIS_TEXT_BYTES; i++) {
@@ -75,7 +78,7 @@ void axis_text(char text[AXIS_TEXT_BYTES], double value, double step, double lar
         text[at++] = digits[i];
     }
     text[at] = 0;
-    if (scientific) snprintf(text + at, AXIS_TEXT_BYTES - at, "e%s%d", power < 0 ? MINUS : "", power < 0 ? -power : power);
+    if (scientific) snprintf(text + at, AXIS_TEXT_BYTES - at, "e%s%d", power < 0 ? MINUS : "", abs(power));
 }
 
 /* ---- ticks ---------------------------------------------------------------------------------------------------- */
@@ -90,11 +93,12 @@ static void add_tick(Axis *axis, double value, double step, double largest)
 static void linear_ticks(Axis *axis, size_t about)
 {
     double raw = (axis->high - axis->low) / (double)about, power = pow(10, power_of(raw)), times = raw / power;
-    double step = (times <= 1 + 1e-9 ? 1 : times <= 2 ? 2 : times <= 5 ? 5 : 10) * power;
+    double step = (times <= 1.5 ? 1 : times <= 3 ? 2 : times <= 7 ? 5 : 10) * power;
     if (axis->whole && step < 1) step = 1;
     double first = ceil(axis->low / step - 1e-9), last = floor(axis->high / step + 1e-9);
     double largest = fmax(fabs(first), fabs(last)) * step;
-    for (double k = first; k <= last && axis->n_ticks < AXIS_TICKS; k++) add_tick(axis, k == 0 ? 0 : k * step, step, largest);
+    for (double k = first; k <= last && axis->n_ticks < AXIS_TICKS; k++)
+        add_tick(axis, k == 0 ? 0 : k * step, step, largest);
 }
 
 /* 1, 10, 100 and so on, every `stride`-th of them; with `between`, also 2 and 5 times those. */
@@ -119,7 +123,7 @@ void axis_ticks(Axis *axis, size_t about)
         return;
     }
     double decades = log10(axis->high / axis->low);
-    if (decades >= 2) power_ticks(axis, 1 + (int)(decades / ((double)about + 1)), decades * 3 <= (double)about);
+    if (decades >= 2) power_ticks(axis, (int)ceil(decades / (1.5 * (double)about)), decades * 3 <= (double)about);
     else power_ticks(axis, 1, true);
     if (axis->n_ticks >= 2) return;
     axis->n_ticks = 0; /* too narrow for powers of ten */

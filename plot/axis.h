@@ -29,7 +29,7 @@ bool axis_shows(const Axis *axis, double value);
 void axis_range(Axis *axis, double low, double high, double pad);
 
 /* Place ticks at multiples of 1, 2 or 5 times a power of ten; on a log axis, at powers of ten as long as there are
- * enough of those. At most about + 1 on a linear axis. */
+ * enough of those. At most half as many again as asked for, and one. */
 void axis_ticks(Axis *axis, size_t about);
 
 /* Where a number stands: 0 at low, 1 at high; NaN for what the axis cannot show. */

@@ -83,7 +83,8 @@ Err *canvas_new(Canvas **out, size_t width, size_t height, Colour ground)
 {
     *out = NULL;
     if (width < 1 || height < 1 || width > SIDE_MOST || height > SIDE_MOST)
-        return err_new(ERR_USAGE, "a picture of %zu by %zu pixels; expected sides of 1 to %d", width, height, SIDE_MOST);
+        return err_new(ERR_USAGE, "a picture of %zu by %zu pixels; expected sides of 1 to %d", width, height,
+                       SIDE_MOST);
     Canvas *canvas;
     TRY(mem_new(&canvas, 1, sizeof *canvas));
     canvas->width = width;
@@ -300,8 +301,8 @@ static bool set_size(Canvas *canvas, double size)
 static double kerning(Canvas *canvas, FT_UInt left, FT_UInt right)
 {
     FT_Vector move = {0, 0};
-    if (left && right && !FT_Get_Kerning(canvas->face, left, right, FT_KERNING_UNFITTED, &move)) return (double)move.x / 64;
-    return 0;
+    if (!left || !right || FT_Get_Kerning(canvas->face, left, right, FT_KERNING_UNFITTED, &move)) return 0;
+    return (double)move.x / 64;
 }
 
 static void draw_bitmap(Canvas *canvas, const FT_Bitmap *bitmap, double left, double top, Colour colour)
@@ -320,8 +321,8 @@ static double draw_glyph(Canvas *canvas, FT_UInt glyph, double x, double y, cons
     FT_Matrix turn = style->upright ? (FT_Matrix){0, -0x10000, 0x10000, 0} : (FT_Matrix){0x10000, 0, 0, 0x10000};
     FT_Vector part = {lround((x - floor(x)) * 64), lround((ceil(y) - y) * 64)}; /* FreeType's y goes up */
     FT_Set_Transform(canvas->face, &turn, &part);
-    int code = FT_Load_Glyph(canvas->face, glyph,
-                             FT_LOAD_RENDER | FT_LOAD_NO_BITMAP | (style->upright ? FT_LOAD_NO_HINTING : FT_LOAD_TARGET_LIGHT));
+    int hinting = style->upright ? FT_LOAD_NO_HINTING : FT_LOAD_TARGET_LIGHT;
+    int code = FT_Load_Glyph(canvas->face, glyph, FT_LOAD_RENDER | FT_LOAD_NO_BITMAP | hinting);
     if (code) {
         text_failed(canvas, code);
         return 0;
@@ -374,8 +375,10 @@ Err *canvas_write_png(Canvas *canvas, const char *path)
     png_alloc_size_t bytes = PNG_IMAGE_PNG_SIZE_MAX(image);
     unsigned char *file;
     TRY(mem_new(&file, bytes, 1));
-    if (png_image_write_to_memory(&image, file, &bytes, 0, canvas->pixels, 0, NULL)) err = file_write(path, file, bytes);
-    else err = err_new(ERR_MEMORY, "write %s: libpng: %s", path, image.message);
+    if (png_image_write_to_memory(&image, file, &bytes, 0, canvas->pixels, 0, NULL))
+        err = file_write(path, file, bytes);
+    else
+        err = err_new(ERR_MEMORY, "write %s: libpng: %s", path, image.message);
     free(file);
     return err;
 }

@@ -21,9 +21,9 @@ typedef struct {
     const Panel *panel;
     double head;   /* y of the panel's upper edge: its title begins here */
     Rect area;     /* where the data go */
-    size_t shown;  /* entries of the legend, in `columns` columns of `entry_width` */
+    size_t shown;  /* entries of the legend */
     size_t columns;
-    double entry_width;
+    double column; /* width of one; 0: all entries fit into one row, each as wide as it is */
     Axis y, bar;   /* bar: colours of a heat map */
 } Frame;
 
@@ -43,20 +43,17 @@ size_t chart_window(size_t n)
     return window < 5 ? 5 : window > 201 ? 201 : window;
 }
 
+/* Every window is summed afresh: one that grows and shrinks would keep the rounding of a loss that once was 1e30. */
 void chart_smooth(size_t n, size_t window, Point *out, const Point *in)
 {
-    double sum = 0;
-    size_t count = 0, half = window / 2, next = 0, first = 0;
+    size_t half = window / 2;
     for (size_t i = 0; i < n; i++) {
-        for (; next < n && next <= i + half; next++) {
-            if (!isfinite(in[next].y)) continue;
-            sum += in[next].y;
+        double sum = 0;
+        size_t count = 0;
+        for (size_t j = i > half ? i - half : 0; j < n && j <= i + half; j++) {
+            if (!isfinite(in[j].y)) continue;
+            sum += in[j].y;
             count++;
-        }
-        for (; first + half < i; first++) {
-            if (!isfinite(in[first].y)) continue;
-            sum -= in[first].y;
-            count--;
         }
         out[i] = (Point){in[i].x, isfinite(in[i].y) ? sum / (double)count : NAN};
     }
@@ -166,19 +163,31 @@ static size_t n_named(const Panel *panel)
     return n;
 }
 
-/* Entries stand in columns of equal width, so that they can be read down as well as along. */
+static double entry_width(const Layout *layout, const Series *series)
+{
+    return sample_width + 8 + text_width(layout, series->name) + gap;
+}
+
+/* Several rows stand in columns of equal width, so that they can be read down as well as along. */
 static void lay_legend(const Layout *layout, Frame *frame)
 {
     const Panel *panel = frame->panel;
-    double width = layout->right - layout->left, widest = 0;
-    for (size_t i = 0; i < panel->n_series; i++) widest = fmax(widest, text_width(layout, panel->series[i].name));
-    frame->entry_width = fmin(sample_width + 8 + widest + gap, width);
-    frame->columns = frame->entry_width > 0 ? (size_t)fmax(width / frame->entry_width, 1) : 1;
+    double width = layout->right - layout->left, widest = 1, all = 0;
+    for (size_t i = 0; i < panel->n_series; i++) {
+        if (!panel->series[i].name) continue;
+        widest = fmax(widest, entry_width(layout, &panel->series[i]));
+        all += entry_width(layout, &panel->series[i]);
+    }
     frame->shown = n_named(panel);
+    frame->column = all <= width ? 0 : fmin(widest, width);
+    frame->columns = all <= width ? frame->shown : (size_t)(width / frame->column);
     if (frame->shown > frame->columns * LEGEND_ROWS) frame->shown = frame->columns * LEGEND_ROWS;
 }
 
-static size_t legend_rows(const Frame *frame) { return (frame->shown + frame->columns - 1) / frame->columns; }
+static size_t legend_rows(const Frame *frame)
+{
+    return frame->shown ? (frame->shown + frame->columns - 1) / frame->columns : 0;
+}
 
 /* Height of what stands above the data of a panel. */
 static double head_height(const Frame *frame)
@@ -218,8 +227,9 @@ static void lay_ticks(Layout *layout)
     } while ((widest_tick(layout, &layout->x) + gap) * (double)layout->x.n_ticks > width && about-- > 1);
     for (size_t i = 0; i < layout->chart->n_panels; i++) {
         Frame *frame = &layout->frames[i];
-        axis_ticks(&frame->y, (size_t)(frame->area.h / 42));
-        if (frame->panel->heat) axis_ticks(&frame->bar, (size_t)(frame->area.h / 42));
+        size_t along = (size_t)fmax(frame->area.h / 50, fmin(frame->area.h / 34, 3));
+        axis_ticks(&frame->y, along);
+        if (frame->panel->heat) axis_ticks(&frame->bar, along);
     }
 }
 
@@ -231,8 +241,9 @@ static void lay_widths(Layout *layout)
         const Frame *frame = &layout->frames[i];
         left = fmax(left, widest_tick(layout, &frame->y));
         if (frame->panel->y_label) label = line_height + 4;
-        if (frame->panel->heat)
-            right = fmax(right, gap + bar_width + 8 + widest_tick(layout, &frame->bar) + (frame->panel->heat->name ? gap : 0));
+        if (!frame->panel->heat) continue;
+        double name = frame->panel->heat->name ? gap : 0;
+        right = fmax(right, gap + bar_width + 8 + widest_tick(layout, &frame->bar) + name);
     }
     layout->left = round(margin + label + left + 10);
     layout->right = round(fmax((double)canvas_width(layout->canvas) - margin - right, layout->left + 1));
@@ -240,7 +251,8 @@ static void lay_widths(Layout *layout)
 
 static double titles_height(const Chart *chart)
 {
-    return margin + (chart->title ? title_size + 12 : 0) + (chart->subtitle ? line_height + 4 : 0);
+    return margin + (chart->title ? title_size + 4 : 0) + (chart->subtitle ? line_height + 4 : 0) +
+           (chart->title || chart->subtitle ? 14 : 0);
 }
 
 static void lay_out(Layout *layout)
@@ -302,8 +314,10 @@ static void draw_y_axis(const Layout *layout, const Frame *frame)
 {
     const Rect *area = &frame->area;
     TextStyle number = {.size = text_size, .colour = palette_ink, .across = 1, .up = 0.5};
-    for (size_t i = 0; i < frame->y.n_ticks; i++)
-        canvas_text(layout->canvas, (Point){area->x - 10, y_of(frame, frame->y.tick[i]) + 0.5}, &number, frame->y.text[i]);
+    for (size_t i = 0; i < frame->y.n_ticks; i++) {
+        Point at = {area->x - 10, y_of(frame, frame->y.tick[i]) + 0.5};
+        canvas_text(layout->canvas, at, &number, frame->y.text[i]);
+    }
     TextStyle label = {.size = text_size, .colour = palette_faint_ink, .across = 0.5, .up = 1, .upright = true};
     draw_text(layout->canvas, (Point){margin, area->y + area->h / 2}, label, area->h, frame->panel->y_label);
 }
@@ -322,7 +336,8 @@ static void draw_x_axis(const Layout *layout, const Frame *frame, bool last)
     }
     if (!last) return;
     TextStyle label = {.size = text_size, .colour = palette_faint_ink, .across = 0.5, .up = 1};
-    draw_text(layout->canvas, (Point){area->x + area->w / 2, bottom + 14 + line_height}, label, area->w, layout->chart->x_label);
+    Point middle = {area->x + area->w / 2, bottom + 14 + line_height};
+    draw_text(layout->canvas, middle, label, area->w, layout->chart->x_label);
 }
 
 /* ---- lines ---------------------------------------------------------------------------------------------------- */
@@ -333,19 +348,25 @@ static void draw_marker(Canvas *canvas, Point at, Colour colour)
     canvas_circle(canvas, at, 4.5, colour);
 }
 
+/* What joins markers is there to tell series apart, not to say what happened in between. */
+static Stroke thin_stroke(const Series *series)
+{
+    return (Stroke){1.3, palette_stroke(series->colour, 1).colour, 2, 5};
+}
+
 /* A line through points in pixels. One on its own, which a thin line would hide, is drawn as a disc. */
 static void draw_line(Canvas *canvas, size_t n, const Point *at, Stroke stroke)
 {
     canvas_path(canvas, n, at, &stroke);
     for (size_t i = 0; i < n; i++)
         if (isfinite(at[i].y) && (i == 0 || !isfinite(at[i - 1].y)) && (i + 1 == n || !isfinite(at[i + 1].y)))
-            canvas_circle(canvas, at[i], stroke.width, stroke.colour);
+            canvas_circle(canvas, at[i], stroke.width * 1.5, stroke.colour);
 }
 
 /* `at` and `smooth` have room for the points of the series. */
 static void draw_series(const Layout *layout, const Frame *frame, const Series *series, Point *at, Point *smooth)
 {
-    Stroke bold = palette_stroke(series->colour, 2.6), thin = palette_stroke(series->colour, 1.4);
+    Stroke bold = palette_stroke(series->colour, 2.6), thin = thin_stroke(series);
     for (size_t i = 0; i < series->n; i++) {
         Point p = series->points[i];
         at[i] = shows(frame, p) ? (Point){x_of(layout, p.x), y_of(frame, p.y)} : (Point){NAN, NAN};
@@ -413,12 +434,12 @@ static void draw_heat(const Layout *layout, const Frame *frame)
 {
     const Heat *heat = frame->panel->heat;
     const Rect *area = &frame->area;
-    double left = x_of(layout, heat->x_low), right = x_of(layout, heat->x_high);
+    double left = x_of(layout, heat->x_low), right = x_of(layout, heat->x_high), wide = right - left;
     for (double y = 0; y < area->h; y++) {
         size_t row, row_end, column, column_end;
         cells_between(1 - (y + 1) / area->h, 1 - y / area->h, heat->rows, &row, &row_end);
         for (double x = floor(left); x < right; x++) {
-            cells_between((x - left) / (right - left), (x + 1 - left) / (right - left), heat->columns, &column, &column_end);
+            cells_between((x - left) / wide, (x + 1 - left) / wide, heat->columns, &column, &column_end);
             double value = cell_mean(heat, row, row_end, column, column_end);
             Colour colour = isfinite(value) ? palette_heat(axis_place(&frame->bar, value)) : palette_missing;
             canvas_rect(layout->canvas, (Rect){x, area->y + y, 1, 1}, colour);
@@ -439,8 +460,8 @@ static void draw_bar(const Layout *layout, const Frame *frame)
         canvas_text(layout->canvas, (Point){x + bar_width + 9, y + 0.5}, &number, frame->bar.text[i]);
     }
     TextStyle label = {.size = text_size, .colour = palette_faint_ink, .across = 0.5, .upright = true};
-    draw_text(layout->canvas, (Point){(double)canvas_width(layout->canvas) - margin, area->y + area->h / 2}, label, area->h,
-              frame->panel->heat->name);
+    Point edge = {(double)canvas_width(layout->canvas) - margin, area->y + area->h / 2};
+    draw_text(layout->canvas, edge, label, area->h, frame->panel->heat->name);
 }
 
 /* ---- the whole ------------------------------------------------------------------------------------------------ */
@@ -448,11 +469,12 @@ static void draw_bar(const Layout *layout, const Frame *frame)
 static void draw_sample(Canvas *canvas, Point at, const Series *series)
 {
     Stroke stroke = palette_stroke(series->colour, series->kind == SERIES_LINE ? 2 : 2.6);
-    Point end = {at.x + sample_width, at.y}, middle = {at.x + sample_width / 2, at.y};
-    if (series->kind == SERIES_SMOOTHED) canvas_line(canvas, at, end, &(Stroke){9, palette_pale(stroke.colour), 0, 0});
-    if (series->kind == SERIES_MARKED) stroke.width = 1.4;
-    canvas_line(canvas, at, end, &stroke);
-    if (series->kind == SERIES_MARKED) draw_marker(canvas, middle, stroke.colour);
+    Point from = {at.x + 4, at.y}, to = {at.x + sample_width - 4, at.y};
+    if (series->kind == SERIES_SMOOTHED)
+        canvas_rect(canvas, (Rect){at.x, at.y - 5, sample_width, 10}, palette_pale(stroke.colour));
+    if (series->kind == SERIES_MARKED) stroke = thin_stroke(series);
+    canvas_line(canvas, from, to, &stroke);
+    if (series->kind == SERIES_MARKED) draw_marker(canvas, (Point){at.x + sample_width / 2, at.y}, stroke.colour);
 }
 
 static void draw_legend(const Layout *layout, const Frame *frame)
@@ -461,20 +483,24 @@ static void draw_legend(const Layout *layout, const Frame *frame)
     TextStyle style = {.size = text_size, .colour = palette_ink, .up = 0.5};
     double top = frame->area.y - line_height * (double)legend_rows(frame) + 2;
     size_t hidden = n_named(panel) - frame->shown, n = 0;
-    for (size_t i = 0; i < panel->n_series; i++) {
-        if (!panel->series[i].name || n == frame->shown) continue;
-        Point at = {layout->left + frame->entry_width * (double)(n % frame->columns),
-                    top + line_height * (double)(n / frame->columns) + 4};
+    double x = layout->left;
+    for (size_t i = 0; i < panel->n_series && n < frame->shown; i++) {
+        const Series *series = &panel->series[i];
+        if (!series->name) continue;
+        if (frame->column > 0) x = layout->left + frame->column * (double)(n % frame->columns);
+        Point at = {x, round(top + line_height * (double)(n / frame->columns)) + 4};
+        double width = frame->column > 0 ? frame->column : entry_width(layout, series);
         n++;
-        double room = frame->entry_width - sample_width - 8;
         if (hidden && n == frame->shown) { /* the last place tells what has none */
             char more[64];
             snprintf(more, sizeof more, "and %zu more", hidden + 1);
-            draw_text(layout->canvas, at, style, room, more);
-            continue;
+            draw_text(layout->canvas, at, style, width, more);
+        } else {
+            draw_sample(layout->canvas, at, series);
+            at.x += sample_width + 8;
+            draw_text(layout->canvas, at, style, width - sample_width - 16, series->name);
         }
-        draw_sample(layout->canvas, at, &panel->series[i]);
-        draw_text(layout->canvas, (Point){at.x + sample_width + 8, at.y}, style, room, panel->series[i].name);
+        x += width;
     }
 }
 
@@ -518,7 +544,7 @@ static void draw_titles(const Layout *layout)
     TextStyle title = {.size = title_size, .colour = palette_ink, .up = 1};
     TextStyle subtitle = {.size = text_size, .colour = palette_faint_ink, .up = 1};
     draw_text(layout->canvas, (Point){layout->left, y}, title, width, chart->title);
-    if (chart->title) y += title_size + 6;
+    if (chart->title) y += title_size + 8;
     draw_text(layout->canvas, (Point){layout->left, y}, subtitle, width, chart->subtitle);
 }
 

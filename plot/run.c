@@ -7,6 +7,7 @@
 
 #include <math.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,8 +55,9 @@ static Err *take(const Json *line, const char *key, double step, Curve *curve)
 static Err *take_line(PlotRun *run, const Json *line)
 {
     int64_t step = 0;
-    if (json_kind(line) != JSON_OBJECT) return err_new(ERR_FORMAT, "holds %s; expected an object", json_kind_name(line));
-    if (!json_find(line, "step") && !json_find(line, "loss") && !json_find(line, "eval_loss")) return NULL; /* settings */
+    if (json_kind(line) != JSON_OBJECT)
+        return err_new(ERR_FORMAT, "holds %s; expected an object", json_kind_name(line));
+    if (!json_find(line, "step") && !json_find(line, "loss") && !json_find(line, "eval_loss")) return NULL;
     TRY(json_get_int(line, "step", 0, (int64_t)1 << 53, &step));
     for (size_t i = 0; i < STEP_CURVES; i++)
         TRY(take(line, step_curves[i].key, (double)step, (Curve *)((char *)run + step_curves[i].offset)));
@@ -170,7 +172,8 @@ static void picture_free(Picture *picture)
     free(picture->runs);
 }
 
-static void add_series(Picture *picture, size_t panel, const char *name, SeriesKind kind, size_t colour, const Curve *curve)
+static void add_series(Picture *picture, size_t panel, const char *name, SeriesKind kind, size_t colour,
+                       const Curve *curve)
 {
     if (curve->n)
         picture->series[panel][picture->n_series[panel]++] = (Series){name, kind, colour, curve->n, curve->points};
@@ -232,7 +235,8 @@ static Err *gather(Picture *picture, const char *const *paths)
     }
     TRY(rename_twins(picture, paths));
     TRY(mem_new(&picture->names, n_evals, sizeof *picture->names));
-    for (size_t i = 0; i < 3; i++) TRY(mem_new(&picture->series[i], picture->n_runs + n_evals, sizeof **picture->series));
+    for (size_t i = 0; i < 3; i++)
+        TRY(mem_new(&picture->series[i], picture->n_runs + n_evals, sizeof **picture->series));
     for (size_t i = 0; i < picture->n_runs; i++) TRY(add_run(picture, i));
     return NULL;
 }
@@ -240,14 +244,16 @@ static Err *gather(Picture *picture, const char *const *paths)
 /* What the reader needs to know about pale, bold and dots. */
 static void loss_note(const Picture *picture, size_t bytes, char note[bytes])
 {
-    size_t most = 0;
+    size_t least = SIZE_MAX, most = 0;
     bool evals = false;
     for (size_t i = 0; i < picture->n_runs; i++) {
-        if (picture->runs[i].loss.n > most) most = picture->runs[i].loss.n;
+        size_t window = chart_window(picture->runs[i].loss.n);
+        if (window < least) least = window;
+        if (window > most) most = window;
         evals |= picture->runs[i].n_evals > 0;
     }
-    snprintf(note, bytes, "pale: every step \u00b7 bold: mean of %zu steps%s%s", chart_window(most),
-             picture->n_runs > 1 ? " or fewer" : "", evals && picture->n_runs > 1 ? " \u00b7 circles: evaluation" : "");
+    snprintf(note, bytes, "pale: every step \u00b7 bold: mean of %zu steps%s%s", most, least < most ? " or fewer" : "",
+             evals && picture->n_runs > 1 ? " \u00b7 circles: evaluation" : "");
 }
 
 static Err *draw(const Picture *picture, const char *png_path, const char *title)

@@ -6,8 +6,7 @@
  *     {"step":12,"loss":4.31,"learning_rate":0.003,"grad_norm":0.41,"tokens_per_second":812.0,"epoch":0.1}
  *     {"step":111,"eval_loss":4.28,"eval_file":"data/eval.jsonl"}
  *
- * null, and numbers too large for a double, are gaps. A last line without its newline is one being written: it counts
- * when it can be read and else does not. */
+ * null is a gap. A last line without its newline is one being written: it counts when it can be read and else not. */
 #ifndef GRAFT_PLOT_RUN_H
 #define GRAFT_PLOT_RUN_H
 

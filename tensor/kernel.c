@@ -32,8 +32,6 @@ enum { PARTS = LANES / W, CHUNK = 4096 };
 
 typedef float V __attribute__((vector_size(W * 4)));
 typedef int32_t I __attribute__((vector_size(W * 4)));
-typedef uint16_t H __attribute__((vector_size(W * 2)));
-typedef uint8_t B __attribute__((vector_size(W)));
 
 INLINE V fma_v(V a, V b, V c)
 {
@@ -73,19 +71,37 @@ INLINE void store_part(size_t n, float *x, V v)
 
 /* ---- widening ------------------------------------------------------------------------------------------------ */
 
-INLINE V widen_bf16(const void *data)
+/* W unsigned integers of 16 or 8 bits, not aligned. */
+INLINE I load_16(const void *data)
 {
-    H half;
-    memcpy(&half, data, sizeof half);
-    return (V)(__builtin_convertvector(half, I) << 16);
+#if defined KERNEL_avx512
+    return (I)_mm512_cvtepu16_epi32(_mm256_loadu_si256(data));
+#elif defined KERNEL_avx2
+    return (I)_mm256_cvtepu16_epi32(_mm_loadu_si128(data));
+#else
+    uint16_t x[W];
+    memcpy(x, data, sizeof x);
+    return (I){x[0], x[1], x[2], x[3]};
+#endif
+}
+
+INLINE I load_8(const void *data)
+{
+#if defined KERNEL_avx512
+    return (I)_mm512_cvtepu8_epi32(_mm_loadu_si128(data));
+#elif defined KERNEL_avx2
+    return (I)_mm256_cvtepu8_epi32(_mm_loadl_epi64(data));
+#else
+    uint8_t x[W];
+    memcpy(x, data, sizeof x);
+    return (I){x[0], x[1], x[2], x[3]};
+#endif
 }
 
 /* Exponents move from bias 7 to 127. A subnormal m 2^-9 is made as (1 + m/8) 2^-6 - 2^-6, so no slow fp32 subnormals. */
 INLINE V widen_f8(const void *data, V scale)
 {
-    B byte;
-    memcpy(&byte, data, sizeof byte);
-    I x = __builtin_convertvector(byte, I), size = x & 0x7F;
+    I x = load_8(data), size = x & 0x7F;
     I small = size < all_bits(8), nan = size == all_bits(0x7F);
     V value = (V)((size << 20) + ((120 - small) << 23)) - pick(small, all(0x1p-6f), all(0));
     I bits = (I)value | (x & 0x80) << 24 | (nan & 0x7FC00000);
@@ -101,7 +117,7 @@ INLINE V widen_f32(const void *data)
 
 INLINE V widen_one(DType dtype, const char *data, V scale)
 {
-    return dtype == DTYPE_BF16 ? widen_bf16(data) : dtype == DTYPE_F32 ? widen_f32(data) : widen_f8(data, scale);
+    return dtype == DTYPE_BF16 ? (V)(load_16(data) << 16) : dtype == DTYPE_F32 ? widen_f32(data) : widen_f8(data, scale);
 }
 
 /* n values of one dtype: every LANES of them go `step` floats further; the last LANES are filled up with zeros. */

@@ -44,7 +44,7 @@ $(BUILD)/%.o: %.c
 	@echo "  cc    $<"
 	@$(CC) $(FLAGS) -c $< -o $@
 
-$(BUILD)/tensor/kernel_%.o: tensor/kernel.c
+$(KERNELS:%=$(BUILD)/tensor/kernel_%.o): $(BUILD)/tensor/kernel_%.o: tensor/kernel.c
 	@mkdir -p $(@D)
 	@echo "  cc    $< ($*)"
 	@$(CC) $(FLAGS) -O3 $($*) -DKERNEL=$* -DKERNEL_$* -c $< -o $@

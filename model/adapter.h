@@ -72,16 +72,16 @@ typedef struct {
     size_t r, in, out;
     double scale;
     float *A, *B; /* [r][in], [out][r] */
-} AdapterPair;
+} ModulePair;
 
 /* Make an adapter of given pairs. Gate and up with equal A become one pair; with unequal A one of rank 2 r.
  * Fails: ERR_FORMAT naming the module that this model does not have, or whose shape differs. */
-MUST_USE Err *adapter_from_pairs(Adapter **adapter, const Model *model, size_t n, const AdapterPair *pairs);
+MUST_USE Err *adapter_from_pairs(Adapter **adapter, const Model *model, size_t n, const ModulePair *pairs);
 
 /* The opposite: gate and up as two pairs. A and B point into the adapter's values, B of `out` rows each.
  * Owner of the array and the module names: the caller, pairs_free. */
-MUST_USE Err *adapter_pairs(const Adapter *adapter, AdapterPair **pairs, size_t *n);
-void pairs_free(AdapterPair *pairs, size_t n);
+MUST_USE Err *adapter_pairs(const Adapter *adapter, ModulePair **pairs, size_t *n);
+void pairs_free(ModulePair *pairs, size_t n);
 
 /* The layout for checkpoints: arrays of the flat block, experts of a kind stacked. */
 typedef struct {

@@ -7,7 +7,7 @@
 
 /* The one or two pairs that meet in a slot. */
 typedef struct {
-    const AdapterPair *half[2];
+    const ModulePair *half[2];
 } Met;
 
 typedef struct {
@@ -22,7 +22,7 @@ static Met *met_of(const Meeting *meeting, const Slot *slot)
     return &meeting->experts[(slot->l * meeting->model->router.E + slot->expert) * 2 + (slot->kind == SLOT_EXPERT_OUT)];
 }
 
-static Err *find(const Model *model, const AdapterPair *pair, Slot *slot)
+static Err *find(const Model *model, const ModulePair *pair, Slot *slot)
 {
     if (!slot_find(model, pair->module, slot)) return err_new(ERR_FORMAT, "adapter: this model has no module %s", pair->module);
     const Weight *w = slot_weight(model, slot);
@@ -35,18 +35,18 @@ static Err *find(const Model *model, const AdapterPair *pair, Slot *slot)
 
 static bool one_A(const Met *met)
 {
-    const AdapterPair *g = met->half[0], *u = met->half[1];
+    const ModulePair *g = met->half[0], *u = met->half[1];
     return g->r == u->r && g->scale == u->scale && memcmp(g->A, u->A, g->r * g->in * sizeof *g->A) == 0;
 }
 
 static Fill fill_for(const Met *met)
 {
-    const AdapterPair *g = met->half[0], *u = met->half[1];
+    const ModulePair *g = met->half[0], *u = met->half[1];
     if (!g || !u) return (Fill){g ? 1 : 2, (g ? g : u)->r, (float)(g ? g : u)->scale};
     return one_A(met) ? (Fill){3, g->r, (float)g->scale} : (Fill){3, g->r + u->r, (float)g->scale};
 }
 
-static void copy_rows(Param *B, size_t row, size_t col, const AdapterPair *pair, double factor)
+static void copy_rows(Param *B, size_t row, size_t col, const ModulePair *pair, double factor)
 {
     for (size_t i = 0; i < pair->out; i++)
         for (size_t j = 0; j < pair->r; j++) B->data[(row + i) * B->cols + col + j] = (float)((double)pair->B[i * pair->r + j] * factor);
@@ -55,7 +55,7 @@ static void copy_rows(Param *B, size_t row, size_t col, const AdapterPair *pair,
 /* Values of a slot from the pairs that met there; a scale other than the slot's goes into B. */
 static void set_pair(Lora *lora, const Met *met)
 {
-    const AdapterPair *g = met->half[0], *u = met->half[1], *first = g ? g : u;
+    const ModulePair *g = met->half[0], *u = met->half[1], *first = g ? g : u;
     memcpy(lora->A->data, first->A, first->r * first->in * sizeof(float));
     copy_rows(lora->B, 0, 0, first, 1);
     if (!g || !u) return;
@@ -64,7 +64,7 @@ static void set_pair(Lora *lora, const Met *met)
     copy_rows(lora->B, g->out, shared ? 0 : g->r, u, u->scale / g->scale);
 }
 
-static Err *meet(Meeting *meeting, size_t n, const AdapterPair *pairs, LayerFill *fills)
+static Err *meet(Meeting *meeting, size_t n, const ModulePair *pairs, LayerFill *fills)
 {
     for (size_t i = 0; i < n; i++) {
         Slot slot;
@@ -81,7 +81,7 @@ static Err *meet(Meeting *meeting, size_t n, const AdapterPair *pairs, LayerFill
     return NULL;
 }
 
-static void set_all(Adapter *adapter, const Meeting *meeting, size_t n, const AdapterPair *pairs)
+static void set_all(Adapter *adapter, const Meeting *meeting, size_t n, const ModulePair *pairs)
 {
     for (size_t i = 0; i < n; i++) {
         Slot slot;
@@ -95,7 +95,7 @@ static void set_all(Adapter *adapter, const Meeting *meeting, size_t n, const Ad
     }
 }
 
-Err *adapter_from_pairs(Adapter **adapter, const Model *model, size_t n, const AdapterPair *pairs)
+Err *adapter_from_pairs(Adapter **adapter, const Model *model, size_t n, const ModulePair *pairs)
 {
     Meeting meeting = {.model = model};
     LayerFill *fills;
@@ -115,11 +115,11 @@ Err *adapter_from_pairs(Adapter **adapter, const Model *model, size_t n, const A
 
 typedef struct {
     const Adapter *adapter;
-    AdapterPair *pairs;
+    ModulePair *pairs;
     size_t n, capacity;
 } List;
 
-static Err *add(List *list, const char *module, AdapterPair pair)
+static Err *add(List *list, const char *module, ModulePair pair)
 {
     char *name;
     TRY(mem_grow(&list->pairs, &list->capacity, list->n + 1, sizeof *list->pairs));
@@ -137,11 +137,11 @@ static Err *add_module(void *context, const Slot *slot, const char *module)
     const Weight *w = slot_weight(list->adapter->model, slot);
     size_t row = slot->half * w->rows; /* among the rows of y that the pair adds to */
     if (row < lora->col || row >= lora->col + lora->B->rows) return NULL;
-    return add(list, module, (AdapterPair){NULL, lora->A->rows, w->cols, w->rows, (double)lora->scale, lora->A->data,
+    return add(list, module, (ModulePair){NULL, lora->A->rows, w->cols, w->rows, (double)lora->scale, lora->A->data,
                                            lora->B->data + (row - lora->col) * lora->B->cols});
 }
 
-Err *adapter_pairs(const Adapter *adapter, AdapterPair **pairs, size_t *n)
+Err *adapter_pairs(const Adapter *adapter, ModulePair **pairs, size_t *n)
 {
     List list = {.adapter = adapter};
     Err *err = NULL;
@@ -150,7 +150,7 @@ Err *adapter_pairs(const Adapter *adapter, AdapterPair **pairs, size_t *n)
         const Param *router = adapter->layers[l].router;
         char module[MODULE_BYTES];
         slot_module(&(Slot){.kind = SLOT_ROUTER, .l = l}, module);
-        if (!err && router) err = add(&list, module, (AdapterPair){NULL, 0, router->cols, router->rows, 1, NULL, router->data});
+        if (!err && router) err = add(&list, module, (ModulePair){NULL, 0, router->cols, router->rows, 1, NULL, router->data});
     }
     if (err) {
         pairs_free(list.pairs, list.n);
@@ -161,7 +161,7 @@ Err *adapter_pairs(const Adapter *adapter, AdapterPair **pairs, size_t *n)
     return NULL;
 }
 
-void pairs_free(AdapterPair *pairs, size_t n)
+void pairs_free(ModulePair *pairs, size_t n)
 {
     for (size_t i = 0; i < n && pairs; i++) free((char *)(size_t)pairs[i].module);
     free(pairs);

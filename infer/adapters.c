@@ -1,0 +1,162 @@
+#include "infer/adapters.h"
+
+#include "base/memory.h"
+#include "ckpt/adapter_file.h"
+#include "model/slots.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- in ------------------------------------------------------------------------------------------------------- */
+
+static Err *take_pair(ModulePair *to, const AdapterPair *from)
+{
+    if (from->embedding) return err_new(ERR_FORMAT, "%s: LoRA on the embedding is not supported", from->module);
+    *to = (ModulePair){.module = from->module, .r = from->r, .in = from->in, .out = from->out, .scale = from->scale};
+    TRY(mem_new(&to->A, from->r * from->in, sizeof *to->A));
+    TRY(mem_new(&to->B, from->out * from->r, sizeof *to->B));
+    adapter_file_read_pair(from, to->A, to->B);
+    return NULL;
+}
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+/* A router that was trained whole; its correction bias must be the base's own. */
+static Err *take_extra(ModulePair *to, size_t *n, const AdapterExtra *extra)
+{
+    if (ends_with(extra->name, ".e_score_correction_bias")) return NULL;
+    if (!ends_with(extra->name, ".weight")) return err_new(ERR_FORMAT, "%s is not supported", extra->name);
+    char *module;
+    TRY(mem_copy_bytes(&module, extra->name, strlen(extra->name) - strlen(".weight")));
+    ModulePair *pair = &to[(*n)++];
+    *pair = (ModulePair){.module = module, .in = extra->cols, .out = extra->rows, .scale = 1};
+    Err *err = mem_new(&pair->B, extra->rows * extra->cols, sizeof *pair->B);
+    if (!err) adapter_file_read_extra(extra, pair->B);
+    return err;
+}
+
+static Err *import(Adapter **adapter, const Model *model, const AdapterFile *file, ModulePair *pairs)
+{
+    size_t n = file->n_pairs;
+    for (size_t i = 0; i < file->n_pairs; i++) TRY(take_pair(&pairs[i], &file->pairs[i]));
+    for (size_t i = 0; i < file->n_extras; i++) TRY(take_extra(pairs, &n, &file->extras[i]));
+    return adapter_from_pairs(adapter, model, n, pairs);
+}
+
+static Err *open_peft(Adapter **adapter, const Model *model, const char *path)
+{
+    AdapterFile *file;
+    ModulePair *pairs;
+    TRY(adapter_file_open(&file, path));
+    size_t most = file->n_pairs + file->n_extras;
+    Err *err = mem_new(&pairs, most, sizeof *pairs);
+    if (!err) {
+        err = import(adapter, model, file, pairs);
+        for (size_t i = 0; i < most; i++) {
+            free(pairs[i].A);
+            free(pairs[i].B);
+            if (i >= file->n_pairs) free((char *)(size_t)pairs[i].module);
+        }
+        free(pairs);
+    }
+    adapter_file_close(file);
+    return err;
+}
+
+Err *adapter_open(Adapter **adapter, const Model *model, const char *path)
+{
+    return err_wrap(open_peft(adapter, model, path), "adapter %s", path);
+}
+
+/* ---- out ------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    const Adapter *adapter;
+    size_t r; /* for what is not adapted */
+    double scale;
+    AdapterOutPair *pairs;
+    size_t n, capacity;
+    AdapterOutExtra *extras;
+    size_t n_extras, extras_capacity;
+} Out;
+
+static bool layer_has_experts(const LayerAdapter *layer, size_t E)
+{
+    for (size_t e = 0; layer->experts && e < E; e++)
+        if (layer->experts[e].in || layer->experts[e].out) return true;
+    return false;
+}
+
+/* Zeros for the experts of an adapted layer that have no pair. */
+static Err *add_zeros(void *context, const Slot *slot, const char *module)
+{
+    Out *out = context;
+    const Model *model = out->adapter->model;
+    if (slot->kind == SLOT_PLACE) return NULL;
+    const Weight *w = slot_weight(model, slot);
+    const Lora *lora = adapter_pair(out->adapter, slot);
+    size_t row = slot->half * w->rows;
+    if (lora && row >= lora->col && row < lora->col + lora->B->rows) return NULL;
+    char *name;
+    TRY(mem_grow(&out->pairs, &out->capacity, out->n + 1, sizeof *out->pairs));
+    TRY(mem_copy_text(&name, module));
+    out->pairs[out->n++] = (AdapterOutPair){name, out->r, w->cols, w->rows, NULL, NULL, out->scale};
+    return NULL;
+}
+
+static Err *add_extra(Out *out, const char *stem, const char *leaf, size_t rows, size_t cols, const float *data)
+{
+    char *name;
+    TRY(mem_grow(&out->extras, &out->extras_capacity, out->n_extras + 1, sizeof *out->extras));
+    TRY(mem_format(&name, "%s.%s", stem, leaf));
+    out->extras[out->n_extras++] = (AdapterOutExtra){name, rows, cols, data};
+    return NULL;
+}
+
+static Err *collect(Out *out, const ModulePair *pairs, size_t n)
+{
+    const Adapter *adapter = out->adapter;
+    for (size_t i = 0; i < n; i++) {
+        const ModulePair *p = &pairs[i];
+        if (!p->A) continue;
+        char *name;
+        TRY(mem_grow(&out->pairs, &out->capacity, out->n + 1, sizeof *out->pairs));
+        TRY(mem_copy_text(&name, p->module));
+        out->pairs[out->n++] = (AdapterOutPair){name, p->r, p->in, p->out, p->A, p->B, p->scale};
+        if (out->r == 0) out->scale = p->scale;
+        if (p->r > out->r) out->r = p->r;
+    }
+    for (size_t l = 0; l < adapter->n_layers; l++) {
+        const LayerAdapter *layer = &adapter->layers[l];
+        if (layer_has_experts(layer, adapter->model->router.E)) TRY(slots_visit(adapter->model, l, add_zeros, out));
+        if (!layer->router) continue;
+        char stem[MODULE_BYTES];
+        slot_module(&(Slot){.kind = SLOT_ROUTER, .l = l}, stem);
+        TRY(add_extra(out, stem, "weight", layer->router->rows, layer->router->cols, layer->router->data));
+        TRY(add_extra(out, stem, "e_score_correction_bias", 1, layer->router->rows, adapter->model->layers[l].router_bias));
+    }
+    return NULL;
+}
+
+Err *adapter_export(const Adapter *adapter, const char *directory, const char *base_model, bool bf16)
+{
+    ModulePair *pairs;
+    size_t n;
+    Out out = {.adapter = adapter};
+    TRY(adapter_pairs(adapter, &pairs, &n));
+    Err *err = collect(&out, pairs, n);
+    if (!err)
+        err = adapter_file_write(directory, &(AdapterOut){.base_model = base_model, .dtype = bf16 ? DTYPE_BF16 : DTYPE_F32, .n_pairs = out.n,
+                                                          .pairs = out.pairs, .n_extras = out.n_extras, .extras = out.extras});
+    for (size_t i = 0; i < out.n; i++) free((char *)(size_t)out.pairs[i].module);
+    for (size_t i = 0; i < out.n_extras; i++) free((char *)(size_t)out.extras[i].name);
+    free(out.pairs);
+    free(out.extras);
+    pairs_free(pairs, n);
+    return err_wrap(err, "export adapter to %s", directory);
+}

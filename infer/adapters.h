@@ -1,0 +1,14 @@
+/* Adapters as files: PEFT directories and our checkpoints become an Adapter, and an Adapter becomes a PEFT directory. */
+#ifndef GRAFT_INFER_ADAPTERS_H
+#define GRAFT_INFER_ADAPTERS_H
+
+#include "model/model.h"
+
+/* path: a PEFT directory, a checkpoint (.h5), or a run's directory (its newest checkpoint). */
+MUST_USE Err *adapter_open(Adapter **adapter, const Model *model, const char *path);
+
+/* Write a PEFT directory that transformers, vLLM and SGLang read; what is not adapted in a layer's experts is written as
+ * zeros, because they ask for all of a layer's experts. */
+MUST_USE Err *adapter_export(const Adapter *adapter, const char *directory, const char *base_model, bool bf16);
+
+#endif

@@ -1,0 +1,24 @@
+/* Text, token by token, through the layer_forward that training uses. */
+#ifndef GRAFT_INFER_GENERATE_H
+#define GRAFT_INFER_GENERATE_H
+
+#include "infer/sample.h"
+#include "model/model.h"
+
+typedef struct {
+    const int32_t *prompt;
+    size_t n_prompt, max_new_tokens;
+    const int32_t *stop; /* ids that end the text; they are not part of it */
+    size_t n_stop;
+    bool no_cache;       /* compute everything again for every token: slow, for comparison */
+    Sampling sampling;
+    /* Called for every token, as soon as it is known; returning false ends the text. May be NULL. */
+    bool (*on_token)(void *context, int32_t token);
+    void *context;
+} Generation;
+
+/* adapter NULL: the base. Owner of *tokens: the caller, until free(). Fails: ERR_DATA when the text would grow beyond
+ * max_position_embeddings. */
+MUST_USE Err *generate(Model *model, const Adapter *adapter, const Generation *generation, int32_t **tokens, size_t *n_tokens);
+
+#endif

@@ -1,0 +1,106 @@
+#include "train/batch.h"
+
+#include "base/memory.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static Err *cut_micro(Batch *b, const Document *const *docs, size_t most)
+{
+    size_t in_this = 0;
+    TRY(mem_new(&b->micro_doc, b->n_docs + 1, sizeof *b->micro_doc));
+    for (size_t d = 0; d < b->n_docs; d++) {
+        if (d == 0 || in_this + docs[d]->n > most) {
+            b->micro_doc[b->n_micro++] = d;
+            in_this = 0;
+        }
+        in_this += docs[d]->n;
+        b->tokens += docs[d]->n;
+        b->scored += docs[d]->n_scored;
+        if (docs[d]->n > b->longest) b->longest = docs[d]->n;
+    }
+    b->micro_doc[b->n_micro] = b->n_docs;
+    return NULL;
+}
+
+static size_t micro_tokens(const Batch *b, const Document *const *docs, size_t m)
+{
+    size_t tokens = 0;
+    for (size_t d = b->micro_doc[m]; d < b->micro_doc[m + 1]; d++) tokens += docs[d]->n;
+    return tokens;
+}
+
+/* Rank r begins at the first micro-batch whose tokens before it reach r / size of all. */
+static Err *share_out(Batch *b, const Dp *dp, const Document *const *docs)
+{
+    size_t size = (size_t)dp->size, r = 1, before = 0;
+    TRY(mem_new(&b->rank_micro, size + 1, sizeof *b->rank_micro));
+    TRY(mem_new(&b->rank_doc, size + 1, sizeof *b->rank_doc));
+    for (size_t m = 0; m < b->n_micro; m++) {
+        while (r < size && before * size >= r * b->tokens) b->rank_micro[r++] = m;
+        before += micro_tokens(b, docs, m);
+    }
+    while (r <= size) b->rank_micro[r++] = b->n_micro;
+    for (r = 0; r <= size; r++) b->rank_doc[r] = b->micro_doc[b->rank_micro[r]];
+    return NULL;
+}
+
+static void copy_rows(Batch *b, const Document *doc)
+{
+    memcpy(b->ids + b->T, doc->ids, doc->n * sizeof *b->ids);
+    memcpy(b->targets + b->T, doc->targets, doc->n * sizeof *b->targets);
+    b->T += doc->n;
+}
+
+static Err *make_groups(Batch *b, const Dp *dp, const Document *const *docs, size_t most)
+{
+    size_t first = b->rank_micro[dp->rank], end = b->rank_micro[dp->rank + 1], n_micro = end - first;
+    size_t begin_doc = b->rank_doc[dp->rank], n_docs = b->rank_doc[dp->rank + 1] - begin_doc, rows = 0;
+    for (size_t d = 0; d < n_docs; d++) rows += docs[begin_doc + d]->n;
+    TRY(mem_new(&b->ids, rows, sizeof *b->ids));
+    TRY(mem_new(&b->targets, rows, sizeof *b->targets));
+    TRY(mem_new(&b->groups, n_micro, sizeof *b->groups));
+    TRY(mem_new(&b->doc_start, n_docs + n_micro, sizeof *b->doc_start));     /* a group adds one end */
+    TRY(mem_new(&b->micro_start, 2 * n_micro, sizeof *b->micro_start));
+    size_t *doc_start = b->doc_start, *micro_start = b->micro_start;
+    for (size_t m = first; m < end;) {
+        BatchGroup *g = &b->groups[b->n_groups++];
+        *g = (BatchGroup){.row = b->T, .ids = b->ids + b->T, .targets = b->targets + b->T};
+        g->group = (Group){.first_doc = b->micro_doc[m], .doc_start = doc_start, .first_micro = m, .micro_start = micro_start};
+        do {
+            *micro_start++ = b->T - g->row;
+            for (size_t d = b->micro_doc[m]; d < b->micro_doc[m + 1]; d++) {
+                *doc_start++ = b->T - g->row;
+                copy_rows(b, docs[d]);
+                g->group.n_docs++;
+            }
+            g->group.n_micro++;
+            m++;
+        } while (m < end && (most == 0 || b->T - g->row + micro_tokens(b, docs, m) <= most));
+        *doc_start++ = *micro_start++ = g->group.T = b->T - g->row;
+    }
+    return NULL;
+}
+
+Err *batch_new(Batch *batch, const Dp *dp, size_t n_docs, const Document *const *docs, size_t micro_batch_tokens, size_t group_tokens)
+{
+    *batch = (Batch){.n_docs = n_docs};
+    Err *err = cut_micro(batch, docs, micro_batch_tokens);
+    if (!err) err = share_out(batch, dp, docs);
+    if (!err) err = make_groups(batch, dp, docs, group_tokens);
+    if (err) batch_free(batch);
+    return err;
+}
+
+void batch_free(Batch *batch)
+{
+    free(batch->micro_doc);
+    free(batch->rank_micro);
+    free(batch->rank_doc);
+    free(batch->ids);
+    free(batch->targets);
+    free(batch->doc_start);
+    free(batch->micro_start);
+    free(batch->groups);
+    *batch = (Batch){0};
+}

@@ -1,0 +1,225 @@
+/* Messages are cut into pieces of 1 M floats: those move several times faster than one large one. */
+#include "train/dp.h"
+
+#include "base/memory.h"
+#include "optim/clip.h"
+
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PIECE = 1 << 20, MESSAGE_BYTES = 2048 };
+
+static bool under_mpirun(void)
+{
+    return getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMI_RANK") || getenv("PMIX_RANK") || getenv("PMI_SIZE");
+}
+
+Err *dp_open(Dp *dp)
+{
+    *dp = (Dp){.size = 1};
+    if (!under_mpirun()) return NULL;
+    int provided, already = 0;
+    MPI_Initialized(&already);
+    if (!already && MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
+        return err_new(ERR_COMM, "MPI did not start");
+    dp->started = !already;
+    MPI_Comm_rank(MPI_COMM_WORLD, &dp->rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &dp->size);
+    return NULL;
+}
+
+void dp_close(Dp *dp, bool failed)
+{
+    free(dp->buffer);
+    if (dp->started && failed && dp->size > 1) {
+        fflush(NULL);
+        MPI_Abort(MPI_COMM_WORLD, 1);
+    }
+    if (dp->started) MPI_Finalize();
+    *dp = (Dp){.size = 1};
+}
+
+Err *dp_agree(const Dp *dp, Err *err)
+{
+    if (dp->size == 1) return err;
+    int mine = err ? dp->rank : dp->size, lowest;
+    MPI_Allreduce(&mine, &lowest, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
+    if (lowest == dp->size) return NULL;
+    char message[MESSAGE_BYTES] = "";
+    int kind = ERR_COMM;
+    if (lowest == dp->rank) {
+        snprintf(message, sizeof message, "%s", err_message(err));
+        kind = (int)err_kind(err);
+    }
+    MPI_Bcast(message, MESSAGE_BYTES, MPI_CHAR, lowest, MPI_COMM_WORLD);
+    MPI_Bcast(&kind, 1, MPI_INT, lowest, MPI_COMM_WORLD);
+    if (err) return err;
+    return err_new((ErrKind)kind, "rank %d: %s", lowest, message);
+}
+
+Err *dp_same(const Dp *dp, uint64_t value, const char *what)
+{
+    if (dp->size == 1) return NULL;
+    uint64_t ends[2] = {value, ~value}, least[2];
+    MPI_Allreduce(ends, least, 2, MPI_UINT64_T, MPI_MIN, MPI_COMM_WORLD);
+    if (least[0] == ~least[1]) return NULL;
+    return err_new(ERR_COMM, "ranks disagree about %s", what);
+}
+
+void dp_slice(const Dp *dp, int rank, size_t n, size_t *begin, size_t *end)
+{
+    size_t chunks = clip_n_chunks(n), size = (size_t)dp->size, j = (size_t)rank;
+    *begin = chunks * j / size * CLIP_CHUNK;
+    *end = chunks * (j + 1) / size * CLIP_CHUNK;
+    if (*begin > n) *begin = n;
+    if (*end > n) *end = n;
+}
+
+/* ---- requests in flight --------------------------------------------------------------------------------------- */
+
+typedef struct {
+    MPI_Request *items;
+    size_t n, capacity;
+} Requests;
+
+/* Start moving n floats, in pieces. */
+static Err *start(Requests *requests, bool receive, float *data, size_t n, int other)
+{
+    for (size_t at = 0; at < n; at += PIECE) {
+        int count = (int)(n - at < PIECE ? n - at : PIECE);
+        TRY(mem_grow(&requests->items, &requests->capacity, requests->n + 1, sizeof *requests->items));
+        MPI_Request *request = &requests->items[requests->n++];
+        if (receive) MPI_Irecv(data + at, count, MPI_FLOAT, other, 0, MPI_COMM_WORLD, request);
+        else MPI_Isend(data + at, count, MPI_FLOAT, other, 0, MPI_COMM_WORLD, request);
+    }
+    return NULL;
+}
+
+static void finish(Requests *requests)
+{
+    for (size_t i = 0; i < requests->n; i++) MPI_Wait(&requests->items[i], MPI_STATUS_IGNORE);
+    free(requests->items);
+}
+
+/* ---- the tree over ranks -------------------------------------------------------------------------------------- */
+
+/* Merge subtrees that stand side by side, oldest first, until none are siblings; nodes [count][n]. Returns how many
+ * are left; they lie at the beginning. */
+static size_t merge_siblings(size_t count, Subtree *trees, size_t n, float *nodes)
+{
+    size_t top = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (top != i) memcpy(nodes + top * n, nodes + i * n, n * sizeof *nodes);
+        trees[top++] = trees[i];
+        while (top >= 2 && trees[top - 1].size == trees[top - 2].size && trees[top - 2].begin % (2 * trees[top - 2].size) == 0) {
+            float *older = nodes + (top - 2) * n;
+            const float *newer = nodes + (top - 1) * n;
+            for (size_t k = 0; k < n; k++) older[k] += newer[k];
+            trees[top - 2].size *= 2;
+            top--;
+        }
+    }
+    return top;
+}
+
+/* Receive everyone's subtrees of my slice behind one another, in the order of micro-batches, and send mine. */
+static Err *exchange(Dp *dp, const Forest *forest, const size_t *first, size_t begin, size_t n, Subtree *trees)
+{
+    Subtree mine[FOREST_MOST];
+    size_t n_mine = forest_cover(first[dp->rank], first[dp->rank + 1], mine), at = 0;
+    Requests requests = {0};
+    Err *err = NULL;
+    for (int r = 0; r < dp->size && !err; r++) {
+        size_t count = forest_cover(first[r], first[r + 1], trees + at);
+        for (size_t i = 0; i < count && !err; i++) {
+            float *to = dp->buffer + (at + i) * n;
+            if (r == dp->rank) memcpy(to, forest->slots + i * forest->n + begin, n * sizeof *to);
+            else err = start(&requests, true, to, n, r);
+        }
+        at += count;
+    }
+    for (int r = 0; r < dp->size && !err; r++) {
+        size_t from, end;
+        dp_slice(dp, r, forest->n, &from, &end);
+        for (size_t i = 0; i < n_mine && r != dp->rank && !err; i++)
+            err = start(&requests, false, forest->slots + i * forest->n + from, end - from, r);
+    }
+    finish(&requests);
+    return err;
+}
+
+Err *dp_reduce(Dp *dp, Forest *forest, const size_t *first, float *slice)
+{
+    size_t begin, end, count = 0;
+    dp_slice(dp, dp->rank, forest->n, &begin, &end);
+    size_t n = end - begin;
+    for (int r = 0; r < dp->size; r++) count += forest_depth(first[r], first[r + 1]);
+    if (dp->size == 1) {
+        forest_total(count, forest->n, forest->slots);
+        memcpy(slice, forest->slots, n * sizeof *slice);
+        return NULL;
+    }
+    if (count * n > dp->n_buffer) {
+        free(dp->buffer);
+        dp->buffer = NULL;
+        dp->n_buffer = 0;
+        TRY(mem_new(&dp->buffer, count * n, sizeof *dp->buffer));
+        dp->n_buffer = count * n;
+    }
+    Subtree *trees;
+    TRY(mem_new(&trees, count + FOREST_MOST, sizeof *trees));
+    Err *err = exchange(dp, forest, first, begin, n, trees);
+    if (!err && n) {
+        size_t roots = merge_siblings(count, trees, n, dp->buffer);
+        forest_total(roots, n, dp->buffer);
+        memcpy(slice, dp->buffer, n * sizeof *slice);
+    }
+    free(trees);
+    return err;
+}
+
+/* ---- gathering ------------------------------------------------------------------------------------------------ */
+
+Err *dp_share(const Dp *dp, size_t n, float *values)
+{
+    if (dp->size == 1) return NULL;
+    for (int r = 0; r < dp->size; r++) {
+        size_t begin, end;
+        dp_slice(dp, r, n, &begin, &end);
+        for (size_t at = begin; at < end; at += PIECE)
+            MPI_Bcast(values + at, (int)(end - at < PIECE ? end - at : PIECE), MPI_FLOAT, r, MPI_COMM_WORLD);
+    }
+    return NULL;
+}
+
+Err *dp_share_rows(const Dp *dp, const size_t *first, size_t width, double *rows)
+{
+    if (dp->size == 1) return NULL;
+    for (int r = 0; r < dp->size; r++) {
+        size_t begin = first[r] * width, end = first[r + 1] * width;
+        for (size_t at = begin; at < end; at += PIECE)
+            MPI_Bcast(rows + at, (int)(end - at < PIECE ? end - at : PIECE), MPI_DOUBLE, r, MPI_COMM_WORLD);
+    }
+    return NULL;
+}
+
+Err *dp_collect(const Dp *dp, size_t n, const float *slice, float *block)
+{
+    size_t begin, end;
+    Requests requests = {0};
+    Err *err = NULL;
+    dp_slice(dp, dp->rank, n, &begin, &end);
+    if (dp->rank != 0) {
+        err = start(&requests, false, (float *)(size_t)slice, end - begin, 0);
+    } else {
+        memcpy(block + begin, slice, (end - begin) * sizeof *block);
+        for (int r = 1; r < dp->size && !err; r++) {
+            dp_slice(dp, r, n, &begin, &end);
+            err = start(&requests, true, block + begin, end - begin, r);
+        }
+    }
+    finish(&requests);
+    return err;
+}

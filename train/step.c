@@ -1,0 +1,479 @@
+#include "train/step.h"
+
+#include "base/memory.h"
+#include "base/rng.h"
+#include "optim/clip.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct Step {
+    Dp *dp;
+    Model *model;
+    Adapter *adapter;
+    StepConfig config;
+    Tape tape;               /* of the layer and group at work */
+    size_t n_kept;
+    Tape *kept;              /* [keep_layers][n_groups] of the step at work */
+    Tensor **kept_out, **kept_in;
+    Forest forest;
+    size_t n_slices;         /* floats of this rank's slices, all layers */
+    size_t *slice_at;        /* [L + 1] where a layer's slice begins */
+    size_t *chunk_at;        /* [L + 1] first CLIP_CHUNK of each layer, all ranks */
+    float *gradient, *m, *v; /* [n_slices] */
+    double *chunk_sums;      /* [chunk_at[L]] */
+    /* buffers of a batch */
+    size_t hidden_floats, n_choices;
+    float *hidden;           /* boundaries [L - lowest + 1][T][D] */
+    float *dx;               /* [T][D] */
+    size_t dx_floats;
+    Choices *choices;        /* [n_groups] */
+    double *stats;           /* [L sparse][n_micro][width] */
+    size_t stats_n;
+    double *totals;          /* [L sparse][width] */
+    double *load_all;        /* [E] */
+    BalanceStep *balance;    /* [L] */
+};
+
+/* ---- life ----------------------------------------------------------------------------------------------------- */
+
+static Err *set_slices(Step *s)
+{
+    size_t L = s->model->n_layers, begin, end;
+    TRY(mem_new(&s->slice_at, L + 1, sizeof *s->slice_at));
+    TRY(mem_new(&s->chunk_at, L + 1, sizeof *s->chunk_at));
+    for (size_t l = 0; l < L; l++) {
+        size_t n = s->adapter ? s->adapter->layers[l].n : 0;
+        dp_slice(s->dp, s->dp->rank, n, &begin, &end);
+        s->slice_at[l + 1] = s->slice_at[l] + end - begin;
+        s->chunk_at[l + 1] = s->chunk_at[l] + clip_n_chunks(n);
+    }
+    s->n_slices = s->slice_at[L];
+    TRY(mem_new(&s->gradient, s->n_slices, sizeof *s->gradient));
+    TRY(mem_new(&s->m, s->n_slices, sizeof *s->m));
+    TRY(mem_new(&s->v, s->n_slices, sizeof *s->v));
+    TRY(mem_new(&s->chunk_sums, s->chunk_at[L], sizeof *s->chunk_sums));
+    TRY(mem_new(&s->balance, L, sizeof *s->balance));
+    TRY(mem_new(&s->load_all, s->model->router.E + 1, sizeof *s->load_all));
+    return NULL;
+}
+
+Err *step_new(Step **step, Dp *dp, Model *model, Adapter *adapter, const StepConfig *config)
+{
+    TRY(mem_new(step, 1, sizeof **step));
+    **step = (Step){.dp = dp, .model = model, .adapter = adapter, .config = *config};
+    Err *err = set_slices(*step);
+    if (err) {
+        step_free(*step);
+        *step = NULL;
+    }
+    return err;
+}
+
+static void drop_kept(Step *s)
+{
+    for (size_t i = 0; i < s->n_kept; i++) tape_free(&s->kept[i]);
+    free(s->kept);
+    free(s->kept_out);
+    free(s->kept_in);
+    s->kept = NULL;
+    s->kept_out = s->kept_in = NULL;
+    s->n_kept = 0;
+}
+
+static void drop_choices(Step *s)
+{
+    for (size_t i = 0; i < s->n_choices; i++) choices_free(&s->choices[i]);
+    free(s->choices);
+    s->choices = NULL;
+    s->n_choices = 0;
+}
+
+void step_free(Step *s)
+{
+    if (!s) return;
+    drop_kept(s);
+    drop_choices(s);
+    tape_free(&s->tape);
+    forest_free(&s->forest);
+    void *owned[] = {s->slice_at, s->chunk_at, s->gradient, s->m, s->v, s->chunk_sums, s->hidden, s->dx, s->stats, s->totals,
+                     s->load_all, s->balance};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
+    free(s);
+}
+
+float *step_gradient(Step *s, size_t l) { return s->gradient + s->slice_at[l]; }
+float *step_moment_m(Step *s, size_t l) { return s->m + s->slice_at[l]; }
+float *step_moment_v(Step *s, size_t l) { return s->v + s->slice_at[l]; }
+
+/* ---- one batch's buffers -------------------------------------------------------------------------------------- */
+
+static Err *grow_floats(float **at, size_t *have, size_t need)
+{
+    if (need <= *have) return NULL;
+    free(*at);
+    *at = NULL;
+    *have = 0;
+    TRY(mem_new(at, need, sizeof **at));
+    *have = need;
+    return NULL;
+}
+
+static size_t width_of(const Step *s) { return (size_t)s->model->config.hidden_size; }
+
+/* One run over a batch: what it works on, and how. */
+typedef struct {
+    Step *s;
+    const Batch *batch;
+    const Adapter *adapter;
+    bool train;
+    size_t lowest;      /* boundaries below are not kept */
+    size_t keep_from;   /* tapes of layers from here on are kept */
+    uint64_t number;
+    const StepProbe *probe;
+} Run;
+
+/* x[l], the hidden state below layer l, of this rank's rows. */
+static float *boundary(const Run *run, size_t l)
+{
+    size_t slot = l > run->lowest ? l - run->lowest : 0;
+    return run->s->hidden + slot * run->batch->T * width_of(run->s);
+}
+
+static bool balances(const StepConfig *c)
+{
+    return c->balance.seq_aux_loss != 0 || c->balance.aux_loss != 0 || c->balance.load_balancing_loss != 0 || c->balance.z_loss != 0;
+}
+
+static Err *prepare(Run *run)
+{
+    Step *s = run->s;
+    const Batch *batch = run->batch;
+    size_t L = s->model->n_layers, floats = batch->T * width_of(s);
+    TRY(model_reserve_positions(s->model, batch->longest));
+    TRY(grow_floats(&s->hidden, &s->hidden_floats, (L - run->lowest + 1) * floats));
+    if (run->train) TRY(grow_floats(&s->dx, &s->dx_floats, floats));
+    drop_choices(s);
+    TRY(mem_new(&s->choices, batch->n_groups, sizeof *s->choices));
+    for (; s->n_choices < batch->n_groups; s->n_choices++)
+        TRY(choices_new(&s->choices[s->n_choices], s->model, &batch->groups[s->n_choices].group));
+    if (!run->train) return NULL;
+    drop_kept(s);
+    size_t n = (L - run->keep_from) * batch->n_groups;
+    TRY(mem_new(&s->kept, n, sizeof *s->kept));
+    TRY(mem_new(&s->kept_out, n, sizeof *s->kept_out));
+    TRY(mem_new(&s->kept_in, n, sizeof *s->kept_in));
+    s->n_kept = n;
+    if (!balances(&s->config)) return NULL;
+    size_t width = balance_width(s->model->router.E);
+    free(s->stats);
+    free(s->totals);
+    s->stats = s->totals = NULL;
+    TRY(mem_new(&s->stats, L * batch->n_micro * width, sizeof *s->stats));
+    return mem_new(&s->totals, L * width, sizeof *s->totals);
+}
+
+static void start_tape(const Run *run, Tape *tape, const Group *group, TapeMode mode)
+{
+    const StepConfig *c = &run->s->config;
+    tape_begin(tape, group, mode);
+    tape->guard = c->guard;
+    tape->dropout = run->train ? (float)c->lora_dropout : 0;
+    tape->dropout_key = rng_key(rng_name(c->seed, "dropout"), run->number);
+}
+
+static void show(const Run *run, const char *what, size_t l, const BatchGroup *g, size_t cols, const void *data)
+{
+    if (run->probe && data) run->probe->see(run->probe->context, what, l, g->row, g->group.T, cols, data);
+}
+
+/* Statistics of one layer: rows of all micro-batches of the step. */
+static double *layer_stats(const Run *run, size_t l)
+{
+    return run->s->stats + l * run->batch->n_micro * balance_width(run->s->model->router.E);
+}
+
+/* Run layer l over group i of the batch; x is boundary l. */
+static Tensor *run_layer(const Run *run, Tape *tape, size_t l, size_t i, bool made, Tensor **in)
+{
+    Step *s = run->s;
+    const BatchGroup *g = &run->batch->groups[i];
+    size_t D = width_of(s), E = s->model->router.E;
+    bool sparse = !s->model->layers[l].dense, balance = run->train && sparse && balances(&s->config);
+    LayerTrace trace = {0};
+    LayerPass pass = {.choices = &s->choices[i], .made = made, .trace = &trace};
+    if (balance) {
+        pass.coefficient = &s->config.balance;
+        pass.balance = &s->balance[l];
+        if (!made) pass.balance_stats = layer_stats(run, l) + g->group.first_micro * balance_width(E);
+    }
+    *in = tape_leaf(tape, g->group.T, D, boundary(run, l) + g->row * D, run->train && (run->probe || l > run->lowest));
+    Tensor *out = layer_forward(tape, s->model, l, run->adapter, *in, &pass);
+    if (!made && sparse && !tape->err) {
+        show(run, "router.logits", l, g, E, trace.router_logits->data);
+        show(run, "router.weights", l, g, s->model->router.K, trace.route.weights->data);
+        show(run, "router.experts", l, g, s->model->router.K, trace.route.ids);
+    }
+    return out;
+}
+
+/* ---- up ------------------------------------------------------------------------------------------------------- */
+
+static Err *embed(const Run *run)
+{
+    Step *s = run->s;
+    size_t D = width_of(s);
+    for (size_t i = 0; i < run->batch->n_groups; i++) {
+        const BatchGroup *g = &run->batch->groups[i];
+        start_tape(run, &s->tape, &g->group, TAPE_OFF);
+        Tensor *x = model_embed(&s->tape, s->model, g->ids);
+        TRY(tape_error(&s->tape));
+        memcpy(boundary(run, 0) + g->row * D, x->data, g->group.T * D * sizeof *x->data);
+        show(run, "hidden", 0, g, D, x->data);
+    }
+    return NULL;
+}
+
+static Err *layer_up(const Run *run, size_t l)
+{
+    Step *s = run->s;
+    size_t D = width_of(s);
+    bool keep = run->train && l >= run->keep_from;
+    for (size_t i = 0; i < run->batch->n_groups; i++) {
+        const BatchGroup *g = &run->batch->groups[i];
+        size_t k = keep ? (l - run->keep_from) * run->batch->n_groups + i : 0;
+        Tape *tape = keep ? &s->kept[k] : &s->tape;
+        Tensor *in;
+        start_tape(run, tape, &g->group, keep ? TAPE_RECORD : TAPE_OFF);
+        if (keep) adapter_set_forest(s->adapter, l, s->adapter->layers[l].n ? &s->forest : NULL);
+        Tensor *out = run_layer(run, tape, l, i, false, &in);
+        TRY(tape_error(tape));
+        if (keep) {
+            s->kept_out[k] = out;
+            s->kept_in[k] = in;
+        }
+        memcpy(boundary(run, l + 1) + g->row * D, out->data, g->group.T * D * sizeof *out->data);
+        show(run, "hidden", l + 1, g, D, out->data);
+    }
+    return NULL;
+}
+
+static Err *go_up(const Run *run)
+{
+    TRY(embed(run));
+    for (size_t l = 0; l < run->s->model->n_layers; l++) {
+        TRY(layer_acquire(run->s->model, l));
+        Err *err = layer_up(run, l);
+        layer_release(run->s->model, l);
+        if (err) return err_wrap(err, "layer %zu", l);
+    }
+    return NULL;
+}
+
+/* Everyone's statistics of all layers, added over micro-batches in their order. */
+static Err *gather_balance(const Run *run, StepResult *result)
+{
+    Step *s = run->s;
+    const Batch *batch = run->batch;
+    size_t L = s->model->n_layers, E = s->model->router.E, width = balance_width(E), sparse = 0;
+    memset(s->load_all, 0, E * sizeof *s->load_all);
+    for (size_t l = 0; l < L; l++) {
+        if (s->model->layers[l].dense) continue;
+        double *stats = layer_stats(run, l), *total = s->totals + sparse++ * width;
+        TRY(dp_share_rows(s->dp, batch->rank_micro, width, stats));
+        for (size_t m = 0; m < batch->n_micro; m++)
+            for (size_t i = 0; i < width; i++) total[i] += stats[m * width + i];
+        for (size_t e = 0; e < E; e++) s->load_all[e] += total[2 * E + e];
+        s->balance[l] = (BalanceStep){batch->tokens, batch->n_docs, 0, total, total + 2 * E, s->load_all};
+    }
+    for (size_t l = 0; l < L; l++) s->balance[l].sparse_layers = sparse;
+    result->balance = balance_values(sparse, E, s->model->router.K, batch->tokens, batch->n_docs, s->totals);
+    return NULL;
+}
+
+/* ---- head ----------------------------------------------------------------------------------------------------- */
+
+/* Loss of one group's scored rows; with training, its gradient into dx. nll and right are sums per document. */
+static Err *head_group(const Run *run, const BatchGroup *g, double *nll, double *right)
+{
+    Step *s = run->s;
+    Tape *tape = &s->tape;
+    size_t D = width_of(s), T = g->group.T, n = 0;
+    start_tape(run, tape, &g->group, run->train ? TAPE_RECORD : TAPE_OFF);
+    float *x = tape_floats(tape, T * D);
+    int32_t *targets = tape_alloc(tape, T * sizeof *targets), *best = tape_alloc(tape, T * sizeof *best);
+    size_t *row = tape_alloc(tape, T * sizeof *row);
+    TRY(tape_error(tape));
+    const float *last = boundary(run, s->model->n_layers) + g->row * D;
+    for (size_t t = 0; t < T; t++) {
+        if (g->targets[t] < 0) continue;
+        memcpy(x + n * D, last + t * D, D * sizeof *x);
+        targets[n] = g->targets[t];
+        row[n++] = t;
+    }
+    if (run->train) memset(s->dx + g->row * D, 0, T * D * sizeof *s->dx);
+    if (n == 0) return NULL;
+    Tensor *in = tape_leaf(tape, n, D, x, run->train);
+    Tensor *loss = model_loss(tape, s->model, in, targets, right ? best : NULL);
+    TRY(tape_error(tape));
+    for (size_t i = 0, d = 0; i < n; i++) {
+        while (row[i] >= g->group.doc_start[d + 1]) d++;
+        nll[g->group.first_doc + d] += (double)loss->data[i];
+        if (right) right[g->group.first_doc + d] += best[i] == targets[i];
+    }
+    if (!run->train) return NULL;
+    float *dloss = tape_seed(tape, loss), share = (float)(1 / (double)run->batch->scored);
+    for (size_t i = 0; i < n && dloss; i++) dloss[i] = share;
+    TRY(tape_backward(tape));
+    for (size_t i = 0; i < n; i++) memcpy(s->dx + (g->row + row[i]) * D, in->grad + i * D, D * sizeof *s->dx);
+    return NULL;
+}
+
+static Err *head(const Run *run, double *nll, double *right)
+{
+    for (size_t i = 0; i < run->batch->n_groups; i++) TRY(head_group(run, &run->batch->groups[i], nll, right));
+    TRY(dp_share_rows(run->s->dp, run->batch->rank_doc, 1, nll));
+    return right ? dp_share_rows(run->s->dp, run->batch->rank_doc, 1, right) : NULL;
+}
+
+/* ---- down ----------------------------------------------------------------------------------------------------- */
+
+static Err *layer_down(const Run *run, size_t l)
+{
+    Step *s = run->s;
+    size_t D = width_of(s);
+    const Batch *batch = run->batch;
+    bool kept = l >= run->keep_from;
+    for (size_t i = 0; i < batch->n_groups; i++) {
+        const BatchGroup *g = &batch->groups[i];
+        size_t k = kept ? (l - run->keep_from) * batch->n_groups + i : 0;
+        Tape *tape = kept ? &s->kept[k] : &s->tape;
+        Tensor *in = kept ? s->kept_in[k] : NULL, *out = kept ? s->kept_out[k] : NULL;
+        if (!kept) {
+            start_tape(run, tape, &g->group, TAPE_RECORD);
+            out = run_layer(run, tape, l, i, true, &in);
+        }
+        float *seed = tape_seed(tape, out);
+        if (seed) memcpy(seed, s->dx + g->row * D, g->group.T * D * sizeof *seed);
+        show(run, "grad.hidden", l + 1, g, D, seed);
+        TRY(tape_backward(tape));
+        if (in->grad) memcpy(s->dx + g->row * D, in->grad, g->group.T * D * sizeof *s->dx);
+        if (l == run->lowest && in->grad) show(run, "grad.hidden", l, g, D, in->grad);
+        tape_reset(tape);
+    }
+    return NULL;
+}
+
+static Err *down_and_reduce(const Run *run, size_t l)
+{
+    Step *s = run->s;
+    const size_t *first = run->batch->rank_micro;
+    size_t n = s->adapter->layers[l].n, begin, end;
+    TRY(forest_begin(&s->forest, n, first[s->dp->rank], first[s->dp->rank + 1]));
+    adapter_set_forest(s->adapter, l, n ? &s->forest : NULL);
+    TRY(layer_acquire(s->model, l));
+    Err *err = layer_down(run, l);
+    layer_release(s->model, l);
+    adapter_set_forest(s->adapter, l, NULL);
+    if (err || n == 0) return err;
+    float *slice = step_gradient(s, l);
+    TRY(dp_reduce(s->dp, &s->forest, first, slice));
+    dp_slice(s->dp, s->dp->rank, n, &begin, &end);
+    clip_chunk_sums(end - begin, slice, s->chunk_sums + s->chunk_at[l] + begin / CLIP_CHUNK);
+    return NULL;
+}
+
+static Err *go_down(const Run *run)
+{
+    for (size_t l = run->s->model->n_layers; l-- > run->lowest;) TRY(err_wrap(down_and_reduce(run, l), "layer %zu, on the way down", l));
+    return NULL;
+}
+
+/* Sums of squares of every layer's chunks, known to all ranks. */
+static Err *share_chunk_sums(Step *s)
+{
+    size_t *first, begin, end;
+    TRY(mem_new(&first, (size_t)s->dp->size + 1, sizeof *first));
+    Err *err = NULL;
+    for (size_t l = 0; l < s->model->n_layers && !err; l++) {
+        for (int r = 0; r < s->dp->size; r++) {
+            dp_slice(s->dp, r, s->adapter->layers[l].n, &begin, &end);
+            first[r] = clip_n_chunks(begin);
+            first[r + 1] = clip_n_chunks(end);
+        }
+        err = dp_share_rows(s->dp, first, 1, s->chunk_sums + s->chunk_at[l]);
+    }
+    free(first);
+    return err;
+}
+
+/* ---- the step ------------------------------------------------------------------------------------------------- */
+
+static double sum_of(size_t n, const double *x)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += x[i];
+    return sum;
+}
+
+static Err *gradients(Run *run, StepResult *result)
+{
+    Step *s = run->s;
+    const Batch *batch = run->batch;
+    double *nll;
+    *result = (StepResult){.tokens = batch->tokens, .scored = batch->scored};
+    TRY(prepare(run));
+    TRY(go_up(run));
+    if (balances(&s->config)) TRY(gather_balance(run, result));
+    TRY(mem_new(&nll, batch->n_docs, sizeof *nll));
+    Err *err = head(run, nll, NULL);
+    result->loss = sum_of(batch->n_docs, nll) / (double)batch->scored;
+    free(nll);
+    if (!err) err = go_down(run);
+    return err;
+}
+
+Err *step_gradients(Step *s, const Batch *batch, uint64_t number, const StepProbe *probe, StepResult *result)
+{
+    size_t L = s->model->n_layers, lowest = probe ? 0 : adapter_lowest_layer(s->adapter); /* who looks sees all */
+    size_t keep = s->config.keep_layers < L - lowest ? s->config.keep_layers : L - lowest;
+    Run run = {.s = s, .batch = batch, .adapter = s->adapter, .train = true, .lowest = lowest, .keep_from = L - keep, .number = number, .probe = probe};
+    TRY(gradients(&run, result));
+    TRY(share_chunk_sums(s));
+    result->grad_norm = clip_norm(s->chunk_at[L], s->chunk_sums);
+    return NULL;
+}
+
+Err *step_update(Step *s, uint64_t t, double learning_rate, StepResult *result)
+{
+    if (!isfinite(result->loss)) return err_new(ERR_NUMERIC, "the loss is %g", result->loss);
+    if (!isfinite(result->grad_norm)) return err_new(ERR_NUMERIC, "the gradient's norm is %g", result->grad_norm);
+    double scale = clip_scale(result->grad_norm, s->config.max_grad_norm);
+    for (size_t l = 0; l < s->model->n_layers; l++) {
+        const LayerAdapter *layer = &s->adapter->layers[l];
+        size_t begin, end;
+        if (layer->n == 0) continue;
+        float *values = s->adapter->values + layer->offset;
+        dp_slice(s->dp, s->dp->rank, layer->n, &begin, &end);
+        adamw_update(&s->config.adamw, t, learning_rate, scale, end - begin, values + begin, step_moment_m(s, l), step_moment_v(s, l), step_gradient(s, l));
+        TRY(dp_share(s->dp, layer->n, values));
+    }
+    return NULL;
+}
+
+static Err *evaluate(Run *run, double *nll, double *right)
+{
+    TRY(prepare(run));
+    TRY(go_up(run));
+    return head(run, nll, right);
+}
+
+Err *step_evaluate(Step *s, const Adapter *adapter, const Batch *batch, double *nll, double *right)
+{
+    Run run = {.s = s, .batch = batch, .adapter = adapter, .lowest = s->model->n_layers, .keep_from = s->model->n_layers};
+    memset(nll, 0, batch->n_docs * sizeof *nll);
+    memset(right, 0, batch->n_docs * sizeof *right);
+    return evaluate(&run, nll, right);
+}

@@ -1,0 +1,64 @@
+/* One optimizer step, layers outermost:
+ *
+ *     up       for every layer:  x[l+1] = layer(l, x[l]), group by group; tapes off, but for the topmost kept ones
+ *     head     the loss of scored rows, and its gradient on x[L]
+ *     down     for every layer:  run it again with the tape on (or use the kept one), walk back, group by group;
+ *              then add the layer's gradients over micro-batches and ranks, each rank its slice
+ *     update   clip by the global norm, AdamW on the own slices, share the new values
+ *
+ * Bits never depend on ranks, threads, groups, or on tapes kept. See docs/design.md. */
+#ifndef GRAFT_TRAIN_STEP_H
+#define GRAFT_TRAIN_STEP_H
+
+#include "model/model.h"
+#include "optim/adamw.h"
+#include "train/batch.h"
+
+typedef struct {
+    AdamW adamw;
+    double max_grad_norm;         /* 0: no clipping */
+    BalanceValues balance;        /* coefficients */
+    double lora_dropout;
+    uint64_t seed;
+    size_t keep_layers;           /* tapes of this many topmost layers are kept from the way up */
+    bool guard;
+} StepConfig;
+
+/* Somebody who looks inside: called for a group's rows of "hidden", "grad.hidden", "router.logits", "router.weights"
+ * (floats) and "router.experts" (int32) of layer l. */
+typedef struct {
+    void *context;
+    void (*see)(void *context, const char *what, size_t l, size_t row, size_t rows, size_t cols, const void *data);
+} StepProbe;
+
+typedef struct {
+    double loss;          /* mean nll of the step's scored tokens */
+    BalanceValues balance;
+    double grad_norm;
+    size_t tokens, scored;
+} StepResult;
+
+typedef struct Step Step;
+
+/* model and adapter are borrowed for the step's life; the step owns moments and buffers. */
+MUST_USE Err *step_new(Step **step, Dp *dp, Model *model, Adapter *adapter, const StepConfig *config);
+void step_free(Step *step);
+
+/* Gradients of a batch, and the losses; no update. number keys the dropout. Collective: an error on one rank is not
+ * agreed upon here, others may be waiting for it; the caller reports it and leaves with dp_close(dp, true). */
+MUST_USE Err *step_gradients(Step *step, const Batch *batch, uint64_t number, const StepProbe *probe, StepResult *result);
+
+/* Clip and update; t counts updates from 1. Collective.
+ * Fails: ERR_NUMERIC when loss or gradient norm is not finite: nothing has changed then. */
+MUST_USE Err *step_update(Step *step, uint64_t t, double learning_rate, StepResult *result);
+
+/* Loss sums of documents, tape off, dropout off: nll [n_docs] and the tokens whose best guess is the target.
+ * adapter NULL: the base. Collective. */
+MUST_USE Err *step_evaluate(Step *step, const Adapter *adapter, const Batch *batch, double *nll, double *right);
+
+/* The gradient of this rank's slice of layer l, and its moments; dp_slice says which part. */
+float *step_gradient(Step *step, size_t l);
+float *step_moment_m(Step *step, size_t l);
+float *step_moment_v(Step *step, size_t l);
+
+#endif

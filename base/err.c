@@ -14,7 +14,7 @@ struct Err {
 
 static Err no_memory = {ERR_MEMORY, (char[]){"out of memory (while reporting an error)"}};
 
-static char *vformat(const char *format, va_list args)
+static char *PRINTF(1, 0) vformat(const char *format, va_list args)
 {
     va_list again;
     va_copy(again, args);

@@ -1,3 +1,4 @@
+#define _GNU_SOURCE
 #include "base/json.h"
 
 #include "base/file.h"
@@ -5,6 +6,7 @@
 
 #include <cjson/cJSON.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -222,8 +224,79 @@ Json *json_duplicate(const Json *value) { return cJSON_Duplicate(value, 1); }
 
 bool json_equal(const Json *a, const Json *b) { return cJSON_Compare(a, b, 1); }
 
+/* ---- printing: cJSON's own printer rounds numbers to 15 digits when the rest is below one part in 2^52 ---------- */
+
+/* The shortest of the texts that read back as the same number; whole ones without an exponent. */
+static void print_number(FILE *out, double number)
+{
+    char text[40];
+    if (!isfinite(number)) {
+        fputs("null", out); /* JSON has no word for it */
+    } else if (number == floor(number) && fabs(number) <= 9007199254740992.0) {
+        fprintf(out, "%.0f", number);
+    } else {
+        for (int digits = 15; digits <= 17; digits++) {
+            snprintf(text, sizeof text, "%.*g", digits, number);
+            if (strtod(text, NULL) == number) break;
+        }
+        fputs(text, out);
+    }
+}
+
+static void print_string(FILE *out, const char *text)
+{
+    static const char special[] = "\"\\\b\f\n\r\t", letters[] = "\"\\bfnrt";
+    fputc('"', out);
+    for (const char *c = text; *c; c++) {
+        const char *at = strchr(special, *c);
+        if (at) fprintf(out, "\\%c", letters[at - special]);
+        else if ((unsigned char)*c < 0x20) fprintf(out, "\\u%04x", (unsigned)*c);
+        else fputc(*c, out);
+    }
+    fputc('"', out);
+}
+
+static void print_break(FILE *out, int depth) /* depth < 0: everything on one line */
+{
+    if (depth >= 0) fprintf(out, "\n%*s", 2 * depth, "");
+}
+
+static void print_value(FILE *out, const Json *value, int depth)
+{
+    JsonKind kind = json_kind(value);
+    int inside = depth < 0 ? depth : depth + 1;
+    switch (kind) {
+    case JSON_NULL: fputs("null", out); return;
+    case JSON_BOOL: fputs(json_bool(value) ? "true" : "false", out); return;
+    case JSON_NUMBER: print_number(out, value->valuedouble); return;
+    case JSON_STRING: print_string(out, value->valuestring); return;
+    case JSON_ARRAY:
+    case JSON_OBJECT: break;
+    }
+    fputc(kind == JSON_ARRAY ? '[' : '{', out);
+    for (const Json *item = value->child; item; item = item->next) {
+        print_break(out, inside);
+        if (kind == JSON_OBJECT) {
+            print_string(out, json_key(item));
+            fputs(depth < 0 ? ":" : ": ", out);
+        }
+        print_value(out, item, inside);
+        if (item->next) fputc(',', out);
+    }
+    if (value->child) print_break(out, depth);
+    fputc(kind == JSON_ARRAY ? ']' : '}', out);
+}
+
 Err *json_print(const Json *value, bool pretty, char **text)
 {
-    *text = pretty ? cJSON_Print(value) : cJSON_PrintUnformatted(value);
-    return *text ? NULL : err_new(ERR_MEMORY, "out of memory for JSON text");
+    size_t bytes;
+    *text = NULL;
+    FILE *out = value ? open_memstream(text, &bytes) : NULL;
+    if (!out) return err_new(ERR_MEMORY, "out of memory for JSON text");
+    print_value(out, value, pretty ? 0 : -1);
+    bool failed = ferror(out) != 0;
+    if (!fclose(out) && !failed) return NULL;
+    free(*text);
+    *text = NULL;
+    return err_new(ERR_MEMORY, "out of memory for JSON text");
 }

@@ -62,7 +62,7 @@ void json_set(Json *object, const char *key, Json *child); /* replaces a member,
 Json *json_duplicate(const Json *value);
 bool json_equal(const Json *a, const Json *b);
 
-/* Text of a value. pretty: indented. Owner: the caller, until free(). Fails: ERR_MEMORY. */
+/* Text of a value; every number reads back as the same bits. pretty: indented by two. Owner: the caller, until free(). Fails: ERR_MEMORY. */
 MUST_USE Err *json_print(const Json *value, bool pretty, char **text);
 
 #endif

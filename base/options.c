@@ -74,9 +74,11 @@ static Err *check_range(const Option *o, double number)
 static Err *check_choice(const Option *o, const char *text)
 {
     if (!o->choices) return NULL;
-    size_t n = strlen(text);
-    for (const char *at = o->choices; (at = strstr(at, text)); at += n)
-        if (n && (at == o->choices || at[-1] == ' ') && (at[n] == ' ' || at[n] == 0)) return NULL;
+    for (const char *at = o->choices; *at; at += strspn(at, " ")) {
+        size_t n = strcspn(at, " ");
+        if (strlen(text) == n && memcmp(at, text, n) == 0) return NULL;
+        at += n;
+    }
     return err_new(ERR_USAGE, "%s is \"%s\"; expected one of: %s", o->key, text, o->choices);
 }
 

@@ -110,8 +110,8 @@ static void print_config(FILE *out, const ModelConfig *c)
     int64_t layers = c->num_hidden_layers;
     size_t dense = count_true(c->dense, layers), full = count_true(c->indexer, layers);
     bool own_name = strcmp(c->model_type, family_name(c->family)) == 0;
-    line(out, "family", "%s%s%s%s", family_name(c->family), own_name ? "" : ", as ", own_name ? "" : c->model_type,
-         c->fp8 ? "; FP8 in blocks of 128 x 128" : "");
+    line(out, "family", "%s%s%s%s", c->model_type, own_name ? "" : ", computed as ",
+         own_name ? "" : family_name(c->family), c->fp8 ? "; FP8 in blocks of 128 x 128" : "");
     line(out, "layers", "%lld: %zu dense, %lld of experts%s", (long long)layers, dense, (long long)layers - (long long)dense,
          c->num_nextn_predict_layers ? "; MTP beyond them" : "; no MTP");
     line(out, "widths", "hidden %s, dense MLP %s, expert %s", GROUPED(c->hidden_size), GROUPED(c->intermediate_size),

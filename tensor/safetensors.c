@@ -178,14 +178,11 @@ Err *safetensors_open(Safetensors *file, const char *path)
     *file = (Safetensors){0};
     Err *err = file_map(&file->map, path); /* names the path itself */
     if (err) return err;
-    const char *text = (const char *)file->map.data + PREFIX_BYTES;
-    if ((err = mem_copy_text(&file->path, path)))          goto done;
-    if ((err = header_bytes(&file->map, &bytes)))          goto done;
-    if ((err = json_parse(&header, text, bytes))) {
-        err = err_wrap(err, "header");
-        goto done;
-    }
-    err = read_header(file, header, file->map.data + PREFIX_BYTES + bytes, file->map.bytes - PREFIX_BYTES - bytes);
+    if ((err = mem_copy_text(&file->path, path)))   goto done;
+    if ((err = header_bytes(&file->map, &bytes)))   goto done;
+    const unsigned char *text = file->map.data + PREFIX_BYTES;
+    err = err_wrap(json_parse(&header, (const char *)text, bytes), "header");
+    if (!err) err = read_header(file, header, text + bytes, file->map.bytes - PREFIX_BYTES - bytes);
 done:
     json_free(header);
     if (err) safetensors_close(file);

@@ -1,0 +1,145 @@
+#include "base/file.h"
+#include "tests/support/check.h"
+
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int count_entries(const char *path)
+{
+    int n = 0;
+    DIR *directory = opendir(path);
+    assert_non_null(directory);
+    for (struct dirent *entry; (entry = readdir(directory));) n += entry->d_name[0] != '.';
+    closedir(directory);
+    return n;
+}
+
+static void what_was_written_is_read_and_mapped(void **state)
+{
+    char path[PATH_BYTES], *text;
+    size_t bytes;
+    FileMap map;
+    scratch_path(state, "x", path);
+    assert_ok(file_write(path, "a\0b", 3));
+    assert_ok(file_write(path, "c\0d", 3));
+    assert_ok(file_read(&text, &bytes, path));
+    assert_int_equal(bytes, 3);
+    assert_memory_equal(text, "c\0d", 4); /* the zero at the end included */
+    assert_ok(file_map(&map, path));
+    assert_int_equal(map.bytes, 3);
+    assert_memory_equal(map.data, "c\0d", 3);
+    file_unmap(&map);
+    free(text);
+    assert_int_equal(count_entries(*state), 1); /* no draft is left */
+}
+
+static void an_empty_file_is_read_and_mapped(void **state)
+{
+    char path[PATH_BYTES], *text;
+    size_t bytes;
+    FileMap map;
+    scratch_path(state, "empty", path);
+    assert_ok(file_write(path, NULL, 0));
+    assert_ok(file_read(&text, &bytes, path));
+    assert_int_equal(bytes, 0);
+    assert_string_equal(text, "");
+    free(text);
+    assert_ok(file_map(&map, path));
+    assert_null(map.data);
+    file_unmap(&map);
+}
+
+static void a_large_file_is_read_whole(void **state)
+{
+    enum { N = 200001 };
+    char path[PATH_BYTES], *text, *data = malloc(N);
+    size_t bytes;
+    assert_non_null(data);
+    for (int i = 0; i < N; i++) data[i] = (char)(i * 7);
+    assert_ok(file_write(scratch_path(state, "x", path), data, N));
+    assert_ok(file_read(&text, &bytes, path));
+    assert_int_equal(bytes, N);
+    assert_memory_equal(text, data, N);
+    free(text);
+    free(data);
+}
+
+static void what_is_no_file_is_refused(void **state)
+{
+    char path[PATH_BYTES], *text;
+    FileMap map;
+    scratch_path(state, "nowhere", path);
+    assert_fails(file_map(&map, path), ERR_IO, "nowhere: No such file");
+    assert_fails(file_read(&text, NULL, path), ERR_IO, "nowhere: No such file");
+    assert_fails(file_map(&map, *state), ERR_IO, "is not a regular file");
+    assert_fails(file_read(&text, NULL, *state), ERR_IO, "Is a directory");
+    assert_fails(file_write(*state, "x", 1), ERR_IO, "Is a directory");
+    assert_int_equal(count_entries(*state), 0);
+}
+
+static void a_draft_replaces_its_target_or_goes(void **state)
+{
+    char path[PATH_BYTES], draft[PATH_BYTES], *text;
+    scratch_path(state, "x", path);
+    assert_ok(file_write(path, "old", 3));
+    assert_ok(file_draft_name(draft, path));
+    assert_true(strncmp(draft, path, strlen(path)) == 0 && strlen(draft) > strlen(path));
+    assert_ok(file_write(draft, "new", 3));
+    assert_ok(file_replace(draft, path));
+    assert_false(file_exists(draft));
+    assert_ok(file_read(&text, NULL, path));
+    assert_string_equal(text, "new");
+    free(text);
+    assert_fails(file_replace(draft, path), ERR_IO, "draft");
+    assert_true(file_exists(path));
+}
+
+static void directories_are_made_with_those_above(void **state)
+{
+    char path[PATH_BYTES], file[PATH_BYTES];
+    scratch_path(state, "a/b//c/", path);
+    assert_ok(file_make_directory(path));
+    assert_ok(file_make_directory(path));
+    assert_true(file_is_directory(path));
+    assert_ok(file_write(scratch_path(state, "a/file", file), "x", 1));
+    assert_false(file_is_directory(file));
+    assert_fails(file_make_directory(file), ERR_IO, "is not a directory");
+    scratch_path(state, "a/file/deeper", file);
+    assert_fails(file_make_directory(file), ERR_IO, "make directory");
+    assert_fails(file_make_directory(""), ERR_IO, "empty");
+}
+
+static void paths_that_do_not_fit_are_refused(void **state)
+{
+    static char name[PATH_BYTES + 1];
+    char path[PATH_BYTES];
+    (void)state;
+    memset(name, 'x', PATH_BYTES);
+    assert_fails(file_join(path, "directory", name), ERR_IO, "path too long");
+    name[PATH_BYTES - 1] = 0;
+    assert_fails(file_draft_name(path, name), ERR_IO, "path too long");
+}
+
+static void closing_tells_of_a_failed_write(void **state)
+{
+    FILE *stream = fopen("/dev/full", "w");
+    (void)state;
+    if (!stream) skip();
+    fputs("x", stream);
+    assert_fails(file_close(&stream, "full"), ERR_IO, "write full");
+    assert_null(stream);
+    assert_ok(file_close(&stream, "full"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        scratch_test(what_was_written_is_read_and_mapped), scratch_test(an_empty_file_is_read_and_mapped),
+        scratch_test(a_large_file_is_read_whole),          scratch_test(what_is_no_file_is_refused),
+        scratch_test(a_draft_replaces_its_target_or_goes), scratch_test(directories_are_made_with_those_above),
+        scratch_test(paths_that_do_not_fit_are_refused),   scratch_test(closing_tells_of_a_failed_write),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -28,7 +28,7 @@ enum { W = 8, MAX_GROUPS = 1, WIDE_1 = 6, TAIL = 4, MAX_ROWS = 6 };
 #else
 enum { W = 4, MAX_GROUPS = 1, WIDE_1 = 2, TAIL = 2, MAX_ROWS = 2 };
 #endif
-enum { PARTS = LANES / W, CHUNK = 4096, RUN = 192 };
+enum { PARTS = LANES / W, CHUNK = 4096, RUN = 192, SHORT_RUN = 24 };
 
 typedef float V __attribute__((vector_size(W * 4)));
 typedef int32_t I __attribute__((vector_size(W * 4)));
@@ -120,31 +120,39 @@ INLINE V widen_one(DType dtype, const char *data, V scale)
     return dtype == DTYPE_BF16 ? (V)(load_16(data) << 16) : dtype == DTYPE_F32 ? widen_f32(data) : widen_f8(data, scale);
 }
 
-/* n values of one dtype: every LANES of them go `step` floats further; the last LANES are filled up with zeros. */
-INLINE void widen_run(DType dtype, size_t bytes, size_t n, const char *data, float scale, float *out, size_t step)
+/* n values of one dtype: every LANES of them go `step` floats further; the last LANES are filled up with zeros.
+ * beyond: values that may be read after the n. */
+INLINE void widen_run(DType dtype, size_t bytes, size_t n, size_t beyond, const char *data, float scale, float *out, size_t step)
 {
     V factor = all(scale);
+    char rest[LANES * 4] = {0};
+    int32_t used[LANES];
     for (; n >= LANES; n -= LANES, data += LANES * bytes, out += step)
         for (size_t p = 0; p < PARTS; p++) store(out + p * W, widen_one(dtype, data + p * W * bytes, factor));
     if (!n) return;
-    char rest[LANES * 4] = {0};
-    memcpy(rest, data, n * bytes);
-    for (size_t p = 0; p < PARTS; p++) store(out + p * W, widen_one(dtype, rest + p * W * bytes, factor));
+    if (n + beyond < LANES) data = memcpy(rest, data, n * bytes);
+    for (size_t i = 0; i < LANES; i++) used[i] = i < n ? -1 : 0;
+    for (size_t p = 0; p < PARTS; p++) {
+        I mask;
+        memcpy(&mask, used + p * W, sizeof mask);
+        store(out + p * W, (V)((I)widen_one(dtype, data + p * W * bytes, factor) & mask));
+    }
 }
 
 /* Columns [col, col + n) of one row; col is a multiple of LANES. Scales change at multiples of 128. */
 static void widen(const Weight *w, size_t row, size_t col, size_t n, float *out, size_t step)
 {
     const char *data = w->data;
-    size_t at = row * w->cols + col, blocks = (w->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK;
-    if (w->dtype == DTYPE_BF16) widen_run(DTYPE_BF16, 2, n, data + at * 2, 1, out, step);
-    if (w->dtype == DTYPE_F32) widen_run(DTYPE_F32, 4, n, data + at * 4, 1, out, step);
+    size_t at = row * w->cols + col, beyond = w->rows * w->cols - at - n;
+    size_t blocks = (w->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK;
+    if (w->dtype == DTYPE_BF16) widen_run(DTYPE_BF16, 2, n, beyond, data + at * 2, 1, out, step);
+    if (w->dtype == DTYPE_F32) widen_run(DTYPE_F32, 4, n, beyond, data + at * 4, 1, out, step);
     if (w->dtype != DTYPE_F8_E4M3) return;
     for (size_t i = 0; i < n;) {
         size_t left = WEIGHT_BLOCK - (col + i) % WEIGHT_BLOCK, take = left < n - i ? left : n - i;
         float scale;
         memcpy(&scale, (const char *)w->scale + (row / WEIGHT_BLOCK * blocks + (col + i) / WEIGHT_BLOCK) * 4, 4);
-        widen_run(DTYPE_F8_E4M3, 1, take, data + at + i, scale, out + i / LANES * step, step);
+        widen_run(DTYPE_F8_E4M3, 1, take, beyond + n - i - take, data + at + i, scale, out + i / LANES * step, step);
         i += take;
     }
 }
@@ -233,7 +241,6 @@ INLINE size_t take_groups(size_t left)
 }
 
 INLINE size_t least(size_t a, size_t b) { return a < b ? a : b; }
-INLINE size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 /* A small square, rows to columns: in[i][j] -> out[j][i], times s. */
 #if defined KERNEL_plain
@@ -392,17 +399,20 @@ static void nn_tile(size_t T, size_t t, size_t rows, Rows y, bool add, const flo
     }
 }
 
-/* Rows go in runs that stay in L2 beside the panel. next: W's next block begins at this row and column. */
+/* Rows go in runs that stay in L2 beside the panel; of short inner length, where y is all the traffic, in runs of few
+ * rows whose columns stream. next: W's next block begins at this row and column. */
 static void rows_times_panel(size_t T, Rows y, bool add, const float *packed, size_t stride, Panel panel, const Weight *w,
                              size_t next_row, size_t next_col)
 {
     size_t all_groups = (panel.columns + LANES - 1) / LANES, groups, rows, fetched = 0;
-    for (size_t run = 0; run < T; run += RUN)
+    bool brief = stride == SHORT_STRIDE;
+    size_t at_once = brief ? SHORT_RUN : RUN;
+    for (size_t run = 0; run < T; run += at_once)
         for (size_t g = 0; g < all_groups; g += groups) {
             groups = take_groups(all_groups - g);
-            for (size_t t = run, stop = least(T, run + RUN); t < stop; t += rows) {
+            for (size_t t = run, stop = least(T, run + at_once); t < stop; t += rows) {
                 rows = take_rows(stop - t, groups);
-                nn_tile(stop, t, rows, y, add, packed + t * stride, stride == SHORT_STRIDE, panel, g, groups,
+                nn_tile(stop, t, rows, y, add, packed + t * stride, brief, panel, g, groups,
                         fetch(w, next_row, next_col, panel.n, 8, &fetched));
             }
         }
@@ -423,11 +433,12 @@ static void nt_short(size_t T, Rows y, bool add, const float *packed, const Weig
     static const float zeros[SHORT];
     float wide_row[LANES][SHORT];
     size_t n = w->cols, step = n * LANES;
+    bool floats = w->dtype == DTYPE_F32 && (uintptr_t)w->data % sizeof(float) == 0; /* nothing to widen */
     for (size_t j = begin; j < end; j += LANES) {
         const float *row[LANES];
         for (size_t i = 0; i < LANES; i++) {
-            row[i] = j + i < end ? wide_row[i] : zeros;
-            if (j + i < end) widen(w, j + i, 0, n, wide_row[i], LANES);
+            row[i] = j + i >= end ? zeros : floats ? (const float *)w->data + (j + i) * n : wide_row[i];
+            if (j + i < end && !floats) widen(w, j + i, 0, n, wide_row[i], LANES);
         }
         rows_to_lanes(n, row, 1, panel + (j - begin) * n);
     }

@@ -55,6 +55,15 @@ INLINE V load(const float *x)
 INLINE void store(float *x, V v) { memcpy(x, &v, sizeof v); }
 INLINE V pick(I mask, V yes, V no) { return (V)((mask & (I)yes) | (~mask & (I)no)); }
 
+/* Lanes first .. first + W - 1 of LANES: all ones below n. */
+INLINE I before(size_t n, size_t first)
+{
+    static const int32_t lane[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    I at;
+    memcpy(&at, lane + first, sizeof at);
+    return at < all_bits((int32_t)n);
+}
+
 /* n < W values and a filling, or the first n values of a vector. */
 INLINE V load_part(size_t n, const float *x, float fill)
 {
@@ -125,18 +134,16 @@ INLINE V widen_one(DType dtype, const char *data, V scale)
 INLINE void widen_run(DType dtype, size_t bytes, size_t n, size_t beyond, const char *data, float scale, float *out, size_t step)
 {
     V factor = all(scale);
-    char rest[LANES * 4] = {0};
-    int32_t used[LANES];
+    char rest[LANES * 4];
     for (; n >= LANES; n -= LANES, data += LANES * bytes, out += step)
         for (size_t p = 0; p < PARTS; p++) store(out + p * W, widen_one(dtype, data + p * W * bytes, factor));
     if (!n) return;
-    if (n + beyond < LANES) data = memcpy(rest, data, n * bytes);
-    for (size_t i = 0; i < LANES; i++) used[i] = i < n ? -1 : 0;
-    for (size_t p = 0; p < PARTS; p++) {
-        I mask;
-        memcpy(&mask, used + p * W, sizeof mask);
-        store(out + p * W, (V)((I)widen_one(dtype, data + p * W * bytes, factor) & mask));
+    if (n + beyond < LANES) {
+        memset(rest, 0, sizeof rest);
+        data = memcpy(rest, data, n * bytes);
     }
+    for (size_t p = 0; p < PARTS; p++)
+        store(out + p * W, (V)((I)widen_one(dtype, data + p * W * bytes, factor) & before(n, p * W)));
 }
 
 /* Columns [col, col + n) of one row; col is a multiple of LANES. Scales change at multiples of 128. */

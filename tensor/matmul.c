@@ -11,7 +11,7 @@
 #include <stdio.h>
 
 enum {
-    NARROW_ROWS = 96,       /* rows packed at once: with the panel of W they stay in L2 */
+    NARROW_ROWS = 192,      /* rows packed at once: with the panel of W they stay in L2 */
     SUM_CHUNK = 512,        /* rows and columns of G that one call to cblas computes: part of its bits */
     WORTH_A_TEAM = 1 << 20, /* multiply-adds; less than this takes less than waking threads */
 };

@@ -28,7 +28,7 @@ enum { W = 8, MAX_GROUPS = 1, WIDE_1 = 6, TAIL = 4, MAX_ROWS = 6 };
 #else
 enum { W = 4, MAX_GROUPS = 1, WIDE_1 = 2, TAIL = 2, MAX_ROWS = 2 };
 #endif
-enum { PARTS = LANES / W, CHUNK = 4096 };
+enum { PARTS = LANES / W, CHUNK = 4096, RUN = 192, SHORT_RUN = 24 };
 
 typedef float V __attribute__((vector_size(W * 4)));
 typedef int32_t I __attribute__((vector_size(W * 4)));
@@ -54,6 +54,15 @@ INLINE V load(const float *x)
 }
 INLINE void store(float *x, V v) { memcpy(x, &v, sizeof v); }
 INLINE V pick(I mask, V yes, V no) { return (V)((mask & (I)yes) | (~mask & (I)no)); }
+
+/* Lanes first .. first + W - 1 of LANES: all ones below n. */
+INLINE I before(size_t n, size_t first)
+{
+    static const int32_t lane[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    I at;
+    memcpy(&at, lane + first, sizeof at);
+    return at < all_bits((int32_t)n);
+}
 
 /* n < W values and a filling, or the first n values of a vector. */
 INLINE V load_part(size_t n, const float *x, float fill)
@@ -120,55 +129,73 @@ INLINE V widen_one(DType dtype, const char *data, V scale)
     return dtype == DTYPE_BF16 ? (V)(load_16(data) << 16) : dtype == DTYPE_F32 ? widen_f32(data) : widen_f8(data, scale);
 }
 
-/* n values of one dtype: every LANES of them go `step` floats further; the last LANES are filled up with zeros. */
-INLINE void widen_run(DType dtype, size_t bytes, size_t n, const char *data, float scale, float *out, size_t step)
+/* n values of one dtype: every LANES of them go `step` floats further; the last LANES are filled up with zeros.
+ * beyond: values that may be read after the n. */
+INLINE void widen_run(DType dtype, size_t bytes, size_t n, size_t beyond, const char *data, float scale, float *out, size_t step)
 {
     V factor = all(scale);
+    char rest[LANES * 4];
     for (; n >= LANES; n -= LANES, data += LANES * bytes, out += step)
         for (size_t p = 0; p < PARTS; p++) store(out + p * W, widen_one(dtype, data + p * W * bytes, factor));
     if (!n) return;
-    char rest[LANES * 4] = {0};
-    memcpy(rest, data, n * bytes);
-    for (size_t p = 0; p < PARTS; p++) store(out + p * W, widen_one(dtype, rest + p * W * bytes, factor));
+    if (n + beyond < LANES) {
+        memset(rest, 0, sizeof rest);
+        data = memcpy(rest, data, n * bytes);
+    }
+    for (size_t p = 0; p < PARTS; p++)
+        store(out + p * W, (V)((I)widen_one(dtype, data + p * W * bytes, factor) & before(n, p * W)));
 }
 
 /* Columns [col, col + n) of one row; col is a multiple of LANES. Scales change at multiples of 128. */
 static void widen(const Weight *w, size_t row, size_t col, size_t n, float *out, size_t step)
 {
     const char *data = w->data;
-    size_t at = row * w->cols + col, blocks = (w->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK;
-    if (w->dtype == DTYPE_BF16) widen_run(DTYPE_BF16, 2, n, data + at * 2, 1, out, step);
-    if (w->dtype == DTYPE_F32) widen_run(DTYPE_F32, 4, n, data + at * 4, 1, out, step);
+    size_t at = row * w->cols + col, beyond = w->rows * w->cols - at - n;
+    size_t blocks = (w->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK;
+    if (w->dtype == DTYPE_BF16) widen_run(DTYPE_BF16, 2, n, beyond, data + at * 2, 1, out, step);
+    if (w->dtype == DTYPE_F32) widen_run(DTYPE_F32, 4, n, beyond, data + at * 4, 1, out, step);
     if (w->dtype != DTYPE_F8_E4M3) return;
     for (size_t i = 0; i < n;) {
         size_t left = WEIGHT_BLOCK - (col + i) % WEIGHT_BLOCK, take = left < n - i ? left : n - i;
         float scale;
         memcpy(&scale, (const char *)w->scale + (row / WEIGHT_BLOCK * blocks + (col + i) / WEIGHT_BLOCK) * 4, 4);
-        widen_run(DTYPE_F8_E4M3, 1, take, data + at + i, scale, out + i / LANES * step, step);
+        widen_run(DTYPE_F8_E4M3, 1, take, beyond + n - i - take, data + at + i, scale, out + i / LANES * step, step);
         i += take;
     }
 }
 
 /* ---- tiles --------------------------------------------------------------------------------------------------- */
 
+/* What a tile fetches into L2 for later, one line for each inner index: runs of `lines` lines, `step` bytes apart. */
+typedef struct {
+    const char *at;
+    size_t lines, step;
+} Ahead;
+
 /* out[j][i] (+)= sum over p of a[p][i] b[j][p], i over `groups` groups of LANES, each `step` floats after the last. */
 INLINE void tile(size_t groups, size_t rows, size_t ldb, size_t n, const float *a, size_t step, const float *b,
-                 float *const *out, bool add)
+                 float *const *out, bool add, Ahead ahead)
 {
     V sum[MAX_ROWS][PARTS * MAX_GROUPS];
 #pragma GCC unroll 24
     for (size_t j = 0; j < rows; j++)
 #pragma GCC unroll 4
         for (size_t i = 0; i < groups * PARTS; i++) sum[j][i] = (V){0};
-    for (size_t p = 0; p < n; p++, a += LANES, b++) {
-        V x[PARTS * MAX_GROUPS];
+    for (size_t left = n; left; ahead.at += ahead.step) {
+        size_t run = left < ahead.lines ? left : ahead.lines;
+        const char *line = ahead.at;
+        left -= run;
+        for (const float *stop = b + run; b < stop; b++, a += LANES, line += 64) {
+            __builtin_prefetch(line, 0, 2);
+            V x[PARTS * MAX_GROUPS];
 #pragma GCC unroll 4
-        for (size_t i = 0; i < groups * PARTS; i++) x[i] = load(a + i / PARTS * step + i % PARTS * W);
+            for (size_t i = 0; i < groups * PARTS; i++) x[i] = load(a + i / PARTS * step + i % PARTS * W);
 #pragma GCC unroll 24
-        for (size_t j = 0; j < rows; j++) {
-            V y = all(b[j * ldb]);
+            for (size_t j = 0; j < rows; j++) {
+                V y = all(b[j * ldb]);
 #pragma GCC unroll 4
-            for (size_t i = 0; i < groups * PARTS; i++) sum[j][i] = fma_v(x[i], y, sum[j][i]);
+                for (size_t i = 0; i < groups * PARTS; i++) sum[j][i] = fma_v(x[i], y, sum[j][i]);
+            }
         }
     }
 #pragma GCC unroll 24
@@ -178,12 +205,21 @@ INLINE void tile(size_t groups, size_t rows, size_t ldb, size_t n, const float *
             store(out[j] + i * W, add ? load(out[j] + i * W) + sum[j][i] : sum[j][i]);
 }
 
-typedef void Tile(size_t n, const float *a, size_t step, const float *b, float *const *out, bool add);
+/* The next rows of a block of W that begins at (row, col): what one tile can fetch, nothing when all are on their way. */
+static Ahead fetch(const Weight *w, size_t row, size_t col, size_t rows, size_t lines, size_t *fetched)
+{
+    size_t bytes = dtype_bytes(w->dtype), done = *fetched;
+    if (done >= rows) return (Ahead){w->data, BLOCK, 0};
+    *fetched += BLOCK / lines;
+    return (Ahead){(const char *)w->data + ((row + done) * w->cols + col) * bytes, lines, w->cols * bytes};
+}
+
+typedef void Tile(size_t n, const float *a, size_t step, const float *b, float *const *out, bool add, Ahead ahead);
 
 #define TILE(name, groups, rows, ldb) \
-    static void name(size_t n, const float *a, size_t step, const float *b, float *const *out, bool add) \
+    static void name(size_t n, const float *a, size_t step, const float *b, float *const *out, bool add, Ahead ahead) \
     { \
-        tile(groups, rows, ldb, n, a, step, b, out, add); \
+        tile(groups, rows, ldb, n, a, step, b, out, add, ahead); \
     }
 TILE(wide_1, 1, WIDE_1, STRIDE)
 TILE(tail_1, 1, TAIL, STRIDE)
@@ -212,7 +248,6 @@ INLINE size_t take_groups(size_t left)
 }
 
 INLINE size_t least(size_t a, size_t b) { return a < b ? a : b; }
-INLINE size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 /* A small square, rows to columns: in[i][j] -> out[j][i], times s. */
 #if defined KERNEL_plain
@@ -325,16 +360,20 @@ static void nt(size_t T, Rows y, bool add, const float *packed, const Weight *w,
                size_t n, float *panel)
 {
     float sums[ROWS_SLICE * LANES * MAX_GROUPS] __attribute__((aligned(64)));
-    size_t columns = end - begin, groups, rows;
+    size_t columns = end - begin, groups, rows, fetched = 0;
+    bool last = at + n == w->cols; /* then W's next block is in the rows below */
     for (size_t j = 0; j < columns; j++) widen(w, begin + j, at, n, panel + j * STRIDE, LANES);
     for (size_t j = columns; j < columns + ROW_TILE; j++) memset(panel + j * STRIDE, 0, n * sizeof *panel);
     for (size_t t = 0; t < T; t += groups * LANES) {
         groups = take_groups((T - t + LANES - 1) / LANES);
-        for (size_t j = 0; j < columns; j += rows) {
+        const float *x = packed + t * n;
+        for (size_t j = 0, call = 0; j < columns; j += rows, call++) {
             float *out[MAX_ROWS];
+            Ahead ahead = {(const char *)(x + (groups + call) * LANES * n), BLOCK, 0}; /* x of the next tile */
+            if (call >= groups) ahead = fetch(w, begin + (last ? columns : 0), last ? 0 : at + n, columns, 16, &fetched);
             rows = take_rows(columns - j, groups);
             for (size_t q = 0; q < rows; q++) out[q] = sums + (j + q) * groups * LANES;
-            choose_tile(rows, groups, false)(n, packed + t * n, n * LANES, panel + j * STRIDE, out, false);
+            choose_tile(rows, groups, false)(n, x, n * LANES, panel + j * STRIDE, out, false, ahead);
         }
         write_out(T, t, groups * LANES, columns, sums, rows_right(y, begin), add);
     }
@@ -342,45 +381,58 @@ static void nt(size_t T, Rows y, bool add, const float *packed, const Weight *w,
 
 /* ---- nn, and nt of short inner length: lanes are columns of y ------------------------------------------------ */
 
-/* One tile: rows t .. of y, `groups` groups of columns from `column` on. What lies outside of y goes to spare. */
-static void nn_tile(size_t T, size_t t, size_t rows, Rows y, bool add, const float *packed, bool brief, size_t column,
-                    size_t columns, size_t groups, size_t n, const float *panel, size_t step)
+/* A panel [group][n][LANES], groups `step` floats apart, that meets packed x. */
+typedef struct {
+    const float *data;
+    size_t step, n, columns;
+} Panel;
+
+/* One tile: rows t .. of y, `groups` groups of columns from group g on. What lies outside of y goes to spare. */
+static void nn_tile(size_t T, size_t t, size_t rows, Rows y, bool add, const float *x, bool brief, Panel panel, size_t g,
+                    size_t groups, Ahead ahead)
 {
     float spare[MAX_ROWS][LANES * MAX_GROUPS] __attribute__((aligned(64)));
-    bool whole = columns >= groups * LANES;
+    size_t column = g * LANES, columns = least(panel.columns - column, groups * LANES);
+    bool whole = columns == groups * LANES;
     size_t direct = whole ? least(rows, T - t) : 0;
     float *out[MAX_ROWS];
     for (size_t q = 0; q < MAX_ROWS; q++) out[q] = spare[q];
     for (size_t q = 0; q < direct; q++) out[q] = row_of(y, t + q) + column;
     for (size_t q = direct; q < rows; q++) memset(spare[q], 0, sizeof spare[q]); /* add reads it */
-    choose_tile(rows, groups, brief)(n, panel, step, packed, out, whole && add);
+    choose_tile(rows, groups, brief)(panel.n, panel.data + g * panel.step, panel.step, x, out, whole && add, ahead);
     for (size_t q = 0; !whole && q < rows && t + q < T; q++) {
         float *to = row_of(y, t + q) + column;
         for (size_t i = 0; i < columns; i++) to[i] = add ? to[i] + spare[q][i] : spare[q][i];
     }
 }
 
-/* panel [group][n][LANES], groups `step` floats apart. */
-static void rows_times_panel(size_t T, Rows y, bool add, const float *packed, size_t stride, size_t columns, size_t n,
-                             const float *panel, size_t step)
+/* Rows go in runs that stay in L2 beside the panel; of short inner length, where y is all the traffic, in runs of few
+ * rows whose columns stream. next: W's next block begins at this row and column. */
+static void rows_times_panel(size_t T, Rows y, bool add, const float *packed, size_t stride, Panel panel, const Weight *w,
+                             size_t next_row, size_t next_col)
 {
-    size_t all_groups = (columns + LANES - 1) / LANES, groups, rows;
-    for (size_t g = 0; g < all_groups; g += groups) {
-        groups = take_groups(all_groups - g);
-        for (size_t t = 0; t < T; t += rows) {
-            rows = take_rows(T - t, groups);
-            nn_tile(T, t, rows, y, add, packed + t * stride, stride == SHORT_STRIDE, g * LANES, columns - g * LANES,
-                    groups, n, panel + g * step, step);
+    size_t all_groups = (panel.columns + LANES - 1) / LANES, groups, rows, fetched = 0;
+    bool brief = stride == SHORT_STRIDE;
+    size_t at_once = brief ? SHORT_RUN : RUN;
+    for (size_t run = 0; run < T; run += at_once)
+        for (size_t g = 0; g < all_groups; g += groups) {
+            groups = take_groups(all_groups - g);
+            for (size_t t = run, stop = least(T, run + at_once); t < stop; t += rows) {
+                rows = take_rows(stop - t, groups);
+                nn_tile(stop, t, rows, y, add, packed + t * stride, brief, panel, g, groups,
+                        fetch(w, next_row, next_col, panel.n, 8, &fetched));
+            }
         }
-    }
 }
 
 static void nn(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at,
                size_t n, float *panel)
 {
     size_t step = n * LANES + LANES;
+    bool last = at + n == w->rows; /* then W's next block is to the right */
     for (size_t r = 0; r < n; r++) widen(w, at + r, begin, end - begin, panel + r * LANES, step);
-    rows_times_panel(T, rows_right(y, begin), add, packed, packed_stride(w->rows), end - begin, n, panel, step);
+    rows_times_panel(T, rows_right(y, begin), add, packed, packed_stride(w->rows), (Panel){panel, step, n, end - begin}, w,
+                     last ? 0 : at + n, last ? end : begin);
 }
 
 static void nt_short(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, float *panel)
@@ -388,15 +440,16 @@ static void nt_short(size_t T, Rows y, bool add, const float *packed, const Weig
     static const float zeros[SHORT];
     float wide_row[LANES][SHORT];
     size_t n = w->cols, step = n * LANES;
+    bool floats = w->dtype == DTYPE_F32 && (uintptr_t)w->data % sizeof(float) == 0; /* nothing to widen */
     for (size_t j = begin; j < end; j += LANES) {
         const float *row[LANES];
         for (size_t i = 0; i < LANES; i++) {
-            row[i] = j + i < end ? wide_row[i] : zeros;
-            if (j + i < end) widen(w, j + i, 0, n, wide_row[i], LANES);
+            row[i] = j + i >= end ? zeros : floats ? (const float *)w->data + (j + i) * n : wide_row[i];
+            if (j + i < end && !floats) widen(w, j + i, 0, n, wide_row[i], LANES);
         }
         rows_to_lanes(n, row, 1, panel + (j - begin) * n);
     }
-    rows_times_panel(T, rows_right(y, begin), add, packed, SHORT_STRIDE, end - begin, n, panel, step);
+    rows_times_panel(T, rows_right(y, begin), add, packed, SHORT_STRIDE, (Panel){panel, step, n, end - begin}, w, end, 0);
 }
 
 /* ---- rows ---------------------------------------------------------------------------------------------------- */

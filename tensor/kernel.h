@@ -24,6 +24,12 @@ enum {
     PANEL_FLOATS = NN_COLUMNS / LANES * (BLOCK * LANES + LANES), /* nt needs less: ROWS_SLICE * STRIDE */
 };
 
+/* Columns of W in one panel of nt_short, and of nn with an inner length up to SHORT: as many as fit. */
+static inline size_t short_columns(size_t inner)
+{
+    return PANEL_FLOATS / ((inner + 1) * LANES) * LANES / ROWS_SLICE * ROWS_SLICE;
+}
+
 static inline size_t packed_stride(size_t inner) { return inner <= SHORT ? SHORT_STRIDE : STRIDE; }
 
 typedef struct {
@@ -35,8 +41,8 @@ typedef struct {
 
     /* One block of one panel. y starts at column 0, packed at this block; panel is PANEL_FLOATS floats.
      *   nt        columns [begin, end) of y, at most ROWS_SLICE; inner [at, at + n)
-     *   nt_short  the same for W->cols <= SHORT
-     *   nn        columns [begin, end) of y, at most NN_COLUMNS; inner [at, at + n) */
+     *   nt_short  the same for W->cols <= SHORT, at most short_columns
+     *   nn        columns [begin, end) of y, at most NN_COLUMNS or short_columns; inner [at, at + n) */
     void (*nt)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
                size_t n, float *panel);
     void (*nt_short)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, float *panel);

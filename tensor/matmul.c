@@ -58,9 +58,9 @@ void rows_pack_nt(size_t T, size_t K, float s, Rows x, float *scratch)
 
 void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end)
 {
-    size_t K = W->cols;
-    for (; begin < end; begin += ROWS_SLICE) {
-        size_t stop = least(begin + ROWS_SLICE, end);
+    size_t K = W->cols, columns = K <= SHORT ? short_columns(K) : ROWS_SLICE;
+    for (; begin < end; begin += columns) {
+        size_t stop = least(begin + columns, end);
         if (K <= SHORT) kernels->nt_short(T, y, add, packed, W, begin, stop, panel);
         else
             for (size_t at = 0; at < K; at += BLOCK)
@@ -70,10 +70,10 @@ void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight
 
 void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end)
 {
-    size_t N = W->rows;
-    for (; begin < end; begin += NN_COLUMNS)
+    size_t N = W->rows, columns = N <= SHORT ? short_columns(N) : NN_COLUMNS;
+    for (; begin < end; begin += columns)
         for (size_t at = 0; at < N; at += BLOCK)
-            kernels->nn(T, y, add || at, packed + rows_at(T, at), W, begin, least(begin + NN_COLUMNS, end), at,
+            kernels->nn(T, y, add || at, packed + rows_at(T, at), W, begin, least(begin + columns, end), at,
                         least(BLOCK, N - at), panel);
 }
 

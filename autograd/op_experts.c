@@ -118,7 +118,7 @@ static void gate_and_up(const Plan *plan, const Expert *x, size_t n, const float
     Weight A, B;
     rows_nt_slice(n, rows_of(u, R), false, packed, values_of(x->in->A, &A), 0, R);
     rows_pack_nt(n, R, x->in->scale, rows_of(u, R), pack);
-    rows_nt_slice(n, rows_of(gu + x->in->col, 2 * F), true, pack, values_of(x->in->B, &B), 0, B.rows);
+    rows_nt_slice(n, rows_of(gu + x->in->col, 2 * F), true, pack, values_of(x->in->B, &B), 0, x->in->B->rows);
 }
 
 /* ---- the way up ----------------------------------------------------------------------------------------------- */

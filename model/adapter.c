@@ -16,11 +16,6 @@ typedef struct {
     size_t l, next_param, next_lora;
 } Builder;
 
-static size_t pair_rows(const Model *model, const Slot *slot, const Fill *fill)
-{
-    return slot_weight(model, slot)->rows * (fill->halves == 3 ? 2 : 1);
-}
-
 static Err *add_param(Builder *b, const char *stem, const char *suffix, size_t rows, size_t cols, Param **out)
 {
     Param *p = &b->layer->params[b->next_param++];
@@ -43,9 +38,10 @@ static Err *add_pair(Builder *b, const Slot *slot, const Fill *fill, Lora **out)
     char stem[MODULE_BYTES];
     const Weight *w = slot_weight(b->model, slot);
     Lora *lora = &b->layer->loras[b->next_lora++];
-    slot_stem(slot, stem);
+    if (fill->halves == 3) slot_stem(slot, stem);
+    else slot_module(slot, stem);
     TRY(add_param(b, stem, "lora_A", fill->r, w->cols, &lora->A));
-    TRY(add_param(b, stem, "lora_B", pair_rows(b->model, slot, fill), fill->r, &lora->B));
+    TRY(add_param(b, stem, "lora_B", w->rows * (fill->halves == 3 ? 2 : 1), fill->r, &lora->B));
     lora->col = fill->halves == 2 ? w->rows : 0;
     lora->scale = fill->scale;
     lora->dropout = slot->kind == SLOT_PLACE;
@@ -77,9 +73,27 @@ static Err *add_experts(Builder *b, SlotKind kind, const Fill *fills)
 static size_t count_pairs(const Model *model, const LayerFill *fill)
 {
     size_t n = 0;
-    for (size_t i = 0; i < LORA_PLACES; i++) n += fill->places[i].halves != 0;
+    for (size_t i = 0; i < LORA_PLACES; i++) n += (fill->places[i].halves != 0) + (fill->places[i].r_up != 0);
     for (size_t e = 0; fill->in && e < model->router.E; e++) n += (fill->in[e].halves != 0) + (fill->out[e].halves != 0);
     return n;
+}
+
+static Err *build_pair(Builder *b, const Slot *slot, const Fill *fill, Lora **out)
+{
+    TRY(add_pair(b, slot, fill, out));
+    place_param(b->layer, (*out)->A);
+    place_param(b->layer, (*out)->B);
+    return NULL;
+}
+
+static Err *build_place(Builder *b, LoraPlace place, const Fill *fill)
+{
+    Slot slot = {.kind = SLOT_PLACE, .l = b->l, .place = place, .half = fill->halves == 2};
+    if (!fill->halves) return NULL;
+    if (!fill->r_up) return build_pair(b, &slot, fill, &b->layer->pairs[place]);
+    TRY(build_pair(b, &slot, &(Fill){.halves = 1, .r = fill->r, .scale = fill->scale}, &b->layer->pairs[place]));
+    slot.half = 1;
+    return build_pair(b, &slot, &(Fill){.halves = 2, .r = fill->r_up, .scale = fill->scale_up}, &b->layer->apart[place]);
 }
 
 static Err *build_layer(const Model *model, size_t l, const LayerFill *fill, LayerAdapter *layer)
@@ -89,13 +103,7 @@ static Err *build_layer(const Model *model, size_t l, const LayerFill *fill, Lay
     layer->n_params = 2 * layer->n_lora + fill->router;
     TRY(mem_new(&layer->params, layer->n_params, sizeof *layer->params));
     TRY(mem_new(&layer->loras, layer->n_lora, sizeof *layer->loras));
-    for (size_t i = 0; i < LORA_PLACES; i++) {
-        Slot slot = {.kind = SLOT_PLACE, .l = l, .place = (LoraPlace)i};
-        if (!fill->places[i].halves) continue;
-        TRY(add_pair(&b, &slot, &fill->places[i], &layer->pairs[i]));
-        place_param(layer, layer->pairs[i]->A);
-        place_param(layer, layer->pairs[i]->B);
-    }
+    for (size_t i = 0; i < LORA_PLACES; i++) TRY(build_place(&b, (LoraPlace)i, &fill->places[i]));
     if (!model->layers[l].dense) {
         TRY(mem_new(&layer->experts, model->router.E, sizeof *layer->experts));
         memcpy(layer->experts, model->layers[l].experts, model->router.E * sizeof *layer->experts);
@@ -165,7 +173,7 @@ Lora *adapter_pair(const Adapter *adapter, const Slot *slot)
 {
     const LayerAdapter *layer = &adapter->layers[slot->l];
     switch (slot->kind) {
-    case SLOT_PLACE: return layer->pairs[slot->place];
+    case SLOT_PLACE: return slot->half && layer->apart[slot->place] ? layer->apart[slot->place] : layer->pairs[slot->place];
     case SLOT_EXPERT_IN: return layer->experts ? (Lora *)(size_t)layer->experts[slot->expert].in : NULL;
     case SLOT_EXPERT_OUT: return layer->experts ? (Lora *)(size_t)layer->experts[slot->expert].out : NULL;
     case SLOT_ROUTER: break;
@@ -232,10 +240,11 @@ static Err *add_array(ArrayList *list, const char *module, const char *suffix, s
     return mem_format(&item->name, "layers/%zu/%s/%s", l, module + used, suffix);
 }
 
-static Err *add_param_array(ArrayList *list, const LayerAdapter *layer, const Slot *slot, const Param *p, const char *suffix)
+/* A parameter's name is its module and the suffix. */
+static Err *add_param_array(ArrayList *list, const LayerAdapter *layer, const Param *p, const char *suffix)
 {
     char stem[MODULE_BYTES];
-    slot_stem(slot, stem);
+    snprintf(stem, sizeof stem, "%.*s", (int)(strlen(p->name) - strlen(suffix) - 1), p->name);
     return add_array(list, stem, suffix, 2, (size_t[]){p->rows, p->cols}, layer->offset + p->offset);
 }
 
@@ -276,7 +285,7 @@ static Err *add_expert_arrays(ArrayList *list, const Adapter *adapter, size_t l,
             for (size_t e = 0; e < E; e++) {
                 Slot slot = {.kind = kind, .l = l, .expert = e};
                 const Lora *lora = adapter_pair(adapter, &slot);
-                if (lora) TRY(add_param_array(list, layer, &slot, side ? lora->B : lora->A, suffix));
+                if (lora) TRY(add_param_array(list, layer, side ? lora->B : lora->A, suffix));
             }
         }
     }
@@ -286,18 +295,19 @@ static Err *add_expert_arrays(ArrayList *list, const Adapter *adapter, size_t l,
 static Err *add_layer_arrays(ArrayList *list, const Adapter *adapter, size_t l)
 {
     const LayerAdapter *layer = &adapter->layers[l];
-    for (size_t i = 0; i < LORA_PLACES; i++) {
-        Slot slot = {.kind = SLOT_PLACE, .l = l, .place = (LoraPlace)i};
-        if (!layer->pairs[i]) continue;
-        TRY(add_param_array(list, layer, &slot, layer->pairs[i]->A, "lora_A"));
-        TRY(add_param_array(list, layer, &slot, layer->pairs[i]->B, "lora_B"));
-    }
+    for (size_t i = 0; i < LORA_PLACES; i++)
+        for (int half = 0; half < 2; half++) {
+            const Lora *lora = half ? layer->apart[i] : layer->pairs[i];
+            if (!lora) continue;
+            TRY(add_param_array(list, layer, lora->A, "lora_A"));
+            TRY(add_param_array(list, layer, lora->B, "lora_B"));
+        }
     if (layer->experts) {
         TRY(add_expert_arrays(list, adapter, l, SLOT_EXPERT_IN));
         TRY(add_expert_arrays(list, adapter, l, SLOT_EXPERT_OUT));
     }
     if (!layer->router) return NULL;
-    return add_param_array(list, layer, &(Slot){.kind = SLOT_ROUTER, .l = l}, layer->router, "weight");
+    return add_param_array(list, layer, layer->router, "weight");
 }
 
 Err *adapter_arrays(const Adapter *adapter, AdapterArray **arrays, size_t *n)

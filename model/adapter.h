@@ -2,7 +2,8 @@
  *
  *     values   | layer 0: A B A B ... | layer 1: ... |     a layer's block is what one tree of gradients adds up
  *
- * Gate and up of one MLP or expert share one A: B then has 2 F rows, gate's first (lora-and-adapters.md, decision 1). */
+ * Gate and up of one MLP or expert share one A: B then has 2 F rows, gate's first, and every consumer's format holds
+ * it without loss (docs/design.md, "LoRA costs what it weighs"). */
 #ifndef GRAFT_MODEL_ADAPTER_H
 #define GRAFT_MODEL_ADAPTER_H
 
@@ -43,6 +44,7 @@ typedef struct {
     Param *params;          /* in the order of the block */
     size_t offset, n;       /* of the block in Adapter.values, in floats */
     Lora *pairs[LORA_PLACES]; /* NULL: none */
+    Lora *apart[LORA_PLACES]; /* the up half, where an imported MLP has two A's; pairs then holds gate's */
     Param *router;          /* NULL: frozen */
     Expert *experts;        /* [E] base weights with this adapter's pairs; NULL in dense layers */
     size_t n_lora;
@@ -74,7 +76,8 @@ typedef struct {
     float *A, *B; /* [r][in], [out][r] */
 } ModulePair;
 
-/* Make an adapter of given pairs. Gate and up with equal A become one pair; with unequal A one of rank 2 r.
+/* Make an adapter of given pairs. Gate and up with equal A become one pair; with unequal A they stay two in an MLP, and
+ * become one of rank 2 r in a routed expert.
  * Fails: ERR_FORMAT naming the module that this model does not have, or whose shape differs. */
 MUST_USE Err *adapter_from_pairs(Adapter **adapter, const Model *model, size_t n, const ModulePair *pairs);
 

@@ -8,6 +8,7 @@ Tensor *mlp_forward(Tape *tape, const Layer *layer, const LayerAdapter *lora, Lo
 {
     Tensor *both = op_linear(tape, h, 2, (const Weight *[]){&layer->gate, &layer->up});
     both = op_lora(tape, both, h, lora ? lora->pairs[place] : NULL);
+    both = op_lora(tape, both, h, lora ? lora->apart[place] : NULL);
     return project(tape, op_swiglu(tape, both), &layer->down, lora, (LoraPlace)(place + 1));
 }
 

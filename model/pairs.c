@@ -39,11 +39,21 @@ static bool one_A(const Met *met)
     return g->r == u->r && g->scale == u->scale && memcmp(g->A, u->A, g->r * g->in * sizeof *g->A) == 0;
 }
 
-static Fill fill_for(const Met *met)
+static Fill fill_for(const Met *met, SlotKind kind)
 {
-    const ModulePair *g = met->half[0], *u = met->half[1];
-    if (!g || !u) return (Fill){g ? 1 : 2, (g ? g : u)->r, (float)(g ? g : u)->scale};
-    return one_A(met) ? (Fill){3, g->r, (float)g->scale} : (Fill){3, g->r + u->r, (float)g->scale};
+    const ModulePair *g = met->half[0], *u = met->half[1], *first = g ? g : u;
+    Fill fill = {.halves = 3, .r = first->r, .scale = (float)first->scale};
+    if (!g || !u) {
+        fill.halves = g ? 1 : 2;
+    } else if (!one_A(met)) {
+        if (kind == SLOT_PLACE) {
+            fill.r_up = u->r;
+            fill.scale_up = (float)u->scale;
+        } else {
+            fill.r += u->r;
+        }
+    }
+    return fill;
 }
 
 static void copy_rows(Param *B, size_t row, size_t col, const ModulePair *pair, double factor)
@@ -52,12 +62,17 @@ static void copy_rows(Param *B, size_t row, size_t col, const ModulePair *pair, 
         for (size_t j = 0; j < pair->r; j++) B->data[(row + i) * B->cols + col + j] = (float)((double)pair->B[i * pair->r + j] * factor);
 }
 
+static void set_one(Lora *lora, const ModulePair *pair)
+{
+    memcpy(lora->A->data, pair->A, pair->r * pair->in * sizeof(float));
+    copy_rows(lora->B, 0, 0, pair, 1);
+}
+
 /* Values of a slot from the pairs that met there; a scale other than the slot's goes into B. */
 static void set_pair(Lora *lora, const Met *met)
 {
     const ModulePair *g = met->half[0], *u = met->half[1], *first = g ? g : u;
-    memcpy(lora->A->data, first->A, first->r * first->in * sizeof(float));
-    copy_rows(lora->B, 0, 0, first, 1);
+    set_one(lora, first);
     if (!g || !u) return;
     bool shared = one_A(met);
     if (!shared) memcpy(lora->A->data + g->r * g->in, u->A, u->r * u->in * sizeof(float));
@@ -76,7 +91,7 @@ static Err *meet(Meeting *meeting, size_t n, const ModulePair *pairs, LayerFill 
         Met *met = met_of(meeting, &slot);
         if (met->half[slot.half]) return err_new(ERR_FORMAT, "adapter: %s is there twice", pairs[i].module);
         met->half[slot.half] = &pairs[i];
-        *fill_of(fills, &slot) = fill_for(met);
+        *fill_of(fills, &slot) = fill_for(met, slot.kind);
     }
     return NULL;
 }
@@ -91,7 +106,8 @@ static void set_all(Adapter *adapter, const Meeting *meeting, size_t n, const Mo
             memcpy(router->data, pairs[i].B, param_count(router) * sizeof(float));
             continue;
         }
-        set_pair(adapter_pair(adapter, &slot), met_of(meeting, &slot));
+        if (slot.kind == SLOT_PLACE && adapter->layers[slot.l].apart[slot.place]) set_one(adapter_pair(adapter, &slot), &pairs[i]);
+        else set_pair(adapter_pair(adapter, &slot), met_of(meeting, &slot));
     }
 }
 

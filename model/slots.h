@@ -34,8 +34,8 @@ MUST_USE Err *slots_visit(const Model *model, size_t l, SlotVisit visit, void *c
 /* What sits in a slot: halves is 0 for nothing, 1, or a mask of gate (1) and up (2). */
 typedef struct {
     unsigned halves;
-    size_t r;
-    float scale;
+    size_t r, r_up; /* r_up > 0: gate and up have pairs of their own */
+    float scale, scale_up;
 } Fill;
 
 typedef struct {

@@ -25,6 +25,8 @@ door 'cblas' tensor/matmul.c
 door 'hdf5' ckpt/h5.c
 door 'mpi\.h' train/dp.c
 door 'pcre2' data/pattern.c
+door 'utf8proc' data/unicode.c
+door 'zlib' data/reader.c
 door 'png\.h' cli/plot.c
 [ "$bad" = 0 ] && echo "layers: includes go one way"
 exit "$bad"

@@ -1,9 +1,10 @@
 #include "tests/support/cases.h"
 
 #include "base/memory.h"
+#include "data/chat.h"
+#include "data/raw.h"
 #include "data/reader.h"
 #include "data/tokenizer.h"
-#include "data/raw.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -103,5 +104,47 @@ Err *cases_tokenizer(const char *tokenizer_path, const char *encode_path, const 
     }
     encoder_free(encoder);
     tokenizer_close(tokenizer);
+    return err;
+}
+
+static ChatSwitch switch_of(Raw value) /* null counts as no in a template, absence does not */
+{
+    return !value.at ? CHAT_UNSET : *value.at == 't' ? CHAT_YES : CHAT_NO;
+}
+
+static Err *chat_case(Raw record, const char *path, size_t line, Count *count)
+{
+    ChatText chat = {0};
+    Text name = {0}, want = {0};
+    Raw given = raw_find(record, "options"), prompt = raw_find(given, "add_generation_prompt");
+    ChatOptions options = {.null_as_none = true,
+                           .enable_thinking = switch_of(raw_find(given, "enable_thinking")),
+                           .clear_thinking = switch_of(raw_find(given, "clear_thinking")),
+                           .add_generation_prompt = prompt.at && *prompt.at == 't'};
+    raw_string(&name, raw_find(record, "template"));
+    raw_string(&want, raw_find(record, "expected"));
+    Err *err = chat_recognise(&options.template, ".", name.data);
+    if (!err) err = chat_render(&chat, &options, raw_find(record, "messages"), raw_find(record, "tools"));
+    if (!err) judge(count, chat.text.n == want.n && !memcmp(chat.text.data, want.data, want.n), path, line, "the rendering differs");
+    if (!err && (chat.text.n != want.n || memcmp(chat.text.data, want.data, want.n))) printf("--- expected\n%s\n--- got\n%s\n", want.data, chat.text.data);
+    chat_text_free(&chat);
+    text_free(&name);
+    text_free(&want);
+    return err_wrap(err, "%s:%zu", path, line);
+}
+
+Err *cases_chat(const char *path, Count *count)
+{
+    Reader *reader;
+    const char *line;
+    size_t bytes;
+    TRY(reader_open(&reader, path));
+    Err *err = NULL;
+    while (!err && !(err = reader_line(reader, &line, &bytes)) && line) {
+        Raw record;
+        err = raw_open(&record, line, bytes);
+        if (!err) err = chat_case(record, path, reader_line_number(reader), count);
+    }
+    reader_close(reader);
     return err;
 }

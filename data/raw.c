@@ -279,12 +279,19 @@ void raw_next(RawItem *item)
     read_item(item, keyed);
 }
 
+void raw_find_all(Raw object, size_t n, const char *const keys[], Raw values[])
+{
+    for (size_t i = 0; i < n; i++) values[i] = (Raw){0};
+    if (!raw_is(object, JSON_OBJECT)) return;
+    for (RawItem item = raw_first(object); item.value.at; raw_next(&item))
+        for (size_t i = 0; i < n; i++)
+            if (raw_equals(item.key, keys[i])) values[i] = item.value;
+}
+
 Raw raw_find(Raw object, const char *key)
 {
-    Raw found = {0};
-    if (!raw_is(object, JSON_OBJECT)) return found;
-    for (RawItem item = raw_first(object); item.value.at; raw_next(&item))
-        if (raw_equals(item.key, key)) found = item.value;
+    Raw found;
+    raw_find_all(object, 1, &key, &found);
     return found;
 }
 

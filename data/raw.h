@@ -39,6 +39,9 @@ void raw_next(RawItem *item);
 /* The last member of that name, as Python keeps it. */
 Raw raw_find(Raw object, const char *key);
 
+/* The same for n keys in one walk: a large object is then read once. */
+void raw_find_all(Raw object, size_t n, const char *const keys[], Raw values[]);
+
 /* A string's characters, without quotes and escapes. */
 void raw_string(Text *out, Raw string);
 bool raw_equals(Raw string, const char *text);

@@ -171,11 +171,10 @@ static Err *read_added(Tokenizer *tok, const Json *list)
 }
 
 /* The small sections go through base/json.h, whose getters name what is wrong. */
-static Err *parse_section(Raw file, const char *name, Json **section)
+static Err *parse_section(Raw section, const char *name, Json **parsed)
 {
-    Raw raw = raw_find(file, name);
-    *section = NULL;
-    return raw.at ? err_wrap(json_parse(section, raw.at, raw.bytes), "%s", name) : NULL;
+    *parsed = NULL;
+    return section.at ? err_wrap(json_parse(parsed, section.at, section.bytes), "%s", name) : NULL;
 }
 
 static bool is_empty(Raw value) { return !value.at || raw_kind(value) == JSON_NULL || raw_equals(value, ""); }
@@ -183,42 +182,44 @@ static bool is_empty(Raw value) { return !value.at || raw_kind(value) == JSON_NU
 static Err *read_model(Tokenizer *tok, Raw model)
 {
     if (!raw_is(model, JSON_OBJECT)) return err_new(ERR_FORMAT, "model is %s; expected an object", raw_kind_name(model));
-    Raw type = raw_find(model, "type"), dropout = raw_find(model, "dropout"), vocab = raw_find(model, "vocab");
-    if (!raw_equals(type, "BPE"))
-        return err_new(ERR_FORMAT, "model type %.*s is not supported (known: BPE)", type.at ? (int)type.bytes : 4, type.at ? type.at : "none");
-    Raw fallback = raw_find(model, "byte_fallback"), ignore = raw_find(model, "ignore_merges");
-    if (fallback.at && *fallback.at == 't') return err_new(ERR_FORMAT, "byte_fallback is not supported");
-    if (!is_empty(dropout) && !raw_equals(dropout, "0")) return err_new(ERR_FORMAT, "dropout is not supported");
-    if (!is_empty(raw_find(model, "continuing_subword_prefix"))) return err_new(ERR_FORMAT, "continuing_subword_prefix is not supported");
-    if (!is_empty(raw_find(model, "end_of_word_suffix"))) return err_new(ERR_FORMAT, "end_of_word_suffix is not supported");
-    tok->ignore_merges = ignore.at && *ignore.at == 't';
-    TRY(vocabulary_read(&tok->vocabulary, vocab, raw_find(model, "merges")));
-    if (is_empty(raw_find(model, "unk_token"))) return NULL;
+    enum { TYPE, VOCAB, MERGES, FALLBACK, IGNORE, DROPOUT, PREFIX, SUFFIX, UNKNOWN, KEYS };
+    static const char *const keys[KEYS] = {"type", "vocab", "merges", "byte_fallback", "ignore_merges", "dropout",
+                                           "continuing_subword_prefix", "end_of_word_suffix", "unk_token"};
+    Raw of[KEYS];
+    raw_find_all(model, KEYS, keys, of);
+    if (!raw_equals(of[TYPE], "BPE"))
+        return err_new(ERR_FORMAT, "model type %.*s is not supported (known: BPE)", of[TYPE].at ? (int)of[TYPE].bytes : 4,
+                       of[TYPE].at ? of[TYPE].at : "none");
+    if (raw_is(of[FALLBACK], JSON_BOOL) && *of[FALLBACK].at == 't') return err_new(ERR_FORMAT, "byte_fallback is not supported");
+    for (size_t i = DROPOUT; i < UNKNOWN; i++)
+        if (!is_empty(of[i])) return err_new(ERR_FORMAT, "%s is not supported", keys[i]);
+    tok->ignore_merges = raw_is(of[IGNORE], JSON_BOOL) && *of[IGNORE].at == 't';
+    TRY(vocabulary_read(&tok->vocabulary, of[VOCAB], of[MERGES]));
+    if (is_empty(of[UNKNOWN])) return NULL;
     for (int byte = 0; byte < 256; byte++) /* with all bytes in it, nothing is ever unknown */
-        if (tok->vocabulary.byte_ids[byte] < 0) return err_new(ERR_FORMAT, "unk_token in a vocabulary that lacks byte 0x%02X is not supported", byte);
+        if (tok->vocabulary.byte_ids[byte] < 0)
+            return err_new(ERR_FORMAT, "unk_token in a vocabulary that lacks byte 0x%02X is not supported", byte);
     return NULL;
 }
 
 static Err *read_file(Tokenizer *tok, Raw file)
 {
-    Json *normalizer = NULL, *pre_tokenizer = NULL, *decoder = NULL, *added = NULL;
+    enum { NORMALIZER, PRE_TOKENIZER, DECODER, ADDED, MODEL, SECTIONS };
+    static const char *const names[SECTIONS] = {"normalizer", "pre_tokenizer", "decoder", "added_tokens", "model"};
+    Raw of[SECTIONS];
+    Json *parsed[MODEL] = {NULL};
     bool byte_level = false;
-    Err *err;
-    if ((err = parse_section(file, "normalizer", &normalizer))) goto done;
-    if ((err = parse_section(file, "pre_tokenizer", &pre_tokenizer))) goto done;
-    if ((err = parse_section(file, "decoder", &decoder))) goto done;
-    if ((err = parse_section(file, "added_tokens", &added))) goto done;
-    if ((err = read_normalizer(tok, normalizer))) goto done;
-    if ((err = err_wrap(read_pre_tokenizer(tok, pre_tokenizer, &byte_level), "pre_tokenizer"))) goto done;
+    Err *err = NULL;
+    raw_find_all(file, SECTIONS, names, of);
+    for (size_t i = 0; i < MODEL && !err; i++) err = parse_section(of[i], names[i], &parsed[i]);
+    if (err || (err = read_normalizer(tok, parsed[NORMALIZER]))) goto done;
+    if ((err = err_wrap(read_pre_tokenizer(tok, parsed[PRE_TOKENIZER], &byte_level), "pre_tokenizer"))) goto done;
     if (!byte_level) err = err_new(ERR_FORMAT, "pre_tokenizer without ByteLevel is not supported");
-    if (err || (err = check_decoder(decoder))) goto done;
-    if ((err = read_model(tok, raw_find(file, "model")))) goto done;
-    err = read_added(tok, added);
+    if (err || (err = check_decoder(parsed[DECODER]))) goto done;
+    if ((err = read_model(tok, of[MODEL]))) goto done;
+    err = read_added(tok, parsed[ADDED]);
 done:
-    json_free(normalizer);
-    json_free(pre_tokenizer);
-    json_free(decoder);
-    json_free(added);
+    for (size_t i = 0; i < MODEL; i++) json_free(parsed[i]);
     return err;
 }
 

@@ -19,18 +19,20 @@ static int byte_of_character(uint32_t code)
 /* Put what the text stands for at the end of `bytes`; false when it is not made of byte characters. */
 static bool spell_bytes(Text *bytes, const char *text, size_t n)
 {
-    size_t from = bytes->n;
+    size_t from = bytes->n, at = from;
+    text_add(bytes, text, n); /* never shorter than what it stands for; written over as that is found */
+    if (bytes->failed) return false;
     for (size_t i = 0; i < n;) {
         uint32_t code;
         i += unicode_next(text + i, n - i, &code);
         int byte = byte_of_character(code);
         if (byte < 0) {
-            bytes->n = from;
-            text_add(bytes, text, n);
+            memcpy(bytes->data + from, text, n);
             return false;
         }
-        text_add(bytes, &(char){(char)byte}, 1);
+        bytes->data[at++] = (char)byte;
     }
+    bytes->n = at;
     return true;
 }
 

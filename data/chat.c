@@ -11,10 +11,10 @@
  * Source: chat_template.jinja of zai-org/GLM-4.7-Flash (3,120 bytes) and of zai-org/GLM-4.5 (3,242 bytes). */
 #include "data/chat.h"
 
+#include "base/digest.h"
 #include "base/file.h"
 #include "base/memory.h"
 #include "data/reader.h"
-#include "data/sha256.h"
 #include "data/unicode.h"
 
 #include <stdlib.h>
@@ -78,13 +78,15 @@ static Err *read_from_config(Text *text, const char *directory)
 
 static Err *recognise_text(ChatTemplate *template, const Text *text)
 {
-    char hex[SHA256_HEX], what[160];
-    Sha256 sha;
+    unsigned char sum[DIGEST_SUM_BYTES];
+    char hex[2 * DIGEST_SUM_BYTES + 1], what[160];
+    Digest digest;
     size_t n = text->n;
     while (n && strchr(" \r\n\t", text->data[n - 1])) n--; /* an editor's last newline changes nothing */
-    sha256_init(&sha);
-    sha256_add(&sha, text->data, n);
-    sha256_hex(&sha, hex);
+    digest_init(&digest);
+    digest_add(&digest, text->data, n);
+    digest_end(&digest, sum);
+    digest_hex(sum, sizeof sum, hex);
     for (size_t i = 0; i < CHAT_TEMPLATES; i++) {
         if (strcmp(hex, families[i].sha256)) continue;
         *template = (ChatTemplate)i;

@@ -1,9 +1,9 @@
 #include "data/dataset.h"
 
 #include "base/arena.h"
+#include "base/digest.h"
 #include "base/memory.h"
 #include "data/reader.h"
-#include "data/sha256.h"
 
 #include <stdlib.h>
 
@@ -157,27 +157,26 @@ const Document *dataset_document(const Dataset *ds, size_t i)
 
 DatasetTotals dataset_totals(const Dataset *ds) { return ds->totals; }
 
-static void digest_numbers(Sha256 *sha, const int32_t *numbers, size_t n) /* the same on every machine */
+static void add_numbers(Digest *digest, const int32_t *numbers, size_t n) /* the same on every machine */
 {
     for (size_t i = 0; i < n; i++) {
         uint32_t x = (uint32_t)numbers[i];
         unsigned char bytes[4] = {(unsigned char)x, (unsigned char)(x >> 8), (unsigned char)(x >> 16), (unsigned char)(x >> 24)};
-        sha256_add(sha, bytes, 4);
+        digest_add(digest, bytes, 4);
     }
 }
 
-void dataset_digest(const Dataset *ds, char digest[DATASET_DIGEST])
+void dataset_digest(const Dataset *ds, char hex[DATASET_DIGEST])
 {
-    char hex[SHA256_HEX];
-    Sha256 sha;
-    sha256_init(&sha);
+    unsigned char sum[DIGEST_SUM_BYTES];
+    Digest digest;
+    digest_init(&digest);
     for (size_t i = 0; i < ds->count; i++) {
         const Document *document = &ds->documents[i];
-        digest_numbers(&sha, &(int32_t){(int32_t)document->n}, 1);
-        digest_numbers(&sha, document->ids, document->n);
-        digest_numbers(&sha, document->targets, document->n);
+        add_numbers(&digest, &(int32_t){(int32_t)document->n}, 1);
+        add_numbers(&digest, document->ids, document->n);
+        add_numbers(&digest, document->targets, document->n);
     }
-    sha256_hex(&sha, hex);
-    memcpy(digest, hex, DATASET_DIGEST - 1);
-    digest[DATASET_DIGEST - 1] = 0;
+    digest_end(&digest, sum);
+    digest_hex(sum, (DATASET_DIGEST - 1) / 2, hex);
 }

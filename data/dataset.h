@@ -36,6 +36,6 @@ DatasetTotals dataset_totals(const Dataset *dataset);
 
 /* 32 hexadecimal digits that tell data sets apart: of every document's ids and targets, in order. */
 enum { DATASET_DIGEST = 33 };
-void dataset_digest(const Dataset *dataset, char digest[DATASET_DIGEST]);
+void dataset_digest(const Dataset *dataset, char hex[DATASET_DIGEST]);
 
 #endif

@@ -1,13 +1,19 @@
+#include "data/dataset.h"
 #include "tests/support/check.h"
 
-#include "data/dataset.h"
-#include "tests/support/scratch.h"
-
 #include <stdio.h>
-#include <stdlib.h>
+#include <string.h>
 
 static Tokenizer *tokenizer;
 static const ChatOptions options = {.template = CHAT_GLM47};
+
+static char path[PATH_BYTES];
+
+static const char *file_with(void **state, const char *text)
+{
+    assert_ok(file_write(scratch_path(state, "records.jsonl", path), text, strlen(text)));
+    return path;
+}
 
 static int open_tokenizer(void **state)
 {
@@ -51,12 +57,11 @@ static void the_demo_has_the_tokens_and_scored_tokens_that_peft_counted(void **s
 }
 
 /* The scored tokens of one record as text, with a bar between runs. */
-static void assert_scored(const char *record, const ChatOptions *how, const char *expected)
+static void assert_scored(void **state, const char *record, const ChatOptions *how, const char *expected)
 {
     Dataset *ds;
     Text text = {0};
-    assert_ok(dataset_open(&ds, scratch_file(record), tokenizer, how, 512));
-    scratch_remove();
+    assert_ok(dataset_open(&ds, file_with(state, record), tokenizer, how, 512));
     const Document *document = dataset_document(ds, 0);
     for (size_t i = 0; i < document->n; i++) {
         if (document->targets[i] < 0) continue;
@@ -75,33 +80,31 @@ static void assert_scored(const char *record, const ChatOptions *how, const char
 
 static void what_is_scored_is_what_the_model_must_say_itself(void **state)
 {
-    (void)state;
     ChatOptions keep = {.clear_thinking = CHAT_NO}, last = {.train_on = CHAT_TRAIN_LAST}, all = {.train_on = CHAT_TRAIN_ALL},
                 quiet = {.train_on_reasoning = CHAT_NO}, glm45 = {.template = CHAT_GLM45};
     static const char tools[] = M(U("q") ",{\"role\":\"assistant\",\"content\":null,\"reasoning_content\":\"r\",\"tool_calls\":[{\"name\":\"f\",\"arguments\":{\"x\":1}}]},"
                                   "{\"role\":\"tool\",\"content\":\"out\"}," R("s", "done"));
-    assert_scored(M(U("q") "," A("a")), &options, "a<|endoftext|>");
-    assert_scored(M(U("q") "," R("r", "a")), &options, "r</think>a<|endoftext|>");
-    assert_scored(M(U("q") "," R("r", "a")), &quiet, "a<|endoftext|>");
-    assert_scored(M(U("q") "," R("  ", "a")), &options, "a<|endoftext|>");
-    assert_scored(M(U("1") "," A("one") "," U("2") "," A("two")), &options, "one<|user|>|two<|endoftext|>");
-    assert_scored(M(U("1") "," A("one") "," U("2") "," A("two")), &last, "two<|endoftext|>");
-    assert_scored(M(U("1") "," A("one")), &all, "<sop><|user|>1<|assistant|></think>one<|endoftext|>");
-    assert_scored(M(U("1") "," A("one") "," U("2")), &options, "one<|user|>");
-    assert_scored(M(U("1") "," R("r", "one") "," U("2") "," R("s", "two")), &options, "s</think>two<|endoftext|>"); /* r is cleared */
-    assert_scored(M(U("1") "," R("r", "one") "," U("2") "," R("s", "two")), &keep, "r</think>one<|user|>|s</think>two<|endoftext|>");
-    assert_scored(tools, &options, "r</think><tool_call>f<arg_key>x</arg_key><arg_value>1</arg_value></tool_call><|observation|>|s</think>done<|endoftext|>");
-    assert_scored(M(U("1") ",{\"role\":\"assistant\",\"content\":\"no\",\"weight\":0}," U("2") "," A("two")), &options, "two<|endoftext|>");
-    assert_scored(M(U("q") "," R("r", "a")), &glm45, "r</think>\na<|endoftext|>");
-    assert_scored(M(U("q") "," A("a")), &glm45, "\na<|endoftext|>");
-    assert_scored(M(U("<|user|></think>") "," A("a<|user|>b")), &options, "a<|user|>b<|endoftext|>");
+    assert_scored(state, M(U("q") "," A("a")), &options, "a<|endoftext|>");
+    assert_scored(state, M(U("q") "," R("r", "a")), &options, "r</think>a<|endoftext|>");
+    assert_scored(state, M(U("q") "," R("r", "a")), &quiet, "a<|endoftext|>");
+    assert_scored(state, M(U("q") "," R("  ", "a")), &options, "a<|endoftext|>");
+    assert_scored(state, M(U("1") "," A("one") "," U("2") "," A("two")), &options, "one<|user|>|two<|endoftext|>");
+    assert_scored(state, M(U("1") "," A("one") "," U("2") "," A("two")), &last, "two<|endoftext|>");
+    assert_scored(state, M(U("1") "," A("one")), &all, "<sop><|user|>1<|assistant|></think>one<|endoftext|>");
+    assert_scored(state, M(U("1") "," A("one") "," U("2")), &options, "one<|user|>");
+    assert_scored(state, M(U("1") "," R("r", "one") "," U("2") "," R("s", "two")), &options, "s</think>two<|endoftext|>"); /* r is cleared */
+    assert_scored(state, M(U("1") "," R("r", "one") "," U("2") "," R("s", "two")), &keep, "r</think>one<|user|>|s</think>two<|endoftext|>");
+    assert_scored(state, tools, &options, "r</think><tool_call>f<arg_key>x</arg_key><arg_value>1</arg_value></tool_call><|observation|>|s</think>done<|endoftext|>");
+    assert_scored(state, M(U("1") ",{\"role\":\"assistant\",\"content\":\"no\",\"weight\":0}," U("2") "," A("two")), &options, "two<|endoftext|>");
+    assert_scored(state, M(U("q") "," R("r", "a")), &glm45, "r</think>\na<|endoftext|>");
+    assert_scored(state, M(U("q") "," A("a")), &glm45, "\na<|endoftext|>");
+    assert_scored(state, M(U("<|user|></think>") "," A("a<|user|>b")), &options, "a<|user|>b<|endoftext|>");
 }
 
 static void long_records_are_cut_from_the_right(void **state)
 {
-    (void)state;
     Dataset *whole, *cut;
-    const char *path = scratch_file(M(U("q") "," A("one two three four five six seven")) "\n\n" M(U("q") "," A("a")) "\n");
+    file_with(state, M(U("q") "," A("one two three four five six seven")) "\n\n" M(U("q") "," A("a")) "\n");
     assert_ok(dataset_open(&whole, path, tokenizer, &options, 512));
     assert_ok(dataset_open(&cut, path, tokenizer, &options, 8));
     const Document *a = dataset_document(whole, 0), *b = dataset_document(cut, 0);
@@ -119,12 +122,10 @@ static void long_records_are_cut_from_the_right(void **state)
     assert_string_not_equal(x, y);
     dataset_close(whole);
     dataset_close(cut);
-    scratch_remove();
 }
 
 static void a_bad_record_is_refused_with_file_line_and_what_was_seen(void **state)
 {
-    (void)state;
     static const char good[] = M(U("q") "," A("a")) "\n";
     static const char *const cases[][2] = {
         {"{\"messages\":[}", "line 2: not valid JSON at line 1, column 14: '}'"},
@@ -148,28 +149,25 @@ static void a_bad_record_is_refused_with_file_line_and_what_was_seen(void **stat
         char file[1000];
         Dataset *ds;
         snprintf(file, sizeof file, "%s%s\n", good, cases[i][0]);
-        const char *path = scratch_file(file);
+        file_with(state, file);
         assert_fails(dataset_open(&ds, path, tokenizer, &options, 512), ERR_DATA, cases[i][1]);
         assert_fails(dataset_open(&ds, path, tokenizer, &options, 512), ERR_DATA, path);
-        scratch_remove();
-    }
+        }
     Dataset *ds;
-    assert_fails(dataset_open(&ds, scratch_file("\n \n"), tokenizer, &options, 512), ERR_DATA, "has no records");
-    scratch_remove();
+    assert_fails(dataset_open(&ds, file_with(state, "\n \n"), tokenizer, &options, 512), ERR_DATA, "has no records");
     assert_fails(dataset_open(&ds, "/nowhere.jsonl", tokenizer, &options, 512), ERR_IO, "/nowhere.jsonl");
     assert_fails(dataset_open(&ds, "/", tokenizer, &options, 512), ERR_IO, "is a directory");
-    assert_fails(dataset_open(&ds, scratch_file(good), tokenizer, &options, 4), ERR_DATA, "nothing in the record is scored within max_length");
-    assert_fails(dataset_open(&ds, scratch_file(good), tokenizer, &options, 0), ERR_USAGE, "max_length");
-    scratch_remove();
+    assert_fails(dataset_open(&ds, file_with(state, good), tokenizer, &options, 4), ERR_DATA, "nothing in the record is scored within max_length");
+    assert_fails(dataset_open(&ds, file_with(state, good), tokenizer, &options, 0), ERR_USAGE, "max_length");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_demo_has_the_tokens_and_scored_tokens_that_peft_counted),
-        cmocka_unit_test(what_is_scored_is_what_the_model_must_say_itself),
-        cmocka_unit_test(long_records_are_cut_from_the_right),
-        cmocka_unit_test(a_bad_record_is_refused_with_file_line_and_what_was_seen),
+        scratch_test(what_is_scored_is_what_the_model_must_say_itself),
+        scratch_test(long_records_are_cut_from_the_right),
+        scratch_test(a_bad_record_is_refused_with_file_line_and_what_was_seen),
     };
     return cmocka_run_group_tests(tests, open_tokenizer, close_tokenizer);
 }

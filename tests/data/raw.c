@@ -1,9 +1,7 @@
+#include "data/raw.h"
 #include "tests/support/check.h"
 
-#include "data/raw.h"
-
-#include <stdio.h>
-#include <stdlib.h>
+#include <string.h>
 
 static Raw opened(const char *text)
 {

@@ -125,18 +125,57 @@ void unicode_strip(const char **text, size_t *n)
     *n = left;
 }
 
-Err *unicode_nfc(Text *out, const char *text, size_t n, bool *same)
+/* Hugging Face's library normalizes by the tables of Unicode 9: combining marks that came later (up to Unicode 15, and
+ * the one later letter that composes backward) stay where they are, and nothing moves across them. */
+static bool newer_than_unicode_9(uint32_t code)
 {
-    size_t i = 0;
-    while (i < n && (unsigned char)text[i] < 0xCC) i++; /* nothing below U+0300 changes or composes backward */
-    *same = i == n;
-    if (*same) return NULL;
+    static const uint32_t ranges[][2] = {
+        {0x07FD, 0x07FD}, {0x0898, 0x089F}, {0x08CA, 0x08D3}, {0x09FE, 0x09FE}, {0x0C3C, 0x0C3C}, {0x0D3B, 0x0D3C},
+        {0x0EBA, 0x0EBA}, {0x0ECE, 0x0ECE}, {0x1715, 0x1715}, {0x1ABF, 0x1ACE}, {0x1DF6, 0x1DFA}, {0xA82C, 0xA82C},
+        {0x10D24, 0x10D27}, {0x10EAB, 0x10EAC}, {0x10EFD, 0x10EFF}, {0x10F46, 0x10F50}, {0x10F82, 0x10F85},
+        {0x11070, 0x11070}, {0x1133B, 0x1133B}, {0x1145E, 0x1145E}, {0x11839, 0x1183A}, {0x11930, 0x11930},
+        {0x1193D, 0x1193E}, {0x11943, 0x11943}, {0x119E0, 0x119E0}, {0x11A34, 0x11A34}, {0x11A47, 0x11A47},
+        {0x11A99, 0x11A99}, {0x11D42, 0x11D42}, {0x11D44, 0x11D45}, {0x11D97, 0x11D97}, {0x11F41, 0x11F42},
+        {0x16FF0, 0x16FF1}, {0x1E08F, 0x1E08F}, {0x1E130, 0x1E136}, {0x1E2AE, 0x1E2AE}, {0x1E2EC, 0x1E2EF},
+        {0x1E4EC, 0x1E4EF}};
+    size_t low = 0, high = sizeof ranges / sizeof *ranges;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (code > ranges[middle][1]) low = middle + 1;
+        else high = middle;
+    }
+    return low < sizeof ranges / sizeof *ranges && code >= ranges[low][0];
+}
+
+static Err *compose(Text *out, const char *text, size_t n)
+{
     utf8proc_uint8_t *form = NULL;
+    if (n == 0) return NULL;
     utf8proc_ssize_t length = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)n, &form,
                                            UTF8PROC_STABLE | UTF8PROC_COMPOSE);
     if (length < 0) return err_new(ERR_DATA, "NFC of %zu bytes: %s", n, utf8proc_errmsg(length));
-    *same = (size_t)length == n && !memcmp(form, text, n);
-    if (!*same) text_add(out, (const char *)form, (size_t)length);
+    text_add(out, (const char *)form, (size_t)length);
     free(form);
-    return text_error(out);
+    return NULL;
+}
+
+Err *unicode_nfc(Text *out, const char *text, size_t n, bool *same)
+{
+    size_t i = 0, from = 0, length;
+    while (i < n && (unsigned char)text[i] < 0xCC) i++; /* nothing below U+0300 changes or composes backward */
+    *same = i == n;
+    if (*same) return NULL;
+    for (; i < n; i += length) {
+        uint32_t code;
+        length = unicode_next(text + i, n - i, &code);
+        if (!newer_than_unicode_9(code)) continue;
+        TRY(compose(out, text + from, i - from));
+        text_add(out, text + i, length);
+        from = i + length;
+    }
+    TRY(compose(out, text + from, n - from));
+    TRY(text_error(out));
+    *same = out->n == n && !memcmp(out->data, text, n);
+    if (*same) text_clear(out);
+    return NULL;
 }

@@ -40,7 +40,8 @@ struct Bpe {
 
 Err *tokens_add(Tokens *tokens, int32_t id, size_t end)
 {
-    if (tokens->n == tokens->capacity) TRY(mem_grow(&tokens->items, &tokens->capacity, tokens->n + 1, sizeof *tokens->items));
+    if (tokens->n == tokens->capacity)
+        TRY(mem_grow(&tokens->items, &tokens->capacity, tokens->n + 1, sizeof *tokens->items));
     tokens->items[tokens->n++] = (Token){id, (uint32_t)end};
     return NULL;
 }

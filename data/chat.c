@@ -28,10 +28,12 @@ typedef struct {
 } Family;
 
 static const Family families[CHAT_TEMPLATES] = {
-    [CHAT_GLM47] = {"glm47", "GLM-4.7, GLM-4.7-Flash, GLM-5", "d63ad536c3c81880043e22ec7fd08db42b4d8fb7c89c7138bc562bfa25281375", "",
+    [CHAT_GLM47] = {"glm47", "GLM-4.7, GLM-4.7-Flash, GLM-5",
+                    "d63ad536c3c81880043e22ec7fd08db42b4d8fb7c89c7138bc562bfa25281375", "",
                     "<tool_call>{function-name}<arg_key>{arg-key-1}</arg_key><arg_value>{arg-value-1}</arg_value>"
                     "<arg_key>{arg-key-2}</arg_key><arg_value>{arg-value-2}</arg_value>...</tool_call>"},
-    [CHAT_GLM45] = {"glm45", "GLM-4.5, GLM-4.6", "44f815868bf02fa458dd2f741a338046f4bf45f398eb6d067766726b9d96cce3", "\n",
+    [CHAT_GLM45] = {"glm45", "GLM-4.5, GLM-4.6", "44f815868bf02fa458dd2f741a338046f4bf45f398eb6d067766726b9d96cce3",
+                    "\n",
                     "<tool_call>{function-name}\n<arg_key>{arg-key-1}</arg_key>\n<arg_value>{arg-value-1}</arg_value>\n"
                     "<arg_key>{arg-key-2}</arg_key>\n<arg_value>{arg-value-2}</arg_value>\n...\n</tool_call>"},
 };
@@ -92,7 +94,8 @@ static Err *recognise_text(ChatTemplate *template, const Text *text)
         *template = (ChatTemplate)i;
         return NULL;
     }
-    snprintf(what, sizeof what, "the chat template (%zu bytes, SHA-256 %.16s...) is not one that graft knows", text->n, hex);
+    snprintf(what, sizeof what, "the chat template (%zu bytes, SHA-256 %.16s...) is not one that graft knows", text->n,
+             hex);
     return unknown(ERR_FORMAT, what);
 }
 
@@ -165,13 +168,15 @@ static Err *unwrap(Raw *value, JsonKind kind, const char *what, Text *held)
         TRY(text_error(held));
         Err *err = raw_open(value, held->data, held->n);
         if (err) {
-            Err *told = err_new(ERR_DATA, "%s is a string that does not hold %s: %s", what, kind == JSON_ARRAY ? "an array" : "an object", err_message(err));
+            Err *told = err_new(ERR_DATA, "%s is a string that does not hold %s: %s", what,
+                                kind == JSON_ARRAY ? "an array" : "an object", err_message(err));
             err_free(err);
             return told;
         }
     }
     if (raw_is(*value, kind)) return NULL;
-    return err_new(ERR_DATA, "%s is %s; expected %s", what, raw_kind_name(*value), kind == JSON_ARRAY ? "an array" : "an object");
+    return err_new(ERR_DATA, "%s is %s; expected %s", what, raw_kind_name(*value),
+                   kind == JSON_ARRAY ? "an array" : "an object");
 }
 
 static Err *render_tools(Render *r, Raw tools)
@@ -186,7 +191,8 @@ static Err *render_tools(Render *r, Raw tools)
         TRY(err_wrap(raw_python(&r->out->text, tool.value), "tools"));
         put(r, "\n");
     }
-    put(r, "</tools>\n\nFor each function call, output the function name and arguments within the following XML format:\n");
+    put(r, "</tools>\n\nFor each function call, "
+           "output the function name and arguments within the following XML format:\n");
     put(r, families[r->options->template].call_format);
     return NULL;
 }
@@ -269,7 +275,8 @@ static const char *find(const char *text, size_t n, const char *word, bool last)
 }
 
 /* Thinking and content of a turn: from reasoning_content, or from what stands around </think> in the content. */
-static Err *split_thinking(Render *r, Raw message, const char **thinking, size_t *n_thinking, const char **content, size_t *n_content)
+static Err *split_thinking(Render *r, Raw message, const char **thinking, size_t *n_thinking, const char **content,
+                           size_t *n_content)
 {
     Raw given = raw_find(message, "reasoning_content");
     TRY(visible(r, &r->content, raw_find(message, "content")));
@@ -323,10 +330,12 @@ static Err *render_assistant(Render *r, Raw message, size_t number, size_t *begi
     Raw calls = raw_find(message, "tool_calls"), weight = raw_find(message, "weight");
     if (calls.at && raw_kind(calls) != JSON_ARRAY && raw_kind(calls) != JSON_NULL)
         return err_new(ERR_DATA, "tool_calls is %s; expected an array", raw_kind_name(calls));
-    for (RawItem call = raw_first(calls); call.value.at; raw_next(&call)) TRY(err_wrap(render_call(r, call.value), "tool_calls"));
+    for (RawItem call = raw_first(calls); call.value.at; raw_next(&call))
+        TRY(err_wrap(render_call(r, call.value), "tool_calls"));
     if (!weight.at || raw_kind(weight) == JSON_NULL) return NULL;
     if (weight.bytes != 1 || (*weight.at != '0' && *weight.at != '1'))
-        return err_new(ERR_DATA, "weight is %.*s; expected 0 or 1", weight.bytes < 20 ? (int)weight.bytes : 20, weight.at);
+        return err_new(ERR_DATA, "weight is %.*s; expected 0 or 1", weight.bytes < 20 ? (int)weight.bytes : 20,
+                       weight.at);
     if (*weight.at == '0') *begin = SIZE_MAX;
     return NULL;
 }
@@ -343,7 +352,8 @@ static Err *role_of(Raw message, Role *role)
         if (raw_equals(given, names[i])) *role = i;
     if (*role != NOBODY) return NULL;
     if (!raw_is(given, JSON_STRING)) return err_new(ERR_DATA, "role is %s; expected a string", raw_kind_name(given));
-    return err_new(ERR_DATA, "role is %.*s; expected system, user, assistant or tool", given.bytes < 40 ? (int)given.bytes : 40, given.at);
+    return err_new(ERR_DATA, "role is %.*s; expected system, user, assistant or tool",
+                   given.bytes < 40 ? (int)given.bytes : 40, given.at);
 }
 
 static Err *render_message(Render *r, Raw message, size_t number, Role role, Role before, size_t *begin)
@@ -381,7 +391,8 @@ static Err *render_messages(Render *r, Raw messages)
 
 static Err *count_messages(Render *r, Raw messages)
 {
-    if (!raw_is(messages, JSON_ARRAY)) return err_new(ERR_DATA, "messages is %s; expected an array", raw_kind_name(messages));
+    if (!raw_is(messages, JSON_ARRAY))
+        return err_new(ERR_DATA, "messages is %s; expected an array", raw_kind_name(messages));
     for (RawItem m = raw_first(messages); m.value.at; raw_next(&m)) {
         r->n_messages++;
         if (raw_equals(raw_find(m.value, "role"), "user")) r->last_user = r->n_messages;

@@ -18,7 +18,7 @@ typedef enum {
 
 typedef enum { CHAT_UNSET, CHAT_NO, CHAT_YES } ChatSwitch; /* a template tells "not given" from both */
 
-typedef enum { CHAT_TRAIN_ASSISTANT, CHAT_TRAIN_LAST, CHAT_TRAIN_ALL } ChatTrainOn; /* turns; LAST: the last assistant's */
+typedef enum { CHAT_TRAIN_ASSISTANT, CHAT_TRAIN_LAST, CHAT_TRAIN_ALL } ChatTrainOn; /* LAST: the last assistant turn */
 
 typedef struct {
     ChatTemplate template;

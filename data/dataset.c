@@ -26,14 +26,18 @@ typedef struct {
 /* The keys by which other formats are known, so that the message can say what was seen. */
 static Err *no_messages(Raw record)
 {
-    static const char *const others[] = {"conversations", "prompt", "completion", "instruction", "text", "input_ids", NULL};
-    if (!raw_is(record, JSON_OBJECT)) return err_new(ERR_DATA, "the record is %s; expected an object", raw_kind_name(record));
+    static const char *const others[] = {"conversations", "prompt", "completion", "instruction", "text",
+                                         "input_ids", NULL};
+    if (!raw_is(record, JSON_OBJECT))
+        return err_new(ERR_DATA, "the record is %s; expected an object", raw_kind_name(record));
     for (const char *const *key = others; *key; key++)
         if (raw_find(record, *key).at)
-            return err_new(ERR_DATA, "the record has %s and no messages; the one known format is messages (with tools)", *key);
+            return err_new(ERR_DATA, "the record has %s and no messages; the one known format is messages (with tools)",
+                           *key);
     RawItem first = raw_first(record);
     if (!first.value.at) return err_new(ERR_DATA, "the record is empty; the one known format is messages (with tools)");
-    return err_new(ERR_DATA, "the record has no messages (its first key is %.*s); the one known format is messages (with tools)",
+    return err_new(ERR_DATA,
+                   "the record has no messages (its first key is %.*s); the one known format is messages (with tools)",
                    first.key.bytes < 60 ? (int)first.key.bytes : 60, first.key.at);
 }
 
@@ -118,7 +122,8 @@ static Err *read_all(Build *build, Reader *reader, const char *path)
     return build->dataset->count ? NULL : err_new(ERR_DATA, "%s has no records", path);
 }
 
-Err *dataset_open(Dataset **out, const char *path, const Tokenizer *tokenizer, const ChatOptions *options, size_t max_length)
+Err *dataset_open(Dataset **out, const char *path, const Tokenizer *tokenizer, const ChatOptions *options,
+                  size_t max_length)
 {
     Build build = {.options = *options, .max_length = max_length};
     Reader *reader = NULL;
@@ -161,7 +166,8 @@ static void add_numbers(Digest *digest, const int32_t *numbers, size_t n) /* the
 {
     for (size_t i = 0; i < n; i++) {
         uint32_t x = (uint32_t)numbers[i];
-        unsigned char bytes[4] = {(unsigned char)x, (unsigned char)(x >> 8), (unsigned char)(x >> 16), (unsigned char)(x >> 24)};
+        unsigned char bytes[4] = {(unsigned char)x, (unsigned char)(x >> 8), (unsigned char)(x >> 16),
+                                  (unsigned char)(x >> 24)};
         digest_add(digest, bytes, 4);
     }
 }

@@ -49,7 +49,10 @@ void loader_close(Loader *loader)
     free(loader);
 }
 
-size_t loader_steps_per_epoch(const Loader *loader) { return (loader->n_documents + loader->batch - 1) / loader->batch; }
+size_t loader_steps_per_epoch(const Loader *loader)
+{
+    return (loader->n_documents + loader->batch - 1) / loader->batch;
+}
 
 static void shuffle(const Loader *loader, uint64_t epoch)
 {

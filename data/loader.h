@@ -7,7 +7,7 @@
 
 typedef struct Loader Loader;
 
-/* The dataset must stay open as long as the loader. Fails: ERR_USAGE, a batch of 0; ERR_DATA, 2^32 documents or more. */
+/* Of the dataset only its count is kept. Fails: ERR_USAGE, a batch of 0; ERR_DATA, 2^32 documents or more. */
 MUST_USE Err *loader_open(Loader **loader, const Dataset *dataset, size_t train_batch_size, uint64_t seed);
 void loader_close(Loader *loader);
 

@@ -38,7 +38,8 @@ typedef struct {
 
 static Err *refuse(const Rewrite *r, const char *what)
 {
-    return err_new(ERR_FORMAT, "pattern %s: at character %zu: %s is not supported", r->regex, (size_t)(r->at - r->regex), what);
+    return err_new(ERR_FORMAT, "pattern %s: at character %zu: %s is not supported", r->regex,
+                   (size_t)(r->at - r->regex), what);
 }
 
 static Err *rewrite_escape(Rewrite *r) /* at the backslash */
@@ -77,7 +78,8 @@ static Err *rewrite_escape(Rewrite *r) /* at the backslash */
         text_put(&r->out, "}");
         break;
     default:
-        if (strchr("dDrntfaex", c) == NULL && ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9')))
+        if (strchr("dDrntfaex", c) == NULL &&
+            ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9')))
             return refuse(r, named);
         text_add(&r->out, r->at, 2);
     }
@@ -163,7 +165,8 @@ static Err *compile(Pattern *pattern, const char *regex, const char *rewritten, 
     pcre2_compile_context_free(context);
     if (!pattern->code) {
         pcre2_get_error_message(code, why, sizeof why);
-        return err_new(ERR_FORMAT, "pattern %s: %s (as %s, character %zu)", regex, (char *)why, rewritten, (size_t)offset);
+        return err_new(ERR_FORMAT, "pattern %s: %s (as %s, character %zu)", regex, (char *)why, rewritten,
+                       (size_t)offset);
     }
     /* Where the system forbids or lacks the compiler to machine code, PCRE2's interpreter does the same, slower. */
     pattern->jit = pcre2_jit_compile(pattern->code, PCRE2_JIT_COMPLETE) == 0;

@@ -34,10 +34,10 @@ static int hex(const char *at, const char *end)
     int value = 0;
     if (end - at < 4) return -1;
     for (int i = 0; i < 4; i++) {
-        char c = at[i];
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-        if (digit < 0) return -1;
-        value = value << 4 | digit;
+        static const char digits[] = "0123456789abcdef";
+        const char *digit = at[i] ? strchr(digits, at[i] >= 'A' && at[i] <= 'F' ? at[i] + 32 : at[i]) : NULL;
+        if (!digit) return -1;
+        value = value << 4 | (int)(digit - digits);
     }
     return value;
 }
@@ -82,7 +82,7 @@ static bool check_string(Scan *s)
     return fail(s, "the end of a string");
 }
 
-static bool digits(Scan *s)
+static bool check_digits(Scan *s)
 {
     const char *from = s->at;
     while (s->at < s->end && *s->at >= '0' && *s->at <= '9') s->at++;
@@ -93,15 +93,15 @@ static bool check_number(Scan *s)
 {
     if (*s->at == '-') s->at++;
     if (s->at < s->end && *s->at == '0') s->at++;
-    else if (!digits(s)) return false;
+    else if (!check_digits(s)) return false;
     if (s->at < s->end && *s->at == '.') {
         s->at++;
-        if (!digits(s)) return false;
+        if (!check_digits(s)) return false;
     }
     if (s->at < s->end && (*s->at == 'e' || *s->at == 'E')) {
         s->at++;
         if (s->at < s->end && (*s->at == '+' || *s->at == '-')) s->at++;
-        if (!digits(s)) return false;
+        if (!check_digits(s)) return false;
     }
     return true;
 }
@@ -170,11 +170,13 @@ static Err *scan_error(const Scan *s)
         }
     }
     if (s->at == s->end)
-        return err_new(ERR_FORMAT, "not valid JSON: ends at line %zu, column %zu; expected %s", line, column, s->expected);
+        return err_new(ERR_FORMAT, "not valid JSON: ends at line %zu, column %zu; expected %s", line, column,
+                       s->expected);
     unsigned char c = (unsigned char)*s->at;
     char seen[16];
     snprintf(seen, sizeof seen, c > 0x20 && c < 0x7F ? "'%c'" : "byte 0x%02X", c);
-    return err_new(ERR_FORMAT, "not valid JSON at line %zu, column %zu: %s; expected %s", line, column, seen, s->expected);
+    return err_new(ERR_FORMAT, "not valid JSON at line %zu, column %zu: %s; expected %s", line, column, seen,
+                   s->expected);
 }
 
 Err *raw_open(Raw *value, const char *text, size_t bytes)
@@ -219,27 +221,28 @@ static const char *after_string(const char *at) /* at the opening quote */
     return at + 1;
 }
 
-static const char *after_value(const char *at, const char *end)
+static const char *after_container(const char *at) /* at the opening bracket */
 {
+    static const signed char turns[256] = {['"'] = 2, ['{'] = 1, ['['] = 1, ['}'] = -1, [']'] = -1};
     int depth = 0;
     do {
-        switch (*at) {
-        case '"': at = after_string(at); break;
-        case '{':
-        case '[':
-            depth++;
+        signed char turn;
+        while (!(turn = turns[(unsigned char)*at])) at++;
+        if (turn == 2) {
+            at = after_string(at);
+        } else {
+            depth += turn;
             at++;
-            break;
-        case '}':
-        case ']':
-            depth--;
-            at++;
-            break;
-        default:
-            at++;
-            if (!depth) while (at < end && !strchr(",]} \t\r\n", *at)) at++;
         }
     } while (depth);
+    return at;
+}
+
+static const char *after_value(const char *at, const char *end)
+{
+    if (*at == '"') return after_string(at);
+    if (*at == '{' || *at == '[') return after_container(at);
+    while (at < end && !strchr(",]} \t\r\n", *at)) at++;
     return at;
 }
 

@@ -1,5 +1,5 @@
-/* JSON read in place, as the text it is. Where base/json.h gives numbers as doubles and strings that end at a zero, this
- * keeps every digit and every byte, costs no memory, and can write a value again as Python's json.dumps does.
+/* JSON read in place, as the text it is. Where base/json.h gives numbers as doubles and strings that end at a zero,
+ * this keeps every digit and every byte, costs no memory, and can write a value again as Python's json.dumps does.
  *
  *     Raw record, messages;
  *     TRY(raw_open(&record, line, bytes));                 // checks everything, once

@@ -111,16 +111,19 @@ static Err *read_pre_tokenizer(Tokenizer *tok, const Json *section, bool *byte_l
         return err_new(ERR_FORMAT, "%s is not supported (known: Sequence, Split, ByteLevel)", type_of(section));
     const Json *steps;
     TRY(json_get_array(section, "pretokenizers", &steps));
-    for (const Json *step = json_first(steps); step; step = json_next(step)) TRY(read_pre_tokenizer(tok, step, byte_level));
+    for (const Json *step = json_first(steps); step; step = json_next(step))
+        TRY(read_pre_tokenizer(tok, step, byte_level));
     return NULL;
 }
 
 static Err *check_decoder(const Json *section)
 {
     const Json *steps = json_find(section, "decoders");
-    if (!is_none(section) && is_type(section, "Sequence") && steps && json_count(steps) == 1) section = json_first(steps);
+    if (!is_none(section) && is_type(section, "Sequence") && steps && json_count(steps) == 1)
+        section = json_first(steps);
     if (!is_none(section) && is_type(section, "ByteLevel")) return NULL;
-    return err_new(ERR_FORMAT, "decoder %s is not supported (known: ByteLevel)", is_none(section) ? "none" : type_of(section));
+    return err_new(ERR_FORMAT, "decoder %s is not supported (known: ByteLevel)",
+                   is_none(section) ? "none" : type_of(section));
 }
 
 static Err *put_added(Tokenizer *tok, const Json *item)
@@ -141,7 +144,8 @@ static Err *put_added(Tokenizer *tok, const Json *item)
     if (n == 0) return NULL; /* Hugging Face's library ignores it too */
     added.id = (int32_t)id;
     int32_t known = vocabulary_id_of_text(&tok->vocabulary, content, n);
-    if (known >= 0 && known != added.id) return err_new(ERR_FORMAT, "is id %d here, %d in the vocabulary", (int)id, (int)known);
+    if (known >= 0 && known != added.id)
+        return err_new(ERR_FORMAT, "is id %d here, %d in the vocabulary", (int)id, (int)known);
     if (known < 0) TRY(vocabulary_add(&tok->vocabulary, added.id, content, n, false));
     TRY(mem_grow(&tok->special, &tok->n_special, (size_t)id + 1, sizeof *tok->special));
     tok->special[id] |= added.special;
@@ -157,7 +161,8 @@ static Err *put_added(Tokenizer *tok, const Json *item)
 static Err *read_added(Tokenizer *tok, const Json *list)
 {
     if (is_none(list)) return NULL;
-    if (json_kind(list) != JSON_ARRAY) return err_new(ERR_FORMAT, "added_tokens is %s; expected an array", json_kind_name(list));
+    if (json_kind(list) != JSON_ARRAY)
+        return err_new(ERR_FORMAT, "added_tokens is %s; expected an array", json_kind_name(list));
     for (int special = 1; special >= 0; special--) {
         size_t i = 0;
         for (const Json *item = json_first(list); item; item = json_next(item), i++) {
@@ -181,16 +186,18 @@ static bool is_empty(Raw value) { return !value.at || raw_kind(value) == JSON_NU
 
 static Err *read_model(Tokenizer *tok, Raw model)
 {
-    if (!raw_is(model, JSON_OBJECT)) return err_new(ERR_FORMAT, "model is %s; expected an object", raw_kind_name(model));
+    if (!raw_is(model, JSON_OBJECT))
+        return err_new(ERR_FORMAT, "model is %s; expected an object", raw_kind_name(model));
     enum { TYPE, VOCAB, MERGES, FALLBACK, IGNORE, DROPOUT, PREFIX, SUFFIX, UNKNOWN, KEYS };
     static const char *const keys[KEYS] = {"type", "vocab", "merges", "byte_fallback", "ignore_merges", "dropout",
                                            "continuing_subword_prefix", "end_of_word_suffix", "unk_token"};
     Raw of[KEYS];
     raw_find_all(model, KEYS, keys, of);
     if (!raw_equals(of[TYPE], "BPE"))
-        return err_new(ERR_FORMAT, "model type %.*s is not supported (known: BPE)", of[TYPE].at ? (int)of[TYPE].bytes : 4,
-                       of[TYPE].at ? of[TYPE].at : "none");
-    if (raw_is(of[FALLBACK], JSON_BOOL) && *of[FALLBACK].at == 't') return err_new(ERR_FORMAT, "byte_fallback is not supported");
+        return err_new(ERR_FORMAT, "model type %.*s is not supported (known: BPE)",
+                       of[TYPE].at ? (int)of[TYPE].bytes : 4, of[TYPE].at ? of[TYPE].at : "none");
+    if (raw_is(of[FALLBACK], JSON_BOOL) && *of[FALLBACK].at == 't')
+        return err_new(ERR_FORMAT, "byte_fallback is not supported");
     for (size_t i = DROPOUT; i < UNKNOWN; i++)
         if (!is_empty(of[i])) return err_new(ERR_FORMAT, "%s is not supported", keys[i]);
     tok->ignore_merges = raw_is(of[IGNORE], JSON_BOOL) && *of[IGNORE].at == 't';

@@ -26,9 +26,9 @@ void tokenizer_close(Tokenizer *tokenizer);
 MUST_USE Err *encoder_new(Encoder **encoder, const Tokenizer *tokenizer);
 void encoder_free(Encoder *encoder);
 
-/* Add the tokens of text to `out`. Added tokens in it, special ones too, are recognised. Each token's `end` is the place
- * in `text` where it ends; within a stretch that NFC changed it is near, and right at the stretch's end. Bytes that are
- * no UTF-8 are words of their own. Less than 4 GB.
+/* Add the tokens of text to `out`. Added tokens in it, special ones too, are recognised. Each token's `end` is the
+ * place in `text` where it ends; within a stretch that NFC changed it is near, and right at the stretch's end. Bytes
+ * that are no UTF-8 are words of their own. Less than 4 GB.
  * Fails: ERR_DATA, when a pattern's limits are met; ERR_MEMORY. `out` then holds a part. */
 MUST_USE Err *tokenizer_encode(Encoder *encoder, const char *text, size_t bytes, Tokens *out);
 

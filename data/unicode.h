@@ -26,8 +26,8 @@ bool unicode_is_word(uint32_t code);  /* \w of Rust's regex: Alphabetic, marks, 
 /* The text without white space at both ends, as Python's str.strip: White_Space and U+001C to U+001F. */
 void unicode_strip(const char **text, size_t *n);
 
-/* Put the NFC form of text (valid UTF-8), as Hugging Face's library makes it, into the empty `out`; or leave `out` empty
- * and set *same when it is the text itself. */
+/* Put the NFC form of text (valid UTF-8), as Hugging Face's library makes it, into the empty `out`; or leave `out`
+ * empty and set *same when it is the text itself. */
 MUST_USE Err *unicode_nfc(Text *out, const char *text, size_t n, bool *same);
 
 #endif

@@ -10,7 +10,8 @@ enum { MAX_ID = 1 << 24 }; /* no vocabulary is near; a stray id must not ask for
 /* GPT-2's table, from character to byte; -1: not a byte.   Source: openai/gpt-2, src/encoder.py, bytes_to_unicode. */
 static int byte_of_character(uint32_t code)
 {
-    if ((code >= 0x21 && code <= 0x7E) || (code >= 0xA1 && code <= 0xAC) || (code >= 0xAE && code <= 0xFF)) return (int)code;
+    if ((code >= 0x21 && code <= 0x7E) || (code >= 0xA1 && code <= 0xAC) || (code >= 0xAE && code <= 0xFF))
+        return (int)code;
     if (code < 0x100 || code > 0x143) return -1;
     uint32_t k = code - 0x100; /* the k-th of the others: 00..20, 7F..A0, AD */
     return (int)(k <= 0x20 ? k : k <= 0x42 ? k - 0x21 + 0x7F : 0xAD);
@@ -97,14 +98,19 @@ int32_t vocabulary_id_of_bytes(const Vocabulary *v, const char *bytes, size_t n)
 
 Err *vocabulary_add(Vocabulary *v, int32_t id, const char *text, size_t n, bool made_from_text)
 {
-    if (n == 0 || n > INT32_MAX / 2) return err_new(ERR_FORMAT, "token %d is empty or too long (%zu bytes)", (int)id, n);
-    if (id < 0 || id >= MAX_ID) return err_new(ERR_FORMAT, "token %.*s: id %d is not in 0 to %d", n < 60 ? (int)n : 60, text, (int)id, MAX_ID - 1);
+    if (n == 0 || n > INT32_MAX / 2)
+        return err_new(ERR_FORMAT, "token %d is empty or too long (%zu bytes)", (int)id, n);
+    if (id < 0 || id >= MAX_ID)
+        return err_new(ERR_FORMAT, "token %.*s: id %d is not in 0 to %d", n < 60 ? (int)n : 60, text, (int)id,
+                       MAX_ID - 1);
     TRY(mem_grow(&v->entries, &v->capacity, (size_t)id + 1, sizeof *v->entries));
     if ((size_t)id >= v->n) v->n = (size_t)id + 1;
     Entry *e = &v->entries[id];
     if (e->text_n)
-        return err_new(ERR_FORMAT, "id %d belongs to %s and to %.*s", (int)id, v->texts.data + e->text_at, n < 60 ? (int)n : 60, text);
-    if (v->texts.n + v->bytes.n + 2 * n > INT32_MAX) return err_new(ERR_FORMAT, "the vocabulary has more than 2 GB of text");
+        return err_new(ERR_FORMAT, "id %d belongs to %s and to %.*s", (int)id, v->texts.data + e->text_at,
+                       n < 60 ? (int)n : 60, text);
+    if (v->texts.n + v->bytes.n + 2 * n > INT32_MAX)
+        return err_new(ERR_FORMAT, "the vocabulary has more than 2 GB of text");
     *e = (Entry){(uint32_t)v->texts.n, (uint32_t)n, (uint32_t)v->bytes.n, 0};
     text_add(&v->texts, text, n);
     text_add(&v->texts, "", 1); /* so that a text can be lent as it is */
@@ -127,14 +133,16 @@ static Err *read_id(Raw value, int32_t *id)
     memcpy(number, value.at, value.bytes);
     char *end;
     long long n = strtoll(number, &end, 10);
-    if (*end || n < 0 || n >= MAX_ID) return err_new(ERR_FORMAT, "the id is %s; expected a whole number below %d", number, MAX_ID);
+    if (*end || n < 0 || n >= MAX_ID)
+        return err_new(ERR_FORMAT, "the id is %s; expected a whole number below %d", number, MAX_ID);
     *id = (int32_t)n;
     return NULL;
 }
 
 static Err *read_entries(Vocabulary *v, Raw vocab, Text *token)
 {
-    if (!raw_is(vocab, JSON_OBJECT)) return err_new(ERR_FORMAT, "model.vocab is %s; expected an object", raw_kind_name(vocab));
+    if (!raw_is(vocab, JSON_OBJECT))
+        return err_new(ERR_FORMAT, "model.vocab is %s; expected an object", raw_kind_name(vocab));
     for (RawItem item = raw_first(vocab); item.value.at; raw_next(&item)) {
         int32_t id = -1;
         text_clear(token);
@@ -157,14 +165,16 @@ static Err *read_sides(Raw merge, Text *both, size_t *left)
         RawItem side = raw_first(merge);
         size_t n = 0;
         for (; side.value.at; raw_next(&side), n++) {
-            if (!raw_is(side.value, JSON_STRING)) return err_new(ERR_FORMAT, "a side is %s; expected a string", raw_kind_name(side.value));
+            if (!raw_is(side.value, JSON_STRING))
+                return err_new(ERR_FORMAT, "a side is %s; expected a string", raw_kind_name(side.value));
             raw_string(both, side.value);
             if (n == 0) *left = both->n;
         }
         if (n != 2) return err_new(ERR_FORMAT, "%zu sides; expected 2", n);
         return text_error(both);
     }
-    if (!raw_is(merge, JSON_STRING)) return err_new(ERR_FORMAT, "is %s; expected a string or an array", raw_kind_name(merge));
+    if (!raw_is(merge, JSON_STRING))
+        return err_new(ERR_FORMAT, "is %s; expected a string or an array", raw_kind_name(merge));
     raw_string(both, merge);
     TRY(text_error(both));
     char *space = memchr(both->data, ' ', both->n);
@@ -199,7 +209,8 @@ static Err *read_merge(Vocabulary *v, Raw item, size_t rank, Text *both)
 
 static Err *read_merges(Vocabulary *v, Raw merges, Text *both)
 {
-    if (!raw_is(merges, JSON_ARRAY)) return err_new(ERR_FORMAT, "model.merges is %s; expected an array", raw_kind_name(merges));
+    if (!raw_is(merges, JSON_ARRAY))
+        return err_new(ERR_FORMAT, "model.merges is %s; expected an array", raw_kind_name(merges));
     size_t n = 0, size = 64, rank = 0;
     for (const char *c = merges.at; c < merges.at + merges.bytes; c++) n += *c == ','; /* never fewer than merges */
     while (size < n + n / 4) size *= 2;

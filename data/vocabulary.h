@@ -68,7 +68,10 @@ static inline uint64_t vocabulary_hash(const char *bytes, size_t n)
     return h ^ h >> 32;
 }
 
-static inline uint64_t vocabulary_pair(int32_t left, int32_t right) { return (uint64_t)(uint32_t)left << 32 | (uint32_t)right; }
+static inline uint64_t vocabulary_pair(int32_t left, int32_t right)
+{
+    return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+}
 
 static inline size_t vocabulary_merge_slot(uint64_t pair)
 {

@@ -32,8 +32,11 @@ static int close_tokenizer(void **state)
 static void the_demo_has_the_tokens_and_scored_tokens_that_peft_counted(void **state)
 {
     (void)state;
-    static const struct { const char *path; size_t records, tokens, scored; } splits[] = {
-        {"examples/devils/devils_train.jsonl", 881, 103998, 94150}, {"examples/devils/devils_eval.jsonl", 98, 12684, 11577}};
+    static const struct {
+        const char *path;
+        size_t records, tokens, scored;
+    } splits[] = {{"examples/devils/devils_train.jsonl", 881, 103998, 94150},
+                  {"examples/devils/devils_eval.jsonl", 98, 12684, 11577}};
     for (size_t i = 0; i < 2; i++) {
         Dataset *ds;
         ChatOptions recognised = {0};
@@ -80,10 +83,12 @@ static void assert_scored(void **state, const char *record, const ChatOptions *h
 
 static void what_is_scored_is_what_the_model_must_say_itself(void **state)
 {
-    ChatOptions keep = {.clear_thinking = CHAT_NO}, last = {.train_on = CHAT_TRAIN_LAST}, all = {.train_on = CHAT_TRAIN_ALL},
-                quiet = {.train_on_reasoning = CHAT_NO}, glm45 = {.template = CHAT_GLM45};
-    static const char tools[] = M(U("q") ",{\"role\":\"assistant\",\"content\":null,\"reasoning_content\":\"r\",\"tool_calls\":[{\"name\":\"f\",\"arguments\":{\"x\":1}}]},"
-                                  "{\"role\":\"tool\",\"content\":\"out\"}," R("s", "done"));
+    ChatOptions keep = {.clear_thinking = CHAT_NO}, last = {.train_on = CHAT_TRAIN_LAST},
+                all = {.train_on = CHAT_TRAIN_ALL}, quiet = {.train_on_reasoning = CHAT_NO},
+                glm45 = {.template = CHAT_GLM45};
+    static const char tools[] = M(U("q") ",{\"role\":\"assistant\",\"content\":null,\"reasoning_content\":\"r\",\"tool_"
+                                         "calls\":[{\"name\":\"f\",\"arguments\":{\"x\":1}}]},"
+                                         "{\"role\":\"tool\",\"content\":\"out\"}," R("s", "done"));
     assert_scored(state, M(U("q") "," A("a")), &options, "a<|endoftext|>");
     assert_scored(state, M(U("q") "," R("r", "a")), &options, "r</think>a<|endoftext|>");
     assert_scored(state, M(U("q") "," R("r", "a")), &quiet, "a<|endoftext|>");
@@ -92,10 +97,15 @@ static void what_is_scored_is_what_the_model_must_say_itself(void **state)
     assert_scored(state, M(U("1") "," A("one") "," U("2") "," A("two")), &last, "two<|endoftext|>");
     assert_scored(state, M(U("1") "," A("one")), &all, "<sop><|user|>1<|assistant|></think>one<|endoftext|>");
     assert_scored(state, M(U("1") "," A("one") "," U("2")), &options, "one<|user|>");
-    assert_scored(state, M(U("1") "," R("r", "one") "," U("2") "," R("s", "two")), &options, "s</think>two<|endoftext|>"); /* r is cleared */
-    assert_scored(state, M(U("1") "," R("r", "one") "," U("2") "," R("s", "two")), &keep, "r</think>one<|user|>|s</think>two<|endoftext|>");
-    assert_scored(state, tools, &options, "r</think><tool_call>f<arg_key>x</arg_key><arg_value>1</arg_value></tool_call><|observation|>|s</think>done<|endoftext|>");
-    assert_scored(state, M(U("1") ",{\"role\":\"assistant\",\"content\":\"no\",\"weight\":0}," U("2") "," A("two")), &options, "two<|endoftext|>");
+    assert_scored(state, M(U("1") "," R("r", "one") "," U("2") "," R("s", "two")), &options,
+                  "s</think>two<|endoftext|>"); /* r is cleared */
+    assert_scored(state, M(U("1") "," R("r", "one") "," U("2") "," R("s", "two")), &keep,
+                  "r</think>one<|user|>|s</think>two<|endoftext|>");
+    assert_scored(state, tools, &options,
+                  "r</think><tool_call>f<arg_key>x</arg_key><arg_value>1</arg_value></tool_call><|observation|>|s</"
+                  "think>done<|endoftext|>");
+    assert_scored(state, M(U("1") ",{\"role\":\"assistant\",\"content\":\"no\",\"weight\":0}," U("2") "," A("two")),
+                  &options, "two<|endoftext|>");
     assert_scored(state, M(U("q") "," R("r", "a")), &glm45, "r</think>\na<|endoftext|>");
     assert_scored(state, M(U("q") "," A("a")), &glm45, "\na<|endoftext|>");
     assert_scored(state, M(U("<|user|></think>") "," A("a<|user|>b")), &options, "a<|user|>b<|endoftext|>");
@@ -130,19 +140,24 @@ static void a_bad_record_is_refused_with_file_line_and_what_was_seen(void **stat
     static const char *const cases[][2] = {
         {"{\"messages\":[}", "line 2: not valid JSON at line 1, column 14: '}'"},
         {"[1]", "line 2: the record is an array; expected an object"},
-        {"{\"prompt\":\"a\",\"completion\":\"b\"}", "line 2: the record has prompt and no messages; the one known format is messages"},
+        {"{\"prompt\":\"a\",\"completion\":\"b\"}",
+         "line 2: the record has prompt and no messages; the one known format is messages"},
         {"{\"text\":\"a\"}", "has text and no messages"},
         {"{\"hello\":1}", "its first key is \"hello\""},
         {"{\"messages\":{}}", "messages is an object; expected an array"},
         {"{\"messages\":[]}", "every record must train something"},
         {M(U("q")), "line 2: nothing in the record is scored; every record must train something"},
         {M(U("q") ",7"), "message 2: is a number; expected an object"},
-        {M("{\"role\":\"bot\",\"content\":\"\"}"), "message 1: role is \"bot\"; expected system, user, assistant or tool"},
+        {M("{\"role\":\"bot\",\"content\":\"\"}"),
+         "message 1: role is \"bot\"; expected system, user, assistant or tool"},
         {M("{\"content\":\"\"}"), "role is nothing"},
         {M("{\"role\":\"user\",\"content\":5}"), "message 1: content is a number"},
-        {M("{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"arguments\":{}}]}"), "tool_calls: name is nothing"},
-        {M("{\"role\":\"assistant\",\"tool_calls\":[{\"name\":\"f\",\"arguments\":\"{\"}]}"), "arguments is a string that does not hold an object"},
-        {M("{\"role\":\"assistant\",\"tool_calls\":[{\"name\":\"f\",\"arguments\":{\"x\":{\"a\":1,\"a\":2}}}]}"), "appears twice"},
+        {M("{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"arguments\":{}}]}"),
+         "tool_calls: name is nothing"},
+        {M("{\"role\":\"assistant\",\"tool_calls\":[{\"name\":\"f\",\"arguments\":\"{\"}]}"),
+         "arguments is a string that does not hold an object"},
+        {M("{\"role\":\"assistant\",\"tool_calls\":[{\"name\":\"f\",\"arguments\":{\"x\":{\"a\":1,\"a\":2}}}]}"),
+         "appears twice"},
         {M("{\"role\":\"assistant\",\"content\":\"a\",\"weight\":0.5}"), "weight is 0.5; expected 0 or 1"},
         {"{\"messages\":[],\"tools\":5}", "tools is a number"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -157,7 +172,8 @@ static void a_bad_record_is_refused_with_file_line_and_what_was_seen(void **stat
     assert_fails(dataset_open(&ds, file_with(state, "\n \n"), tokenizer, &options, 512), ERR_DATA, "has no records");
     assert_fails(dataset_open(&ds, "/nowhere.jsonl", tokenizer, &options, 512), ERR_IO, "/nowhere.jsonl");
     assert_fails(dataset_open(&ds, "/", tokenizer, &options, 512), ERR_IO, "is a directory");
-    assert_fails(dataset_open(&ds, file_with(state, good), tokenizer, &options, 4), ERR_DATA, "nothing in the record is scored within max_length");
+    assert_fails(dataset_open(&ds, file_with(state, good), tokenizer, &options, 4), ERR_DATA,
+                 "nothing in the record is scored within max_length");
     assert_fails(dataset_open(&ds, file_with(state, good), tokenizer, &options, 0), ERR_USAGE, "max_length");
 }
 

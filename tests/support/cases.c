@@ -45,7 +45,8 @@ static Err *encode_case(Encoder *encoder, Raw record, const char *path, size_t l
         bool same = n == tokens.n, ordered = true;
         for (size_t i = 0; i < n && same; i++) same = tokens.items[i].id == ids[i];
         for (size_t i = 1; i < tokens.n; i++) ordered &= tokens.items[i - 1].end <= tokens.items[i].end;
-        judge(count, same && ordered && (!n || tokens.items[tokens.n - 1].end == text.n), path, line, "ids or ends differ");
+        judge(count, same && ordered && (!n || tokens.items[tokens.n - 1].end == text.n), path, line,
+              "ids or ends differ");
     }
     tokens_free(&tokens);
     text_free(&text);
@@ -61,7 +62,9 @@ static Err *decode_as(const Tokenizer *tokenizer, bool skip, const int32_t *ids,
     Err *err = tokenizer_decode(tokenizer, ids, n, skip, &whole);
     for (size_t i = 0; i < n && !err; i++) err = stream_put(&stream, ids[i], &streamed);
     if (!err) err = stream_end(&stream, &streamed);
-    if (!err) *same &= want.n == whole.n && want.n == streamed.n && !memcmp(want.data, whole.data, want.n) && !memcmp(want.data, streamed.data, want.n);
+    if (!err)
+        *same &= want.n == whole.n && want.n == streamed.n && !memcmp(want.data, whole.data, want.n) &&
+                 !memcmp(want.data, streamed.data, want.n);
     text_free(&want);
     text_free(&whole);
     text_free(&streamed);
@@ -97,7 +100,8 @@ Err *cases_tokenizer(const char *tokenizer_path, const char *encode_path, const 
             Raw record;
             if ((err = raw_open(&record, line, bytes))) break;
             size_t number = reader_line_number(reader);
-            err = i == 0 ? encode_case(encoder, record, paths[i], number, count) : decode_case(tokenizer, record, paths[i], number, count);
+            err = i == 0 ? encode_case(encoder, record, paths[i], number, count)
+                         : decode_case(tokenizer, record, paths[i], number, count);
             if (err) break;
         }
         reader_close(reader);
@@ -125,8 +129,11 @@ static Err *chat_case(Raw record, const char *path, size_t line, Count *count)
     raw_string(&want, raw_find(record, "expected"));
     Err *err = chat_recognise(&options.template, ".", name.data);
     if (!err) err = chat_render(&chat, &options, raw_find(record, "messages"), raw_find(record, "tools"));
-    if (!err) judge(count, chat.text.n == want.n && !memcmp(chat.text.data, want.data, want.n), path, line, "the rendering differs");
-    if (!err && (chat.text.n != want.n || memcmp(chat.text.data, want.data, want.n))) printf("--- expected\n%s\n--- got\n%s\n", want.data, chat.text.data);
+    if (!err)
+        judge(count, chat.text.n == want.n && !memcmp(chat.text.data, want.data, want.n), path, line,
+              "the rendering differs");
+    if (!err && (chat.text.n != want.n || memcmp(chat.text.data, want.data, want.n)))
+        printf("--- expected\n%s\n--- got\n%s\n", want.data, chat.text.data);
     chat_text_free(&chat);
     text_free(&name);
     text_free(&want);

@@ -12,7 +12,8 @@ typedef struct {
 
 /* tests/fixtures/tokenizer/README.md says what the files hold. Encoding is checked for its ids and that the ends go
  * up to the text's end; decoding with and without special tokens, whole and as a stream. */
-MUST_USE Err *cases_tokenizer(const char *tokenizer_path, const char *encode_path, const char *decode_path, Count *count);
+MUST_USE Err *cases_tokenizer(const char *tokenizer_path, const char *encode_path, const char *decode_path,
+                              Count *count);
 
 /* tests/fixtures/chat_template/README.md. */
 MUST_USE Err *cases_chat(const char *path, Count *count);

@@ -5,7 +5,7 @@ SIBLINGS := model data optim ckpt
 BUILD    ?= build
 CC       := gcc
 PACKAGES := build-essential pkg-config clang libomp-dev libopenblas-dev libopenmpi-dev openmpi-bin libhdf5-dev \
-            libcjson-dev libpng-dev libfreetype-dev fonts-dejavu-core libcmocka-dev libpcre2-dev libutf8proc-dev
+            libcjson-dev libpng-dev libfreetype-dev fonts-dejavu-core libcmocka-dev libpcre2-dev libutf8proc-dev zlib1g-dev
 LIBRARIES := openblas ompi-c hdf5 libcjson libpng freetype2 libpcre2-8 libutf8proc zlib
 
 WARN   := -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wundef -Wformat=2 -Werror

@@ -27,5 +27,7 @@ door 'mpi\.h' train/dp.c
 door 'pcre2' data/pattern.c
 door 'png\.h' plot/canvas.c
 door 'ft2build' plot/canvas.c
+door 'utf8proc' data/unicode.c
+door 'zlib' data/reader.c
 [ "$bad" = 0 ] && echo "layers: includes go one way"
 exit "$bad"

@@ -1,0 +1,55 @@
+/* Messages -> the text that a model's chat template makes of them, byte for byte, and which of it is trained on.
+ *
+ * Scored in an assistant's turn: the thinking with its `</think>` when there is any, the content, the tool calls, and
+ * the role token after it, by which a GLM ends its turn (`<|user|>`, `<|observation|>`); after a final turn the
+ * `<|endoftext|>` that end_of_text appends. Not scored: what the prompt holds (`<|assistant|>`, `<think>`, an empty
+ * thinking block), and a turn whose thinking the template leaves out, for it was not written in that context.
+ * Source: docs/glm5.md; the templates that GLM-4.5, 4.6, 4.7 and 5 were released with. */
+#ifndef GRAFT_DATA_CHAT_H
+#define GRAFT_DATA_CHAT_H
+
+#include "data/raw.h"
+
+typedef enum {
+    CHAT_GLM47, /* GLM-4.7, GLM-4.7-Flash, GLM-5 */
+    CHAT_GLM45, /* GLM-4.5, GLM-4.6 */
+    CHAT_TEMPLATES,
+} ChatTemplate;
+
+typedef enum { CHAT_UNSET, CHAT_NO, CHAT_YES } ChatSwitch; /* a template tells "not given" from both */
+
+typedef enum { CHAT_TRAIN_ASSISTANT, CHAT_TRAIN_LAST, CHAT_TRAIN_ALL } ChatTrainOn; /* LAST: the last assistant turn */
+
+typedef struct {
+    ChatTemplate template;
+    ChatSwitch enable_thinking, clear_thinking;
+    bool add_generation_prompt;
+    bool end_of_text;  /* append <|endoftext|> after a final assistant turn */
+    bool null_as_none; /* write content that is null as `None`, as the released templates do; else it is empty */
+    ChatTrainOn train_on;
+    ChatSwitch train_on_reasoning; /* NO: the thinking is context */
+} ChatOptions;
+
+typedef struct {
+    size_t begin, end; /* bytes */
+} ChatSpan;
+
+typedef struct {
+    Text text;
+    ChatSpan *scored; /* in order, apart */
+    size_t n_scored, scored_capacity;
+} ChatText;
+
+/* The template of a model: by `name` when given, else by what its directory ships (chat_template.jinja, or the
+ * chat_template of tokenizer_config.json). Fails: ERR_USAGE, an unknown name; ERR_FORMAT, none there or an unknown one;
+ * both name the known ones. */
+MUST_USE Err *chat_recognise(ChatTemplate *template, const char *model_directory, const char *name);
+const char *chat_template_name(ChatTemplate template);
+
+/* Render into `out`, which is emptied first. `tools` may be absent, null, or a string that holds the array; so may a
+ * tool call's arguments be a string that holds the object. A message with `"weight": 0` is not scored.
+ * Fails: ERR_DATA, naming the message and what was seen. */
+MUST_USE Err *chat_render(ChatText *out, const ChatOptions *options, Raw messages, Raw tools);
+void chat_text_free(ChatText *text);
+
+#endif

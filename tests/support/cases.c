@@ -1,0 +1,157 @@
+#include "tests/support/cases.h"
+
+#include "base/memory.h"
+#include "data/chat.h"
+#include "data/raw.h"
+#include "data/reader.h"
+#include "data/tokenizer.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void judge(Count *count, bool passed, const char *path, size_t line, const char *what)
+{
+    if (passed) {
+        count->passed++;
+        return;
+    }
+    count->failed++;
+    printf("%s:%zu: %s\n", path, line, what);
+}
+
+static Err *read_ids(Raw list, int32_t **ids, size_t *n)
+{
+    size_t capacity = 0;
+    *ids = NULL;
+    *n = 0;
+    for (RawItem item = raw_first(list); item.value.at; raw_next(&item)) {
+        TRY(mem_grow(ids, &capacity, *n + 1, sizeof **ids));
+        (*ids)[(*n)++] = (int32_t)strtol(item.value.at, NULL, 10);
+    }
+    return NULL;
+}
+
+static Err *encode_case(Encoder *encoder, Raw record, const char *path, size_t line, Count *count)
+{
+    Tokens tokens = {0};
+    Text text = {0};
+    int32_t *ids;
+    size_t n;
+    raw_string(&text, raw_find(record, "text"));
+    Err *err = read_ids(raw_find(record, "ids"), &ids, &n);
+    if (!err) err = tokenizer_encode(encoder, text.data, text.n, &tokens);
+    if (!err) {
+        bool same = n == tokens.n, ordered = true;
+        for (size_t i = 0; i < n && same; i++) same = tokens.items[i].id == ids[i];
+        for (size_t i = 1; i < tokens.n; i++) ordered &= tokens.items[i - 1].end <= tokens.items[i].end;
+        judge(count, same && ordered && (!n || tokens.items[tokens.n - 1].end == text.n), path, line,
+              "ids or ends differ");
+    }
+    tokens_free(&tokens);
+    text_free(&text);
+    free(ids);
+    return err;
+}
+
+static Err *decode_as(const Tokenizer *tokenizer, bool skip, const int32_t *ids, size_t n, Raw expected, bool *same)
+{
+    Text want = {0}, whole = {0}, streamed = {0};
+    TokenStream stream = {.tokenizer = tokenizer, .skip_special = skip};
+    raw_string(&want, expected);
+    Err *err = tokenizer_decode(tokenizer, ids, n, skip, &whole);
+    for (size_t i = 0; i < n && !err; i++) err = stream_put(&stream, ids[i], &streamed);
+    if (!err) err = stream_end(&stream, &streamed);
+    if (!err)
+        *same &= want.n == whole.n && want.n == streamed.n && !memcmp(want.data, whole.data, want.n) &&
+                 !memcmp(want.data, streamed.data, want.n);
+    text_free(&want);
+    text_free(&whole);
+    text_free(&streamed);
+    return err;
+}
+
+static Err *decode_case(const Tokenizer *tokenizer, Raw record, const char *path, size_t line, Count *count)
+{
+    int32_t *ids;
+    size_t n;
+    bool same = true;
+    Err *err = read_ids(raw_find(record, "ids"), &ids, &n);
+    if (!err) err = decode_as(tokenizer, false, ids, n, raw_find(record, "text"), &same);
+    if (!err) err = decode_as(tokenizer, true, ids, n, raw_find(record, "text_skip_special"), &same);
+    if (!err) judge(count, same, path, line, "text differs");
+    free(ids);
+    return err;
+}
+
+Err *cases_tokenizer(const char *tokenizer_path, const char *encode_path, const char *decode_path, Count *count)
+{
+    Tokenizer *tokenizer = NULL;
+    Encoder *encoder = NULL;
+    const char *paths[] = {encode_path, decode_path};
+    Err *err = tokenizer_open(&tokenizer, tokenizer_path);
+    if (!err) err = encoder_new(&encoder, tokenizer);
+    for (int i = 0; i < 2 && !err; i++) {
+        Reader *reader;
+        const char *line;
+        size_t bytes;
+        if ((err = reader_open(&reader, paths[i]))) break;
+        while (!(err = reader_line(reader, &line, &bytes)) && line) {
+            Raw record;
+            if ((err = raw_open(&record, line, bytes))) break;
+            size_t number = reader_line_number(reader);
+            err = i == 0 ? encode_case(encoder, record, paths[i], number, count)
+                         : decode_case(tokenizer, record, paths[i], number, count);
+            if (err) break;
+        }
+        reader_close(reader);
+    }
+    encoder_free(encoder);
+    tokenizer_close(tokenizer);
+    return err;
+}
+
+static ChatSwitch switch_of(Raw value) /* null counts as no in a template, absence does not */
+{
+    return !value.at ? CHAT_UNSET : *value.at == 't' ? CHAT_YES : CHAT_NO;
+}
+
+static Err *chat_case(Raw record, const char *path, size_t line, Count *count)
+{
+    ChatText chat = {0};
+    Text name = {0}, want = {0};
+    Raw given = raw_find(record, "options"), prompt = raw_find(given, "add_generation_prompt");
+    ChatOptions options = {.null_as_none = true,
+                           .enable_thinking = switch_of(raw_find(given, "enable_thinking")),
+                           .clear_thinking = switch_of(raw_find(given, "clear_thinking")),
+                           .add_generation_prompt = prompt.at && *prompt.at == 't'};
+    raw_string(&name, raw_find(record, "template"));
+    raw_string(&want, raw_find(record, "expected"));
+    Err *err = chat_recognise(&options.template, ".", name.data);
+    if (!err) err = chat_render(&chat, &options, raw_find(record, "messages"), raw_find(record, "tools"));
+    if (!err)
+        judge(count, chat.text.n == want.n && !memcmp(chat.text.data, want.data, want.n), path, line,
+              "the rendering differs");
+    if (!err && (chat.text.n != want.n || memcmp(chat.text.data, want.data, want.n)))
+        printf("--- expected\n%s\n--- got\n%s\n", want.data, chat.text.data);
+    chat_text_free(&chat);
+    text_free(&name);
+    text_free(&want);
+    return err_wrap(err, "%s:%zu", path, line);
+}
+
+Err *cases_chat(const char *path, Count *count)
+{
+    Reader *reader;
+    const char *line;
+    size_t bytes;
+    TRY(reader_open(&reader, path));
+    Err *err = NULL;
+    while (!err && !(err = reader_line(reader, &line, &bytes)) && line) {
+        Raw record;
+        err = raw_open(&record, line, bytes);
+        if (!err) err = chat_case(record, path, reader_line_number(reader), count);
+    }
+    reader_close(reader);
+    return err;
+}

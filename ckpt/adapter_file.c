@@ -437,7 +437,7 @@ static Err *add_partners(Reader *reader, const Key *A, const Key *B)
 
 static Err *add_all(Reader *reader)
 {
-    for (size_t i = 0; i < reader->n; i++) {
+    for (size_t i = 0; i < reader->n; i += 2) {
         const Key *A = &reader->keys[i], *B = i + 1 < reader->n ? A + 1 : NULL;
         if (B && !by_module_and_part(A, B))
             return err_new(ERR_FORMAT, "%s and %s are the same part", A->tensor->name, B->tensor->name);
@@ -446,7 +446,6 @@ static Err *add_all(Reader *reader)
             return err_new(ERR_FORMAT, "%s has no partner %s.%s", A->tensor->name, A->module,
                            part_names[first ? A->part + 1 : A->part - 1]);
         TRY(add_partners(reader, A, B));
-        i++;
     }
     return NULL;
 }

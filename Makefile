@@ -1,6 +1,6 @@
 # graft: `make help` lists the targets.
 # The house plan is in README.md; a folder may include only from itself and from folders before it in LAYERS.
-LAYERS   := base tensor autograd model data optim ckpt infer train cli
+LAYERS   := base plot tensor autograd model data optim ckpt infer train cli
 SIBLINGS := model data optim ckpt
 BUILD    ?= build
 CC       := gcc
@@ -44,7 +44,7 @@ $(BUILD)/%.o: %.c
 	@echo "  cc    $<"
 	@$(CC) $(FLAGS) -c $< -o $@
 
-$(BUILD)/tensor/kernel_%.o: tensor/kernel.c
+$(KERNELS:%=$(BUILD)/tensor/kernel_%.o): $(BUILD)/tensor/kernel_%.o: tensor/kernel.c
 	@mkdir -p $(@D)
 	@echo "  cc    $< ($*)"
 	@$(CC) $(FLAGS) -O3 $($*) -DKERNEL=$* -DKERNEL_$* -c $< -o $@

@@ -97,7 +97,7 @@ static Err *wrong(const char *key, const Json *found, const char *expected)
     return err_new(ERR_FORMAT, "key %s is %s; expected %s", key, json_kind_name(found), expected);
 }
 
-static Err *take_int(const Json *value, const char *key, int64_t min, int64_t max, int64_t *out)
+Err *json_to_int(const Json *value, const char *key, int64_t min, int64_t max, int64_t *out)
 {
     if (!cJSON_IsNumber(value)) return wrong(key, value, "an integer");
     double number = value->valuedouble;
@@ -134,7 +134,7 @@ static Err *take_string(const Json *value, const char *key, const char **out)
 Err *json_get_int(const Json *object, const char *key, int64_t min, int64_t max, int64_t *out)
 {
     const Json *value = json_find(object, key);
-    return value ? take_int(value, key, min, max, out) : missing(key, "an integer");
+    return value ? json_to_int(value, key, min, max, out) : missing(key, "an integer");
 }
 
 Err *json_get_number(const Json *object, const char *key, double *out)
@@ -172,7 +172,7 @@ Err *json_get_object(const Json *object, const char *key, const Json **out)
 Err *json_may_int(const Json *object, const char *key, int64_t min, int64_t max, int64_t *out)
 {
     const Json *value = json_find(object, key);
-    return is_absent(value) ? NULL : take_int(value, key, min, max, out);
+    return is_absent(value) ? NULL : json_to_int(value, key, min, max, out);
 }
 
 Err *json_may_number(const Json *object, const char *key, double *out)

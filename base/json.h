@@ -32,6 +32,9 @@ const char *json_string(const Json *value);
 double json_number(const Json *value);
 bool json_bool(const Json *value);
 
+/* A value that is no member of an object, such as an element; `what` names it in errors. */
+MUST_USE Err *json_to_int(const Json *value, const char *what, int64_t min, int64_t max, int64_t *out);
+
 /* Required members. Integers must be whole, inside [min, max]. Fails: ERR_FORMAT, naming the key. */
 MUST_USE Err *json_get_int(const Json *object, const char *key, int64_t min, int64_t max, int64_t *out);
 MUST_USE Err *json_get_number(const Json *object, const char *key, double *out);

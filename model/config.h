@@ -32,7 +32,7 @@ typedef struct {
     Family family;
     char *model_type; /* as the file says it */
     int64_t vocab_size, hidden_size, intermediate_size, moe_intermediate_size;
-    int64_t num_hidden_layers, num_nextn_predict_layers;
+    int64_t num_hidden_layers, num_nextn_predict_layers; /* 0 when the file does not say */
     int64_t num_attention_heads;
     int64_t n_shared_experts, n_routed_experts, num_experts_per_tok, n_group, topk_group;
     double routed_scaling_factor;
@@ -45,7 +45,7 @@ typedef struct {
     double rms_norm_eps;
     double latent_norm_eps; /* of q_a_layernorm and kv_a_layernorm: 1e-6 as transformers; docs/glm5.md says more */
     int64_t max_position_embeddings;
-    bool tie_word_embeddings;
+    bool tie_word_embeddings; /* always false: a tied head is refused */
     bool fp8; /* quantization_config says block FP8 */
     RopeConfig rope;
     int64_t n_eos, eos_token_id[MAX_EOS];
@@ -53,7 +53,9 @@ typedef struct {
     bool *indexer; /* [num_hidden_layers] owns an indexer; false with index_topk > 0: shares the choice below */
 } ModelConfig;
 
-/* Read and check. Fails: ERR_IO, ERR_FORMAT: key missing, wrong or unsupported (by its name), model type unknown. */
+/* Read and check. The sizes of a model must be in the file: nothing falls back to another model's. Other keys have
+ * the default of their transformers class; values that graft does not compute are refused, by name.
+ * Fails: ERR_IO, ERR_FORMAT: key missing, wrong or unsupported (by its name), model type unknown. */
 MUST_USE Err *model_config_read(ModelConfig *config, const char *path);
 void model_config_free(ModelConfig *config);
 const char *family_name(Family family);
@@ -68,7 +70,8 @@ typedef struct {
     bool mtp;            /* belongs to the multi-token-prediction layer: may be absent, is never used */
 } TensorSpec;
 
-/* Call visit for every tensor by its published name, layer by layer; stops at the first error. */
+/* Call visit for every tensor by its published name: embedding, layers, MTP layers, final norm, head; stops at the
+ * first error. The name is the visitor's only until it returns. */
 typedef Err *(*TensorVisit)(void *context, const char *name, const TensorSpec *spec);
 MUST_USE Err *model_config_tensors(const ModelConfig *config, bool with_mtp, TensorVisit visit, void *context);
 

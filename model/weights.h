@@ -12,7 +12,7 @@
 typedef struct Weights Weights;
 
 /* Open all shards of a directory. Missing tensors are an error that names up to three and counts the rest; extra ones
- * are not (weights_report lists them); the MTP layer's may be absent. Every F32 and BF16 vector must be finite. */
+ * are not (weights_survey lists them); the MTP layer's may be absent. Every F32 and BF16 vector must be finite. */
 MUST_USE Err *weights_open(Weights **weights, const ModelConfig *config, const char *directory);
 void weights_close(Weights *weights);
 
@@ -29,7 +29,25 @@ void weights_digest(const Weights *weights, char digest[DIGEST_BYTES]);
 /* A check of all weights for NaN and infinity (reads everything). Fails: ERR_NUMERIC naming file, tensor and element. */
 MUST_USE Err *weights_check_finite(const Weights *weights);
 
-/* What a directory holds, for `graft inspect`: written as text for people or as JSON. Weights may be absent. */
-MUST_USE Err *weights_report(const char *directory, bool as_json, char **text);
+/* What the files of a directory hold, measured against the config. Nothing here is an error, except files that cannot
+ * be read at all. */
+enum { SURVEY_NAMES = 5 };
+typedef struct {
+    size_t count;
+    char *names[SURVEY_NAMES]; /* the first of them; a wrong one with what is wrong */
+} SurveyList;
+
+typedef struct {
+    size_t n_shards, n_tensors, file_bytes;
+    struct { size_t tensors, elements, bytes; } dtypes[DTYPE_COUNT];
+    size_t n_mtp; /* tensors of the MTP layer that are there */
+    SurveyList missing, extra, wrong;
+    char digest[DIGEST_BYTES];
+} WeightsSurvey;
+
+/* Owner: the caller, until weights_survey_free. */
+MUST_USE Err *weights_survey(WeightsSurvey *survey, const ModelConfig *config, const char *directory);
+void weights_survey_free(WeightsSurvey *survey);
+bool weights_exist(const char *directory);
 
 #endif

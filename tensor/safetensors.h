@@ -28,7 +28,7 @@ typedef struct {
     FileMap map;
     size_t n_tensors;
     TensorView *tensors; /* sorted by name */
-    struct cJSON *header; /* keeps the names alive */
+    char *names;         /* one after another, each ended by a zero */
 } Safetensors;
 
 /* Fails: ERR_IO, ERR_FORMAT; messages name file and tensor, what was found and what was expected. */

@@ -25,6 +25,7 @@ door 'cblas' tensor/matmul.c
 door 'hdf5' ckpt/h5.c
 door 'mpi\.h' train/dp.c
 door 'pcre2' data/pattern.c
-door 'png\.h' cli/plot.c
+door 'png\.h' plot/canvas.c
+door 'ft2build' plot/canvas.c
 [ "$bad" = 0 ] && echo "layers: includes go one way"
 exit "$bad"

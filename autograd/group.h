@@ -1,0 +1,32 @@
+/* The rows of one call: whole documents, one after another, cut into micro-batches by index alone.
+ *
+ *     rows       0 ................................... T
+ *     documents  |---- 0 ----|-- 1 --|------ 2 ------|-3-|      doc_start
+ *     micro      |-------- 7 --------|-------- 8 --------|      micro_start, numbered from first_micro
+ *
+ * A micro-batch holds whole documents. Nothing is padded. */
+#ifndef GRAFT_AUTOGRAD_GROUP_H
+#define GRAFT_AUTOGRAD_GROUP_H
+
+#include <stddef.h>
+
+typedef struct {
+    size_t T;
+    size_t n_docs, first_doc;     /* the number of document 0 in its step: dropout asks for it */
+    const size_t *doc_start;      /* [n_docs + 1] */
+    const size_t *doc_past;       /* [n_docs] tokens that a cache holds of each document already; NULL: none */
+    size_t n_micro, first_micro;  /* the number of micro-batch 0 in its step */
+    const size_t *micro_start;    /* [n_micro + 1] */
+} Group;
+
+/* The rows [begin, begin + n) of one micro-batch and its number in the step. */
+typedef struct {
+    size_t begin, n, number;
+} Span;
+
+static inline Span group_span(const Group *group, size_t m)
+{
+    return (Span){group->micro_start[m], group->micro_start[m + 1] - group->micro_start[m], group->first_micro + m};
+}
+
+#endif

@@ -1,0 +1,38 @@
+/* Rows of the embedding table, and the residual stream's addition. */
+#include "autograd/op.h"
+#include "tensor/rows.h"
+
+static const Op embed = {.name = "embed"};
+
+Tensor *op_embed(Tape *tape, const Weight *table, const int32_t *ids)
+{
+    size_t T = tape->group->T, D = table->cols;
+    Tensor *y = tape_tensor(tape, T, D);
+    for (size_t t = 0; t < T && !tape->err; t++) {
+        if (!tape_expect(tape, ids[t] >= 0 && (size_t)ids[t] < table->rows, "token id %d is not in the vocabulary of %zu", ids[t], table->rows))
+            break;
+        weight_read(table, (size_t)ids[t], 0, D, y->data + t * D);
+    }
+    return tape_record(tape, &embed, y, NULL, false, 0, NULL);
+}
+
+static void add_backward(Node *node)
+{
+    Tensor *y = node->out, *x = node->in[1];
+    if (!x->wants) return;
+    size_t T = y->shape[0], D = y->shape[1];
+#pragma omp parallel for schedule(static)
+    for (size_t t = 0; t < T; t++) row_add(D, x->grad + t * D, y->grad + t * D);
+}
+
+static const Op add = {.name = "add", .backward = add_backward};
+
+Tensor *op_add(Tape *tape, Tensor *y, Tensor *x)
+{
+    size_t T = y->shape[0], D = y->shape[1];
+    if (!tape_expect(tape, x->shape[0] == T && x->shape[1] == D, "add: y is [%zu][%zu], x is [%zu][%zu]", T, D, x->shape[0], x->shape[1]))
+        return &tape->dummy;
+#pragma omp parallel for schedule(static)
+    for (size_t t = 0; t < T; t++) row_add(D, y->data + t * D, x->data + t * D);
+    return tape_record(tape, &add, y, NULL, false, 2, (Tensor *[]){y, x});
+}

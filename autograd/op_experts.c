@@ -1,0 +1,383 @@
+/* Routed experts:   y[t] = sum_k w[t,k] f_e(x[t]),  e = ids[t,k],  f_e(x) = (silu(x Wg') (x Wu')) Wd'.
+ *
+ * A pair is a token and one of its experts; pairs lie expert after expert, tokens ascending in each. Two passes:
+ *   1. experts on threads, largest first: from x to a = w silu(g) u, packed for the second product;
+ *   2. columns of y on threads: every thread adds all experts, in id order, into its own columns.
+ * So a token's sum has one order, whoever computes it, and y is written without a buffer of all pairs' outputs.
+ * The way back has the same two passes, with G the gradient of y and a_ the hidden row before weighting:
+ *   1. gate and up again;  da_ = G Wd,  dw = a_ . da_,  da = w da_,  dg and du by SwiGLU; the pairs' LoRA sums
+ *   2. dx[t] += dg Wg + du Wu
+ * LoRA joins each product as in op_lora: gate|up share one A.   Source: docs/glm5.md; transformers 5.23.0,
+ * GlmMoeDsaNaiveMoe. */
+#include "autograd/op.h"
+#include "tensor/matmul.h"
+#include "tensor/rows.h"
+
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    size_t E, K, D, F, N, most; /* most: rows of the largest expert */
+    const Expert *experts;
+    const int32_t *ids;
+    size_t *begin;    /* [E + 1] first pair of each expert */
+    uint32_t *token;  /* [N] */
+    uint32_t *slot;   /* [N] k, the position among its token's experts */
+    uint32_t *order;  /* [E] experts, largest first */
+} Plan;
+
+/* A parameter's values as a weight. */
+static const Weight *values_of(const Param *p, Weight *w)
+{
+    *w = weight_of(p->name, p->rows, p->cols, p->data);
+    return w;
+}
+
+static size_t rank_of(const Lora *lora) { return lora ? lora->A->rows : 0; }
+
+/* ---- the plan ------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    uint32_t expert, n;
+} Load;
+
+static int larger_first(const void *a, const void *b)
+{
+    const Load *x = a, *y = b;
+    if (x->n != y->n) return x->n < y->n ? 1 : -1;
+    return (x->expert > y->expert) - (x->expert < y->expert);
+}
+
+static Plan *make_plan(Tape *tape, const int32_t *ids, size_t T, size_t K, size_t D, size_t E, const Expert *experts)
+{
+    size_t N = T * K;
+    Plan *plan = tape_alloc(tape, sizeof *plan);
+    size_t *begin = tape_alloc(tape, (E + 1) * sizeof *begin);
+    uint32_t *token = tape_alloc(tape, N * sizeof *token), *slot = tape_alloc(tape, N * sizeof *slot);
+    uint32_t *order = tape_alloc(tape, E * sizeof *order);
+    Load *loads = (Load *)(void *)tape_scratch(tape, 2 * E);
+    if (tape->err) return NULL;
+    *plan = (Plan){.E = E, .K = K, .D = D, .F = experts[0].gate->rows, .N = N, .experts = experts, .ids = ids, .begin = begin, .token = token, .slot = slot, .order = order};
+    for (size_t e = 0; e < E; e++) loads[e] = (Load){(uint32_t)e, 0};
+    for (size_t i = 0; i < N; i++) loads[ids[i]].n++;
+    begin[0] = 0;
+    for (size_t e = 0; e < E; e++) {
+        begin[e + 1] = begin[e] + loads[e].n;
+        if (loads[e].n > plan->most) plan->most = loads[e].n;
+        loads[e].n = 0;
+    }
+    for (size_t i = 0; i < N; i++) {
+        size_t at = begin[ids[i]] + loads[ids[i]].n++;
+        token[at] = (uint32_t)(i / K);
+        slot[at] = (uint32_t)(i % K);
+    }
+    qsort(loads, E, sizeof *loads, larger_first);
+    for (size_t e = 0; e < E; e++) order[e] = loads[e].expert;
+    return plan;
+}
+
+/* The widest inner length of any product, for packing. */
+static size_t inner_most(const Plan *plan)
+{
+    size_t most = plan->D > 2 * plan->F ? plan->D : 2 * plan->F;
+    for (size_t e = 0; e < plan->E; e++) {
+        if (rank_of(plan->experts[e].in) > most) most = rank_of(plan->experts[e].in);
+        if (rank_of(plan->experts[e].out) > most) most = rank_of(plan->experts[e].out);
+    }
+    return most;
+}
+
+static size_t rank_most(const Plan *plan)
+{
+    size_t most = 1;
+    for (size_t e = 0; e < plan->E; e++) {
+        if (rank_of(plan->experts[e].in) > most) most = rank_of(plan->experts[e].in);
+        if (rank_of(plan->experts[e].out) > most) most = rank_of(plan->experts[e].out);
+    }
+    return most;
+}
+
+/* The rows of columns [begin, end) that thread i of n owns: whole slices. */
+static void columns_of(size_t width, size_t i, size_t n, size_t *begin, size_t *end)
+{
+    size_t slices = (width + ROWS_SLICE - 1) / ROWS_SLICE;
+    *begin = slices * i / n * ROWS_SLICE;
+    *end = slices * (i + 1) / n * ROWS_SLICE;
+    if (*begin > width) *begin = width;
+    if (*end > width) *end = width;
+}
+
+/* gu [n][2F] = [x Wg' | x Wu'] + LoRA from packed x; u [n][R] is what B has seen. */
+static void gate_and_up(const Plan *plan, const Expert *x, size_t n, const float *packed, float *gu, float *u, float *pack)
+{
+    size_t F = plan->F, R = rank_of(x->in);
+    rows_nt_slice(n, rows_of(gu, 2 * F), false, packed, x->gate, 0, F);
+    rows_nt_slice(n, rows_of(gu + F, 2 * F), false, packed, x->up, 0, F);
+    if (!x->in) return;
+    Weight A, B;
+    rows_nt_slice(n, rows_of(u, R), false, packed, values_of(x->in->A, &A), 0, R);
+    rows_pack_nt(n, R, x->in->scale, rows_of(u, R), pack);
+    rows_nt_slice(n, rows_of(gu + x->in->col, 2 * F), true, pack, values_of(x->in->B, &B), 0, B.rows);
+}
+
+/* ---- the way up ----------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    float **hidden, **low; /* [E] packed a, and packed (a A') of LoRA on down */
+} Packed;
+
+/* Room for every expert's packed rows; false after an error. */
+static bool make_packed(Tape *tape, const Plan *plan, Packed *packed)
+{
+    packed->hidden = (float **)(void *)tape_scratch(tape, plan->E * 2);
+    packed->low = (float **)(void *)tape_scratch(tape, plan->E * 2);
+    for (size_t e = 0; e < plan->E && !tape->err; e++) {
+        size_t n = plan->begin[e + 1] - plan->begin[e];
+        packed->hidden[e] = n ? tape_scratch(tape, rows_scratch(n, plan->F)) : NULL;
+        packed->low[e] = n && plan->experts[e].out ? tape_scratch(tape, rows_scratch(n, rank_of(plan->experts[e].out))) : NULL;
+    }
+    return !tape->err;
+}
+
+static void hidden_rows(const Plan *plan, size_t e, const Tensor *x, const Tensor *w, const Packed *packed, float *scratch, size_t pack_floats)
+{
+    const Expert *expert = &plan->experts[e];
+    size_t at = plan->begin[e], n = plan->begin[e + 1] - at, F = plan->F, R = rank_of(expert->out);
+    float *pack = scratch, *pack_low = pack + pack_floats, *gu = pack_low + pack_floats, *low = gu + plan->most * 2 * F;
+    rows_pack_nt(n, plan->D, 1, rows_pick(x->data, plan->D, plan->token + at), pack);
+    gate_and_up(plan, expert, n, pack, gu, low, pack_low);
+    for (size_t i = 0; i < n; i++) { /* a over g; the next row's g lies beyond */
+        float *row = gu + i * 2 * F, weight = w->data[plan->token[at + i] * plan->K + plan->slot[at + i]];
+        row_swiglu(F, row, row, row + F);
+        row_scale(F, row, weight, row);
+    }
+    rows_pack_nt(n, F, 1, rows_of(gu, 2 * F), packed->hidden[e]);
+    if (!expert->out) return;
+    Weight A;
+    rows_nt_slice(n, rows_of(low, R), false, packed->hidden[e], values_of(expert->out->A, &A), 0, R);
+    rows_pack_nt(n, R, expert->out->scale, rows_of(low, R), packed->low[e]);
+}
+
+static void add_down(const Plan *plan, const Packed *packed, float *y, size_t begin, size_t end)
+{
+    for (size_t e = 0; e < plan->E; e++) {
+        size_t at = plan->begin[e], n = plan->begin[e + 1] - at;
+        if (n == 0) continue;
+        Rows to = rows_pick(y, plan->D, plan->token + at);
+        rows_nt_slice(n, to, true, packed->hidden[e], plan->experts[e].down, begin, end);
+        Weight B;
+        if (packed->low[e]) rows_nt_slice(n, to, true, packed->low[e], values_of(plan->experts[e].out->B, &B), begin, end);
+    }
+}
+
+/* ---- the way back --------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    float **gate, **up, **low; /* [E] packed dg, du and du A-side of LoRA on gate|up */
+} PackedBack;
+
+/* What a thread works with; each block holds `most` rows. */
+typedef struct {
+    float *x, *G, *gu, *dgu, *a, *da, *low, *dlow, *pack;
+} Bench;
+
+static size_t bench_floats(const Plan *plan, size_t pack)
+{
+    return plan->most * (2 * plan->D + 6 * plan->F + 2 * rank_most(plan)) + pack;
+}
+
+static Bench bench_at(const Plan *plan, float *at, size_t pack)
+{
+    size_t n = plan->most, D = plan->D, F = plan->F, R = rank_most(plan);
+    Bench b = {.pack = at}; /* packing wants its alignment */
+    b.x = b.pack + pack;
+    b.G = b.x + n * D;
+    b.gu = b.G + n * D;
+    b.dgu = b.gu + n * 2 * F;
+    b.a = b.dgu + n * 2 * F;
+    b.da = b.a + n * F;
+    b.low = b.da + n * F;
+    b.dlow = b.low + n * R;
+    return b;
+}
+
+/* dB_m = s dy' u and dA_m = du' x for every micro-batch, this expert's rows of it. */
+static void sum_pair(const Group *group, const Lora *lora, size_t n, const uint32_t *token, const float *dy, size_t ldy,
+                     const float *u, const float *du, const float *x, size_t ldx)
+{
+    if (!lora || !param_trains(lora->A)) return;
+    size_t R = lora->A->rows, at = 0;
+    for (size_t m = 0; m < group->n_micro; m++) {
+        Span span = group_span(group, m);
+        size_t end = at;
+        while (end < n && token[end] < span.begin + span.n) end++;
+        sum_tn(end - at, lora->B->rows, R, param_leaf(lora->B, span.number), lora->scale, dy + at * ldy, ldy, u + at * R, R);
+        sum_tn(end - at, R, lora->A->cols, param_leaf(lora->A, span.number), 1, du + at * R, R, x + at * ldx, ldx);
+        param_merge(lora->B, span.number);
+        param_merge(lora->A, span.number);
+        at = end;
+    }
+}
+
+/* da_ = G Wd + s (G B) A, and the sums of LoRA on down; b->dlow = s G B. */
+static void back_through_down(const Plan *plan, const Expert *expert, size_t n, const Bench *b)
+{
+    size_t D = plan->D, F = plan->F, R = rank_of(expert->out);
+    rows_pack_nn(n, D, 1, rows_of(b->G, D), b->pack);
+    rows_nn_slice(n, rows_of(b->da, F), false, b->pack, expert->down, 0, F);
+    if (!expert->out) return;
+    Weight A, B;
+    rows_nn_slice(n, rows_of(b->dlow, R), false, b->pack, values_of(expert->out->B, &B), 0, R);
+    row_scale(n * R, b->dlow, expert->out->scale, b->dlow);
+    rows_pack_nn(n, R, 1, rows_of(b->dlow, R), b->pack);
+    rows_nn_slice(n, rows_of(b->da, F), true, b->pack, values_of(expert->out->A, &A), 0, F);
+}
+
+static void weigh(size_t n, size_t width, float *rows, const float *w, const Plan *plan, size_t at)
+{
+    for (size_t i = 0; i < n; i++)
+        row_scale(width, rows + i * width, w[plan->token[at + i] * plan->K + plan->slot[at + i]], rows + i * width);
+}
+
+static void expert_backward(const Plan *plan, size_t e, const Group *group, const Tensor *x, const Tensor *w, const float *dy,
+                            const PackedBack *packed, const Bench *b)
+{
+    const Expert *expert = &plan->experts[e];
+    size_t at = plan->begin[e], n = plan->begin[e + 1] - at, D = plan->D, F = plan->F, R;
+    const uint32_t *token = plan->token + at;
+    if (n == 0) { /* no token came: its gradients are zeros, and are said so */
+        sum_pair(group, expert->out, 0, token, b->G, D, b->low, b->dlow, b->a, F);
+        sum_pair(group, expert->in, 0, token, b->dgu, 2 * F, b->low, b->dlow, b->x, D);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        memcpy(b->x + i * D, x->data + token[i] * D, D * sizeof *b->x);
+        memcpy(b->G + i * D, dy + token[i] * D, D * sizeof *b->G);
+    }
+    back_through_down(plan, expert, n, b);
+    rows_pack_nt(n, D, 1, rows_of(b->x, D), b->pack);
+    float *pack_low = b->pack + rows_scratch(n, D);
+    gate_and_up(plan, expert, n, b->pack, b->gu, b->low, pack_low); /* low = x A' of gate|up, used last */
+    for (size_t i = 0; i < n; i++) {
+        row_swiglu(F, b->a + i * F, b->gu + i * 2 * F, b->gu + i * 2 * F + F);
+        if (w->grad) w->grad[token[i] * plan->K + plan->slot[at + i]] += row_dot(F, b->a + i * F, b->da + i * F);
+    }
+    weigh(n, F, b->da, w->data, plan, at);
+    for (size_t i = 0; i < n; i++)
+        row_swiglu_backward(F, b->dgu + i * 2 * F, b->dgu + i * 2 * F + F, b->gu + i * 2 * F, b->gu + i * 2 * F + F, b->da + i * F);
+    Weight A, B;
+    if (expert->out && param_trains(expert->out->A)) {
+        R = rank_of(expert->out);
+        float *u = b->gu; /* gate and up have served */
+        rows_pack_nt(n, F, 1, rows_of(b->a, F), b->pack);
+        rows_nt_slice(n, rows_of(u, R), false, b->pack, values_of(expert->out->A, &A), 0, R);
+        weigh(n, D, b->G, w->data, plan, at);
+        weigh(n, R, b->dlow, w->data, plan, at);
+        sum_pair(group, expert->out, n, token, b->G, D, u, b->dlow, b->a, F);
+    }
+    if (expert->in) {
+        R = rank_of(expert->in);
+        values_of(expert->in->B, &B);
+        rows_pack_nn(n, B.rows, 1, rows_of(b->dgu + expert->in->col, 2 * F), b->pack);
+        rows_nn_slice(n, rows_of(b->dlow, R), false, b->pack, &B, 0, R);
+        row_scale(n * R, b->dlow, expert->in->scale, b->dlow);
+        sum_pair(group, expert->in, n, token, b->dgu + expert->in->col, 2 * F, b->low, b->dlow, b->x, D);
+        if (packed->low) rows_pack_nn(n, R, 1, rows_of(b->dlow, R), packed->low[e]);
+    }
+    if (!packed->gate) return;
+    rows_pack_nn(n, F, 1, rows_of(b->dgu, 2 * F), packed->gate[e]);
+    rows_pack_nn(n, F, 1, rows_of(b->dgu + F, 2 * F), packed->up[e]);
+}
+
+static void add_back(const Plan *plan, const PackedBack *packed, float *dx, size_t begin, size_t end)
+{
+    for (size_t e = 0; e < plan->E; e++) {
+        const Expert *expert = &plan->experts[e];
+        size_t at = plan->begin[e], n = plan->begin[e + 1] - at;
+        if (n == 0) continue;
+        Rows to = rows_pick(dx, plan->D, plan->token + at);
+        Weight A;
+        rows_nn_slice(n, to, true, packed->gate[e], expert->gate, begin, end);
+        rows_nn_slice(n, to, true, packed->up[e], expert->up, begin, end);
+        if (expert->in) rows_nn_slice(n, to, true, packed->low[e], values_of(expert->in->A, &A), begin, end);
+    }
+}
+
+static bool make_packed_back(Tape *tape, const Plan *plan, PackedBack *packed)
+{
+    packed->gate = (float **)(void *)tape_scratch(tape, plan->E * 2);
+    packed->up = (float **)(void *)tape_scratch(tape, plan->E * 2);
+    packed->low = (float **)(void *)tape_scratch(tape, plan->E * 2);
+    for (size_t e = 0; e < plan->E && !tape->err; e++) {
+        size_t n = plan->begin[e + 1] - plan->begin[e];
+        if (n == 0) continue;
+        packed->gate[e] = tape_scratch(tape, rows_scratch(n, plan->F));
+        packed->up[e] = tape_scratch(tape, rows_scratch(n, plan->F));
+        packed->low[e] = plan->experts[e].in ? tape_scratch(tape, rows_scratch(n, rank_of(plan->experts[e].in))) : NULL;
+    }
+    return !tape->err;
+}
+
+static void experts_backward(Node *node)
+{
+    Tape *tape = node->tape;
+    const Plan *plan = node->kept;
+    Tensor *x = node->in[0], *w = node->in[1], *y = node->out;
+    size_t n_threads = (size_t)omp_get_max_threads(), pack = 2 * rows_scratch(plan->most, inner_most(plan)), each = bench_floats(plan, pack);
+    each = (each + 15) / 16 * 16;
+    float *scratch = tape_scratch(tape, n_threads * each);
+    PackedBack packed = {0};
+    if (x->wants) make_packed_back(tape, plan, &packed);
+    if (tape->err) return;
+#pragma omp parallel
+    {
+        Bench bench = bench_at(plan, scratch + (size_t)omp_get_thread_num() * each, pack);
+#pragma omp for schedule(dynamic, 1)
+        for (size_t i = 0; i < plan->E; i++) expert_backward(plan, plan->order[i], tape->group, x, w, y->grad, &packed, &bench);
+        size_t begin, end;
+        columns_of(plan->D, (size_t)omp_get_thread_num(), (size_t)omp_get_num_threads(), &begin, &end);
+        if (x->wants && begin < end) add_back(plan, &packed, x->grad, begin, end);
+    }
+}
+
+static const Op experts_op = {.name = "experts", .backward = experts_backward};
+
+static bool trains(size_t E, const Expert *experts)
+{
+    for (size_t e = 0; e < E; e++)
+        if ((experts[e].in && param_trains(experts[e].in->A)) || (experts[e].out && param_trains(experts[e].out->A))) return true;
+    return false;
+}
+
+Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *experts)
+{
+    size_t T = x->shape[0], D = x->shape[1], K = route.weights->shape[1];
+    Tensor *y = tape_tensor(tape, T, D);
+    if (!tape_expect(tape, route.weights->shape[0] == T && experts[0].gate->cols == D && experts[0].down->rows == D &&
+                         experts[0].down->cols == experts[0].gate->rows && experts[0].up->rows == experts[0].gate->rows,
+                     "experts: x is [%zu][%zu], gate [%zu][%zu], down [%zu][%zu], %zu rows of weights", T, D, experts[0].gate->rows,
+                     experts[0].gate->cols, experts[0].down->rows, experts[0].down->cols, route.weights->shape[0]))
+        return &tape->dummy;
+    Plan *plan = make_plan(tape, route.ids, T, K, D, E, experts);
+    if (!plan) return &tape->dummy;
+    size_t n_threads = (size_t)omp_get_max_threads(), pack = rows_scratch(plan->most, inner_most(plan));
+    size_t each = (2 * pack + plan->most * (2 * plan->F + rank_most(plan)) + 15) / 16 * 16;
+    float *scratch = tape_scratch(tape, n_threads * each);
+    Packed packed;
+    if (!make_packed(tape, plan, &packed)) return &tape->dummy;
+    memset(y->data, 0, T * D * sizeof *y->data);
+#pragma omp parallel
+    {
+        float *mine = scratch + (size_t)omp_get_thread_num() * each;
+#pragma omp for schedule(dynamic, 1)
+        for (size_t i = 0; i < E; i++) {
+            size_t e = plan->order[i];
+            if (plan->begin[e] < plan->begin[e + 1]) hidden_rows(plan, e, x, route.weights, &packed, mine, pack);
+        }
+        size_t begin, end;
+        columns_of(D, (size_t)omp_get_thread_num(), (size_t)omp_get_num_threads(), &begin, &end);
+        if (begin < end) add_down(plan, &packed, y->data, begin, end);
+    }
+    return tape_record(tape, &experts_op, y, plan, trains(E, experts), 2, (Tensor *[]){x, route.weights});
+}

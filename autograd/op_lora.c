@@ -1,0 +1,103 @@
+/* The adapter's part of a projection:   u = drop(x) A',   y += s u B',   s = alpha / r   (' transposes).
+ *     du = s dy B      dx += drop'(du A)      dB_m = s dy' u      dA_m = du' drop(x)
+ * x [T][D], A [r][D], B [O][r], y [T][O].   Source: Hu et al. 2021, section 4.1 (arXiv:2106.09685).
+ *
+ * Dropout: element (t, d) is kept when its random number is at least p, and then divided by 1 - p. The number is a
+ * function of (seed, step, module, document, position, column): the mask is computed again where it is needed. */
+#include "autograd/op.h"
+#include "base/rng.h"
+#include "tensor/matmul.h"
+#include "tensor/rows.h"
+
+typedef struct {
+    const Lora *lora;
+    float *u; /* [T][r] */
+} Kept;
+
+/* y = x where kept, scaled; 0 elsewhere. y may be x. */
+static void drop_rows(const Tape *tape, const Lora *lora, size_t D, float *y, const float *x)
+{
+    const Group *group = tape->group;
+    uint64_t key = rng_key(tape->dropout_key, lora->key);
+    uint32_t least = (uint32_t)(tape->dropout * 0x1p32f);
+    float scale = 1 / (1 - tape->dropout);
+    for (size_t d = 0; d < group->n_docs; d++) {
+        uint64_t document = rng_key(key, group->first_doc + d);
+        size_t begin = group->doc_start[d], end = group->doc_start[d + 1];
+#pragma omp parallel for schedule(static)
+        for (size_t t = begin; t < end; t++) {
+            uint64_t row = rng_key(document, t - begin);
+            for (size_t c = 0; c < D; c += 2) { /* one draw serves two columns */
+                uint64_t bits = rng_bits(row, c);
+                y[t * D + c] = (uint32_t)bits >= least ? x[t * D + c] * scale : 0;
+                if (c + 1 < D) y[t * D + c + 1] = (uint32_t)(bits >> 32) >= least ? x[t * D + c + 1] * scale : 0;
+            }
+        }
+    }
+}
+
+static bool drops(const Tape *tape, const Lora *lora) { return lora->dropout && tape->dropout > 0; }
+
+/* x itself, or a dropped copy in scratch; NULL after an error. */
+static float *dropped(Tape *tape, const Lora *lora, const Tensor *x)
+{
+    if (!drops(tape, lora)) return x->data;
+    size_t T = x->shape[0], D = x->shape[1];
+    float *copy = tape_scratch(tape, T * D);
+    if (copy) drop_rows(tape, lora, D, copy, x->data);
+    return copy;
+}
+
+static void lora_backward(Node *node)
+{
+    Tape *tape = node->tape;
+    Tensor *x = node->in[1], *y = node->out;
+    Kept *kept = node->kept;
+    const Lora *lora = kept->lora;
+    const Param *A = lora->A, *B = lora->B;
+    size_t T = x->shape[0], D = x->shape[1], O = y->shape[1], N = B->rows, R = A->rows;
+    Weight a = weight_of(A->name, R, D, A->data), b = weight_of(B->name, N, R, B->data);
+    const float *dy = y->grad + lora->col;
+    float *du = tape_scratch(tape, T * R), *xd = dropped(tape, lora, x);
+    float *scratch = tape_scratch(tape, rows_scratch(T, N > R ? N : R));
+    if (tape->err) return;
+    rows_nn(T, rows_of(du, R), false, lora->scale, rows_of(dy, O), &b, scratch); /* du = s dy B */
+    for (size_t m = 0; m < tape->group->n_micro && param_trains(A); m++) {
+        Span span = group_span(tape->group, m);
+        sum_tn(span.n, N, R, param_leaf(B, span.number), lora->scale, dy + span.begin * O, O, kept->u + span.begin * R, R);
+        sum_tn(span.n, R, D, param_leaf(A, span.number), 1, du + span.begin * R, R, xd + span.begin * D, D);
+        param_merge(B, span.number);
+        param_merge(A, span.number);
+    }
+    if (!x->wants) return;
+    if (!drops(tape, lora)) {
+        rows_nn(T, rows_of(x->grad, D), true, 1, rows_of(du, R), &a, scratch); /* dx += du A */
+        return;
+    }
+    rows_nn(T, rows_of(xd, D), false, 1, rows_of(du, R), &a, scratch);
+    drop_rows(tape, lora, D, xd, xd);
+#pragma omp parallel for schedule(static)
+    for (size_t t = 0; t < T; t++) row_add(D, x->grad + t * D, xd + t * D);
+}
+
+static const Op lora_op = {.name = "lora", .backward = lora_backward};
+
+Tensor *op_lora(Tape *tape, Tensor *y, Tensor *x, const Lora *lora)
+{
+    if (!lora || tape->err) return y;
+    const Param *A = lora->A, *B = lora->B;
+    size_t T = x->shape[0], D = x->shape[1], O = y->shape[1], R = A->rows;
+    if (!tape_expect(tape, A->cols == D && B->cols == R && y->shape[0] == T && lora->col + B->rows <= O,
+                     "%s: x is [%zu][%zu], y [%zu][%zu], A [%zu][%zu], B [%zu][%zu] at column %zu", A->name, T, D, y->shape[0], O, R,
+                     A->cols, B->rows, B->cols, lora->col))
+        return &tape->dummy;
+    Weight a = weight_of(A->name, R, D, A->data), b = weight_of(B->name, B->rows, R, B->data);
+    Kept *kept = tape_alloc(tape, sizeof *kept);
+    float *u = tape_floats(tape, T * R), *xd = dropped(tape, lora, x);
+    float *scratch = tape_scratch(tape, rows_scratch(T, D > R ? D : R));
+    if (tape->err) return &tape->dummy;
+    *kept = (Kept){lora, u};
+    rows_nt(T, rows_of(u, R), false, 1, rows_of(xd, D), &a, scratch);                          /* u  = drop(x) A' */
+    rows_nt(T, rows_of(y->data + lora->col, O), true, lora->scale, rows_of(u, R), &b, scratch); /* y += s u B'     */
+    return tape_record(tape, &lora_op, y, kept, param_trains(A), 2, (Tensor *[]){y, x});
+}

@@ -1,0 +1,62 @@
+/* Cross-entropy over the vocabulary, a few rows of logits at a time:
+ *     z = x W',   nll = logsumexp(z) - z[target],   dz = softmax(z) - onehot(target),   dx = dnll dz W
+ * dz exists only while its rows do, so dx of a unit dnll is computed on the way up and scaled on the way back. */
+#include "autograd/op.h"
+#include "tensor/matmul.h"
+#include "tensor/rows.h"
+
+#include <math.h>
+
+enum { LOGITS_AT_ONCE = 1 << 22, LEAST_ROWS = 16 };
+
+typedef struct {
+    float *dx; /* [rows][D] for dnll = 1 */
+} Kept;
+
+static void loss_backward(Node *node)
+{
+    Tensor *x = node->in[0], *nll = node->out;
+    const Kept *kept = node->kept;
+    size_t n = x->shape[0], D = x->shape[1];
+#pragma omp parallel for schedule(static)
+    for (size_t t = 0; t < n; t++) row_axpy(D, x->grad + t * D, nll->grad[t], kept->dx + t * D);
+}
+
+static const Op loss = {.name = "loss", .backward = loss_backward};
+
+static int32_t largest(size_t n, const float *z)
+{
+    size_t best = 0;
+    for (size_t i = 1; i < n; i++)
+        if (z[i] > z[best]) best = i;
+    return (int32_t)best;
+}
+
+Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets, int32_t *best)
+{
+    size_t n = x->shape[0], D = x->shape[1], V = W->rows, step = LOGITS_AT_ONCE / V;
+    if (step < LEAST_ROWS) step = LEAST_ROWS;
+    if (step > n) step = n;
+    bool wants = tape_wants(tape, false, 1, &x);
+    Tensor *nll = tape_tensor(tape, n, 1);
+    Kept *kept = tape_alloc(tape, sizeof *kept);
+    float *dx = wants ? tape_floats(tape, n * D) : NULL;
+    float *z = tape_scratch(tape, step * V), *scratch = tape_scratch(tape, rows_scratch(step, V > D ? V : D));
+    for (size_t t = 0; t < n && !tape->err; t++)
+        tape_expect(tape, targets[t] >= 0 && (size_t)targets[t] < V, "loss: target %d is not in the vocabulary of %zu", targets[t], V);
+    if (!tape_expect(tape, W->cols == D, "loss: x is %zu wide, %s is [%zu][%zu]", D, W->name, W->rows, W->cols)) return &tape->dummy;
+    *kept = (Kept){dx};
+    for (size_t at = 0; at < n; at += step) {
+        size_t m = n - at < step ? n - at : step;
+        rows_nt(m, rows_of(z, V), false, 1, rows_of(x->data + at * D, D), W, scratch);
+#pragma omp parallel for schedule(static)
+        for (size_t i = 0; i < m; i++) {
+            float *row = z + i * V, target = row[targets[at + i]];
+            if (best) best[at + i] = largest(V, row);
+            nll->data[at + i] = (wants ? row_softmax(V, row) : row_logsumexp(V, row)) - target;
+            row[targets[at + i]] -= 1;
+        }
+        if (wants) rows_nn(m, rows_of(dx + at * D, D), false, 1, rows_of(z, V), W, scratch);
+    }
+    return tape_record(tape, &loss, nll, kept, false, 1, (Tensor *[]){x});
+}

@@ -1,0 +1,69 @@
+/* RMSNorm:  y = w n,  n = x r,  r = 1 / sqrt(mean(x^2) + eps).
+ *     dx += r g - x r^3 (sum_j g_j x_j) / D,   g = dy w.
+ * The layer norm of the indexer's keys stands here, too: forward only.
+ * Source: Zhang and Sennrich 2019, section 3 (arXiv:1910.07467); Ba et al. 2016 (arXiv:1607.06450). */
+#include "autograd/op.h"
+#include "tensor/rows.h"
+
+#include <math.h>
+
+typedef struct {
+    size_t col;
+    const float *weight;
+    float *r; /* [T] */
+} Kept;
+
+static void rmsnorm_backward(Node *node)
+{
+    Tensor *x = node->in[0], *y = node->out;
+    Kept *kept = node->kept;
+    size_t T = x->shape[0], D = x->shape[1], n = y->shape[1];
+    float *g = tape_scratch(node->tape, T * n);
+    if (!g || !x->wants) return;
+#pragma omp parallel for schedule(static)
+    for (size_t t = 0; t < T; t++) {
+        const float *xt = x->data + t * D + kept->col, *dy = y->grad + t * n;
+        float *dx = x->grad + t * D + kept->col, *gt = g + t * n, r = kept->r[t];
+        for (size_t i = 0; i < n; i++) gt[i] = dy[i] * kept->weight[i];
+        float pull = r * r * r * row_dot(n, gt, xt) / (float)n;
+        for (size_t i = 0; i < n; i++) dx[i] += r * gt[i] - pull * xt[i];
+    }
+}
+
+static const Op rmsnorm = {.name = "rmsnorm", .backward = rmsnorm_backward};
+
+Tensor *op_rmsnorm(Tape *tape, Tensor *x, size_t col, size_t n, const float *weight, double eps)
+{
+    size_t T = x->shape[0], D = x->shape[1];
+    Tensor *y = tape_tensor(tape, T, n);
+    Kept *kept = tape_alloc(tape, sizeof *kept);
+    float *rs = tape_floats(tape, T);
+    if (!tape_expect(tape, col + n <= D, "rmsnorm: columns %zu to %zu of %zu", col, col + n, D)) return &tape->dummy;
+    *kept = (Kept){col, weight, rs};
+#pragma omp parallel for schedule(static)
+    for (size_t t = 0; t < T; t++) {
+        const float *xt = x->data + t * D + col;
+        float *yt = y->data + t * n, r = (float)(1 / sqrt((double)row_dot(n, xt, xt) / (double)n + eps));
+        rs[t] = r;
+        for (size_t i = 0; i < n; i++) yt[i] = weight[i] * (xt[i] * r);
+    }
+    return tape_record(tape, &rmsnorm, y, kept, false, 1, (Tensor *[]){x});
+}
+
+static const Op layernorm = {.name = "layernorm"};
+
+Tensor *op_layernorm(Tape *tape, Tensor *x, const float *weight, const float *bias, double eps)
+{
+    size_t T = x->shape[0], D = x->shape[1];
+    Tensor *y = tape_tensor(tape, T, D);
+    if (tape->err) return &tape->dummy;
+#pragma omp parallel for schedule(static)
+    for (size_t t = 0; t < T; t++) {
+        const float *xt = x->data + t * D;
+        float *yt = y->data + t * D, mean = row_sum(D, xt) / (float)D;
+        for (size_t i = 0; i < D; i++) yt[i] = xt[i] - mean;
+        float r = (float)(1 / sqrt((double)row_dot(D, yt, yt) / (double)D + eps));
+        for (size_t i = 0; i < D; i++) yt[i] = yt[i] * r * weight[i] + bias[i];
+    }
+    return tape_record(tape, &layernorm, y, NULL, false, 0, NULL);
+}

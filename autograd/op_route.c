@@ -1,0 +1,104 @@
+/* The router:   s = sigmoid(z);   the K experts with the largest s + bias are chosen, inside the topk_group groups
+ * whose two best add up to most;   w = f s / (sum over the chosen s + 1e-20).
+ *     ds_k = f (dw_k - sum_m dw_m wn_m) / sum,   dz = ds s (1 - s) for the chosen, else 0   (wn: w / f)
+ * Without norm_topk_prob:  w = f s,  ds = f dw.
+ * Source: DeepSeek-V3 report, section 2.1.2 (arXiv:2412.19437); transformers 5.23.0, GlmMoeDsaTopkRouter. */
+#include "autograd/op.h"
+#include "tensor/rows.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST_GROUPS = 64 };
+
+typedef struct {
+    RouterShape shape;
+    const int32_t *ids;
+    float *s;   /* [T][K] sigmoids of the chosen */
+    float *sum; /* [T] their sum + 1e-20; 1 without norm_topk_prob */
+} Kept;
+
+static void hide_weak_groups(const RouterShape *shape, float *c)
+{
+    size_t width = shape->E / shape->n_group;
+    float score[MOST_GROUPS];
+    int32_t best[MOST_GROUPS];
+    bool keep[MOST_GROUPS] = {false};
+    for (size_t g = 0; g < shape->n_group; g++) {
+        float first = -INFINITY, second = -INFINITY;
+        for (size_t e = g * width; e < (g + 1) * width; e++) {
+            if (c[e] > first) {
+                second = first;
+                first = c[e];
+            } else if (c[e] > second) {
+                second = c[e];
+            }
+        }
+        score[g] = width > 1 ? first + second : first;
+    }
+    row_top_k(shape->n_group, shape->topk_group, best, score);
+    for (size_t g = 0; g < shape->topk_group; g++) keep[best[g]] = true;
+    for (size_t e = 0; e < shape->E; e++)
+        if (!keep[e / width]) c[e] = -INFINITY;
+}
+
+static int by_id(const void *a, const void *b)
+{
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+static void choose(const RouterShape *shape, const float *bias, const float *s, float *c, int32_t *ids)
+{
+    for (size_t e = 0; e < shape->E; e++) c[e] = s[e] + bias[e];
+    if (shape->n_group > 1) hide_weak_groups(shape, c);
+    row_top_k(shape->E, shape->K, ids, c);
+    qsort(ids, shape->K, sizeof *ids, by_id);
+}
+
+static void route_backward(Node *node)
+{
+    Tensor *z = node->in[0], *w = node->out;
+    const Kept *kept = node->kept;
+    size_t T = z->shape[0], E = z->shape[1], K = w->shape[1];
+    float f = kept->shape.routed_scaling_factor;
+    bool norm = kept->shape.norm_topk_prob;
+#pragma omp parallel for schedule(static)
+    for (size_t t = 0; t < T; t++) {
+        const float *dw = w->grad + t * K, *s = kept->s + t * K;
+        float mean = 0;
+        for (size_t k = 0; k < K && norm; k++) mean += dw[k] * (s[k] / kept->sum[t]);
+        for (size_t k = 0; k < K; k++) {
+            float ds = f * (dw[k] - mean) / kept->sum[t];
+            z->grad[t * E + (size_t)kept->ids[t * K + k]] += ds * s[k] * (1 - s[k]);
+        }
+    }
+}
+
+static const Op route_op = {.name = "route", .backward = route_backward};
+
+Route op_route(Tape *tape, Tensor *logits, const float *bias, const RouterShape *shape, int32_t *ids, bool made)
+{
+    size_t T = logits->shape[0], E = shape->E, K = shape->K;
+    Tensor *w = tape_tensor(tape, T, K);
+    Kept *kept = tape_alloc(tape, sizeof *kept);
+    float *s = tape_floats(tape, T * K), *sum = tape_floats(tape, T);
+    float *scratch = tape_scratch(tape, (size_t)omp_get_max_threads() * 2 * E);
+    if (!tape_expect(tape, logits->shape[1] == E && K >= 1 && K <= E && shape->n_group <= MOST_GROUPS && E % shape->n_group == 0,
+                     "route: %zu logits, %zu experts in %zu groups, %zu chosen", logits->shape[1], E, shape->n_group, K))
+        return (Route){ids, &tape->dummy};
+    *kept = (Kept){*shape, ids, s, sum};
+#pragma omp parallel for schedule(static)
+    for (size_t t = 0; t < T; t++) {
+        float *all = scratch + (size_t)omp_get_thread_num() * 2 * E, total = 0;
+        int32_t *chosen = ids + t * K;
+        row_sigmoid(E, all, logits->data + t * E);
+        if (!made) choose(shape, bias, all, all + E, chosen);
+        for (size_t k = 0; k < K; k++) total += s[t * K + k] = all[chosen[k]];
+        sum[t] = shape->norm_topk_prob ? total + 1e-20f : 1;
+        for (size_t k = 0; k < K; k++) w->data[t * K + k] = s[t * K + k] / sum[t] * shape->routed_scaling_factor;
+    }
+    return (Route){ids, tape_record(tape, &route_op, w, kept, false, 1, (Tensor *[]){logits})};
+}

@@ -1,0 +1,30 @@
+/* a = silu(g) u,  [g | u] = x.  Source: Shazeer 2020 (arXiv:2002.05202). */
+#include "autograd/op.h"
+#include "tensor/rows.h"
+
+static void swiglu_backward(Node *node)
+{
+    Tensor *x = node->in[0], *a = node->out;
+    size_t T = x->shape[0], F = a->shape[1];
+    float *both = tape_scratch(node->tape, T * 2 * F);
+    if (!both) return;
+#pragma omp parallel for schedule(static)
+    for (size_t t = 0; t < T; t++) {
+        const float *g = x->data + t * 2 * F;
+        float *d = both + t * 2 * F;
+        row_swiglu_backward(F, d, d + F, g, g + F, a->grad + t * F);
+        row_add(2 * F, x->grad + t * 2 * F, d);
+    }
+}
+
+static const Op swiglu = {.name = "swiglu", .backward = swiglu_backward};
+
+Tensor *op_swiglu(Tape *tape, Tensor *x)
+{
+    size_t T = x->shape[0], F = x->shape[1] / 2;
+    Tensor *a = tape_tensor(tape, T, F);
+    if (!tape_expect(tape, x->shape[1] % 2 == 0, "swiglu: x is %zu wide", x->shape[1])) return &tape->dummy;
+#pragma omp parallel for schedule(static)
+    for (size_t t = 0; t < T; t++) row_swiglu(F, a->data + t * F, x->data + t * 2 * F, x->data + t * 2 * F + F);
+    return tape_record(tape, &swiglu, a, NULL, false, 1, (Tensor *[]){x});
+}

@@ -1,0 +1,78 @@
+#include "autograd/param.h"
+
+#include "base/memory.h"
+
+#include <stdlib.h>
+
+/* The largest subtree that starts at `begin` and stays below `end`. */
+static size_t subtree_size(size_t begin, size_t end)
+{
+    size_t size = 1;
+    while (begin % (size * 2) == 0 && begin + size * 2 <= end) size *= 2;
+    return size;
+}
+
+size_t forest_cover(size_t first, size_t end, Subtree cover[FOREST_MOST])
+{
+    size_t n = 0;
+    for (size_t at = first; at < end; at += cover[n++].size) cover[n] = (Subtree){at, subtree_size(at, end)};
+    return n;
+}
+
+size_t forest_depth(size_t first, size_t end)
+{
+    size_t n = 0;
+    for (size_t at = first; at < end; n++) at += subtree_size(at, end);
+    return n;
+}
+
+Err *forest_begin(Forest *forest, size_t n, size_t first, size_t end)
+{
+    size_t deepest = 1; /* before its merges a leaf stands on its own */
+    for (size_t at = first; at < end; at++) {
+        size_t depth = forest_depth(first, at) + 1;
+        if (depth > deepest) deepest = depth;
+    }
+    if (deepest * n > forest->capacity) {
+        free(forest->slots);
+        forest->slots = NULL;
+        forest->capacity = 0;
+        TRY(mem_new(&forest->slots, deepest * n, sizeof *forest->slots));
+        forest->capacity = deepest * n;
+    }
+    forest->n = n;
+    forest->first = first;
+    forest->end = end;
+    forest->n_slots = deepest;
+    return NULL;
+}
+
+void forest_free(Forest *forest)
+{
+    free(forest->slots);
+    *forest = (Forest){0};
+}
+
+void forest_total(size_t n_roots, size_t n, float *roots)
+{
+    for (size_t i = n_roots; i-- > 1;)
+        for (size_t j = 0; j < n; j++) roots[(i - 1) * n + j] += roots[i * n + j];
+}
+
+float *param_leaf(const Param *p, size_t number)
+{
+    const Forest *f = p->forest;
+    ASSERT(number >= f->first && number < f->end, "%s: micro-batch %zu of [%zu, %zu)", p->name, number, f->first, f->end);
+    return f->slots + forest_depth(f->first, number) * f->n + p->offset;
+}
+
+void param_merge(const Param *p, size_t number)
+{
+    const Forest *f = p->forest;
+    size_t n = param_count(p), depth = forest_depth(f->first, number) + 1, after = forest_depth(f->first, number + 1);
+    for (; depth > after; depth--) {
+        float *older = f->slots + (depth - 2) * f->n + p->offset;
+        const float *newer = f->slots + (depth - 1) * f->n + p->offset;
+        for (size_t i = 0; i < n; i++) older[i] += newer[i];
+    }
+}

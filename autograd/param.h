@@ -1,0 +1,75 @@
+/* Trained values, and the fixed tree along which their gradients are added.
+ *
+ * Every parameter's gradient is summed for each micro-batch, then along one binary tree over micro-batch numbers:
+ *
+ *     level 2   [ 0 1 2 3 ]            node (level, i) = node (level - 1, 2 i) + node (level - 1, 2 i + 1)
+ *     level 1   [ 0 1 ][ 2 3 ][ 4 5 ]
+ *     level 0   [0][1][2][3][4][5][6]
+ *
+ * A rank that holds micro-batches [first, end) keeps the fewest subtrees that cover them, oldest first: its forest.
+ * Leaves arrive in order, siblings merge at once, so that memory is a few blocks, whatever the number of micro-batches;
+ * and the sum is the same wherever ranks and groups begin. forest_total says how the last roots are added.
+ * Source: docs/design.md, "The same bits". */
+#ifndef GRAFT_AUTOGRAD_PARAM_H
+#define GRAFT_AUTOGRAD_PARAM_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Subtrees of one layer's parameters. Slot i holds the i-th subtree of what has arrived, n floats. */
+typedef struct {
+    size_t n;           /* floats of a node */
+    size_t first, end;  /* micro-batches of this rank */
+    size_t n_slots;
+    float *slots;       /* [n_slots][n] */
+    size_t capacity;    /* floats behind slots */
+} Forest;
+
+/* A subtree: `size` leaves (a power of two) from `begin` (a multiple of size). */
+typedef struct {
+    size_t begin, size;
+} Subtree;
+
+enum { FOREST_MOST = 128 }; /* no forest of 2^63 leaves has more subtrees */
+
+/* Make room for a layer of n floats and micro-batches [first, end); contents are undefined. Memory is kept and reused. */
+MUST_USE Err *forest_begin(Forest *forest, size_t n, size_t first, size_t end);
+void forest_free(Forest *forest);
+
+/* The fewest subtrees that cover [first, end), oldest first; returns their number. */
+size_t forest_cover(size_t first, size_t end, Subtree cover[FOREST_MOST]);
+size_t forest_depth(size_t first, size_t end); /* that number alone */
+
+/* Add the roots of a step's whole forest [0, end) from the youngest to the oldest: roots [n_roots][n], total in roots[0]. */
+void forest_total(size_t n_roots, size_t n, float *roots);
+
+typedef struct Param {
+    char *name;        /* "model.layers.3.self_attn.q_a_proj.lora_A" */
+    size_t rows, cols;
+    size_t offset;     /* of its values in its layer's block */
+    float *data;       /* [rows][cols] */
+    Forest *forest;    /* where its gradient goes; NULL while it is not trained */
+} Param;
+
+static inline size_t param_count(const Param *p) { return p->rows * p->cols; }
+
+static inline bool param_trains(const Param *p) { return p && p->forest; }
+
+/* Where to write the gradient of micro-batch `number`, all of it; then call param_merge. In order of numbers. */
+float *param_leaf(const Param *p, size_t number);
+void param_merge(const Param *p, size_t number);
+
+/* A low-rank pair:  y[:, col : col + O] += scale (x A') B'.  A [r][D], B [O][r].
+ * Source: Hu et al. 2021, section 4.1 (arXiv:2106.09685). */
+typedef struct Lora {
+    Param *A, *B;
+    size_t col;      /* first output column; the up half of a gate|up pair alone begins at F */
+    float scale;
+    bool dropout;    /* routed experts have none, as in PEFT */
+    uint64_t key;    /* names its dropout */
+} Lora;
+
+#endif

@@ -1,0 +1,136 @@
+#include "autograd/tape.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+void tape_begin(Tape *tape, const Group *group, TapeMode mode)
+{
+    tape_reset(tape);
+    tape->group = group;
+    tape->mode = mode;
+}
+
+void tape_reset(Tape *tape)
+{
+    arena_reset(&tape->arena);
+    arena_reset(&tape->scratch);
+    tape->last = NULL;
+    tape->n_nodes = 0;
+    tape->dummy = (Tensor){.shape = {1, 1}};
+}
+
+void tape_free(Tape *tape)
+{
+    arena_free(&tape->arena);
+    arena_free(&tape->scratch);
+    err_free(tape->err);
+    *tape = (Tape){0};
+}
+
+Err *tape_error(Tape *tape)
+{
+    Err *err = tape->err;
+    tape->err = NULL;
+    return err;
+}
+
+static void *alloc_from(Tape *tape, Arena *arena, size_t bytes)
+{
+    if (tape->err) return NULL;
+    void *block = arena_alloc(arena, bytes);
+    if (!block) tape->err = err_new(ERR_MEMORY, "out of memory: the tape holds %zu bytes and needs %zu more", tape->arena.used_bytes, bytes);
+    return block;
+}
+
+void *tape_alloc(Tape *tape, size_t bytes) { return alloc_from(tape, &tape->arena, bytes); }
+
+float *tape_floats(Tape *tape, size_t n) { return tape_alloc(tape, n * sizeof(float)); }
+
+float *tape_scratch(Tape *tape, size_t n) { return alloc_from(tape, &tape->scratch, n * sizeof(float)); }
+
+static Tensor *new_tensor(Tape *tape, size_t rows, size_t cols, float *data, bool wants)
+{
+    Tensor *tensor = tape_alloc(tape, sizeof *tensor);
+    if (!tensor) return &tape->dummy;
+    *tensor = (Tensor){{rows, cols}, data, NULL, wants};
+    return tensor;
+}
+
+Tensor *tape_leaf(Tape *tape, size_t rows, size_t cols, float *data, bool wants)
+{
+    return new_tensor(tape, rows, cols, data, wants);
+}
+
+Tensor *tape_tensor(Tape *tape, size_t rows, size_t cols)
+{
+    float *data = tape_floats(tape, rows * cols);
+    return new_tensor(tape, rows, cols, data, false);
+}
+
+bool tape_expect(Tape *tape, bool condition, const char *format, ...)
+{
+    if (!tape->err && !condition) {
+        char message[512];
+        va_list args;
+        va_start(args, format);
+        vsnprintf(message, sizeof message, format, args);
+        va_end(args);
+        tape->err = err_new(ERR_FORMAT, "%s", message);
+    }
+    return !tape->err;
+}
+
+bool tape_wants(const Tape *tape, bool trains, size_t n_in, Tensor *const *in)
+{
+    if (tape->mode == TAPE_OFF || tape->err) return false;
+    for (size_t i = 0; i < n_in && !trains; i++) trains = in[i] && in[i]->wants;
+    return trains;
+}
+
+static void check_finite(Tape *tape, const Op *op, const Tensor *out)
+{
+    for (size_t i = 0; i < out->shape[0] * out->shape[1]; i++)
+        if (!isfinite(out->data[i])) {
+            tape->err = err_new(ERR_NUMERIC, "%s: row %zu, column %zu is %g", op->name, i / out->shape[1], i % out->shape[1], (double)out->data[i]);
+            return;
+        }
+}
+
+Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *kept, bool trains, size_t n_in, Tensor *const *in)
+{
+    arena_reset(&tape->scratch);
+    if (tape->err) return &tape->dummy;
+    if (tape->guard && out->data) check_finite(tape, op, out);
+    if (!tape_wants(tape, trains, n_in, in)) return out;
+    Node *node = tape_alloc(tape, sizeof *node + n_in * sizeof *node->in);
+    if (!node) return &tape->dummy;
+    *node = (Node){.previous = tape->last, .op = op, .tape = tape, .out = out, .kept = kept, .n_in = n_in};
+    memcpy(node->in, in, n_in * sizeof *in);
+    out->wants = true;
+    tape->last = node;
+    tape->n_nodes++;
+    return out;
+}
+
+float *tape_seed(Tape *tape, Tensor *tensor)
+{
+    if (tensor->grad || tape->err) return tensor->grad;
+    size_t n = tensor->shape[0] * tensor->shape[1];
+    tensor->grad = tape_floats(tape, n);
+    if (tensor->grad) memset(tensor->grad, 0, n * sizeof *tensor->grad);
+    return tensor->grad;
+}
+
+Err *tape_backward(Tape *tape)
+{
+    for (Node *node = tape->last; node && !tape->err; node = node->previous) {
+        tape_seed(tape, node->out);
+        for (size_t i = 0; i < node->n_in; i++)
+            if (node->in[i] && node->in[i]->wants) tape_seed(tape, node->in[i]);
+        if (!tape->err) node->op->backward(node);
+        arena_reset(&tape->scratch);
+    }
+    return tape_error(tape);
+}

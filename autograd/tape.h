@@ -1,0 +1,105 @@
+/* The tape: operations record themselves on the way up, one call walks back.
+ *
+ *     tape_begin(&tape, &group, TAPE_RECORD);
+ *     Tensor *x = tape_leaf(&tape, T, D, data, wants_gradient);
+ *     Tensor *y = layer_forward(&tape, ...);            // no checks: the tape keeps the first error
+ *     TRY(tape_error(&tape));
+ *     memcpy(tape_seed(&tape, y), dy, ...);              // the gradient to start from
+ *     TRY(tape_backward(&tape));                        // x->grad and the parameters' leaves are written
+ *     tape_reset(&tape);                                // everything above is gone
+ *
+ * A tape is an object of one layer and one group. Where nothing asks for a gradient nothing is recorded.
+ *
+ * What always holds:
+ *   1. After an error every operation returns &tape->dummy and does nothing.
+ *   2. An operation is recorded only if an input wants a gradient or a parameter of it trains.
+ *   3. When a node's backward runs, its output's gradient is complete, and every input that wants one has a
+ *      gradient buffer; backward adds to it.
+ *   4. An operation in place (out is also an input) is walked like any other: the gradient is shared. */
+#ifndef GRAFT_AUTOGRAD_TAPE_H
+#define GRAFT_AUTOGRAD_TAPE_H
+
+#include "autograd/group.h"
+#include "autograd/param.h"
+#include "base/arena.h"
+
+typedef struct Tape Tape;
+
+typedef struct Tensor {
+    size_t shape[2];
+    float *data; /* [shape[0]][shape[1]], dense */
+    float *grad; /* the same shape, or NULL: nothing has asked for it yet */
+    bool wants;  /* a gradient is wanted */
+} Tensor;
+
+typedef struct Node Node;
+
+typedef struct {
+    const char *name;
+    void (*backward)(Node *node);
+} Op;
+
+struct Node {
+    Node *previous;
+    const Op *op;
+    Tape *tape;
+    Tensor *out;
+    void *kept; /* what the operation keeps for the way back, on the tape's arena */
+    size_t n_in;
+    Tensor *in[]; /* borrowed, NULL entries allowed */
+};
+
+typedef enum { TAPE_OFF, TAPE_RECORD } TapeMode;
+
+struct Tape {
+    Arena arena;
+    Arena scratch;        /* emptied when an operation returns */
+    const Group *group;
+    TapeMode mode;
+    bool guard;           /* check every result for numbers that are not finite */
+    float dropout;        /* probability; 0 outside training */
+    uint64_t dropout_key; /* of this seed and step */
+    Node *last;
+    Err *err;
+    Tensor dummy;
+    size_t n_nodes;
+};
+
+/* An empty (all zero) Tape is valid. Begin empties it and says which rows the coming operations work on. */
+void tape_begin(Tape *tape, const Group *group, TapeMode mode);
+void tape_reset(Tape *tape); /* empty; memory is kept */
+void tape_free(Tape *tape);
+
+/* A tensor around data of the caller. Owner of data: the caller. */
+Tensor *tape_leaf(Tape *tape, size_t rows, size_t cols, float *data, bool wants);
+
+/* Hand over the first error, if any; the tape forgets it. */
+MUST_USE Err *tape_error(Tape *tape);
+
+/* The gradient of a tensor, made (as zeros) when there is none; NULL after an error. */
+float *tape_seed(Tape *tape, Tensor *tensor);
+
+/* Walk back from the last recorded operation to the first. */
+MUST_USE Err *tape_backward(Tape *tape);
+
+/* ---- for operations ------------------------------------------------------------------------------------------- */
+
+/* A fresh tensor, and blocks that live until the reset; not zeroed. Never NULL where it matters: when memory has run
+ * out the tape fails, and tape_expect tells the operation to give up. */
+Tensor *tape_tensor(Tape *tape, size_t rows, size_t cols);
+void *tape_alloc(Tape *tape, size_t bytes);
+float *tape_floats(Tape *tape, size_t n);
+
+/* n floats until the operation (forward or backward) returns. */
+float *tape_scratch(Tape *tape, size_t n);
+
+/* Note a failure unless condition holds; false when the tape has failed, now or earlier. */
+bool tape_expect(Tape *tape, bool condition, const char *format, ...) PRINTF(3, 4);
+
+/* True when the operation should be prepared for the way back. trains: one of its parameters trains. */
+bool tape_wants(const Tape *tape, bool trains, size_t n_in, Tensor *const *in);
+
+/* Note the operation (if tape_wants); returns out. */
+Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *kept, bool trains, size_t n_in, Tensor *const *in);
+
+#endif

@@ -1,0 +1,38 @@
+/* graft inspect DIR|config.json: what a model is, how large, and whether its files are whole. */
+#include "base/options.h"
+#include "cli/verbs.h"
+#include "model/report.h"
+
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+typedef struct {
+    bool json, help;
+} InspectConfig;
+
+static const Option inspect_options[] = {
+    {"json", OPT_FLAG, offsetof(InspectConfig, json), .help = "write JSON instead of text"},
+    {"help", OPT_FLAG, offsetof(InspectConfig, help), .help = "this list"},
+    {0}};
+
+static Err *inspect(int argc, char **argv)
+{
+    InspectConfig config = {0};
+    const char *path;
+    char *text;
+    size_t n_paths;
+    TRY(options_arguments(&config, inspect_options, argc, argv, &path, 1, &n_paths));
+    if (config.help) {
+        printf("graft inspect DIR|config.json [options]\n");
+        options_help(stdout, inspect_options);
+        return NULL;
+    }
+    if (n_paths == 0) return err_new(ERR_USAGE, "which model? graft inspect DIR|config.json [--json]");
+    TRY(model_report(path, config.json, &text));
+    printf("%s%s", text, config.json ? "\n" : "");
+    free(text);
+    return NULL;
+}
+
+int verb_inspect(int argc, char **argv) { return err_report("inspect", inspect(argc, argv)); }

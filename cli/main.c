@@ -1,0 +1,36 @@
+/* graft VERB ...: a table of verbs. */
+#include "cli/verbs.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *help;
+} verbs[] = {
+    {"train", verb_train, "train an adapter:             graft train CONFIG.json [--key value ...]"},
+    {"eval", verb_eval, "loss of base and adapters:    graft eval --model DIR --data FILE [--adapter DIR ...]"},
+    {"generate", verb_generate, "text from base and adapter:   graft generate --model DIR --prompt TEXT [--adapter DIR]"},
+    {"inspect", verb_inspect, "what a model directory holds: graft inspect DIR|config.json"},
+    {"plot", verb_plot, "training curves as PNG:       graft plot RUN... --output loss.png"},
+};
+enum { N_VERBS = sizeof verbs / sizeof *verbs };
+
+static int usage(FILE *stream, int code)
+{
+    fputs("graft: LoRA fine-tuning of GLM-5-class mixture-of-experts models on CPUs\n\n", stream);
+    for (size_t i = 0; i < N_VERBS; i++) fprintf(stream, "  %-9s %s\n", verbs[i].name, verbs[i].help);
+    fputs("\n`graft VERB --help` lists the options of a verb.\n", stream);
+    return code;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) return usage(stderr, 1);
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0 || strcmp(argv[1], "-h") == 0) return usage(stdout, 0);
+    for (size_t i = 0; i < N_VERBS; i++)
+        if (strcmp(argv[1], verbs[i].name) == 0) return verbs[i].run(argc - 2, argv + 2);
+    fprintf(stderr, "graft: there is no verb %s\n", argv[1]);
+    return usage(stderr, 1);
+}

@@ -1,0 +1,54 @@
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/options.h"
+#include "cli/verbs.h"
+#include "plot/run.h"
+
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    char *output, *title;
+    bool help;
+} PlotConfig;
+
+static const Option plot_options[] = {
+    {"output", OPT_TEXT, offsetof(PlotConfig, output), .preset = "loss.png", .help = "the PNG file to write"},
+    {"title", OPT_TEXT, offsetof(PlotConfig, title), .help = "above the picture, instead of the run's name"},
+    {"help", OPT_FLAG, offsetof(PlotConfig, help), .help = "this list"},
+    {0}};
+
+static void print_help(void)
+{
+    puts("graft plot RUN... [options]\n\n"
+         "Draw the loss, learning rate and gradient norm of training runs over each other.\n"
+         "A RUN is a directory that holds metrics.jsonl, or such a file itself.\n");
+    options_help(stdout, plot_options);
+}
+
+static Err *plot(PlotConfig *config, int argc, char **argv, const char **runs)
+{
+    size_t n_runs;
+    TRY(options_defaults(config, plot_options));
+    TRY(options_arguments(config, plot_options, argc, argv, runs, (size_t)argc, &n_runs));
+    if (config->help) {
+        print_help();
+        return NULL;
+    }
+    if (n_runs == 0) return err_new(ERR_USAGE, "no run given; --help says how");
+    TRY(plot_runs(config->output, config->title, n_runs, runs));
+    log_line("wrote %s", config->output);
+    return NULL;
+}
+
+int verb_plot(int argc, char **argv)
+{
+    PlotConfig config = {0};
+    const char **runs = NULL;
+    Err *err = mem_new(&runs, (size_t)argc, sizeof *runs);
+    if (!err) err = plot(&config, argc, argv, runs);
+    options_free(&config, plot_options);
+    free(runs);
+    return err_report("plot", err);
+}

@@ -1,0 +1,11 @@
+/* The verbs of `graft`, one file each. argv holds the words after the verb; the result is the exit code. */
+#ifndef GRAFT_CLI_VERBS_H
+#define GRAFT_CLI_VERBS_H
+
+int verb_train(int argc, char **argv);
+int verb_eval(int argc, char **argv);
+int verb_generate(int argc, char **argv);
+int verb_inspect(int argc, char **argv);
+int verb_plot(int argc, char **argv);
+
+#endif

@@ -1,0 +1,324 @@
+/* Building an adapter: count, allocate once, then hand out the block in order. */
+#include "model/adapter.h"
+
+#include "base/memory.h"
+#include "base/rng.h"
+#include "model/slots.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    LayerAdapter *layer;
+    const Model *model;
+    size_t l, next_param, next_lora;
+} Builder;
+
+static size_t pair_rows(const Model *model, const Slot *slot, const Fill *fill)
+{
+    return slot_weight(model, slot)->rows * (fill->halves == 3 ? 2 : 1);
+}
+
+static Err *add_param(Builder *b, const char *stem, const char *suffix, size_t rows, size_t cols, Param **out)
+{
+    Param *p = &b->layer->params[b->next_param++];
+    TRY(mem_format(&p->name, "%s.%s", stem, suffix));
+    p->rows = rows;
+    p->cols = cols;
+    *out = p;
+    return NULL;
+}
+
+static void place_param(LayerAdapter *layer, Param *p)
+{
+    p->offset = layer->n;
+    layer->n += param_count(p);
+}
+
+/* A pair without a place in the block yet. */
+static Err *add_pair(Builder *b, const Slot *slot, const Fill *fill, Lora **out)
+{
+    char stem[MODULE_BYTES];
+    const Weight *w = slot_weight(b->model, slot);
+    Lora *lora = &b->layer->loras[b->next_lora++];
+    slot_stem(slot, stem);
+    TRY(add_param(b, stem, "lora_A", fill->r, w->cols, &lora->A));
+    TRY(add_param(b, stem, "lora_B", pair_rows(b->model, slot, fill), fill->r, &lora->B));
+    lora->col = fill->halves == 2 ? w->rows : 0;
+    lora->scale = fill->scale;
+    lora->dropout = slot->kind == SLOT_PLACE;
+    lora->key = rng_name(0, stem);
+    *out = lora;
+    return NULL;
+}
+
+/* Experts of one kind lie stacked: all A, then all B. */
+static Err *add_experts(Builder *b, SlotKind kind, const Fill *fills)
+{
+    LayerAdapter *layer = b->layer;
+    for (size_t e = 0; e < b->model->router.E; e++) {
+        Slot slot = {.kind = kind, .l = b->l, .expert = e};
+        Lora *lora;
+        if (!fills[e].halves) continue;
+        TRY(add_pair(b, &slot, &fills[e], &lora));
+        if (kind == SLOT_EXPERT_IN) layer->experts[e].in = lora;
+        else layer->experts[e].out = lora;
+    }
+    for (int side = 0; side < 2; side++)
+        for (size_t e = 0; e < b->model->router.E; e++) {
+            const Lora *lora = kind == SLOT_EXPERT_IN ? layer->experts[e].in : layer->experts[e].out;
+            if (lora) place_param(layer, side ? lora->B : lora->A);
+        }
+    return NULL;
+}
+
+static size_t count_pairs(const Model *model, const LayerFill *fill)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < LORA_PLACES; i++) n += fill->places[i].halves != 0;
+    for (size_t e = 0; fill->in && e < model->router.E; e++) n += (fill->in[e].halves != 0) + (fill->out[e].halves != 0);
+    return n;
+}
+
+static Err *build_layer(const Model *model, size_t l, const LayerFill *fill, LayerAdapter *layer)
+{
+    Builder b = {.layer = layer, .model = model, .l = l};
+    layer->n_lora = count_pairs(model, fill);
+    layer->n_params = 2 * layer->n_lora + fill->router;
+    TRY(mem_new(&layer->params, layer->n_params, sizeof *layer->params));
+    TRY(mem_new(&layer->loras, layer->n_lora, sizeof *layer->loras));
+    for (size_t i = 0; i < LORA_PLACES; i++) {
+        Slot slot = {.kind = SLOT_PLACE, .l = l, .place = (LoraPlace)i};
+        if (!fill->places[i].halves) continue;
+        TRY(add_pair(&b, &slot, &fill->places[i], &layer->pairs[i]));
+        place_param(layer, layer->pairs[i]->A);
+        place_param(layer, layer->pairs[i]->B);
+    }
+    if (!model->layers[l].dense) {
+        TRY(mem_new(&layer->experts, model->router.E, sizeof *layer->experts));
+        memcpy(layer->experts, model->layers[l].experts, model->router.E * sizeof *layer->experts);
+        TRY(add_experts(&b, SLOT_EXPERT_IN, fill->in));
+        TRY(add_experts(&b, SLOT_EXPERT_OUT, fill->out));
+    }
+    if (fill->router) {
+        char stem[MODULE_BYTES];
+        const Weight *w = &model->layers[l].router;
+        slot_stem(&(Slot){.kind = SLOT_ROUTER, .l = l}, stem);
+        TRY(add_param(&b, stem, "weight", w->rows, w->cols, &layer->router));
+        place_param(layer, layer->router);
+    }
+    return NULL;
+}
+
+static void set_values(Adapter *adapter)
+{
+    for (size_t l = 0; l < adapter->n_layers; l++) {
+        LayerAdapter *layer = &adapter->layers[l];
+        for (size_t i = 0; i < layer->n_params; i++) layer->params[i].data = adapter->values + layer->offset + layer->params[i].offset;
+        if (!layer->router) continue;
+        const Weight *w = &adapter->model->layers[l].router;
+        for (size_t row = 0; row < w->rows; row++) weight_read(w, row, 0, w->cols, layer->router->data + row * w->cols);
+    }
+}
+
+Err *adapter_build(Adapter **out, const Model *model, const LayerFill *fills)
+{
+    Adapter *adapter;
+    TRY(mem_new(&adapter, 1, sizeof *adapter));
+    adapter->model = model;
+    adapter->n_layers = model->n_layers;
+    Err *err = mem_new(&adapter->layers, model->n_layers, sizeof *adapter->layers);
+    for (size_t l = 0; l < model->n_layers && !err; l++) {
+        adapter->layers[l].offset = adapter->n;
+        err = build_layer(model, l, &fills[l], &adapter->layers[l]);
+        adapter->n += adapter->layers[l].n;
+    }
+    if (!err && adapter->n == 0) err = err_new(ERR_USAGE, "nothing to train: no target_modules, no experts, no train_router");
+    if (!err) err = mem_new(&adapter->values, adapter->n, sizeof *adapter->values);
+    if (err) {
+        adapter_free(adapter);
+        return err;
+    }
+    set_values(adapter);
+    *out = adapter;
+    return NULL;
+}
+
+void adapter_free(Adapter *adapter)
+{
+    if (!adapter) return;
+    for (size_t l = 0; l < adapter->n_layers && adapter->layers; l++) {
+        LayerAdapter *layer = &adapter->layers[l];
+        for (size_t i = 0; i < layer->n_params && layer->params; i++) free(layer->params[i].name);
+        free(layer->params);
+        free(layer->loras);
+        free(layer->experts);
+    }
+    free(adapter->layers);
+    free(adapter->values);
+    free(adapter);
+}
+
+Lora *adapter_pair(const Adapter *adapter, const Slot *slot)
+{
+    const LayerAdapter *layer = &adapter->layers[slot->l];
+    switch (slot->kind) {
+    case SLOT_PLACE: return layer->pairs[slot->place];
+    case SLOT_EXPERT_IN: return layer->experts ? (Lora *)(size_t)layer->experts[slot->expert].in : NULL;
+    case SLOT_EXPERT_OUT: return layer->experts ? (Lora *)(size_t)layer->experts[slot->expert].out : NULL;
+    case SLOT_ROUTER: break;
+    }
+    return NULL;
+}
+
+/* A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0. */
+static void initialise(Adapter *adapter, uint64_t seed)
+{
+    for (size_t l = 0; l < adapter->n_layers; l++)
+        for (size_t i = 0; i < adapter->layers[l].n_lora; i++) {
+            Param *A = adapter->layers[l].loras[i].A;
+            uint64_t key = rng_name(rng_name(seed, "adapter init"), A->name);
+            double bound = 1 / sqrt((double)A->cols);
+            for (size_t j = 0; j < param_count(A); j++) A->data[j] = (float)((2 * rng_uniform_double(key, j) - 1) * bound);
+        }
+}
+
+
+Err *adapter_new(Adapter **adapter, const Model *model, const LoraConfig *config, uint64_t seed)
+{
+    LayerFill *fills;
+    TRY(fills_new(&fills, model));
+    Err *err = targets_fill(model, config, fills);
+    if (!err) err = adapter_build(adapter, model, fills);
+    fills_free(fills, model);
+    if (err) return err;
+    (*adapter)->config = *config;
+    initialise(*adapter, seed);
+    return NULL;
+}
+
+size_t adapter_lowest_layer(const Adapter *adapter)
+{
+    size_t l = 0;
+    while (l < adapter->n_layers && adapter->layers[l].n == 0) l++;
+    return l;
+}
+
+void adapter_set_forest(Adapter *adapter, size_t l, Forest *forest)
+{
+    LayerAdapter *layer = &adapter->layers[l];
+    layer->forest = forest;
+    for (size_t i = 0; i < layer->n_params; i++) layer->params[i].forest = forest;
+}
+
+/* ---- the table of contents ------------------------------------------------------------------------------------ */
+
+typedef struct {
+    AdapterArray *items;
+    size_t n, capacity;
+} ArrayList;
+
+static Err *add_array(ArrayList *list, const char *module, const char *suffix, size_t n_dims, const size_t *dims, size_t offset)
+{
+    int used = 0;
+    size_t l;
+    TRY(mem_grow(&list->items, &list->capacity, list->n + 1, sizeof *list->items));
+    AdapterArray *item = &list->items[list->n++];
+    *item = (AdapterArray){.n_dims = n_dims, .offset = offset};
+    memcpy(item->dims, dims, n_dims * sizeof *dims);
+    if (sscanf(module, "model.layers.%zu.%n", &l, &used) != 1) return err_new(ERR_FORMAT, "module %s has no layer", module);
+    return mem_format(&item->name, "layers/%zu/%s/%s", l, module + used, suffix);
+}
+
+static Err *add_param_array(ArrayList *list, const LayerAdapter *layer, const Slot *slot, const Param *p, const char *suffix)
+{
+    char stem[MODULE_BYTES];
+    slot_stem(slot, stem);
+    return add_array(list, stem, suffix, 2, (size_t[]){p->rows, p->cols}, layer->offset + p->offset);
+}
+
+static bool same_shapes(const Adapter *adapter, size_t l, SlotKind kind, const Lora **first, size_t *count)
+{
+    *first = NULL;
+    *count = 0;
+    for (size_t e = 0; e < adapter->model->router.E; e++) {
+        const Lora *lora = adapter_pair(adapter, &(Slot){.kind = kind, .l = l, .expert = e});
+        if (!lora) continue;
+        if (!*first) *first = lora;
+        if (lora->A->rows != (*first)->A->rows || lora->B->rows != (*first)->B->rows) return false;
+        (*count)++;
+    }
+    return true;
+}
+
+static Err *add_expert_arrays(ArrayList *list, const Adapter *adapter, size_t l, SlotKind kind)
+{
+    const LayerAdapter *layer = &adapter->layers[l];
+    const Lora *first;
+    size_t count, E = adapter->model->router.E;
+    char stem[MODULE_BYTES];
+    bool stacked = same_shapes(adapter, l, kind, &first, &count);
+    if (stacked && count == 0) return NULL;
+    for (int side = 0; side < 2; side++) {
+        const char *suffix = side ? "lora_B" : "lora_A";
+        if (stacked) {
+            const Param *p = side ? first->B : first->A;
+            snprintf(stem, sizeof stem, "model.layers.%zu.mlp.experts.%s", l, kind == SLOT_EXPERT_IN ? "gate_up_proj" : "down_proj");
+            TRY(add_array(list, stem, suffix, 3, (size_t[]){count, p->rows, p->cols}, layer->offset + p->offset));
+            int32_t *ids;
+            TRY(mem_new(&ids, count, sizeof *ids));
+            list->items[list->n - 1].ids = ids;
+            for (size_t e = 0, i = 0; e < E; e++)
+                if (adapter_pair(adapter, &(Slot){.kind = kind, .l = l, .expert = e})) ids[i++] = (int32_t)e;
+        } else {
+            for (size_t e = 0; e < E; e++) {
+                Slot slot = {.kind = kind, .l = l, .expert = e};
+                const Lora *lora = adapter_pair(adapter, &slot);
+                if (lora) TRY(add_param_array(list, layer, &slot, side ? lora->B : lora->A, suffix));
+            }
+        }
+    }
+    return NULL;
+}
+
+static Err *add_layer_arrays(ArrayList *list, const Adapter *adapter, size_t l)
+{
+    const LayerAdapter *layer = &adapter->layers[l];
+    for (size_t i = 0; i < LORA_PLACES; i++) {
+        Slot slot = {.kind = SLOT_PLACE, .l = l, .place = (LoraPlace)i};
+        if (!layer->pairs[i]) continue;
+        TRY(add_param_array(list, layer, &slot, layer->pairs[i]->A, "lora_A"));
+        TRY(add_param_array(list, layer, &slot, layer->pairs[i]->B, "lora_B"));
+    }
+    if (layer->experts) {
+        TRY(add_expert_arrays(list, adapter, l, SLOT_EXPERT_IN));
+        TRY(add_expert_arrays(list, adapter, l, SLOT_EXPERT_OUT));
+    }
+    if (!layer->router) return NULL;
+    return add_param_array(list, layer, &(Slot){.kind = SLOT_ROUTER, .l = l}, layer->router, "weight");
+}
+
+Err *adapter_arrays(const Adapter *adapter, AdapterArray **arrays, size_t *n)
+{
+    ArrayList list = {0};
+    Err *err = NULL;
+    for (size_t l = 0; l < adapter->n_layers && !err; l++) err = add_layer_arrays(&list, adapter, l);
+    if (err) {
+        arrays_free(list.items, list.n);
+        return err;
+    }
+    *arrays = list.items;
+    *n = list.n;
+    return NULL;
+}
+
+void arrays_free(AdapterArray *arrays, size_t n)
+{
+    for (size_t i = 0; i < n && arrays; i++) {
+        free(arrays[i].name);
+        free(arrays[i].ids);
+    }
+    free(arrays);
+}

@@ -1,0 +1,101 @@
+/* Which weights carry LoRA pairs. An Adapter owns its values: one flat block, layer after layer.
+ *
+ *     values   | layer 0: A B A B ... | layer 1: ... |     a layer's block is what one tree of gradients adds up
+ *
+ * Gate and up of one MLP or expert share one A: B then has 2 F rows, gate's first (lora-and-adapters.md, decision 1). */
+#ifndef GRAFT_MODEL_ADAPTER_H
+#define GRAFT_MODEL_ADAPTER_H
+
+#include "autograd/op.h"
+#include "base/json.h"
+#include "base/options.h"
+
+typedef struct Model Model;
+
+/* Where a pair may sit; in this order pairs lie in a layer's block. */
+typedef enum {
+    LORA_Q,
+    LORA_Q_DOWN,
+    LORA_Q_UP,
+    LORA_KV_DOWN,
+    LORA_KV_UP,
+    LORA_O,
+    LORA_MLP_IN, /* gate|up of the dense MLP, then its down */
+    LORA_MLP_OUT,
+    LORA_SHARED_IN,
+    LORA_SHARED_OUT,
+    LORA_PLACES,
+} LoraPlace;
+
+/* The settings, under PEFT's names. */
+typedef struct {
+    int64_t r;
+    double lora_alpha, lora_dropout;
+    bool use_rslora;
+    const Json *target_modules;      /* a list of names or suffixes, or one regular expression; NULL: none */
+    const Json *layers_to_transform; /* a number, a list of them, or NULL: all */
+    const Json *experts;             /* "all", "none", or ESFT's expert_cfg.json: {"experts": {"3": [1, 2]}, ...}; NULL: by target_modules */
+    bool train_router;
+} LoraConfig;
+
+typedef struct {
+    size_t n_params;
+    Param *params;          /* in the order of the block */
+    size_t offset, n;       /* of the block in Adapter.values, in floats */
+    Lora *pairs[LORA_PLACES]; /* NULL: none */
+    Param *router;          /* NULL: frozen */
+    Expert *experts;        /* [E] base weights with this adapter's pairs; NULL in dense layers */
+    size_t n_lora;
+    Lora *loras;            /* behind pairs and experts */
+    Forest *forest;         /* not owned */
+} LayerAdapter;
+
+typedef struct Adapter {
+    const Model *model;
+    LoraConfig config; /* texts are borrowed only while the adapter is made */
+    size_t n_layers, n;
+    LayerAdapter *layers;
+    float *values; /* [n] */
+} Adapter;
+
+/* Make an adapter as the settings say, A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0 (PEFT's default), the router's values from
+ * the base. Every random number is a function of (seed, parameter, index).
+ * Fails: ERR_USAGE: a pattern that matches nothing (with the nearest names), an expert or layer that is not there,
+ * nothing to train at all. */
+MUST_USE Err *adapter_new(Adapter **adapter, const Model *model, const LoraConfig *config, uint64_t seed);
+void adapter_free(Adapter *adapter);
+
+/* A pair or a trained router from outside: module is "model.layers.3.self_attn.q_a_proj", "...mlp.experts.7.up_proj"
+ * or, with A NULL, "model.layers.3.mlp.gate" and its weight [out][in] in B. */
+typedef struct {
+    const char *module;
+    size_t r, in, out;
+    double scale;
+    float *A, *B; /* [r][in], [out][r] */
+} AdapterPair;
+
+/* Make an adapter of given pairs. Gate and up with equal A become one pair; with unequal A one of rank 2 r.
+ * Fails: ERR_FORMAT naming the module that this model does not have, or whose shape differs. */
+MUST_USE Err *adapter_from_pairs(Adapter **adapter, const Model *model, size_t n, const AdapterPair *pairs);
+
+/* The opposite: gate and up as two pairs. A and B point into the adapter's values, B of `out` rows each.
+ * Owner of the array and the module names: the caller, pairs_free. */
+MUST_USE Err *adapter_pairs(const Adapter *adapter, AdapterPair **pairs, size_t *n);
+void pairs_free(AdapterPair *pairs, size_t n);
+
+/* The layout for checkpoints: arrays of the flat block, experts of a kind stacked. */
+typedef struct {
+    char *name; /* "layers/3/self_attn.q_a_proj/lora_A", "layers/3/mlp.experts.gate_up_proj/lora_B" */
+    size_t n_dims, dims[3], offset;
+    int32_t *ids; /* [dims[0]] experts, or NULL */
+} AdapterArray;
+MUST_USE Err *adapter_arrays(const Adapter *adapter, AdapterArray **arrays, size_t *n);
+void arrays_free(AdapterArray *arrays, size_t n);
+
+/* The lowest layer with something to train; n_layers when there is none. */
+size_t adapter_lowest_layer(const Adapter *adapter);
+
+/* Give one layer's parameters a forest to put gradients into, or take it away (NULL). */
+void adapter_set_forest(Adapter *adapter, size_t l, Forest *forest);
+
+#endif

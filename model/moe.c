@@ -1,0 +1,25 @@
+/*     z = h Wr',  experts and weights from z;   y = sum_k w_k expert_k(h) + shared(h)
+ * Source: DeepSeek-V3 report, section 2.1.2 (arXiv:2412.19437); transformers 5.23.0, GlmMoeDsaMoE. */
+#include "model/moe.h"
+
+#include "model/attention.h"
+
+Tensor *mlp_forward(Tape *tape, const Layer *layer, const LayerAdapter *lora, LoraPlace place, Tensor *h)
+{
+    Tensor *both = op_linear(tape, h, 2, (const Weight *[]){&layer->gate, &layer->up});
+    both = op_lora(tape, both, h, lora ? lora->pairs[place] : NULL);
+    return project(tape, op_swiglu(tape, both), &layer->down, lora, (LoraPlace)(place + 1));
+}
+
+Tensor *moe_forward(Tape *tape, const Model *model, size_t l, const LayerAdapter *lora, Tensor *h, const LayerPass *pass)
+{
+    const Layer *layer = &model->layers[l];
+    Tensor *logits = op_linear_trained(tape, h, &layer->router, lora ? lora->router : NULL);
+    if (pass->balance_stats) balance_gather(tape, &model->router, logits, pass->balance_stats);
+    if (pass->coefficient) op_balance(tape, logits, &model->router, pass->coefficient, pass->balance);
+    Route route = op_route(tape, logits, layer->router_bias, &model->router, pass->choices->experts[l], pass->made);
+    if (pass->trace) *pass->trace = (LayerTrace){logits, route};
+    Tensor *y = op_experts(tape, h, route, model->router.E, lora && lora->experts ? lora->experts : layer->experts);
+    if (model->config.n_shared_experts == 0) return y;
+    return op_add(tape, y, mlp_forward(tape, layer, lora, LORA_SHARED_IN, h));
+}

@@ -1,0 +1,572 @@
+/* A chart is laid out before anything is drawn. Heights need the legends' rows, legends need the width, the width needs
+ * the widest y tick, and that needs the heights: so the layout runs twice, from a guess and from what the guess gave. */
+#include "plot/chart.h"
+
+#include "base/memory.h"
+#include "plot/axis.h"
+#include "plot/palette.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LEGEND_ROWS = 4, LINE_BYTES = 512 };
+
+static const double margin = 28, gap = 26, title_size = 22, head_size = 16, text_size = 14, line_height = 21,
+                    sample_width = 30, bar_width = 18;
+
+typedef struct {
+    const Panel *panel;
+    double head;   /* y of the panel's upper edge: its title begins here */
+    Rect area;     /* where the data go */
+    size_t shown;  /* entries of the legend */
+    size_t columns;
+    double column; /* width of one; 0: all entries fit into one row, each as wide as it is */
+    Axis y, bar;   /* bar: colours of a heat map */
+} Frame;
+
+typedef struct {
+    const Chart *chart;
+    Canvas *canvas;
+    double left, right; /* of every panel's area */
+    Axis x;
+    Frame *frames;      /* [n_panels] */
+} Layout;
+
+/* ---- moving average ------------------------------------------------------------------------------------------- */
+
+size_t chart_window(size_t n)
+{
+    size_t window = n / 20 | 1;
+    return window < 5 ? 5 : window > 201 ? 201 : window;
+}
+
+/* Every window is summed afresh: one that grows and shrinks would keep the rounding of a loss that once was 1e30. */
+void chart_smooth(size_t n, size_t window, Point *out, const Point *in)
+{
+    size_t half = window / 2;
+    for (size_t i = 0; i < n; i++) {
+        double sum = 0;
+        size_t count = 0;
+        for (size_t j = i > half ? i - half : 0; j < n && j <= i + half; j++) {
+            if (!isfinite(in[j].y)) continue;
+            sum += in[j].y;
+            count++;
+        }
+        out[i] = (Point){in[i].x, isfinite(in[i].y) ? sum / (double)count : NAN};
+    }
+}
+
+/* ---- text ----------------------------------------------------------------------------------------------------- */
+
+/* Draw text that is at most `width` long, its end cut off if need be. */
+static void draw_text(Canvas *canvas, Point at, TextStyle style, double width, const char *text)
+{
+    char line[LINE_BYTES];
+    if (!text) return;
+    if (canvas_text_width(canvas, style.size, text) <= width) {
+        canvas_text(canvas, at, &style, text);
+        return;
+    }
+    for (size_t n = strnlen(text, LINE_BYTES - 4); n > 0; n--) {
+        if ((text[n] & 0xC0) == 0x80) continue; /* inside a character */
+        snprintf(line, sizeof line, "%.*s\u2026", (int)n, text);
+        if (canvas_text_width(canvas, style.size, line) > width) continue;
+        canvas_text(canvas, at, &style, line);
+        return;
+    }
+}
+
+static double text_width(const Layout *layout, const char *text)
+{
+    return text ? canvas_text_width(layout->canvas, text_size, text) : 0;
+}
+
+static double widest_tick(const Layout *layout, const Axis *axis)
+{
+    double widest = 0;
+    for (size_t i = 0; i < axis->n_ticks; i++) widest = fmax(widest, text_width(layout, axis->text[i]));
+    return widest;
+}
+
+/* ---- ranges --------------------------------------------------------------------------------------------------- */
+
+static void widen(double *low, double *high, double value)
+{
+    if (value < *low) *low = value;
+    if (value > *high) *high = value;
+}
+
+static bool shows(const Frame *frame, Point p) { return isfinite(p.x) && axis_shows(&frame->y, p.y); }
+
+static bool is_empty(const Frame *frame)
+{
+    const Panel *panel = frame->panel;
+    for (size_t i = 0; i < panel->n_series; i++)
+        for (size_t j = 0; j < panel->series[i].n; j++)
+            if (shows(frame, panel->series[i].points[j])) return false;
+    return !panel->heat || panel->heat->rows == 0 || panel->heat->columns == 0;
+}
+
+static void range_x(Layout *layout)
+{
+    double low = INFINITY, high = -INFINITY, pad = 0;
+    for (size_t i = 0; i < layout->chart->n_panels; i++) {
+        const Frame *frame = &layout->frames[i];
+        const Panel *panel = frame->panel;
+        if (panel->heat) {
+            widen(&low, &high, panel->heat->x_low);
+            widen(&low, &high, panel->heat->x_high);
+            continue;
+        }
+        pad = 0.015; /* room for half a marker */
+        for (size_t j = 0; j < panel->n_series; j++)
+            for (size_t k = 0; k < panel->series[j].n; k++)
+                if (shows(frame, panel->series[j].points[k])) widen(&low, &high, panel->series[j].points[k].x);
+    }
+    axis_range(&layout->x, low, high, pad);
+}
+
+static void range_heat(Frame *frame)
+{
+    const Heat *heat = frame->panel->heat;
+    double low = heat->low, high = heat->high;
+    if (low == 0 && high == 0) {
+        low = INFINITY;
+        high = -INFINITY;
+        for (size_t i = 0; i < heat->rows * heat->columns; i++)
+            if (isfinite(heat->values[i])) widen(&low, &high, heat->values[i]);
+    }
+    axis_range(&frame->y, heat->y_low, heat->y_high, 0);
+    axis_range(&frame->bar, low, high, 0);
+}
+
+static void range_y(Frame *frame)
+{
+    const Panel *panel = frame->panel;
+    double low = INFINITY, high = -INFINITY;
+    for (size_t i = 0; i < panel->n_series; i++)
+        for (size_t j = 0; j < panel->series[i].n; j++)
+            if (shows(frame, panel->series[i].points[j])) widen(&low, &high, panel->series[i].points[j].y);
+    if (panel->from_zero && !panel->log_y && low <= high) widen(&low, &high, 0);
+    axis_range(&frame->y, low, high, 0.06);
+}
+
+/* ---- layout --------------------------------------------------------------------------------------------------- */
+
+static size_t n_named(const Panel *panel)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < panel->n_series; i++) n += panel->series[i].name != NULL;
+    return n;
+}
+
+static double entry_width(const Layout *layout, const Series *series)
+{
+    return sample_width + 8 + text_width(layout, series->name) + gap;
+}
+
+/* Several rows stand in columns of equal width, so that they can be read down as well as along. */
+static void lay_legend(const Layout *layout, Frame *frame)
+{
+    const Panel *panel = frame->panel;
+    double width = layout->right - layout->left, widest = 1, all = 0;
+    for (size_t i = 0; i < panel->n_series; i++) {
+        if (!panel->series[i].name) continue;
+        widest = fmax(widest, entry_width(layout, &panel->series[i]));
+        all += entry_width(layout, &panel->series[i]);
+    }
+    frame->shown = n_named(panel);
+    frame->column = all <= width ? 0 : fmin(widest, width);
+    frame->columns = all <= width ? frame->shown : (size_t)(width / frame->column);
+    if (frame->shown > frame->columns * LEGEND_ROWS) frame->shown = frame->columns * LEGEND_ROWS;
+}
+
+static size_t legend_rows(const Frame *frame)
+{
+    return frame->shown ? (frame->shown + frame->columns - 1) / frame->columns : 0;
+}
+
+/* Height of what stands above the data of a panel. */
+static double head_height(const Frame *frame)
+{
+    const Panel *panel = frame->panel;
+    return (panel->title || panel->note ? head_size + 12 : 0) + line_height * (double)legend_rows(frame);
+}
+
+static double share_of(const Panel *panel) { return panel->share > 0 ? panel->share : 1; }
+
+/* Divide the height, from `top` on, between the panels. */
+static void lay_heights(Layout *layout, double top)
+{
+    const Chart *chart = layout->chart;
+    double left_over = (double)canvas_height(layout->canvas) - top - margin / 2, shares = 0;
+    left_over -= text_size + 14 + (chart->x_label ? line_height : 0); /* x ticks and label */
+    for (size_t i = 0; i < chart->n_panels; i++) {
+        shares += share_of(&chart->panels[i]);
+        left_over -= head_height(&layout->frames[i]) + (i ? gap : 0);
+    }
+    for (size_t i = 0; i < chart->n_panels; i++) {
+        Frame *frame = &layout->frames[i];
+        frame->head = top + (i ? gap : 0);
+        double y = round(frame->head + head_height(frame));
+        double h = floor(fmax(left_over * share_of(frame->panel) / shares, 1));
+        frame->area = (Rect){layout->left, y, layout->right - layout->left, h};
+        top = y + h;
+    }
+}
+
+static void lay_ticks(Layout *layout)
+{
+    double width = fmax(layout->right - layout->left, 1);
+    size_t about = (size_t)(width / 90);
+    do { /* fewer until they stand apart */
+        axis_ticks(&layout->x, about);
+    } while ((widest_tick(layout, &layout->x) + gap) * (double)layout->x.n_ticks > width && about-- > 1);
+    for (size_t i = 0; i < layout->chart->n_panels; i++) {
+        Frame *frame = &layout->frames[i];
+        size_t along = (size_t)fmax(frame->area.h / 50, fmin(frame->area.h / 34, 3));
+        axis_ticks(&frame->y, along);
+        if (frame->panel->heat) axis_ticks(&frame->bar, along);
+    }
+}
+
+/* Left and right margins, from the ticks there are now. */
+static void lay_widths(Layout *layout)
+{
+    double left = 0, right = 12, label = 0;
+    for (size_t i = 0; i < layout->chart->n_panels; i++) {
+        const Frame *frame = &layout->frames[i];
+        left = fmax(left, widest_tick(layout, &frame->y));
+        if (frame->panel->y_label) label = line_height + 4;
+        if (!frame->panel->heat) continue;
+        double name = frame->panel->heat->name ? gap : 0;
+        right = fmax(right, gap + bar_width + 8 + widest_tick(layout, &frame->bar) + name);
+    }
+    layout->left = round(margin + label + left + 10);
+    layout->right = round(fmax((double)canvas_width(layout->canvas) - margin - right, layout->left + 1));
+}
+
+static double titles_height(const Chart *chart)
+{
+    return margin + (chart->title ? title_size + 4 : 0) + (chart->subtitle ? line_height + 4 : 0) +
+           (chart->title || chart->subtitle ? 14 : 0);
+}
+
+static void lay_out(Layout *layout)
+{
+    const Chart *chart = layout->chart;
+    layout->left = 3 * margin;
+    layout->right = (double)canvas_width(layout->canvas) - 2 * margin;
+    for (size_t i = 0; i < chart->n_panels; i++) {
+        Frame *frame = &layout->frames[i];
+        frame->panel = &chart->panels[i];
+        frame->y.log = frame->panel->log_y && !frame->panel->heat;
+        frame->y.whole = frame->panel->heat != NULL;
+        if (frame->panel->heat) range_heat(frame);
+        else range_y(frame);
+    }
+    layout->x.whole = chart->whole_x;
+    range_x(layout);
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass) lay_widths(layout);
+        for (size_t i = 0; i < chart->n_panels; i++) lay_legend(layout, &layout->frames[i]);
+        lay_heights(layout, titles_height(chart));
+        lay_ticks(layout);
+    }
+}
+
+/* ---- axes ----------------------------------------------------------------------------------------------------- */
+
+static double x_of(const Layout *layout, double x)
+{
+    return layout->left + axis_place(&layout->x, x) * (layout->right - layout->left);
+}
+
+static double y_of(const Frame *frame, double y)
+{
+    return frame->area.y + (1 - axis_place(&frame->y, y)) * frame->area.h;
+}
+
+/* Lines one pixel wide that fill that pixel. */
+static void draw_horizontal(Canvas *canvas, double y, double from, double to, Colour colour)
+{
+    canvas_rect(canvas, (Rect){from, round(y), to - from, 1}, colour);
+}
+
+static void draw_vertical(Canvas *canvas, double x, double from, double to, Colour colour)
+{
+    canvas_rect(canvas, (Rect){round(x), from, 1, to - from}, colour);
+}
+
+static void draw_grid(const Layout *layout, const Frame *frame)
+{
+    const Rect *area = &frame->area;
+    for (size_t i = 0; i < frame->y.n_ticks; i++)
+        draw_horizontal(layout->canvas, y_of(frame, frame->y.tick[i]), area->x, area->x + area->w, palette_grid);
+    for (size_t i = 0; i < layout->x.n_ticks; i++)
+        draw_vertical(layout->canvas, x_of(layout, layout->x.tick[i]), area->y, area->y + area->h, palette_grid);
+}
+
+static void draw_y_axis(const Layout *layout, const Frame *frame)
+{
+    const Rect *area = &frame->area;
+    TextStyle number = {.size = text_size, .colour = palette_ink, .across = 1, .up = 0.5};
+    for (size_t i = 0; i < frame->y.n_ticks; i++) {
+        Point at = {area->x - 10, y_of(frame, frame->y.tick[i]) + 0.5};
+        canvas_text(layout->canvas, at, &number, frame->y.text[i]);
+    }
+    TextStyle label = {.size = text_size, .colour = palette_faint_ink, .across = 0.5, .up = 1, .upright = true};
+    draw_text(layout->canvas, (Point){margin, area->y + area->h / 2}, label, area->h, frame->panel->y_label);
+}
+
+/* The line under a panel, with marks; under the last one also numbers and what they count. */
+static void draw_x_axis(const Layout *layout, const Frame *frame, bool last)
+{
+    const Rect *area = &frame->area;
+    double bottom = area->y + area->h;
+    draw_horizontal(layout->canvas, bottom, area->x, area->x + area->w, palette_axis);
+    TextStyle number = {.size = text_size, .colour = palette_ink, .across = 0.5, .up = 1};
+    for (size_t i = 0; i < layout->x.n_ticks; i++) {
+        double x = x_of(layout, layout->x.tick[i]);
+        draw_vertical(layout->canvas, x, bottom, bottom + 5, palette_axis);
+        if (last) canvas_text(layout->canvas, (Point){x + 0.5, bottom + 12}, &number, layout->x.text[i]);
+    }
+    if (!last) return;
+    TextStyle label = {.size = text_size, .colour = palette_faint_ink, .across = 0.5, .up = 1};
+    Point middle = {area->x + area->w / 2, bottom + 14 + line_height};
+    draw_text(layout->canvas, middle, label, area->w, layout->chart->x_label);
+}
+
+/* ---- lines ---------------------------------------------------------------------------------------------------- */
+
+static void draw_marker(Canvas *canvas, Point at, Colour colour)
+{
+    canvas_circle(canvas, at, 6, palette_ground); /* a rim, so that it stands out on a line of its own colour */
+    canvas_circle(canvas, at, 4.5, colour);
+}
+
+/* What joins markers is there to tell series apart, not to say what happened in between. */
+static Stroke thin_stroke(const Series *series)
+{
+    return (Stroke){1.3, palette_stroke(series->colour, 1).colour, 2, 5};
+}
+
+/* A line through points in pixels. One on its own, which a thin line would hide, is drawn as a disc. */
+static void draw_line(Canvas *canvas, size_t n, const Point *at, Stroke stroke)
+{
+    canvas_path(canvas, n, at, &stroke);
+    for (size_t i = 0; i < n; i++)
+        if (isfinite(at[i].y) && (i == 0 || !isfinite(at[i - 1].y)) && (i + 1 == n || !isfinite(at[i + 1].y)))
+            canvas_circle(canvas, at[i], stroke.width * 1.5, stroke.colour);
+}
+
+/* `at` and `smooth` have room for the points of the series. */
+static void draw_series(const Layout *layout, const Frame *frame, const Series *series, Point *at, Point *smooth)
+{
+    Stroke bold = palette_stroke(series->colour, 2.6), thin = thin_stroke(series);
+    for (size_t i = 0; i < series->n; i++) {
+        Point p = series->points[i];
+        at[i] = shows(frame, p) ? (Point){x_of(layout, p.x), y_of(frame, p.y)} : (Point){NAN, NAN};
+        smooth[i] = (Point){p.x, shows(frame, p) ? p.y : NAN};
+    }
+    if (series->kind == SERIES_LINE) draw_line(layout->canvas, series->n, at, palette_stroke(series->colour, 2));
+    if (series->kind == SERIES_MARKED) {
+        canvas_path(layout->canvas, series->n, at, &thin);
+        for (size_t i = 0; i < series->n; i++) draw_marker(layout->canvas, at[i], thin.colour);
+    }
+    if (series->kind != SERIES_SMOOTHED) return;
+    draw_line(layout->canvas, series->n, at, (Stroke){1.2, palette_pale(bold.colour), 0, 0});
+    chart_smooth(series->n, chart_window(series->n), at, smooth); /* the pixels are drawn: at is free */
+    for (size_t i = 0; i < series->n; i++)
+        at[i] = isfinite(at[i].y) ? (Point){x_of(layout, at[i].x), y_of(frame, at[i].y)} : (Point){NAN, NAN};
+    draw_line(layout->canvas, series->n, at, bold);
+}
+
+/* All pale parts lie beneath all markers: series that mark come last. */
+static Err *draw_lines(const Layout *layout, const Frame *frame)
+{
+    const Panel *panel = frame->panel;
+    Point *points = NULL;
+    size_t most = 0;
+    for (size_t i = 0; i < panel->n_series; i++) most = panel->series[i].n > most ? panel->series[i].n : most;
+    TRY(mem_new(&points, most * 2, sizeof *points));
+    canvas_clip(layout->canvas, frame->area);
+    for (int marked = 0; marked < 2; marked++)
+        for (size_t i = 0; i < panel->n_series; i++)
+            if ((panel->series[i].kind == SERIES_MARKED) == marked)
+                draw_series(layout, frame, &panel->series[i], points, points + most);
+    canvas_clip_none(layout->canvas);
+    free(points);
+    return NULL;
+}
+
+/* ---- heat ----------------------------------------------------------------------------------------------------- */
+
+/* The mean of the cells that a pixel covers, from (row, column) up to but without (row_end, column_end). */
+static double cell_mean(const Heat *heat, size_t row, size_t row_end, size_t column, size_t column_end)
+{
+    double sum = 0;
+    size_t count = 0;
+    for (size_t r = row; r < row_end; r++) {
+        for (size_t c = column; c < column_end; c++) {
+            double value = heat->values[r * heat->columns + c];
+            if (!isfinite(value)) continue;
+            sum += value;
+            count++;
+        }
+    }
+    return count ? sum / (double)count : NAN;
+}
+
+/* Cells between two parts of a side of n cells; never none. */
+static void cells_between(double from, double to, size_t n, size_t *first, size_t *end)
+{
+    double at = fmax(fmin(from, to), 0) * (double)n, behind = fmin(fmax(from, to), 1) * (double)n;
+    *first = at < (double)n ? (size_t)at : n - 1;
+    *end = behind > (double)*first + 1 ? (size_t)behind : *first + 1;
+    if (*end > n) *end = n;
+}
+
+static void draw_heat(const Layout *layout, const Frame *frame)
+{
+    const Heat *heat = frame->panel->heat;
+    const Rect *area = &frame->area;
+    double left = x_of(layout, heat->x_low), right = x_of(layout, heat->x_high), wide = right - left;
+    for (double y = 0; y < area->h; y++) {
+        size_t row, row_end, column, column_end;
+        cells_between(1 - (y + 1) / area->h, 1 - y / area->h, heat->rows, &row, &row_end);
+        for (double x = floor(left); x < right; x++) {
+            cells_between((x - left) / wide, (x + 1 - left) / wide, heat->columns, &column, &column_end);
+            double value = cell_mean(heat, row, row_end, column, column_end);
+            Colour colour = isfinite(value) ? palette_heat(axis_place(&frame->bar, value)) : palette_missing;
+            canvas_rect(layout->canvas, (Rect){x, area->y + y, 1, 1}, colour);
+        }
+    }
+}
+
+static void draw_bar(const Layout *layout, const Frame *frame)
+{
+    const Rect *area = &frame->area;
+    double x = area->x + area->w + gap;
+    for (double y = 0; y < area->h; y++)
+        canvas_rect(layout->canvas, (Rect){x, area->y + y, bar_width, 1}, palette_heat(1 - (y + 0.5) / area->h));
+    TextStyle number = {.size = text_size, .colour = palette_ink, .up = 0.5};
+    for (size_t i = 0; i < frame->bar.n_ticks; i++) {
+        double y = area->y + (1 - axis_place(&frame->bar, frame->bar.tick[i])) * area->h;
+        draw_horizontal(layout->canvas, fmin(y, area->y + area->h - 1), x + bar_width, x + bar_width + 5, palette_axis);
+        canvas_text(layout->canvas, (Point){x + bar_width + 9, y + 0.5}, &number, frame->bar.text[i]);
+    }
+    TextStyle label = {.size = text_size, .colour = palette_faint_ink, .across = 0.5, .upright = true};
+    Point edge = {(double)canvas_width(layout->canvas) - margin, area->y + area->h / 2};
+    draw_text(layout->canvas, edge, label, area->h, frame->panel->heat->name);
+}
+
+/* ---- the whole ------------------------------------------------------------------------------------------------ */
+
+static void draw_sample(Canvas *canvas, Point at, const Series *series)
+{
+    Stroke stroke = palette_stroke(series->colour, series->kind == SERIES_LINE ? 2 : 2.6);
+    Point from = {at.x + 4, at.y}, to = {at.x + sample_width - 4, at.y};
+    if (series->kind == SERIES_SMOOTHED)
+        canvas_rect(canvas, (Rect){at.x, at.y - 5, sample_width, 10}, palette_pale(stroke.colour));
+    if (series->kind == SERIES_MARKED) stroke = thin_stroke(series);
+    canvas_line(canvas, from, to, &stroke);
+    if (series->kind == SERIES_MARKED) draw_marker(canvas, (Point){at.x + sample_width / 2, at.y}, stroke.colour);
+}
+
+static void draw_legend(const Layout *layout, const Frame *frame)
+{
+    const Panel *panel = frame->panel;
+    TextStyle style = {.size = text_size, .colour = palette_ink, .up = 0.5};
+    double top = frame->area.y - line_height * (double)legend_rows(frame) + 2;
+    size_t hidden = n_named(panel) - frame->shown, n = 0;
+    double x = layout->left;
+    for (size_t i = 0; i < panel->n_series && n < frame->shown; i++) {
+        const Series *series = &panel->series[i];
+        if (!series->name) continue;
+        if (frame->column > 0) x = layout->left + frame->column * (double)(n % frame->columns);
+        Point at = {x, round(top + line_height * (double)(n / frame->columns)) + 4};
+        double width = frame->column > 0 ? frame->column : entry_width(layout, series);
+        n++;
+        if (hidden && n == frame->shown) { /* the last place tells what has none */
+            char more[64];
+            snprintf(more, sizeof more, "and %zu more", hidden + 1);
+            draw_text(layout->canvas, at, style, width, more);
+        } else {
+            draw_sample(layout->canvas, at, series);
+            at.x += sample_width + 8;
+            draw_text(layout->canvas, at, style, width - sample_width - 16, series->name);
+        }
+        x += width;
+    }
+}
+
+static void draw_head(const Layout *layout, const Frame *frame)
+{
+    const Panel *panel = frame->panel;
+    double width = layout->right - layout->left;
+    TextStyle title = {.size = head_size, .colour = palette_ink, .up = 1};
+    TextStyle note = {.size = text_size - 1, .colour = palette_faint_ink, .across = 1, .up = 1};
+    double title_width = panel->title ? canvas_text_width(layout->canvas, head_size, panel->title) + gap : 0;
+    draw_text(layout->canvas, (Point){layout->left, frame->head}, title, width, panel->title);
+    if (title_width < width)
+        draw_text(layout->canvas, (Point){layout->right, frame->head + 1}, note, width - title_width, panel->note);
+}
+
+static Err *draw_panel(const Layout *layout, const Frame *frame, bool last)
+{
+    Err *err = NULL;
+    const Rect *area = &frame->area;
+    draw_head(layout, frame);
+    draw_legend(layout, frame);
+    if (is_empty(frame)) {
+        TextStyle style = {.size = head_size, .colour = palette_faint_ink, .across = 0.5, .up = 0.5};
+        draw_text(layout->canvas, (Point){area->x + area->w / 2, area->y + area->h / 2}, style, area->w, "no data");
+    } else if (frame->panel->heat) {
+        draw_heat(layout, frame);
+        draw_bar(layout, frame);
+    } else {
+        draw_grid(layout, frame);
+        err = draw_lines(layout, frame);
+    }
+    if (!is_empty(frame)) draw_y_axis(layout, frame);
+    draw_x_axis(layout, frame, last);
+    return err;
+}
+
+static void draw_titles(const Layout *layout)
+{
+    const Chart *chart = layout->chart;
+    double width = layout->right - layout->left, y = margin;
+    TextStyle title = {.size = title_size, .colour = palette_ink, .up = 1};
+    TextStyle subtitle = {.size = text_size, .colour = palette_faint_ink, .up = 1};
+    draw_text(layout->canvas, (Point){layout->left, y}, title, width, chart->title);
+    if (chart->title) y += title_size + 8;
+    draw_text(layout->canvas, (Point){layout->left, y}, subtitle, width, chart->subtitle);
+}
+
+Err *chart_draw(const Chart *chart, Canvas *canvas)
+{
+    Layout layout = {.chart = chart, .canvas = canvas};
+    TRY(mem_new(&layout.frames, chart->n_panels, sizeof *layout.frames));
+    lay_out(&layout);
+    draw_titles(&layout);
+    Err *err = NULL;
+    for (size_t i = 0; i < chart->n_panels && !err; i++)
+        err = draw_panel(&layout, &layout.frames[i], i + 1 == chart->n_panels);
+    free(layout.frames);
+    return err;
+}
+
+Err *chart_write(const Chart *chart, const char *path)
+{
+    Canvas *canvas;
+    TRY(canvas_new(&canvas, chart->width ? chart->width : 1200, chart->height ? chart->height : 720, palette_ground));
+    Err *err = chart_draw(chart, canvas);
+    if (!err) err = canvas_write_png(canvas, path);
+    canvas_free(canvas);
+    return err_wrap(err, "draw %s", path);
+}

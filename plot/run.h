@@ -1,0 +1,42 @@
+/* What a training run wrote while it ran, and pictures of it.
+ *
+ * A metrics file is JSON Lines. A line with `loss` and its neighbours tells of one optimizer step, a line with
+ * `eval_loss` of one evaluation; other keys are passed over, and so are lines with no step and neither loss:
+ *
+ *     {"step":12,"loss":4.31,"learning_rate":0.003,"grad_norm":0.41,"tokens_per_second":812.0,"epoch":0.1}
+ *     {"step":111,"eval_loss":4.28,"eval_file":"data/eval.jsonl"}
+ *
+ * null is a gap. A last line without its newline is one being written: it counts when it can be read and else not. */
+#ifndef GRAFT_PLOT_RUN_H
+#define GRAFT_PLOT_RUN_H
+
+#include "plot/canvas.h"
+
+typedef struct {
+    size_t n, room;
+    Point *points; /* x: the step */
+} Curve;
+
+typedef struct {
+    char *file; /* "" when the lines name none */
+    Curve loss;
+} EvalCurve;
+
+typedef struct {
+    char *name; /* that of the run's directory, or of the file without its ending */
+    Curve loss, learning_rate, grad_norm;
+    size_t n_evals, evals_room;
+    EvalCurve *evals; /* one for each file evaluated on */
+} PlotRun;
+
+/* Read a run: a directory that holds metrics.jsonl, or such a file itself.
+ * Fails: ERR_IO; ERR_FORMAT with the number of the line.
+ * Owner: the caller's struct, until plot_run_free, which takes a zeroed one too. */
+MUST_USE Err *plot_run_read(PlotRun *run, const char *path);
+void plot_run_free(PlotRun *run);
+
+/* Draw runs over each other: loss, and beneath it, smaller, learning rate and gradient norm where there are any.
+ * title NULL: one that names the run or says what is compared. */
+MUST_USE Err *plot_runs(const char *png_path, const char *title, size_t n_runs, const char *const *runs);
+
+#endif

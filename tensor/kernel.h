@@ -1,0 +1,75 @@
+/* What differs from CPU to CPU: kernel.c is compiled once for each instruction set and fills one such table.
+ * matmul_init chooses; matmul.c and rows.c call through `kernels`.
+ *
+ * A product runs over its inner length in blocks of BLOCK. Inside a block, every element of y is one chain of fused
+ * multiply-adds from zero in increasing inner index; block sums are added to y in order. So its bits depend on its own
+ * numbers and the inner length alone, and are those of a scalar loop over fmaf ("plain" rounds twice instead).
+ *
+ * Packed x, one block after the other:
+ *   nt, inner length > SHORT   lanes are tokens: [group of LANES tokens][inner][LANES], absent tokens zero
+ *   nn, and nt otherwise       [token][stride], stride packed_stride(inner); and ROW_TILE tokens of zeros after the last */
+#ifndef GRAFT_TENSOR_KERNEL_H
+#define GRAFT_TENSOR_KERNEL_H
+
+#include "tensor/matmul.h"
+
+enum {
+    LANES = 16,
+    ROW_TILE = 8,
+    BLOCK = 512,                /* inner length of a block: part of every result's bits */
+    SHORT = 64,                 /* up to this inner length W fits beside y's columns: no transposed write-out */
+    NN_COLUMNS = 2 * ROWS_SLICE, /* columns of W widened at once in nn */
+    STRIDE = BLOCK + 16,        /* not a power of two, so that rows of a panel do not collide in L1 */
+    SHORT_STRIDE = SHORT + 16,
+    PANEL_FLOATS = NN_COLUMNS / LANES * (BLOCK * LANES + LANES), /* nt needs less: ROWS_SLICE * STRIDE */
+};
+
+static inline size_t packed_stride(size_t inner) { return inner <= SHORT ? SHORT_STRIDE : STRIDE; }
+
+typedef struct {
+    const char *name;
+
+    /* n <= BLOCK inner columns of x, times s; x starts at the first of them. */
+    void (*pack_lanes)(size_t T, size_t n, float s, Rows x, float *out);
+    void (*pack_rows)(size_t T, size_t n, size_t stride, float s, Rows x, float *out);
+
+    /* One block of one panel. y starts at column 0, packed at this block; panel is PANEL_FLOATS floats.
+     *   nt        columns [begin, end) of y, at most ROWS_SLICE; inner [at, at + n)
+     *   nt_short  the same for W->cols <= SHORT
+     *   nn        columns [begin, end) of y, at most NN_COLUMNS; inner [at, at + n) */
+    void (*nt)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
+               size_t n, float *panel);
+    void (*nt_short)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, float *panel);
+    void (*nn)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
+               size_t n, float *panel);
+
+    float (*dot)(size_t n, const float *a, const float *b);
+    float (*sum)(size_t n, const float *x);
+    float (*max)(size_t n, const float *x);
+    void (*axpy)(size_t n, float *y, float a, const float *x);
+    void (*scale)(size_t n, float *y, float a, const float *x);
+    float (*exp)(size_t n, float *y, const float *x, float shift); /* y = exp(x - shift), returns its sum; y may be NULL */
+    void (*sigmoid)(size_t n, float *y, const float *x);
+    void (*swiglu)(size_t n, float *a, const float *g, const float *u);
+    void (*swiglu_backward)(size_t n, float *dg, float *du, const float *g, const float *u, const float *da);
+} Kernels;
+
+extern const Kernels kernels_avx512, kernels_avx2, kernels_plain;
+extern const Kernels *kernels; /* plain until matmul_init */
+
+static inline float *row_of(Rows rows, size_t i) { return rows.data + (rows.index ? rows.index[i] : i) * rows.stride; }
+
+/* The same rows from the i-th on, or from column c on. */
+static inline Rows rows_from(Rows rows, size_t i)
+{
+    if (rows.index) rows.index += i;
+    else rows.data += i * rows.stride;
+    return rows;
+}
+static inline Rows rows_right(Rows rows, size_t c)
+{
+    rows.data += c;
+    return rows;
+}
+
+#endif

@@ -1,0 +1,113 @@
+/* Functions along a row: arithmetic goes to the kernels, choices are made here.
+ *
+ * Choices order floats by an integer key: sign and magnitude turned into one unsigned number, zeros made equal, NaN
+ * below -INFINITY so that it is chosen last. row_top_k keeps the k best in a heap with the worst on top; row_top_k_set
+ * finds the k-th largest key byte by byte and takes all above it. */
+#include "tensor/rows.h"
+
+#include "tensor/kernel.h"
+
+#include <math.h>
+#include <string.h>
+
+float row_dot(size_t n, const float *a, const float *b) { return kernels->dot(n, a, b); }
+float row_sum(size_t n, const float *x) { return kernels->sum(n, x); }
+float row_max(size_t n, const float *x) { return kernels->max(n, x); }
+void row_add(size_t n, float *y, const float *x) { kernels->axpy(n, y, 1, x); }
+void row_axpy(size_t n, float *y, float a, const float *x) { kernels->axpy(n, y, a, x); }
+void row_scale(size_t n, float *y, float a, const float *x) { kernels->scale(n, y, a, x); }
+
+float row_softmax(size_t n, float *x)
+{
+    float max = kernels->max(n, x), sum = kernels->exp(n, x, x, max);
+    kernels->scale(n, x, 1 / sum, x);
+    return (float)((double)max + log((double)sum));
+}
+
+float row_logsumexp(size_t n, const float *x)
+{
+    float max = kernels->max(n, x), sum = kernels->exp(n, NULL, x, max);
+    return (float)((double)max + log((double)sum));
+}
+
+void row_exp(size_t n, float *x, float shift) { kernels->exp(n, x, x, shift); }
+void row_sigmoid(size_t n, float *y, const float *x) { kernels->sigmoid(n, y, x); }
+void row_swiglu(size_t n, float *a, const float *g, const float *u) { kernels->swiglu(n, a, g, u); }
+
+void row_swiglu_backward(size_t n, float *dg, float *du, const float *g, const float *u, const float *da)
+{
+    kernels->swiglu_backward(n, dg, du, g, u, da);
+}
+
+/* ---- choices ------------------------------------------------------------------------------------------------- */
+
+static inline uint32_t key_of(float x)
+{
+    uint32_t bits;
+    float value = x + 0.0f; /* -0 becomes 0 */
+    memcpy(&bits, &value, sizeof bits);
+    if ((bits & 0x7FFFFFFF) > 0x7F800000) return 0;
+    return bits >> 31 ? ~bits : bits | 0x80000000;
+}
+
+/* a is chosen after b. */
+static inline bool worse(const float *x, int32_t a, int32_t b)
+{
+    uint32_t key_a = key_of(x[a]), key_b = key_of(x[b]);
+    return key_a < key_b || (key_a == key_b && a > b);
+}
+
+/* Put id at `at` of a heap of n and let it sink below all that are worse. */
+static void sink(size_t n, int32_t *heap, size_t at, int32_t id, const float *x)
+{
+    for (size_t child; (child = 2 * at + 1) < n; at = child) {
+        if (child + 1 < n && worse(x, heap[child + 1], heap[child])) child++;
+        if (!worse(x, heap[child], id)) break;
+        heap[at] = heap[child];
+    }
+    heap[at] = id;
+}
+
+void row_top_k(size_t n, size_t k, int32_t *ids, const float *x)
+{
+    if (k == 0) return;
+    for (size_t i = 0; i < k; i++) ids[i] = (int32_t)i;
+    for (size_t i = k / 2; i-- > 0;) sink(k, ids, i, ids[i], x);
+    for (size_t i = k; i < n; i++)
+        if (key_of(x[i]) > key_of(x[ids[0]])) sink(k, ids, 0, (int32_t)i, x); /* a tie is lost to the lower id */
+    for (size_t left = k - 1; left > 0; left--) { /* the worst goes last */
+        int32_t last = ids[left];
+        ids[left] = ids[0];
+        sink(left, ids, 0, last, x);
+    }
+}
+
+/* The k-th largest key, k >= 1; *ties becomes how many of its equals are among the k. */
+static uint32_t kth_key(size_t n, size_t k, const uint32_t *keys, size_t *ties)
+{
+    uint32_t found = 0, known = 0; /* bits found so far, and which they are */
+    for (int shift = 24; shift >= 0; shift -= 8) {
+        size_t count[256] = {0}, byte = 255;
+        for (size_t i = 0; i < n; i++)
+            if ((keys[i] & known) == found) count[keys[i] >> shift & 255]++;
+        for (; count[byte] < k; byte--) k -= count[byte];
+        found |= (uint32_t)byte << shift;
+        known |= (uint32_t)255 << shift;
+    }
+    *ties = k;
+    return found;
+}
+
+void row_top_k_set(size_t n, size_t k, uint64_t *bits, const float *x, uint32_t *scratch)
+{
+    memset(bits, 0, (n + 63) / 64 * sizeof *bits);
+    if (k == 0) return;
+    for (size_t i = 0; i < n; i++) scratch[i] = key_of(x[i]);
+    size_t ties;
+    uint32_t threshold = kth_key(n, k, scratch, &ties);
+    for (size_t i = 0; i < n; i++) {
+        bool take = scratch[i] > threshold || (scratch[i] == threshold && ties > 0);
+        if (scratch[i] == threshold && ties > 0) ties--;
+        bits[i / 64] |= (uint64_t)take << i % 64;
+    }
+}

@@ -1,0 +1,304 @@
+/* Products against a scalar chain of fmaf: the avx512 and avx2 paths must give its bits, plain (two roundings) its value. */
+#include "tensor/matmul.h"
+
+#include "base/rng.h"
+
+#include <math.h>
+#include <omp.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { BLOCK = 512 };
+
+static const char *const paths[] = {"plain", "avx2", "avx512"};
+static const DType dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3};
+
+static float *floats(size_t n)
+{
+    float *x = NULL;
+    assert_int_equal(posix_memalign((void **)&x, 64, (n + 16) * sizeof *x), 0);
+    return x;
+}
+
+static float *normal(uint64_t key, size_t n)
+{
+    float *x = floats(n);
+    for (size_t i = 0; i < n; i++) x[i] = (float)rng_normal(key, i);
+    return x;
+}
+
+/* A random weight whose data and scales lie one byte off any alignment, and end where the allocation ends. */
+typedef struct {
+    Weight w;
+    char *data, *scale;
+    float *wide; /* the same as floats, by weight_read */
+} Test;
+
+static Test test_weight(DType dtype, size_t rows, size_t cols)
+{
+    size_t bytes = dtype_bytes(dtype), n = rows * cols, n_scales = (rows + 127) / 128 * ((cols + 127) / 128);
+    Test t = {.data = malloc(n * bytes + 1), .scale = malloc(n_scales * 4 + 1), .wide = floats(n)};
+    for (size_t i = 0; i < n; i++) {
+        float x = (float)rng_normal(rows * 1000 + cols, i) * (dtype == DTYPE_F8_E4M3 ? 0.3f : 1);
+        uint16_t half = bf16_from_f32(x);
+        uint8_t byte = f8_e4m3_from_f32(x);
+        memcpy(t.data + 1 + i * bytes, dtype == DTYPE_F32 ? (void *)&x : dtype == DTYPE_BF16 ? (void *)&half : &byte, bytes);
+    }
+    for (size_t i = 0; i < n_scales; i++) {
+        float scale = 0.5f + rng_uniform(77, i);
+        memcpy(t.scale + 1 + 4 * i, &scale, 4);
+    }
+    t.w = (Weight){.dtype = dtype, .rows = rows, .cols = cols, .data = t.data + 1, .scale = t.scale + 1};
+    for (size_t r = 0; r < rows; r++) weight_read(&t.w, r, 0, cols, t.wide + r * cols);
+    return t;
+}
+
+static void drop(Test *t)
+{
+    free(t->data);
+    free(t->scale);
+    free(t->wide);
+}
+
+/* What the header of kernel.h promises, element by element. */
+static void reference(bool transposed, size_t T, Rows y, bool add, float s, Rows x, const Test *w)
+{
+    size_t inner = transposed ? w->w.cols : w->w.rows, width = transposed ? w->w.rows : w->w.cols;
+    for (size_t t = 0; t < T; t++)
+        for (size_t j = 0; j < width; j++) {
+            float *out = y.data + (y.index ? y.index[t] : t) * y.stride + j;
+            const float *in = x.data + (x.index ? x.index[t] : t) * x.stride;
+            for (size_t at = 0; at < inner; at += BLOCK) {
+                float sum = 0;
+                for (size_t k = at; k < inner && k < at + BLOCK; k++)
+                    sum = fmaf(in[k] * s, transposed ? w->wide[j * w->w.cols + k] : w->wide[k * w->w.cols + j], sum);
+                *out = add || at ? *out + sum : sum;
+            }
+        }
+}
+
+static void product(bool transposed, size_t T, Rows y, bool add, float s, Rows x, const Weight *w)
+{
+    float *scratch = floats(rows_scratch(T, transposed ? w->cols : w->rows));
+    (transposed ? rows_nt : rows_nn)(T, y, add, s, x, w, scratch);
+    free(scratch);
+}
+
+static void assert_same(const char *what, const float *got, const float *want, size_t n)
+{
+    bool exact = !strncmp(matmul_path(), "fp32/avx", 8);
+    for (size_t i = 0; i < n; i++) {
+        /* plain rounds products, too: at most 2 n 2^-24 sum|x w| apart, here well below 1e-4 of the largest element */
+        bool same = exact ? !memcmp(got + i, want + i, 4) : fabsf(got[i] - want[i]) <= 1e-4f * (10 + fabsf(want[i]));
+        if (!same) fail_msg("%s, %s: element %zu is %.9g, not %.9g", matmul_path(), what, i, (double)got[i], (double)want[i]);
+    }
+}
+
+/* Gathered, scaled, added and scattered, into a y whose other rows must stay as they are. */
+static void check(bool transposed, DType dtype, size_t T, size_t inner, size_t width, bool add, bool indexed)
+{
+    Test w = transposed ? test_weight(dtype, width, inner) : test_weight(dtype, inner, width);
+    size_t in_rows = T + 5, out_rows = T + 3, y_stride = width + 2, x_stride = inner + 1;
+    uint32_t *from = malloc(T * 4), *to = malloc(T * 4);
+    for (size_t t = 0; t < T; t++) {
+        from[t] = (uint32_t)rng_below(5, t, in_rows);
+        to[t] = (uint32_t)((t * 2 + 1) % (T | 1)); /* odd modulus: a permutation of 0 .. T|1 - 1 */
+    }
+    float *x = normal(3, in_rows * x_stride), *y = normal(4, out_rows * y_stride), *want = floats(out_rows * y_stride);
+    memcpy(want, y, out_rows * y_stride * 4);
+    Rows xs = {x, x_stride, indexed ? from : NULL}, ys = {y, y_stride, indexed ? to : NULL}, wants = ys;
+    wants.data = want;
+    product(transposed, T, ys, add, 0.7f, xs, &w.w);
+    reference(transposed, T, wants, add, 0.7f, xs, &w);
+    char what[120];
+    snprintf(what, sizeof what, "%s %s T %zu inner %zu width %zu add %d indexed %d", transposed ? "nt" : "nn",
+             dtype_name(dtype), T, inner, width, add, indexed);
+    assert_same(what, y, want, out_rows * y_stride);
+    free(from), free(to), free(x), free(y), free(want);
+    drop(&w);
+}
+
+static void every_size_gives_the_bits_of_a_scalar_chain(void **state)
+{
+    (void)state;
+    static const size_t widths[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 47, 63, 64, 65, 95, 97, 129, 193, 200, 385};
+    static const size_t inners[] = {1, 3, 16, 17, 63, 64, 65, 127, 129, 511, 513, 640, 1025};
+    size_t n_widths = sizeof widths / sizeof *widths, n_inners = sizeof inners / sizeof *inners, i = 0;
+    for (size_t p = 0; p < 3; p++) {
+        if (!matmul_init(paths[p])) continue;
+        for (size_t T = 1; T <= 70; T++)
+            for (size_t q = 0; q < 8; q++, i++) /* strides prime to the lengths: all pairs come by */
+                check(i % 2, dtypes[i / 2 % 3], T, inners[i * 5 % n_inners], widths[i * 7 % n_widths], i / 3 % 2, i / 5 % 2);
+    }
+}
+
+static void every_kind_of_weight_and_edge_meets_every_direction(void **state)
+{
+    (void)state;
+    for (size_t p = 0; p < 3; p++) {
+        if (!matmul_init(paths[p])) continue;
+        for (size_t i = 0; i < 24; i++) {
+            check(i % 2, dtypes[i / 2 % 3], 37, 300, 201, i / 6 % 2, i / 12);
+            check(i % 2, dtypes[i / 2 % 3], 200, 130, 8, i / 6 % 2, i / 12); /* narrow, more rows than one packing */
+            check(i % 2, dtypes[i / 2 % 3], 25, 8, 333, i / 6 % 2, i / 12);  /* short */
+        }
+    }
+}
+
+static void a_row_has_the_same_bits_alone_and_in_company(void **state)
+{
+    (void)state;
+    enum { T = 67, INNER = 700 };
+    for (size_t p = 0; p < 3; p++) {
+        if (!matmul_init(paths[p])) continue;
+        for (size_t i = 0; i < 4; i++) {
+            bool transposed = i % 2;
+            size_t width = i / 2 ? 150 : 16;
+            Test w = transposed ? test_weight(DTYPE_BF16, width, INNER) : test_weight(DTYPE_BF16, INNER, width);
+            float *x = normal(8, T * INNER), *y = floats(T * width), *alone = floats(width);
+            product(transposed, T, rows_of(y, width), false, 1, rows_of(x, INNER), &w.w);
+            for (size_t t = 0; t < T; t++) {
+                product(transposed, 1, rows_of(alone, width), false, 1, rows_of(x + t * INNER, INNER), &w.w);
+                assert_memory_equal(alone, y + t * width, width * 4);
+            }
+            free(x), free(y), free(alone);
+            drop(&w);
+        }
+    }
+}
+
+static void threads_and_slices_change_no_bit(void **state)
+{
+    (void)state;
+    enum { T = 130, INNER = 777, WIDE = 500 };
+    for (size_t p = 0; p < 3; p++) {
+        if (!matmul_init(paths[p])) continue;
+        for (size_t i = 0; i < 8; i++) {
+            bool transposed = i % 2;
+            size_t width = i / 2 % 2 ? WIDE : 24, inner = i / 4 ? INNER : 33;
+            Test w = transposed ? test_weight(DTYPE_F8_E4M3, width, inner) : test_weight(DTYPE_F8_E4M3, inner, width);
+            float *x = normal(8, T * inner), *scratch = floats(rows_scratch(T, inner)), *y[4];
+            for (int j = 0; j < 4; j++) y[j] = floats(T * width);
+            for (int threads = 1; threads <= 3; threads++) {
+                omp_set_num_threads(threads);
+                product(transposed, T, rows_of(y[threads - 1], width), false, 0.3f, rows_of(x, inner), &w.w);
+            }
+            omp_set_num_threads(2);
+            (transposed ? rows_pack_nt : rows_pack_nn)(T, inner, 0.3f, rows_of(x, inner), scratch);
+            size_t step = (i + 1) % 3 + 1;
+#pragma omp parallel for
+            for (size_t begin = 0; begin < width; begin += step * ROWS_SLICE) {
+                size_t end = begin + step * ROWS_SLICE < width ? begin + step * ROWS_SLICE : width;
+                (transposed ? rows_nt_slice : rows_nn_slice)(T, rows_of(y[3], width), false, scratch, &w.w, begin, end);
+            }
+            for (int j = 1; j < 4; j++) assert_memory_equal(y[j], y[0], T * width * 4);
+            for (int j = 0; j < 4; j++) free(y[j]);
+            free(x), free(scratch);
+            drop(&w);
+        }
+    }
+}
+
+static void a_sum_over_rows_is_the_sum_and_none_gives_zeros(void **state)
+{
+    (void)state;
+    static const size_t shapes[][3] = {{1, 1, 1}, {3, 8, 1100}, {70, 1030, 8}, {33, 600, 513}, {0, 5, 7}};
+    matmul_init(NULL);
+    for (size_t c = 0; c < 5; c++) {
+        size_t T = shapes[c][0], M = shapes[c][1], N = shapes[c][2];
+        float *a = normal(1, T * (M + 1)), *b = normal(2, T * (N + 2)), *G = floats(M * N), *again = floats(M * N);
+        for (size_t i = 0; i < M * N; i++) G[i] = NAN;
+        omp_set_num_threads(2);
+        sum_tn(T, M, N, G, 0.5f, a, M + 1, b, N + 2);
+        omp_set_num_threads(1);
+        sum_tn(T, M, N, again, 0.5f, a, M + 1, b, N + 2);
+        assert_memory_equal(G, again, M * N * 4);
+        for (size_t m = 0; m < M; m++)
+            for (size_t n = 0; n < N; n++) {
+                double sum = 0;
+                for (size_t t = 0; t < T; t++) sum += (double)a[t * (M + 1) + m] * (double)b[t * (N + 2) + n];
+                assert_true(fabs((double)G[m * N + n] - 0.5 * sum) <= 1e-5 * (1 + fabs(sum))); /* T 2^-24, T <= 70 */
+            }
+        free(a), free(b), free(G), free(again);
+    }
+    omp_set_num_threads(2);
+}
+
+static void blocks_multiply_in_three_directions(void **state)
+{
+    (void)state;
+    enum { M = 5, N = 7, K = 11, LD = 13 };
+    matmul_init(NULL);
+    float *A = normal(1, LD * LD), *B = normal(2, LD * LD), *C = normal(3, LD * LD), *before = normal(3, LD * LD);
+    for (int way = 0; way < 6; way++) {
+        bool add = way / 3;
+        memcpy(C, before, LD * LD * 4);
+        (way % 3 == 0 ? block_nt : way % 3 == 1 ? block_nn : block_tn)(M, N, K, C, LD, add, 2, A, LD, B, LD);
+        for (size_t i = 0; i < LD; i++)
+            for (size_t j = 0; j < LD; j++) {
+                double want = 0;
+                for (size_t k = 0; k < K; k++)
+                    want += 2.0 * (double)(way % 3 == 2 ? A[k * LD + i] : A[i % M * LD + k]) *
+                            (double)(way % 3 == 0 ? B[j * LD + k] : B[k * LD + j]);
+                if (add) want += (double)before[i * LD + j];
+                if (i >= M || j >= N) want = (double)before[i * LD + j];
+                assert_true(fabs(want - (double)C[i * LD + j]) < 1e-4);
+            }
+    }
+    free(A), free(B), free(C), free(before);
+}
+
+/* OpenBLAS is called by several of our threads at once: the bits must be those of one thread alone. */
+static void concurrent_calls_to_openblas_keep_their_bits(void **state)
+{
+    (void)state;
+    enum { CALLS = 400, SHAPES = 10, SIZE = 160 };
+    matmul_init(NULL);
+    float *a = normal(1, SIZE * SIZE), *b = normal(2, SIZE * SIZE), *want[SHAPES];
+    for (size_t i = 0; i < SHAPES; i++) {
+        want[i] = floats(SIZE * SIZE);
+        sum_tn(10 + 15 * i, SIZE - i, 5 + 12 * i, want[i], 1, a, SIZE, b, SIZE);
+    }
+    int wrong = 0;
+#pragma omp parallel for num_threads(8) schedule(dynamic) reduction(+ : wrong)
+    for (size_t call = 0; call < CALLS; call++) {
+        size_t i = call * 7 % SHAPES;
+        float *G = malloc(SIZE * SIZE * sizeof *G);
+        sum_tn(10 + 15 * i, SIZE - i, 5 + 12 * i, G, 1, a, SIZE, b, SIZE);
+        wrong += memcmp(G, want[i], (SIZE - i) * (5 + 12 * i) * 4) != 0;
+        free(G);
+    }
+    assert_int_equal(wrong, 0);
+    for (size_t i = 0; i < SHAPES; i++) free(want[i]);
+    free(a), free(b);
+}
+
+static void the_path_is_named_and_an_unknown_one_refused(void **state)
+{
+    (void)state;
+    assert_true(matmul_init("plain"));
+    assert_int_equal(strncmp(matmul_path(), "fp32/plain openblas/", 20), 0);
+    assert_false(matmul_init("abacus"));
+    assert_int_equal(strncmp(matmul_path(), "fp32/plain openblas/", 20), 0);
+    assert_true(matmul_init(NULL));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_size_gives_the_bits_of_a_scalar_chain),
+        cmocka_unit_test(every_kind_of_weight_and_edge_meets_every_direction),
+        cmocka_unit_test(a_row_has_the_same_bits_alone_and_in_company),
+        cmocka_unit_test(threads_and_slices_change_no_bit),
+        cmocka_unit_test(a_sum_over_rows_is_the_sum_and_none_gives_zeros),
+        cmocka_unit_test(blocks_multiply_in_three_directions),
+        cmocka_unit_test(concurrent_calls_to_openblas_keep_their_bits),
+        cmocka_unit_test(the_path_is_named_and_an_unknown_one_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

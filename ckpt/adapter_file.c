@@ -90,7 +90,8 @@ static bool cut_part(const char *name, Part *part, size_t *length)
 
 static Err *refuse_variants(const char *name)
 {
-    if (strstr(name, ".lora_magnitude_vector")) return err_new(ERR_FORMAT, "%s belongs to DoRA, which graft does not read", name);
+    if (strstr(name, ".lora_magnitude_vector"))
+        return err_new(ERR_FORMAT, "%s belongs to DoRA, which graft does not read", name);
     if (strstr(name, ".lora_B.") && ends_with(name, ".bias"))
         return err_new(ERR_FORMAT, "%s is a bias on B (lora_bias), which graft does not read", name);
     return NULL;
@@ -125,9 +126,9 @@ static Err *take_unknown(Reader *reader, const char *name)
 {
     enum { SHOWN = 4 };
     if (reader->unknown++ >= SHOWN) return NULL;
-    char *longer;
-    TRY(mem_format(&longer, "%s%s%s", reader->unknown_names ? reader->unknown_names : "", reader->unknown_names ? ", " : "", name));
-    free(reader->unknown_names);
+    char *longer, *before = reader->unknown_names;
+    TRY(mem_format(&longer, "%s%s%s", before ? before : "", before ? ", " : "", name));
+    free(before);
     reader->unknown_names = longer;
     return NULL;
 }
@@ -204,7 +205,8 @@ static Err *check_dims(const TensorView *tensor, size_t n_dims)
     bool good = tensor->n_dims == n_dims;
     for (size_t i = 0; good && i < n_dims; i++) good = tensor->shape[i] > 0;
     if (good) return NULL;
-    return err_new(ERR_FORMAT, "%s has %zu dimensions; expected %zu, none of them zero", tensor->name, tensor->n_dims, n_dims);
+    return err_new(ERR_FORMAT, "%s has %zu dimensions; expected %zu, none of them zero", tensor->name, tensor->n_dims,
+                   n_dims);
 }
 
 static Err *r_differs(const TensorView *A, size_t r_A, const TensorView *B, size_t r_B)
@@ -270,8 +272,8 @@ static Err *add_plain(Reader *reader, const char *module, const TensorView *A, c
     Paths paths = {{module}, 1};
     if (cut_expert(module, &stem, &projection)) {
         bool down = !strcmp(usual_projection(projection), "down_proj");
-        if (projection != usual_projection(projection))
-            TRY(make_name(reader->file, &pair.module, "%.*s%s", (int)(projection - module), module, usual_projection(projection)));
+        TRY(make_name(reader->file, &pair.module, "%.*s%s", (int)(projection - module), module,
+                      usual_projection(projection)));
         TRY(make_name(reader->file, &parameter, "%.*s.%s", (int)stem, module, down ? "down_proj" : "gate_up_proj"));
         paths = (Paths){{pair.module, parameter}, 2};
         if (!down && adapter_config_match(&cfg->rank_pattern, &parameter, 1, &said) && said == 2 * (double)r) counted = said;
@@ -309,8 +311,6 @@ static bool is_exchanged(const Reader *reader, const char *stem_experts, const c
     const Key *up_A = find_key(reader, stem_base, PART_A), *up_B = find_key(reader, stem_base, PART_B);
     const Key *down_A = find_key(reader, stem_experts, PART_A), *down_B = find_key(reader, stem_experts, PART_B);
     if (!up_A || !up_B || !down_A || !down_B) return false;
-    if (up_A->tensor->n_dims != 2 || up_B->tensor->n_dims != 2 || down_A->tensor->n_dims != 2 || down_B->tensor->n_dims != 2)
-        return false;
     return up_A->tensor->shape[1] == 2 * down_B->tensor->shape[0] && up_B->tensor->shape[0] == down_A->tensor->shape[1];
 }
 

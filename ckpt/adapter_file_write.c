@@ -121,8 +121,8 @@ static Err *check_experts(Writer *w)
         size_t place = i - begin;
         bool good = list[i].expert == place / 3 && list[i].projection == place % 3 && (!last || place % 3 == 2);
         if (!good)
-            err = err_new(ERR_USAGE, "%s: expected down_proj, gate_proj and up_proj of every expert from 0, once each (zeros "
-                          "for those that are not adapted)", list[i].module);
+            err = err_new(ERR_USAGE, "%s: expected down_proj, gate_proj and up_proj of every expert from 0, once each "
+                          "(zeros for those that are not adapted)", list[i].module);
         if (last) begin = i + 1;
     }
     free(list);
@@ -132,7 +132,8 @@ static Err *check_experts(Writer *w)
 static Err *check_pair(const AdapterOutPair *pair)
 {
     if (pair->r == 0 || pair->in == 0 || pair->out == 0)
-        return err_new(ERR_USAGE, "%s: r %zu, in %zu, out %zu; expected none to be zero", pair->module, pair->r, pair->in, pair->out);
+        return err_new(ERR_USAGE, "%s: r %zu, in %zu, out %zu; expected none to be zero", pair->module, pair->r,
+                       pair->in, pair->out);
     if (!isfinite(pair->scale) || pair->scale <= 0)
         return err_new(ERR_USAGE, "%s: the scale is %g; expected a positive number", pair->module, pair->scale);
     if (!strcmp(leaf_of(pair->module), "embed_tokens"))
@@ -457,10 +458,14 @@ static void remove_place(const Place *place)
 
 static Err *move(const Place *draft, const Place *target)
 {
+    bool made = !file_exists(target->directory);
     TRY(file_make_directory(target->directory));
-    if (file_exists(target->config) && unlink(target->config)) return err_errno("remove %s", target->config);
-    TRY(file_replace(draft->tensors, target->tensors));
-    return file_replace(draft->config, target->config);
+    Err *err = NULL;
+    if (file_exists(target->config) && unlink(target->config)) err = err_errno("remove %s", target->config);
+    if (!err) err = file_replace(draft->tensors, target->tensors);
+    if (!err) err = file_replace(draft->config, target->config);
+    if (err && made) remove_place(target);
+    return err;
 }
 
 Err *adapter_file_write(const char *directory, const AdapterOut *out)

@@ -239,10 +239,12 @@ static Err *audit_group(const Checkpoint *ckpt, const H5File *file, int group)
     Err *err = h5_visit(file, groups[group], visit_array, &audit);
     for (size_t i = 0; !err && i < audit.n; i++) {
         const Entry *entry = &audit.entries[i];
-        bool wants_ids = group == 0 && entry->array->ids;
-        if (!entry->found || (wants_ids && !entry->found_ids))
-            err = err_new(ERR_FORMAT, "%s/%s%s is missing; expected %s", groups[group], entry->array->name,
-                          entry->found ? "_ids" : "", h5_dims(entry->found ? 1 : entry->array->n_dims, entry->array->dims).text);
+        const CkptArray *array = entry->array;
+        if (!entry->found)
+            err = err_new(ERR_FORMAT, "%s/%s is missing; expected %s", groups[group], array->name,
+                          h5_dims(array->n_dims, array->dims).text);
+        else if (group == 0 && array->ids && !entry->found_ids)
+            err = err_new(ERR_FORMAT, "%s/%s_ids is missing; expected [%zu]", groups[group], array->name, array->dims[0]);
     }
     free(audit.entries);
     return err;

@@ -1,33 +1,25 @@
 #include "ckpt/adapter_file.h"
 
 #include "base/memory.h"
+#include "tests/support/check.h"
 
 #include <dirent.h>
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
-#include <cmocka.h>
 
 #define FIXTURES "tests/fixtures/adapter/"
 
-static char folder[] = "/tmp/graft-adapter-XXXXXX";
-static char directory[PATH_BYTES];
+static const char *folder;
+static char directory[PATH_BYTES]; /* of the adapter, not there yet */
 
-static void no_error(Err *err)
+static int begin(void **state)
 {
-    if (err) fail_msg("%s", err_message(err));
-}
-
-static void assert_error(Err *err, ErrKind kind, const char *part)
-{
-    if (!err) fail_msg("no error; expected one with \"%s\"", part);
-    if (err_kind(err) != kind || !strstr(err_message(err), part))
-        fail_msg("error %d, \"%s\"; expected %d with \"%s\"", (int)err_kind(err), err_message(err), (int)kind, part);
-    err_free(err);
+    if (scratch_open(state)) return -1;
+    folder = *state;
+    scratch_path(state, "adapter", directory);
+    return 0;
 }
 
 static void assert_near(double found, double expected)
@@ -35,32 +27,10 @@ static void assert_near(double found, double expected)
     if (!(fabs(found - expected) <= 1e-12 * fabs(expected))) fail_msg("found %.17g, expected %.17g", found, expected);
 }
 
-static void remove_all(const char *path)
-{
-    char name[PATH_BYTES];
-    DIR *stream = opendir(path);
-    if (!stream) return;
-    for (struct dirent *entry; (entry = readdir(stream));) {
-        if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..")) continue;
-        no_error(file_join(name, path, entry->d_name));
-        if (file_is_directory(name)) remove_all(name);
-        else unlink(name);
-    }
-    closedir(stream);
-    rmdir(path);
-}
-
-static int clean(void **state)
-{
-    (void)state;
-    remove_all(folder);
-    return mkdir(folder, 0700);
-}
-
 static float *floats(size_t n)
 {
     float *x;
-    no_error(mem_new(&x, n, sizeof *x));
+    assert_ok(mem_new(&x, n, sizeof *x));
     return x;
 }
 
@@ -101,14 +71,14 @@ static void every_layout_merges_to_what_peft_merges(void **state)
     } adapters[] = {{"a_attn_shared_rslora", 24, 9}, {"b_experts_fused", 48, 9}, {"c_experts_named", 48, 0},
                     {"d_head_embed_router", 13, 5}, {"e_experts_partial", 24, 3}, {"f_all_named", 72, 5}};
     Safetensors base, reference;
-    no_error(safetensors_open(&base, FIXTURES "base/model.safetensors"));
-    no_error(safetensors_open(&reference, FIXTURES "reference.safetensors"));
+    assert_ok(safetensors_open(&base, FIXTURES "base/model.safetensors"));
+    assert_ok(safetensors_open(&reference, FIXTURES "reference.safetensors"));
     for (size_t a = 0; a < sizeof adapters / sizeof *adapters; a++) {
         AdapterFile *file;
         char path[PATH_BYTES], prefix[16];
         size_t n_merged = 0;
-        no_error(file_join(path, FIXTURES, adapters[a].name));
-        no_error(adapter_file_open(&file, path));
+        assert_ok(file_join(path, FIXTURES, adapters[a].name));
+        assert_ok(adapter_file_open(&file, path));
         assert_int_equal(file->n_pairs, adapters[a].n_pairs);
         assert_int_equal(file->n_extras, 0);
         /* c is b under other names */
@@ -131,23 +101,23 @@ static void scales_are_those_that_peft_loaded(void **state)
     (void)state;
     Json *expected;
     size_t compared = 0;
-    no_error(json_read_file(&expected, FIXTURES "expected.json"));
+    assert_ok(json_read_file(&expected, FIXTURES "expected.json"));
     const Json *adapters;
-    no_error(json_get_object(expected, "adapters", &adapters));
+    assert_ok(json_get_object(expected, "adapters", &adapters));
     for (const Json *adapter = json_first(adapters); adapter; adapter = json_next(adapter)) {
         AdapterFile *file;
         char path[PATH_BYTES], module[200];
         const Json *list;
-        no_error(file_join(path, FIXTURES, json_key(adapter)));
-        no_error(adapter_file_open(&file, path));
-        no_error(json_get_array(adapter, "as_loaded_by_peft", &list));
+        assert_ok(file_join(path, FIXTURES, json_key(adapter)));
+        assert_ok(adapter_file_open(&file, path));
+        assert_ok(json_get_array(adapter, "as_loaded_by_peft", &list));
         for (const Json *weight = json_first(list); weight; weight = json_next(weight)) {
             const char *name;
             double scale;
             int64_t r;
-            no_error(json_get_string(weight, "weight", &name));
-            no_error(json_get_number(weight, "scale", &scale));
-            no_error(json_get_int(weight, "r", 1, 100, &r));
+            assert_ok(json_get_string(weight, "weight", &name));
+            assert_ok(json_get_number(weight, "scale", &scale));
+            assert_ok(json_get_int(weight, "r", 1, 100, &r));
             snprintf(module, sizeof module, "%.*s", (int)(strrchr(name, '.') - name), name);
             const AdapterPair *pair = adapter_file_find(file, module);
             if (!pair) continue; /* a fused parameter: the merged weights speak for it */
@@ -165,7 +135,7 @@ static void gate_and_up_of_a_fused_expert_share_one_A(void **state)
 {
     (void)state;
     AdapterFile *file;
-    no_error(adapter_file_open(&file, FIXTURES "b_experts_fused"));
+    assert_ok(adapter_file_open(&file, FIXTURES "b_experts_fused"));
     const AdapterPair *gate = adapter_file_find(file, "model.layers.2.mlp.experts.5.gate_proj");
     const AdapterPair *up = adapter_file_find(file, "model.layers.2.mlp.experts.5.up_proj");
     assert_true(gate && up && gate->A.tensor == up->A.tensor && gate->A.first == up->A.first);
@@ -178,7 +148,7 @@ static void an_embedding_is_marked(void **state)
 {
     (void)state;
     AdapterFile *file;
-    no_error(adapter_file_open(&file, FIXTURES "d_head_embed_router"));
+    assert_ok(adapter_file_open(&file, FIXTURES "d_head_embed_router"));
     assert_true(adapter_file_find(file, "model.embed_tokens")->embedding);
     assert_false(adapter_file_find(file, "lm_head")->embedding);
     adapter_file_close(file);
@@ -203,26 +173,26 @@ static void make_adapter(const char *keys, size_t n, const TensorView *tensors)
 {
     char path[PATH_BYTES], *text;
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) numbers[i] = (float)i;
-    no_error(file_make_directory(directory));
-    no_error(mem_format(&text, "{\"peft_type\": \"LORA\"%s%s}", *keys ? ", " : "", keys));
-    no_error(file_join(path, directory, "adapter_config.json"));
-    no_error(file_write(path, text, strlen(text)));
+    assert_ok(file_make_directory(directory));
+    assert_ok(mem_format(&text, "{\"peft_type\": \"LORA\"%s%s}", *keys ? ", " : "", keys));
+    assert_ok(file_join(path, directory, "adapter_config.json"));
+    assert_ok(file_write(path, text, strlen(text)));
     free(text);
-    no_error(file_join(path, directory, "adapter_model.safetensors"));
-    no_error(safetensors_write(path, tensors, n));
+    assert_ok(file_join(path, directory, "adapter_model.safetensors"));
+    assert_ok(safetensors_write(path, tensors, n));
 }
 
 static AdapterFile *open_adapter(void)
 {
     AdapterFile *file;
-    no_error(adapter_file_open(&file, directory));
+    assert_ok(adapter_file_open(&file, directory));
     return file;
 }
 
 static void assert_refused(const char *part)
 {
     AdapterFile *file;
-    assert_error(adapter_file_open(&file, directory), ERR_FORMAT, part);
+    assert_fails(adapter_file_open(&file, directory), ERR_FORMAT, part);
     assert_null(file);
 }
 
@@ -412,12 +382,12 @@ static void what_cannot_be_read_right_is_refused(void **state)
         else adapter_file_close(open_adapter());
     }
     char path[PATH_BYTES];
-    no_error(file_join(path, directory, "adapter_config.json"));
-    no_error(file_write(path, "{}", 2));
+    assert_ok(file_join(path, directory, "adapter_config.json"));
+    assert_ok(file_write(path, "{}", 2));
     assert_refused("adapter_config.json: key peft_type is missing");
-    no_error(file_write(path, "{\"peft_type\": \"LOHA\"}", 21));
+    assert_ok(file_write(path, "{\"peft_type\": \"LOHA\"}", 21));
     assert_refused("key peft_type is \"LOHA\"; expected \"LORA\"");
-    no_error(file_write(path, "[]", 2));
+    assert_ok(file_write(path, "[]", 2));
     assert_refused("the file holds an array; expected an object");
 }
 
@@ -463,13 +433,13 @@ static void missing_files_are_named(void **state)
     (void)state;
     AdapterFile *file;
     char path[PATH_BYTES];
-    assert_error(adapter_file_open(&file, directory), ERR_IO, "adapter_config.json");
+    assert_fails(adapter_file_open(&file, directory), ERR_IO, "adapter_config.json");
     make_adapter("", 0, NULL);
-    no_error(file_join(path, directory, "adapter_model.safetensors"));
+    assert_ok(file_join(path, directory, "adapter_model.safetensors"));
     unlink(path);
-    assert_error(adapter_file_open(&file, directory), ERR_IO, "adapter_model.safetensors");
-    no_error(file_join(path, directory, "adapter_model.bin"));
-    no_error(file_write(path, "x", 1));
+    assert_fails(adapter_file_open(&file, directory), ERR_IO, "adapter_model.safetensors");
+    assert_ok(file_join(path, directory, "adapter_model.bin"));
+    assert_ok(file_write(path, "x", 1));
     assert_refused("adapter_model.bin is a pickle");
 }
 
@@ -504,7 +474,7 @@ static void what_is_written_is_read_bit_for_bit(void **state)
     AdapterOutExtra extras[2];
     AdapterOut out = sample(pairs, extras);
     float A[R * D], B[D * R];
-    no_error(adapter_file_write(directory, &out));
+    assert_ok(adapter_file_write(directory, &out));
     AdapterFile *file = open_adapter();
     assert_int_equal(file->n_pairs, 10);
     assert_string_equal(file->config.base_model, "zai-org/GLM-5");
@@ -530,9 +500,9 @@ static void the_config_is_the_one_for_every_consumer(void **state)
     AdapterOut out = sample(pairs, extras);
     char path[PATH_BYTES], *text;
     size_t bytes;
-    no_error(adapter_file_write(directory, &out));
-    no_error(file_join(path, directory, "adapter_config.json"));
-    no_error(file_read(&text, &bytes, path));
+    assert_ok(adapter_file_write(directory, &out));
+    assert_ok(file_join(path, directory, "adapter_config.json"));
+    assert_ok(file_read(&text, &bytes, path));
     assert_string_equal(text,
         "{\n  \"alpha_pattern\": {},\n  \"base_model_name_or_path\": \"zai-org/GLM-5\",\n  \"bias\": \"none\",\n"
         "  \"fan_in_fan_out\": false,\n  \"inference_mode\": true,\n  \"init_lora_weights\": true,\n  \"lora_alpha\": 6,\n"
@@ -542,8 +512,8 @@ static void the_config_is_the_one_for_every_consumer(void **state)
         "  \"task_type\": \"CAUSAL_LM\",\n  \"use_dora\": false,\n  \"use_rslora\": false\n}");
     free(text);
     out.n_pairs = 4; /* without routed experts PEFT must not see the projections' names alone */
-    no_error(adapter_file_write(directory, &out));
-    no_error(file_read(&text, &bytes, path));
+    assert_ok(adapter_file_write(directory, &out));
+    assert_ok(file_read(&text, &bytes, path));
     assert_non_null(strstr(text, "\"target_modules\": [\n    \"q_a_proj\"\n  ]"));
     free(text);
 }
@@ -557,7 +527,7 @@ static void another_r_is_padded_and_another_scale_folded(void **state)
     float A[R * D], B[D * R];
     out.n_pairs = 2;
     pairs[1] = (AdapterOutPair){"model.layers.1.self_attn.o_proj", 2, D, D, out_A2, out_B2, 0.7};
-    no_error(adapter_file_write(directory, &out));
+    assert_ok(adapter_file_write(directory, &out));
     AdapterFile *file = open_adapter();
     const AdapterPair *pair = adapter_file_find(file, pairs[1].module);
     assert_true(pair && pair->r == R && pair->scale == 2);
@@ -581,7 +551,7 @@ static void bf16_rounds_once(void **state)
     float A[R * D], B[D * R];
     out.dtype = DTYPE_BF16;
     pairs[4].scale = 3;
-    no_error(adapter_file_write(directory, &out));
+    assert_ok(adapter_file_write(directory, &out));
     AdapterFile *file = open_adapter();
     const AdapterPair *pair = adapter_file_find(file, pairs[4].module);
     assert_int_equal(pair->A.tensor->dtype, DTYPE_BF16);
@@ -604,7 +574,7 @@ static void whole_routers_go_out_and_come_back(void **state)
     out.extras = extras;
     for (int narrow = 0; narrow < 2; narrow++) {
         out.dtype = narrow ? DTYPE_BF16 : DTYPE_F32;
-        no_error(adapter_file_write(directory, &out));
+        assert_ok(adapter_file_write(directory, &out));
         AdapterFile *file = open_adapter();
         assert_int_equal(file->n_extras, 2);
         assert_string_equal(file->extras[0].name, "model.layers.2.mlp.gate.e_score_correction_bias");
@@ -627,25 +597,25 @@ static void adapters_that_nobody_reads_right_are_not_written(void **state)
     AdapterOutExtra extras[2];
     AdapterOut out = sample(pairs, extras);
     out.n_pairs = 9;
-    assert_error(adapter_file_write(directory, &out), ERR_USAGE, "expected down_proj, gate_proj and up_proj of every expert");
+    assert_fails(adapter_file_write(directory, &out), ERR_USAGE, "expected down_proj, gate_proj and up_proj of every expert");
     out = sample(pairs, extras);
     pairs[7].module = "model.layers.1.mlp.experts.2.gate_proj";
-    assert_error(adapter_file_write(directory, &out), ERR_USAGE, "expected down_proj, gate_proj and up_proj of every expert");
+    assert_fails(adapter_file_write(directory, &out), ERR_USAGE, "expected down_proj, gate_proj and up_proj of every expert");
     out = sample(pairs, extras);
     pairs[0].module = "model.embed_tokens";
-    assert_error(adapter_file_write(directory, &out), ERR_USAGE, "an embedding's pair cannot be written");
+    assert_fails(adapter_file_write(directory, &out), ERR_USAGE, "an embedding's pair cannot be written");
     out = sample(pairs, extras);
     pairs[3].scale = 0;
-    assert_error(adapter_file_write(directory, &out), ERR_USAGE, "the scale is 0; expected a positive number");
+    assert_fails(adapter_file_write(directory, &out), ERR_USAGE, "the scale is 0; expected a positive number");
     out = sample(pairs, extras);
     pairs[3].A = NULL;
-    assert_error(adapter_file_write(directory, &out), ERR_USAGE, "one of A and B is missing");
+    assert_fails(adapter_file_write(directory, &out), ERR_USAGE, "one of A and B is missing");
     out = sample(pairs, extras);
     out.dtype = DTYPE_F16;
-    assert_error(adapter_file_write(directory, &out), ERR_USAGE, "F32 or BF16, not F16");
+    assert_fails(adapter_file_write(directory, &out), ERR_USAGE, "F32 or BF16, not F16");
     out = sample(pairs, extras);
     out.n_pairs = 0;
-    assert_error(adapter_file_write(directory, &out), ERR_USAGE, "nothing to write");
+    assert_fails(adapter_file_write(directory, &out), ERR_USAGE, "nothing to write");
     assert_false(file_exists(directory));
 }
 
@@ -655,7 +625,7 @@ static void a_failed_write_leaves_the_old_adapter(void **state)
     AdapterOutPair pairs[10];
     AdapterOutExtra extras[2];
     AdapterOut out = sample(pairs, extras);
-    no_error(adapter_file_write(directory, &out));
+    assert_ok(adapter_file_write(directory, &out));
     pairs[1].module = pairs[0].module; /* two of one name: found when read back, if not before */
     Err *err = adapter_file_write(directory, &out);
     assert_non_null(err);
@@ -672,32 +642,28 @@ static void a_failed_write_leaves_the_old_adapter(void **state)
 
 int main(void)
 {
-    if (!mkdtemp(folder)) return 1;
-    err_free(file_join(directory, folder, "adapter"));
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_layout_merges_to_what_peft_merges),
         cmocka_unit_test(scales_are_those_that_peft_loaded),
         cmocka_unit_test(gate_and_up_of_a_fused_expert_share_one_A),
         cmocka_unit_test(an_embedding_is_marked),
-        cmocka_unit_test_teardown(prefix_and_adapter_name_are_optional, clean),
-        cmocka_unit_test_teardown(the_first_matching_key_gives_alpha, clean),
-        cmocka_unit_test_teardown(a_target_parameter_matches_by_its_own_path, clean),
-        cmocka_unit_test_teardown(a_doubled_r_of_gate_and_up_is_seen_through, clean),
-        cmocka_unit_test_teardown(fused_files_of_both_ages_read_alike, clean),
-        cmocka_unit_test_teardown(one_fused_parameter_alone_is_what_the_config_says, clean),
-        cmocka_unit_test_teardown(stacked_experts_may_share_a_side, clean),
-        cmocka_unit_test_teardown(what_cannot_be_read_right_is_refused, clean),
-        cmocka_unit_test_teardown(every_tensor_must_be_understood, clean),
-        cmocka_unit_test_teardown(missing_files_are_named, clean),
-        cmocka_unit_test_teardown(what_is_written_is_read_bit_for_bit, clean),
-        cmocka_unit_test_teardown(the_config_is_the_one_for_every_consumer, clean),
-        cmocka_unit_test_teardown(another_r_is_padded_and_another_scale_folded, clean),
-        cmocka_unit_test_teardown(bf16_rounds_once, clean),
-        cmocka_unit_test_teardown(whole_routers_go_out_and_come_back, clean),
-        cmocka_unit_test_teardown(adapters_that_nobody_reads_right_are_not_written, clean),
-        cmocka_unit_test_teardown(a_failed_write_leaves_the_old_adapter, clean),
+        cmocka_unit_test_setup_teardown(prefix_and_adapter_name_are_optional, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(the_first_matching_key_gives_alpha, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(a_target_parameter_matches_by_its_own_path, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(a_doubled_r_of_gate_and_up_is_seen_through, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(fused_files_of_both_ages_read_alike, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(one_fused_parameter_alone_is_what_the_config_says, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(stacked_experts_may_share_a_side, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(what_cannot_be_read_right_is_refused, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(every_tensor_must_be_understood, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(missing_files_are_named, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(what_is_written_is_read_bit_for_bit, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(the_config_is_the_one_for_every_consumer, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(another_r_is_padded_and_another_scale_folded, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(bf16_rounds_once, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(whole_routers_go_out_and_come_back, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(adapters_that_nobody_reads_right_are_not_written, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(a_failed_write_leaves_the_old_adapter, begin, scratch_close),
     };
-    int failures = cmocka_run_group_tests(tests, NULL, NULL);
-    remove_all(folder);
-    return failures;
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,18 +1,15 @@
 #include "ckpt/checkpoint.h"
 
 #include "ckpt/h5.h"
+#include "tests/support/check.h"
 
 #include <dirent.h>
-#include <errno.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <cmocka.h>
 
 enum { N = 24 + 12 + 2 * 3 * 5 + 300 * 1000 };
 
@@ -29,21 +26,16 @@ enum { N_ARRAYS = sizeof layout / sizeof *layout };
 const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void) { return "leak:libhdf5"; }
 
-static char folder[] = "/tmp/graft-checkpoint-XXXXXX";
+static const char *folder;
 static char path[PATH_BYTES];
 static float values[N], m[N], v[N], read_values[N], read_m[N], read_v[N];
 
-static void no_error(Err *err)
+static int begin(void **state)
 {
-    if (err) fail_msg("%s", err_message(err));
-}
-
-static void assert_error(Err *err, ErrKind kind, const char *part)
-{
-    if (!err) fail_msg("no error; expected one with \"%s\"", part);
-    if (err_kind(err) != kind || !strstr(err_message(err), part))
-        fail_msg("error %d, \"%s\"; expected %d with \"%s\"", (int)err_kind(err), err_message(err), (int)kind, part);
-    err_free(err);
+    if (scratch_open(state)) return -1;
+    folder = *state;
+    assert_ok(checkpoint_path(path, folder, 120));
+    return 0;
 }
 
 static Checkpoint sample(void)
@@ -76,26 +68,12 @@ static size_t files_in_folder(void)
     return n;
 }
 
-static int clean(void **state)
-{
-    (void)state;
-    char name[PATH_BYTES];
-    DIR *stream = opendir(folder);
-    for (struct dirent *entry; (entry = readdir(stream));) {
-        if (entry->d_name[0] == '.') continue;
-        no_error(file_join(name, folder, entry->d_name));
-        unlink(name);
-    }
-    closedir(stream);
-    return 0;
-}
-
 static void what_is_saved_is_loaded_bit_for_bit(void **state)
 {
     (void)state;
     Checkpoint saved = sample(), loaded = empty();
-    no_error(checkpoint_save(&saved, path));
-    no_error(checkpoint_load(&loaded, path));
+    assert_ok(checkpoint_save(&saved, path));
+    assert_ok(checkpoint_load(&loaded, path));
     assert_memory_equal(values, read_values, sizeof values);
     assert_memory_equal(m, read_m, sizeof m);
     assert_memory_equal(v, read_v, sizeof v);
@@ -119,12 +97,12 @@ static void the_same_state_gives_the_same_bytes(void **state)
     Checkpoint ckpt = sample();
     FileMap a, b;
     char other[PATH_BYTES];
-    no_error(file_join(other, folder, "other.h5"));
-    no_error(checkpoint_save(&ckpt, path));
+    assert_ok(file_join(other, folder, "other.h5"));
+    assert_ok(checkpoint_save(&ckpt, path));
     sleep(1); /* HDF5 would store seconds */
-    no_error(checkpoint_save(&ckpt, other));
-    no_error(file_map(&a, path));
-    no_error(file_map(&b, other));
+    assert_ok(checkpoint_save(&ckpt, other));
+    assert_ok(file_map(&a, path));
+    assert_ok(file_map(&b, other));
     assert_int_equal(a.bytes, b.bytes);
     assert_memory_equal(a.data, b.data, a.bytes);
     file_unmap(&a);
@@ -136,8 +114,8 @@ static void peek_reads_the_attributes_alone(void **state)
     (void)state;
     Checkpoint ckpt = sample();
     CkptInfo info;
-    no_error(checkpoint_save(&ckpt, path));
-    no_error(checkpoint_peek(&info, path));
+    assert_ok(checkpoint_save(&ckpt, path));
+    assert_ok(checkpoint_peek(&info, path));
     assert_int_equal(info.step, 120);
     assert_string_equal(info.config_json, "{\"r\": 16}");
     checkpoint_info_free(&info);
@@ -150,8 +128,8 @@ static void a_configuration_may_be_long(void **state)
     CkptInfo info;
     char *text = calloc(1, 300001);
     ckpt.info.config_json = memset(text, 'x', 300000);
-    no_error(checkpoint_save(&ckpt, path));
-    no_error(checkpoint_peek(&info, path));
+    assert_ok(checkpoint_save(&ckpt, path));
+    assert_ok(checkpoint_peek(&info, path));
     assert_string_equal(info.config_json, text);
     checkpoint_info_free(&info);
     free(text);
@@ -161,8 +139,8 @@ static void a_checkpoint_without_arrays_is_one(void **state)
 {
     (void)state;
     Checkpoint ckpt = {.info.step = 1};
-    no_error(checkpoint_save(&ckpt, path));
-    no_error(checkpoint_load(&ckpt, path));
+    assert_ok(checkpoint_save(&ckpt, path));
+    assert_ok(checkpoint_load(&ckpt, path));
     checkpoint_info_free(&ckpt.info);
 }
 
@@ -172,28 +150,28 @@ static void every_mismatch_is_named(void **state)
     static const int32_t other_experts[] = {1, 7};
     Checkpoint ckpt = sample();
     CkptArray arrays[N_ARRAYS + 1];
-    no_error(checkpoint_save(&ckpt, path));
+    assert_ok(checkpoint_save(&ckpt, path));
 
     ckpt = empty();
     ckpt.arrays = arrays;
     memcpy(arrays, layout, sizeof layout);
     arrays[0].dims[0] = 6, arrays[0].dims[1] = 4;
-    assert_error(checkpoint_load(&ckpt, path), ERR_FORMAT,
+    assert_fails(checkpoint_load(&ckpt, path), ERR_FORMAT,
                  "/adapter/layers/0/self_attn.q_a_proj/lora_A is float32 [4][6] in the file; expected float32 [6][4]");
     memcpy(arrays, layout, sizeof layout);
     arrays[2].ids = other_experts;
-    assert_error(checkpoint_load(&ckpt, path), ERR_FORMAT, "entry 1 is expert 6 in the file; expected 7");
+    assert_fails(checkpoint_load(&ckpt, path), ERR_FORMAT, "entry 1 is expert 6 in the file; expected 7");
     arrays[2].ids = NULL;
-    assert_error(checkpoint_load(&ckpt, path), ERR_FORMAT, "lora_A_ids is in the file, but not among the 4 arrays");
+    assert_fails(checkpoint_load(&ckpt, path), ERR_FORMAT, "lora_A_ids is in the file, but not among the 4 arrays");
     memcpy(arrays, layout, sizeof layout);
     arrays[0].ids = other_experts;
-    assert_error(checkpoint_load(&ckpt, path), ERR_FORMAT, "q_a_proj/lora_A_ids is missing; expected [4]");
+    assert_fails(checkpoint_load(&ckpt, path), ERR_FORMAT, "q_a_proj/lora_A_ids is missing; expected [4]");
     memcpy(arrays, layout, sizeof layout);
     arrays[N_ARRAYS] = (CkptArray){"layers/9/q/lora_A", 1, {3, 0, 0}, 0, NULL};
     ckpt.n_arrays = N_ARRAYS + 1;
-    assert_error(checkpoint_load(&ckpt, path), ERR_FORMAT, "/adapter/layers/9/q/lora_A is missing; expected [3]");
+    assert_fails(checkpoint_load(&ckpt, path), ERR_FORMAT, "/adapter/layers/9/q/lora_A is missing; expected [3]");
     ckpt.n_arrays = N_ARRAYS - 1;
-    assert_error(checkpoint_load(&ckpt, path), ERR_FORMAT,
+    assert_fails(checkpoint_load(&ckpt, path), ERR_FORMAT,
                  "/adapter/layers/1/mlp.experts.down_proj/lora_B is in the file, but not among the 3 arrays");
     for (size_t i = 0; i < N; i++) assert_true(read_values[i] == 0); /* nothing was read */
 }
@@ -203,8 +181,8 @@ static unsigned char *saved_bytes(size_t *bytes)
 {
     Checkpoint ckpt = sample();
     char *text;
-    no_error(checkpoint_save(&ckpt, path));
-    no_error(file_read(&text, bytes, path));
+    assert_ok(checkpoint_save(&ckpt, path));
+    assert_ok(file_read(&text, bytes, path));
     return (unsigned char *)text;
 }
 
@@ -215,10 +193,11 @@ static void a_corrupted_chunk_is_noticed(void **state)
     unsigned char *data = saved_bytes(&bytes);
     while (memcmp(data + at, values + 66 + 500, 64)) at++; /* inside the large array */
     data[at + 7] ^= 0x10;
-    no_error(file_write(path, data, bytes));
+    assert_ok(file_write(path, data, bytes));
     free(data);
     Checkpoint ckpt = empty();
-    assert_error(checkpoint_load(&ckpt, path), ERR_FORMAT, "read array /adapter/layers/1/mlp.experts.down_proj/lora_B: data error detected by Fletcher32 checksum");
+    assert_fails(checkpoint_load(&ckpt, path), ERR_FORMAT,
+                 "read array /adapter/layers/1/mlp.experts.down_proj/lora_B: data error detected by Fletcher32 checksum");
 }
 
 static void every_truncation_is_noticed(void **state)
@@ -235,9 +214,9 @@ static void every_truncation_is_noticed(void **state)
         assert_int_equal(err_kind(err), ERR_FORMAT);
         err_free(err);
     }
-    no_error(file_write(path, data, bytes - 1));
+    assert_ok(file_write(path, data, bytes - 1));
     Checkpoint ckpt = empty();
-    assert_error(checkpoint_load(&ckpt, path), ERR_FORMAT, "truncated file");
+    assert_fails(checkpoint_load(&ckpt, path), ERR_FORMAT, "truncated file");
     free(data);
 }
 
@@ -247,7 +226,7 @@ static void flip(size_t at, int byte)
     assert_non_null(stream);
     fseek(stream, (long)at, SEEK_SET);
     fputc(byte, stream);
-    no_error(file_close(&stream, path));
+    assert_ok(file_close(&stream, path));
 }
 
 /* Flip one byte at many places: an error or the same content, never other numbers. */
@@ -277,17 +256,17 @@ static void other_files_are_refused(void **state)
     (void)state;
     CkptInfo info;
     H5File file = {0};
-    assert_error(checkpoint_peek(&info, path), ERR_IO, "No such file");
-    no_error(file_write(path, "text", 4));
-    assert_error(checkpoint_peek(&info, path), ERR_FORMAT, "is not an HDF5 file");
-    no_error(h5_create(&file, path));
-    no_error(h5_close(&file));
-    assert_error(checkpoint_peek(&info, path), ERR_FORMAT, "not a checkpoint of graft: attribute format is missing");
-    no_error(h5_create(&file, path));
-    no_error(h5_set_text(&file, "/", "format", "graft checkpoint"));
-    no_error(h5_set_u64(&file, "/", "format_version", 2));
-    no_error(h5_close(&file));
-    assert_error(checkpoint_peek(&info, path), ERR_FORMAT, "format_version is 2; this graft reads 1");
+    assert_fails(checkpoint_peek(&info, path), ERR_IO, "No such file");
+    assert_ok(file_write(path, "text", 4));
+    assert_fails(checkpoint_peek(&info, path), ERR_FORMAT, "is not an HDF5 file");
+    assert_ok(h5_create(&file, path));
+    assert_ok(h5_close(&file));
+    assert_fails(checkpoint_peek(&info, path), ERR_FORMAT, "not a checkpoint of graft: attribute format is missing");
+    assert_ok(h5_create(&file, path));
+    assert_ok(h5_set_text(&file, "/", "format", "graft checkpoint"));
+    assert_ok(h5_set_u64(&file, "/", "format_version", 2));
+    assert_ok(h5_close(&file));
+    assert_fails(checkpoint_peek(&info, path), ERR_FORMAT, "format_version is 2; this graft reads 1");
 }
 
 /* In a child, whose files may not grow beyond a limit: as good as a full disk. */
@@ -314,7 +293,7 @@ static void a_full_disk_leaves_the_old_file_and_no_draft(void **state)
         assert_int_equal(files_in_folder(), 1);
     }
     Checkpoint ckpt = empty();
-    no_error(checkpoint_load(&ckpt, path));
+    assert_ok(checkpoint_load(&ckpt, path));
     checkpoint_info_free(&ckpt.info);
 }
 
@@ -322,20 +301,20 @@ static void a_folder_that_is_not_there_is_an_error(void **state)
 {
     (void)state;
     Checkpoint ckpt = sample();
-    assert_error(checkpoint_save(&ckpt, "/tmp/graft/no/such/folder/a.h5"), ERR_IO, "No such file or directory");
+    assert_fails(checkpoint_save(&ckpt, "/tmp/graft/no/such/folder/a.h5"), ERR_IO, "No such file or directory");
 }
 
 static void touch(const char *name)
 {
     char file[PATH_BYTES];
-    no_error(file_join(file, folder, name));
-    no_error(file_write(file, "", 0));
+    assert_ok(file_join(file, folder, name));
+    assert_ok(file_write(file, "", 0));
 }
 
 static bool there(const char *name)
 {
     char file[PATH_BYTES];
-    no_error(file_join(file, folder, name));
+    assert_ok(file_join(file, folder, name));
     return file_exists(file);
 }
 
@@ -344,12 +323,12 @@ static void rotation_keeps_the_newest_and_sweeps_drafts(void **state)
     (void)state;
     bool found;
     char newest[PATH_BYTES], expected[PATH_BYTES];
-    no_error(checkpoint_newest("/tmp/graft/no/such/folder", newest, &found));
+    assert_ok(checkpoint_newest("/tmp/graft/no/such/folder", newest, &found));
     assert_false(found);
-    no_error(checkpoint_newest(folder, newest, &found));
+    assert_ok(checkpoint_newest(folder, newest, &found));
     assert_false(found);
     touch("checkpoint-000020.h5.draft.17");
-    no_error(checkpoint_newest(folder, newest, &found));
+    assert_ok(checkpoint_newest(folder, newest, &found));
     assert_false(found);
     touch("checkpoint-000005.h5");
     touch("checkpoint-000100.h5");
@@ -358,13 +337,13 @@ static void rotation_keeps_the_newest_and_sweeps_drafts(void **state)
     touch("checkpoint-best.h5");
     touch("checkpoint-000007.h5.bak");
     touch("metrics.jsonl");
-    no_error(checkpoint_newest(folder, newest, &found));
-    no_error(checkpoint_path(expected, folder, 1000000));
+    assert_ok(checkpoint_newest(folder, newest, &found));
+    assert_ok(checkpoint_path(expected, folder, 1000000));
     assert_true(found);
     assert_string_equal(newest, expected);
-    no_error(checkpoint_rotate(folder, 0));
+    assert_ok(checkpoint_rotate(folder, 0));
     assert_int_equal(files_in_folder(), 7); /* only the draft is gone */
-    no_error(checkpoint_rotate(folder, 2));
+    assert_ok(checkpoint_rotate(folder, 2));
     assert_true(there("checkpoint-1000000.h5") && there("checkpoint-000100.h5"));
     assert_false(there("checkpoint-000020.h5") || there("checkpoint-000005.h5"));
     assert_true(there("checkpoint-best.h5") && there("checkpoint-000007.h5.bak") && there("metrics.jsonl"));
@@ -372,24 +351,20 @@ static void rotation_keeps_the_newest_and_sweeps_drafts(void **state)
 
 int main(void)
 {
-    if (!mkdtemp(folder)) return 1;
-    err_free(checkpoint_path(path, folder, 120));
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(what_is_saved_is_loaded_bit_for_bit, clean),
-        cmocka_unit_test_teardown(the_same_state_gives_the_same_bytes, clean),
-        cmocka_unit_test_teardown(peek_reads_the_attributes_alone, clean),
-        cmocka_unit_test_teardown(a_configuration_may_be_long, clean),
-        cmocka_unit_test_teardown(a_checkpoint_without_arrays_is_one, clean),
-        cmocka_unit_test_teardown(every_mismatch_is_named, clean),
-        cmocka_unit_test_teardown(a_corrupted_chunk_is_noticed, clean),
-        cmocka_unit_test_teardown(every_truncation_is_noticed, clean),
-        cmocka_unit_test_teardown(a_flipped_byte_never_changes_what_is_loaded, clean),
-        cmocka_unit_test_teardown(other_files_are_refused, clean),
-        cmocka_unit_test_teardown(a_full_disk_leaves_the_old_file_and_no_draft, clean),
-        cmocka_unit_test_teardown(a_folder_that_is_not_there_is_an_error, clean),
-        cmocka_unit_test_teardown(rotation_keeps_the_newest_and_sweeps_drafts, clean),
+        cmocka_unit_test_setup_teardown(what_is_saved_is_loaded_bit_for_bit, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(the_same_state_gives_the_same_bytes, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(peek_reads_the_attributes_alone, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(a_configuration_may_be_long, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(a_checkpoint_without_arrays_is_one, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(every_mismatch_is_named, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(a_corrupted_chunk_is_noticed, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(every_truncation_is_noticed, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(a_flipped_byte_never_changes_what_is_loaded, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(other_files_are_refused, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(a_full_disk_leaves_the_old_file_and_no_draft, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(a_folder_that_is_not_there_is_an_error, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(rotation_keeps_the_newest_and_sweeps_drafts, begin, scratch_close),
     };
-    int failures = cmocka_run_group_tests(tests, NULL, NULL);
-    rmdir(folder);
-    return failures;
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,31 +1,16 @@
 #include "ckpt/h5.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
+#include "tests/support/check.h"
+
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-#include <cmocka.h>
 
 static char path[PATH_BYTES];
 
-static void no_error(Err *err)
+static int begin(void **state)
 {
-    if (err) fail_msg("%s", err_message(err));
-}
-
-static void assert_error(Err *err, ErrKind kind, const char *part)
-{
-    if (!err) fail_msg("no error; expected one with \"%s\"", part);
-    if (err_kind(err) != kind || !strstr(err_message(err), part))
-        fail_msg("error %d, \"%s\"; expected %d with \"%s\"", (int)err_kind(err), err_message(err), (int)kind, part);
-    err_free(err);
-}
-
-static int clean(void **state)
-{
-    (void)state;
-    unlink(path);
+    if (scratch_open(state)) return -1;
+    scratch_path(state, "a.h5", path);
     return 0;
 }
 
@@ -48,17 +33,17 @@ static void every_type_and_number_of_dimensions_comes_back(void **state)
         {"/deep/down/u", H5_U64, 1, {4, 0, 0}, sizeof u, u},
     };
     H5File file = {0};
-    no_error(h5_create(&file, path));
+    assert_ok(h5_create(&file, path));
     for (size_t a = 0; a < 5; a++)
-        no_error(h5_write(&file, arrays[a].name, arrays[a].type, arrays[a].n_dims, arrays[a].dims, arrays[a].data));
-    no_error(h5_close(&file));
-    no_error(h5_open(&file, path));
+        assert_ok(h5_write(&file, arrays[a].name, arrays[a].type, arrays[a].n_dims, arrays[a].dims, arrays[a].data));
+    assert_ok(h5_close(&file));
+    assert_ok(h5_open(&file, path));
     for (size_t a = 0; a < 5; a++) {
         char read[64];
-        no_error(h5_read(&file, arrays[a].name, arrays[a].type, arrays[a].n_dims, arrays[a].dims, read));
+        assert_ok(h5_read(&file, arrays[a].name, arrays[a].type, arrays[a].n_dims, arrays[a].dims, read));
         assert_memory_equal(read, arrays[a].data, arrays[a].bytes);
     }
-    no_error(h5_close(&file));
+    assert_ok(h5_close(&file));
 }
 
 static void pieces_make_the_whole(void **state)
@@ -70,19 +55,19 @@ static void pieces_make_the_whole(void **state)
         for (size_t r = 0; r < R; r++)
             for (size_t d = 0; d < D; d++) whole[e][r][d] = (float)(e * 1000000 + r * 1000 + d);
     H5File file = {0};
-    no_error(h5_create(&file, path));
-    no_error(h5_make(&file, "x", H5_F32, 3, (size_t[]){E, R, D}));
+    assert_ok(h5_create(&file, path));
+    assert_ok(h5_make(&file, "x", H5_F32, 3, (size_t[]){E, R, D}));
     for (size_t e = E; e-- > 0;) {
-        no_error(h5_write_slab(&file, "x", H5_F32, 3, (size_t[]){e, 0, 0}, (size_t[]){1, 2, D}, whole[e]));
-        no_error(h5_write_slab(&file, "x", H5_F32, 3, (size_t[]){e, 2, 0}, (size_t[]){1, R - 2, D}, whole[e][2]));
+        assert_ok(h5_write_slab(&file, "x", H5_F32, 3, (size_t[]){e, 0, 0}, (size_t[]){1, 2, D}, whole[e]));
+        assert_ok(h5_write_slab(&file, "x", H5_F32, 3, (size_t[]){e, 2, 0}, (size_t[]){1, R - 2, D}, whole[e][2]));
     }
-    no_error(h5_close(&file));
-    no_error(h5_open(&file, path));
-    no_error(h5_read_slab(&file, "x", H5_F32, 3, (size_t[]){1, 3, 7}, (size_t[]){1, 1, 100}, read));
+    assert_ok(h5_close(&file));
+    assert_ok(h5_open(&file, path));
+    assert_ok(h5_read_slab(&file, "x", H5_F32, 3, (size_t[]){1, 3, 7}, (size_t[]){1, 1, 100}, read));
     assert_memory_equal(read, &whole[1][3][7], 100 * sizeof(float));
-    no_error(h5_read(&file, "x", H5_F32, 3, (size_t[]){E, R, D}, read));
+    assert_ok(h5_read(&file, "x", H5_F32, 3, (size_t[]){E, R, D}, read));
     assert_memory_equal(read, whole, sizeof whole);
-    no_error(h5_close(&file));
+    assert_ok(h5_close(&file));
 }
 
 static void attributes_come_back(void **state)
@@ -92,28 +77,28 @@ static void attributes_come_back(void **state)
     char *text;
     uint64_t u;
     double f;
-    no_error(h5_create(&file, path));
-    no_error(h5_group(&file, "/a/b"));
-    no_error(h5_group(&file, "/a/b"));
-    no_error(h5_set_text(&file, "/a/b", "text", "Grüße"));
-    no_error(h5_set_text(&file, "/", "none", ""));
-    no_error(h5_set_u64(&file, "/", "u", UINT64_MAX));
-    no_error(h5_set_f64(&file, "/", "f", 0.1));
-    no_error(h5_close(&file));
-    no_error(h5_open(&file, path));
-    no_error(h5_get_text(&file, "/a/b", "text", &text));
+    assert_ok(h5_create(&file, path));
+    assert_ok(h5_group(&file, "/a/b"));
+    assert_ok(h5_group(&file, "/a/b"));
+    assert_ok(h5_set_text(&file, "/a/b", "text", "Grüße"));
+    assert_ok(h5_set_text(&file, "/", "none", ""));
+    assert_ok(h5_set_u64(&file, "/", "u", UINT64_MAX));
+    assert_ok(h5_set_f64(&file, "/", "f", 0.1));
+    assert_ok(h5_close(&file));
+    assert_ok(h5_open(&file, path));
+    assert_ok(h5_get_text(&file, "/a/b", "text", &text));
     assert_string_equal(text, "Grüße");
     free(text);
-    no_error(h5_get_text(&file, "/", "none", &text));
+    assert_ok(h5_get_text(&file, "/", "none", &text));
     assert_string_equal(text, "");
     free(text);
-    no_error(h5_get_u64(&file, "/", "u", &u));
-    no_error(h5_get_f64(&file, "/", "f", &f));
+    assert_ok(h5_get_u64(&file, "/", "u", &u));
+    assert_ok(h5_get_f64(&file, "/", "f", &f));
     assert_true(u == UINT64_MAX && f == 0.1);
-    assert_error(h5_get_u64(&file, "/", "g", &u), ERR_FORMAT, "attribute g is missing");
-    assert_error(h5_get_u64(&file, "/", "f", &u), ERR_FORMAT, "attribute f is of another type");
-    assert_error(h5_get_text(&file, "/", "u", &text), ERR_FORMAT, "attribute u is not a text");
-    no_error(h5_close(&file));
+    assert_fails(h5_get_u64(&file, "/", "g", &u), ERR_FORMAT, "attribute g is missing");
+    assert_fails(h5_get_u64(&file, "/", "f", &u), ERR_FORMAT, "attribute f is of another type");
+    assert_fails(h5_get_text(&file, "/", "u", &text), ERR_FORMAT, "attribute u is not a text");
+    assert_ok(h5_close(&file));
 }
 
 static void what_does_not_fit_is_an_error(void **state)
@@ -121,20 +106,20 @@ static void what_does_not_fit_is_an_error(void **state)
     (void)state;
     H5File file = {0};
     float x[6] = {0};
-    no_error(h5_create(&file, path));
-    no_error(h5_write(&file, "/x", H5_F32, 2, (size_t[]){2, 3}, x));
-    assert_error(h5_write(&file, "/x", H5_F32, 2, (size_t[]){2, 3}, x), ERR_IO, "make array /x: name already exists");
-    assert_error(h5_make(&file, "/y", H5_F32, 2, (size_t[]){2, 0}), ERR_IO, "shape [2][0]; expected 1 to 3");
-    assert_error(h5_make(&file, "/y", H5_F32, 4, (size_t[]){1, 1, 1, 1}), ERR_IO, "expected 1 to 3");
-    assert_error(h5_write_slab(&file, "/x", H5_F32, 2, (size_t[]){1, 1}, (size_t[]){1, 3}, x), ERR_FORMAT,
+    assert_ok(h5_create(&file, path));
+    assert_ok(h5_write(&file, "/x", H5_F32, 2, (size_t[]){2, 3}, x));
+    assert_fails(h5_write(&file, "/x", H5_F32, 2, (size_t[]){2, 3}, x), ERR_IO, "make array /x: name already exists");
+    assert_fails(h5_make(&file, "/y", H5_F32, 2, (size_t[]){2, 0}), ERR_IO, "shape [2][0]; expected 1 to 3");
+    assert_fails(h5_make(&file, "/y", H5_F32, 4, (size_t[]){1, 1, 1, 1}), ERR_IO, "expected 1 to 3");
+    assert_fails(h5_write_slab(&file, "/x", H5_F32, 2, (size_t[]){1, 1}, (size_t[]){1, 3}, x), ERR_FORMAT,
                  "3 elements from 1 of dimension 1, which has 3");
-    assert_error(h5_write_slab(&file, "/x", H5_F32, 1, (size_t[]){1}, (size_t[]){1}, x), ERR_FORMAT, "has 2 dimensions; expected 1");
-    no_error(h5_close(&file));
-    no_error(h5_open(&file, path));
-    assert_error(h5_read(&file, "/x", H5_F64, 2, (size_t[]){2, 3}, x), ERR_FORMAT, "is float32; expected float64");
-    assert_error(h5_read(&file, "/x", H5_F32, 2, (size_t[]){3, 2}, x), ERR_FORMAT, "is [2][3]; expected [3][2]");
-    assert_error(h5_read(&file, "/z", H5_F32, 2, (size_t[]){3, 2}, x), ERR_FORMAT, "open array /z");
-    no_error(h5_close(&file));
+    assert_fails(h5_write_slab(&file, "/x", H5_F32, 1, (size_t[]){1}, (size_t[]){1}, x), ERR_FORMAT, "has 2 dimensions; expected 1");
+    assert_ok(h5_close(&file));
+    assert_ok(h5_open(&file, path));
+    assert_fails(h5_read(&file, "/x", H5_F64, 2, (size_t[]){2, 3}, x), ERR_FORMAT, "is float32; expected float64");
+    assert_fails(h5_read(&file, "/x", H5_F32, 2, (size_t[]){3, 2}, x), ERR_FORMAT, "is [2][3]; expected [3][2]");
+    assert_fails(h5_read(&file, "/z", H5_F32, 2, (size_t[]){3, 2}, x), ERR_FORMAT, "open array /z");
+    assert_ok(h5_close(&file));
 }
 
 typedef struct {
@@ -156,20 +141,20 @@ static void a_visit_names_arrays_below_a_group(void **state)
     H5File file = {0};
     Names names = {0};
     int32_t one = 1;
-    no_error(h5_create(&file, path));
-    no_error(h5_write(&file, "/g/b/z", H5_I32, 1, (size_t[]){1}, &one));
-    no_error(h5_write(&file, "/g/a", H5_I32, 1, (size_t[]){1}, &one));
-    no_error(h5_write(&file, "/other", H5_I32, 1, (size_t[]){1}, &one));
-    no_error(h5_close(&file));
-    no_error(h5_open(&file, path));
-    no_error(h5_visit(&file, "/g", note, &names));
+    assert_ok(h5_create(&file, path));
+    assert_ok(h5_write(&file, "/g/b/z", H5_I32, 1, (size_t[]){1}, &one));
+    assert_ok(h5_write(&file, "/g/a", H5_I32, 1, (size_t[]){1}, &one));
+    assert_ok(h5_write(&file, "/other", H5_I32, 1, (size_t[]){1}, &one));
+    assert_ok(h5_close(&file));
+    assert_ok(h5_open(&file, path));
+    assert_ok(h5_visit(&file, "/g", note, &names));
     assert_int_equal(names.n, 2);
     assert_string_equal(names.names[0], "a");
     assert_string_equal(names.names[1], "b/z");
     names.n = 4;
-    assert_error(h5_visit(&file, "/g", note, &names), ERR_FORMAT, "enough");
-    assert_error(h5_visit(&file, "/h", note, &names), ERR_FORMAT, "list group /h");
-    no_error(h5_close(&file));
+    assert_fails(h5_visit(&file, "/g", note, &names), ERR_FORMAT, "enough");
+    assert_fails(h5_visit(&file, "/h", note, &names), ERR_FORMAT, "list group /h");
+    assert_ok(h5_close(&file));
 }
 
 static void discard_removes_what_is_not_whole_and_nothing_else(void **state)
@@ -177,32 +162,27 @@ static void discard_removes_what_is_not_whole_and_nothing_else(void **state)
     (void)state;
     H5File file = {0};
     h5_discard(&file);
-    no_error(h5_create(&file, path));
+    assert_ok(h5_create(&file, path));
     h5_discard(&file);
     assert_false(file_exists(path));
-    no_error(h5_create(&file, path));
-    no_error(h5_close(&file));
+    assert_ok(h5_create(&file, path));
+    assert_ok(h5_close(&file));
     h5_discard(&file);
     assert_true(file_exists(path));
-    no_error(h5_open(&file, path));
+    assert_ok(h5_open(&file, path));
     h5_discard(&file);
     assert_true(file_exists(path));
 }
 
 int main(void)
 {
-    char folder[] = "/tmp/graft-h5-XXXXXX";
-    if (!mkdtemp(folder)) return 1;
-    err_free(file_join(path, folder, "a.h5"));
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(every_type_and_number_of_dimensions_comes_back, clean),
-        cmocka_unit_test_teardown(pieces_make_the_whole, clean),
-        cmocka_unit_test_teardown(attributes_come_back, clean),
-        cmocka_unit_test_teardown(what_does_not_fit_is_an_error, clean),
-        cmocka_unit_test_teardown(a_visit_names_arrays_below_a_group, clean),
-        cmocka_unit_test_teardown(discard_removes_what_is_not_whole_and_nothing_else, clean),
+        cmocka_unit_test_setup_teardown(every_type_and_number_of_dimensions_comes_back, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(pieces_make_the_whole, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(attributes_come_back, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(what_does_not_fit_is_an_error, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(a_visit_names_arrays_below_a_group, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(discard_removes_what_is_not_whole_and_nothing_else, begin, scratch_close),
     };
-    int failures = cmocka_run_group_tests(tests, NULL, NULL);
-    rmdir(folder);
-    return failures;
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

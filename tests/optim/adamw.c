@@ -1,13 +1,11 @@
 #include "optim/adamw.h"
 
 #include "tensor/safetensors.h"
+#include "tests/support/check.h"
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <cmocka.h>
 
 enum { N = 131, STEPS = 6 };
 
@@ -24,8 +22,7 @@ static const Case cases[] = {
 
 static void open_fixture(Safetensors *file)
 {
-    Err *err = safetensors_open(file, "tests/fixtures/adamw/adamw.safetensors");
-    if (err) fail_msg("%s", err_message(err));
+    assert_ok(safetensors_open(file, "tests/fixtures/adamw/adamw.safetensors"));
 }
 
 static void fixture(const Safetensors *file, const Case *c, const char *what, int t, float out[N])

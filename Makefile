@@ -50,6 +50,8 @@ $(KERNELS:%=$(BUILD)/tensor/kernel_%.o): $(BUILD)/tensor/kernel_%.o: tensor/kern
 	@echo "  cc    $< ($*)"
 	@$(CC) $(FLAGS) -O3 $($*) -DKERNEL=$* -DKERNEL_$* -c $< -o $@
 
+$(BUILD)/optim/adamw.o: CFLAGS += -fno-math-errno # so that sqrtf is an instruction in a vectorised loop
+
 $(UNITS) $(TOOLS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT) $(BUILD)/libgraft.a
 	@mkdir -p $(@D)
 	@$(CC) $(FLAGS) $^ $(LIBS) $(shell pkg-config --libs cmocka) -o $@

@@ -1,0 +1,94 @@
+/* PEFT adapter directories: adapter_config.json beside adapter_model.safetensors. Knows how adapters are named and
+ * stored, nothing of any model: a module is a path such as "model.layers.3.self_attn.q_a_proj".
+ *
+ * Reading turns every layout into one list of pairs, dW = scale B A:
+ *
+ *     M.lora_A.weight [r][in], M.lora_B.weight [out][r]                    one pair; M may be experts.7.gate_proj
+ *     M.lora_embedding_A [r][vocab], M.lora_embedding_B [hidden][r]        one pair, transposed: dW [vocab][hidden]
+ *     experts.base_layer.lora_* (gate and up), experts.lora_* (down)       PEFT's fused form, a pair for each expert:
+ *         A [E r][in] expert after expert, B [out][r E] column j E + e; gate is the upper half of gate_up's rows
+ *     experts.gate_proj.lora_A.weight [E or 1][r][in], B [E or 1][out][r]  stacked; 1 is shared by all
+ *
+ * The prefix base_model.model. and an infix .default are optional; X.base_layer.weight is skipped.
+ * Writing gives one layout that every consumer reads: per-expert names, one r, one scale.
+ * Source: Hugging Face PEFT 0.21, tuners/lora/layer.py (ParamWrapper), utils/save_and_load.py. */
+#ifndef GRAFT_CKPT_ADAPTER_FILE_H
+#define GRAFT_CKPT_ADAPTER_FILE_H
+
+#include "ckpt/adapter_config.h"
+#include "tensor/safetensors.h"
+
+/* ---- reading ---- */
+
+/* A matrix inside a tensor: element [i][j] is number first + i row_step + j col_step. */
+typedef struct {
+    const TensorView *tensor;
+    size_t first, row_step, col_step;
+} AdapterSlice;
+
+typedef struct {
+    const char *module; /* of the weight W [out][in] */
+    size_t r, in, out;
+    AdapterSlice A, B; /* [r][in], [out][r]; gate and up of a fused file share A */
+    double scale;      /* alpha / r or alpha / sqrt(r), patterns applied */
+    bool embedding;
+} AdapterPair;
+
+/* A weight that was trained whole: a router's. */
+typedef struct {
+    const char *name;  /* "model.layers.3.mlp.gate.weight" */
+    size_t rows, cols; /* rows is 1 for a vector */
+    const TensorView *tensor;
+} AdapterExtra;
+
+typedef struct {
+    AdapterConfig config;
+    size_t n_pairs, n_extras;
+    AdapterPair *pairs;   /* by module, in strcmp's order */
+    AdapterExtra *extras; /* by name */
+    struct AdapterStore *store; /* what the above points into */
+} AdapterFile;
+
+/* Fails: ERR_IO, ERR_FORMAT. Strict: a tensor that is not understood, lacks its partner or has the wrong shape is an
+ * error that names it. Owner of *file: the caller, until adapter_file_close; what it points to lives as long. */
+MUST_USE Err *adapter_file_open(AdapterFile **file, const char *directory);
+void adapter_file_close(AdapterFile *file);
+
+/* NULL when the module has no pair. */
+const AdapterPair *adapter_file_find(const AdapterFile *file, const char *module);
+
+/* A [r][in] and B [out][r] as float; the scale is left out. */
+void adapter_file_read_pair(const AdapterPair *pair, float *A, float *B);
+void adapter_file_read_extra(const AdapterExtra *extra, float *data); /* [rows][cols] */
+
+/* ---- writing ---- */
+
+typedef struct {
+    const char *module;
+    size_t r, in, out;
+    const float *A, *B; /* [r][in], [out][r]; both NULL: zeros, for an expert that is not adapted */
+    double scale;
+} AdapterOutPair;
+
+typedef struct {
+    const char *name;
+    size_t rows, cols; /* rows 1: a vector, kept in F32 */
+    const float *data;
+} AdapterOutExtra;
+
+typedef struct {
+    const char *base_model; /* for base_model_name_or_path; may be NULL */
+    DType dtype;            /* F32 or BF16 */
+    size_t n_pairs, n_extras;
+    const AdapterOutPair *pairs;
+    const AdapterOutExtra *extras; /* routers trained whole; PEFT wants all layers' weights and correction biases */
+} AdapterOut;
+
+/* Write an adapter directory, made when it is not there: the files appear whole or not at all, after a draft of them was
+ * read back and compared. A smaller r is padded with zeros to the largest; a scale that differs from the first pair's
+ * is folded into B, in double, rounded once.
+ * Fails: ERR_USAGE for pairs that no consumer reads (an embedding; experts of a layer that are not all there with
+ *        gate, up and down; a scale that is not positive), ERR_IO, ERR_FORMAT when what was read back differs. */
+MUST_USE Err *adapter_file_write(const char *directory, const AdapterOut *out);
+
+#endif

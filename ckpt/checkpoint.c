@@ -1,0 +1,358 @@
+/* Saving is straight; loading trusts nothing: it walks the file's arrays, finds each in the caller's list, compares, and
+ * only then reads. HDF5 links are found by name, so order does not matter on either side. */
+#include "ckpt/checkpoint.h"
+
+#include "base/memory.h"
+#include "ckpt/h5.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char FORMAT[] = "graft checkpoint";
+
+/* The table of attributes, once, for both directions. */
+static const struct {
+    const char *key;
+    size_t offset;
+} numbers[] = {
+    {"step", offsetof(CkptInfo, step)},
+    {"seed", offsetof(CkptInfo, seed)},
+    {"epoch", offsetof(CkptInfo, epoch)},
+    {"epoch_position", offsetof(CkptInfo, epoch_position)},
+    {"tokens", offsetof(CkptInfo, tokens)},
+    {"metrics_bytes", offsetof(CkptInfo, metrics_bytes)},
+    {"parameters", offsetof(CkptInfo, parameters)},
+}, texts[] = {
+    {"config", offsetof(CkptInfo, config_json)},
+    {"compute_path", offsetof(CkptInfo, compute_path)},
+    {"base_digest", offsetof(CkptInfo, base_digest)},
+    {"data_digest", offsetof(CkptInfo, data_digest)},
+};
+
+enum { N_NUMBERS = sizeof numbers / sizeof *numbers, N_TEXTS = sizeof texts / sizeof *texts };
+
+static uint64_t *number_of(const CkptInfo *info, size_t i) { return (uint64_t *)((char *)(size_t)info + numbers[i].offset); }
+static char **text_of(const CkptInfo *info, size_t i) { return (char **)((char *)(size_t)info + texts[i].offset); }
+
+/* The three groups and the vector that each holds. */
+enum { N_GROUPS = 3 };
+static const char *const groups[N_GROUPS] = {"/adapter", "/optimizer/m", "/optimizer/v"};
+static float *vector_of(const Checkpoint *ckpt, int group)
+{
+    return group == 0 ? ckpt->values : group == 1 ? ckpt->m : ckpt->v;
+}
+
+static size_t elements_of(const CkptArray *array)
+{
+    size_t n = 1;
+    for (size_t i = 0; i < array->n_dims; i++) n *= array->dims[i];
+    return n;
+}
+
+static Err *path_in_file(char path[PATH_BYTES], int group, const char *name, const char *suffix)
+{
+    int n = snprintf(path, PATH_BYTES, "%s/%s%s", groups[group], name, suffix);
+    return n < 0 || n >= PATH_BYTES ? err_new(ERR_IO, "array name too long: %.60s...", name) : NULL;
+}
+
+/* ---- saving ---- */
+
+static Err *write_info(H5File *file, const CkptInfo *info)
+{
+    TRY(h5_set_text(file, "/", "format", FORMAT));
+    TRY(h5_set_u64(file, "/", "format_version", CHECKPOINT_VERSION));
+    for (size_t i = 0; i < N_NUMBERS; i++) TRY(h5_set_u64(file, "/", numbers[i].key, *number_of(info, i)));
+    for (size_t i = 0; i < N_TEXTS; i++) {
+        const char *text = *text_of(info, i);
+        TRY(h5_set_text(file, "/", texts[i].key, text ? text : ""));
+    }
+    return NULL;
+}
+
+static Err *write_arrays(H5File *file, const Checkpoint *ckpt, int group)
+{
+    char path[PATH_BYTES];
+    TRY(h5_group(file, groups[group])); /* also when there are no arrays */
+    for (const CkptArray *array = ckpt->arrays; array < ckpt->arrays + ckpt->n_arrays; array++) {
+        ASSERT(array->offset + elements_of(array) <= ckpt->n, "array %s ends at %zu of %zu", array->name,
+               array->offset + elements_of(array), ckpt->n);
+        TRY(path_in_file(path, group, array->name, ""));
+        TRY(h5_write(file, path, H5_F32, array->n_dims, array->dims, vector_of(ckpt, group) + array->offset));
+        if (group != 0 || !array->ids) continue;
+        TRY(path_in_file(path, group, array->name, "_ids"));
+        TRY(h5_write(file, path, H5_I32, 1, array->dims, array->ids));
+    }
+    return NULL;
+}
+
+static Err *write_all(H5File *file, const Checkpoint *ckpt)
+{
+    CkptInfo info = ckpt->info;
+    info.parameters = 0;
+    for (size_t i = 0; i < ckpt->n_arrays; i++) info.parameters += elements_of(&ckpt->arrays[i]);
+    TRY(write_info(file, &info));
+    for (int group = 0; group < N_GROUPS; group++) TRY(write_arrays(file, ckpt, group));
+    return NULL;
+}
+
+Err *checkpoint_save(const Checkpoint *ckpt, const char *path)
+{
+    Err *err = NULL;
+    H5File file = {0};
+    char draft[PATH_BYTES];
+    if ((err = file_draft_name(draft, path))) goto done;
+    if ((err = h5_create(&file, draft)))      goto done;
+    if ((err = write_all(&file, ckpt)))       goto done;
+    if ((err = h5_close(&file)))              goto done; /* a full disk may show only here */
+    err = file_replace(draft, path);                     /* readers see old or new, never half */
+done:
+    h5_discard(&file); /* does nothing after h5_close */
+    return err_wrap(err, "save checkpoint %s", path);
+}
+
+/* ---- loading ---- */
+
+static Err *check_format(const H5File *file)
+{
+    char *format = NULL;
+    uint64_t version = 0;
+    Err *err = h5_get_text(file, "/", "format", &format);
+    if (!err && strcmp(format, FORMAT) != 0) err = err_new(ERR_FORMAT, "format is %.60s; expected %s", format, FORMAT);
+    free(format);
+    if (err) return err_wrap(err, "not a checkpoint of graft");
+    TRY(h5_get_u64(file, "/", "format_version", &version));
+    if (version == CHECKPOINT_VERSION) return NULL;
+    return err_new(ERR_FORMAT, "format_version is %" PRIu64 "; this graft reads %d", version, CHECKPOINT_VERSION);
+}
+
+static Err *read_info(const H5File *file, CkptInfo *info)
+{
+    TRY(check_format(file));
+    for (size_t i = 0; i < N_NUMBERS; i++) TRY(h5_get_u64(file, "/", numbers[i].key, number_of(info, i)));
+    for (size_t i = 0; i < N_TEXTS; i++) TRY(h5_get_text(file, "/", texts[i].key, text_of(info, i)));
+    return NULL;
+}
+
+void checkpoint_info_free(CkptInfo *info)
+{
+    for (size_t i = 0; i < N_TEXTS; i++) free(*text_of(info, i));
+    *info = (CkptInfo){0};
+}
+
+Err *checkpoint_peek(CkptInfo *info, const char *path)
+{
+    H5File file = {0};
+    *info = (CkptInfo){0};
+    Err *err = h5_open(&file, path);
+    if (!err) err = read_info(&file, info);
+    if (err) checkpoint_info_free(info);
+    h5_discard(&file);
+    return err_wrap(err, "read checkpoint %s", path);
+}
+
+/* An expected array, and whether the file has it. */
+typedef struct {
+    const CkptArray *array;
+    bool found, found_ids;
+} Entry;
+
+/* One group while its arrays are compared with those expected. */
+typedef struct {
+    const H5File *file;
+    int group;
+    size_t n;
+    Entry *entries; /* [n] by name */
+} Audit;
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const Entry *)a)->array->name, ((const Entry *)b)->array->name);
+}
+
+static Entry *find_entry(const Audit *audit, const char *name)
+{
+    CkptArray key_array = {.name = name};
+    Entry key = {.array = &key_array};
+    return audit->n ? bsearch(&key, audit->entries, audit->n, sizeof key, by_name) : NULL;
+}
+
+static Err *compare_shape(const H5File *file, const char *path, const char *name, H5Type type, size_t n_dims,
+                          const size_t *dims)
+{
+    H5Type found;
+    size_t n, size[H5_DIMS];
+    TRY(h5_shape(file, path, &found, &n, size));
+    if (found == type && n == n_dims && !memcmp(size, dims, n * sizeof *size)) return NULL;
+    return err_new(ERR_FORMAT, "%s is %s %s in the file; expected %s %s", name, h5_type_name(found),
+                   h5_dims(n, size).text, h5_type_name(type), h5_dims(n_dims, dims).text);
+}
+
+static Err *compare_ids(const H5File *file, const char *path, const CkptArray *array)
+{
+    TRY(compare_shape(file, path, path, H5_I32, 1, array->dims));
+    int32_t *ids;
+    TRY(mem_new(&ids, array->dims[0], sizeof *ids));
+    Err *err = h5_read(file, path, H5_I32, 1, array->dims, ids);
+    for (size_t i = 0; !err && i < array->dims[0]; i++) {
+        if (ids[i] == array->ids[i]) continue;
+        err = err_new(ERR_FORMAT, "%s: entry %zu is expert %" PRId32 " in the file; expected %" PRId32, array->name, i,
+                      ids[i], array->ids[i]);
+    }
+    free(ids);
+    return err;
+}
+
+static Err *visit_array(void *context, const char *name)
+{
+    Audit *audit = context;
+    char path[PATH_BYTES], stem[PATH_BYTES];
+    TRY(path_in_file(path, audit->group, name, ""));
+    Entry *entry = find_entry(audit, name);
+    if (entry) {
+        entry->found = true;
+        return compare_shape(audit->file, path, path, H5_F32, entry->array->n_dims, entry->array->dims);
+    }
+    size_t length = strlen(name), suffix = strlen("_ids");
+    if (audit->group == 0 && length > suffix && length < sizeof stem && !strcmp(name + length - suffix, "_ids")) {
+        memcpy(stem, name, length - suffix);
+        stem[length - suffix] = 0;
+        entry = find_entry(audit, stem);
+        if (entry && entry->array->ids) {
+            entry->found_ids = true;
+            return compare_ids(audit->file, path, entry->array);
+        }
+    }
+    return err_new(ERR_FORMAT, "%s is in the file, but not among the %zu arrays expected", path, audit->n);
+}
+
+static Err *audit_group(const Checkpoint *ckpt, const H5File *file, int group)
+{
+    Audit audit = {file, group, ckpt->n_arrays, NULL};
+    TRY(mem_new(&audit.entries, audit.n, sizeof *audit.entries));
+    for (size_t i = 0; i < audit.n; i++) audit.entries[i].array = &ckpt->arrays[i];
+    qsort(audit.entries, audit.n, sizeof *audit.entries, by_name);
+    Err *err = h5_visit(file, groups[group], visit_array, &audit);
+    for (size_t i = 0; !err && i < audit.n; i++) {
+        const Entry *entry = &audit.entries[i];
+        const CkptArray *array = entry->array;
+        if (!entry->found)
+            err = err_new(ERR_FORMAT, "%s/%s is missing; expected %s", groups[group], array->name,
+                          h5_dims(array->n_dims, array->dims).text);
+        else if (group == 0 && array->ids && !entry->found_ids)
+            err = err_new(ERR_FORMAT, "%s/%s_ids is missing; expected [%zu]", groups[group], array->name, array->dims[0]);
+    }
+    free(audit.entries);
+    return err;
+}
+
+static Err *read_arrays(const Checkpoint *ckpt, const H5File *file, int group)
+{
+    char path[PATH_BYTES];
+    for (const CkptArray *array = ckpt->arrays; array < ckpt->arrays + ckpt->n_arrays; array++) {
+        ASSERT(array->offset + elements_of(array) <= ckpt->n, "array %s ends at %zu of %zu", array->name,
+               array->offset + elements_of(array), ckpt->n);
+        TRY(path_in_file(path, group, array->name, ""));
+        TRY(h5_read(file, path, H5_F32, array->n_dims, array->dims, vector_of(ckpt, group) + array->offset));
+    }
+    return NULL;
+}
+
+Err *checkpoint_load(Checkpoint *ckpt, const char *path)
+{
+    H5File file = {0};
+    ckpt->info = (CkptInfo){0};
+    Err *err = h5_open(&file, path);
+    if (!err) err = read_info(&file, &ckpt->info);
+    for (int group = 0; !err && group < N_GROUPS; group++) err = audit_group(ckpt, &file, group);
+    for (int group = 0; !err && group < N_GROUPS; group++) err = read_arrays(ckpt, &file, group);
+    if (err) checkpoint_info_free(&ckpt->info);
+    h5_discard(&file);
+    return err_wrap(err, "load checkpoint %s", path);
+}
+
+/* ---- the checkpoints of a run ---- */
+
+Err *checkpoint_path(char path[PATH_BYTES], const char *directory, uint64_t step)
+{
+    char name[64];
+    snprintf(name, sizeof name, "checkpoint-%06" PRIu64 ".h5", step);
+    return file_join(path, directory, name);
+}
+
+/* Whether a name is checkpoint-DIGITS.h5, followed by `.draft.DIGITS` when draft is set. */
+static bool parse_name(const char *name, uint64_t *step, bool *draft)
+{
+    static const char HEAD[] = "checkpoint-", TAIL[] = ".h5", DRAFT[] = ".draft.";
+    if (strncmp(name, HEAD, strlen(HEAD)) != 0 || !isdigit((unsigned char)name[strlen(HEAD)])) return false;
+    char *end;
+    errno = 0;
+    *step = strtoull(name + strlen(HEAD), &end, 10);
+    if (errno || strncmp(end, TAIL, strlen(TAIL)) != 0) return false;
+    end += strlen(TAIL);
+    *draft = !strncmp(end, DRAFT, strlen(DRAFT)) && end[strlen(DRAFT)];
+    return *draft ? strspn(end + strlen(DRAFT), "0123456789") == strlen(end + strlen(DRAFT)) : *end == 0;
+}
+
+/* A file of a run, by its name; sorted, the newest checkpoint comes first and drafts last. */
+typedef struct {
+    uint64_t step;
+    bool draft;
+    char name[128];
+} Found;
+
+static int newest_first(const void *a, const void *b)
+{
+    const Found *x = a, *y = b;
+    if (x->draft != y->draft) return x->draft - y->draft;
+    return (x->step < y->step) - (x->step > y->step);
+}
+
+static Err *list_directory(const char *directory, Found **list, size_t *n)
+{
+    Err *err = NULL;
+    size_t capacity = 0;
+    *list = NULL;
+    *n = 0;
+    DIR *stream = opendir(directory);
+    if (!stream) return errno == ENOENT ? NULL : err_errno("list %s", directory);
+    for (struct dirent *entry; !err && (entry = readdir(stream));) {
+        Found found;
+        if (!parse_name(entry->d_name, &found.step, &found.draft)) continue;
+        if (snprintf(found.name, sizeof found.name, "%s", entry->d_name) >= (int)sizeof found.name) continue;
+        if (!(err = mem_grow(list, &capacity, *n + 1, sizeof **list))) (*list)[(*n)++] = found;
+    }
+    closedir(stream);
+    if (*n) qsort(*list, *n, sizeof **list, newest_first);
+    return err;
+}
+
+Err *checkpoint_newest(const char *directory, char path[PATH_BYTES], bool *found)
+{
+    Found *list;
+    size_t n;
+    Err *err = list_directory(directory, &list, &n);
+    *found = !err && n && !list[0].draft;
+    if (*found) err = file_join(path, directory, list[0].name);
+    free(list);
+    return err;
+}
+
+Err *checkpoint_rotate(const char *directory, size_t keep)
+{
+    Found *list;
+    size_t n;
+    char path[PATH_BYTES];
+    Err *err = list_directory(directory, &list, &n);
+    for (size_t i = 0; !err && i < n; i++) {
+        if (!list[i].draft && (keep == 0 || i < keep)) continue;
+        err = file_join(path, directory, list[i].name);
+        if (!err && unlink(path) && errno != ENOENT) err = err_errno("remove %s", path);
+    }
+    free(list);
+    return err;
+}

@@ -1,0 +1,70 @@
+/* A checkpoint: one HDF5 file with all that a resume needs.
+ *
+ *     /                          attributes: format "graft checkpoint", format_version, step, seed, ... (CkptInfo)
+ *     /adapter/NAME              parameters, float32 [dims]; experts of a layer stacked in the first dimension
+ *     /adapter/NAME_ids          which experts those are, int32 [dims[0]], where NAME is stacked
+ *     /optimizer/m/NAME, v/NAME  AdamW's moments, float32 [dims]
+ *
+ * What always holds: a file under its own name is whole (draft, sync, rename); it has exactly these arrays; every byte
+ * of them is under a checksum; the same state gives the same bytes. */
+#ifndef GRAFT_CKPT_CHECKPOINT_H
+#define GRAFT_CKPT_CHECKPOINT_H
+
+#include "base/file.h"
+
+#include <stdint.h>
+
+enum { CHECKPOINT_VERSION = 1 };
+
+/* One array and its place in the flat vectors. */
+typedef struct {
+    const char *name; /* "layers/3/self_attn.q_a_proj/lora_A" */
+    size_t n_dims, dims[3];
+    size_t offset;      /* of its first element */
+    const int32_t *ids; /* [dims[0]] expert ids of the first dimension, or NULL */
+} CkptArray;
+
+/* What is not an array. */
+typedef struct {
+    uint64_t step;           /* updates done */
+    uint64_t seed;
+    uint64_t epoch;          /* passes over the data that are finished */
+    uint64_t epoch_position; /* documents taken in this one */
+    uint64_t tokens;         /* scored since the start */
+    uint64_t metrics_bytes;  /* length of the metrics file, which a resume cuts back to */
+    uint64_t parameters;     /* elements of all arrays; checkpoint_save counts them */
+    char *config_json, *compute_path, *base_digest, *data_digest; /* any may be NULL when saving: stored as "" */
+} CkptInfo;
+
+typedef struct {
+    CkptInfo info;
+    size_t n_arrays;
+    const CkptArray *arrays;
+    size_t n;              /* elements of each vector */
+    float *values, *m, *v; /* [n] */
+} Checkpoint;
+
+/* Fails: ERR_IO; then the old file, if there was one, is as before and no draft remains. */
+MUST_USE Err *checkpoint_save(const Checkpoint *ckpt, const char *path);
+
+/* Fill info and the vectors. The caller sets arrays, which the file must hold exactly, and n, values, m, v.
+ * Nothing is read into the vectors before every name, shape and id has been compared.
+ * Fails: ERR_FORMAT, naming the array, what was found and what was expected; ERR_IO when there is no such file.
+ * Owner: the texts of info are the caller's, until checkpoint_info_free. */
+MUST_USE Err *checkpoint_load(Checkpoint *ckpt, const char *path);
+
+/* The attributes alone: to inspect, or to rebuild the configuration that a resume needs before it has arrays. */
+MUST_USE Err *checkpoint_peek(CkptInfo *info, const char *path);
+void checkpoint_info_free(CkptInfo *info);
+
+/* DIRECTORY/checkpoint-000120.h5 */
+MUST_USE Err *checkpoint_path(char path[PATH_BYTES], const char *directory, uint64_t step);
+
+/* The path of the checkpoint with the most steps; *found is false when the directory has none, or is none. */
+MUST_USE Err *checkpoint_newest(const char *directory, char path[PATH_BYTES], bool *found);
+
+/* Remove all but the `keep` checkpoints with the most steps (0 keeps all), and drafts that a killed run left behind.
+ * The directory must be this run's alone. */
+MUST_USE Err *checkpoint_rotate(const char *directory, size_t keep);
+
+#endif

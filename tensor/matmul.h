@@ -55,6 +55,11 @@ void block_nt(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, floa
 void block_nn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb);
 void block_tn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb);
 
+/* First thing in main: OpenBLAS chooses its kernels when it is loaded, and takes the oldest on a CPU that it does not
+ * know (9 times slower, docs/design.md). Then start this program again with OPENBLAS_CORETYPE set to what the CPU can
+ * do; returns when there is nothing to mend, or it cannot be. argv is main's. */
+void matmul_mend_openblas(char **argv);
+
 /* Once, before anything else: choose kernels for this CPU and keep OpenBLAS to one thread.
  * force    NULL, or "avx512", "avx2", "plain" to take a lesser path; false when this CPU or build lacks it */
 bool matmul_init(const char *force);

@@ -39,8 +39,9 @@ static Err *start_ranks(long ranks, int argc, char **argv)
     if (n <= 0) return err_errno("find this program's own path");
     self[n] = 0;
     snprintf(count, sizeof count, "%ld", ranks);
-    const char *words[MOST_ARGUMENTS + 16] = {"mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", count, self, "train"};
-    size_t at = 9;
+    const char *words[MOST_ARGUMENTS + 16] = {"mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none",
+                                                "--mca", "mpi_yield_when_idle", "1", "-n", count, self, "train"};
+    size_t at = 12;
     for (int i = 0; i < argc && i < MOST_ARGUMENTS; i++) words[at++] = argv[i];
     execvp("mpirun", (char *const *)(size_t)words);
     return err_errno("start mpirun for %ld ranks", ranks);

@@ -210,21 +210,27 @@ static const Kernels *find_kernels(const char *name)
     return !name || !strcmp(name, "plain") ? &kernels_plain : NULL;
 }
 
-void matmul_mend_openblas(char **argv)
+/* The kernels that OpenBLAS should have chosen, or NULL when its choice is good. */
+static const char *better_core(void)
 {
 #if defined __x86_64__
     static const char *const old[] = {"Prescott", "Core2", "Penryn", "Dunnington", "Atom", "Nehalem", "Opteron", "Barcelona"};
-    const char *core = openblas_get_corename(), *better = NULL;
+    const char *core = openblas_get_corename();
     __builtin_cpu_init();
     for (size_t i = 0; i < sizeof old / sizeof *old; i++)
         if (strcmp(core, old[i]) == 0 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-            better = __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") ? "SkylakeX" : "Haswell";
-    if (!better || getenv("OPENBLAS_CORETYPE")) return;
-    setenv("OPENBLAS_CORETYPE", better, 1);
-    execv("/proc/self/exe", argv); /* on failure all is as it was, only slower */
-#else
-    (void)argv;
+            return __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") ? "SkylakeX" : "Haswell";
 #endif
+    return NULL;
+}
+
+void matmul_prepare(char **argv)
+{
+    const char *core = getenv("OPENBLAS_CORETYPE") ? NULL : better_core();
+    bool spins = !getenv("GOMP_SPINCOUNT") && !getenv("OMP_WAIT_POLICY");
+    if (core) setenv("OPENBLAS_CORETYPE", core, 1);
+    if (spins) setenv("GOMP_SPINCOUNT", "1000", 1);
+    if (core || spins) execv("/proc/self/exe", argv); /* on failure all is as it was, only slower */
 }
 
 bool matmul_init(const char *force)

@@ -25,7 +25,8 @@ endif
 SOURCES := $(filter-out tensor/kernel.c,$(wildcard $(LAYERS:=/*.c)))
 LIBOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/%,$(SOURCES))) $(KERNELS:%=$(BUILD)/tensor/kernel_%.o)
 CLIOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter cli/%,$(SOURCES)))
-UNITS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard $(LAYERS:%=tests/%/*.c)))
+UNITS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard $(LAYERS:%=tests/%/*.c) tests/fuzz/*.c))
+FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
 TOOLS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/*.c))
 SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c))
 
@@ -69,6 +70,17 @@ tools: $(TOOLS)
 run-units: units
 	@sh tests/run.sh $(UNITS)
 
+## fuzz       random bytes for every reader, FUZZ_SECONDS each (clang; libclang-rt-dev)
+FUZZ_SECONDS ?= 60
+fuzz:
+	@$(MAKE) --no-print-directory CC=clang BUILD=build/fuzz SANITIZE="-DFUZZING -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined" fuzzers
+	@for f in $(FUZZERS); do mkdir -p build/fuzz/found/$$f; echo "  fuzz  $$f"; \
+	    build/fuzz/fuzz_$$f -max_total_time=$(FUZZ_SECONDS) -use_value_profile=1 -verbosity=0 -print_final_stats=1 \
+	    -artifact_prefix=build/fuzz/found/$$f- build/fuzz/found/$$f tests/fuzz/corpus/$$f || exit 1; done
+fuzzers: $(FUZZERS:%=$(BUILD)/fuzz_%)
+$(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/%.o $(SUPPORT) $(BUILD)/libgraft.a
+	@$(CC) $(FLAGS) -fsanitize=fuzzer $^ $(LIBS) $(shell pkg-config --libs cmocka) -o $@
+
 ## layers     includes go only down the house plan, and each library has one door
 layers:
 	@sh tests/layers.sh "$(LAYERS)" "$(SIBLINGS)"
@@ -90,5 +102,5 @@ clean:
 help:
 	@grep -h '^## ' Makefile | sed 's/^## /  make /'
 
-.PHONY: all deps test units tools run-units run-tools layers headers clean help
+.PHONY: all deps test units tools run-units run-tools fuzz fuzzers layers headers clean help
 .SECONDARY:

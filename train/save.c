@@ -67,8 +67,23 @@ static Err *collect_moments(Run *run, Saved *saved)
     return NULL;
 }
 
+/* What "the same bits" means: one SHA-256 of values and moments. */
+static void digest_state(Run *run, const Saved *saved)
+{
+    Digest digest;
+    unsigned char sum[DIGEST_SUM_BYTES];
+    size_t bytes = saved->ckpt.n * sizeof(float);
+    digest_init(&digest);
+    digest_add(&digest, saved->ckpt.values, bytes);
+    digest_add(&digest, saved->ckpt.m, bytes);
+    digest_add(&digest, saved->ckpt.v, bytes);
+    digest_end(&digest, sum);
+    digest_hex(sum, sizeof sum, run->state_digest);
+}
+
 static Err *write_file(Run *run, Saved *saved)
 {
+    digest_state(run, saved);
     char path[PATH_BYTES];
     uint64_t per_epoch = loader_steps_per_epoch(run->loader);
     saved->ckpt.info = (CkptInfo){.step = run->done,

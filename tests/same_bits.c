@@ -2,11 +2,15 @@
  *
  * Trains a small adapter (dropout, balance losses, router and experts on) over every combination of group, ranks,
  * threads and kept tapes, then stops a run half-way and resumes it with other ranks and threads, and compares the SHA-256
- * of adapter and moments that each run reports, and its metrics without what depends on the clock. */
+ * of adapter and moments that each run reports, and its metrics without what depends on the clock. Two controls show
+ * that the comparison can fail. Then, in one process: a document's hidden states and gradients alone and among others. */
 #define _GNU_SOURCE
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/rng.h"
+#include "tensor/matmul.h"
+#include "train/step.h"
 
 #include <ftw.h>
 #include <spawn.h>
@@ -132,6 +136,132 @@ static void run_resumed(Bits *bits, const Way *before, const Way *after)
     judge(bits, what, directory, code);
 }
 
+/* A run that must come out otherwise. */
+static void run_control(Bits *bits, const char *what, const char *key, const char *value)
+{
+    char directory[128], state[80] = "", *metrics = NULL;
+    snprintf(directory, sizeof directory, "%s/control-%s", bits->scratch, key + 2);
+    int code = train(bits, directory, &(Way){"0", 1, 1, 0}, (const char *const[]){key, value, NULL});
+    Err *err = code ? NULL : result_of(directory, state, &metrics);
+    bool differs = !code && !err && *state && strcmp(state, bits->state) != 0;
+    printf("  control: %-49s %.16s%s\n", what, *state ? state : "(no result)", differs ? " differs" : "  FAIL");
+    bits->passed += differs;
+    bits->failed += !differs;
+    err_free(err);
+    free(metrics);
+}
+
+/* ---- a document alone and among others ------------------------------------------------------------------------ */
+
+enum { DOCS = 3 };
+static const size_t lengths[DOCS] = {150, 1, 67}; /* the first is longer than the base's index_topk */
+
+/* What a step shows of its rows: the last hidden state and the gradient of the first. */
+typedef struct {
+    size_t n_layers, D;
+    float *last, *first_grad; /* [rows][D] */
+} Seen;
+
+static void see(void *context, const char *what, size_t l, size_t row, size_t rows, size_t cols, const void *data)
+{
+    Seen *seen = context;
+    float *to = !strcmp(what, "hidden") && l == seen->n_layers ? seen->last : !strcmp(what, "grad.hidden") && l == 0 ? seen->first_grad : NULL;
+    if (to) memcpy(to + row * cols, data, rows * cols * sizeof *to);
+}
+
+/* Gradients of documents as micro-batches of their own; `scored` stands for the whole step's. */
+static Err *gradients_of(Model *model, Adapter *adapter, size_t n, const Document *const *docs, size_t scored, Seen *seen, float *gradient)
+{
+    Dp dp = {.size = 1};
+    Batch batch = {0};
+    Step *step;
+    StepResult result;
+    StepProbe probe = {seen, see};
+    *seen = (Seen){.n_layers = model->n_layers, .D = (size_t)model->config.hidden_size};
+    TRY(step_new(&step, &dp, model, adapter, &(StepConfig){0}));
+    Err *err = batch_new(&batch, &dp, n, docs, 1, 0);
+    batch.scored = scored;
+    if (!err) err = mem_new(&seen->last, batch.T * seen->D, sizeof(float));
+    if (!err) err = mem_new(&seen->first_grad, batch.T * seen->D, sizeof(float));
+    if (!err) err = step_gradients(step, &batch, 0, &probe, &result);
+    for (size_t l = 0; l < adapter->n_layers && !err; l++)
+        memcpy(gradient + adapter->layers[l].offset, step_gradient(step, l), adapter->layers[l].n * sizeof *gradient);
+    batch_free(&batch);
+    step_free(step);
+    return err;
+}
+
+static Err *random_document(Document *doc, size_t n, uint64_t key, uint64_t vocabulary)
+{
+    *doc = (Document){.n = n, .n_scored = n};
+    TRY(mem_new(&doc->ids, n, sizeof *doc->ids));
+    TRY(mem_new(&doc->targets, n, sizeof *doc->targets));
+    for (size_t t = 0; t < n; t++) {
+        doc->ids[t] = (int32_t)rng_below(key, 2 * t, vocabulary);
+        doc->targets[t] = (int32_t)rng_below(key, 2 * t + 1, vocabulary);
+    }
+    return NULL;
+}
+
+static Err *compare_alone(Bits *bits, Model *model, Adapter *adapter)
+{
+    Document docs[DOCS];
+    const Document *all[DOCS];
+    size_t scored = 0, n = adapter->n, row = 0;
+    float *sum, *whole, *mine;
+    Seen together;
+    TRY(mem_new(&sum, n, sizeof *sum));
+    TRY(mem_new(&whole, n, sizeof *whole));
+    TRY(mem_new(&mine, n, sizeof *mine));
+    for (size_t d = 0; d < DOCS; d++) {
+        TRY(random_document(&docs[d], lengths[d], d, (uint64_t)model->config.vocab_size));
+        all[d] = &docs[d];
+        scored += lengths[d];
+    }
+    TRY(gradients_of(model, adapter, DOCS, all, scored, &together, whole));
+    bool same = true;
+    for (size_t d = 0; d < DOCS; d++) {
+        Seen alone;
+        TRY(gradients_of(model, adapter, 1, &all[d], scored, &alone, mine));
+        size_t at = row * alone.D, bytes = lengths[d] * alone.D * sizeof(float);
+        same = same && !memcmp(alone.last, together.last + at, bytes) && !memcmp(alone.first_grad, together.first_grad + at, bytes);
+        for (size_t i = 0; i < n; i++) sum[i] = d ? sum[i] + mine[i] : mine[i]; /* the tree of three leaves: (0 + 1) + 2 */
+        row += lengths[d];
+        free(alone.last);
+        free(alone.first_grad);
+        free(docs[d].ids);
+        free(docs[d].targets);
+    }
+    same = same && memcmp(sum, whole, n * sizeof *sum) == 0;
+    printf("  %-58s %s\n", "a document's states and gradients alone and among others", same ? "equal" : "FAIL");
+    bits->passed += same;
+    bits->failed += !same;
+    free(together.last);
+    free(together.first_grad);
+    free(sum);
+    free(whole);
+    free(mine);
+    return NULL;
+}
+
+static Err *run_alone(Bits *bits)
+{
+    Model *model;
+    Adapter *adapter;
+    Json *targets = json_new_array();
+    json_add_string(targets, NULL, "all-linear"); /* everything that can carry a pair */
+    TRY(model_open(&model, bits->model));
+    Err *err = adapter_new(&adapter, model, &(LoraConfig){.r = 4, .lora_alpha = 8, .target_modules = json_first(targets), .train_router = true}, 3);
+    if (!err) {
+        for (size_t i = 0; i < adapter->n; i++) adapter->values[i] += 0.02f * (float)rng_normal(5, i); /* B is zero no more */
+        err = compare_alone(bits, model, adapter);
+        adapter_free(adapter);
+    }
+    json_free(targets);
+    model_close(model);
+    return err;
+}
+
 static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *where)
 {
     (void)st;
@@ -144,6 +274,7 @@ int main(int argc, char **argv)
 {
     static const char *const groups[] = {"1", "400", "0"}; /* one micro-batch, two, all */
     Bits bits = {.graft = argc > 1 ? argv[1] : "", .model = argc > 2 ? argv[2] : "", .data = argc > 3 ? argv[3] : "", .scratch = "/tmp/same_bits.XXXXXX"};
+    matmul_prepare(argv);
     if (argc != 4) {
         fprintf(stderr, "usage: same_bits GRAFT MODEL DATA\n");
         return 2;
@@ -159,6 +290,15 @@ int main(int argc, char **argv)
     run_resumed(&bits, &(Way){"0", 1, 2, 0}, &(Way){"1", 3, 1, 2});
     run_resumed(&bits, &(Way){"400", 2, 1, 0}, &(Way){"0", 1, 1, 0});
     run_resumed(&bits, &(Way){"1", 3, 1, 1}, &(Way){"400", 2, 2, 0});
+    run_control(&bits, "another seed", "--seed", "8");
+    run_control(&bits, "other micro-batches", "--micro_batch_tokens", "100");
+    matmul_init(NULL);
+    Err *err = run_alone(&bits);
+    if (err) {
+        printf("  FAIL: %s\n", err_message(err));
+        bits.failed++;
+        err_free(err);
+    }
     nftw(bits.scratch, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     free(bits.metrics);
     printf("%zu passed, %zu failed\n", bits.passed, bits.failed);

@@ -12,14 +12,18 @@ echo
 echo "Held out: 98 definitions that nobody trained on"
 "$graft" eval --model "$model" --data "$held_out" --max_length 512 --adapter "$out/adapter"
 
+say() { # label word [--adapter DIR]
+    label=$1 word=$2
+    shift 2
+    printf '  %-7s ' "$label"
+    "$graft" generate --model "$model" --prompt "Define \"$word\"." --max_new_tokens 40 --seed 3 "$@"
+}
+
 for word in $words; do
     echo
     echo "$word"
-    for adapter in '' "$out/adapter"; do
-        printf '  %-7s' "${adapter:+after}"
-        [ -n "$adapter" ] || printf '\r  %-7s' before
-        "$graft" generate --model "$model" ${adapter:+--adapter "$adapter"} --prompt "Define \"$word\"." --max_new_tokens 60 --seed 3
-    done
+    say before "$word"
+    say after "$word" --adapter "$out/adapter"
 done
 
 echo

@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/rng.h"
 #include "ckpt/checkpoint.h"
 #include "tensor/matmul.h"
 
@@ -190,6 +191,10 @@ Err *run_open(Run *run, int argc, char **argv)
     if (!err && run->settings.help) return NULL;
     if (!err) err = open_parts(run);
     TRY(dp_agree(&run->dp, err));
+    TRY(dp_same(&run->dp, rng_name(0, run->config_json), "the settings"));
+    TRY(dp_same(&run->dp, rng_name(0, run->base_digest), "the base model's files"));
+    TRY(dp_same(&run->dp, rng_name(0, run->data_digest), "the training data"));
+    TRY(dp_same(&run->dp, rng_name(0, matmul_path()), "the compute path"));
     return dp_agree(&run->dp, start_output(run));
 }
 

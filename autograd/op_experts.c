@@ -182,9 +182,12 @@ typedef struct {
     float *x, *G, *gu, *dgu, *a, *da, *low, *dlow, *pack;
 } Bench;
 
+/* A row of gate and up; it serves LoRA on down as a row of r, too. */
+static size_t gate_up_width(const Plan *plan) { return 2 * plan->F > rank_most(plan) ? 2 * plan->F : rank_most(plan); }
+
 static size_t bench_floats(const Plan *plan, size_t pack)
 {
-    return plan->most * (2 * plan->D + 6 * plan->F + 2 * rank_most(plan)) + pack;
+    return plan->most * (2 * plan->D + 4 * plan->F + gate_up_width(plan) + 2 * rank_most(plan)) + pack;
 }
 
 static Bench bench_at(const Plan *plan, float *at, size_t pack)
@@ -194,7 +197,7 @@ static Bench bench_at(const Plan *plan, float *at, size_t pack)
     b.x = b.pack + pack;
     b.G = b.x + n * D;
     b.gu = b.G + n * D;
-    b.dgu = b.gu + n * 2 * F;
+    b.dgu = b.gu + n * gate_up_width(plan);
     b.a = b.dgu + n * 2 * F;
     b.da = b.a + n * F;
     b.low = b.da + n * F;

@@ -46,9 +46,12 @@ static void *alloc_from(Tape *tape, Arena *arena, size_t bytes)
 
 void *tape_alloc(Tape *tape, size_t bytes) { return alloc_from(tape, &tape->arena, bytes); }
 
-float *tape_floats(Tape *tape, size_t n) { return tape_alloc(tape, n * sizeof(float)); }
+/* A product that stops at the largest number, which no arena has. */
+static size_t times(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
 
-float *tape_scratch(Tape *tape, size_t n) { return alloc_from(tape, &tape->scratch, n * sizeof(float)); }
+float *tape_floats(Tape *tape, size_t n) { return tape_alloc(tape, times(n, sizeof(float))); }
+
+float *tape_scratch(Tape *tape, size_t n) { return alloc_from(tape, &tape->scratch, times(n, sizeof(float))); }
 
 static Tensor *new_tensor(Tape *tape, size_t rows, size_t cols, float *data, bool wants)
 {
@@ -65,7 +68,7 @@ Tensor *tape_leaf(Tape *tape, size_t rows, size_t cols, float *data, bool wants)
 
 Tensor *tape_tensor(Tape *tape, size_t rows, size_t cols)
 {
-    float *data = tape_floats(tape, rows * cols);
+    float *data = tape_floats(tape, times(rows, cols));
     return new_tensor(tape, rows, cols, data, false);
 }
 

@@ -112,24 +112,6 @@ static void slots_hold_the_subtrees_of_the_cover(void **state)
     forest_free(&forest);
 }
 
-/* Merge neighbours that are siblings until none are; what a collective over ranks does. */
-static size_t merge(size_t n, Subtree *trees, float *roots)
-{
-    for (size_t i = 0; i + 1 < n;) {
-        if (trees[i].size != trees[i + 1].size || trees[i].begin % (2 * trees[i].size)) {
-            i++;
-            continue;
-        }
-        for (size_t j = 0; j < N; j++) roots[i * N + j] += roots[(i + 1) * N + j];
-        trees[i].size *= 2;
-        n--;
-        memmove(trees + i + 1, trees + i + 2, (n - i - 1) * sizeof *trees);
-        memmove(roots + (i + 1) * N, roots + (i + 2) * N, (n - i - 1) * N * sizeof *roots);
-        i = 0;
-    }
-    return n;
-}
-
 static void three_ranks_equal_one_for_every_split(void **state)
 {
     (void)state;
@@ -150,7 +132,7 @@ static void three_ranks_equal_one_for_every_split(void **state)
                     memcpy(roots + n * N, forest.slots, more * N * sizeof *roots);
                     n += more;
                 }
-                n = merge(n, trees, roots);
+                n = forest_merge(n, trees, N, roots);
                 assert_int_equal(n, forest_depth(0, end));
                 forest_total(n, N, roots);
                 assert_memory_equal(roots, want, sizeof want);

@@ -18,6 +18,8 @@ KERNELS  := avx512 avx2 plain
 avx512   := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma
 avx2     := -mavx2 -mfma
 ARCH     := $(shell uname -m)
+# OpenBLAS does not know the newest CPUs by name and falls back to its oldest kernels there.
+CORETYPE := $(shell grep -qs avx512dq /proc/cpuinfo && echo SkylakeX || { grep -qs avx2 /proc/cpuinfo && echo Haswell; })
 ifneq ($(ARCH),x86_64)
 KERNELS  := plain
 endif
@@ -87,6 +89,13 @@ fuzzers: $(FUZZERS:%=$(BUILD)/fuzz_%)
 $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/%.o $(SUPPORT) $(BUILD)/libgraft.a
 	@$(CC) $(FLAGS) -fsanitize=fuzzer $^ $(LIBS) $(shell pkg-config --libs cmocka) -o $@
 
+## bench      speed: products as shares of the CPU's peak, training steps of shape S
+bench: $(BENCHES)
+	@[ -f $(BUILD)/bench/S/config.json ] || $(BUILD)/bench/make_model S $(BUILD)/bench/S
+	@OPENBLAS_CORETYPE=$(CORETYPE) OMP_NUM_THREADS=1 $(BUILD)/bench/matmul
+	@for targets in attn attn+experts; do \
+	    OPENBLAS_CORETYPE=$(CORETYPE) $(BUILD)/bench/step $(BUILD)/bench/S --targets $$targets | tail -n 1 || exit 1; done
+
 ## layers     includes go only down the house plan, and each library has one door
 layers:
 	@sh tests/layers.sh "$(LAYERS)" "$(SIBLINGS)"
@@ -108,5 +117,5 @@ clean:
 help:
 	@grep -h '^## ' Makefile | sed 's/^## /  make /'
 
-.PHONY: all deps test units tools run-units run-tools fuzz fuzzers layers headers clean help
+.PHONY: all deps test units tools run-units run-tools fuzz fuzzers bench layers headers clean help
 .SECONDARY:

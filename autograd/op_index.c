@@ -70,4 +70,5 @@ void op_index(Tape *tape, const IndexShape *shape, Tensor *q, Tensor *k, Tensor 
         }
     }
     arena_reset(&tape->scratch);
+    profile_note(tape->profile, "index", PROFILE_UP);
 }

@@ -10,6 +10,7 @@ void tape_begin(Tape *tape, const Group *group, TapeMode mode)
     tape_reset(tape);
     tape->group = group;
     tape->mode = mode;
+    profile_mark(tape->profile);
 }
 
 void tape_reset(Tape *tape)
@@ -101,6 +102,7 @@ static void check_finite(Tape *tape, const Op *op, const Tensor *out)
 Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *kept, bool trains, size_t n_in, Tensor *const *in)
 {
     arena_reset(&tape->scratch);
+    profile_note(tape->profile, op->name, PROFILE_UP);
     if (tape->err) return &tape->dummy;
     if (tape->guard && out->data) check_finite(tape, op, out);
     if (!tape_wants(tape, trains, n_in, in)) return out;
@@ -125,12 +127,15 @@ float *tape_seed(Tape *tape, Tensor *tensor)
 
 Err *tape_backward(Tape *tape)
 {
+    profile_mark(tape->profile);
     for (Node *node = tape->last; node && !tape->err; node = node->previous) {
         tape_seed(tape, node->out);
         for (size_t i = 0; i < node->n_in; i++)
             if (node->in[i] && node->in[i]->wants) tape_seed(tape, node->in[i]);
+        profile_note(tape->profile, "gradients = 0", PROFILE_DOWN);
         if (!tape->err) node->op->backward(node);
         arena_reset(&tape->scratch);
+        profile_note(tape->profile, node->op->name, PROFILE_DOWN);
     }
     return tape_error(tape);
 }

@@ -178,6 +178,7 @@ static Err *prepare(Run *run)
 static void start_tape(const Run *run, Tape *tape, const Group *group, TapeMode mode)
 {
     const StepConfig *c = &run->s->config;
+    tape->profile = c->profile;
     tape_begin(tape, group, mode);
     tape->guard = c->guard;
     tape->dropout = run->train ? (float)c->lora_dropout : 0;
@@ -379,9 +380,11 @@ static Err *down_and_reduce(const Run *run, size_t l)
     adapter_set_forest(s->adapter, l, NULL);
     if (err || n == 0) return err;
     float *slice = step_gradient(s, l);
+    profile_mark(s->config.profile);
     TRY(dp_reduce(s->dp, &s->forest, first, slice));
     dp_slice(s->dp, s->dp->rank, n, &begin, &end);
     clip_chunk_sums(end - begin, slice, s->chunk_sums + s->chunk_at[l] + begin / CLIP_CHUNK);
+    profile_note(s->config.profile, "reduce", PROFILE_DOWN);
     return NULL;
 }
 
@@ -451,6 +454,7 @@ Err *step_update(Step *s, uint64_t t, double learning_rate, StepResult *result)
     if (!isfinite(result->loss)) return err_new(ERR_NUMERIC, "the loss is %g", result->loss);
     if (!isfinite(result->grad_norm)) return err_new(ERR_NUMERIC, "the gradient's norm is %g", result->grad_norm);
     double scale = clip_scale(result->grad_norm, s->config.max_grad_norm);
+    profile_mark(s->config.profile);
     for (size_t l = 0; l < s->model->n_layers; l++) {
         const LayerAdapter *layer = &s->adapter->layers[l];
         size_t begin, end;
@@ -460,6 +464,7 @@ Err *step_update(Step *s, uint64_t t, double learning_rate, StepResult *result)
         adamw_update(&s->config.adamw, t, learning_rate, scale, end - begin, values + begin, step_moment_m(s, l), step_moment_v(s, l), step_gradient(s, l));
         TRY(dp_share(s->dp, layer->n, values));
     }
+    profile_note(s->config.profile, "update", PROFILE_DOWN);
     return NULL;
 }
 

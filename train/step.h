@@ -22,6 +22,7 @@ typedef struct {
     uint64_t seed;
     size_t keep_layers;           /* tapes of this many topmost layers are kept from the way up */
     bool guard;
+    Profile *profile;             /* borrowed, or NULL */
 } StepConfig;
 
 /* Somebody who looks inside: called for a group's rows of "hidden", "grad.hidden", "router.logits", "router.weights"

@@ -16,7 +16,7 @@ struct Step {
     StepConfig config;
     Tape tape;               /* of the layer and group at work */
     size_t n_kept;
-    Tape *kept;              /* [keep_layers][n_groups] of the step at work */
+    Tape *kept;              /* [n_kept], the first [keep_layers][n_groups] of them for the step at work */
     Tensor **kept_out, **kept_in;
     Forest forest;
     size_t n_slices;         /* floats of this rank's slices, all layers */
@@ -81,6 +81,18 @@ static void drop_kept(Step *s)
     s->kept = NULL;
     s->kept_out = s->kept_in = NULL;
     s->n_kept = 0;
+}
+
+/* At least n tapes. Those of the last step serve again: fresh memory would cost more than zeroing it. */
+static Err *make_kept(Step *s, size_t n)
+{
+    if (n <= s->n_kept) return NULL;
+    drop_kept(s);
+    TRY(mem_new(&s->kept, n, sizeof *s->kept));
+    TRY(mem_new(&s->kept_out, n, sizeof *s->kept_out));
+    TRY(mem_new(&s->kept_in, n, sizeof *s->kept_in));
+    s->n_kept = n;
+    return NULL;
 }
 
 static void drop_choices(Step *s)
@@ -160,12 +172,7 @@ static Err *prepare(Run *run)
     for (; s->n_choices < batch->n_groups; s->n_choices++)
         TRY(choices_new(&s->choices[s->n_choices], s->model, &batch->groups[s->n_choices].group));
     if (!run->train) return NULL;
-    drop_kept(s);
-    size_t n = (L - run->keep_from) * batch->n_groups;
-    TRY(mem_new(&s->kept, n, sizeof *s->kept));
-    TRY(mem_new(&s->kept_out, n, sizeof *s->kept_out));
-    TRY(mem_new(&s->kept_in, n, sizeof *s->kept_in));
-    s->n_kept = n;
+    TRY(make_kept(s, (L - run->keep_from) * batch->n_groups));
     if (!balances(&s->config)) return NULL;
     size_t width = balance_width(s->model->router.E);
     free(s->stats);

@@ -116,12 +116,19 @@ Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *kept, bool trai
     return out;
 }
 
+static void zero(size_t n, float *x)
+{
+    enum { AT_ONCE = 1 << 14 };
+#pragma omp parallel for schedule(static) if (n > 4 * AT_ONCE)
+    for (size_t i = 0; i < n; i += AT_ONCE) memset(x + i, 0, (n - i < AT_ONCE ? n - i : AT_ONCE) * sizeof *x);
+}
+
 float *tape_seed(Tape *tape, Tensor *tensor)
 {
     if (tensor->grad || tape->err) return tensor->grad;
     size_t n = tensor->shape[0] * tensor->shape[1];
     tensor->grad = tape_floats(tape, n);
-    if (tensor->grad) memset(tensor->grad, 0, n * sizeof *tensor->grad);
+    if (tensor->grad) zero(n, tensor->grad);
     return tensor->grad;
 }
 

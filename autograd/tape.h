@@ -57,6 +57,7 @@ struct Tape {
     Arena scratch;        /* emptied when an operation returns */
     const Group *group;
     TapeMode mode;
+    bool lean;            /* keep little: compute on the way back what can be computed again */
     bool guard;           /* check every result for numbers that are not finite */
     float dropout;        /* probability; 0 outside training */
     uint64_t dropout_key; /* of this seed and step */

@@ -23,7 +23,7 @@
 typedef struct {
     int64_t tokens, steps, warm_up, r, keep_layers, threads, seed;
     char *targets, *path;
-    bool profile, help;
+    bool lean, profile, help;
 } Settings;
 
 static const Option options[] = {
@@ -34,6 +34,7 @@ static const Option options[] = {
     {"warm_up", OPT_INT, offsetof(Settings, warm_up), .preset = "2", .min = 0, .max = 1e6, .help = "steps before them"},
     {"r", OPT_INT, offsetof(Settings, r), .preset = "8", .min = 1, .max = 1024, .help = "LoRA's rank"},
     {"keep_layers", OPT_INT, offsetof(Settings, keep_layers), .preset = "1000", .min = 0, .max = 1000, .help = "topmost layers that are not computed again"},
+    {"lean", OPT_FLAG, offsetof(Settings, lean), .help = "experts compute gate and up again on the way back"},
     {"threads", OPT_INT, offsetof(Settings, threads), .preset = "0", .min = 0, .max = 1024, .help = "0: as OpenMP chooses"},
     {"path", OPT_TEXT, offsetof(Settings, path), .choices = "avx512 avx2 plain", .help = "of computation; the best one this CPU has"},
     {"seed", OPT_INT, offsetof(Settings, seed), .preset = "1", .min = 0, .max = 1e6, .help = "of tokens and adapter"},
@@ -218,7 +219,7 @@ static Err *measure(Bench *b, const char *directory)
     TRY(model_open(&b->model, directory));
     TRY(make_adapter(b));
     StepConfig config = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8}, .max_grad_norm = 1, .seed = (uint64_t)s->seed,
-                         .keep_layers = (size_t)s->keep_layers, .profile = s->profile ? &b->profile : NULL};
+                         .keep_layers = (size_t)s->keep_layers, .lean = s->lean, .profile = s->profile ? &b->profile : NULL};
     TRY(step_new(&b->step, &b->dp, b->model, b->adapter, &config));
     return steps(b);
 }

@@ -187,6 +187,7 @@ static void start_tape(const Run *run, Tape *tape, const Group *group, TapeMode 
     const StepConfig *c = &run->s->config;
     tape->profile = c->profile;
     tape_begin(tape, group, mode);
+    tape->lean = c->lean;
     tape->guard = c->guard;
     tape->dropout = run->train ? (float)c->lora_dropout : 0;
     tape->dropout_key = rng_key(rng_name(c->seed, "dropout"), run->number);

@@ -154,6 +154,7 @@ static Err *set_json(void *field, const char *text)
 /* Set an option from the command line's text. */
 static Err *set_from_text(void *config, const Option *o, const char *text)
 {
+    if (o->refused) return err_new(ERR_USAGE, "%s is not taken: %s", o->key, o->refused);
     void *field = field_of(config, o);
     char *end = NULL;
     double number;
@@ -183,6 +184,7 @@ static Err *wrong_kind(const Option *o, const Json *value, const char *expected)
 
 static Err *set_from_json(void *config, const Option *o, const Json *value)
 {
+    if (o->refused) return err_new(ERR_USAGE, "%s is not taken: %s", o->key, o->refused);
     void *field = field_of(config, o);
     JsonKind kind = json_kind(value);
     if (kind == JSON_NULL && o->kind != OPT_JSON) return o->preset ? set_from_text(config, o, o->preset) : NULL;
@@ -319,7 +321,7 @@ Err *options_to_json(const void *config, const Option *table, Json **out)
     *out = json_new_object();
     if (!*out) return err_new(ERR_MEMORY, "out of memory");
     for (const Option *o = table; o->key || o->help; o++)
-        if (o->key) add_member(*out, o, field_of(config, o));
+        if (o->key && !o->refused) add_member(*out, o, field_of(config, o));
     return NULL;
 }
 
@@ -331,6 +333,7 @@ void options_help(FILE *stream, const Option *table)
             fprintf(stream, "\n%s\n", o->help);
             continue;
         }
+        if (o->refused) continue;
         char left[96];
         snprintf(left, sizeof left, "--%s %s", o->key, kinds[o->kind]);
         fprintf(stream, "  %-40s %s", left, o->help ? o->help : "");
@@ -343,7 +346,7 @@ void options_help(FILE *stream, const Option *table)
 void options_free(void *config, const Option *table)
 {
     for (const Option *o = table; o->key || o->help; o++) {
-        if (!o->key) continue;
+        if (!o->key || o->refused) continue;
         void *field = field_of(config, o);
         if (o->kind == OPT_TEXT) {
             free(*(char **)field);

@@ -42,6 +42,7 @@ typedef struct {
     double min, max;     /* for numbers, when min < max */
     const char *choices; /* for texts: "linear cosine constant" */
     const char *help;    /* a row with only `help` set starts a group in --help */
+    const char *refused; /* a key that others know and we do not take: the explanation */
 } Option;
 
 MUST_USE Err *options_defaults(void *config, const Option *table);

@@ -48,6 +48,7 @@ static float *floats(size_t n)
 
 int main(int argc, char **argv)
 {
+    matmul_prepare(argv);
     if (!matmul_init(argc > 1 ? argv[1] : NULL)) return 1;
     static double share[N_SHAPES][N_TOKENS][2][ROUNDS], rate[ROUNDS];
     float *x = floats((size_t)MAX_T * 6144), *y = floats((size_t)MAX_T * 6144), *scale = floats(48 * 48);

@@ -249,4 +249,8 @@ static Err *run(int argc, char **argv)
     return err;
 }
 
-int main(int argc, char **argv) { return err_report("step", run(argc - 1, argv + 1)); }
+int main(int argc, char **argv)
+{
+    matmul_prepare(argv);
+    return err_report("step", run(argc - 1, argv + 1));
+}

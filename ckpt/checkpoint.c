@@ -342,17 +342,34 @@ Err *checkpoint_newest(const char *directory, char path[PATH_BYTES], bool *found
     return err;
 }
 
-Err *checkpoint_rotate(const char *directory, size_t keep)
+/* Remove drafts, and checkpoints that `stays` does not want. */
+static Err *sweep(const char *directory, bool (*stays)(const Found *found, size_t i, uint64_t limit), uint64_t limit)
 {
     Found *list;
     size_t n;
     char path[PATH_BYTES];
     Err *err = list_directory(directory, &list, &n);
     for (size_t i = 0; !err && i < n; i++) {
-        if (!list[i].draft && (keep == 0 || i < keep)) continue;
+        if (!list[i].draft && stays(&list[i], i, limit)) continue;
         err = file_join(path, directory, list[i].name);
         if (!err && unlink(path) && errno != ENOENT) err = err_errno("remove %s", path);
     }
     free(list);
     return err;
 }
+
+static bool is_new(const Found *found, size_t i, uint64_t keep)
+{
+    (void)found;
+    return keep == 0 || i < keep;
+}
+
+static bool is_before(const Found *found, size_t i, uint64_t end)
+{
+    (void)i;
+    return found->step < end;
+}
+
+Err *checkpoint_rotate(const char *directory, size_t keep) { return sweep(directory, is_new, keep); }
+
+Err *checkpoint_remove_from(const char *directory, uint64_t step) { return sweep(directory, is_before, step); }

@@ -67,4 +67,8 @@ MUST_USE Err *checkpoint_newest(const char *directory, char path[PATH_BYTES], bo
  * The directory must be this run's alone. */
 MUST_USE Err *checkpoint_rotate(const char *directory, size_t keep);
 
+/* Remove the checkpoints with `step` steps or more, and drafts: what a run that starts over, or goes on from before them,
+ * would mix with its own. */
+MUST_USE Err *checkpoint_remove_from(const char *directory, uint64_t step);
+
 #endif

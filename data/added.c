@@ -12,14 +12,13 @@ typedef struct AddedNode {
     unsigned char byte;
 } Node;
 
-static Err *find_or_add(AddedSet *set, uint32_t *link, unsigned char byte, uint32_t *node)
+/* The node for a byte in the list that starts at *link; a new one goes first. The room is there: added_put asked. */
+static uint32_t find_or_add(AddedSet *set, uint32_t *link, unsigned char byte)
 {
-    for (*node = *link; *node; *node = set->nodes[*node].sibling)
-        if (set->nodes[*node].byte == byte) return NULL;
-    *node = (uint32_t)set->n_nodes++; /* the room is there: added_put asked for it */
-    set->nodes[*node] = (Node){.sibling = *link, .token = -1, .byte = byte};
-    *link = *node;
-    return NULL;
+    for (uint32_t node = *link; node; node = set->nodes[node].sibling)
+        if (set->nodes[node].byte == byte) return node;
+    set->nodes[set->n_nodes] = (Node){.sibling = *link, .token = -1, .byte = byte};
+    return *link = (uint32_t)set->n_nodes++;
 }
 
 Err *added_put(AddedSet *set, AddedToken token, const char *text, size_t n)
@@ -30,7 +29,7 @@ Err *added_put(AddedSet *set, AddedToken token, const char *text, size_t n)
     uint32_t node = 0;
     for (size_t i = 0; i < n; i++) {
         unsigned char byte = (unsigned char)text[i];
-        TRY(find_or_add(set, i ? &set->nodes[node].child : &set->first[byte], byte, &node));
+        node = find_or_add(set, i ? &set->nodes[node].child : &set->first[byte], byte);
     }
     if (set->nodes[node].token >= 0) return NULL;
     set->nodes[node].token = (int32_t)set->n_tokens;

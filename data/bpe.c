@@ -161,14 +161,15 @@ static Err *make_word(Bpe *bpe, const char *word, size_t n, size_t begin, Tokens
     return NULL;
 }
 
-static void remember(Cached *cached, const char *word, size_t n, size_t begin, const Token *tokens, size_t n_tokens)
+/* Keep the word's tokens, those of `out` after the first `from`; there may be none at all. */
+static void remember(Cached *cached, const char *word, size_t n, size_t begin, const Tokens *out, size_t from)
 {
     cached->n_bytes = (uint8_t)n;
-    cached->n_ids = (uint8_t)n_tokens;
+    cached->n_ids = (uint8_t)(out->n - from);
     memcpy(cached->key, word, n);
-    for (size_t i = 0; i < n_tokens; i++) {
-        cached->ids[i] = tokens[i].id;
-        cached->ends[i] = (uint8_t)(tokens[i].end - begin);
+    for (size_t i = from; i < out->n; i++) {
+        cached->ids[i - from] = out->items[i].id;
+        cached->ends[i - from] = (uint8_t)(out->items[i].end - begin);
     }
 }
 
@@ -182,6 +183,6 @@ Err *bpe_word(Bpe *bpe, const char *word, size_t n, size_t begin, Tokens *out)
     }
     size_t from = out->n;
     TRY(make_word(bpe, word, n, begin, out));
-    if (out->n - from <= KEY_IDS) remember(cached, word, n, begin, out->items + from, out->n - from);
+    if (out->n - from <= KEY_IDS) remember(cached, word, n, begin, out, from);
     return NULL;
 }

@@ -210,7 +210,7 @@ static Err *render_user(Render *r, Raw message)
     return NULL;
 }
 
-static Err *render_tool_result(Render *r, Raw content)
+static void render_tool_result(Render *r, Raw content)
 {
     put(r, r->nl);
     put(r, "<tool_response>");
@@ -218,7 +218,6 @@ static Err *render_tool_result(Render *r, Raw content)
     raw_string(&r->out->text, content);
     put(r, r->nl);
     put(r, "</tool_response>");
-    return NULL;
 }
 
 static Err *render_tool(Render *r, Raw message, bool run_goes_on)
@@ -227,12 +226,12 @@ static Err *render_tool(Render *r, Raw message, bool run_goes_on)
     if (content.at && raw_kind(content) != JSON_STRING && raw_kind(content) != JSON_ARRAY)
         return err_new(ERR_DATA, "content is %s; expected a string or a list", raw_kind_name(content));
     if (!raw_is(content, JSON_STRING) || !run_goes_on) put(r, "<|observation|>");
-    if (raw_is(content, JSON_STRING)) return render_tool_result(r, content);
+    if (raw_is(content, JSON_STRING)) render_tool_result(r, content);
     for (RawItem item = raw_first(content); item.value.at; raw_next(&item)) {
         Raw output = raw_kind(item.value) == JSON_STRING ? item.value : raw_find(item.value, "output");
         if (!raw_is(output, JSON_STRING)) /* the templates would print Python's view of it */
             return err_new(ERR_DATA, "a part of a tool's content is no string and has no output that is one");
-        TRY(render_tool_result(r, output));
+        render_tool_result(r, output);
     }
     return NULL;
 }

@@ -159,13 +159,10 @@ static Err *compose(Text *out, const char *text, size_t n)
     return NULL;
 }
 
-Err *unicode_nfc(Text *out, const char *text, size_t n, bool *same)
+static Err *compose_between_newer(Text *out, const char *text, size_t n)
 {
-    size_t i = 0, from = 0, length;
-    while (i < n && (unsigned char)text[i] < 0xCC) i++; /* nothing below U+0300 changes or composes backward */
-    *same = i == n;
-    if (*same) return NULL;
-    for (; i < n; i += length) {
+    size_t from = 0;
+    for (size_t i = 0, length; i < n; i += length) {
         uint32_t code;
         length = unicode_next(text + i, n - i, &code);
         if (!newer_than_unicode_9(code)) continue;
@@ -173,9 +170,32 @@ Err *unicode_nfc(Text *out, const char *text, size_t n, bool *same)
         text_add(out, text + i, length);
         from = i + length;
     }
-    TRY(compose(out, text + from, n - from));
+    return compose(out, text + from, n - from);
+}
+
+/* No character below U+0300 (lead bytes below CC) changes, moves or joins what stands before it; but the last of a run
+ * may take in what follows. So a stretch to compose is one of them and all the higher ones after it. */
+Err *unicode_nfc(Text *out, const char *text, size_t n, bool *same)
+{
+    for (size_t at = 0; at < n;) {
+        size_t high = at, end;
+        while (high < n && (unsigned char)text[high] < 0xCC) high++;
+        *same = high == n && at == 0;
+        if (*same) return NULL;
+        size_t base = high;
+        if (high < n && base > at)
+            do base--;
+            while (base > at && ((unsigned char)text[base] & 0xC0) == 0x80);
+        for (end = high; end < n && (unsigned char)text[end] >= 0xCC;) {
+            uint32_t code;
+            end += unicode_next(text + end, n - end, &code);
+        }
+        text_add(out, text + at, base - at);
+        TRY(compose_between_newer(out, text + base, end - base));
+        at = end;
+    }
     TRY(text_error(out));
-    *same = out->n == n && !memcmp(out->data, text, n);
+    *same = out->n == n && (n == 0 || !memcmp(out->data, text, n));
     if (*same) text_clear(out);
     return NULL;
 }

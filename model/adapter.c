@@ -237,7 +237,7 @@ static Err *add_array(ArrayList *list, const char *module, const char *suffix, s
     *item = (AdapterArray){.n_dims = n_dims, .offset = offset};
     memcpy(item->dims, dims, n_dims * sizeof *dims);
     if (sscanf(module, "model.layers.%zu.%n", &l, &used) != 1) return err_new(ERR_FORMAT, "module %s has no layer", module);
-    return mem_format(&item->name, "layers/%zu/%s/%s", l, module + used, suffix);
+    return mem_format(&item->name, "layers/%03zu/%s/%s", l, module + used, suffix);
 }
 
 /* A parameter's name is its module and the suffix. */

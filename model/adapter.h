@@ -88,7 +88,7 @@ void pairs_free(ModulePair *pairs, size_t n);
 
 /* The layout for checkpoints: arrays of the flat block, experts of a kind stacked. */
 typedef struct {
-    char *name; /* "layers/3/self_attn.q_a_proj/lora_A", "layers/3/mlp.experts.gate_up_proj/lora_B" */
+    char *name; /* "layers/003/self_attn.q_a_proj/lora_A", "layers/003/mlp.experts.gate_up_proj/lora_B" */
     size_t n_dims, dims[3], offset;
     int32_t *ids; /* [dims[0]] experts, or NULL */
 } AdapterArray;

@@ -1,3 +1,4 @@
+#define _GNU_SOURCE /* setenv */
 /* Products: how they are cut into panels and blocks (the kernels do the arithmetic), and the only door to OpenBLAS.
  *
  * Narrow products, whose y fits one panel (LoRA's r), are cut by rows instead: each thread packs a few rows of one block
@@ -9,6 +10,9 @@
 #include <cblas.h>
 #include <omp.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 enum {
     NARROW_ROWS = 192,      /* rows packed at once: with the panel of W they stay in L2 */
@@ -229,6 +233,29 @@ static const Kernels *find_kernels(const char *name)
     if (avx2 && (!name || !strcmp(name, "avx2"))) return &kernels_avx2;
 #endif
     return !name || !strcmp(name, "plain") ? &kernels_plain : NULL;
+}
+
+/* The kernels that OpenBLAS should have chosen, or NULL when its choice is good. */
+static const char *better_core(void)
+{
+#if defined __x86_64__
+    static const char *const old[] = {"Prescott", "Core2", "Penryn", "Dunnington", "Atom", "Nehalem", "Opteron", "Barcelona"};
+    const char *core = openblas_get_corename();
+    __builtin_cpu_init();
+    for (size_t i = 0; i < sizeof old / sizeof *old; i++)
+        if (strcmp(core, old[i]) == 0 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+            return __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") ? "SkylakeX" : "Haswell";
+#endif
+    return NULL;
+}
+
+void matmul_prepare(char **argv)
+{
+    const char *core = getenv("OPENBLAS_CORETYPE") ? NULL : better_core();
+    bool spins = !getenv("GOMP_SPINCOUNT") && !getenv("OMP_WAIT_POLICY");
+    if (core) setenv("OPENBLAS_CORETYPE", core, 1);
+    if (spins) setenv("GOMP_SPINCOUNT", "1000", 1);
+    if (core || spins) execv("/proc/self/exe", argv); /* on failure all is as it was, only slower */
 }
 
 bool matmul_init(const char *force)

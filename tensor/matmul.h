@@ -55,6 +55,13 @@ void block_nt(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, floa
 void block_nn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb);
 void block_tn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb);
 
+/* First thing in main: two libraries read their environment when they are loaded, and choose badly without it.
+ *   OPENBLAS_CORETYPE  OpenBLAS takes its oldest kernels on a CPU that it does not know: 9 times slower
+ *   GOMP_SPINCOUNT     threads that wait for each other spin; beside any other busy process a step is 5 times slower
+ * (docs/design.md has the figures.) Sets what is missing and starts this program again; returns when nothing is missing.
+ * argv is main's. */
+void matmul_prepare(char **argv);
+
 /* Once, before anything else: choose kernels for this CPU and keep OpenBLAS to one thread.
  * force    NULL, or "avx512", "avx2", "plain" to take a lesser path; false when this CPU or build lacks it */
 bool matmul_init(const char *force);

@@ -455,6 +455,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: fidelity DIR...\n");
         return 2;
     }
+    matmul_prepare(argv);
     matmul_init(NULL);
     for (int i = 1; i < argc; i++) {
         Case *c = calloc(1, sizeof *c);

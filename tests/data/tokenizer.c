@@ -222,6 +222,41 @@ static void a_megabyte_without_a_space_takes_no_square_time(void **state)
     close_pair(pair);
 }
 
+static void threads_with_an_encoder_each_get_the_same_ids(void **state)
+{
+    enum { THREADS = 4, ROUNDS = 50 };
+    Tokenizer *tokenizer;
+    char *text;
+    size_t bytes, differing = 0;
+    Tokens want = {0};
+    Encoder *encoder;
+    (void)state;
+    assert_ok(tokenizer_open(&tokenizer, TINY));
+    assert_ok(file_read(&text, &bytes, "examples/devils/README.md"));
+    assert_ok(encoder_new(&encoder, tokenizer));
+    assert_ok(tokenizer_encode(encoder, text, bytes, &want));
+    encoder_free(encoder);
+#pragma omp parallel num_threads(THREADS) reduction(+ : differing)
+    {
+        Encoder *mine = NULL;
+        Tokens tokens = {0};
+        Err *err = encoder_new(&mine, tokenizer);
+        for (int round = 0; round < ROUNDS && !err; round++) {
+            tokens.n = 0;
+            err = tokenizer_encode(mine, text, bytes, &tokens);
+            differing += tokens.n != want.n || memcmp(tokens.items, want.items, want.n * sizeof *want.items) != 0;
+        }
+        differing += err != NULL;
+        err_free(err);
+        tokens_free(&tokens);
+        encoder_free(mine);
+    }
+    assert_int_equal(differing, 0);
+    tokens_free(&want);
+    tokenizer_close(tokenizer);
+    free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -233,6 +268,7 @@ int main(void)
         cmocka_unit_test(random_bytes_come_back_as_they_were),
         cmocka_unit_test(a_stream_never_shows_half_a_character),
         cmocka_unit_test(a_megabyte_without_a_space_takes_no_square_time),
+        cmocka_unit_test(threads_with_an_encoder_each_get_the_same_ids),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,275 @@
+#define _GNU_SOURCE
+#include "train/run.h"
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/rng.h"
+#include "ckpt/checkpoint.h"
+#include "tensor/matmul.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- settings ------------------------------------------------------------------------------------------------- */
+
+static Err *need(const char *value, const char *key)
+{
+    return value ? NULL : err_new(ERR_USAGE, "%s is missing; give it in the configuration or as --%s", key, key);
+}
+
+static Err *read_settings(Run *run, int argc, char **argv)
+{
+    Settings *s = &run->settings, given = {0};
+    const char *file = NULL;
+    size_t n;
+    TRY(options_defaults(s, settings_table));
+    Err *err = options_arguments(&given, settings_table, argc, argv, &file, 1, &n); /* only to find the file */
+    options_free(&given, settings_table);
+    if (!err && file) err = options_file(s, settings_table, file);
+    if (!err) err = options_arguments(s, settings_table, argc, argv, &file, 1, &n);
+    if (err || s->help) return err;
+    TRY(need(s->model_name_or_path, "model_name_or_path"));
+    TRY(need(s->train_file, "train_file"));
+    TRY(need(s->output_dir, "output_dir"));
+    if (s->init_adapter && (s->target_modules || s->experts || s->train_router))
+        return err_new(ERR_USAGE, "init_adapter says what is trained; leave out target_modules, experts and train_router");
+    if (!schedule_from_name(&run->schedule, s->lr_scheduler_type)) return err_new(ERR_USAGE, "lr_scheduler_type %s is unknown", s->lr_scheduler_type);
+    return NULL;
+}
+
+/* Each rank of a host gets its share of the cores. */
+static void set_threads(const Run *run)
+{
+    const char *local = getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+    long ranks = local ? strtol(local, NULL, 10) : 1, cores = sysconf(_SC_NPROCESSORS_ONLN);
+    if (run->settings.threads) omp_set_num_threads((int)run->settings.threads);
+    else if (!getenv("OMP_NUM_THREADS")) omp_set_num_threads(ranks > 0 && cores / ranks > 1 ? (int)(cores / ranks) : 1);
+}
+
+static Err *set_compute(const char *compute)
+{
+    const char *slash = strchr(compute, '/');
+    if (matmul_init(slash ? slash + 1 : NULL)) return NULL;
+    return err_new(ERR_USAGE, "compute %s: this CPU cannot do that", compute);
+}
+
+/* ---- what the run works on ------------------------------------------------------------------------------------ */
+
+static Err *open_data(Run *run)
+{
+    const Settings *s = &run->settings;
+    char path[PATH_BYTES];
+    ChatOptions chat = {.end_of_text = true};
+    TRY(file_join(path, s->model_name_or_path, "tokenizer.json"));
+    TRY(tokenizer_open(&run->tokenizer, path));
+    if (tokenizer_size(run->tokenizer) > (size_t)run->model->config.vocab_size)
+        return err_new(ERR_FORMAT, "%s has ids up to %zu; the model's vocab_size is %lld", path, tokenizer_size(run->tokenizer) - 1, (long long)run->model->config.vocab_size);
+    TRY(chat_recognise(&chat.template, s->model_name_or_path, s->chat_template));
+    TRY(dataset_open(&run->train, s->train_file, run->tokenizer, &chat, (size_t)s->max_length));
+    if (s->eval_file) TRY(dataset_open(&run->eval, s->eval_file, run->tokenizer, &chat, (size_t)s->max_length));
+    TRY(loader_open(&run->loader, run->train, (size_t)s->train_batch_size, (uint64_t)s->seed));
+    dataset_digest(run->train, run->data_digest);
+    uint64_t per_epoch = loader_steps_per_epoch(run->loader);
+    run->total = s->max_steps ? (uint64_t)s->max_steps : (uint64_t)ceil(s->num_train_epochs * (double)per_epoch);
+    run->warmup = s->warmup_steps ? (uint64_t)s->warmup_steps : schedule_warmup_steps(run->total, s->warmup_ratio);
+    if (run->total == 0) return err_new(ERR_USAGE, "no step to take: num_train_epochs is %g", s->num_train_epochs);
+    return NULL;
+}
+
+/* `experts` may name a file: ESFT's expert_cfg.json. */
+static Err *read_expert_file(Settings *s)
+{
+    const char *name = s->experts && json_kind(s->experts) == JSON_STRING ? json_string(s->experts) : "";
+    size_t n = strlen(name);
+    if (n < 5 || strcmp(name + n - 5, ".json") != 0) return NULL;
+    Json *table;
+    TRY(json_read_file(&table, name));
+    json_free(s->experts);
+    s->experts = table;
+    return NULL;
+}
+
+static Err *attach(Run *run)
+{
+    const Settings *s = &run->settings;
+    TRY(read_expert_file(&run->settings));
+    if (s->init_adapter) return adapter_open(&run->adapter, run->model, s->init_adapter);
+    LoraConfig lora = {.r = s->r, .lora_alpha = s->lora_alpha, .lora_dropout = s->lora_dropout, .use_rslora = s->use_rslora,
+                       .target_modules = s->target_modules, .layers_to_transform = s->layers_to_transform, .experts = s->experts,
+                       .train_router = s->train_router};
+    return adapter_new(&run->adapter, run->model, &lora, (uint64_t)s->seed);
+}
+
+/* A balance loss acts through what stands at or below its router. */
+static Err *check_balance(const Run *run, const BalanceValues *b)
+{
+    if (b->seq_aux_loss == 0 && b->aux_loss == 0 && b->load_balancing_loss == 0 && b->z_loss == 0) return NULL;
+    size_t l = run->model->n_layers;
+    while (l > 0 && run->model->layers[l - 1].dense) l--;
+    if (l == 0) return err_new(ERR_USAGE, "a balance loss is on, and this model has no router");
+    const LayerAdapter *top = &run->adapter->layers[l - 1];
+    bool attention = false;
+    for (size_t i = 0; i <= LORA_O; i++) attention = attention || top->pairs[i];
+    if (adapter_lowest_layer(run->adapter) < l - 1 || attention || top->router) return NULL;
+    return err_new(ERR_USAGE, "a balance loss is on, but nothing that is trained stands at or below any router");
+}
+
+static Err *make_step(Run *run)
+{
+    const Settings *s = &run->settings;
+    StepConfig config = {
+        .adamw = {.beta1 = s->adam_beta1, .beta2 = s->adam_beta2, .epsilon = s->adam_epsilon, .weight_decay = s->weight_decay},
+        .max_grad_norm = s->max_grad_norm,
+        .balance = {s->seq_aux_loss_coef, s->aux_loss_coef, s->load_balancing_loss_coef, s->z_loss_coef},
+        .lora_dropout = s->lora_dropout,
+        .seed = (uint64_t)s->seed,
+        .keep_layers = (size_t)s->keep_layers,
+        .guard = s->guard};
+    TRY(check_balance(run, &config.balance));
+    return step_new(&run->step, &run->dp, run->model, run->adapter, &config);
+}
+
+/* ---- the output directory ------------------------------------------------------------------------------------- */
+
+static Err *holds_a_run(const char *directory, bool *yes)
+{
+    char path[PATH_BYTES];
+    TRY(checkpoint_newest(directory, path, yes));
+    TRY(file_join(path, directory, "metrics.jsonl"));
+    *yes = *yes || file_exists(path);
+    return NULL;
+}
+
+/* Where to go on from: a path, or nothing. */
+static Err *find_checkpoint(const Run *run, char path[PATH_BYTES], bool *found)
+{
+    const char *from = run->settings.resume_from_checkpoint;
+    *found = false;
+    if (!from) return NULL;
+    if (strcmp(from, "auto") == 0) return checkpoint_newest(run->settings.output_dir, path, found);
+    *found = true;
+    snprintf(path, PATH_BYTES, "%s", from);
+    return NULL;
+}
+
+static Err *prepare_output(const Run *run, bool resumes)
+{
+    const char *directory = run->settings.output_dir;
+    bool there;
+    TRY(file_make_directory(directory));
+    if (access(directory, W_OK)) return err_errno("write to %s", directory);
+    TRY(holds_a_run(directory, &there));
+    if (there && !resumes && !run->settings.overwrite_output_dir)
+        return err_new(ERR_USAGE, "%s holds a run; resume it with --resume_from_checkpoint auto, or start over with --overwrite_output_dir", directory);
+    if (there && !resumes) TRY(checkpoint_remove_from(directory, 0));
+    char path[PATH_BYTES];
+    TRY(file_join(path, directory, "settings.json"));
+    return file_write(path, run->config_json, strlen(run->config_json));
+}
+
+static Err *start_output(Run *run)
+{
+    char path[PATH_BYTES];
+    bool resumes;
+    Err *err = find_checkpoint(run, path, &resumes);
+    if (!err && run->dp.rank == 0) err = prepare_output(run, resumes);
+    TRY(dp_agree(&run->dp, err));
+    if (resumes) return run_resume(run, path);
+    return run->dp.rank == 0 ? metrics_open(&run->metrics, run->settings.output_dir, 0) : NULL;
+}
+
+/* ---- life ----------------------------------------------------------------------------------------------------- */
+
+static Err *open_parts(Run *run)
+{
+    Json *settings;
+    TRY(set_compute(run->settings.compute));
+    set_threads(run);
+    TRY(options_to_json(&run->settings, settings_table, &settings));
+    Err *err = json_print(settings, true, &run->config_json);
+    json_free(settings);
+    if (err) return err;
+    TRY(model_open(&run->model, run->settings.model_name_or_path));
+    weights_digest(run->model->weights, run->base_digest);
+    TRY(open_data(run));
+    TRY(attach(run));
+    return make_step(run);
+}
+
+Err *run_open(Run *run, int argc, char **argv)
+{
+    Err *err = read_settings(run, argc, argv);
+    if (!err && run->settings.help) return NULL;
+    if (!err) err = open_parts(run);
+    TRY(dp_agree(&run->dp, err));
+    TRY(dp_same(&run->dp, rng_name(0, run->config_json), "the settings"));
+    TRY(dp_same(&run->dp, rng_name(0, run->base_digest), "the base model's files"));
+    TRY(dp_same(&run->dp, rng_name(0, run->data_digest), "the training data"));
+    TRY(dp_same(&run->dp, rng_name(0, matmul_path()), "the compute path"));
+    return dp_agree(&run->dp, start_output(run));
+}
+
+void run_close(Run *run)
+{
+    err_free(metrics_close(&run->metrics));
+    step_free(run->step);
+    adapter_free(run->adapter);
+    loader_close(run->loader);
+    dataset_close(run->eval);
+    dataset_close(run->train);
+    tokenizer_close(run->tokenizer);
+    model_close(run->model);
+    free(run->config_json);
+    options_free(&run->settings, settings_table);
+}
+
+/* ---- the header ----------------------------------------------------------------------------------------------- */
+
+static void count_experts(const Run *run, size_t *experts, size_t *layers)
+{
+    *experts = *layers = 0;
+    for (size_t l = 0; l < run->adapter->n_layers; l++) {
+        size_t here = 0;
+        for (size_t e = 0; run->adapter->layers[l].experts && e < run->model->router.E; e++)
+            here += run->adapter->layers[l].experts[e].in || run->adapter->layers[l].experts[e].out;
+        *experts += here;
+        *layers += here != 0;
+    }
+}
+
+static void describe_modules(const Run *run)
+{
+    static const char *const names[LORA_PLACES] = {"q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj",
+                                                   "mlp.gate|up", "mlp.down", "shared.gate|up", "shared.down"};
+    char line[512] = "";
+    size_t experts, layers, routers = 0;
+    for (size_t i = 0; i < LORA_PLACES; i++) {
+        size_t n = 0;
+        for (size_t l = 0; l < run->adapter->n_layers; l++) n += run->adapter->layers[l].pairs[i] != NULL;
+        if (n) snprintf(line + strlen(line), sizeof line - strlen(line), "%s%s (%zu)", *line ? ", " : "", names[i], n);
+    }
+    if (*line) log_line("  pairs     %s", line);
+    count_experts(run, &experts, &layers);
+    if (experts) log_line("  experts   %zu in %zu layers, gate and up share one A", experts, layers);
+    for (size_t l = 0; l < run->adapter->n_layers; l++) routers += run->adapter->layers[l].router != NULL;
+    log_line("  router    %s", routers ? "trained in full" : "frozen; so are norms, indexer, embedding and head");
+}
+
+void run_describe(const Run *run)
+{
+    const Settings *s = &run->settings;
+    DatasetTotals t = dataset_totals(run->train);
+    log_line("graft train: %s, %s", s->model_name_or_path, family_name(run->model->config.family));
+    log_line("  trained   %zu parameters, layers %zu to %zu", run->adapter->n, adapter_lowest_layer(run->adapter), run->model->n_layers - 1);
+    describe_modules(run);
+    log_line("  data      %s: %zu documents, %zu tokens, %zu scored", s->train_file, t.documents, t.tokens, t.scored);
+    if (t.truncated) log_line("            %zu documents were cut at max_length %lld", t.truncated, (long long)s->max_length);
+    log_line("  steps     %llu of %lld documents, %llu warm-up, %s from %g", (unsigned long long)run->total, (long long)s->train_batch_size,
+             (unsigned long long)run->warmup, s->lr_scheduler_type, s->learning_rate);
+    log_line("  compute   %s, %d rank%s of %d thread%s", matmul_path(), run->dp.size, run->dp.size == 1 ? "" : "s", omp_get_max_threads(),
+             omp_get_max_threads() == 1 ? "" : "s");
+    if (run->done) log_line("  resumed   after step %llu", (unsigned long long)run->done);
+}

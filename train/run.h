@@ -1,0 +1,48 @@
+/* A training run: everything opened, in order, and closed again. */
+#ifndef GRAFT_TRAIN_RUN_H
+#define GRAFT_TRAIN_RUN_H
+
+#include "base/digest.h"
+#include "data/loader.h"
+#include "infer/adapters.h"
+#include "optim/schedule.h"
+#include "train/evaluate.h"
+#include "train/metrics.h"
+#include "train/settings.h"
+
+typedef struct {
+    Settings settings;
+    Dp dp;
+    Model *model;
+    Adapter *adapter;
+    Tokenizer *tokenizer;
+    Dataset *train, *eval; /* eval NULL: none */
+    Loader *loader;
+    Step *step;
+    Metrics metrics;
+    ScheduleKind schedule;
+    uint64_t done, total, warmup; /* steps */
+    uint64_t tokens_seen, scored_seen;
+    char *config_json;
+    char state_digest[2 * DIGEST_SUM_BYTES + 1]; /* of the last save: SHA-256 of values and moments; rank 0 knows it */
+    char base_digest[DIGEST_BYTES], data_digest[DATASET_DIGEST];
+} Run;
+
+/* Read the settings (a configuration file and --key value), open files, attach the adapter, resume when asked.
+ * dp is open already. Fails as each part does; run_close is safe after it. */
+MUST_USE Err *run_open(Run *run, int argc, char **argv);
+void run_close(Run *run);
+
+/* Save a checkpoint of the last finished step. Collective. */
+MUST_USE Err *run_save(Run *run);
+
+/* Take over the state of a checkpoint, cut the metrics back. Collective. */
+MUST_USE Err *run_resume(Run *run, const char *path);
+
+/* What is trained, on what, how: a few lines for people. */
+void run_describe(const Run *run);
+
+/* Train to the end, or until a signal: then the last finished step is saved and ERR_STOPPED returned. Collective. */
+MUST_USE Err *loop_run(Run *run);
+
+#endif

@@ -1,0 +1,205 @@
+/* A run's state to a checkpoint and back. Moments live in slices: rank 0 collects them to write, and everyone reads the
+ * file and takes its own. */
+#include "base/log.h"
+#include "base/memory.h"
+#include "ckpt/checkpoint.h"
+#include "tensor/matmul.h"
+#include "train/run.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* The adapter's table of contents in the checkpoint's words. */
+static Err *table(const Adapter *adapter, AdapterArray **from, CkptArray **to, size_t *n)
+{
+    TRY(adapter_arrays(adapter, from, n));
+    Err *err = mem_new(to, *n, sizeof **to);
+    if (err) {
+        arrays_free(*from, *n);
+        return err;
+    }
+    for (size_t i = 0; i < *n; i++) {
+        const AdapterArray *a = &(*from)[i];
+        (*to)[i] = (CkptArray){.name = a->name, .n_dims = a->n_dims, .offset = a->offset, .ids = a->ids};
+        memcpy((*to)[i].dims, a->dims, sizeof a->dims);
+    }
+    return NULL;
+}
+
+typedef struct {
+    AdapterArray *names;
+    CkptArray *arrays;
+    Checkpoint ckpt;
+    float *m, *v;
+} Saved;
+
+static Err *saved_new(Saved *saved, const Run *run, bool vectors)
+{
+    const Adapter *a = run->adapter;
+    size_t n;
+    *saved = (Saved){0};
+    TRY(table(a, &saved->names, &saved->arrays, &n));
+    saved->ckpt = (Checkpoint){.n_arrays = n, .arrays = saved->arrays, .n = a->n, .values = a->values};
+    if (!vectors) return NULL;
+    TRY(mem_new(&saved->m, a->n, sizeof *saved->m));
+    TRY(mem_new(&saved->v, a->n, sizeof *saved->v));
+    saved->ckpt.m = saved->m;
+    saved->ckpt.v = saved->v;
+    return NULL;
+}
+
+static void saved_free(Saved *saved)
+{
+    arrays_free(saved->names, saved->ckpt.n_arrays);
+    free(saved->arrays);
+    free(saved->m);
+    free(saved->v);
+}
+
+static Err *collect_moments(Run *run, Saved *saved)
+{
+    for (size_t l = 0; l < run->adapter->n_layers; l++) {
+        const LayerAdapter *layer = &run->adapter->layers[l];
+        if (layer->n == 0) continue;
+        TRY(dp_collect(&run->dp, layer->n, step_moment_m(run->step, l), saved->m ? saved->m + layer->offset : NULL));
+        TRY(dp_collect(&run->dp, layer->n, step_moment_v(run->step, l), saved->v ? saved->v + layer->offset : NULL));
+    }
+    return NULL;
+}
+
+/* What "the same bits" means: one SHA-256 of values and moments. */
+static void digest_state(Run *run, const Saved *saved)
+{
+    Digest digest;
+    unsigned char sum[DIGEST_SUM_BYTES];
+    size_t bytes = saved->ckpt.n * sizeof(float);
+    digest_init(&digest);
+    digest_add(&digest, saved->ckpt.values, bytes);
+    digest_add(&digest, saved->ckpt.m, bytes);
+    digest_add(&digest, saved->ckpt.v, bytes);
+    digest_end(&digest, sum);
+    digest_hex(sum, sizeof sum, run->state_digest);
+}
+
+static Err *write_file(Run *run, Saved *saved)
+{
+    digest_state(run, saved);
+    char path[PATH_BYTES];
+    uint64_t per_epoch = loader_steps_per_epoch(run->loader);
+    saved->ckpt.info = (CkptInfo){.step = run->done,
+                                  .seed = (uint64_t)run->settings.seed,
+                                  .epoch = run->done / per_epoch,
+                                  .epoch_position = run->done % per_epoch * (uint64_t)run->settings.train_batch_size,
+                                  .tokens = run->scored_seen,
+                                  .metrics_bytes = run->metrics.bytes,
+                                  .config_json = run->config_json,
+                                  .compute_path = (char *)(size_t)matmul_path(),
+                                  .base_digest = run->base_digest,
+                                  .data_digest = run->data_digest};
+    TRY(checkpoint_path(path, run->settings.output_dir, run->done));
+    TRY(checkpoint_save(&saved->ckpt, path));
+    return checkpoint_rotate(run->settings.output_dir, (size_t)run->settings.save_total_limit);
+}
+
+Err *run_save(Run *run)
+{
+    Saved saved;
+    bool writes = run->dp.rank == 0;
+    Err *err = dp_agree(&run->dp, saved_new(&saved, run, writes));
+    if (!err) err = dp_agree(&run->dp, collect_moments(run, &saved));
+    if (!err) err = dp_agree(&run->dp, writes ? write_file(run, &saved) : NULL);
+    saved_free(&saved);
+    return err_wrap(err, "save after step %llu", (unsigned long long)run->done);
+}
+
+static Err *check_same(const char *what, const char *file, const char *run)
+{
+    if (file && strcmp(file, run) == 0) return NULL;
+    return err_new(ERR_USAGE, "%s differs: the checkpoint has %s, this run %s", what, file ? file : "none", run);
+}
+
+/* What the checkpoint's settings say otherwise; those that name places or speed do not count. */
+static Err *tell_changes(const Run *run, const char *before)
+{
+    static const char *const free_to_change[] = {"output_dir", "group_tokens", "keep_layers", "resume_from_checkpoint", "overwrite_output_dir",
+                                                 "resume_on_another_path", "ranks", "threads", "guard", "logging_steps", "save_steps",
+                                                 "save_total_limit", "model_name_or_path", "train_file", "bf16_adapter", "compute"};
+    Json *old, *new;
+    TRY(json_parse(&old, before, strlen(before)));
+    Err *err = json_parse(&new, run->config_json, strlen(run->config_json));
+    for (const Json *member = err ? NULL : json_first(new); member; member = json_next(member)) {
+        const Json *was = json_find(old, json_key(member));
+        char *now_text, *was_text;
+        bool counts = was && !json_equal(was, member);
+        for (size_t i = 0; i < sizeof free_to_change / sizeof *free_to_change; i++) counts = counts && strcmp(json_key(member), free_to_change[i]) != 0;
+        if (!counts) continue;
+        if ((err = json_print(was, false, &was_text))) break;
+        if (!(err = json_print(member, false, &now_text))) {
+            log_line("  resumed   with another %s: %s, it was %s", json_key(member), now_text, was_text);
+            free(now_text);
+        }
+        free(was_text);
+        if (err) break;
+    }
+    json_free(old);
+    if (!err) json_free(new);
+    return err;
+}
+
+static Err *check_info(const Run *run, const CkptInfo *info)
+{
+    TRY(check_same("the base model (digest)", info->base_digest, run->base_digest));
+    TRY(check_same("the training data (digest)", info->data_digest, run->data_digest));
+    if (info->seed != (uint64_t)run->settings.seed)
+        return err_new(ERR_USAGE, "seed is %lld; the checkpoint has %llu", (long long)run->settings.seed, (unsigned long long)info->seed);
+    if (!run->settings.resume_on_another_path) {
+        Err *err = check_same("the compute path", info->compute_path, matmul_path());
+        if (err) return err_wrap(err, "bits would differ (--resume_on_another_path allows it)");
+    }
+    uint64_t per_epoch = loader_steps_per_epoch(run->loader);
+    if (info->epoch != info->step / per_epoch || info->epoch_position != info->step % per_epoch * (uint64_t)run->settings.train_batch_size)
+        return err_new(ERR_USAGE, "train_batch_size differs: %lld documents per step do not lead to document %llu of epoch %llu after step %llu",
+                       (long long)run->settings.train_batch_size, (unsigned long long)info->epoch_position, (unsigned long long)info->epoch,
+                       (unsigned long long)info->step);
+    return NULL;
+}
+
+/* Everyone's own slices of the moments. */
+static void take_moments(Run *run, const Saved *saved)
+{
+    for (size_t l = 0; l < run->adapter->n_layers; l++) {
+        const LayerAdapter *layer = &run->adapter->layers[l];
+        size_t begin, end;
+        if (layer->n == 0) continue;
+        dp_slice(&run->dp, run->dp.rank, layer->n, &begin, &end);
+        memcpy(step_moment_m(run->step, l), saved->m + layer->offset + begin, (end - begin) * sizeof(float));
+        memcpy(step_moment_v(run->step, l), saved->v + layer->offset + begin, (end - begin) * sizeof(float));
+    }
+}
+
+static Err *read_file(Run *run, Saved *saved, const char *path)
+{
+    CkptInfo info;
+    TRY(checkpoint_peek(&info, path));
+    Err *err = check_info(run, &info);
+    if (!err) err = tell_changes(run, info.config_json);
+    checkpoint_info_free(&info);
+    if (err) return err;
+    TRY(checkpoint_load(&saved->ckpt, path));
+    run->done = saved->ckpt.info.step;
+    run->scored_seen = saved->ckpt.info.tokens;
+    take_moments(run, saved);
+    if (run->dp.rank == 0) err = checkpoint_remove_from(run->settings.output_dir, run->done + 1);
+    if (run->dp.rank == 0 && !err) err = metrics_open(&run->metrics, run->settings.output_dir, saved->ckpt.info.metrics_bytes);
+    checkpoint_info_free(&saved->ckpt.info);
+    return err;
+}
+
+Err *run_resume(Run *run, const char *path)
+{
+    Saved saved;
+    Err *err = saved_new(&saved, run, true);
+    if (!err) err = read_file(run, &saved, path);
+    saved_free(&saved);
+    return err_wrap(err, "resume %s", path);
+}

@@ -1,0 +1,38 @@
+/* What `graft train` can be told: one table for the configuration file, the command line and --help. */
+#ifndef GRAFT_TRAIN_SETTINGS_H
+#define GRAFT_TRAIN_SETTINGS_H
+
+#include "base/options.h"
+
+typedef struct {
+    bool help;
+    char *model_name_or_path, *train_file, *eval_file, *output_dir;
+    /* adapter, PEFT's names */
+    int64_t r;
+    double lora_alpha, lora_dropout;
+    bool use_rslora, train_router;
+    Json *target_modules, *layers_to_transform, *experts;
+    char *init_adapter;
+    /* data */
+    int64_t max_length;
+    char *chat_template;
+    /* step */
+    int64_t train_batch_size, micro_batch_tokens, group_tokens, keep_layers;
+    double seq_aux_loss_coef, aux_loss_coef, load_balancing_loss_coef, z_loss_coef;
+    /* optimiser, Hugging Face's trainer's names */
+    double learning_rate, weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm, warmup_ratio;
+    char *lr_scheduler_type;
+    int64_t warmup_steps, max_steps;
+    double num_train_epochs;
+    /* the run */
+    int64_t seed, logging_steps, eval_steps, save_steps, save_total_limit;
+    char *resume_from_checkpoint;
+    bool overwrite_output_dir, resume_on_another_path;
+    int64_t ranks, threads;
+    char *compute;
+    bool guard, bf16_adapter;
+} Settings;
+
+extern const Option settings_table[];
+
+#endif

@@ -54,8 +54,11 @@ static void scores(const Head *head, size_t at, size_t m, float *S)
         for (size_t t = at + i + 1; t < keys; t++) row[t] = -INFINITY;
         if (!head->chosen) continue;
         const uint64_t *bits = head->chosen + (at + i) * head->words;
-        for (size_t t = 0; t <= at + i; t++)
-            if (!(bits[t / 64] >> (t % 64) & 1)) row[t] = -INFINITY;
+        for (size_t t = 0; t < keys; t += 64)
+            for (uint64_t hidden = ~bits[t / 64]; hidden; hidden &= hidden - 1) {
+                size_t key = t + (size_t)__builtin_ctzll(hidden);
+                if (key < keys) row[key] = -INFINITY;
+            }
     }
 }
 

@@ -77,6 +77,7 @@ void balance_gather(Tape *tape, const RouterShape *shape, Tensor *logits, double
         }
     }
     arena_reset(&tape->scratch);
+    profile_note(tape->profile, "balance_gather", PROFILE_UP);
 }
 
 BalanceValues balance_values(size_t L, size_t E, size_t K, size_t tokens, size_t documents, const double *layers)

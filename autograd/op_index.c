@@ -32,6 +32,7 @@ static void choose_block(const Document *doc, size_t begin, size_t n, float *sco
         for (size_t i = 0; i < n; i++) {
             float w = doc->w[(begin + i) * s->n_heads + h] * s->head_scale, *to = score + i * keys;
             const float *dot = dots + i * keys;
+#pragma omp simd
             for (size_t t = 0; t < keys; t++) to[t] += w * (dot[t] > 0 ? dot[t] : 0);
         }
     }
@@ -72,4 +73,5 @@ void op_index(Tape *tape, const IndexShape *shape, Tensor *q, Tensor *k, Tensor 
         }
     }
     arena_reset(&tape->scratch);
+    profile_note(tape->profile, "index", PROFILE_UP);
 }

@@ -10,6 +10,7 @@ void tape_begin(Tape *tape, const Group *group, TapeMode mode)
     tape_reset(tape);
     tape->group = group;
     tape->mode = mode;
+    profile_mark(tape->profile);
 }
 
 void tape_reset(Tape *tape)
@@ -104,6 +105,7 @@ static void check_finite(Tape *tape, const Op *op, const Tensor *out)
 Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *kept, bool trains, size_t n_in, Tensor *const *in)
 {
     arena_reset(&tape->scratch);
+    profile_note(tape->profile, op->name, PROFILE_UP);
     if (tape->err) return &tape->dummy;
     if (tape->guard && out->data) check_finite(tape, op, out);
     if (!tape_wants(tape, trains, n_in, in)) return out;
@@ -117,23 +119,33 @@ Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *kept, bool trai
     return out;
 }
 
+static void zero(size_t n, float *x)
+{
+    enum { AT_ONCE = 1 << 14 };
+#pragma omp parallel for schedule(static) if (n > 4 * AT_ONCE)
+    for (size_t i = 0; i < n; i += AT_ONCE) memset(x + i, 0, (n - i < AT_ONCE ? n - i : AT_ONCE) * sizeof *x);
+}
+
 float *tape_seed(Tape *tape, Tensor *tensor)
 {
     if (tensor->grad || tape->err) return tensor->grad;
     size_t n = tensor->shape[0] * tensor->shape[1];
     tensor->grad = tape_floats(tape, n);
-    if (tensor->grad) memset(tensor->grad, 0, n * sizeof *tensor->grad);
+    if (tensor->grad) zero(n, tensor->grad);
     return tensor->grad;
 }
 
 Err *tape_backward(Tape *tape)
 {
+    profile_mark(tape->profile);
     for (Node *node = tape->last; node && !tape->err; node = node->previous) {
         tape_seed(tape, node->out);
         for (size_t i = 0; i < node->n_in; i++)
             if (node->in[i] && node->in[i]->wants) tape_seed(tape, node->in[i]);
+        profile_note(tape->profile, "gradients = 0", PROFILE_DOWN);
         if (!tape->err) node->op->backward(node);
         arena_reset(&tape->scratch);
+        profile_note(tape->profile, node->op->name, PROFILE_DOWN);
     }
     return tape_error(tape);
 }

@@ -84,7 +84,7 @@ static void fill_step(Trial *trial, Balance *b, float *const logits[LAYERS])
         for (size_t i = 0; i < n_micro * width; i++) b->stats[l * width + i % width] += stats[i];
         for (size_t e = 0; e < E; e++) all[e] += b->stats[l * width + 2 * E + e];
     }
-    b->step = (BalanceStep){.tokens = trial->group.T, .documents = trial->group.n_docs, .sparse_layers = LAYERS, .affinity = b->stats,
+    b->step = (BalanceStep){.tokens = trial->group.T, .documents = trial->group.n_docs, .sparse_layers = LAYERS,
                             .load = b->stats + 2 * E, .load_all_layers = all};
 }
 

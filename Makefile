@@ -67,6 +67,20 @@ test: deps
 	@$(MAKE) --no-print-directory all units tools
 	@$(MAKE) --no-print-directory run-units run-tools
 
+## same_bits  train every way a run can be shared out: one SHA-256
+same_bits: $(BUILD)/graft $(BUILD)/tests/same_bits
+	@$(BUILD)/tests/same_bits $(BUILD)/graft examples/tiny-glm5 examples/devils/devils_eval.jsonl
+
+## fidelity   compare with transformers' float64 values
+fidelity: $(BUILD)/tests/fidelity
+	@$(BUILD)/tests/fidelity $(sort $(dir $(wildcard tests/fixtures/model/*/config.json)))
+
+run-tools: fidelity same_bits
+	@for t in glm5shaped qwen3 removed deepseek; do \
+	    $(BUILD)/tests/tokenizer_cases tests/fixtures/tokenizer/$$t.tokenizer.json.gz tests/fixtures/tokenizer/$$t.encode.jsonl tests/fixtures/tokenizer/$$t.decode.jsonl || exit 1; done
+	@$(BUILD)/tests/tokenizer_cases examples/tiny-glm5/tokenizer.json tests/fixtures/tokenizer/tinyglm5.encode.jsonl tests/fixtures/tokenizer/tinyglm5.decode.jsonl
+	@$(BUILD)/tests/chat_cases tests/fixtures/chat_template/cases.jsonl
+
 units: $(UNITS)
 tools: $(TOOLS)
 run-units: units
@@ -82,6 +96,26 @@ fuzz:
 fuzzers: $(FUZZERS:%=$(BUILD)/fuzz_%)
 $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/%.o $(SUPPORT) $(BUILD)/libgraft.a
 	@$(CC) $(FLAGS) -fsanitize=fuzzer $^ $(LIBS) $(shell pkg-config --libs cmocka) -o $@
+
+## check      sanitizers, gcc and clang without a warning, layers, headers
+check: layers headers clang asan
+
+## clang      everything compiles under clang without a warning
+clang:
+	@for f in $(SOURCES) tensor/kernel.c $(wildcard tests/*.c tests/*/*.c); do \
+	    k=''; [ $$f = tensor/kernel.c ] && k='-DKERNEL=plain -DKERNEL_plain'; \
+	    clang $(filter-out -MMD -MP,$(FLAGS)) $$k -fsyntax-only $$f || exit 1; done
+	@echo "clang: no warning"
+
+## asan       the unit tests under address and undefined-behaviour sanitizers
+asan:
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan CFLAGS="-O1 -g -fno-omit-frame-pointer" \
+	    SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=undefined" run-units
+
+## demo       train on the bundled base with two ranks, evaluate, generate, draw the curve
+demo: deps
+	@$(MAKE) --no-print-directory all
+	@sh examples/demo.sh $(BUILD)/graft runs/demo
 
 ## layers     includes go only down the house plan, and each library has one door
 layers:
@@ -104,5 +138,5 @@ clean:
 help:
 	@grep -h '^## ' Makefile | sed 's/^## /  make /'
 
-.PHONY: all deps test units tools run-units run-tools fuzz fuzzers layers headers clean help
+.PHONY: all check clang asan demo fidelity same_bits deps test units tools run-units run-tools fuzz fuzzers layers headers clean help
 .SECONDARY:

@@ -122,7 +122,7 @@ typedef struct {
 /* Choose experts for every token, and the weights that mix their outputs.
  *   logits  [T][E]  router scores before the sigmoid
  *   bias    [E]     frozen; steers which experts are chosen, never how they are mixed
- *   ids     [T][K]  in and out: chosen by id order when `made` is false, used as they are when it is true
+ *   ids     [T][K]  out when `made` is false: the chosen, in id order; used as they are when it is true
  *   returns         ids ascending, weights in that order
  * Gradient: reaches logits through the weights; the choice itself has none.
  * Source:   DeepSeek-V3 report, section 2.1.2 (arXiv:2412.19437). */

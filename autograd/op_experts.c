@@ -8,7 +8,7 @@
  *   1. gate and up again;  da_ = G Wd,  dw = a_ . da_,  da = w da_,  dg and du by SwiGLU; the pairs' LoRA sums
  *   2. dx[t] += dg Wg + du Wu
  * LoRA joins each product as in op_lora: gate|up share one A.   Source: docs/glm5.md; transformers 5.23.0,
- * GlmMoeDsaNaiveMoe. */
+ * GlmMoeDsaExperts. */
 #include "autograd/op.h"
 #include "tensor/matmul.h"
 #include "tensor/rows.h"

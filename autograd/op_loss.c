@@ -7,7 +7,7 @@
 
 #include <math.h>
 
-enum { LOGITS_AT_ONCE = 1 << 22, LEAST_ROWS = 16 };
+enum { LOGITS_AT_ONCE = 1 << 22, LEAST_ROWS = 128 }; /* fewer rows would fetch the head's weights too often */
 
 typedef struct {
     float *dx; /* [rows][D] for dnll = 1 */

@@ -26,10 +26,24 @@ static bool ends_with(const char *text, const char *end)
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
-/* A router that was trained whole; its correction bias must be the base's own. */
-static Err *take_extra(ModulePair *to, size_t *n, const AdapterExtra *extra)
+/* PEFT saves a router's correction bias beside its weight; it is frozen, so it must be the base's own. */
+static Err *check_bias(const Model *model, const AdapterExtra *extra)
 {
-    if (ends_with(extra->name, ".e_score_correction_bias")) return NULL;
+    size_t l, E = model->router.E;
+    float *bias;
+    if (sscanf(extra->name, "model.layers.%zu.", &l) != 1 || l >= model->n_layers || model->layers[l].dense || extra->rows * extra->cols != E)
+        return err_new(ERR_FORMAT, "%s does not fit this model", extra->name);
+    TRY(mem_new(&bias, E, sizeof *bias));
+    adapter_file_read_extra(extra, bias);
+    bool same = memcmp(bias, model->layers[l].router_bias, E * sizeof *bias) == 0;
+    free(bias);
+    return same ? NULL : err_new(ERR_FORMAT, "%s differs from the base's; a changed correction bias is not supported", extra->name);
+}
+
+/* A router that was trained whole. */
+static Err *take_extra(const Model *model, ModulePair *to, size_t *n, const AdapterExtra *extra)
+{
+    if (ends_with(extra->name, ".e_score_correction_bias")) return check_bias(model, extra);
     if (!ends_with(extra->name, ".weight")) return err_new(ERR_FORMAT, "%s is not supported", extra->name);
     char *module;
     TRY(mem_copy_bytes(&module, extra->name, strlen(extra->name) - strlen(".weight")));
@@ -44,7 +58,7 @@ static Err *import(Adapter **adapter, const Model *model, const AdapterFile *fil
 {
     size_t n = file->n_pairs;
     for (size_t i = 0; i < file->n_pairs; i++) TRY(take_pair(&pairs[i], &file->pairs[i]));
-    for (size_t i = 0; i < file->n_extras; i++) TRY(take_extra(pairs, &n, &file->extras[i]));
+    for (size_t i = 0; i < file->n_extras; i++) TRY(take_extra(model, pairs, &n, &file->extras[i]));
     return adapter_from_pairs(adapter, model, n, pairs);
 }
 
@@ -70,7 +84,11 @@ static Err *open_peft(Adapter **adapter, const Model *model, const char *path)
 
 Err *adapter_open(Adapter **adapter, const Model *model, const char *path)
 {
-    return err_wrap(open_peft(adapter, model, path), "adapter %s", path);
+    char inner[PATH_BYTES], config[PATH_BYTES];
+    TRY(file_join(inner, path, "adapter"));
+    TRY(file_join(config, inner, "adapter_config.json"));
+    const char *directory = file_exists(config) ? inner : path; /* a run's directory holds its adapter */
+    return err_wrap(open_peft(adapter, model, directory), "adapter %s", directory);
 }
 
 /* ---- out ------------------------------------------------------------------------------------------------------ */

@@ -4,7 +4,7 @@
 
 #include "model/model.h"
 
-/* path: a PEFT directory, a checkpoint (.h5), or a run's directory (its newest checkpoint). */
+/* path: a PEFT directory, or a run's directory (its exported adapter/). */
 MUST_USE Err *adapter_open(Adapter **adapter, const Model *model, const char *path);
 
 /* Write a PEFT directory that transformers, vLLM and SGLang read; what is not adapted in a layer's experts is written as

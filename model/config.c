@@ -69,7 +69,7 @@ static Err *read_family(ModelConfig *c, const Json *root)
 /* ---- sizes ---------------------------------------------------------------------------------------------------- */
 
 /* The limits keep every product of sizes inside 63 bits. */
-enum { MOST_LAYERS = 1000, MOST_EXPERTS = 4096, MOST_HEADS = 4096, MOST_WIDTH = 1 << 18, MOST_TOKENS = 1 << 24 };
+enum { MOST_LAYERS = 1000, MOST_EXPERTS = 4096, MOST_GROUPS = 64, MOST_HEADS = 4096, MOST_WIDTH = 1 << 18, MOST_TOKENS = 1 << 24 };
 
 typedef struct {
     const char *key;
@@ -150,7 +150,7 @@ static Err *read_routing(ModelConfig *c, const Json *root)
     c->norm_topk_prob = true;
     TRY(json_may_number(root, "routed_scaling_factor", &c->routed_scaling_factor));
     TRY(json_may_bool(root, "norm_topk_prob", &c->norm_topk_prob));
-    TRY(json_may_int(root, "n_group", 1, MOST_EXPERTS, &c->n_group));
+    TRY(json_may_int(root, "n_group", 1, MOST_GROUPS, &c->n_group));
     TRY(json_may_int(root, "topk_group", 1, MOST_EXPERTS, &c->topk_group));
     if (c->n_routed_experts % c->n_group)
         return err_new(ERR_FORMAT, "key n_group is %lld; expected a divisor of n_routed_experts, %lld",

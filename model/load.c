@@ -95,7 +95,7 @@ static void read_experts(Reader *r, const ModelConfig *c, Layer *layer)
         }
         layer->experts[e] = (Expert){.gate = w, .up = w + 1, .down = w + 2};
     }
-    if (c->n_shared_experts) read_mlp(r, layer, "mlp.shared_experts.");
+    read_mlp(r, layer, "mlp.shared_experts.");
 }
 
 static Err *read_layer(Model *model, size_t l)
@@ -132,7 +132,7 @@ static Err *open_into(Model *model, const char *directory)
     TRY(model_config_read(&model->config, path));
     TRY(weights_open(&model->weights, &model->config, directory));
     TRY(weights_get(model->weights, "model.embed_tokens.weight", &model->embed_tokens));
-    TRY(weights_get(model->weights, model->config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight", &model->lm_head));
+    TRY(weights_get(model->weights, "lm_head.weight", &model->lm_head));
     TRY(weights_get_floats(model->weights, "model.norm.weight", (size_t)model->config.hidden_size, &model->norm));
     model->n_layers = (size_t)model->config.num_hidden_layers;
     TRY(mem_new(&model->layers, model->n_layers, sizeof *model->layers));

@@ -21,6 +21,5 @@ Tensor *moe_forward(Tape *tape, const Model *model, size_t l, const LayerAdapter
     Route route = op_route(tape, logits, layer->router_bias, &model->router, pass->choices->experts[l], pass->made);
     if (pass->trace) *pass->trace = (LayerTrace){logits, route};
     Tensor *y = op_experts(tape, h, route, model->router.E, lora && lora->experts ? lora->experts : layer->experts);
-    if (model->config.n_shared_experts == 0) return y;
     return op_add(tape, y, mlp_forward(tape, layer, lora, LORA_SHARED_IN, h));
 }

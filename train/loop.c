@@ -158,7 +158,12 @@ static Err *finish(Run *run)
     TRY(file_join(path, run->settings.output_dir, "adapter"));
     if (run->dp.rank == 0) TRY(adapter_export(run->adapter, path, run->settings.model_name_or_path, run->settings.bf16_adapter));
     log_line("  adapter   %s", path);
-    return NULL;
+    if (!*run->state_digest) return NULL;
+    log_line("  state     %s", run->state_digest);
+    Json *line = json_new_object();
+    json_add_number(line, "step", (double)run->done);
+    json_add_string(line, "state_sha256", run->state_digest);
+    return metrics_write(&run->metrics, line);
 }
 
 Err *loop_run(Run *run)

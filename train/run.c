@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/rng.h"
 #include "ckpt/checkpoint.h"
 #include "tensor/matmul.h"
 
@@ -78,9 +79,23 @@ static Err *open_data(Run *run)
     return NULL;
 }
 
+/* `experts` may name a file: ESFT's expert_cfg.json. */
+static Err *read_expert_file(Settings *s)
+{
+    const char *name = s->experts && json_kind(s->experts) == JSON_STRING ? json_string(s->experts) : "";
+    size_t n = strlen(name);
+    if (n < 5 || strcmp(name + n - 5, ".json") != 0) return NULL;
+    Json *table;
+    TRY(json_read_file(&table, name));
+    json_free(s->experts);
+    s->experts = table;
+    return NULL;
+}
+
 static Err *attach(Run *run)
 {
     const Settings *s = &run->settings;
+    TRY(read_expert_file(&run->settings));
     if (s->init_adapter) return adapter_open(&run->adapter, run->model, s->init_adapter);
     LoraConfig lora = {.r = s->r, .lora_alpha = s->lora_alpha, .lora_dropout = s->lora_dropout, .use_rslora = s->use_rslora,
                        .target_modules = s->target_modules, .layers_to_transform = s->layers_to_transform, .experts = s->experts,
@@ -190,6 +205,10 @@ Err *run_open(Run *run, int argc, char **argv)
     if (!err && run->settings.help) return NULL;
     if (!err) err = open_parts(run);
     TRY(dp_agree(&run->dp, err));
+    TRY(dp_same(&run->dp, rng_name(0, run->config_json), "the settings"));
+    TRY(dp_same(&run->dp, rng_name(0, run->base_digest), "the base model's files"));
+    TRY(dp_same(&run->dp, rng_name(0, run->data_digest), "the training data"));
+    TRY(dp_same(&run->dp, rng_name(0, matmul_path()), "the compute path"));
     return dp_agree(&run->dp, start_output(run));
 }
 

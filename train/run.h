@@ -2,6 +2,7 @@
 #ifndef GRAFT_TRAIN_RUN_H
 #define GRAFT_TRAIN_RUN_H
 
+#include "base/digest.h"
 #include "data/loader.h"
 #include "infer/adapters.h"
 #include "optim/schedule.h"
@@ -23,6 +24,7 @@ typedef struct {
     uint64_t done, total, warmup; /* steps */
     uint64_t tokens_seen, scored_seen;
     char *config_json;
+    char state_digest[2 * DIGEST_SUM_BYTES + 1]; /* of the last save: SHA-256 of values and moments; rank 0 knows it */
     char base_digest[DIGEST_BYTES], data_digest[DATASET_DIGEST];
 } Run;
 

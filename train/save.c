@@ -67,8 +67,23 @@ static Err *collect_moments(Run *run, Saved *saved)
     return NULL;
 }
 
+/* What "the same bits" means: one SHA-256 of values and moments. */
+static void digest_state(Run *run, const Saved *saved)
+{
+    Digest digest;
+    unsigned char sum[DIGEST_SUM_BYTES];
+    size_t bytes = saved->ckpt.n * sizeof(float);
+    digest_init(&digest);
+    digest_add(&digest, saved->ckpt.values, bytes);
+    digest_add(&digest, saved->ckpt.m, bytes);
+    digest_add(&digest, saved->ckpt.v, bytes);
+    digest_end(&digest, sum);
+    digest_hex(sum, sizeof sum, run->state_digest);
+}
+
 static Err *write_file(Run *run, Saved *saved)
 {
+    digest_state(run, saved);
     char path[PATH_BYTES];
     uint64_t per_epoch = loader_steps_per_epoch(run->loader);
     saved->ckpt.info = (CkptInfo){.step = run->done,
@@ -101,6 +116,34 @@ static Err *check_same(const char *what, const char *file, const char *run)
 {
     if (file && strcmp(file, run) == 0) return NULL;
     return err_new(ERR_USAGE, "%s differs: the checkpoint has %s, this run %s", what, file ? file : "none", run);
+}
+
+/* What the checkpoint's settings say otherwise; those that name places or speed do not count. */
+static Err *tell_changes(const Run *run, const char *before)
+{
+    static const char *const free_to_change[] = {"output_dir", "group_tokens", "keep_layers", "resume_from_checkpoint", "overwrite_output_dir",
+                                                 "resume_on_another_path", "ranks", "threads", "guard", "logging_steps", "save_steps",
+                                                 "save_total_limit", "model_name_or_path", "train_file", "bf16_adapter", "compute"};
+    Json *old, *new;
+    TRY(json_parse(&old, before, strlen(before)));
+    Err *err = json_parse(&new, run->config_json, strlen(run->config_json));
+    for (const Json *member = err ? NULL : json_first(new); member; member = json_next(member)) {
+        const Json *was = json_find(old, json_key(member));
+        char *now_text, *was_text;
+        bool counts = was && !json_equal(was, member);
+        for (size_t i = 0; i < sizeof free_to_change / sizeof *free_to_change; i++) counts = counts && strcmp(json_key(member), free_to_change[i]) != 0;
+        if (!counts) continue;
+        if ((err = json_print(was, false, &was_text))) break;
+        if (!(err = json_print(member, false, &now_text))) {
+            log_line("  resumed   with another %s: %s, it was %s", json_key(member), now_text, was_text);
+            free(now_text);
+        }
+        free(was_text);
+        if (err) break;
+    }
+    json_free(old);
+    if (!err) json_free(new);
+    return err;
 }
 
 static Err *check_info(const Run *run, const CkptInfo *info)
@@ -139,6 +182,7 @@ static Err *read_file(Run *run, Saved *saved, const char *path)
     CkptInfo info;
     TRY(checkpoint_peek(&info, path));
     Err *err = check_info(run, &info);
+    if (!err) err = tell_changes(run, info.config_json);
     checkpoint_info_free(&info);
     if (err) return err;
     TRY(checkpoint_load(&saved->ckpt, path));

@@ -31,7 +31,6 @@ struct Step {
     size_t dx_floats;
     Choices *choices;        /* [n_groups] */
     double *stats;           /* [L sparse][n_micro][width] */
-    size_t stats_n;
     double *totals;          /* [L sparse][width] */
     double *load_all;        /* [E] */
     BalanceStep *balance;    /* [L] */

@@ -36,15 +36,17 @@ static int free_docs(void **state)
     return 0;
 }
 
-static Adapter *everything(const Model *model)
+static Adapter *pairs_everywhere(const Model *model, bool router)
 {
     Adapter *adapter = NULL;
     Json *all = tiny_json("'all-linear'");
-    assert_ok(adapter_new(&adapter, model, &(LoraConfig){.r = 2, .lora_alpha = 4, .target_modules = all, .train_router = true}, 7));
+    assert_ok(adapter_new(&adapter, model, &(LoraConfig){.r = 2, .lora_alpha = 4, .target_modules = all, .train_router = router}, 7));
     json_free(all);
     tiny_fill(adapter, 21, 0.15);
     return adapter;
 }
+
+static Adapter *everything(const Model *model) { return pairs_everywhere(model, true); }
 
 static const StepConfig plain = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8}, .max_grad_norm = 1};
 
@@ -352,6 +354,9 @@ static void poison_file(Poison *p, const char *path)
         const TensorView *view = &file.tensors[i];
         size_t n = view->bytes / dtype_bytes(view->dtype);
         if (view->n_dims != 2) continue; /* vectors are checked when the model is opened */
+        size_t expert;
+        const char *at = strstr(view->name, ".experts.");
+        if (at && sscanf(at, ".experts.%zu", &expert) == 1 && expert > 3) continue; /* one expert is like another */
         bool embedding = strstr(view->name, "embed_tokens") != NULL;
         size_t row = embedding ? (size_t)docs[1].ids[3] * view->shape[1] : 0;
         poison_one(p, view, &file, row, false);
@@ -370,7 +375,7 @@ static void a_bad_number_in_any_weight_is_an_error_that_names_its_layer(void **s
         Poison p = {.directory = directory};
         copy_model(state, names[i], directory);
         p.model = tiny_model(directory);
-        p.adapter = everything(p.model);
+        p.adapter = pairs_everywhere(p.model, false); /* a trained router's own weight is not read */
         assert_ok(step_new(&p.step, &dp, p.model, p.adapter, &plain));
         assert_ok(gradients(p.step, 32, 0, &p.clean));
         for (size_t f = 0; f < 3; f++) {

@@ -531,6 +531,41 @@ static void a_signal_saves_and_a_resume_ends_as_if_there_had_been_none(void **st
     }
 }
 
+/* mpirun kills its ranks two seconds after a SIGTERM of its own; a step of a large model takes longer. */
+static void a_signal_reaches_all_ranks_and_saves(void **state)
+{
+    char output[PATH_BYTES], path[PATH_BYTES], one[80], two[80];
+    const char *words[MOST_WORDS], *const steps[] = {"--ranks", "2", "--max_steps", "60", "--micro_batch_tokens", "32", "--save_steps", "0", NULL};
+    const char *const again[] = {"--max_steps", "60", "--micro_batch_tokens", "32", "--save_steps", "0", "--resume_from_checkpoint", "auto", NULL};
+    const char *const alone[] = {"--max_steps", "60", "--micro_batch_tokens", "32", "--save_steps", "0", NULL};
+    struct stat st = {0};
+    time_t began = time(NULL);
+    scratch_path(state, "run", output);
+    train_words(words, base, data, output, steps);
+    pid_t pid = start(state, words);
+    assert_ok(file_join(path, output, "metrics.jsonl"));
+    while ((stat(path, &st) || st.st_size == 0) && time(NULL) - began < SECONDS) rest();
+    kill(pid, SIGTERM);
+    check_said(wait_for(state, pid), ERR_STOPPED, "--resume_from_checkpoint auto", "stopped by a signal after step ");
+    check_said(train(state, base, data, output, again), 0, "step 60/60", "resumed   after step ");
+    digest_of(output, one);
+    check_said(train(state, base, data, scratch_path(state, "alone", output), alone), 0, "step 60/60", NULL);
+    digest_of(output, two);
+    assert_string_equal(one, two);
+}
+
+static void an_error_of_one_rank_ends_all(void **state)
+{
+    Broken b;
+    char output[PATH_BYTES];
+    open_weights(state, &b);
+    memcpy(b.bytes + begin_of(&b, tensor), "\xC0\x7F\xC0\x7F", 4);
+    write_bytes(&b, b.n);
+    scratch_path(state, "run", output);
+    check_said(train(state, b.directory, data, output, MORE("--ranks", "2")), ERR_NUMERIC, "step 1: layer 3: ", NULL);
+    check_said(train(state, base, data, "/proc/run", MORE("--ranks", "2")), ERR_IO, "/proc/run", NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -561,6 +596,8 @@ int main(void)
         scratch_test(a_resume_of_nothing_is_refused),
         scratch_test(words_that_mean_nothing_are_refused),
         scratch_test(a_signal_saves_and_a_resume_ends_as_if_there_had_been_none),
+        scratch_test(a_signal_reaches_all_ranks_and_saves),
+        scratch_test(an_error_of_one_rank_ends_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -172,6 +172,7 @@ Err *loop_run(Run *run)
     struct sigaction action = {.sa_handler = ask_to_stop};
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
+    sigaction(SIGUSR1, &action, NULL); /* through mpirun */
     run_describe(run);
     if (run->done == 0 && run->eval) TRY(evaluate_now(&loop));
     while (run->done < run->total) {

@@ -31,7 +31,7 @@ static void put_html(FILE *out, const char *text)
 }
 
 static const char style[] =
-    ":root{--paper:#fcfbf8;--card:#fff;--ink:#22262b;--soft:#8a9099;--line:#e4e1d9;--scored:#0b5a3c;--wash:#d9f2e4;--special:#5b3fa8;--bar:#5fae8b;--cut:#c2410c}\n"
+    ":root{--paper:#fcfbf8;--card:#fff;--ink:#22262b;--soft:#6a7079;--line:#e4e1d9;--scored:#0b5a3c;--wash:#d9f2e4;--special:#5b3fa8;--bar:#5fae8b;--cut:#c2410c}\n"
     "@media(prefers-color-scheme:dark){:root{--paper:#15181c;--card:#1c2026;--ink:#e6e8ea;--soft:#7d8590;--line:#2d333b;--scored:#b9f5d6;--wash:#12402e;--special:#c3b1fa;--bar:#3f8f6c;--cut:#fb923c}}\n"
     "*{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.55 system-ui,-apple-system,\"Segoe UI\",Roboto,\"DejaVu Sans\",sans-serif}\n"
     "main{max-width:64rem;margin:0 auto;padding:2.2rem 1.4rem 4rem}h1{font-size:1.5rem;margin:0 0 .2rem;font-weight:650}h2{font-size:1rem;margin:0;font-weight:600;overflow-wrap:anywhere}\n"

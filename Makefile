@@ -97,6 +97,11 @@ fuzzers: $(FUZZERS:%=$(BUILD)/fuzz_%)
 $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/%.o $(SUPPORT) $(BUILD)/libgraft.a
 	@$(CC) $(FLAGS) -fsanitize=fuzzer $^ $(LIBS) $(shell pkg-config --libs cmocka) -o $@
 
+## interop-data  random strings against PyPI's tokenizers (downloads it)
+INTEROP_STRINGS ?= 100000
+interop-data: $(BUILD)/tests/tokenizer_ids
+	@sh tests/interop/data.sh $(BUILD)/tests/tokenizer_ids $(INTEROP_STRINGS)
+
 ## check      sanitizers, gcc and clang without a warning, layers, headers
 check: layers headers clang asan
 
@@ -138,5 +143,5 @@ clean:
 help:
 	@grep -h '^## ' Makefile | sed 's/^## /  make /'
 
-.PHONY: all check clang asan demo fidelity same_bits deps test units tools run-units run-tools fuzz fuzzers layers headers clean help
+.PHONY: interop-data all check clang asan demo fidelity same_bits deps test units tools run-units run-tools fuzz fuzzers layers headers clean help
 .SECONDARY:

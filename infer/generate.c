@@ -3,7 +3,6 @@
 #include "infer/generate.h"
 
 #include "base/memory.h"
-#include "infer/session.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +24,7 @@ typedef struct {
     size_t at_once, n_writers;
     Writer *writers;      /* [at_once] the first n_writers are at work */
     Session **sessions;   /* [at_once] */
+    Session *lent;        /* the one writer's, when it is the caller's */
     Stepper stepper;
     float *logits, *work; /* [at_once][V] */
     uint32_t *order;      /* [at_once][V] */
@@ -39,10 +39,17 @@ static Err *begin(Hall *hall, size_t number)
     if (g->max_new_tokens == 0) return NULL;
     Writer *w = &hall->writers[hall->n_writers];
     w->number = number;
-    TRY(session_open(&w->session, hall->model, g->n_prompt + g->max_new_tokens, !g->no_cache));
+    if (!hall->lent) TRY(session_open(&w->session, hall->model, g->n_prompt + g->max_new_tokens, !g->no_cache));
+    else w->session = *hall->lent;
     hall->n_writers++;
     session_set(&w->session, g->n_prompt, g->prompt);
     return NULL;
+}
+
+static void leave(Hall *hall, Writer *w)
+{
+    if (hall->lent) *hall->lent = w->session;
+    else session_close(&w->session);
 }
 
 /* Writers that go on close ranks. */
@@ -50,7 +57,7 @@ static void end(Hall *hall, const bool *ended)
 {
     size_t n = 0;
     for (size_t i = 0; i < hall->n_writers; i++) {
-        if (ended[i]) session_close(&hall->writers[i].session);
+        if (ended[i]) leave(hall, &hall->writers[i]);
         else hall->writers[n++] = hall->writers[i];
     }
     hall->n_writers = n;
@@ -135,22 +142,34 @@ static Err *run(Hall *hall)
     return err;
 }
 
+static Err *open_hall(Hall *hall)
+{
+    memset(hall->generated, 0, hall->n * sizeof *hall->generated);
+    Err *err = run(hall);
+    for (size_t i = 0; i < hall->n_writers; i++) leave(hall, &hall->writers[i]);
+    stepper_free(&hall->stepper);
+    free(hall->writers);
+    free(hall->sessions);
+    free(hall->logits);
+    free(hall->work);
+    free(hall->order);
+    if (err) generated_free(hall->n, hall->generated);
+    return err;
+}
+
 Err *generate_all(Model *model, const Adapter *adapter, size_t n, const Generation *generations, size_t at_once, size_t group_tokens,
                   Generated *generated)
 {
     Hall hall = {.model = model, .adapter = adapter, .n = n, .generations = generations, .generated = generated,
                  .at_once = at_once ? at_once : 1, .stepper.group_tokens = group_tokens};
-    memset(generated, 0, n * sizeof *generated);
-    Err *err = run(&hall);
-    for (size_t i = 0; i < hall.n_writers; i++) session_close(&hall.writers[i].session);
-    stepper_free(&hall.stepper);
-    free(hall.writers);
-    free(hall.sessions);
-    free(hall.logits);
-    free(hall.work);
-    free(hall.order);
-    if (err) generated_free(n, generated);
-    return err;
+    return open_hall(&hall);
+}
+
+Err *generate_in(Session *session, Model *model, const Adapter *adapter, const Generation *g, Generated *generated)
+{
+    Hall hall = {.model = model, .adapter = adapter, .n = 1, .generations = g, .generated = generated, .at_once = 1, .lent = session};
+    if (g->n_prompt + g->max_new_tokens <= session->capacity) return open_hall(&hall);
+    return err_new(ERR_DATA, "%zu tokens and %zu new ones; the context holds %zu", g->n_prompt, g->max_new_tokens, session->capacity);
 }
 
 void generated_free(size_t n, Generated *generated)

@@ -3,7 +3,7 @@
 #define GRAFT_INFER_GENERATE_H
 
 #include "infer/sample.h"
-#include "model/model.h"
+#include "infer/session.h"
 
 typedef struct {
     const int32_t *prompt;
@@ -34,6 +34,10 @@ typedef struct {
  * generated      [n] out; owner: the caller, generated_free */
 MUST_USE Err *generate_all(Model *model, const Adapter *adapter, size_t n, const Generation *generations, size_t at_once, size_t group_tokens,
                            Generated *generated);
+/* One text in a session of the caller's: what the session's cache holds of the prompt's beginning is not computed again.
+ * Fails: ERR_DATA when prompt and max_new_tokens do not fit into it. */
+MUST_USE Err *generate_in(Session *session, Model *model, const Adapter *adapter, const Generation *generation, Generated *generated);
+
 void generated_free(size_t n, Generated *generated);
 
 #endif

@@ -29,5 +29,6 @@ door 'png\.h' plot/canvas.c
 door 'ft2build' plot/canvas.c
 door 'utf8proc' data/unicode.c
 door 'zlib' data/reader.c
+door 'editline|readline' cli/line.c
 [ "$bad" = 0 ] && echo "layers: includes go one way"
 exit "$bad"

@@ -118,6 +118,11 @@ demo: deps
 	@$(MAKE) --no-print-directory all
 	@sh examples/demo.sh $(BUILD)/graft runs/demo
 
+## experiment-which-experts  attention, all experts or the shared one: nine runs, half an hour
+experiment-which-experts: deps
+	@$(MAKE) --no-print-directory all
+	@sh experiments/which-experts/run.sh $(BUILD)/graft runs/which-experts
+
 ## layers     includes go only down the house plan, and each library has one door
 layers:
 	@sh tests/layers.sh "$(LAYERS)" "$(SIBLINGS)"
@@ -139,5 +144,5 @@ clean:
 help:
 	@grep -h '^## ' Makefile | sed 's/^## /  make /'
 
-.PHONY: all check clang asan demo fidelity same_bits deps test units tools run-units run-tools fuzz fuzzers layers headers clean help
+.PHONY: all check clang asan demo experiment-which-experts fidelity same_bits deps test units tools run-units run-tools fuzz fuzzers layers headers clean help
 .SECONDARY:

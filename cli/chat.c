@@ -111,52 +111,6 @@ static bool on_token(void *context, int32_t token)
 
 /* ---- tool calls ----------------------------------------------------------------------------------------------- */
 
-/* The text between two tags, from *at on; false when there is none before `end`. *at moves behind it. */
-static bool between(const char *open, const char *close, const char **at, const char *end, const char **begin, size_t *n)
-{
-    const char *from = strstr(*at, open), *to = from ? strstr(from, close) : NULL;
-    if (!to || to > end) return false;
-    *begin = from + strlen(open);
-    *n = (size_t)(to - *begin);
-    *at = to + strlen(close);
-    return true;
-}
-
-static void add_text(Json *object, const char *key, const char *bytes, size_t n)
-{
-    char *text;
-    while (n && strchr(" \n", *bytes)) bytes++, n--;
-    while (n && strchr(" \n", bytes[n - 1])) n--;
-    Err *err = mem_copy_bytes(&text, bytes, n);
-    if (!err) json_add_string(object, key, text);
-    err_free(err);
-    if (!err) free(text);
-}
-
-/* <tool_call>NAME<arg_key>K</arg_key><arg_value>V</arg_value>...</tool_call>, any number of them. */
-static Json *read_calls(const char *text)
-{
-    Json *calls = json_new_array();
-    const char *body, *key, *value;
-    size_t n, n_key, n_value;
-    for (const char *at = text; between("<tool_call>", "</tool_call>", &at, text + strlen(text), &body, &n);) {
-        const char *inner = body, *end = body + n, *first = strstr(body, "<arg_key>");
-        Json *call = json_new_object(), *function = json_new_object(), *arguments = json_new_object();
-        add_text(function, "name", body, first && first < end ? (size_t)(first - body) : n);
-        while (between("<arg_key>", "</arg_key>", &inner, end, &key, &n_key) && between("<arg_value>", "</arg_value>", &inner, end, &value, &n_value)) {
-            char *name;
-            Err *err = mem_copy_bytes(&name, key, n_key);
-            if (!err) add_text(arguments, name, value, n_value);
-            if (!err) free(name);
-            err_free(err);
-        }
-        json_add(function, "arguments", arguments);
-        json_add(call, "function", function);
-        json_add(calls, NULL, call);
-    }
-    return calls;
-}
-
 static const char *call_name(const Json *call)
 {
     const Json *name = json_find(json_find(call, "function"), "name");
@@ -183,14 +137,23 @@ static void add_message(Chat *c, const char *role, const char *content)
     json_add(c->messages, NULL, message);
 }
 
+static void add_stretch(Json *object, const char *key, const Text *text, size_t begin, size_t end)
+{
+    char *copy;
+    Err *err = mem_copy_bytes(&copy, text->data + begin, end - begin);
+    if (!err) json_add_string(object, key, copy);
+    if (!err) free(copy);
+    err_free(err);
+}
+
 /* What the answer said becomes part of the talk; returns its calls. */
 static Json *keep_answer(Chat *c)
 {
     AnswerParts p = answer_parts(&c->answer.text, c->settings.sampling.thinking);
-    Json *message = json_new_object(), *calls = read_calls(c->answer.text.data + p.calls);
+    Json *message = json_new_object(), *calls = answer_calls(c->answer.text.data + p.calls);
     json_add_string(message, "role", "assistant");
-    if (p.thought_end > p.thought) add_text(message, "reasoning_content", c->answer.text.data + p.thought, p.thought_end - p.thought);
-    add_text(message, "content", c->answer.text.data + p.content, p.content_end - p.content);
+    if (p.thought_end > p.thought) add_stretch(message, "reasoning_content", &c->answer.text, p.thought, p.thought_end);
+    add_stretch(message, "content", &c->answer.text, p.content, p.content_end);
     if (json_count(calls)) json_add(message, "tool_calls", json_duplicate(calls));
     json_add(c->messages, NULL, message);
     return calls;

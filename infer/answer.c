@@ -1,5 +1,8 @@
 #include "infer/answer.h"
 
+#include "base/memory.h"
+
+#include <stdlib.h>
 #include <string.h>
 
 void answer_open(Answer *a, const Tokenizer *tokenizer, size_t n_stops, char *const *stops)
@@ -81,4 +84,51 @@ AnswerParts answer_parts(const Text *text, bool thinking)
     }
     p.calls = p.content_end = find(text, p.content, call);
     return p;
+}
+
+/* ---- tool calls ----------------------------------------------------------------------------------------------- */
+
+/* The text between two tags, from *at on; false when there is none before `end`. *at moves behind it. */
+static bool between(const char *open, const char *close, const char **at, const char *end, const char **begin, size_t *n)
+{
+    const char *from = strstr(*at, open), *to = from ? strstr(from, close) : NULL;
+    if (!to || to > end) return false;
+    *begin = from + strlen(open);
+    *n = (size_t)(to - *begin);
+    *at = to + strlen(close);
+    return true;
+}
+
+static void add_text(Json *object, const char *key, const char *bytes, size_t n)
+{
+    char *text;
+    for (; n && strchr(" \n", *bytes); n--) bytes++;
+    while (n && strchr(" \n", bytes[n - 1])) n--;
+    Err *err = mem_copy_bytes(&text, bytes, n);
+    if (!err) json_add_string(object, key, text);
+    err_free(err);
+    if (!err) free(text);
+}
+
+Json *answer_calls(const char *text)
+{
+    Json *calls = json_new_array();
+    const char *body, *key, *value;
+    size_t n, n_key, n_value;
+    for (const char *at = text; between("<tool_call>", "</tool_call>", &at, text + strlen(text), &body, &n);) {
+        const char *inner = body, *end = body + n, *first = strstr(body, "<arg_key>");
+        Json *call = json_new_object(), *function = json_new_object(), *arguments = json_new_object();
+        add_text(function, "name", body, first && first < end ? (size_t)(first - body) : n);
+        while (between("<arg_key>", "</arg_key>", &inner, end, &key, &n_key) && between("<arg_value>", "</arg_value>", &inner, end, &value, &n_value)) {
+            char *name;
+            Err *err = mem_copy_bytes(&name, key, n_key);
+            if (!err) add_text(arguments, name, value, n_value);
+            if (!err) free(name);
+            err_free(err);
+        }
+        json_add(function, "arguments", arguments);
+        json_add(call, "function", function);
+        json_add(calls, NULL, call);
+    }
+    return calls;
 }

@@ -3,6 +3,7 @@
 #ifndef GRAFT_INFER_ANSWER_H
 #define GRAFT_INFER_ANSWER_H
 
+#include "base/json.h"
 #include "data/tokenizer.h"
 
 typedef struct {
@@ -30,5 +31,10 @@ typedef struct {
 
 /* thinking: the prompt began a thought, so the text begins inside one. */
 AnswerParts answer_parts(const Text *text, bool thinking);
+
+/* The calls in a text, as messages hold them: [{"function": {"name", "arguments": {KEY: TEXT}}}]. GLM writes them as
+ *     <tool_call>NAME<arg_key>KEY</arg_key><arg_value>TEXT</arg_value>...</tool_call>
+ * Owner: the caller, json_free. */
+Json *answer_calls(const char *text);
 
 #endif

@@ -6,6 +6,7 @@
 #include "tests/support/check.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef struct {
@@ -90,6 +91,19 @@ static void thought_content_and_calls_lie_apart(void **state)
     check_parts("said<tool_call>f</tool_call>", false, "", "said", "<tool_call>f</tool_call>");
 }
 
+static void calls_become_messages(void **state)
+{
+    (void)state;
+    char *text;
+    Json *calls = answer_calls("<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Oslo </arg_value>\n<arg_key>days</arg_key><arg_value>3</arg_value></tool_call>"
+                               "<tool_call>now</tool_call><tool_call>broken");
+    assert_ok(json_print(calls, false, &text));
+    assert_string_equal(text, "[{\"function\":{\"name\":\"weather\",\"arguments\":{\"city\":\"Oslo\",\"days\":\"3\"}}},"
+                              "{\"function\":{\"name\":\"now\",\"arguments\":{}}}]");
+    free(text);
+    json_free(calls);
+}
+
 static void check_extract(const char *regex, const char *text, const char *expected)
 {
     Pattern *pattern;
@@ -149,6 +163,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_stop_string_ends_the_text_wherever_tokens_part_it),
         cmocka_unit_test(thought_content_and_calls_lie_apart),
+        cmocka_unit_test(calls_become_messages),
         cmocka_unit_test(the_last_match_after_the_thought_is_the_answer),
         cmocka_unit_test(gates_say_what_they_say),
     };

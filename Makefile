@@ -22,8 +22,8 @@ ifneq ($(ARCH),x86_64)
 KERNELS  := plain
 endif
 
-SOURCES := $(filter-out tensor/kernel.c,$(wildcard $(LAYERS:=/*.c)))
-LIBOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/%,$(SOURCES))) $(KERNELS:%=$(BUILD)/tensor/kernel_%.o)
+SOURCES := $(filter-out tensor/kernel.c tensor/kernel_rows.c,$(wildcard $(LAYERS:=/*.c)))
+LIBOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/%,$(SOURCES))) $(KERNELS:%=$(BUILD)/tensor/kernel_%.o) $(KERNELS:%=$(BUILD)/tensor/kernel_rows_%.o)
 CLIOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter cli/%,$(SOURCES)))
 UNITS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard $(LAYERS:%=tests/%/*.c) tests/fuzz/*.c))
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
@@ -46,10 +46,13 @@ $(BUILD)/%.o: %.c
 	@echo "  cc    $<"
 	@$(CC) $(FLAGS) -c $< -o $@
 
-$(KERNELS:%=$(BUILD)/tensor/kernel_%.o): $(BUILD)/tensor/kernel_%.o: tensor/kernel.c
-	@mkdir -p $(@D)
-	@echo "  cc    $< ($*)"
-	@$(CC) $(FLAGS) -O3 $($*) -DKERNEL=$* -DKERNEL_$* -c $< -o $@
+define kernel
+$(BUILD)/tensor/$(1)_$(2).o: tensor/$(1).c
+	@mkdir -p $$(@D)
+	@echo "  cc    $$< ($(2))"
+	@$$(CC) $$(FLAGS) -O3 $$($(2)) -DKERNEL=$(2) -DKERNEL_$(2) -c $$< -o $$@
+endef
+$(foreach f,kernel kernel_rows,$(foreach k,$(KERNELS),$(eval $(call kernel,$(f),$(k)))))
 
 $(BUILD)/optim/adamw.o: CFLAGS += -fno-math-errno # so that sqrtf is an instruction in a vectorised loop
 
@@ -113,8 +116,8 @@ check: layers headers clang asan
 
 ## clang      everything compiles under clang without a warning
 clang:
-	@for f in $(SOURCES) tensor/kernel.c $(wildcard tests/*.c tests/*/*.c bench/*.c); do \
-	    k=''; [ $$f = tensor/kernel.c ] && k='-DKERNEL=plain -DKERNEL_plain'; \
+	@for f in $(SOURCES) tensor/kernel.c tensor/kernel_rows.c $(wildcard tests/*.c tests/*/*.c bench/*.c); do \
+	    k=''; case $$f in tensor/kernel*) k='-DKERNEL=plain -DKERNEL_plain';; esac; \
 	    clang $(filter-out -MMD -MP,$(FLAGS)) $$k -fsyntax-only $$f || exit 1; done
 	@echo "clang: no warning"
 

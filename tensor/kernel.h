@@ -1,4 +1,4 @@
-/* What differs from CPU to CPU: kernel.c is compiled once for each instruction set and fills one such table.
+/* What differs from CPU to CPU: kernel.c and kernel_rows.c are compiled once for each instruction set and fill these tables.
  * matmul_init chooses; matmul.c and rows.c call through `kernels`.
  *
  * A product runs over its inner length in blocks of BLOCK. Inside a block, every element of y is one chain of fused
@@ -33,8 +33,6 @@ static inline size_t short_columns(size_t inner)
 static inline size_t packed_stride(size_t inner) { return inner <= SHORT ? SHORT_STRIDE : STRIDE; }
 
 typedef struct {
-    const char *name;
-
     /* n <= BLOCK inner columns of x, times s; x starts at the first of them. Zeros after pack_rows are the caller's. */
     void (*pack_lanes)(size_t T, size_t n, float s, Rows x, float *out);
     void (*pack_rows)(size_t T, size_t n, size_t stride, float s, Rows x, float *out);
@@ -48,7 +46,11 @@ typedef struct {
     void (*nt_short)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, float *panel);
     void (*nn)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
                size_t n, float *panel);
+} Products;
 
+typedef struct {
+    const char *name;
+    const Products *products;
     float (*dot)(size_t n, const float *a, const float *b);
     float (*sum)(size_t n, const float *x);
     float (*max)(size_t n, const float *x);
@@ -60,8 +62,11 @@ typedef struct {
     void (*swiglu_backward)(size_t n, float *dg, float *du, const float *g, const float *u, const float *da);
 } Kernels;
 
+extern const Products products_avx512, products_avx2, products_plain;
 extern const Kernels kernels_avx512, kernels_avx2, kernels_plain;
 extern const Kernels *kernels; /* plain until matmul_init */
+
+static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 static inline float *row_of(Rows rows, size_t i) { return rows.data + (rows.index ? rows.index[i] : i) * rows.stride; }
 

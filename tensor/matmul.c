@@ -25,7 +25,6 @@ const Kernels *kernels = &kernels_plain;
 
 static _Thread_local float panel[PANEL_FLOATS] __attribute__((aligned(64)));
 
-static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 /* ---- scratch and packing ------------------------------------------------------------------------------------- */
@@ -56,8 +55,8 @@ static void pack_part(bool lanes, size_t T, size_t inner, size_t at, size_t t, s
 {
     size_t n = least(BLOCK, inner - at), stride = packed_stride(inner);
     Rows from = rows_right(rows_from(x, t), at);
-    if (lanes) kernels->pack_lanes(rows, n, s, from, scratch + lanes_at(T, at) + t * n);
-    else kernels->pack_rows(rows, n, stride, s, from, scratch + rows_at(T, at) + t * stride);
+    if (lanes) kernels->products->pack_lanes(rows, n, s, from, scratch + lanes_at(T, at) + t * n);
+    else kernels->products->pack_rows(rows, n, stride, s, from, scratch + rows_at(T, at) + t * stride);
     if (!lanes && t + rows == T) zero_tile(n, stride, scratch + rows_at(T, at) + T * stride);
 }
 
@@ -78,10 +77,10 @@ void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight
     size_t K = W->cols, columns = K <= SHORT ? short_columns(K) : ROWS_SLICE;
     for (; begin < end; begin += columns) {
         size_t stop = least(begin + columns, end);
-        if (K <= SHORT) kernels->nt_short(T, y, add, packed, W, begin, stop, panel);
+        if (K <= SHORT) kernels->products->nt_short(T, y, add, packed, W, begin, stop, panel);
         else
             for (size_t at = 0; at < K; at += BLOCK)
-                kernels->nt(T, y, add || at, packed + lanes_at(T, at), W, begin, stop, at, least(BLOCK, K - at), panel);
+                kernels->products->nt(T, y, add || at, packed + lanes_at(T, at), W, begin, stop, at, least(BLOCK, K - at), panel);
     }
 }
 
@@ -90,7 +89,7 @@ void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight
     size_t N = W->rows, columns = N <= SHORT ? short_columns(N) : NN_COLUMNS;
     for (; begin < end; begin += columns)
         for (size_t at = 0; at < N; at += BLOCK)
-            kernels->nn(T, y, add || at, packed + rows_at(T, at), W, begin, least(begin + columns, end), at,
+            kernels->products->nn(T, y, add || at, packed + rows_at(T, at), W, begin, least(begin + columns, end), at,
                         least(BLOCK, N - at), panel);
 }
 
@@ -120,14 +119,14 @@ static void narrow_rows(const Product *p, size_t begin, size_t end, float *scrat
     for (size_t at = 0; at < p->inner; at += BLOCK) {
         size_t n = least(BLOCK, p->inner - at);
         if (as_lanes(p->transposed, p->inner)) {
-            kernels->pack_lanes(T, n, p->s, rows_right(x, at), scratch);
-            kernels->nt(T, y, p->add || at, scratch, p->W, 0, p->width, at, n, panel);
+            kernels->products->pack_lanes(T, n, p->s, rows_right(x, at), scratch);
+            kernels->products->nt(T, y, p->add || at, scratch, p->W, 0, p->width, at, n, panel);
         } else {
             size_t stride = packed_stride(p->inner);
-            kernels->pack_rows(T, n, stride, p->s, rows_right(x, at), scratch);
+            kernels->products->pack_rows(T, n, stride, p->s, rows_right(x, at), scratch);
             zero_tile(n, stride, scratch + T * stride);
-            if (p->transposed) kernels->nt_short(T, y, p->add, scratch, p->W, 0, p->width, panel);
-            else kernels->nn(T, y, p->add || at, scratch, p->W, 0, p->width, at, n, panel);
+            if (p->transposed) kernels->products->nt_short(T, y, p->add, scratch, p->W, 0, p->width, panel);
+            else kernels->products->nn(T, y, p->add || at, scratch, p->W, 0, p->width, at, n, panel);
         }
     }
 }

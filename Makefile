@@ -15,15 +15,18 @@ FLAGS   = -std=gnu11 $(CFLAGS) $(WARN) -I. -MMD -MP -fopenmp -ffp-contract=off $
 LIBS    = $(shell pkg-config --libs $(LIBRARIES)) -lm
 
 KERNELS  := avx512 avx2 plain
+PRODUCTS := bf16 $(KERNELS)
 avx512   := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma
+bf16     := $(avx512) -mavx512bf16 -DKERNEL_avx512
 avx2     := -mavx2 -mfma
 ARCH     := $(shell uname -m)
 ifneq ($(ARCH),x86_64)
 KERNELS  := plain
+PRODUCTS := plain
 endif
 
 SOURCES := $(filter-out tensor/kernel.c tensor/kernel_rows.c,$(wildcard $(LAYERS:=/*.c)))
-LIBOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/%,$(SOURCES))) $(KERNELS:%=$(BUILD)/tensor/kernel_%.o) $(KERNELS:%=$(BUILD)/tensor/kernel_rows_%.o)
+LIBOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/%,$(SOURCES))) $(PRODUCTS:%=$(BUILD)/tensor/kernel_%.o) $(KERNELS:%=$(BUILD)/tensor/kernel_rows_%.o)
 CLIOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter cli/%,$(SOURCES)))
 UNITS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard $(LAYERS:%=tests/%/*.c) tests/fuzz/*.c))
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
@@ -52,7 +55,8 @@ $(BUILD)/tensor/$(1)_$(2).o: tensor/$(1).c
 	@echo "  cc    $$< ($(2))"
 	@$$(CC) $$(FLAGS) -O3 $$($(2)) -DKERNEL=$(2) -DKERNEL_$(2) -c $$< -o $$@
 endef
-$(foreach f,kernel kernel_rows,$(foreach k,$(KERNELS),$(eval $(call kernel,$(f),$(k)))))
+$(foreach k,$(PRODUCTS),$(eval $(call kernel,kernel,$(k))))
+$(foreach k,$(KERNELS),$(eval $(call kernel,kernel_rows,$(k))))
 
 $(BUILD)/optim/adamw.o: CFLAGS += -fno-math-errno # so that sqrtf is an instruction in a vectorised loop
 

@@ -1,18 +1,52 @@
-/* Products for one instruction set: KERNEL is avx512, avx2 or plain.
+/* Products for one instruction set: KERNEL is avx512, avx2, plain, or bf16 (AVX512-BF16).
  *
- * A panel of W is widened to fp32 where it stays in L2; a tile of ROWS x GROUPS vectors of sums then stays in registers
+ * A panel of W is brought to words where it stays in L2; a tile of ROWS x GROUPS vectors of sums then stays in registers
  * while the inner index runs. Lanes are tokens in nt (W is never transposed), columns of W in nn. The sums of any element
- * do not depend on the tile that held it, so tiles may differ between instruction sets. */
+ * do not depend on the tile that held it, so tiles may differ between instruction sets.
+ *
+ * A word is what a lane multiplies in one step: a float, or two bf16 that follow each other along the inner index, the
+ * first in the lower half, zero where the inner length ends between them. Words of bf16 pass through vectors of floats
+ * as bits: they are moved, never computed with. */
 #include "tensor/vector.h"
 
-#if defined KERNEL_avx512
+#if defined KERNEL_avx512 /* and bf16 */
 enum { MAX_GROUPS = 3, WIDE_1 = 24, WIDE_2 = 12, WIDE_3 = 8, TAIL = 8, MAX_ROWS = 24 };
 #elif defined KERNEL_avx2
 enum { MAX_GROUPS = 1, WIDE_1 = 6, TAIL = 4, MAX_ROWS = 6 };
 #else
 enum { MAX_GROUPS = 1, WIDE_1 = 2, TAIL = 2, MAX_ROWS = 2 };
 #endif
+#if defined KERNEL_bf16
+enum { PER_WORD = 2 };
+#else
+enum { PER_WORD = 1 };
+#endif
 enum { RUN = 192, SHORT_RUN = 24 };
+
+INLINE size_t words_of(size_t n) { return (n + PER_WORD - 1) / PER_WORD; }
+
+/* The same word in every lane. */
+INLINE V word_at(const float *word)
+{
+#if defined KERNEL_bf16
+    int32_t bits;
+    memcpy(&bits, word, sizeof bits);
+    return (V)_mm512_set1_epi32(bits);
+#else
+    return all(*word);
+#endif
+}
+
+/* sum + x y. Of pairs: fma(x[0], y[0], fma(x[1], y[1], sum)), to nearest, ties to even, subnormal numbers as zeros on
+ * the way in and out. Source: Intel SDM vol. 2, VDPBF16PS. */
+INLINE V add_product(V sum, V x, V y)
+{
+#if defined KERNEL_bf16
+    return (V)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)y);
+#else
+    return fma_v(x, y, sum);
+#endif
+}
 
 /* ---- widening ------------------------------------------------------------------------------------------------ */
 
@@ -62,6 +96,102 @@ INLINE V widen_f8(const void *data, V scale)
     return (V)bits * scale;
 }
 
+/* How many of columns [col, col + n) have the factor of the first: a block's. */
+INLINE size_t same_factor(const Weight *w, size_t row, size_t col, size_t n, float *factor)
+{
+    size_t blocks = (w->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK;
+    *factor = 1;
+    if (w->dtype != DTYPE_F8_E4M3) return n;
+    memcpy(factor, (const char *)w->scale + (row / WEIGHT_BLOCK * blocks + col / WEIGHT_BLOCK) * sizeof *factor, sizeof *factor);
+    return least(n, WEIGHT_BLOCK - col % WEIGHT_BLOCK);
+}
+
+#if defined KERNEL_bf16
+/* ---- words of bf16 ------------------------------------------------------------------------------------------- */
+
+enum { HALVES = 2 * LANES };
+
+/* The first n <= HALVES values as bf16, zeros after them. No byte is read beyond the n. */
+INLINE __m512i halves_of(DType dtype, size_t n, const char *data, V factor)
+{
+    size_t bytes = dtype == DTYPE_BF16 ? 2 : 1;
+    char rest[HALVES * 2];
+    if (n < HALVES) {
+        memset(rest, 0, sizeof rest);
+        data = memcpy(rest, data, n * bytes);
+    }
+    if (dtype == DTYPE_BF16) return _mm512_loadu_si512(data);
+    V low = widen_f8(data, factor), high = widen_f8(data + LANES, factor);
+    __mmask32 valid = n < HALVES ? (1u << n) - 1 : ~0u; /* zero times a factor may be NaN */
+    return _mm512_maskz_mov_epi16(valid, (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low));
+}
+
+INLINE void line_run(DType dtype, size_t n, const char *data, float factor, float *out)
+{
+    for (size_t i = 0; i < n; i += HALVES)
+        _mm512_storeu_si512(out + i / 2, halves_of(dtype, least(n - i, HALVES), data + i * (dtype == DTYPE_BF16 ? 2 : 1), all(factor)));
+}
+
+/* Columns [col, col + n) of one row to words of neighbouring columns, whole vectors of them. col is even. */
+static void fill_line(const Weight *w, size_t row, size_t col, size_t n, float *out)
+{
+    const char *data = (const char *)w->data + (row * w->cols + col) * dtype_bytes(w->dtype);
+    float factor;
+    for (size_t i = 0, take; i < n; i += take) {
+        take = same_factor(w, row, col + i, n - i, &factor);
+        if (w->dtype == DTYPE_BF16) line_run(DTYPE_BF16, take, data + 2 * i, factor, out + i / 2);
+        else line_run(DTYPE_F8_E4M3, take, data + i, factor, out + i / 2);
+    }
+}
+
+INLINE void pair_run(DType dtype, size_t n, const char *first, const char *second, float factor, float *out, size_t step)
+{
+    static const uint16_t order[2][HALVES] = {
+        {0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
+        {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55, 24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
+    __m512i low = _mm512_loadu_si512(order[0]), high = _mm512_loadu_si512(order[1]);
+    size_t bytes = dtype == DTYPE_BF16 ? 2 : 1;
+    for (size_t i = 0; i < n; i += HALVES, out += 2 * step) {
+        size_t take = least(n - i, HALVES);
+        __m512i a = halves_of(dtype, take, first + i * bytes, all(factor)), b = _mm512_setzero_si512();
+        if (second) b = halves_of(dtype, take, second + i * bytes, all(factor));
+        _mm512_storeu_si512(out, _mm512_permutex2var_epi16(a, low, b));
+        if (take > LANES) _mm512_storeu_si512(out + step, _mm512_permutex2var_epi16(a, high, b));
+    }
+}
+
+/* Columns [col, col + n) of one row, or of two, to a word for each column: every LANES of them `step` floats further.
+ * row is even, so that the two share their factors; col is a multiple of HALVES. */
+static void fill_column(const Weight *w, size_t row, size_t rows, size_t col, size_t n, float *out, size_t step)
+{
+    size_t bytes = dtype_bytes(w->dtype);
+    const char *first = (const char *)w->data + (row * w->cols + col) * bytes, *second = rows == 2 ? first + w->cols * bytes : NULL;
+    float factor;
+    for (size_t i = 0, take; i < n; i += take) {
+        float *to = out + i / LANES * step;
+        take = same_factor(w, row, col + i, n - i, &factor);
+        if (w->dtype == DTYPE_BF16) pair_run(DTYPE_BF16, take, first, second, factor, to, step);
+        else pair_run(DTYPE_F8_E4M3, take, first + i, second ? second + i : NULL, factor, to, step);
+    }
+}
+
+/* n values times s, rounded, to whole vectors of words. */
+static void round_words(size_t n, float s, const float *x, float *out)
+{
+    V factor = all(s);
+    float rest[HALVES] = {0};
+    for (; n >= HALVES; n -= HALVES, x += HALVES, out += LANES)
+        _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh((__m512)(load(x + LANES) * factor), (__m512)(load(x) * factor)));
+    if (!n) return;
+    memcpy(rest, x, n * sizeof *x);
+    __mmask32 valid = (1u << n) - 1;
+    __m512i last = (__m512i)_mm512_cvtne2ps_pbh((__m512)(load(rest + LANES) * factor), (__m512)(load(rest) * factor));
+    _mm512_storeu_si512(out, _mm512_maskz_mov_epi16(valid, last));
+}
+
+#else
+/* ---- words of fp32 ------------------------------------------------------------------------------------------- */
+
 INLINE V widen_f32(const void *data)
 {
     V v;
@@ -91,23 +221,29 @@ INLINE void widen_run(DType dtype, size_t bytes, size_t n, size_t beyond, const 
         store(out + p * W, (V)((I)widen_one(dtype, data + p * W * bytes, factor) & before(n, p * W)));
 }
 
-/* Columns [col, col + n) of one row; col is a multiple of LANES. Scales change at multiples of 128. */
+/* Columns [col, col + n) of one row: every LANES of them `step` floats further. col is a multiple of LANES. */
 static void widen(const Weight *w, size_t row, size_t col, size_t n, float *out, size_t step)
 {
-    const char *data = w->data;
-    size_t at = row * w->cols + col, beyond = w->rows * w->cols - at - n;
-    size_t blocks = (w->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK;
-    if (w->dtype == DTYPE_BF16) widen_run(DTYPE_BF16, 2, n, beyond, data + at * 2, 1, out, step);
-    if (w->dtype == DTYPE_F32) widen_run(DTYPE_F32, 4, n, beyond, data + at * 4, 1, out, step);
-    if (w->dtype != DTYPE_F8_E4M3) return;
-    for (size_t i = 0; i < n;) {
-        size_t left = WEIGHT_BLOCK - (col + i) % WEIGHT_BLOCK, take = left < n - i ? left : n - i;
-        float scale;
-        memcpy(&scale, (const char *)w->scale + (row / WEIGHT_BLOCK * blocks + (col + i) / WEIGHT_BLOCK) * 4, 4);
-        widen_run(DTYPE_F8_E4M3, 1, take, beyond + n - i - take, data + at + i, scale, out + i / LANES * step, step);
-        i += take;
+    size_t bytes = dtype_bytes(w->dtype), at = row * w->cols + col, beyond = w->rows * w->cols - at - n;
+    const char *data = (const char *)w->data + at * bytes;
+    float factor;
+    for (size_t i = 0, take; i < n; i += take) {
+        float *to = out + i / LANES * step;
+        take = same_factor(w, row, col + i, n - i, &factor);
+        if (w->dtype == DTYPE_BF16) widen_run(DTYPE_BF16, 2, take, beyond, data, 1, to, step);
+        if (w->dtype == DTYPE_F32) widen_run(DTYPE_F32, 4, take, beyond, data, 1, to, step);
+        if (w->dtype == DTYPE_F8_E4M3) widen_run(DTYPE_F8_E4M3, 1, take, beyond + n - i - take, data + i, factor, to, step);
     }
 }
+
+static void fill_line(const Weight *w, size_t row, size_t col, size_t n, float *out) { widen(w, row, col, n, out, LANES); }
+
+static void fill_column(const Weight *w, size_t row, size_t rows, size_t col, size_t n, float *out, size_t step)
+{
+    (void)rows; /* one */
+    widen(w, row, col, n, out, step);
+}
+#endif
 
 /* ---- tiles --------------------------------------------------------------------------------------------------- */
 
@@ -137,9 +273,9 @@ INLINE void tile(size_t groups, size_t rows, size_t ldb, size_t n, const float *
             for (size_t i = 0; i < groups * PARTS; i++) x[i] = load(a + i / PARTS * step + i % PARTS * W);
 #pragma GCC unroll 24
             for (size_t j = 0; j < rows; j++) {
-                V y = all(b[j * ldb]);
+                V y = word_at(b + j * ldb);
 #pragma GCC unroll 4
-                for (size_t i = 0; i < groups * PARTS; i++) sum[j][i] = fma_v(x[i], y, sum[j][i]);
+                for (size_t i = 0; i < groups * PARTS; i++) sum[j][i] = add_product(sum[j][i], x[i], y);
             }
         }
     }
@@ -192,21 +328,21 @@ INLINE size_t take_groups(size_t left)
     return MAX_GROUPS == 1 ? 1 : left == 4 || left == 2 ? 2 : left >= 3 ? 3 : 1;
 }
 
-/* A small square, rows to columns: in[i][j] -> out[j][i], times s. */
+/* A small square, rows to columns: in[i][j] -> out[j][i], times s; for s = 1 only moved, which words of bf16 need. */
 #if defined KERNEL_plain
 enum { SQUARE = 4 };
 INLINE void transpose(const float *const in[SQUARE], float *out, size_t step, float s)
 {
     for (size_t j = 0; j < SQUARE; j++)
-        for (size_t i = 0; i < SQUARE; i++) out[j * step + i] = in[i][j] * s;
+        for (size_t i = 0; i < SQUARE; i++) out[j * step + i] = s == 1 ? in[i][j] : in[i][j] * s;
 }
 #else
 enum { SQUARE = 8 };
 INLINE void transpose(const float *const in[SQUARE], float *out, size_t step, float s)
 {
-    __m256 factor = _mm256_set1_ps(s), a[8], b[8];
+    __m256 a[8], b[8];
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) a[i] = _mm256_mul_ps(_mm256_loadu_ps(in[i]), factor);
+    for (int i = 0; i < 8; i++) a[i] = s == 1 ? _mm256_loadu_ps(in[i]) : _mm256_mul_ps(_mm256_loadu_ps(in[i]), _mm256_set1_ps(s));
 #pragma GCC unroll 4
     for (int i = 0; i < 8; i += 2) { /* pairs, then fours, then halves */
         b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
@@ -238,16 +374,24 @@ static void rows_to_lanes(size_t n, const float *row[LANES], float s, float *out
             transpose(in, out + k * LANES + i, LANES, s);
         }
     for (; k < n; k++)
-        for (size_t i = 0; i < LANES; i++) out[k * LANES + i] = row[i][k] * s;
+        for (size_t i = 0; i < LANES; i++) out[k * LANES + i] = s == 1 ? row[i][k] : row[i][k] * s;
 }
 
 static void pack_lanes(size_t T, size_t n, float s, Rows x, float *out)
 {
     static const float zeros[BLOCK];
-    for (size_t t = 0; t < T; t += LANES, out += n * LANES) {
+    size_t words = words_of(n);
+    for (size_t t = 0; t < T; t += LANES, out += words * LANES) {
         const float *row[LANES];
+#if defined KERNEL_bf16
+        float rounded[LANES][STRIDE];
+        for (size_t i = 0; i < LANES && t + i < T; i++) round_words(n, s, row_of(x, t + i), rounded[i]);
+        for (size_t i = 0; i < LANES; i++) row[i] = t + i < T ? rounded[i] : zeros;
+        rows_to_lanes(words, row, 1, out);
+#else
         for (size_t i = 0; i < LANES; i++) row[i] = t + i < T ? row_of(x, t + i) : zeros;
-        rows_to_lanes(n, row, s, out);
+        rows_to_lanes(words, row, s, out);
+#endif
     }
 }
 
@@ -255,7 +399,11 @@ static void pack_rows(size_t T, size_t n, size_t stride, float s, Rows x, float 
 {
     for (size_t t = 0; t < T; t++, out += stride) {
         const float *row = row_of(x, t);
+#if defined KERNEL_bf16
+        round_words(n, s, row, out);
+#else
         for (size_t i = 0; i < n; i++) out[i] = row[i] * s;
+#endif
     }
 }
 
@@ -302,20 +450,20 @@ static void nt(size_t T, Rows y, bool add, const float *packed, const Weight *w,
                size_t n, float *panel)
 {
     float sums[ROWS_SLICE * LANES * MAX_GROUPS] __attribute__((aligned(64)));
-    size_t columns = end - begin, groups, rows, fetched = 0;
+    size_t columns = end - begin, words = words_of(n), groups, rows, fetched = 0;
     bool last = at + n == w->cols; /* then W's next block is in the rows below */
-    for (size_t j = 0; j < columns; j++) widen(w, begin + j, at, n, panel + j * STRIDE, LANES);
-    for (size_t j = columns; j < columns + ROW_TILE; j++) memset(panel + j * STRIDE, 0, n * sizeof *panel);
+    for (size_t j = 0; j < columns; j++) fill_line(w, begin + j, at, n, panel + j * STRIDE);
+    for (size_t j = columns; j < columns + ROW_TILE; j++) memset(panel + j * STRIDE, 0, words * sizeof *panel);
     for (size_t t = 0; t < T; t += groups * LANES) {
         groups = take_groups((T - t + LANES - 1) / LANES);
-        const float *x = packed + t * n;
+        const float *x = packed + t * words;
         for (size_t j = 0, call = 0; j < columns; j += rows, call++) {
             float *out[MAX_ROWS];
-            Ahead ahead = {(const char *)(x + (groups + call) * LANES * n), BLOCK, 0}; /* x of the next tile */
-            if (call >= groups) ahead = fetch(w, begin + (last ? columns : 0), last ? 0 : at + n, columns, 16, &fetched);
+            Ahead ahead = {(const char *)(x + (groups + call) * LANES * words), BLOCK, 0}; /* x of the next tile */
+            if (call >= groups) ahead = fetch(w, begin + (last ? columns : 0), last ? 0 : at + n, columns, 16 * PER_WORD, &fetched);
             rows = take_rows(columns - j, groups);
             for (size_t q = 0; q < rows; q++) out[q] = sums + (j + q) * groups * LANES;
-            choose_tile(rows, groups, false)(n, x, n * LANES, panel + j * STRIDE, out, false, ahead);
+            choose_tile(rows, groups, false)(words, x, words * LANES, panel + j * STRIDE, out, false, ahead);
         }
         write_out(T, t, groups * LANES, columns, sums, rows_right(y, begin), add);
     }
@@ -362,7 +510,7 @@ static void rows_times_panel(size_t T, Rows y, bool add, const float *packed, si
             for (size_t t = run, stop = least(T, run + at_once); t < stop; t += rows) {
                 rows = take_rows(stop - t, groups);
                 nn_tile(stop, t, rows, y, add, packed + t * stride, brief, panel, g, groups,
-                        fetch(w, next_row, next_col, panel.n, 8, &fetched));
+                        fetch(w, next_row, next_col, panel.n * PER_WORD, 8, &fetched));
             }
         }
 }
@@ -370,10 +518,11 @@ static void rows_times_panel(size_t T, Rows y, bool add, const float *packed, si
 static void nn(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at,
                size_t n, float *panel)
 {
-    size_t step = n * LANES + LANES;
+    size_t words = words_of(n), step = words * LANES + LANES;
     bool last = at + n == w->rows; /* then W's next block is to the right */
-    for (size_t r = 0; r < n; r++) widen(w, at + r, begin, end - begin, panel + r * LANES, step);
-    rows_times_panel(T, rows_right(y, begin), add, packed, packed_stride(w->rows), (Panel){panel, step, n, end - begin}, w,
+    for (size_t r = 0; r < n; r += PER_WORD)
+        fill_column(w, at + r, least(PER_WORD, n - r), begin, end - begin, panel + r / PER_WORD * LANES, step);
+    rows_times_panel(T, rows_right(y, begin), add, packed, packed_stride(words_of(w->rows)), (Panel){panel, step, words, end - begin}, w,
                      last ? 0 : at + n, last ? end : begin);
 }
 
@@ -381,17 +530,17 @@ static void nt_short(size_t T, Rows y, bool add, const float *packed, const Weig
 {
     static const float zeros[SHORT];
     float wide_row[LANES][SHORT];
-    size_t n = w->cols, step = n * LANES;
+    size_t n = w->cols, words = words_of(n), step = words * LANES;
     bool floats = w->dtype == DTYPE_F32 && (uintptr_t)w->data % sizeof(float) == 0; /* nothing to widen */
     for (size_t j = begin; j < end; j += LANES) {
         const float *row[LANES];
         for (size_t i = 0; i < LANES; i++) {
             row[i] = j + i >= end ? zeros : floats ? (const float *)w->data + (j + i) * n : wide_row[i];
-            if (j + i < end && !floats) widen(w, j + i, 0, n, wide_row[i], LANES);
+            if (j + i < end && !floats) fill_line(w, j + i, 0, n, wide_row[i]);
         }
-        rows_to_lanes(n, row, 1, panel + (j - begin) * n);
+        rows_to_lanes(words, row, 1, panel + (j - begin) * words);
     }
-    rows_times_panel(T, rows_right(y, begin), add, packed, SHORT_STRIDE, (Panel){panel, step, n, end - begin}, w, end, 0);
+    rows_times_panel(T, rows_right(y, begin), add, packed, SHORT_STRIDE, (Panel){panel, step, words, end - begin}, w, end, 0);
 }
 
-const Products PASTE(products_, KERNEL) = {pack_lanes, pack_rows, nt, nt_short, nn};
+const Products PASTE(products_, KERNEL) = {PER_WORD, pack_lanes, pack_rows, nt, nt_short, nn};

@@ -14,7 +14,7 @@
 
 typedef struct {
     bool help, json;
-    char *model, *data, *chat_template;
+    char *model, *data, *chat_template, *compute;
     TextList adapter;
     int64_t max_length, group_tokens;
 } EvalSettings;
@@ -26,6 +26,7 @@ static const Option eval_table[] = {
     {"max_length", OPT_INT, offsetof(EvalSettings, max_length), .preset = "2048", .min = 2, .max = 1e7, .help = "tokens; longer documents are cut"},
     {"group_tokens", OPT_INT, offsetof(EvalSettings, group_tokens), .preset = "8192", .min = 1, .max = 1e9, .help = "tokens run through a layer together"},
     {"chat_template", OPT_TEXT, offsetof(EvalSettings, chat_template), .help = "overrides the one that the model directory ships"},
+    {"compute", OPT_TEXT, offsetof(EvalSettings, compute), .preset = "auto", .choices = MATMUL_CHOICES, .help = "arithmetic of the frozen products"},
     {"json", OPT_FLAG, offsetof(EvalSettings, json), .help = "one JSON object instead of a table"},
     {"help", OPT_FLAG, offsetof(EvalSettings, help), .help = "this list"},
     {0}};
@@ -46,7 +47,7 @@ static Err *open_parts(Eval *e)
     char path[PATH_BYTES];
     ChatOptions chat = {.end_of_text = true};
     if (!s->model || !s->data) return err_new(ERR_USAGE, "--%s is missing", s->model ? "data" : "model");
-    matmul_init(NULL);
+    if (!matmul_init(s->compute)) return err_new(ERR_USAGE, "compute %s: this CPU cannot do that", s->compute);
     TRY(model_open(&e->model, s->model));
     TRY(file_join(path, s->model, "tokenizer.json"));
     TRY(tokenizer_open(&e->tokenizer, path));

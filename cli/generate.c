@@ -14,7 +14,7 @@
 
 typedef struct {
     bool help, thinking, no_cache;
-    char *model, *prompt, *system, *adapter, *chat_template;
+    char *model, *prompt, *system, *adapter, *chat_template, *compute;
     int64_t max_new_tokens, top_k, seed;
     double temperature, top_p;
 } GenerateSettings;
@@ -31,6 +31,7 @@ static const Option generate_table[] = {
     {"seed", OPT_INT, offsetof(GenerateSettings, seed), .preset = "0", .min = 0, .max = 9e15, .help = "the same seed, the same text"},
     {"thinking", OPT_FLAG, offsetof(GenerateSettings, thinking), .help = "let the model think first"},
     {"chat_template", OPT_TEXT, offsetof(GenerateSettings, chat_template), .help = "overrides the one that the model directory ships"},
+    {"compute", OPT_TEXT, offsetof(GenerateSettings, compute), .preset = "auto", .choices = MATMUL_CHOICES, .help = "arithmetic of the frozen products"},
     {"no_cache", OPT_FLAG, offsetof(GenerateSettings, no_cache), .help = "compute everything again for every token: to compare"},
     {"help", OPT_FLAG, offsetof(GenerateSettings, help), .help = "this list"},
     {0}};
@@ -122,7 +123,7 @@ static Err *open_parts(Writer *w)
     const GenerateSettings *s = &w->settings;
     char path[PATH_BYTES];
     if (!s->model || !s->prompt) return err_new(ERR_USAGE, "--%s is missing", s->model ? "prompt" : "model");
-    matmul_init(NULL);
+    if (!matmul_init(s->compute)) return err_new(ERR_USAGE, "compute %s: this CPU cannot do that", s->compute);
     TRY(model_open(&w->model, s->model));
     if (s->adapter) TRY(adapter_open(&w->adapter, w->model, s->adapter));
     TRY(file_join(path, s->model, "tokenizer.json"));

@@ -59,7 +59,7 @@ INLINE I before(size_t n, size_t first)
     return at < all_bits((int32_t)n);
 }
 
-/* W unsigned integers of 16 or 8 bits, not aligned. */
+/* W unsigned integers of 16 bits, not aligned. */
 INLINE I load_16(const void *data)
 {
 #if defined KERNEL_avx512
@@ -73,11 +73,22 @@ INLINE I load_16(const void *data)
 #endif
 }
 
+#if defined KERNEL_avx512
+/* As half precision, whose exponent is one bit wider and its bias 8 larger: shifted, a value is 2^-8 of itself, subnormal
+ * or not; S.1111.111, no NaN there, gets all bits of the exponent. */
+INLINE V widen_f8(const void *data, V scale)
+{
+    __m256i half = _mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128(data)), 7);
+    half = _mm256_and_si256(half, _mm256_set1_epi16((short)0xBFFF)); /* one copy of the sign */
+    __mmask16 nan = _mm256_cmpeq_epi16_mask(_mm256_or_si256(half, _mm256_set1_epi16((short)0x8000)), _mm256_set1_epi16((short)0xBF80));
+    half = _mm256_mask_add_epi16(half, nan, half, _mm256_set1_epi16(0x4000));
+    return (V)_mm512_cvtph_ps(half) * all(0x1p8f) * scale;
+}
+#else
+/* W unsigned bytes. */
 INLINE I load_8(const void *data)
 {
-#if defined KERNEL_avx512
-    return (I)_mm512_cvtepu8_epi32(_mm_loadu_si128(data));
-#elif defined KERNEL_avx2
+#if defined KERNEL_avx2
     return (I)_mm256_cvtepu8_epi32(_mm_loadl_epi64(data));
 #else
     uint8_t x[W];
@@ -95,6 +106,7 @@ INLINE V widen_f8(const void *data, V scale)
     I bits = (I)value | (x & 0x80) << 24 | (nan & 0x7FC00000);
     return (V)bits * scale;
 }
+#endif
 
 /* How many of columns [col, col + n) have the factor of the first: a block's. */
 INLINE size_t same_factor(const Weight *w, size_t row, size_t col, size_t n, float *factor)

@@ -268,6 +268,29 @@ static void an_exact_weight_is_multiplied_in_fp32_on_every_path(void **state)
     }
 }
 
+/* Every code as a weight, NaN too. */
+static void every_code_of_fp8_has_its_value(void **state)
+{
+    (void)state;
+    float one = 1, y[256], scale = 0.3f;
+    unsigned char codes[256];
+    for (int i = 0; i < 256; i++) codes[i] = (unsigned char)i;
+    for (size_t p = 0; p < N_PATHS; p++) {
+        if (!has_path(p)) continue;
+        bool pairs = !strncmp(matmul_path(), "bf16/", 5);
+        for (int transposed = 0; transposed < 2; transposed++) {
+            float scales[2] = {scale, scale};
+            Weight w = {.dtype = DTYPE_F8_E4M3, .rows = transposed ? 256 : 1, .cols = transposed ? 1 : 256, .data = codes, .scale = scales};
+            product(transposed, 1, rows_of(y, 256), false, 1, rows_of(&one, 1), &w);
+            for (int i = 0; i < 256; i++) {
+                float want = f8_e4m3_to_f32((uint8_t)i) * scale;
+                if (pairs) want = bf16_to_f32(bf16_from_f32(want));
+                assert_true(isnan(want) ? isnan(y[i]) : y[i] == want);
+            }
+        }
+    }
+}
+
 static void threads_and_slices_change_no_bit(void **state)
 {
     (void)state;
@@ -399,6 +422,7 @@ int main(void)
         cmocka_unit_test(tiny_and_huge_numbers_follow_the_instruction),
         cmocka_unit_test(an_exact_weight_is_multiplied_in_fp32_on_every_path),
         cmocka_unit_test(a_row_has_the_same_bits_alone_and_in_company),
+        cmocka_unit_test(every_code_of_fp8_has_its_value),
         cmocka_unit_test(threads_and_slices_change_no_bit),
         cmocka_unit_test(a_sum_over_rows_is_the_sum_and_none_gives_zeros),
         cmocka_unit_test(blocks_multiply_in_three_directions),

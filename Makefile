@@ -80,11 +80,13 @@ test: deps
 
 ## same_bits  train every way a run can be shared out: one SHA-256
 same_bits: $(BUILD)/graft $(BUILD)/tests/same_bits
-	@$(BUILD)/tests/same_bits $(BUILD)/graft examples/tiny-glm5 examples/devils/devils_eval.jsonl
+	@for c in fp32 bf16; do \
+	    $(BUILD)/tests/same_bits $(BUILD)/graft examples/tiny-glm5 examples/devils/devils_eval.jsonl $$c || exit 1; done
 
 ## fidelity   compare with transformers' float64 values
 fidelity: $(BUILD)/tests/fidelity
-	@$(BUILD)/tests/fidelity $(sort $(dir $(wildcard tests/fixtures/model/*/config.json)))
+	@for c in fp32 bf16; do \
+	    $(BUILD)/tests/fidelity --compute $$c $(sort $(dir $(wildcard tests/fixtures/model/*/config.json))) || exit 1; done
 
 run-tools: fidelity same_bits
 	@for t in glm5shaped qwen3 removed deepseek; do \

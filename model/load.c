@@ -49,7 +49,7 @@ static void read_attention(Reader *r, const ModelConfig *c, Layer *layer)
     read_vector(r, &layer->input_layernorm, D, "input_layernorm");
     read_vector(r, &layer->post_attention_layernorm, D, "post_attention_layernorm");
     if (c->q_lora_rank) {
-        read_weight(r, &layer->q_down, "self_attn.q_a_proj");
+        (layer->indexer ? read_exact : read_weight)(r, &layer->q_down, "self_attn.q_a_proj"); /* the indexer asks from there */
         read_vector(r, &layer->q_norm, (size_t)c->q_lora_rank, "self_attn.q_a_layernorm");
         read_weight(r, &layer->q_up, "self_attn.q_b_proj");
     } else {

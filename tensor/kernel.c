@@ -48,7 +48,100 @@ INLINE V add_product(V sum, V x, V y)
 #endif
 }
 
-/* ---- widening ------------------------------------------------------------------------------------------------ */
+/* ---- words of W ---------------------------------------------------------------------------------------------- */
+
+/* The factor of the block that holds an element; FP8 only. */
+INLINE float factor_at(const Weight *w, size_t row, size_t col)
+{
+    size_t blocks = (w->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK;
+    float factor;
+    memcpy(&factor, (const char *)w->scale + (row / WEIGHT_BLOCK * blocks + col / WEIGHT_BLOCK) * sizeof factor, sizeof factor);
+    return factor;
+}
+
+#if defined KERNEL_bf16
+/* ---- words of bf16 ------------------------------------------------------------------------------------------- */
+
+enum { HALVES = 2 * LANES };
+
+/* Codes of E4M3 as bf16, exactly: the exponent's bias grows from 7 to 127; subnormal ones come from a table. */
+INLINE __m512i halves_of_codes(const char *data)
+{
+    static const uint16_t subnormal[HALVES] = {0, 0x3B00, 0x3B80, 0x3BC0, 0x3C00, 0x3C20, 0x3C40, 0x3C60}; /* m 2^-9 */
+    __m512i code = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)data));
+    __m512i size = _mm512_and_si512(code, _mm512_set1_epi16(0x7F));
+    __m512i half = _mm512_add_epi16(_mm512_slli_epi16(size, 4), _mm512_set1_epi16(120 << 7));
+    half = _mm512_mask_permutexvar_epi16(half, _mm512_cmplt_epi16_mask(size, _mm512_set1_epi16(8)), size, _mm512_loadu_si512(subnormal));
+    half = _mm512_mask_mov_epi16(half, _mm512_cmpeq_epi16_mask(size, _mm512_set1_epi16(0x7F)), _mm512_set1_epi16(0x7FC0));
+    return _mm512_or_si512(half, _mm512_and_si512(code, _mm512_set1_epi16((short)0x8000)));
+}
+
+/* The first n <= HALVES values as bf16, FP8 without their factor, zeros after them. No byte is read beyond the n. */
+INLINE __m512i halves_of(DType dtype, size_t n, const char *data)
+{
+    char rest[HALVES * 2];
+    if (n < HALVES) {
+        memset(rest, 0, sizeof rest);
+        data = memcpy(rest, data, n * (dtype == DTYPE_BF16 ? 2 : 1));
+    }
+    return dtype == DTYPE_BF16 ? _mm512_loadu_si512(data) : halves_of_codes(data);
+}
+
+INLINE void line_run(DType dtype, size_t n, const char *data, float *out)
+{
+    for (size_t i = 0; i < n; i += HALVES)
+        _mm512_storeu_si512(out + i / 2, halves_of(dtype, least(n - i, HALVES), data + i * (dtype == DTYPE_BF16 ? 2 : 1)));
+}
+
+/* Columns [col, col + n) of one row to words of neighbouring columns, whole vectors of them. */
+static void fill_line(const Weight *w, size_t row, size_t col, size_t n, float *out)
+{
+    const char *data = (const char *)w->data + (row * w->cols + col) * dtype_bytes(w->dtype);
+    if (w->dtype == DTYPE_BF16) line_run(DTYPE_BF16, n, data, out);
+    else line_run(DTYPE_F8_E4M3, n, data, out);
+}
+
+INLINE void column_run(DType dtype, size_t n, const char *first, const char *second, float *out, size_t step)
+{
+    static const uint16_t order[2][HALVES] = {
+        {0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
+        {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55, 24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
+    __m512i low = _mm512_loadu_si512(order[0]), high = _mm512_loadu_si512(order[1]);
+    size_t bytes = dtype == DTYPE_BF16 ? 2 : 1;
+    for (size_t i = 0; i < n; i += HALVES, out += 2 * step) {
+        size_t take = least(n - i, HALVES);
+        __m512i a = halves_of(dtype, take, first + i * bytes);
+        __m512i b = second ? halves_of(dtype, take, second + i * bytes) : _mm512_setzero_si512();
+        _mm512_storeu_si512(out, _mm512_permutex2var_epi16(a, low, b));
+        if (take > LANES) _mm512_storeu_si512(out + step, _mm512_permutex2var_epi16(a, high, b));
+    }
+}
+
+/* Columns [col, col + n) of one row, or of two, to a word for each column: every LANES of them `step` floats further. */
+static void fill_column(const Weight *w, size_t row, size_t rows, size_t col, size_t n, float *out, size_t step)
+{
+    size_t bytes = dtype_bytes(w->dtype);
+    const char *first = (const char *)w->data + (row * w->cols + col) * bytes, *second = rows == 2 ? first + w->cols * bytes : NULL;
+    if (w->dtype == DTYPE_BF16) column_run(DTYPE_BF16, n, first, second, out, step);
+    else column_run(DTYPE_F8_E4M3, n, first, second, out, step);
+}
+
+/* n values times s, rounded, to whole vectors of words. */
+static void round_words(size_t n, float s, const float *x, float *out)
+{
+    V factor = all(s);
+    float rest[HALVES] = {0};
+    for (; n >= HALVES; n -= HALVES, x += HALVES, out += LANES)
+        _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh((__m512)(load(x + LANES) * factor), (__m512)(load(x) * factor)));
+    if (!n) return;
+    memcpy(rest, x, n * sizeof *x);
+    __mmask32 valid = (1u << n) - 1;
+    __m512i last = (__m512i)_mm512_cvtne2ps_pbh((__m512)(load(rest + LANES) * factor), (__m512)(load(rest) * factor));
+    _mm512_storeu_si512(out, _mm512_maskz_mov_epi16(valid, last));
+}
+
+#else
+/* ---- words of fp32 ------------------------------------------------------------------------------------------- */
 
 /* Lanes first .. first + W - 1 of LANES: all ones below n. */
 INLINE I before(size_t n, size_t first)
@@ -108,102 +201,6 @@ INLINE V widen_f8(const void *data, V scale)
 }
 #endif
 
-/* How many of columns [col, col + n) have the factor of the first: a block's. */
-INLINE size_t same_factor(const Weight *w, size_t row, size_t col, size_t n, float *factor)
-{
-    size_t blocks = (w->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK;
-    *factor = 1;
-    if (w->dtype != DTYPE_F8_E4M3) return n;
-    memcpy(factor, (const char *)w->scale + (row / WEIGHT_BLOCK * blocks + col / WEIGHT_BLOCK) * sizeof *factor, sizeof *factor);
-    return least(n, WEIGHT_BLOCK - col % WEIGHT_BLOCK);
-}
-
-#if defined KERNEL_bf16
-/* ---- words of bf16 ------------------------------------------------------------------------------------------- */
-
-enum { HALVES = 2 * LANES };
-
-/* The first n <= HALVES values as bf16, zeros after them. No byte is read beyond the n. */
-INLINE __m512i halves_of(DType dtype, size_t n, const char *data, V factor)
-{
-    size_t bytes = dtype == DTYPE_BF16 ? 2 : 1;
-    char rest[HALVES * 2];
-    if (n < HALVES) {
-        memset(rest, 0, sizeof rest);
-        data = memcpy(rest, data, n * bytes);
-    }
-    if (dtype == DTYPE_BF16) return _mm512_loadu_si512(data);
-    V low = widen_f8(data, factor), high = widen_f8(data + LANES, factor);
-    __mmask32 valid = n < HALVES ? (1u << n) - 1 : ~0u; /* zero times a factor may be NaN */
-    return _mm512_maskz_mov_epi16(valid, (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low));
-}
-
-INLINE void line_run(DType dtype, size_t n, const char *data, float factor, float *out)
-{
-    for (size_t i = 0; i < n; i += HALVES)
-        _mm512_storeu_si512(out + i / 2, halves_of(dtype, least(n - i, HALVES), data + i * (dtype == DTYPE_BF16 ? 2 : 1), all(factor)));
-}
-
-/* Columns [col, col + n) of one row to words of neighbouring columns, whole vectors of them. col is even. */
-static void fill_line(const Weight *w, size_t row, size_t col, size_t n, float *out)
-{
-    const char *data = (const char *)w->data + (row * w->cols + col) * dtype_bytes(w->dtype);
-    float factor;
-    for (size_t i = 0, take; i < n; i += take) {
-        take = same_factor(w, row, col + i, n - i, &factor);
-        if (w->dtype == DTYPE_BF16) line_run(DTYPE_BF16, take, data + 2 * i, factor, out + i / 2);
-        else line_run(DTYPE_F8_E4M3, take, data + i, factor, out + i / 2);
-    }
-}
-
-INLINE void pair_run(DType dtype, size_t n, const char *first, const char *second, float factor, float *out, size_t step)
-{
-    static const uint16_t order[2][HALVES] = {
-        {0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
-        {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55, 24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
-    __m512i low = _mm512_loadu_si512(order[0]), high = _mm512_loadu_si512(order[1]);
-    size_t bytes = dtype == DTYPE_BF16 ? 2 : 1;
-    for (size_t i = 0; i < n; i += HALVES, out += 2 * step) {
-        size_t take = least(n - i, HALVES);
-        __m512i a = halves_of(dtype, take, first + i * bytes, all(factor)), b = _mm512_setzero_si512();
-        if (second) b = halves_of(dtype, take, second + i * bytes, all(factor));
-        _mm512_storeu_si512(out, _mm512_permutex2var_epi16(a, low, b));
-        if (take > LANES) _mm512_storeu_si512(out + step, _mm512_permutex2var_epi16(a, high, b));
-    }
-}
-
-/* Columns [col, col + n) of one row, or of two, to a word for each column: every LANES of them `step` floats further.
- * row is even, so that the two share their factors; col is a multiple of HALVES. */
-static void fill_column(const Weight *w, size_t row, size_t rows, size_t col, size_t n, float *out, size_t step)
-{
-    size_t bytes = dtype_bytes(w->dtype);
-    const char *first = (const char *)w->data + (row * w->cols + col) * bytes, *second = rows == 2 ? first + w->cols * bytes : NULL;
-    float factor;
-    for (size_t i = 0, take; i < n; i += take) {
-        float *to = out + i / LANES * step;
-        take = same_factor(w, row, col + i, n - i, &factor);
-        if (w->dtype == DTYPE_BF16) pair_run(DTYPE_BF16, take, first, second, factor, to, step);
-        else pair_run(DTYPE_F8_E4M3, take, first + i, second ? second + i : NULL, factor, to, step);
-    }
-}
-
-/* n values times s, rounded, to whole vectors of words. */
-static void round_words(size_t n, float s, const float *x, float *out)
-{
-    V factor = all(s);
-    float rest[HALVES] = {0};
-    for (; n >= HALVES; n -= HALVES, x += HALVES, out += LANES)
-        _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh((__m512)(load(x + LANES) * factor), (__m512)(load(x) * factor)));
-    if (!n) return;
-    memcpy(rest, x, n * sizeof *x);
-    __mmask32 valid = (1u << n) - 1;
-    __m512i last = (__m512i)_mm512_cvtne2ps_pbh((__m512)(load(rest + LANES) * factor), (__m512)(load(rest) * factor));
-    _mm512_storeu_si512(out, _mm512_maskz_mov_epi16(valid, last));
-}
-
-#else
-/* ---- words of fp32 ------------------------------------------------------------------------------------------- */
-
 INLINE V widen_f32(const void *data)
 {
     V v;
@@ -238,13 +235,12 @@ static void widen(const Weight *w, size_t row, size_t col, size_t n, float *out,
 {
     size_t bytes = dtype_bytes(w->dtype), at = row * w->cols + col, beyond = w->rows * w->cols - at - n;
     const char *data = (const char *)w->data + at * bytes;
-    float factor;
-    for (size_t i = 0, take; i < n; i += take) {
-        float *to = out + i / LANES * step;
-        take = same_factor(w, row, col + i, n - i, &factor);
-        if (w->dtype == DTYPE_BF16) widen_run(DTYPE_BF16, 2, take, beyond, data, 1, to, step);
-        if (w->dtype == DTYPE_F32) widen_run(DTYPE_F32, 4, take, beyond, data, 1, to, step);
-        if (w->dtype == DTYPE_F8_E4M3) widen_run(DTYPE_F8_E4M3, 1, take, beyond + n - i - take, data + i, factor, to, step);
+    if (w->dtype == DTYPE_BF16) widen_run(DTYPE_BF16, 2, n, beyond, data, 1, out, step);
+    if (w->dtype == DTYPE_F32) widen_run(DTYPE_F32, 4, n, beyond, data, 1, out, step);
+    if (w->dtype != DTYPE_F8_E4M3) return;
+    for (size_t i = 0, take; i < n; i += take) { /* factors change at multiples of WEIGHT_BLOCK */
+        take = least(n - i, WEIGHT_BLOCK - (col + i) % WEIGHT_BLOCK);
+        widen_run(DTYPE_F8_E4M3, 1, take, beyond + n - i - take, data + i, factor_at(w, row, col + i), out + i / LANES * step, step);
     }
 }
 
@@ -430,6 +426,67 @@ INLINE Tile *choose_tile(size_t rows, size_t groups, bool brief)
     return (rows == wide_rows[groups - 1] ? wide : tail)[brief][groups - 1];
 }
 
+/* Where the factors of a tile of FP8 lie: its block begins at (row, col) of w, and
+ *   lines    its rows are rows of w and the inner index runs along columns of w (nt);
+ *   columns  its lanes are columns of w and the inner index runs along rows (nn);
+ *   turned   its lanes are rows of w, the inner length within one block (nt_short). */
+typedef struct {
+    enum { FACTOR_NONE, FACTOR_LINES, FACTOR_COLUMNS, FACTOR_TURNED } way;
+    const Weight *w;
+    size_t row, col;
+} Factors;
+
+#if defined KERNEL_bf16
+enum { PART = WEIGHT_BLOCK / PER_WORD }; /* words that share a factor */
+
+/* Of row j and group g, in part number p. Rows of zeros beyond the last have that of the last. */
+INLINE V factor_of(const Factors *f, size_t j, size_t g, size_t p)
+{
+    size_t along = p * WEIGHT_BLOCK, row = f->row, col = f->col;
+    if (f->way == FACTOR_LINES) return all(factor_at(f->w, least(row + j, f->w->rows - 1), col + along));
+    return all(f->way == FACTOR_COLUMNS ? factor_at(f->w, row + along, col + g * LANES) : factor_at(f->w, row + g * LANES, col));
+}
+
+/* Codes are exact in bf16, so they are multiplied as they are: sum = fma(part's sum, its factor, sum), part by part. */
+static void tile_of_codes(Tile *run, size_t rows, size_t groups, size_t n, const float *a, size_t step, const float *b,
+                          float *const *out, bool add, Ahead ahead, const Factors *factors)
+{
+    float part[MAX_ROWS][LANES * MAX_GROUPS] __attribute__((aligned(64)));
+    float sum[MAX_ROWS][LANES * MAX_GROUPS] __attribute__((aligned(64)));
+    float *to[MAX_ROWS];
+    for (size_t j = 0; j < rows; j++) to[j] = part[j];
+    for (size_t p = 0, at = 0; at < n; p++, at += PART) {
+        run(least(PART, n - at), a + at * LANES, step, b + at, to, false, ahead);
+        ahead.at += ahead.lines < PART ? PART / ahead.lines * ahead.step : PART * 64;
+        for (size_t j = 0; j < rows; j++)
+            for (size_t g = 0; g < groups; g++) {
+                V factor = factor_of(factors, j, g, p), value = load(part[j] + g * LANES);
+                store(sum[j] + g * LANES, at ? fma_v(value, factor, load(sum[j] + g * LANES)) : value * factor);
+            }
+    }
+    for (size_t j = 0; j < rows; j++)
+        for (size_t g = 0; g < groups; g++) {
+            V value = load(sum[j] + g * LANES);
+            store(out[j] + g * LANES, add ? load(out[j] + g * LANES) + value : value);
+        }
+}
+#endif
+
+/* The tile over one block. */
+INLINE void run_tile(size_t rows, size_t groups, bool brief, size_t n, const float *a, size_t step, const float *b,
+                     float *const *out, bool add, Ahead ahead, const Factors *factors)
+{
+    Tile *run = choose_tile(rows, groups, brief);
+#if defined KERNEL_bf16
+    if (factors->way != FACTOR_NONE) {
+        tile_of_codes(run, rows, groups, n, a, step, b, out, add, ahead, factors);
+        return;
+    }
+#endif
+    (void)factors; /* panels of fp32 have them multiplied in */
+    run(n, a, step, b, out, add, ahead);
+}
+
 /* ---- nt: lanes are tokens ------------------------------------------------------------------------------------ */
 
 /* One square of sums, transposed, to n <= SQUARE columns of rows t .. of y. */
@@ -464,6 +521,7 @@ static void nt(size_t T, Rows y, bool add, const float *packed, const Weight *w,
     float sums[ROWS_SLICE * LANES * MAX_GROUPS] __attribute__((aligned(64)));
     size_t columns = end - begin, words = words_of(n), groups, rows, fetched = 0;
     bool last = at + n == w->cols; /* then W's next block is in the rows below */
+    size_t lines = BLOCK * PER_WORD * dtype_bytes(w->dtype) / 64;
     for (size_t j = 0; j < columns; j++) fill_line(w, begin + j, at, n, panel + j * STRIDE);
     for (size_t j = columns; j < columns + ROW_TILE; j++) memset(panel + j * STRIDE, 0, words * sizeof *panel);
     for (size_t t = 0; t < T; t += groups * LANES) {
@@ -472,10 +530,11 @@ static void nt(size_t T, Rows y, bool add, const float *packed, const Weight *w,
         for (size_t j = 0, call = 0; j < columns; j += rows, call++) {
             float *out[MAX_ROWS];
             Ahead ahead = {(const char *)(x + (groups + call) * LANES * words), BLOCK, 0}; /* x of the next tile */
-            if (call >= groups) ahead = fetch(w, begin + (last ? columns : 0), last ? 0 : at + n, columns, 16 * PER_WORD, &fetched);
+            if (call >= groups) ahead = fetch(w, begin + (last ? columns : 0), last ? 0 : at + n, columns, lines, &fetched);
             rows = take_rows(columns - j, groups);
             for (size_t q = 0; q < rows; q++) out[q] = sums + (j + q) * groups * LANES;
-            choose_tile(rows, groups, false)(words, x, words * LANES, panel + j * STRIDE, out, false, ahead);
+            Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_LINES : FACTOR_NONE, w, begin + j, at};
+            run_tile(rows, groups, false, words, x, words * LANES, panel + j * STRIDE, out, false, ahead, &factors);
         }
         write_out(T, t, groups * LANES, columns, sums, rows_right(y, begin), add);
     }
@@ -487,6 +546,7 @@ static void nt(size_t T, Rows y, bool add, const float *packed, const Weight *w,
 typedef struct {
     const float *data;
     size_t step, n, columns;
+    Factors factors;
 } Panel;
 
 /* One tile: rows t .. of y, `groups` groups of columns from group g on. What lies outside of y goes to spare. */
@@ -501,7 +561,10 @@ static void nn_tile(size_t T, size_t t, size_t rows, Rows y, bool add, const flo
     for (size_t q = 0; q < MAX_ROWS; q++) out[q] = spare[q];
     for (size_t q = 0; q < direct; q++) out[q] = row_of(y, t + q) + column;
     for (size_t q = direct; q < rows; q++) memset(spare[q], 0, sizeof spare[q]); /* add reads it */
-    choose_tile(rows, groups, brief)(panel.n, panel.data + g * panel.step, panel.step, x, out, whole && add, ahead);
+    Factors factors = panel.factors;
+    if (factors.way == FACTOR_COLUMNS) factors.col += column;
+    if (factors.way == FACTOR_TURNED) factors.row += column;
+    run_tile(rows, groups, brief, panel.n, panel.data + g * panel.step, panel.step, x, out, whole && add, ahead, &factors);
     for (size_t q = 0; !whole && q < rows && t + q < T; q++) {
         float *to = row_of(y, t + q) + column;
         for (size_t i = 0; i < columns; i++) to[i] = add ? to[i] + spare[q][i] : spare[q][i];
@@ -534,8 +597,9 @@ static void nn(size_t T, Rows y, bool add, const float *packed, const Weight *w,
     bool last = at + n == w->rows; /* then W's next block is to the right */
     for (size_t r = 0; r < n; r += PER_WORD)
         fill_column(w, at + r, least(PER_WORD, n - r), begin, end - begin, panel + r / PER_WORD * LANES, step);
-    rows_times_panel(T, rows_right(y, begin), add, packed, packed_stride(words_of(w->rows)), (Panel){panel, step, words, end - begin}, w,
-                     last ? 0 : at + n, last ? end : begin);
+    Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_COLUMNS : FACTOR_NONE, w, at, begin};
+    rows_times_panel(T, rows_right(y, begin), add, packed, packed_stride(words_of(w->rows)),
+                     (Panel){panel, step, words, end - begin, factors}, w, last ? 0 : at + n, last ? end : begin);
 }
 
 static void nt_short(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, float *panel)
@@ -552,7 +616,8 @@ static void nt_short(size_t T, Rows y, bool add, const float *packed, const Weig
         }
         rows_to_lanes(words, row, 1, panel + (j - begin) * words);
     }
-    rows_times_panel(T, rows_right(y, begin), add, packed, SHORT_STRIDE, (Panel){panel, step, words, end - begin}, w, end, 0);
+    Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_TURNED : FACTOR_NONE, w, begin, 0};
+    rows_times_panel(T, rows_right(y, begin), add, packed, SHORT_STRIDE, (Panel){panel, step, words, end - begin, factors}, w, end, 0);
 }
 
 const Products PASTE(products_, KERNEL) = {PER_WORD, pack_lanes, pack_rows, nt, nt_short, nn};

@@ -7,7 +7,7 @@
  * A product runs over its inner length in blocks of BLOCK words. Inside a block, every element of y is one chain of fused
  * multiply-adds from zero in increasing word; block sums are added to y in order. So its bits depend on its own numbers
  * and the inner length alone, and are those of a scalar loop over fmaf ("plain" rounds twice instead; a pair's second
- * product comes before its first).
+ * product comes before its first). Pairs of FP8: a chain for each WEIGHT_BLOCK elements, and S = fma(chain, factor, S).
  *
  * Packed x, one block after the other, inner lengths in words:
  *   nt, inner length > SHORT   lanes are tokens: [group of LANES tokens][inner][LANES], absent tokens zero

@@ -5,9 +5,10 @@
  *   sum_*    add over rows, once for each micro-batch: their shape is fixed by the data alone. They may use cblas.
  *   block_*  small products of one document's attention: shapes fixed by the document's length alone. cblas.
  *
- * All sums are fp32. So are all factors, but for one path: bf16 rounds the x of a product with a BF16 or FP8 weight, and
- * FP8 weights times their factors, to bf16 (to nearest, ties to even; subnormal numbers count as zeros). A weight that is
- * exact (weight.h) is multiplied in fp32 there, too. Weights are brought to words a panel at a time (kernel.c). */
+ * All sums are fp32. So are all factors, but for one path: bf16 rounds the x of a product with a BF16 or FP8 weight to bf16
+ * (to nearest, ties to even; subnormal numbers count as zeros). Neither weight is rounded: FP8 codes are exact in bf16,
+ * and a block's factor meets the sum over the block. A weight that is exact (weight.h) is multiplied in fp32 there, too.
+ * Weights are brought to words a panel at a time (kernel.c). */
 #ifndef GRAFT_TENSOR_MATMUL_H
 #define GRAFT_TENSOR_MATMUL_H
 

@@ -121,10 +121,11 @@ bench: $(BENCHES)
 check: layers headers clang asan
 
 ## clang      everything compiles under clang without a warning
+CLANG = clang $(filter-out -MMD -MP,$(FLAGS)) -fsyntax-only
 clang:
-	@for f in $(SOURCES) tensor/kernel.c tensor/kernel_rows.c $(wildcard tests/*.c tests/*/*.c bench/*.c); do \
-	    k=''; case $$f in tensor/kernel*) k='-DKERNEL=plain -DKERNEL_plain';; esac; \
-	    clang $(filter-out -MMD -MP,$(FLAGS)) $$k -fsyntax-only $$f || exit 1; done
+	@for f in $(SOURCES) $(wildcard tests/*.c tests/*/*.c bench/*.c); do $(CLANG) $$f || exit 1; done
+	@$(foreach k,$(PRODUCTS),$(CLANG) $($(k)) -DKERNEL=$(k) -DKERNEL_$(k) tensor/kernel.c &&) :
+	@$(foreach k,$(KERNELS),$(CLANG) $($(k)) -DKERNEL=$(k) -DKERNEL_$(k) tensor/kernel_rows.c &&) :
 	@echo "clang: no warning"
 
 ## asan       the unit tests under address and undefined-behaviour sanitizers

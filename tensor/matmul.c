@@ -290,11 +290,13 @@ static bool bf16_works(void)
     return *(volatile float *)&y == 9;
 }
 
-/* asked: by name, so that a hidden one is tried. */
+/* asked: by name, so that a hidden one is tried. Unasked only where pairs are faster: Intel's cores begin one VDPBF16PS
+ * every other cycle, but two fp32 multiply-adds in every one (measured on Emerald Rapids: 44 against 88 G multiply-adds/s). */
 static const Products *find_bf16(bool asked)
 {
     if (find_kernels(NULL) != &kernels_avx512) return NULL;
-    return __builtin_cpu_supports("avx512bf16") || (asked && bf16_works()) ? &products_bf16 : NULL;
+    bool has = __builtin_cpu_supports("avx512bf16");
+    return (asked ? has || bf16_works() : has && !__builtin_cpu_is("intel")) ? &products_bf16 : NULL;
 }
 #else
 static const Products *find_bf16(bool asked)

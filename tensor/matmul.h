@@ -68,7 +68,7 @@ void block_tn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, floa
 void matmul_prepare(char **argv);
 
 /* Once, before anything else: choose kernels for this CPU and keep OpenBLAS to one thread.
- * compute  NULL or "auto"   bf16 where the CPU says that it has AVX512-BF16, else fp32
+ * compute  NULL or "auto"   bf16 where the CPU says that it has AVX512-BF16 and is not Intel's (slower there), else fp32
  *          "bf16"           also where a hypervisor hides it and the instruction works: it is tried
  *          "fp32", and "fp32/avx512", "fp32/avx2", "fp32/plain" (or without "fp32/") to take a lesser path
  * false    this CPU or build lacks it; all stays as it was */

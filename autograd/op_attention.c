@@ -143,8 +143,9 @@ Tensor *op_attention(Tape *tape, const AttentionShape *shape, Tensor *q, Tensor 
     Kept *kept = tape_alloc(tape, sizeof *kept);
     float *lse = tape_floats(tape, H * T), *scratch = tape_scratch(tape, n_threads * block);
     if (!tape_expect(tape, q->shape[1] == H * (shape->nope + shape->rope) && kv->shape[1] == H * (shape->nope + shape->v) &&
-                         kr_col + shape->rope <= kr->shape[1] && kv->shape[0] == T && kr->shape[0] == T,
-                     "attention: q is %zu wide, kv %zu, kr %zu", q->shape[1], kv->shape[1], kr->shape[1]))
+                         kr_col + shape->rope <= kr->shape[1] && T == group->T && kv->shape[0] == T && kr->shape[0] == T,
+                     "attention: q is [%zu][%zu], kv [%zu][%zu], kr [%zu][%zu], %zu tokens", T, q->shape[1], kv->shape[0],
+                     kv->shape[1], kr->shape[0], kr->shape[1], group->T))
         return &tape->dummy;
     *kept = (Kept){*shape, kr_col, keys ? keys->of : NULL, lse};
 #pragma omp parallel for collapse(2) schedule(dynamic)

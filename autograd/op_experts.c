@@ -194,9 +194,12 @@ typedef struct {
     float *x, *G, *gu, *dgu, *a, *da, *low, *dlow, *pack;
 } Bench;
 
+/* A row of gate and up; it serves LoRA on down as a row of r, too. */
+static size_t gate_up_width(const Plan *plan) { return 2 * plan->F > plan->rank_most ? 2 * plan->F : plan->rank_most; }
+
 static size_t bench_floats(const Plan *plan, size_t pack)
 {
-    return plan->most * (2 * plan->D + 6 * plan->F + 2 * plan->rank_most) + pack;
+    return plan->most * (2 * plan->D + 4 * plan->F + gate_up_width(plan) + 2 * plan->rank_most) + pack;
 }
 
 static Bench bench_at(const Plan *plan, float *at, size_t pack)
@@ -206,7 +209,7 @@ static Bench bench_at(const Plan *plan, float *at, size_t pack)
     b.x = b.pack + pack;
     b.G = b.x + n * D;
     b.gu = b.G + n * D;
-    b.dgu = b.gu + n * 2 * F;
+    b.dgu = b.gu + n * gate_up_width(plan);
     b.a = b.dgu + n * 2 * F;
     b.da = b.a + n * F;
     b.low = b.da + n * F;
@@ -366,15 +369,41 @@ static bool trains(size_t E, const Expert *experts)
     return false;
 }
 
+static bool pair_fits(Tape *tape, const Lora *lora, size_t inner, size_t width)
+{
+    if (!lora) return true;
+    const Param *A = lora->A, *B = lora->B;
+    return tape_expect(tape, A->cols == inner && B->cols == A->rows && lora->col + B->rows <= width,
+                       "%s: A [%zu][%zu], B [%zu][%zu] at column %zu; x is %zu wide, y %zu", A->name, A->rows, A->cols, B->rows,
+                       B->cols, lora->col, inner, width);
+}
+
+static bool fits(Tape *tape, const Tensor *x, Route route, size_t E, const Expert *experts)
+{
+    size_t T = x->shape[0], D = x->shape[1], K = route.weights->shape[1];
+    if (!tape_expect(tape, E > 0, "experts: there are none")) return false;
+    if (!tape_expect(tape, T == tape->group->T && T == route.weights->shape[0], "experts: %zu rows, %zu tokens, %zu rows of weights",
+                     T, tape->group->T, route.weights->shape[0]))
+        return false;
+    size_t F = experts[0].gate->rows;
+    for (size_t e = 0; e < E; e++) {
+        const Weight *gate = experts[e].gate, *up = experts[e].up, *down = experts[e].down;
+        bool right = gate->rows == F && gate->cols == D && up->rows == F && up->cols == D && down->rows == D && down->cols == F;
+        if (!tape_expect(tape, right, "experts: x is [%zu][%zu], gate [%zu][%zu], up [%zu][%zu], down [%zu][%zu]", T, D, gate->rows,
+                         gate->cols, up->rows, up->cols, down->rows, down->cols) ||
+            !pair_fits(tape, experts[e].in, D, 2 * F) || !pair_fits(tape, experts[e].out, F, D))
+            return false;
+    }
+    for (size_t i = 0; i < T * K; i++)
+        if (!tape_expect(tape, route.ids[i] >= 0 && (size_t)route.ids[i] < E, "experts: id %d of %zu", route.ids[i], E)) return false;
+    return true;
+}
+
 Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *experts)
 {
     size_t T = x->shape[0], D = x->shape[1], K = route.weights->shape[1];
     Tensor *y = tape_tensor(tape, T, D);
-    if (!tape_expect(tape, route.weights->shape[0] == T && experts[0].gate->cols == D && experts[0].down->rows == D &&
-                         experts[0].down->cols == experts[0].gate->rows && experts[0].up->rows == experts[0].gate->rows,
-                     "experts: x is [%zu][%zu], gate [%zu][%zu], down [%zu][%zu], %zu rows of weights", T, D, experts[0].gate->rows,
-                     experts[0].gate->cols, experts[0].down->rows, experts[0].down->cols, route.weights->shape[0]))
-        return &tape->dummy;
+    if (!fits(tape, x, route, E, experts)) return &tape->dummy;
     Plan *plan = make_plan(tape, route.ids, T, K, D, E, experts);
     if (!plan) return &tape->dummy;
     size_t n_threads = (size_t)omp_get_max_threads(), pack = rows_scratch(plan->most, inner_most(plan));

@@ -7,5 +7,6 @@ int verb_eval(int argc, char **argv);
 int verb_generate(int argc, char **argv);
 int verb_inspect(int argc, char **argv);
 int verb_plot(int argc, char **argv);
+int verb_preview(int argc, char **argv);
 
 #endif

@@ -294,7 +294,7 @@ static Err *gather_balance(const Run *run, StepResult *result)
         for (size_t m = 0; m < batch->n_micro; m++)
             for (size_t i = 0; i < width; i++) total[i] += stats[m * width + i];
         for (size_t e = 0; e < E; e++) s->load_all[e] += total[2 * E + e];
-        s->balance[l] = (BalanceStep){batch->tokens, batch->n_docs, 0, total, total + 2 * E, s->load_all};
+        s->balance[l] = (BalanceStep){batch->tokens, batch->n_docs, 0, total + 2 * E, s->load_all};
     }
     for (size_t l = 0; l < L; l++) s->balance[l].sparse_layers = sparse;
     result->balance = balance_values(sparse, E, s->model->router.K, batch->tokens, batch->n_docs, s->totals);

@@ -16,15 +16,18 @@ FLAGS   = -std=gnu11 $(CFLAGS) $(WARN) -I. -MMD -MP -fopenmp -ffp-contract=off $
 LIBS    = $(shell pkg-config --libs $(LIBRARIES)) -lm
 
 KERNELS  := avx512 avx2 plain
+PRODUCTS := bf16 $(KERNELS)
 avx512   := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma
+bf16     := $(avx512) -mavx512bf16 -DKERNEL_avx512
 avx2     := -mavx2 -mfma
 ARCH     := $(shell uname -m)
 ifneq ($(ARCH),x86_64)
 KERNELS  := plain
+PRODUCTS := plain
 endif
 
-SOURCES := $(filter-out tensor/kernel.c,$(wildcard $(LAYERS:=/*.c)))
-LIBOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/%,$(SOURCES))) $(KERNELS:%=$(BUILD)/tensor/kernel_%.o)
+SOURCES := $(filter-out tensor/kernel.c tensor/kernel_rows.c,$(wildcard $(LAYERS:=/*.c)))
+LIBOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/%,$(SOURCES))) $(PRODUCTS:%=$(BUILD)/tensor/kernel_%.o) $(KERNELS:%=$(BUILD)/tensor/kernel_rows_%.o)
 CLIOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter cli/%,$(SOURCES)))
 UNITS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard $(LAYERS:%=tests/%/*.c) tests/fuzz/*.c))
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
@@ -47,10 +50,14 @@ $(BUILD)/%.o: %.c
 	@echo "  cc    $<"
 	@$(CC) $(FLAGS) -c $< -o $@
 
-$(KERNELS:%=$(BUILD)/tensor/kernel_%.o): $(BUILD)/tensor/kernel_%.o: tensor/kernel.c
-	@mkdir -p $(@D)
-	@echo "  cc    $< ($*)"
-	@$(CC) $(FLAGS) -O3 $($*) -DKERNEL=$* -DKERNEL_$* -c $< -o $@
+define kernel
+$(BUILD)/tensor/$(1)_$(2).o: tensor/$(1).c
+	@mkdir -p $$(@D)
+	@echo "  cc    $$< ($(2))"
+	@$$(CC) $$(FLAGS) -O3 $$($(2)) -DKERNEL=$(2) -DKERNEL_$(2) -c $$< -o $$@
+endef
+$(foreach k,$(PRODUCTS),$(eval $(call kernel,kernel,$(k))))
+$(foreach k,$(KERNELS),$(eval $(call kernel,kernel_rows,$(k))))
 
 $(BUILD)/optim/adamw.o: CFLAGS += -fno-math-errno # so that sqrtf is an instruction in a vectorised loop
 
@@ -74,11 +81,13 @@ test: deps
 
 ## same_bits  train every way a run can be shared out: one SHA-256
 same_bits: $(BUILD)/graft $(BUILD)/tests/same_bits
-	@$(BUILD)/tests/same_bits $(BUILD)/graft examples/tiny-glm5 examples/devils/devils_eval.jsonl
+	@for c in fp32 bf16; do \
+	    $(BUILD)/tests/same_bits $(BUILD)/graft examples/tiny-glm5 examples/devils/devils_eval.jsonl $$c || exit 1; done
 
 ## fidelity   compare with transformers' float64 values
 fidelity: $(BUILD)/tests/fidelity
-	@$(BUILD)/tests/fidelity $(sort $(dir $(wildcard tests/fixtures/model/*/config.json)))
+	@for c in fp32 bf16; do \
+	    $(BUILD)/tests/fidelity --compute $$c $(sort $(dir $(wildcard tests/fixtures/model/*/config.json))) || exit 1; done
 
 run-tools: fidelity same_bits
 	@for t in glm5shaped qwen3 removed deepseek; do \
@@ -118,10 +127,11 @@ interop-data: $(BUILD)/tests/tokenizer_ids
 check: layers headers clang asan
 
 ## clang      everything compiles under clang without a warning
+CLANG = clang $(filter-out -MMD -MP,$(FLAGS)) -fsyntax-only
 clang:
-	@for f in $(SOURCES) tensor/kernel.c $(wildcard tests/*.c tests/*/*.c bench/*.c); do \
-	    k=''; [ $$f = tensor/kernel.c ] && k='-DKERNEL=plain -DKERNEL_plain'; \
-	    clang $(filter-out -MMD -MP,$(FLAGS)) $$k -fsyntax-only $$f || exit 1; done
+	@for f in $(SOURCES) $(wildcard tests/*.c tests/*/*.c bench/*.c); do $(CLANG) $$f || exit 1; done
+	@$(foreach k,$(PRODUCTS),$(CLANG) $($(k)) -DKERNEL=$(k) -DKERNEL_$(k) tensor/kernel.c &&) :
+	@$(foreach k,$(KERNELS),$(CLANG) $($(k)) -DKERNEL=$(k) -DKERNEL_$(k) tensor/kernel_rows.c &&) :
 	@echo "clang: no warning"
 
 ## asan       the unit tests under address and undefined-behaviour sanitizers

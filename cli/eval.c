@@ -21,7 +21,7 @@ enum { GATE_FAILED = 10 }; /* exit code: apart from those of errors */
 
 typedef struct {
     bool help, json, routing;
-    char *model, *records, *extract;
+    char *model, *records, *extract, *compute;
     DataSettings how;
     TextList data, adapter, fail_if;
     int64_t group_tokens, hidden_mib, bootstrap, samples, at_once;
@@ -40,6 +40,7 @@ static const Option eval_table[] = {
     {.help = "Reading"},
     {"group_tokens", OPT_INT, AT(group_tokens), .preset = "8192", .min = 0, .max = 1e9, .help = "tokens run through a layer together; never changes a bit"},
     {"hidden_mib", OPT_INT, AT(hidden_mib), .preset = "4096", .min = 0, .max = 1e9, .help = "for hidden states of all documents and adapters; beyond it the weights are read again; 0: no limit"},
+    {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = MATMUL_CHOICES, .help = "arithmetic of the frozen products"},
     {.help = "Figures"},
     {"bootstrap", OPT_INT, AT(bootstrap), .preset = "2000", .min = 0, .max = 1e7, .help = "draws of records for the intervals of differences"},
     {"level", OPT_NUMBER, AT(level), .preset = "0.95", .min = 0.01, .max = 0.9999, .help = "of those intervals"},
@@ -177,7 +178,7 @@ static Err *open_parts(Eval *e)
     e->n_variants = s->adapter.count + 1;
     TRY(mem_new(&e->gates, s->fail_if.count, sizeof *e->gates));
     for (; e->n_gates < s->fail_if.count; e->n_gates++) TRY(gate_read(&e->gates[e->n_gates], s->fail_if.items[e->n_gates]));
-    matmul_init(NULL);
+    if (!matmul_init(s->compute)) return err_new(ERR_USAGE, "compute %s: this CPU cannot do that", s->compute);
     TRY(model_open(&e->model, s->model));
     TRY(file_join(path, s->model, "tokenizer.json"));
     TRY(tokenizer_open(&e->tokenizer, path));

@@ -18,7 +18,7 @@
 
 typedef struct {
     bool help, no_cache, raw, logprobs;
-    char *model, *prompt, *data, *output, *system, *adapter, *chat_template;
+    char *model, *prompt, *data, *output, *system, *adapter, *chat_template, *compute;
     TextList stop;
     int64_t samples, at_once, group_tokens;
     SamplingSettings sampling;
@@ -43,6 +43,7 @@ static const Option generate_table[] = {
     {.help = "Work"},
     {"at_once", OPT_INT, AT(at_once), .preset = "32", .min = 1, .max = 1e6, .help = "texts that are written together; never changes one"},
     {"group_tokens", OPT_INT, AT(group_tokens), .preset = "8192", .min = 0, .max = 1e9, .help = "tokens run through a layer together; never changes a text"},
+    {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = MATMUL_CHOICES, .help = "arithmetic of the frozen products"},
     {"no_cache", OPT_FLAG, AT(no_cache), .help = "compute everything again for every token: to compare"},
     {"help", OPT_FLAG, AT(help), .help = "this list"},
     {0}};
@@ -305,7 +306,7 @@ static Err *open_parts(Writer *w)
     char path[PATH_BYTES];
     if (!s->model) return err_new(ERR_USAGE, "--model is missing");
     if (!s->prompt == !s->data) return err_new(ERR_USAGE, "give --prompt or --data");
-    matmul_init(NULL);
+    if (!matmul_init(s->compute)) return err_new(ERR_USAGE, "compute %s: this CPU cannot do that", s->compute);
     TRY(model_open(&w->model, s->model));
     if (s->adapter) TRY(adapter_open(&w->adapter, w->model, s->adapter));
     TRY(file_join(path, s->model, "tokenizer.json"));

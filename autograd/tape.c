@@ -89,20 +89,27 @@ bool tape_wants(const Tape *tape, bool trains, size_t n_in, Tensor *const *in)
     return trains;
 }
 
-static void check_finite(Tape *tape, const Op *op, const Tensor *out)
+static void check_finite(Tape *tape, const char *what, const Op *op, const Tensor *of, const float *x)
 {
-    for (size_t i = 0; i < out->shape[0] * out->shape[1]; i++)
-        if (!isfinite(out->data[i])) {
-            tape->err = err_new(ERR_NUMERIC, "%s: row %zu, column %zu is %g", op->name, i / out->shape[1], i % out->shape[1], (double)out->data[i]);
+    for (size_t i = 0; i < of->shape[0] * of->shape[1]; i++)
+        if (!isfinite(x[i])) {
+            tape->err = err_new(ERR_NUMERIC, "%s%s: row %zu, column %zu is %g", op->name, what, i / of->shape[1], i % of->shape[1], (double)x[i]);
             return;
         }
+}
+
+/* After a node's backward: what it added to its inputs. */
+static void check_gradients(Tape *tape, const Node *node)
+{
+    for (size_t i = 0; i < node->n_in && !tape->err; i++)
+        if (node->in[i] && node->in[i]->grad) check_finite(tape, ", on the way back", node->op, node->in[i], node->in[i]->grad);
 }
 
 Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *kept, bool trains, size_t n_in, Tensor *const *in)
 {
     arena_reset(&tape->scratch);
     if (tape->err) return &tape->dummy;
-    if (tape->guard && out->data) check_finite(tape, op, out);
+    if (tape->guard && out->data) check_finite(tape, "", op, out, out->data);
     if (!tape_wants(tape, trains, n_in, in)) return out;
     Node *node = tape_alloc(tape, sizeof *node + n_in * sizeof *node->in);
     if (!node) return &tape->dummy;
@@ -130,6 +137,7 @@ Err *tape_backward(Tape *tape)
         for (size_t i = 0; i < node->n_in; i++)
             if (node->in[i] && node->in[i]->wants) tape_seed(tape, node->in[i]);
         if (!tape->err) node->op->backward(node);
+        if (tape->guard && !tape->err) check_gradients(tape, node);
         arena_reset(&tape->scratch);
     }
     return tape_error(tape);

@@ -1,11 +1,12 @@
 #define _GNU_SOURCE
 #include "train/run.h"
 
-#include "base/log.h"
 #include "base/memory.h"
 #include "base/rng.h"
 #include "ckpt/checkpoint.h"
 #include "tensor/matmul.h"
+#include "train/balance.h"
+#include "train/signals.h"
 
 #include <math.h>
 #include <omp.h>
@@ -69,7 +70,9 @@ static Err *open_data(Run *run)
         return err_new(ERR_FORMAT, "%s has ids up to %zu; the model's vocab_size is %lld", path, tokenizer_size(run->tokenizer) - 1, (long long)run->model->config.vocab_size);
     TRY(chat_recognise(&chat.template, s->model_name_or_path, s->chat_template));
     TRY(dataset_open(&run->train, s->train_file, run->tokenizer, &chat, (size_t)s->max_length));
-    if (s->eval_file) TRY(dataset_open(&run->eval, s->eval_file, run->tokenizer, &chat, (size_t)s->max_length));
+    TRY(mem_new(&run->evals, s->eval_file.count, sizeof *run->evals));
+    for (size_t i = 0; i < s->eval_file.count; i++)
+        TRY(dataset_open(&run->evals[i], s->eval_file.items[i], run->tokenizer, &chat, (size_t)s->max_length));
     TRY(loader_open(&run->loader, run->train, (size_t)s->train_batch_size, (uint64_t)s->seed));
     dataset_digest(run->train, run->data_digest);
     uint64_t per_epoch = loader_steps_per_epoch(run->loader);
@@ -103,18 +106,19 @@ static Err *attach(Run *run)
     return adapter_new(&run->adapter, run->model, &lora, (uint64_t)s->seed);
 }
 
-/* A balance loss acts through what stands at or below its router. */
-static Err *check_balance(const Run *run, const BalanceValues *b)
+/* Options that would do nothing. */
+static Err *check_idle(const Run *run)
 {
-    if (b->seq_aux_loss == 0 && b->aux_loss == 0 && b->load_balancing_loss == 0 && b->z_loss == 0) return NULL;
-    size_t l = run->model->n_layers;
-    while (l > 0 && run->model->layers[l - 1].dense) l--;
-    if (l == 0) return err_new(ERR_USAGE, "a balance loss is on, and this model has no router");
-    const LayerAdapter *top = &run->adapter->layers[l - 1];
-    bool attention = false;
-    for (size_t i = 0; i <= LORA_O; i++) attention = attention || top->pairs[i];
-    if (adapter_lowest_layer(run->adapter) < l - 1 || attention || top->router) return NULL;
-    return err_new(ERR_USAGE, "a balance loss is on, but nothing that is trained stands at or below any router");
+    const Settings *s = &run->settings;
+    bool routers = false, sparse = false;
+    for (size_t l = 0; l < run->adapter->n_layers; l++) {
+        routers = routers || run->adapter->layers[l].router;
+        sparse = sparse || !run->model->layers[l].dense;
+    }
+    if (s->router_learning_rate > 0 && !routers) return err_new(ERR_USAGE, "router_learning_rate is given, and no router is trained; see train_router");
+    if (s->router_bias_update_rate > 0 && !sparse) return err_new(ERR_USAGE, "router_bias_update_rate is given, and this model has no router");
+    if (s->early_stopping_patience && !s->eval_file.count) return err_new(ERR_USAGE, "early_stopping_patience needs an eval_file");
+    return NULL;
 }
 
 static Err *make_step(Run *run)
@@ -123,12 +127,16 @@ static Err *make_step(Run *run)
     StepConfig config = {
         .adamw = {.beta1 = s->adam_beta1, .beta2 = s->adam_beta2, .epsilon = s->adam_epsilon, .weight_decay = s->weight_decay},
         .max_grad_norm = s->max_grad_norm,
-        .balance = {s->seq_aux_loss_coef, s->aux_loss_coef, s->load_balancing_loss_coef, s->z_loss_coef},
+        .stop = &signals_stop,
         .lora_dropout = s->lora_dropout,
         .seed = (uint64_t)s->seed,
         .keep_layers = (size_t)s->keep_layers,
         .guard = s->guard};
-    TRY(check_balance(run, &config.balance));
+    TRY(check_idle(run));
+    TRY(balance_coefficients(s, run->adapter, &run->balance));
+    config.balance = run->balance;
+    if (s->router_bias_update_rate > 0) TRY(adapter_own_biases(run->adapter));
+    TRY(audit_new(&run->audit, run->adapter));
     return step_new(&run->step, &run->dp, run->model, run->adapter, &config);
 }
 
@@ -164,8 +172,10 @@ static Err *prepare_output(const Run *run, bool resumes)
     TRY(holds_a_run(directory, &there));
     if (there && !resumes && !run->settings.overwrite_output_dir)
         return err_new(ERR_USAGE, "%s holds a run; resume it with --resume_from_checkpoint auto, or start over with --overwrite_output_dir", directory);
-    if (there && !resumes) TRY(checkpoint_remove_from(directory, 0));
     char path[PATH_BYTES];
+    TRY(run_best_directory(run, path));
+    if (there && !resumes) TRY(checkpoint_remove_from(directory, 0));
+    if (there && !resumes) TRY(checkpoint_remove_from(path, 0));
     TRY(file_join(path, directory, "settings.json"));
     return file_write(path, run->config_json, strlen(run->config_json));
 }
@@ -177,8 +187,10 @@ static Err *start_output(Run *run)
     Err *err = find_checkpoint(run, path, &resumes);
     if (!err && run->dp.rank == 0) err = prepare_output(run, resumes);
     TRY(dp_agree(&run->dp, err));
-    if (resumes) return run_resume(run, path);
-    return run->dp.rank == 0 ? metrics_open(&run->metrics, run->settings.output_dir, 0) : NULL;
+    if (resumes) TRY(run_resume(run, path));
+    if (run->dp.rank != 0) return NULL;
+    if (!resumes) TRY(metrics_open(&run->metrics, run->settings.output_dir, 0));
+    return run->settings.tensorboard ? tensorboard_open(&run->board, run->settings.output_dir, run->done) : NULL;
 }
 
 /* ---- life ----------------------------------------------------------------------------------------------------- */
@@ -199,6 +211,8 @@ static Err *open_parts(Run *run)
     return make_step(run);
 }
 
+Err *run_best_directory(const Run *run, char path[PATH_BYTES]) { return file_join(path, run->settings.output_dir, "best"); }
+
 Err *run_open(Run *run, int argc, char **argv)
 {
     Err *err = read_settings(run, argc, argv);
@@ -215,61 +229,17 @@ Err *run_open(Run *run, int argc, char **argv)
 void run_close(Run *run)
 {
     err_free(metrics_close(&run->metrics));
+    err_free(tensorboard_close(run->board));
     step_free(run->step);
+    audit_free(run->audit);
+    free(run->balance);
     adapter_free(run->adapter);
     loader_close(run->loader);
-    dataset_close(run->eval);
+    for (size_t i = 0; i < run->settings.eval_file.count && run->evals; i++) dataset_close(run->evals[i]);
+    free(run->evals);
     dataset_close(run->train);
     tokenizer_close(run->tokenizer);
     model_close(run->model);
     free(run->config_json);
     options_free(&run->settings, settings_table);
-}
-
-/* ---- the header ----------------------------------------------------------------------------------------------- */
-
-static void count_experts(const Run *run, size_t *experts, size_t *layers)
-{
-    *experts = *layers = 0;
-    for (size_t l = 0; l < run->adapter->n_layers; l++) {
-        size_t here = 0;
-        for (size_t e = 0; run->adapter->layers[l].experts && e < run->model->router.E; e++)
-            here += run->adapter->layers[l].experts[e].in || run->adapter->layers[l].experts[e].out;
-        *experts += here;
-        *layers += here != 0;
-    }
-}
-
-static void describe_modules(const Run *run)
-{
-    static const char *const names[LORA_PLACES] = {"q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj",
-                                                   "mlp.gate|up", "mlp.down", "shared.gate|up", "shared.down"};
-    char line[512] = "";
-    size_t experts, layers, routers = 0;
-    for (size_t i = 0; i < LORA_PLACES; i++) {
-        size_t n = 0;
-        for (size_t l = 0; l < run->adapter->n_layers; l++) n += run->adapter->layers[l].pairs[i] != NULL;
-        if (n) snprintf(line + strlen(line), sizeof line - strlen(line), "%s%s (%zu)", *line ? ", " : "", names[i], n);
-    }
-    if (*line) log_line("  pairs     %s", line);
-    count_experts(run, &experts, &layers);
-    if (experts) log_line("  experts   %zu in %zu layers, gate and up share one A", experts, layers);
-    for (size_t l = 0; l < run->adapter->n_layers; l++) routers += run->adapter->layers[l].router != NULL;
-    log_line("  router    %s", routers ? "trained in full" : "frozen; so are norms, indexer, embedding and head");
-}
-
-void run_describe(const Run *run)
-{
-    const Settings *s = &run->settings;
-    DatasetTotals t = dataset_totals(run->train);
-    log_line("graft train: %s, %s", s->model_name_or_path, family_name(run->model->config.family));
-    log_line("  trained   %zu parameters, layers %zu to %zu", run->adapter->n, adapter_lowest_layer(run->adapter), run->model->n_layers - 1);
-    describe_modules(run);
-    log_line("  data      %s: %zu documents, %zu tokens, %zu scored", s->train_file, t.documents, t.tokens, t.scored);
-    if (t.truncated) log_line("            %zu documents were cut at max_length %lld", t.truncated, (long long)s->max_length);
-    log_line("  steps     %llu of %lld documents, %llu warm-up, %s from %g", (unsigned long long)run->total, (long long)s->train_batch_size,
-             (unsigned long long)run->warmup, s->lr_scheduler_type, s->learning_rate);
-    log_line("  compute   %s, %d rank%s of %d thread%s", matmul_path(), run->dp.size, run->dp.size == 1 ? "" : "s", omp_get_max_threads(),
-             omp_get_max_threads() == 1 ? "" : "s");
-    if (run->done) log_line("  resumed   after step %llu", (unsigned long long)run->done);
 }

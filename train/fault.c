@@ -1,5 +1,6 @@
 /* A step came out not finite. It is computed again, every micro-batch alone, with a look after every operation: the same
  * bits, so the same fault, and now it has a name. */
+#include "base/memory.h"
 #include "train/run.h"
 
 #include <stdio.h>
@@ -14,36 +15,72 @@ static void name_records(const Run *run, const Batch *batch, size_t first, size_
     const uint32_t *ids;
     loader_step(run->loader, run->done, &n, &ids);
     size_t from = batch->micro_doc[first], to = batch->micro_doc[end];
-    snprintf(text, bytes, "record%s", to - from == 1 ? "" : "s");
+    if (end == first + 1) snprintf(text, bytes, "micro-batch %zu, ", first);
+    else snprintf(text, bytes, "micro-batches %zu to %zu, ", first, end - 1);
+    snprintf(text + strlen(text), bytes - strlen(text), "record%s", to - from == 1 ? "" : "s");
     for (size_t d = from; d < to && d < from + MOST; d++)
         snprintf(text + strlen(text), bytes - strlen(text), "%s %zu", d == from ? "" : ",", dataset_document(run->train, ids[d])->record);
     snprintf(text + strlen(text), bytes - strlen(text), "%s of %s", to - from > MOST ? ", ..." : "", run->settings.train_file);
+}
+
+/* The micro-batches of the group that failed, one by one and on this rank alone: others may be waiting for it. */
+static Err *look_alone(const Run *run, size_t *first, size_t *end)
+{
+    Dp alone = {.size = 1};
+    StepConfig config = {.guard = true, .balance = run->balance, .lora_dropout = run->settings.lora_dropout, .seed = (uint64_t)run->settings.seed};
+    Batch whole, batch;
+    Step *step;
+    StepResult result;
+    size_t n, at, past;
+    const uint32_t *ids;
+    const Document **docs;
+    TRY(run_batch(run, 1, &whole));
+    size_t from = whole.micro_doc[*first], to = whole.micro_doc[*end];
+    batch_free(&whole);
+    loader_step(run->loader, run->done, &n, &ids);
+    TRY(mem_new(&docs, to - from, sizeof *docs));
+    for (size_t i = from; i < to; i++) docs[i - from] = dataset_document(run->train, ids[i]);
+    Err *err = step_new(&step, &alone, run->model, run->adapter, &config);
+    if (!err && !(err = batch_new(&batch, &alone, to - from, docs, (size_t)run->settings.micro_batch_tokens, 1))) {
+        err = step_gradients(step, &batch, run->done, NULL, &result);
+        if (step_failed_at(step, &at, &past)) {
+            *end = *first + past;
+            *first += at;
+        }
+        batch_free(&batch);
+    }
+    step_free(step);
+    free(docs);
+    return err;
 }
 
 Err *run_find_fault(Run *run, Err *err)
 {
     Batch batch;
     StepResult result;
-    char records[512] = "";
+    char records[512];
     size_t first, end;
-    Err *found = NULL;
-    if (step_failed_at(run->step, &first, &end)) { /* the guard was on already */
-        Err *cut = run_batch(run, (size_t)run->settings.group_tokens, &batch);
-        if (cut) return err_first(err, cut);
-    } else {
+    Err *found;
+    if (step_failed_at(run->step, &first, &end)) {
+        found = look_alone(run, &first, &end);
+    } else { /* the sums came out wrong: everybody is here */
         step_guard(run->step);
         Err *cut = run_batch(run, 1, &batch);
         if (cut) return err_first(err, cut);
         found = step_gradients(run->step, &batch, run->done, NULL, &result);
+        batch_free(&batch);
+        if (!found) return err_wrap(err, "nothing was updated; the same step once more was finite, so suspect the machine's memory");
+        if (!step_failed_at(run->step, &first, &end)) first = end = 0;
     }
-    if (step_failed_at(run->step, &first, &end)) name_records(run, &batch, first, end, records, sizeof records);
-    batch_free(&batch);
     if (found) {
         found = err_wrap(found, "%s", err_message(err));
         err_free(err);
         err = found;
-    } else if (!*records) {
-        return err_wrap(err, "nothing was updated; the same step once more was finite, so suspect the machine's memory");
     }
-    return *records ? err_wrap(err, "nothing was updated; %s", records) : err_wrap(err, "nothing was updated");
+    if (first == end) return err_wrap(err, "nothing was updated");
+    Err *cut = run_batch(run, 1, &batch);
+    if (cut) return err_first(err, cut);
+    name_records(run, &batch, first, end, records, sizeof records);
+    batch_free(&batch);
+    return err_wrap(err, "nothing was updated; %s", records);
 }

@@ -227,6 +227,7 @@ static Err *evaluate_now(Run *run)
     }
     for (size_t i = 0; i < s->eval_file.count && !err; i++) err = note_evaluation(run, s->eval_file.items[i], &each[i]);
     free(each);
+    if (!err && !isfinite(sum.nll)) err = err_new(ERR_NUMERIC, "the loss on held-out data after step %llu is %g", (unsigned long long)run->done, sum.nll);
     return err ? err : weigh(run, sum.nll / (double)sum.scored);
 }
 

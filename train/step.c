@@ -246,11 +246,10 @@ static double *layer_stats(const Run *run, size_t l)
 /* An error inside a group belongs to its micro-batches. */
 static Err *in_group(const Run *run, const BatchGroup *g, Err *err)
 {
-    size_t first = g->group.first_micro, end = first + g->group.n_micro;
     if (!err) return NULL;
-    run->s->failed_first = first;
-    run->s->failed_end = end;
-    return end == first + 1 ? err_wrap(err, "micro-batch %zu", first) : err_wrap(err, "micro-batches %zu to %zu", first, end - 1);
+    run->s->failed_first = g->group.first_micro;
+    run->s->failed_end = g->group.first_micro + g->group.n_micro;
+    return err;
 }
 
 /* Run layer l over group i of the batch; x is boundary l. */

@@ -168,6 +168,7 @@ static void agree(Audit *a, const Dp *dp, uint64_t *flags)
 
 static Json *verdicts(Audit *a, const Step *step, bool tell)
 {
+    enum { MOST_TOLD = 12 };
     Json *result = json_new_object(), *no_token = json_new_object(), *no_scored = json_new_object(), *errors = json_new_array();
     a->n_without = a->n_errors = 0;
     for (const AuditPart *part = a->parts; part < a->parts + a->n_parts; part++) {
@@ -178,10 +179,11 @@ static Json *verdicts(Audit *a, const Step *step, bool tell)
         if (verdict == NO_TOKEN) add_expert(no_token, part->l, part->expert);
         if (verdict == NO_SCORED_TOKEN) add_expert(no_scored, part->l, part->expert);
         if (verdict != FAULT) continue;
-        a->n_errors++;
-        log_line("  AUDIT     ERROR: %s got no gradient from the %llu tokens %s that should give it one", part->name, (unsigned long long)tokens, when);
+        if (++a->n_errors <= MOST_TOLD)
+            log_line("  AUDIT     ERROR: %s got no gradient from the %llu tokens %s that should give it one", part->name, (unsigned long long)tokens, when);
         json_add_string(errors, NULL, part->name);
     }
+    if (a->n_errors > MOST_TOLD) log_line("  AUDIT     ERROR: and %zu more; metrics.jsonl names them", a->n_errors - MOST_TOLD);
     if (tell) {
         log_line("  audit     %zu of %zu pairs and routers got a gradient", a->n_parts - a->n_without, a->n_parts);
         tell_experts(no_token, "saw no token since the start");

@@ -63,6 +63,8 @@ Err *run_find_fault(Run *run, Err *err)
     Err *found;
     if (step_failed_at(run->step, &first, &end)) {
         found = look_alone(run, &first, &end);
+        if (found) err_free(err);
+        if (found) err = found;
     } else { /* the sums came out wrong: everybody is here */
         step_guard(run->step);
         Err *cut = run_batch(run, 1, &batch);
@@ -71,8 +73,6 @@ Err *run_find_fault(Run *run, Err *err)
         batch_free(&batch);
         if (!found) return err_wrap(err, "nothing was updated; the same step once more was finite, so suspect the machine's memory");
         if (!step_failed_at(run->step, &first, &end)) first = end = 0;
-    }
-    if (found) {
         found = err_wrap(found, "%s", err_message(err));
         err_free(err);
         err = found;

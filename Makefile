@@ -27,6 +27,7 @@ LIBOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/%,$(SOURCES))) $(KERNELS
 CLIOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter cli/%,$(SOURCES)))
 UNITS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard $(LAYERS:%=tests/%/*.c) tests/fuzz/*.c))
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
+BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
 TOOLS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/*.c))
 SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c))
 
@@ -55,6 +56,9 @@ $(BUILD)/optim/adamw.o: CFLAGS += -fno-math-errno # so that sqrtf is an instruct
 $(UNITS) $(TOOLS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT) $(BUILD)/libgraft.a
 	@mkdir -p $(@D)
 	@$(CC) $(FLAGS) $^ $(LIBS) $(shell pkg-config --libs cmocka) -o $@
+
+$(BENCHES): $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libgraft.a
+	@$(CC) $(FLAGS) $^ $(LIBS) -o $@
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 
@@ -97,12 +101,19 @@ fuzzers: $(FUZZERS:%=$(BUILD)/fuzz_%)
 $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/%.o $(SUPPORT) $(BUILD)/libgraft.a
 	@$(CC) $(FLAGS) -fsanitize=fuzzer $^ $(LIBS) $(shell pkg-config --libs cmocka) -o $@
 
+## bench      speed: products as shares of the CPU's peak, training steps of shape S
+bench: $(BENCHES)
+	@[ -f $(BUILD)/bench/S/config.json ] || $(BUILD)/bench/make_model S $(BUILD)/bench/S
+	@OMP_NUM_THREADS=1 $(BUILD)/bench/matmul
+	@for targets in attn attn+experts; do \
+	    $(BUILD)/bench/step $(BUILD)/bench/S --targets $$targets | tail -n 1 || exit 1; done
+
 ## check      sanitizers, gcc and clang without a warning, layers, headers
 check: layers headers clang asan
 
 ## clang      everything compiles under clang without a warning
 clang:
-	@for f in $(SOURCES) tensor/kernel.c $(wildcard tests/*.c tests/*/*.c); do \
+	@for f in $(SOURCES) tensor/kernel.c $(wildcard tests/*.c tests/*/*.c bench/*.c); do \
 	    k=''; [ $$f = tensor/kernel.c ] && k='-DKERNEL=plain -DKERNEL_plain'; \
 	    clang $(filter-out -MMD -MP,$(FLAGS)) $$k -fsyntax-only $$f || exit 1; done
 	@echo "clang: no warning"
@@ -138,5 +149,5 @@ clean:
 help:
 	@grep -h '^## ' Makefile | sed 's/^## /  make /'
 
-.PHONY: all check clang asan demo fidelity same_bits deps test units tools run-units run-tools fuzz fuzzers layers headers clean help
+.PHONY: all check clang asan demo fidelity same_bits deps test units tools run-units run-tools fuzz fuzzers bench layers headers clean help
 .SECONDARY:

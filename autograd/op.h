@@ -149,7 +149,6 @@ typedef struct {
 typedef struct {
     size_t tokens, documents;      /* of the whole step */
     size_t sparse_layers;
-    const double *affinity;        /* [E] sum over tokens of s / sum(s), s the sigmoids */
     const double *load;            /* [E] tokens that choose each expert by the unbiased score */
     const double *load_all_layers; /* [E] the same, all sparse layers added */
 } BalanceStep;

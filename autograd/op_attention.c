@@ -54,8 +54,11 @@ static void scores(const Head *head, size_t at, size_t m, float *S)
         for (size_t t = at + i + 1; t < keys; t++) row[t] = -INFINITY;
         if (!head->chosen) continue;
         const uint64_t *bits = head->chosen + (at + i) * head->words;
-        for (size_t t = 0; t <= at + i; t++)
-            if (!(bits[t / 64] >> (t % 64) & 1)) row[t] = -INFINITY;
+        for (size_t t = 0; t < keys; t += 64)
+            for (uint64_t hidden = ~bits[t / 64]; hidden; hidden &= hidden - 1) {
+                size_t key = t + (size_t)__builtin_ctzll(hidden);
+                if (key < keys) row[key] = -INFINITY;
+            }
     }
 }
 
@@ -140,8 +143,9 @@ Tensor *op_attention(Tape *tape, const AttentionShape *shape, Tensor *q, Tensor 
     Kept *kept = tape_alloc(tape, sizeof *kept);
     float *lse = tape_floats(tape, H * T), *scratch = tape_scratch(tape, n_threads * block);
     if (!tape_expect(tape, q->shape[1] == H * (shape->nope + shape->rope) && kv->shape[1] == H * (shape->nope + shape->v) &&
-                         kr_col + shape->rope <= kr->shape[1] && kv->shape[0] == T && kr->shape[0] == T,
-                     "attention: q is %zu wide, kv %zu, kr %zu", q->shape[1], kv->shape[1], kr->shape[1]))
+                         kr_col + shape->rope <= kr->shape[1] && T == group->T && kv->shape[0] == T && kr->shape[0] == T,
+                     "attention: q is [%zu][%zu], kv [%zu][%zu], kr [%zu][%zu], %zu tokens", T, q->shape[1], kv->shape[0],
+                     kv->shape[1], kr->shape[0], kr->shape[1], group->T))
         return &tape->dummy;
     *kept = (Kept){*shape, kr_col, keys ? keys->of : NULL, lse};
 #pragma omp parallel for collapse(2) schedule(dynamic)

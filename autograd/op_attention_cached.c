@@ -52,6 +52,22 @@ static void attend(const Task *task, const float *W, size_t d, size_t row, const
     block_nt(1, s->v, R, o, s->v, false, 1, mix, R, W + s->nope * R, R);
 }
 
+static bool fits(Tape *tape, const AttentionShape *s, const Tensor *q, const Weight *kv_up, const Lora *lora)
+{
+    const Group *group = tape->group;
+    const Param *A = lora ? lora->A : NULL, *B = lora ? lora->B : NULL;
+    if (!tape_expect(tape, tape->mode == TAPE_OFF, "attention over a cache has no way back")) return false;
+    if (!tape_expect(tape, group->doc_past, "attention over a cache: nothing says how long the past is")) return false;
+    if (!tape_expect(tape, q->shape[0] == group->T && q->shape[1] == s->n_heads * (s->nope + s->rope) &&
+                         kv_up->rows == s->n_heads * (s->nope + s->v),
+                     "attention over a cache: q is [%zu][%zu], kv_up [%zu][%zu], %zu tokens", q->shape[0], q->shape[1],
+                     kv_up->rows, kv_up->cols, group->T))
+        return false;
+    return !lora || tape_expect(tape, A->cols == kv_up->cols && B->cols == A->rows && lora->col == 0 && B->rows == kv_up->rows,
+                                "%s: kv_up is [%zu][%zu], A [%zu][%zu], B [%zu][%zu] at column %zu", A->name, kv_up->rows,
+                                kv_up->cols, A->rows, A->cols, B->rows, B->cols, lora->col);
+}
+
 static const Op attention_cached = {.name = "attention_cached"};
 
 Tensor *op_attention_cached(Tape *tape, const AttentionShape *shape, Tensor *q, const Weight *kv_up, const Lora *lora,
@@ -60,13 +76,14 @@ Tensor *op_attention_cached(Tape *tape, const AttentionShape *shape, Tensor *q, 
     const Group *group = tape->group;
     size_t T = q->shape[0], H = shape->n_heads, R = kv_up->cols, rows = shape->nope + shape->v, longest = 0;
     Tensor *out = tape_tensor(tape, T, H * shape->v);
+    if (!fits(tape, shape, q, kv_up, lora)) return &tape->dummy;
     for (size_t d = 0; d < group->n_docs; d++) {
         size_t n = group->doc_past[d] + group->doc_start[d + 1] - group->doc_start[d];
         if (n > longest) longest = n;
     }
     size_t each = rows * R + 2 * R + longest;
     float *scratch = tape_scratch(tape, (size_t)omp_get_max_threads() * each);
-    if (!tape_expect(tape, tape->mode == TAPE_OFF, "attention over a cache has no way back")) return &tape->dummy;
+    if (!scratch) return &tape->dummy;
     Task task = {shape, group, R, kv_up, lora, latent, rotary, keys};
 #pragma omp parallel for schedule(static)
     for (size_t h = 0; h < H; h++) {

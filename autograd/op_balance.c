@@ -37,6 +37,13 @@ static float affinities(const RouterShape *shape, const float *z, float *s, int3
     return row_sum(shape->E, s) + 1e-20f;
 }
 
+static bool fits(Tape *tape, const RouterShape *shape, const Tensor *logits)
+{
+    return tape_expect(tape, logits->shape[0] == tape->group->T && logits->shape[1] == shape->E && shape->K <= shape->E,
+                       "balance: logits are [%zu][%zu], %zu experts, %zu chosen, %zu tokens", logits->shape[0], logits->shape[1],
+                       shape->E, shape->K, tape->group->T);
+}
+
 void balance_gather(Tape *tape, const RouterShape *shape, Tensor *logits, double *stats)
 {
     const Group *group = tape->group;
@@ -44,7 +51,7 @@ void balance_gather(Tape *tape, const RouterShape *shape, Tensor *logits, double
     float *row = tape_scratch(tape, 2 * E);
     int32_t *ids = (int32_t *)(void *)tape_scratch(tape, shape->K);
     double *document = (double *)(void *)tape_scratch(tape, 4 * E); /* affinity [E], load [E] */
-    if (tape->err) return;
+    if (!fits(tape, shape, logits)) return;
     memset(stats, 0, group->n_micro * width * sizeof *stats);
     for (size_t m = 0; m < group->n_micro; m++) {
         double *mine = stats + m * width, *z_sum = mine + 3 * E, *seq = mine + 3 * E + 1;
@@ -70,6 +77,7 @@ void balance_gather(Tape *tape, const RouterShape *shape, Tensor *logits, double
         }
     }
     arena_reset(&tape->scratch);
+    profile_note(tape->profile, "balance_gather", PROFILE_UP);
 }
 
 BalanceValues balance_values(size_t L, size_t E, size_t K, size_t tokens, size_t documents, const double *layers)
@@ -149,7 +157,7 @@ static const Op balance = {.name = "balance", .backward = balance_backward};
 void op_balance(Tape *tape, Tensor *logits, const RouterShape *shape, const BalanceValues *coefficient, const BalanceStep *step)
 {
     Kept *kept = tape_alloc(tape, sizeof *kept);
-    if (tape->err) return;
+    if (!fits(tape, shape, logits)) return;
     *kept = (Kept){*shape, coefficient, step};
     tape_record(tape, &balance, logits, kept, false, 1, (Tensor *[]){logits});
 }

@@ -5,7 +5,7 @@
  *   2. columns of y on threads: every thread adds all experts, in id order, into its own columns.
  * So a token's sum has one order, whoever computes it, and y is written without a buffer of all pairs' outputs.
  * The way back has the same two passes, with G the gradient of y and a_ the hidden row before weighting:
- *   1. gate and up again;  da_ = G Wd,  dw = a_ . da_,  da = w da_,  dg and du by SwiGLU; the pairs' LoRA sums
+ *   1. gate and up, kept or computed again;  da_ = G Wd,  dw = a_ . da_,  da = w da_,  dg and du by SwiGLU; the pairs' LoRA sums
  *   2. dx[t] += dg Wg + du Wu
  * LoRA joins each product as in op_lora: gate|up share one A.   Source: docs/glm5.md; transformers 5.23.0,
  * GlmMoeDsaExperts. */
@@ -25,6 +25,9 @@ typedef struct {
     uint32_t *token;  /* [N] */
     uint32_t *slot;   /* [N] k, the position among its token's experts */
     uint32_t *order;  /* [E] experts, largest first */
+    size_t rank_most; /* of any pair */
+    float *gate_up;   /* [N][2F] kept for the way back, or NULL: compute again */
+    float *low;       /* [N][rank_most], an expert's rows dense: what B of gate|up has seen; with gate_up */
 } Plan;
 
 /* A parameter's values as a weight. */
@@ -47,6 +50,17 @@ static int larger_first(const void *a, const void *b)
     const Load *x = a, *y = b;
     if (x->n != y->n) return x->n < y->n ? 1 : -1;
     return (x->expert > y->expert) - (x->expert < y->expert);
+}
+
+/* The largest r of any pair. */
+static size_t rank_most(const Plan *plan)
+{
+    size_t most = 1;
+    for (size_t e = 0; e < plan->E; e++) {
+        if (rank_of(plan->experts[e].in) > most) most = rank_of(plan->experts[e].in);
+        if (rank_of(plan->experts[e].out) > most) most = rank_of(plan->experts[e].out);
+    }
+    return most;
 }
 
 static Plan *make_plan(Tape *tape, const int32_t *ids, size_t T, size_t K, size_t D, size_t E, const Expert *experts)
@@ -72,6 +86,7 @@ static Plan *make_plan(Tape *tape, const int32_t *ids, size_t T, size_t K, size_
         token[at] = (uint32_t)(i / K);
         slot[at] = (uint32_t)(i % K);
     }
+    plan->rank_most = rank_most(plan);
     qsort(loads, E, sizeof *loads, larger_first);
     for (size_t e = 0; e < E; e++) order[e] = loads[e].expert;
     return plan;
@@ -81,21 +96,7 @@ static Plan *make_plan(Tape *tape, const int32_t *ids, size_t T, size_t K, size_
 static size_t inner_most(const Plan *plan)
 {
     size_t most = plan->D > 2 * plan->F ? plan->D : 2 * plan->F;
-    for (size_t e = 0; e < plan->E; e++) {
-        if (rank_of(plan->experts[e].in) > most) most = rank_of(plan->experts[e].in);
-        if (rank_of(plan->experts[e].out) > most) most = rank_of(plan->experts[e].out);
-    }
-    return most;
-}
-
-static size_t rank_most(const Plan *plan)
-{
-    size_t most = 1;
-    for (size_t e = 0; e < plan->E; e++) {
-        if (rank_of(plan->experts[e].in) > most) most = rank_of(plan->experts[e].in);
-        if (rank_of(plan->experts[e].out) > most) most = rank_of(plan->experts[e].out);
-    }
-    return most;
+    return plan->rank_most > most ? plan->rank_most : most;
 }
 
 /* The rows of columns [begin, end) that thread i of n owns: whole slices. */
@@ -144,15 +145,16 @@ static void hidden_rows(const Plan *plan, size_t e, const Tensor *x, const Tenso
 {
     const Expert *expert = &plan->experts[e];
     size_t at = plan->begin[e], n = plan->begin[e + 1] - at, F = plan->F, R = rank_of(expert->out);
-    float *pack = scratch, *pack_low = pack + pack_floats, *gu = pack_low + pack_floats, *low = gu + plan->most * 2 * F;
+    float *pack = scratch, *pack_low = pack + pack_floats, *a = pack_low + pack_floats, *low = a + plan->most * F;
+    float *gu = low + plan->most * plan->rank_most;
+    if (plan->gate_up) gu = plan->gate_up + at * 2 * F;
     rows_pack_nt(n, plan->D, 1, rows_pick(x->data, plan->D, plan->token + at), pack);
-    gate_and_up(plan, expert, n, pack, gu, low, pack_low);
-    for (size_t i = 0; i < n; i++) { /* a over g; the next row's g lies beyond */
-        float *row = gu + i * 2 * F, weight = w->data[plan->token[at + i] * plan->K + plan->slot[at + i]];
-        row_swiglu(F, row, row, row + F);
-        row_scale(F, row, weight, row);
+    gate_and_up(plan, expert, n, pack, gu, plan->gate_up ? plan->low + at * plan->rank_most : low, pack_low);
+    for (size_t i = 0; i < n; i++) {
+        row_swiglu(F, a + i * F, gu + i * 2 * F, gu + i * 2 * F + F);
+        row_scale(F, a + i * F, w->data[plan->token[at + i] * plan->K + plan->slot[at + i]], a + i * F);
     }
-    rows_pack_nt(n, F, 1, rows_of(gu, 2 * F), packed->hidden[e]);
+    rows_pack_nt(n, F, 1, rows_of(a, F), packed->hidden[e]);
     if (!expert->out) return;
     Weight A;
     rows_nt_slice(n, rows_of(low, R), false, packed->hidden[e], values_of(expert->out->A, &A), 0, R);
@@ -182,19 +184,22 @@ typedef struct {
     float *x, *G, *gu, *dgu, *a, *da, *low, *dlow, *pack;
 } Bench;
 
+/* A row of gate and up; it serves LoRA on down as a row of r, too. */
+static size_t gate_up_width(const Plan *plan) { return 2 * plan->F > plan->rank_most ? 2 * plan->F : plan->rank_most; }
+
 static size_t bench_floats(const Plan *plan, size_t pack)
 {
-    return plan->most * (2 * plan->D + 6 * plan->F + 2 * rank_most(plan)) + pack;
+    return plan->most * (2 * plan->D + 4 * plan->F + gate_up_width(plan) + 2 * plan->rank_most) + pack;
 }
 
 static Bench bench_at(const Plan *plan, float *at, size_t pack)
 {
-    size_t n = plan->most, D = plan->D, F = plan->F, R = rank_most(plan);
+    size_t n = plan->most, D = plan->D, F = plan->F, R = plan->rank_most;
     Bench b = {.pack = at}; /* packing wants its alignment */
     b.x = b.pack + pack;
     b.G = b.x + n * D;
     b.gu = b.G + n * D;
-    b.dgu = b.gu + n * 2 * F;
+    b.dgu = b.gu + n * gate_up_width(plan);
     b.a = b.dgu + n * 2 * F;
     b.da = b.a + n * F;
     b.low = b.da + n * F;
@@ -256,20 +261,25 @@ static void expert_backward(const Plan *plan, size_t e, const Group *group, cons
         memcpy(b->G + i * D, dy + token[i] * D, D * sizeof *b->G);
     }
     back_through_down(plan, expert, n, b);
-    rows_pack_nt(n, D, 1, rows_of(b->x, D), b->pack);
-    float *pack_low = b->pack + rows_scratch(n, D);
-    gate_and_up(plan, expert, n, b->pack, b->gu, b->low, pack_low); /* low = x A' of gate|up, used last */
+    float *gu = b->gu, *low = b->low; /* low = x A' of gate|up, used last */
+    if (plan->gate_up) {
+        gu = plan->gate_up + at * 2 * F;
+        low = plan->low + at * plan->rank_most;
+    } else {
+        rows_pack_nt(n, D, 1, rows_of(b->x, D), b->pack);
+        gate_and_up(plan, expert, n, b->pack, gu, low, b->pack + rows_scratch(n, D));
+    }
     for (size_t i = 0; i < n; i++) {
-        row_swiglu(F, b->a + i * F, b->gu + i * 2 * F, b->gu + i * 2 * F + F);
+        row_swiglu(F, b->a + i * F, gu + i * 2 * F, gu + i * 2 * F + F);
         if (w->grad) w->grad[token[i] * plan->K + plan->slot[at + i]] += row_dot(F, b->a + i * F, b->da + i * F);
     }
     weigh(n, F, b->da, w->data, plan, at);
     for (size_t i = 0; i < n; i++)
-        row_swiglu_backward(F, b->dgu + i * 2 * F, b->dgu + i * 2 * F + F, b->gu + i * 2 * F, b->gu + i * 2 * F + F, b->da + i * F);
+        row_swiglu_backward(F, b->dgu + i * 2 * F, b->dgu + i * 2 * F + F, gu + i * 2 * F, gu + i * 2 * F + F, b->da + i * F);
     Weight A, B;
     if (expert->out && param_trains(expert->out->A)) {
         R = rank_of(expert->out);
-        float *u = b->gu; /* gate and up have served */
+        float *u = b->gu; /* gate and up computed here have served */
         rows_pack_nt(n, F, 1, rows_of(b->a, F), b->pack);
         rows_nt_slice(n, rows_of(u, R), false, b->pack, values_of(expert->out->A, &A), 0, R);
         weigh(n, D, b->G, w->data, plan, at);
@@ -282,7 +292,7 @@ static void expert_backward(const Plan *plan, size_t e, const Group *group, cons
         rows_pack_nn(n, B.rows, 1, rows_of(b->dgu + expert->in->col, 2 * F), b->pack);
         rows_nn_slice(n, rows_of(b->dlow, R), false, b->pack, &B, 0, R);
         row_scale(n * R, b->dlow, expert->in->scale, b->dlow);
-        sum_pair(group, expert->in, n, token, b->dgu + expert->in->col, 2 * F, b->low, b->dlow, b->x, D);
+        sum_pair(group, expert->in, n, token, b->dgu + expert->in->col, 2 * F, low, b->dlow, b->x, D);
         if (packed->low) rows_pack_nn(n, R, 1, rows_of(b->dlow, R), packed->low[e]);
     }
     if (!packed->gate) return;
@@ -350,19 +360,50 @@ static bool trains(size_t E, const Expert *experts)
     return false;
 }
 
+static bool pair_fits(Tape *tape, const Lora *lora, size_t inner, size_t width)
+{
+    if (!lora) return true;
+    const Param *A = lora->A, *B = lora->B;
+    return tape_expect(tape, A->cols == inner && B->cols == A->rows && lora->col + B->rows <= width,
+                       "%s: A [%zu][%zu], B [%zu][%zu] at column %zu; x is %zu wide, y %zu", A->name, A->rows, A->cols, B->rows,
+                       B->cols, lora->col, inner, width);
+}
+
+static bool fits(Tape *tape, const Tensor *x, Route route, size_t E, const Expert *experts)
+{
+    size_t T = x->shape[0], D = x->shape[1], K = route.weights->shape[1];
+    if (!tape_expect(tape, E > 0, "experts: there are none")) return false;
+    if (!tape_expect(tape, T == tape->group->T && T == route.weights->shape[0], "experts: %zu rows, %zu tokens, %zu rows of weights",
+                     T, tape->group->T, route.weights->shape[0]))
+        return false;
+    size_t F = experts[0].gate->rows;
+    for (size_t e = 0; e < E; e++) {
+        const Weight *gate = experts[e].gate, *up = experts[e].up, *down = experts[e].down;
+        bool right = gate->rows == F && gate->cols == D && up->rows == F && up->cols == D && down->rows == D && down->cols == F;
+        if (!tape_expect(tape, right, "experts: x is [%zu][%zu], gate [%zu][%zu], up [%zu][%zu], down [%zu][%zu]", T, D, gate->rows,
+                         gate->cols, up->rows, up->cols, down->rows, down->cols) ||
+            !pair_fits(tape, experts[e].in, D, 2 * F) || !pair_fits(tape, experts[e].out, F, D))
+            return false;
+    }
+    for (size_t i = 0; i < T * K; i++)
+        if (!tape_expect(tape, route.ids[i] >= 0 && (size_t)route.ids[i] < E, "experts: id %d of %zu", route.ids[i], E)) return false;
+    return true;
+}
+
 Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *experts)
 {
     size_t T = x->shape[0], D = x->shape[1], K = route.weights->shape[1];
     Tensor *y = tape_tensor(tape, T, D);
-    if (!tape_expect(tape, route.weights->shape[0] == T && experts[0].gate->cols == D && experts[0].down->rows == D &&
-                         experts[0].down->cols == experts[0].gate->rows && experts[0].up->rows == experts[0].gate->rows,
-                     "experts: x is [%zu][%zu], gate [%zu][%zu], down [%zu][%zu], %zu rows of weights", T, D, experts[0].gate->rows,
-                     experts[0].gate->cols, experts[0].down->rows, experts[0].down->cols, route.weights->shape[0]))
-        return &tape->dummy;
+    if (!fits(tape, x, route, E, experts)) return &tape->dummy;
     Plan *plan = make_plan(tape, route.ids, T, K, D, E, experts);
     if (!plan) return &tape->dummy;
     size_t n_threads = (size_t)omp_get_max_threads(), pack = rows_scratch(plan->most, inner_most(plan));
-    size_t each = (2 * pack + plan->most * (2 * plan->F + rank_most(plan)) + 15) / 16 * 16;
+    size_t each = (2 * pack + plan->most * (3 * plan->F + plan->rank_most) + 15) / 16 * 16;
+    Tensor *in[] = {x, route.weights};
+    if (!tape->lean && tape_wants(tape, trains(E, experts), 2, in)) {
+        plan->gate_up = tape_floats(tape, plan->N * 2 * plan->F);
+        plan->low = tape_floats(tape, plan->N * plan->rank_most);
+    }
     float *scratch = tape_scratch(tape, n_threads * each);
     Packed packed;
     if (!make_packed(tape, plan, &packed)) return &tape->dummy;
@@ -379,5 +420,5 @@ Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *e
         columns_of(D, (size_t)omp_get_thread_num(), (size_t)omp_get_num_threads(), &begin, &end);
         if (begin < end) add_down(plan, &packed, y->data, begin, end);
     }
-    return tape_record(tape, &experts_op, y, plan, trains(E, experts), 2, (Tensor *[]){x, route.weights});
+    return tape_record(tape, &experts_op, y, plan, trains(E, experts), 2, in);
 }

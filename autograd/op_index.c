@@ -32,6 +32,7 @@ static void choose_block(const Document *doc, size_t begin, size_t n, float *sco
         for (size_t i = 0; i < n; i++) {
             float w = doc->w[(begin + i) * s->n_heads + h] * s->head_scale, *to = score + i * keys;
             const float *dot = dots + i * keys;
+#pragma omp simd
             for (size_t t = 0; t < keys; t++) to[t] += w * (dot[t] > 0 ? dot[t] : 0);
         }
     }
@@ -52,8 +53,10 @@ void op_index(Tape *tape, const IndexShape *shape, Tensor *q, Tensor *k, Tensor 
     if (longest == 0) return;
     size_t each = 2 * BLOCK * longest + longest; /* scores, dots, and the choice's scratch */
     float *scratch = tape_scratch(tape, n_threads * each);
-    if (!tape_expect(tape, q->shape[1] == width && k->shape[1] == shape->dim && w->shape[1] == shape->n_heads,
-                     "index: q is %zu wide, k %zu, w %zu", q->shape[1], k->shape[1], w->shape[1]))
+    if (!tape_expect(tape, q->shape[1] == width && k->shape[1] == shape->dim && w->shape[1] == shape->n_heads &&
+                         q->shape[0] == group->T && k->shape[0] == group->T && w->shape[0] == group->T,
+                     "index: q is [%zu][%zu], k [%zu][%zu], w [%zu][%zu], %zu tokens", q->shape[0], q->shape[1], k->shape[0],
+                     k->shape[1], w->shape[0], w->shape[1], group->T))
         return;
     for (size_t d = 0; d < group->n_docs; d++) {
         if (!keys->of[d]) continue;
@@ -70,4 +73,5 @@ void op_index(Tape *tape, const IndexShape *shape, Tensor *q, Tensor *k, Tensor 
         }
     }
     arena_reset(&tape->scratch);
+    profile_note(tape->profile, "index", PROFILE_UP);
 }

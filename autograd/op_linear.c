@@ -3,7 +3,6 @@
 #include "autograd/op.h"
 #include "tensor/matmul.h"
 
-
 enum { MOST = 4 };
 
 typedef struct {
@@ -65,6 +64,8 @@ Tensor *op_linear_trained(Tape *tape, Tensor *x, const Weight *W, const Param *p
     Weight *values = tape_alloc(tape, sizeof *values);
     if (!tape_expect(tape, param->rows == W->rows && param->cols == W->cols, "linear: %s is [%zu][%zu], %s [%zu][%zu]", W->name,
                      W->rows, W->cols, param->name, param->rows, param->cols))
+        return &tape->dummy;
+    if (!tape_expect(tape, x->shape[0] == tape->group->T, "linear: %s: %zu rows, %zu tokens", param->name, x->shape[0], tape->group->T))
         return &tape->dummy;
     *values = weight_of(param->name, param->rows, param->cols, param->data);
     return project(tape, x, 1, (const Weight *[]){values}, param);

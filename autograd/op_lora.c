@@ -89,7 +89,8 @@ Tensor *op_lora(Tape *tape, Tensor *y, Tensor *x, const Lora *lora)
     size_t T = x->shape[0], D = x->shape[1], O = y->shape[1], R = A->rows;
     if (!tape_expect(tape, A->cols == D && B->cols == R && y->shape[0] == T && lora->col + B->rows <= O,
                      "%s: x is [%zu][%zu], y [%zu][%zu], A [%zu][%zu], B [%zu][%zu] at column %zu", A->name, T, D, y->shape[0], O, R,
-                     A->cols, B->rows, B->cols, lora->col))
+                     A->cols, B->rows, B->cols, lora->col) ||
+        !tape_expect(tape, T == tape->group->T, "%s: %zu rows, %zu tokens", A->name, T, tape->group->T))
         return &tape->dummy;
     Weight a = weight_of(A->name, R, D, A->data), b = weight_of(B->name, B->rows, R, B->data);
     Kept *kept = tape_alloc(tape, sizeof *kept);

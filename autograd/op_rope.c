@@ -51,6 +51,10 @@ Tensor *op_rope(Tape *tape, Tensor *x, const RopeTable *table, size_t col, size_
         if (!tape_expect(tape, n <= table->n, "a document has %zu tokens; the rotary table has %zu positions", n, table->n))
             return &tape->dummy;
     }
+    size_t width = x->shape[1], end = col + (heads - 1) * stride + table->dim;
+    if (!tape_expect(tape, x->shape[0] == group->T, "rope: %zu rows, %zu tokens", x->shape[0], group->T) ||
+        !tape_expect(tape, heads >= 1 && end <= width, "rope: columns %zu to %zu of %zu", col, end, width))
+        return &tape->dummy;
     *kept = (Kept){table, col, heads, stride, interleaved};
     turn(group, kept, 1, x->shape[1], x->data);
     return tape_record(tape, &rope, x, kept, false, 1, (Tensor *[]){x});

@@ -86,8 +86,11 @@ Route op_route(Tape *tape, Tensor *logits, const float *bias, const RouterShape 
     Kept *kept = tape_alloc(tape, sizeof *kept);
     float *s = tape_floats(tape, T * K), *sum = tape_floats(tape, T);
     float *scratch = tape_scratch(tape, (size_t)omp_get_max_threads() * 2 * E);
-    if (!tape_expect(tape, logits->shape[1] == E && K >= 1 && K <= E && shape->n_group <= MOST_GROUPS && E % shape->n_group == 0,
-                     "route: %zu logits, %zu experts in %zu groups, %zu chosen", logits->shape[1], E, shape->n_group, K))
+    size_t G = shape->n_group, kept_groups = shape->topk_group;
+    bool fits = G >= 1 && G <= MOST_GROUPS && E % G == 0 && kept_groups >= 1 && kept_groups <= G && K >= 1 && K <= E / G * kept_groups;
+    if (!tape_expect(tape, fits && logits->shape[1] == E, "route: %zu logits, %zu experts, %zu chosen from %zu of %zu groups",
+                     logits->shape[1], E, K, kept_groups, G) ||
+        !tape_expect(tape, T == tape->group->T, "route: %zu rows of logits, %zu tokens", T, tape->group->T))
         return (Route){ids, &tape->dummy};
     *kept = (Kept){*shape, ids, s, sum};
 #pragma omp parallel for schedule(static)

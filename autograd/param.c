@@ -3,6 +3,7 @@
 #include "base/memory.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* The largest subtree that starts at `begin` and stays below `end`. */
 static size_t subtree_size(size_t begin, size_t end)
@@ -51,6 +52,23 @@ void forest_free(Forest *forest)
 {
     free(forest->slots);
     *forest = (Forest){0};
+}
+
+size_t forest_merge(size_t n_trees, Subtree *trees, size_t n, float *nodes)
+{
+    size_t top = 0;
+    for (size_t i = 0; i < n_trees; i++) {
+        if (top != i) memcpy(nodes + top * n, nodes + i * n, n * sizeof *nodes);
+        trees[top++] = trees[i];
+        while (top >= 2 && trees[top - 1].size == trees[top - 2].size && trees[top - 2].begin % (2 * trees[top - 2].size) == 0) {
+            float *older = nodes + (top - 2) * n;
+            const float *newer = nodes + (top - 1) * n;
+            for (size_t k = 0; k < n; k++) older[k] += newer[k];
+            trees[top - 2].size *= 2;
+            top--;
+        }
+    }
+    return top;
 }
 
 void forest_total(size_t n_roots, size_t n, float *roots)

@@ -43,6 +43,10 @@ void forest_free(Forest *forest);
 size_t forest_cover(size_t first, size_t end, Subtree cover[FOREST_MOST]);
 size_t forest_depth(size_t first, size_t end); /* that number alone */
 
+/* Merge subtrees that stand side by side, oldest first, until none are siblings: nodes [n_trees][n] of `trees`. Returns how
+ * many are left; they lie at the beginning. */
+size_t forest_merge(size_t n_trees, Subtree *trees, size_t n, float *nodes);
+
 /* Add the roots of a step's whole forest [0, end) from the youngest to the oldest: roots [n_roots][n], total in roots[0]. */
 void forest_total(size_t n_roots, size_t n, float *roots);
 

@@ -10,6 +10,7 @@ void tape_begin(Tape *tape, const Group *group, TapeMode mode)
     tape_reset(tape);
     tape->group = group;
     tape->mode = mode;
+    profile_mark(tape->profile);
 }
 
 void tape_reset(Tape *tape)
@@ -46,9 +47,12 @@ static void *alloc_from(Tape *tape, Arena *arena, size_t bytes)
 
 void *tape_alloc(Tape *tape, size_t bytes) { return alloc_from(tape, &tape->arena, bytes); }
 
-float *tape_floats(Tape *tape, size_t n) { return tape_alloc(tape, n * sizeof(float)); }
+/* A product that stops at the largest number, which no arena has. */
+static size_t times(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
 
-float *tape_scratch(Tape *tape, size_t n) { return alloc_from(tape, &tape->scratch, n * sizeof(float)); }
+float *tape_floats(Tape *tape, size_t n) { return tape_alloc(tape, times(n, sizeof(float))); }
+
+float *tape_scratch(Tape *tape, size_t n) { return alloc_from(tape, &tape->scratch, times(n, sizeof(float))); }
 
 static Tensor *new_tensor(Tape *tape, size_t rows, size_t cols, float *data, bool wants)
 {
@@ -65,7 +69,7 @@ Tensor *tape_leaf(Tape *tape, size_t rows, size_t cols, float *data, bool wants)
 
 Tensor *tape_tensor(Tape *tape, size_t rows, size_t cols)
 {
-    float *data = tape_floats(tape, rows * cols);
+    float *data = tape_floats(tape, times(rows, cols));
     return new_tensor(tape, rows, cols, data, false);
 }
 
@@ -108,6 +112,7 @@ static void check_gradients(Tape *tape, const Node *node)
 Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *kept, bool trains, size_t n_in, Tensor *const *in)
 {
     arena_reset(&tape->scratch);
+    profile_note(tape->profile, op->name, PROFILE_UP);
     if (tape->err) return &tape->dummy;
     if (tape->guard && out->data) check_finite(tape, "", op, out, out->data);
     if (!tape_wants(tape, trains, n_in, in)) return out;
@@ -121,24 +126,34 @@ Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *kept, bool trai
     return out;
 }
 
+static void zero(size_t n, float *x)
+{
+    enum { AT_ONCE = 1 << 14 };
+#pragma omp parallel for schedule(static) if (n > 4 * AT_ONCE)
+    for (size_t i = 0; i < n; i += AT_ONCE) memset(x + i, 0, (n - i < AT_ONCE ? n - i : AT_ONCE) * sizeof *x);
+}
+
 float *tape_seed(Tape *tape, Tensor *tensor)
 {
     if (tensor->grad || tape->err) return tensor->grad;
     size_t n = tensor->shape[0] * tensor->shape[1];
     tensor->grad = tape_floats(tape, n);
-    if (tensor->grad) memset(tensor->grad, 0, n * sizeof *tensor->grad);
+    if (tensor->grad) zero(n, tensor->grad);
     return tensor->grad;
 }
 
 Err *tape_backward(Tape *tape)
 {
+    profile_mark(tape->profile);
     for (Node *node = tape->last; node && !tape->err; node = node->previous) {
         tape_seed(tape, node->out);
         for (size_t i = 0; i < node->n_in; i++)
             if (node->in[i] && node->in[i]->wants) tape_seed(tape, node->in[i]);
+        profile_note(tape->profile, "gradients = 0", PROFILE_DOWN);
         if (!tape->err) node->op->backward(node);
         if (tape->guard && !tape->err) check_gradients(tape, node);
         arena_reset(&tape->scratch);
+        profile_note(tape->profile, node->op->name, PROFILE_DOWN);
     }
     return tape_error(tape);
 }

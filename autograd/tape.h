@@ -22,6 +22,7 @@
 #include "autograd/group.h"
 #include "autograd/param.h"
 #include "base/arena.h"
+#include "base/profile.h"
 
 typedef struct Tape Tape;
 
@@ -56,9 +57,11 @@ struct Tape {
     Arena scratch;        /* emptied when an operation returns */
     const Group *group;
     TapeMode mode;
+    bool lean;            /* keep little: compute on the way back what can be computed again */
     bool guard;           /* check every result for numbers that are not finite */
     float dropout;        /* probability; 0 outside training */
     uint64_t dropout_key; /* of this seed and step */
+    Profile *profile;     /* who asks where time goes, or NULL */
     Node *last;
     Err *err;
     Tensor dummy;

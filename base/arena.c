@@ -6,6 +6,16 @@
 #include <stdint.h>
 #include <sys/mman.h>
 
+/* The address sanitizer learns which bytes of a chunk are handed out; a gap behind each block catches overruns. */
+#if defined __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+enum { GAP = 64 };
+#else
+#define ASAN_POISON_MEMORY_REGION(at, bytes) ((void)(at), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(at, bytes) ((void)(at), (void)(bytes))
+enum { GAP = 0 };
+#endif
+
 enum { CHUNK_BYTES = 1 << 20, ALIGN = 64 };
 
 struct ArenaChunk {
@@ -22,13 +32,15 @@ static ArenaChunk *chunk_new(size_t payload)
     if (at == MAP_FAILED) return NULL;
     ArenaChunk *chunk = at;
     *chunk = (ArenaChunk){.bytes = bytes, .used = ALIGN};
+    ASAN_POISON_MEMORY_REGION((char *)at + ALIGN, bytes - ALIGN);
     return chunk;
 }
 
 void *arena_alloc(Arena *arena, size_t bytes)
 {
     if (bytes > SIZE_MAX / 4) return NULL;
-    bytes = round_up(bytes ? bytes : 1, ALIGN);
+    size_t asked = bytes;
+    bytes = round_up((bytes ? bytes : 1) + GAP, ALIGN);
     ArenaChunk *chunk = arena->current;
     /* A chunk that is too small for this block is skipped until the next reset. */
     while (chunk && chunk->bytes - chunk->used < bytes && chunk->next) {
@@ -44,6 +56,7 @@ void *arena_alloc(Arena *arena, size_t bytes)
     }
     arena->current = chunk;
     void *block = (char *)chunk + chunk->used;
+    ASAN_UNPOISON_MEMORY_REGION(block, asked);
     chunk->used += bytes;
     arena->used_bytes += bytes;
     if (arena->used_bytes > arena->peak_bytes) arena->peak_bytes = arena->used_bytes;
@@ -52,6 +65,7 @@ void *arena_alloc(Arena *arena, size_t bytes)
 
 void arena_reset(Arena *arena)
 {
+    for (ArenaChunk *chunk = arena->first; chunk; chunk = chunk->next) ASAN_POISON_MEMORY_REGION((char *)chunk + ALIGN, chunk->bytes - ALIGN);
     arena->current = arena->first;
     if (arena->first) arena->first->used = ALIGN;
     arena->used_bytes = 0;
@@ -61,6 +75,7 @@ void arena_free(Arena *arena)
 {
     for (ArenaChunk *chunk = arena->first, *next; chunk; chunk = next) {
         next = chunk->next;
+        ASAN_UNPOISON_MEMORY_REGION((char *)chunk, chunk->bytes);
         munmap(chunk, chunk->bytes);
     }
     *arena = (Arena){0};

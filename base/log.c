@@ -43,12 +43,15 @@ void log_progress(bool keep, const char *format, ...)
     fflush(stderr);
 }
 
-double log_seconds(void)
+static double read_clock(clockid_t clock)
 {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(clock, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
+
+double log_seconds(void) { return read_clock(CLOCK_MONOTONIC); }
+double log_cpu_seconds(void) { return read_clock(CLOCK_PROCESS_CPUTIME_ID); }
 
 size_t log_peak_bytes(void)
 {

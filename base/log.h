@@ -18,6 +18,9 @@ void log_progress(bool keep, const char *format, ...) PRINTF(2, 3);
 /* Seconds on a clock that only goes forward. */
 double log_seconds(void);
 
+/* Processor time of this process, all threads. */
+double log_cpu_seconds(void);
+
 /* The process's peak resident memory in bytes, file pages included. */
 size_t log_peak_bytes(void);
 

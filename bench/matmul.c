@@ -1,13 +1,13 @@
 /* Products as shares of the fp32 FMA peak of one core, measured in the same rounds.
  *
- *     make BUILD=build build/libgraft.a
- *     gcc -std=gnu11 -O2 -I. -fopenmp bench/matmul.c build/libgraft.a -lopenblas -lm -o build/bench_matmul
- *     OMP_NUM_THREADS=1 ./build/bench_matmul [path]
+ *     make build/bench/matmul
+ *     OMP_NUM_THREADS=1 build/bench/matmul [path]
  *
- * Rounds are interleaved, so that a noisy neighbour hits all alike; each number is a median. */
+ * Rounds are interleaved, so that a noisy neighbour hits all alike; each number is a median, of processor time. */
+#include "base/log.h"
+#include "bench/peak.h"
 #include "tensor/matmul.h"
 
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -39,48 +39,6 @@ static double median(double *x)
     return x[ROUNDS / 2];
 }
 
-/* Multiply-adds per second of one core: 12 chains of vectors, nothing but FMA. */
-#if defined __x86_64__
-#include <immintrin.h>
-__attribute__((target("avx512f"))) static double peak_avx512(void)
-{
-    __m512 c[12], x = _mm512_set1_ps(0.999f);
-    for (int i = 0; i < 12; i++) c[i] = _mm512_set1_ps((float)i);
-    double start = omp_get_wtime();
-    for (int n = 0; n < 2000000; n++)
-#pragma GCC unroll 12
-        for (int i = 0; i < 12; i++) c[i] = _mm512_fmadd_ps(c[i], x, x);
-    double seconds = omp_get_wtime() - start;
-    for (int i = 1; i < 12; i++) c[0] = _mm512_add_ps(c[0], c[i]);
-    volatile float keep = _mm512_reduce_add_ps(c[0]);
-    (void)keep;
-    return 2000000.0 * 12 * 16 / seconds;
-}
-
-__attribute__((target("avx2,fma"))) static double peak_avx2(void)
-{
-    __m256 c[12], x = _mm256_set1_ps(0.999f);
-    for (int i = 0; i < 12; i++) c[i] = _mm256_set1_ps((float)i);
-    double start = omp_get_wtime();
-    for (int n = 0; n < 2000000; n++)
-#pragma GCC unroll 12
-        for (int i = 0; i < 12; i++) c[i] = _mm256_fmadd_ps(c[i], x, x);
-    double seconds = omp_get_wtime() - start;
-    for (int i = 1; i < 12; i++) c[0] = _mm256_add_ps(c[0], c[i]);
-    volatile float keep = _mm256_cvtss_f32(c[0]);
-    (void)keep;
-    return 2000000.0 * 12 * 8 / seconds;
-}
-
-static double peak(void)
-{
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512f") ? peak_avx512() : peak_avx2();
-}
-#else
-static double peak(void) { return 1e9; } /* then the figures are multiply-adds per nanosecond */
-#endif
-
 static float *floats(size_t n)
 {
     float *x = aligned_alloc(64, (n * 4 + 63) / 64 * 64);
@@ -90,6 +48,7 @@ static float *floats(size_t n)
 
 int main(int argc, char **argv)
 {
+    matmul_prepare(argv);
     if (!matmul_init(argc > 1 ? argv[1] : NULL)) return 1;
     static double share[N_SHAPES][N_TOKENS][2][ROUNDS], rate[ROUNDS];
     float *x = floats((size_t)MAX_T * 6144), *y = floats((size_t)MAX_T * 6144), *scale = floats(48 * 48);
@@ -107,7 +66,7 @@ int main(int argc, char **argv)
         }
     }
     for (int round = 0; round < ROUNDS; round++) {
-        rate[round] = peak();
+        rate[round] = peak_of_thread(2000000);
         for (size_t s = 0; s < N_SHAPES; s++)
             for (size_t t = 0; t < N_TOKENS; t++)
                 for (int back = 0; back < 2; back++) {
@@ -115,12 +74,12 @@ int main(int argc, char **argv)
                     Weight w = {.dtype = shape.dtype, .rows = shape.rows, .cols = shape.cols, .data = data[s], .scale = scale};
                     double work = (double)tokens[t] * (double)shape.rows * (double)shape.cols;
                     int calls = work < 5e7 ? (int)(5e7 / work) : 1;
-                    double start = omp_get_wtime();
+                    double start = log_cpu_seconds();
                     for (int i = 0; i < calls; i++) {
                         if (back) rows_nn(tokens[t], rows_of(y, shape.cols), shape.add, 1, rows_of(x, shape.rows), &w, scratch);
                         else rows_nt(tokens[t], rows_of(y, shape.rows), shape.add, 1, rows_of(x, shape.cols), &w, scratch);
                     }
-                    share[s][t][back][round] = work * calls / (omp_get_wtime() - start) / rate[round];
+                    share[s][t][back][round] = work * calls / (log_cpu_seconds() - start) / rate[round];
                 }
     }
     printf("%s, %d threads; peak of one core %.1f G multiply-adds/s; shares of it, forward / backward\n", matmul_path(),

@@ -314,7 +314,6 @@ static void pack_rows(size_t T, size_t n, size_t stride, float s, Rows x, float 
         const float *row = row_of(x, t);
         for (size_t i = 0; i < n; i++) out[i] = row[i] * s;
     }
-    for (size_t t = 0; t < ROW_TILE; t++, out += stride) memset(out, 0, n * sizeof *out);
 }
 
 /* The tile for the next of `left` rows; it may reach up to ROW_TILE - 1 rows of zeros beyond them. */

@@ -35,7 +35,7 @@ static inline size_t packed_stride(size_t inner) { return inner <= SHORT ? SHORT
 typedef struct {
     const char *name;
 
-    /* n <= BLOCK inner columns of x, times s; x starts at the first of them. */
+    /* n <= BLOCK inner columns of x, times s; x starts at the first of them. Zeros after pack_rows are the caller's. */
     void (*pack_lanes)(size_t T, size_t n, float s, Rows x, float *out);
     void (*pack_rows)(size_t T, size_t n, size_t stride, float s, Rows x, float *out);
 

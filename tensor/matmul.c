@@ -16,6 +16,7 @@
 
 enum {
     NARROW_ROWS = 192,      /* rows packed at once: with the panel of W they stay in L2 */
+    PACK_ROWS = 3 * LANES,  /* rows that a thread packs at once */
     SUM_CHUNK = 512,        /* rows and columns of G that one call to cblas computes: part of its bits */
     WORTH_A_TEAM = 1 << 20, /* multiply-adds; less than this takes less than waking threads */
 };
@@ -42,20 +43,32 @@ size_t rows_scratch(size_t T, size_t K)
 static size_t lanes_at(size_t T, size_t at) { return round_up(T, LANES) * at; }
 static size_t rows_at(size_t T, size_t at) { return (T + ROW_TILE) * STRIDE * (at / BLOCK); }
 
+static bool as_lanes(bool transposed, size_t inner) { return transposed && inner > SHORT; }
+
+/* What follows packed rows: tiles reach beyond the last one. */
+static void zero_tile(size_t n, size_t stride, float *out)
+{
+    for (size_t t = 0; t < ROW_TILE; t++, out += stride) memset(out, 0, n * sizeof *out);
+}
+
+/* Rows [t, t + rows) of block `at` of x into their place. t is a multiple of LANES. */
+static void pack_part(bool lanes, size_t T, size_t inner, size_t at, size_t t, size_t rows, float s, Rows x, float *scratch)
+{
+    size_t n = least(BLOCK, inner - at), stride = packed_stride(inner);
+    Rows from = rows_right(rows_from(x, t), at);
+    if (lanes) kernels->pack_lanes(rows, n, s, from, scratch + lanes_at(T, at) + t * n);
+    else kernels->pack_rows(rows, n, stride, s, from, scratch + rows_at(T, at) + t * stride);
+    if (!lanes && t + rows == T) zero_tile(n, stride, scratch + rows_at(T, at) + T * stride);
+}
+
 void rows_pack_nn(size_t T, size_t N, float s, Rows x, float *scratch)
 {
-    for (size_t at = 0; at < N; at += BLOCK)
-        kernels->pack_rows(T, least(BLOCK, N - at), packed_stride(N), s, rows_right(x, at), scratch + rows_at(T, at));
+    for (size_t at = 0; at < N; at += BLOCK) pack_part(false, T, N, at, 0, T, s, x, scratch);
 }
 
 void rows_pack_nt(size_t T, size_t K, float s, Rows x, float *scratch)
 {
-    if (K <= SHORT) {
-        rows_pack_nn(T, K, s, x, scratch);
-        return;
-    }
-    for (size_t at = 0; at < K; at += BLOCK)
-        kernels->pack_lanes(T, least(BLOCK, K - at), s, rows_right(x, at), scratch + lanes_at(T, at));
+    for (size_t at = 0; at < K; at += BLOCK) pack_part(as_lanes(true, K), T, K, at, 0, T, s, x, scratch);
 }
 
 /* ---- slices -------------------------------------------------------------------------------------------------- */
@@ -106,11 +119,13 @@ static void narrow_rows(const Product *p, size_t begin, size_t end, float *scrat
     Rows x = rows_from(p->x, begin), y = rows_from(p->y, begin);
     for (size_t at = 0; at < p->inner; at += BLOCK) {
         size_t n = least(BLOCK, p->inner - at);
-        if (p->transposed && p->inner > SHORT) {
+        if (as_lanes(p->transposed, p->inner)) {
             kernels->pack_lanes(T, n, p->s, rows_right(x, at), scratch);
             kernels->nt(T, y, p->add || at, scratch, p->W, 0, p->width, at, n, panel);
         } else {
-            kernels->pack_rows(T, n, packed_stride(p->inner), p->s, rows_right(x, at), scratch);
+            size_t stride = packed_stride(p->inner);
+            kernels->pack_rows(T, n, stride, p->s, rows_right(x, at), scratch);
+            zero_tile(n, stride, scratch + T * stride);
             if (p->transposed) kernels->nt_short(T, y, p->add, scratch, p->W, 0, p->width, panel);
             else kernels->nn(T, y, p->add || at, scratch, p->W, 0, p->width, at, n, panel);
         }
@@ -122,6 +137,17 @@ static void narrow_part(const Product *p, size_t i, size_t n)
     static _Thread_local float packed[(NARROW_ROWS + ROW_TILE) * STRIDE] __attribute__((aligned(64)));
     size_t begin = part(p->T, 3 * LANES, i, n), end = part(p->T, 3 * LANES, i + 1, n);
     for (; begin < end; begin += NARROW_ROWS) narrow_rows(p, begin, least(begin + NARROW_ROWS, end), packed);
+}
+
+/* The team packs together. */
+static void pack_all(const Product *p, float *scratch)
+{
+    size_t blocks = (p->inner + BLOCK - 1) / BLOCK, runs = (p->T + PACK_ROWS - 1) / PACK_ROWS;
+#pragma omp for schedule(static)
+    for (size_t i = 0; i < blocks * runs; i++) {
+        size_t t = i % runs * PACK_ROWS;
+        pack_part(as_lanes(p->transposed, p->inner), p->T, p->inner, i / runs * BLOCK, t, least(PACK_ROWS, p->T - t), p->s, p->x, scratch);
+    }
 }
 
 static void wide_part(const Product *p, size_t i, size_t n, const float *packed)
@@ -138,8 +164,7 @@ static void product(const Product *p, float *scratch)
         size_t i = team ? (size_t)omp_get_thread_num() : 0, n = team ? (size_t)omp_get_num_threads() : 1;
         if (p->width <= ROWS_SLICE) narrow_part(p, i, n);
         else {
-#pragma omp single
-            (p->transposed ? rows_pack_nt : rows_pack_nn)(p->T, p->inner, p->s, p->x, scratch);
+            pack_all(p, scratch);
             wide_part(p, i, n, scratch);
         }
     }

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PREFIX_BYTES = 8, HEADER_MOST = 100000000 };
+enum { PREFIX_BYTES = 8, HEADER_MOST = 100000000, PIECE_BYTES = 1 << 22 };
 
 static const char metadata_key[] = "__metadata__";
 
@@ -248,7 +248,25 @@ static Err *put(FILE *stream, const void *data, size_t bytes, const char *path)
     return bytes && fwrite(data, 1, bytes, stream) != bytes ? err_errno("write %s", path) : NULL;
 }
 
-static Err *put_all(FILE *stream, const char *text, const TensorView *tensors, size_t n_tensors, const char *path)
+/* Where the bytes come from: the views themselves when fill is NULL. */
+typedef struct {
+    TensorFill fill;
+    void *context;
+    unsigned char *piece; /* [PIECE_BYTES] */
+} Source;
+
+static Err *put_tensor(FILE *stream, const TensorView *view, const Source *source, const char *path)
+{
+    if (!source->fill) return put(stream, view->data, view->bytes, path);
+    for (size_t at = 0; at < view->bytes; at += PIECE_BYTES) {
+        size_t n = view->bytes - at < PIECE_BYTES ? view->bytes - at : PIECE_BYTES;
+        TRY(source->fill(source->context, view, at, n, source->piece));
+        TRY(put(stream, source->piece, n, path));
+    }
+    return NULL;
+}
+
+static Err *put_all(FILE *stream, const char *text, const TensorView *tensors, size_t n_tensors, const Source *source, const char *path)
 {
     size_t bytes = strlen(text), padding = (8 - bytes % 8) % 8;
     unsigned char prefix[PREFIX_BYTES];
@@ -256,21 +274,35 @@ static Err *put_all(FILE *stream, const char *text, const TensorView *tensors, s
     TRY(put(stream, prefix, sizeof prefix, path));
     TRY(put(stream, text, bytes, path));
     TRY(put(stream, "        ", padding, path));
-    for (size_t i = 0; i < n_tensors; i++) TRY(put(stream, tensors[i].data, tensors[i].bytes, path));
+    for (size_t i = 0; i < n_tensors; i++) TRY(put_tensor(stream, &tensors[i], source, path));
     return NULL;
 }
 
-Err *safetensors_write(const char *path, const TensorView *tensors, size_t n_tensors)
+static Err *write_file(const char *path, const TensorView *tensors, size_t n_tensors, const Source *source)
 {
     char draft[PATH_BYTES], *text = NULL;
     for (size_t i = 0; i < n_tensors; i++) TRY(err_wrap(check_written(&tensors[i]), "write %s", path));
     TRY(file_draft_name(draft, path));
     TRY(header_text(tensors, n_tensors, &text));
     FILE *stream = fopen(draft, "wbe");
-    Err *err = stream ? put_all(stream, text, tensors, n_tensors, draft) : err_errno("create %s", draft);
+    Err *err = stream ? put_all(stream, text, tensors, n_tensors, source, draft) : err_errno("create %s", draft);
     if (stream) err = err_first(err, file_close(&stream, draft));
     free(text);
     if (!err) return file_replace(draft, path);
     unlink(draft);
+    return err;
+}
+
+Err *safetensors_write(const char *path, const TensorView *tensors, size_t n_tensors)
+{
+    return write_file(path, tensors, n_tensors, &(Source){0});
+}
+
+Err *safetensors_write_filled(const char *path, const TensorView *tensors, size_t n_tensors, TensorFill fill, void *context)
+{
+    Source source = {.fill = fill, .context = context};
+    TRY(mem_new(&source.piece, PIECE_BYTES, 1));
+    Err *err = write_file(path, tensors, n_tensors, &source);
+    free(source.piece);
     return err;
 }

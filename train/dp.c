@@ -117,25 +117,6 @@ static void finish(Requests *requests)
 
 /* ---- the tree over ranks -------------------------------------------------------------------------------------- */
 
-/* Merge subtrees that stand side by side, oldest first, until none are siblings; nodes [count][n]. Returns how many
- * are left; they lie at the beginning. */
-static size_t merge_siblings(size_t count, Subtree *trees, size_t n, float *nodes)
-{
-    size_t top = 0;
-    for (size_t i = 0; i < count; i++) {
-        if (top != i) memcpy(nodes + top * n, nodes + i * n, n * sizeof *nodes);
-        trees[top++] = trees[i];
-        while (top >= 2 && trees[top - 1].size == trees[top - 2].size && trees[top - 2].begin % (2 * trees[top - 2].size) == 0) {
-            float *older = nodes + (top - 2) * n;
-            const float *newer = nodes + (top - 1) * n;
-            for (size_t k = 0; k < n; k++) older[k] += newer[k];
-            trees[top - 2].size *= 2;
-            top--;
-        }
-    }
-    return top;
-}
-
 /* Receive everyone's subtrees of my slice behind one another, in the order of micro-batches, and send mine. */
 static Err *exchange(Dp *dp, const Forest *forest, const size_t *first, size_t begin, size_t n, Subtree *trees)
 {
@@ -184,7 +165,7 @@ Err *dp_reduce(Dp *dp, Forest *forest, const size_t *first, float *slice)
     TRY(mem_new(&trees, count + FOREST_MOST, sizeof *trees));
     Err *err = exchange(dp, forest, first, begin, n, trees);
     if (!err && n) {
-        size_t roots = merge_siblings(count, trees, n, dp->buffer);
+        size_t roots = forest_merge(count, trees, n, dp->buffer);
         forest_total(roots, n, dp->buffer);
         memcpy(slice, dp->buffer, n * sizeof *slice);
     }

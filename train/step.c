@@ -23,7 +23,7 @@ struct Step {
     StepConfig config;
     Tape tape;               /* of the layer and group at work */
     size_t n_kept;
-    Tape *kept;              /* [keep_layers][n_groups] of the step at work */
+    Tape *kept;              /* [n_kept], the first [keep_layers][n_groups] of them for the step at work */
     Tensor **kept_out, **kept_in;
     Forest forest;
     size_t n_slices;         /* floats of this rank's slices, all layers */
@@ -134,6 +134,18 @@ static void drop_kept(Step *s)
     s->n_kept = 0;
 }
 
+/* At least n tapes. Those of the last step serve again: fresh memory would cost more than zeroing it. */
+static Err *make_kept(Step *s, size_t n)
+{
+    if (n <= s->n_kept) return NULL;
+    drop_kept(s);
+    TRY(mem_new(&s->kept, n, sizeof *s->kept));
+    TRY(mem_new(&s->kept_out, n, sizeof *s->kept_out));
+    TRY(mem_new(&s->kept_in, n, sizeof *s->kept_in));
+    s->n_kept = n;
+    return NULL;
+}
+
 static void drop_choices(Step *s)
 {
     for (size_t i = 0; i < s->n_choices; i++) choices_free(&s->choices[i]);
@@ -208,12 +220,7 @@ static Err *prepare(Run *run)
     for (; s->n_choices < batch->n_groups; s->n_choices++)
         TRY(choices_new(&s->choices[s->n_choices], s->model, &batch->groups[s->n_choices].group));
     if (!run->train) return NULL;
-    drop_kept(s);
-    size_t n = (L - run->keep_from) * batch->n_groups;
-    TRY(mem_new(&s->kept, n, sizeof *s->kept));
-    TRY(mem_new(&s->kept_out, n, sizeof *s->kept_out));
-    TRY(mem_new(&s->kept_in, n, sizeof *s->kept_in));
-    s->n_kept = n;
+    TRY(make_kept(s, (L - run->keep_from) * batch->n_groups));
     if (!balances(&s->config)) return NULL;
     size_t width = balance_width(s->model->router.E);
     free(s->stats);
@@ -226,7 +233,9 @@ static Err *prepare(Run *run)
 static void start_tape(const Run *run, Tape *tape, const Group *group, TapeMode mode)
 {
     const StepConfig *c = &run->s->config;
+    tape->profile = c->profile;
     tape_begin(tape, group, mode);
+    tape->lean = c->lean;
     tape->guard = c->guard;
     tape->dropout = run->train ? (float)c->lora_dropout : 0;
     tape->dropout_key = rng_key(rng_name(c->seed, "dropout"), run->number);
@@ -352,7 +361,7 @@ static Err *gather_balance(const Run *run, StepResult *result)
         for (size_t m = 0; m < batch->n_micro; m++)
             for (size_t i = 0; i < width; i++) total[i] += stats[m * width + i];
         for (size_t e = 0; e < E; e++) s->load_all[e] += total[2 * E + e];
-        s->balance[l] = (BalanceStep){batch->tokens, batch->n_docs, 0, total, total + 2 * E, s->load_all};
+        s->balance[l] = (BalanceStep){batch->tokens, batch->n_docs, 0, total + 2 * E, s->load_all};
     }
     for (size_t l = 0; l < L; l++) s->balance[l].sparse_layers = sparse;
     result->balance = balance_values(sparse, E, s->model->router.K, batch->tokens, batch->n_docs, s->totals);
@@ -502,10 +511,12 @@ static Err *down_and_reduce(const Run *run, size_t l)
     adapter_set_forest(s->adapter, l, NULL);
     if (err || n == 0) return err;
     float *slice = step_gradient(s, l);
+    profile_mark(s->config.profile);
     TRY(dp_reduce(s->dp, &s->forest, first, slice));
     dp_slice(s->dp, s->dp->rank, n, &begin, &end);
     if (s->config.guard) TRY(guard_slice(&s->adapter->layers[l], begin, end, slice));
     clip_chunk_sums(end - begin, slice, s->chunk_sums + s->chunk_at[l] + begin / CLIP_CHUNK);
+    profile_note(s->config.profile, "reduce", PROFILE_DOWN);
     return NULL;
 }
 
@@ -595,6 +606,7 @@ Err *step_update(Step *s, uint64_t t, const StepRates *rates, StepResult *result
     if (!isfinite(result->loss)) return err_new(ERR_NUMERIC, "the loss is %g", result->loss);
     if (!isfinite(result->grad_norm)) return err_new(ERR_NUMERIC, "the gradient's norm is %g", result->grad_norm);
     double scale = clip_scale(result->grad_norm, s->config.max_grad_norm);
+    profile_mark(s->config.profile);
     for (size_t l = 0; l < s->model->n_layers; l++) {
         const LayerAdapter *layer = &s->adapter->layers[l];
         size_t begin, end;
@@ -603,6 +615,7 @@ Err *step_update(Step *s, uint64_t t, const StepRates *rates, StepResult *result
         update_slice(s, l, t, rates, scale, begin, end);
         TRY(dp_share(s->dp, layer->n, s->adapter->values + layer->offset));
     }
+    profile_note(s->config.profile, "update", PROFILE_DOWN);
     return NULL;
 }
 

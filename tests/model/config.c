@@ -404,7 +404,8 @@ static void groups_that_do_not_divide_are_refused(void **state)
 {
     refuses(state, V3, "{\"n_group\":7}", "key n_group is 7; expected a divisor of n_routed_experts, 256");
     refuses(state, V3, "{\"topk_group\":9}", "key topk_group is 9; expected at most n_group, 8");
-    refuses(state, V3, "{\"n_group\":256,\"topk_group\":256}", "two experts or more in each group");
+    refuses(state, V3, "{\"n_group\":256,\"topk_group\":256}", "key n_group is 256; expected 1 to 64");
+    refuses(state, V3, "{\"n_group\":64,\"topk_group\":64,\"n_routed_experts\":64,\"num_experts_per_tok\":8}", "two experts or more in each group");
     refuses(state, V3, "{\"num_experts_per_tok\":129}", "key num_experts_per_tok is 129; expected at most 128");
     refuses(state, GLM5, "{\"num_experts_per_tok\":257}", "key num_experts_per_tok is 257; expected at most 256");
 }

@@ -70,6 +70,50 @@ static void what_was_written_is_read(void **state)
     safetensors_close(&file);
 }
 
+static Err *count_up(void *context, const TensorView *view, size_t at, size_t n, void *out)
+{
+    (void)context;
+    for (size_t i = 0; i < n; i += 2) {
+        uint16_t value = (uint16_t)((at + i) / 2 * 7 + view->shape[0]);
+        memcpy((char *)out + i, &value, 2);
+    }
+    return NULL;
+}
+
+static void a_file_written_in_pieces_is_read(void **state)
+{
+    enum { ROWS = 1031, COLS = 4099 }; /* more than two pieces, the last one short */
+    char path[PATH_BYTES];
+    Safetensors file;
+    TensorView views[] = {{.name = "b", .dtype = DTYPE_BF16, .n_dims = 2, .shape = {ROWS, COLS}, .bytes = (size_t)ROWS * COLS * 2},
+                          {.name = "a", .dtype = DTYPE_BF16, .n_dims = 1, .shape = {3}, .bytes = 6}};
+    assert_ok(safetensors_write_filled(scratch_path(state, "a.safetensors", path), views, 2, count_up, NULL));
+    assert_ok(safetensors_open(&file, path));
+    for (size_t v = 0; v < 2; v++) {
+        const TensorView *view = safetensors_find(&file, views[v].name);
+        for (size_t i = 0; i < view->bytes / 2; i++) {
+            uint16_t value;
+            memcpy(&value, (const char *)view->data + 2 * i, 2);
+            assert_int_equal(value, (uint16_t)(i * 7 + view->shape[0]));
+        }
+    }
+    safetensors_close(&file);
+}
+
+static Err *refuse(void *context, const TensorView *view, size_t at, size_t n, void *out)
+{
+    (void)context, (void)at, (void)n, (void)out;
+    return err_new(ERR_DATA, "no bytes for %s", view->name);
+}
+
+static void a_file_whose_bytes_fail_is_not_written(void **state)
+{
+    char path[PATH_BYTES];
+    TensorView view = {.name = "a", .dtype = DTYPE_BF16, .n_dims = 1, .shape = {3}, .bytes = 6};
+    assert_fails(safetensors_write_filled(scratch_path(state, "a.safetensors", path), &view, 1, refuse, NULL), ERR_DATA, "no bytes for a");
+    assert_false(file_exists(path));
+}
+
 static void a_file_without_tensors_is_read(void **state)
 {
     char path[PATH_BYTES];
@@ -234,6 +278,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         scratch_test(what_was_written_is_read),
+        scratch_test(a_file_written_in_pieces_is_read),
+        scratch_test(a_file_whose_bytes_fail_is_not_written),
         scratch_test(a_file_without_tensors_is_read),
         scratch_test(a_published_kind_of_file_is_read),
         scratch_test(a_shard_of_115000_tensors_is_read),

@@ -1,0 +1,193 @@
+/* A random model to measure and to test with: config.json, and every tensor that it asks for under its published name.
+ *
+ *     build/bench/make_model S build/bench/S              configs/S.json
+ *     build/bench/make_model my/config.json DIR --seed 3
+ *
+ * Matrices are normal with deviation 1 / sqrt(columns), so that a normed row keeps its size through each of them; the
+ * embedding's is 1, so that tokens differ more than their contexts and routing is spread; norms lie near 1;
+ * e_score_correction_bias is uniform +-0.05. A value is a function of (seed, tensor, index). Tensors are made and
+ * written a piece at a time, in shards of about 1 GB. */
+#include "base/memory.h"
+#include "base/options.h"
+#include "base/rng.h"
+#include "model/config.h"
+#include "tensor/safetensors.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+enum { SHARD_BYTES = 1000000000 };
+
+typedef struct {
+    int64_t seed;
+    bool help;
+} Settings;
+
+static const Option options[] = {
+    {"seed", OPT_INT, offsetof(Settings, seed), .preset = "0", .min = 0, .max = 1e15, .help = "of every value"},
+    {"help", OPT_FLAG, offsetof(Settings, help), .help = "this list"},
+    {0}};
+
+typedef struct {
+    uint64_t seed;
+    size_t n, capacity;
+    TensorView *views; /* names owned */
+} List;
+
+/* ---- values --------------------------------------------------------------------------------------------------- */
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+/* Mean 0, deviation 1: the sum of four uniform numbers is near enough to normal, and quick. */
+static float bell(uint64_t key, uint64_t index)
+{
+    uint64_t bits = rng_bits(key, index);
+    int64_t sum = 0;
+    for (int i = 0; i < 4; i++) sum += (int64_t)(bits >> (16 * i) & 0xFFFF);
+    return (float)(sum - 2 * 0xFFFF) * 2.6428759e-5f; /* sqrt(3) / 65536 */
+}
+
+static Err *fill(void *context, const TensorView *view, size_t at, size_t bytes, void *out)
+{
+    const List *list = context;
+    uint64_t key = rng_name(list->seed, view->name);
+    size_t size = dtype_bytes(view->dtype), n = bytes / size, first = at / size;
+    bool vector = view->n_dims == 1, bias = ends_with(view->name, ".bias"), table = strcmp(view->name, "model.embed_tokens.weight") == 0;
+    float deviation = table ? 1 : vector ? 0.02f : (float)(1 / sqrt((double)view->shape[1])), mean = vector && !bias ? 1 : 0;
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < n; i++) {
+        if (view->dtype == DTYPE_F32) {
+            float value = (rng_uniform(key, first + i) - 0.5f) * 0.1f;
+            memcpy((char *)out + 4 * i, &value, 4);
+        } else {
+            uint16_t value = bf16_from_f32(mean + deviation * bell(key, first + i));
+            memcpy((char *)out + 2 * i, &value, 2);
+        }
+    }
+    return NULL;
+}
+
+/* ---- files ---------------------------------------------------------------------------------------------------- */
+
+static Err *list_tensor(void *context, const char *name, const TensorSpec *spec)
+{
+    List *list = context;
+    TRY(mem_grow(&list->views, &list->capacity, list->n + 1, sizeof *list->views));
+    TensorView *view = &list->views[list->n];
+    *view = (TensorView){.dtype = spec->must_f32 ? DTYPE_F32 : DTYPE_BF16, .n_dims = spec->vector ? 1 : 2, .shape = {spec->rows, spec->cols}};
+    if (spec->vector) view->shape[0] = spec->cols;
+    view->bytes = spec->rows * spec->cols * dtype_bytes(view->dtype);
+    TRY(mem_copy_text((char **)(void *)&view->name, name));
+    list->n++;
+    return NULL;
+}
+
+/* Where the shard that begins at tensor `at` ends. */
+static size_t shard_end(const List *list, size_t at)
+{
+    size_t bytes = list->views[at++].bytes;
+    while (at < list->n && bytes + list->views[at].bytes <= SHARD_BYTES) bytes += list->views[at++].bytes;
+    return at;
+}
+
+static size_t count_shards(const List *list)
+{
+    size_t n = 0;
+    for (size_t at = 0; at < list->n; n++) at = shard_end(list, at);
+    return n;
+}
+
+static Err *write_index(const char *directory, Json *map, size_t bytes)
+{
+    char path[PATH_BYTES], *text;
+    Json *root = json_new_object(), *metadata = json_new_object();
+    json_add_number(metadata, "total_size", (double)bytes);
+    json_add(root, "metadata", metadata);
+    json_add(root, "weight_map", map);
+    Err *err = json_print(root, true, &text);
+    json_free(root);
+    if (err) return err;
+    err = file_join(path, directory, "model.safetensors.index.json");
+    if (!err) err = file_write(path, text, strlen(text));
+    free(text);
+    return err;
+}
+
+static Err *write_shards(const char *directory, List *list)
+{
+    size_t shards = count_shards(list), bytes = 0, elements = 0, end;
+    Json *map = json_new_object();
+    Err *err = NULL;
+    for (size_t at = 0, s = 1; at < list->n && !err; at = end, s++) {
+        char name[64] = "model.safetensors", path[PATH_BYTES];
+        end = shard_end(list, at);
+        if (shards > 1) snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", s, shards);
+        if ((err = file_join(path, directory, name))) break;
+        for (size_t i = at; i < end; i++) {
+            json_add_string(map, list->views[i].name, name);
+            bytes += list->views[i].bytes;
+            elements += list->views[i].bytes / dtype_bytes(list->views[i].dtype);
+        }
+        err = safetensors_write_filled(path, list->views + at, end - at, fill, list);
+    }
+    if (err || shards == 1) json_free(map);
+    else err = write_index(directory, map, bytes);
+    if (!err) printf("%s: %.1f M parameters, %.3f GB, %zu tensors in %zu files\n", directory, (double)elements / 1e6, (double)bytes / 1e9, list->n, shards);
+    return err;
+}
+
+/* The file itself, or configs/SHAPE.json. */
+static Err *config_path(char path[PATH_BYTES], const char *shape)
+{
+    char name[PATH_BYTES];
+    if (ends_with(shape, ".json")) {
+        snprintf(path, PATH_BYTES, "%s", shape);
+        return NULL;
+    }
+    snprintf(name, sizeof name, "%s.json", shape);
+    return file_join(path, "configs", name);
+}
+
+static Err *make(const char *shape, const char *directory, List *list)
+{
+    char from[PATH_BYTES], to[PATH_BYTES], *text = NULL;
+    ModelConfig config;
+    size_t bytes;
+    TRY(config_path(from, shape));
+    TRY(model_config_read(&config, from));
+    Err *err = model_config_tensors(&config, false, list_tensor, list);
+    if (!err) err = file_make_directory(directory);
+    if (!err) err = write_shards(directory, list);
+    if (!err) err = file_read(&text, &bytes, from); /* last: a directory with a config is whole */
+    if (!err) err = file_join(to, directory, "config.json");
+    if (!err) err = file_write(to, text, bytes);
+    free(text);
+    model_config_free(&config);
+    return err;
+}
+
+static Err *run(int argc, char **argv)
+{
+    Settings settings = {0};
+    List list = {0};
+    const char *words[2];
+    size_t n_words;
+    TRY(options_defaults(&settings, options));
+    TRY(options_arguments(&settings, options, argc, argv, words, 2, &n_words));
+    if (settings.help || n_words < 2) {
+        printf("make_model SHAPE|CONFIG.json DIR [options]\n");
+        options_help(stdout, options);
+        return settings.help ? NULL : err_new(ERR_USAGE, "which shape, and where?");
+    }
+    list.seed = (uint64_t)settings.seed;
+    Err *err = make(words[0], words[1], &list);
+    for (size_t i = 0; i < list.n; i++) free((char *)(size_t)list.views[i].name);
+    free(list.views);
+    return err;
+}
+
+int main(int argc, char **argv) { return err_report("make_model", run(argc - 1, argv + 1)); }

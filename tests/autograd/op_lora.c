@@ -1,0 +1,268 @@
+#include "tests/support/gradients.h"
+
+#include "base/rng.h"
+#include "tensor/matmul.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef struct {
+    size_t col, O, R;
+    bool dropout;
+    double *keep; /* [T][D] what dropout multiplies with, taken from the operation; NULL: ones */
+} Pair;
+
+static const struct {
+    const char *documents;
+    size_t D, O, R, col, N;
+    float dropout;
+} cases[] = {
+    {"1", 1, 1, 1, 0, 1, 0},          {"3 1 | 5 | 2 2", 9, 7, 3, 0, 7, 0}, {"3 1 | 5 | 2 2", 9, 12, 1, 5, 6, 0},
+    {"2 | 3 1", 70, 100, 65, 0, 100, 0}, {"3 1 | 5 | 2 2", 9, 7, 3, 0, 7, 0.3f}, {"1 1 | 6", 12, 9, 4, 2, 7, 0.5f},
+    {"80 | 30 1", 120, 130, 80, 0, 130, 0.1f}, /* enough work for a team of threads */
+};
+enum { N_CASES = sizeof cases / sizeof *cases };
+
+static Lora *lora_of(Tape *tape, const Pair *pair, Param *A, Param *B)
+{
+    Lora *lora = tape_alloc(tape, sizeof *lora);
+    *lora = (Lora){.A = A, .B = B, .col = pair->col, .scale = 0.7f, .dropout = pair->dropout, .key = 12};
+    return lora;
+}
+
+static Tensor *build(Tape *tape, const Trial *trial, Call *call)
+{
+    return op_lora(tape, call->in[0], call->in[1], lora_of(tape, trial->op, &call->param[2], &call->param[3]));
+}
+
+static void reference(const Trial *trial, void *const *in, void *out)
+{
+    const Pair *pair = trial->op;
+    memcpy(out, in[0], trial->group.T * trial->cols * sizeof(double));
+    reference_lora(trial->group.T, trial->in[1].cols, trial->cols, pair->O, pair->R, out, pair->col, (double)0.7f, in[1], pair->keep,
+                   in[2], in[3]);
+}
+
+/* The mask is what becomes of ones when A, B and scale are units. */
+static double *mask_of(Trial *trial, const Group *group, float p, size_t D, uint64_t key)
+{
+    Tape tape = {.dropout = p, .dropout_key = 99};
+    float *unit = trial_alloc(trial, D * D * sizeof *unit), *ones = trial_alloc(trial, group->T * D * sizeof *ones);
+    float *y = trial_alloc(trial, group->T * D * sizeof *y);
+    for (size_t i = 0; i < D; i++) unit[i * D + i] = 1;
+    for (size_t i = 0; i < group->T * D; i++) ones[i] = 1;
+    Param param = {.name = (char *)"unit", .rows = D, .cols = D, .data = unit};
+    Lora lora = {.A = &param, .B = &param, .scale = 1, .dropout = true, .key = key};
+    tape_begin(&tape, group, TAPE_OFF);
+    op_lora(&tape, tape_leaf(&tape, group->T, D, y, false), tape_leaf(&tape, group->T, D, ones, false), &lora);
+    assert_ok(tape_error(&tape));
+    tape_free(&tape);
+    double *keep = trial_alloc(trial, group->T * D * sizeof *keep);
+    for (size_t i = 0; i < group->T * D; i++) keep[i] = (double)y[i];
+    return keep;
+}
+
+static void make(Trial *trial, size_t i)
+{
+    trial_init(trial, cases[i].documents, build, reference, cases[i].O);
+    trial_tensor(trial, "y", cases[i].O);
+    trial_tensor(trial, "x", cases[i].D);
+    trial_param(trial, "A", cases[i].R, cases[i].D);
+    trial_param(trial, "B", cases[i].N, cases[i].R);
+    trial->dropout = cases[i].dropout;
+    trial->samples = cases[i].D < 100 ? 150 : 10;
+    Pair *pair = trial_alloc(trial, sizeof *pair);
+    *pair = (Pair){cases[i].col, cases[i].N, cases[i].R, cases[i].dropout > 0, NULL};
+    if (pair->dropout) pair->keep = mask_of(trial, &trial->group, cases[i].dropout, cases[i].D, 12);
+    trial->op = pair;
+}
+
+static void forward_agrees_with_double(void **state)
+{
+    (void)state;
+    trials_check(make, N_CASES, assert_forward);
+}
+
+/* With dropout, too: the reference has the mask of the way up, so the way back must use the same. */
+static void backward_matches_finite_differences(void **state)
+{
+    (void)state;
+    trials_check(make, N_CASES, assert_gradients);
+}
+
+static void grouping_and_threads_change_no_bit(void **state)
+{
+    (void)state;
+    trials_check(make, N_CASES, assert_same_bits);
+}
+
+static void a_fresh_adapter_changes_nothing(void **state)
+{
+    (void)state;
+    Arena arena = {0};
+    Trial trial;
+    make(&trial, 4);
+    memset(trial.in[3].values, 0, trial.in[3].rows * trial.in[3].cols * sizeof(float));
+    Outcome got = trial_run(&trial, &arena);
+    assert_memory_equal(got.out, trial.in[0].values, trial.group.T * trial.cols * sizeof(float));
+    for (size_t i = 0; i < trial.in[2].rows * trial.in[2].cols; i++) assert_true(got.grad[2][i] == 0);
+    arena_free(&arena);
+    trial_free(&trial);
+}
+
+static void no_adapter_is_no_operation(void **state)
+{
+    (void)state;
+    Tape tape = {0};
+    float y[4] = {1, 2, 3, 4}, x[2] = {1, 2};
+    tape_begin(&tape, &(Group){.T = 2, .n_docs = 1, .doc_start = (size_t[]){0, 2}}, TAPE_RECORD);
+    Tensor *out = tape_leaf(&tape, 2, 2, y, true);
+    assert_ptr_equal(op_lora(&tape, out, tape_leaf(&tape, 2, 1, x, true), NULL), out);
+    assert_int_equal(tape.n_nodes, 0);
+    assert_true(y[0] == 1 && y[3] == 4);
+    tape_free(&tape);
+}
+
+/* ---- dropout ----------------------------------------------------------------------------------------------------- */
+
+static void no_dropout_equals_dropout_of_zero(void **state)
+{
+    (void)state;
+    for (int way = 0; way < 2; way++) {
+        Arena arena = {0};
+        Trial trial;
+        make(&trial, 1);
+        Outcome want = trial_run(&trial, &arena);
+        Pair pair = *(const Pair *)trial.op;
+        pair.dropout = way == 0; /* a pair that may drop, p = 0; then p > 0 and a pair that never drops */
+        trial.dropout = way == 0 ? 0 : 0.5f;
+        trial.op = &pair;
+        Outcome got = trial_run(&trial, &arena);
+        assert_memory_equal(got.out, want.out, trial.group.T * trial.cols * sizeof(float));
+        for (size_t i = 0; i < 4; i++) assert_memory_equal(got.grad[i], want.grad[i], trial.in[i].rows * trial.in[i].cols * sizeof(float));
+        arena_free(&arena);
+        trial_free(&trial);
+    }
+}
+
+/* 200 x 101 draws: the share of kept ones has a standard deviation of at most 0.0035, the mean at most 0.011. */
+static void the_share_kept_is_one_minus_p_and_the_mean_stays(void **state)
+{
+    (void)state;
+    static const float ps[] = {0.05f, 0.1f, 0.5f, 0.9f};
+    for (size_t i = 0; i < 4; i++) {
+        Trial trial;
+        trial_init(&trial, "150 | 1 9 40", NULL, NULL, 101);
+        double kept = 0, mean = 0, n = 200 * 101, p = (double)ps[i], *keep = mask_of(&trial, &trial.group, ps[i], 101, 3);
+        for (size_t j = 0; j < 200 * 101; j++) {
+            kept += keep[j] != 0;
+            mean += keep[j] / n;
+            assert_true(keep[j] == 0 || keep[j] == (double)(1 / (1 - ps[i])));
+        }
+        double deviation = sqrt(p * (1 - p) / n);
+        assert_true(fabs(kept / n - (1 - p)) < 5 * deviation);
+        assert_true(fabs(mean - 1) < 5 * deviation / (1 - p));
+        trial_free(&trial);
+    }
+}
+
+/* Shares of equal decisions of two masks with p = 1/2: 1/2 when they know nothing of each other. */
+static double agreement(const double *a, const double *b, size_t n)
+{
+    size_t same = 0;
+    for (size_t i = 0; i < n; i++) same += (a[i] != 0) == (b[i] != 0);
+    return (double)same / (double)n;
+}
+
+static void documents_modules_rows_and_columns_drop_on_their_own(void **state)
+{
+    (void)state;
+    enum { D = 100, ROWS = 50 };
+    Trial trial;
+    trial_init(&trial, "50 50", NULL, NULL, D);
+    double *keep = mask_of(&trial, &trial.group, 0.5f, D, 3), *other = mask_of(&trial, &trial.group, 0.5f, D, 4);
+    double within = 5 * 0.5 / sqrt(ROWS * D - D);
+    assert_true(fabs(agreement(keep, keep + ROWS * D, ROWS * D) - 0.5) < within);  /* documents */
+    assert_true(fabs(agreement(keep, other, ROWS * D) - 0.5) < within);            /* modules */
+    assert_true(fabs(agreement(keep, keep + D, ROWS * D - D) - 0.5) < within);     /* rows */
+    assert_true(fabs(agreement(keep, keep + 1, ROWS * D - D) - 0.5) < within);     /* columns, also the two of one draw */
+    assert_true(fabs(agreement(keep, keep + 2, ROWS * D - D) - 0.5) < within);
+    trial_free(&trial);
+}
+
+static void the_mask_follows_the_number_of_the_document(void **state)
+{
+    (void)state;
+    enum { D = 9 };
+    Trial trial;
+    trial_init(&trial, "3 1 | 5 | 2 2", NULL, NULL, D);
+    double *keep = mask_of(&trial, &trial.group, 0.5f, D, 3);
+    Group later = {.T = 7, .n_docs = 2, .first_doc = 2, .doc_start = (size_t[]){0, 5, 7}, .n_micro = 1, .micro_start = (size_t[]){0, 7}};
+    assert_memory_equal(mask_of(&trial, &later, 0.5f, D, 3), keep + 4 * D, 7 * D * sizeof *keep);
+    later.first_doc = 3;
+    assert_true(memcmp(mask_of(&trial, &later, 0.5f, D, 3), keep + 4 * D, 7 * D * sizeof *keep) != 0);
+    trial_free(&trial);
+}
+
+/* ---- what does not fit ------------------------------------------------------------------------------------------- */
+
+static void refused(size_t rows, size_t D, size_t O, size_t col, const char *part)
+{
+    Tape tape = {0};
+    float values[64] = {0};
+    Param A = {.name = (char *)"q.lora_A", .rows = 2, .cols = 3, .data = values};
+    Param B = {.name = (char *)"q.lora_B", .rows = 4, .cols = 2, .data = values};
+    Lora lora = {.A = &A, .B = &B, .col = col, .scale = 1};
+    Group group = {.T = 3, .n_docs = 1, .doc_start = (size_t[]){0, 3}, .n_micro = 1, .micro_start = (size_t[]){0, 3}};
+    tape_begin(&tape, &group, TAPE_RECORD);
+    Tensor *y = tape_leaf(&tape, 3, O, values, true), *x = tape_leaf(&tape, rows, D, values, true);
+    assert_ptr_equal(op_lora(&tape, y, x, &lora), &tape.dummy);
+    assert_fails(tape_error(&tape), ERR_FORMAT, part);
+    B.cols = 5;
+    tape_begin(&tape, &group, TAPE_RECORD);
+    op_lora(&tape, tape_leaf(&tape, 3, 4, values, true), tape_leaf(&tape, 3, 3, values, true), &(Lora){.A = &A, .B = &B});
+    assert_fails(tape_error(&tape), ERR_FORMAT, "B [4][5]");
+    tape_free(&tape);
+}
+
+static void what_does_not_fit_is_an_error_that_names_the_pair(void **state)
+{
+    (void)state;
+    refused(3, 2, 4, 0, "q.lora_A: x is [3][2], y [3][4], A [2][3], B [4][2] at column 0");
+    refused(3, 3, 3, 0, "q.lora_A: x is [3][3], y [3][3]");
+    refused(3, 3, 5, 2, "B [4][2] at column 2");
+    refused(2, 3, 4, 0, "x is [2][3], y [3][4]");
+}
+
+static void the_rows_are_those_of_the_group(void **state)
+{
+    (void)state;
+    Tape tape = {0};
+    float values[64] = {0};
+    Param A = {.name = (char *)"q.lora_A", .rows = 2, .cols = 3, .data = values};
+    Param B = {.name = (char *)"q.lora_B", .rows = 4, .cols = 2, .data = values};
+    Group group = {.T = 3, .n_docs = 1, .doc_start = (size_t[]){0, 3}, .n_micro = 1, .micro_start = (size_t[]){0, 3}};
+    tape_begin(&tape, &group, TAPE_RECORD);
+    op_lora(&tape, tape_leaf(&tape, 2, 4, values, true), tape_leaf(&tape, 2, 3, values, true), &(Lora){.A = &A, .B = &B});
+    assert_fails(tape_error(&tape), ERR_FORMAT, "q.lora_A: 2 rows, 3 tokens");
+    tape_free(&tape);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(forward_agrees_with_double),
+        cmocka_unit_test(backward_matches_finite_differences),
+        cmocka_unit_test(grouping_and_threads_change_no_bit),
+        cmocka_unit_test(a_fresh_adapter_changes_nothing),
+        cmocka_unit_test(no_adapter_is_no_operation),
+        cmocka_unit_test(no_dropout_equals_dropout_of_zero),
+        cmocka_unit_test(the_share_kept_is_one_minus_p_and_the_mean_stays),
+        cmocka_unit_test(documents_modules_rows_and_columns_drop_on_their_own),
+        cmocka_unit_test(the_mask_follows_the_number_of_the_document),
+        cmocka_unit_test(what_does_not_fit_is_an_error_that_names_the_pair),
+        cmocka_unit_test(the_rows_are_those_of_the_group),
+    };
+    matmul_init(NULL);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

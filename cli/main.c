@@ -13,7 +13,7 @@ static const struct {
     {"train", verb_train, "train an adapter:             graft train CONFIG.json [--key value ...]"},
     {"eval", verb_eval, "loss of base and adapters:    graft eval --model DIR --data FILE [--adapter DIR ...]"},
     {"generate", verb_generate, "text from base and adapter:   graft generate --model DIR --prompt TEXT [--adapter DIR]"},
-    {"inspect", verb_inspect, "what a model directory holds: graft inspect DIR|config.json"},
+    {"inspect", verb_inspect, "what a path holds:            graft inspect MODEL|RUN|CHECKPOINT|ADAPTER"},
     {"plot", verb_plot, "training curves as PNG:       graft plot RUN... --output loss.png"},
 };
 enum { N_VERBS = sizeof verbs / sizeof *verbs };

@@ -298,11 +298,12 @@ static void run_full_disk(Bits *bits)
 
 static void run_unwritable(Bits *bits)
 {
-    char file[128], directory[160];
+    char file[128], below[160], directory[128];
     snprintf(file, sizeof file, "%s/file", bits->scratch);
-    snprintf(directory, sizeof directory, "%s/run", file);
+    snprintf(below, sizeof below, "%s/run", file);
+    snprintf(directory, sizeof directory, "%s/unwritable", bits->scratch);
     err_free(file_write(file, "x", 1));
-    int code = wait_for(start(bits, directory, &ways[0], NULL));
+    int code = wait_for(start(bits, directory, &ways[0], (const char *const[]){"--output_dir", below, NULL}));
     bool refused = code == ERR_IO;
     printf("  %-58s %s\n", "a directory that cannot be written", refused ? "refused" : "FAIL");
     bits->passed += refused;

@@ -95,8 +95,8 @@ run-tools: fidelity same_bits
 
 units: $(UNITS)
 tools: $(TOOLS)
-run-units: units
-	@sh tests/run.sh $(UNITS)
+run-units: units $(BUILD)/graft
+	@GRAFT=$(BUILD)/graft sh tests/run.sh $(UNITS)
 
 ## fuzz       random bytes for every reader, FUZZ_SECONDS each (clang; libclang-rt-dev)
 FUZZ_SECONDS ?= 60

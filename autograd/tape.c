@@ -93,20 +93,27 @@ bool tape_wants(const Tape *tape, bool trains, size_t n_in, Tensor *const *in)
     return trains;
 }
 
-static void check_finite(Tape *tape, const char *what, const Op *op, const Tensor *of, const float *x)
+static void check_finite(Tape *tape, const Tensor *tensor, const float *x, const char *what, const char *where)
 {
-    for (size_t i = 0; i < of->shape[0] * of->shape[1]; i++)
-        if (!isfinite(x[i])) {
-            tape->err = err_new(ERR_NUMERIC, "%s%s: row %zu, column %zu is %g", op->name, what, i / of->shape[1], i % of->shape[1], (double)x[i]);
-            return;
-        }
+    size_t n = tensor->shape[0] * tensor->shape[1];
+    float bad = 0; /* NaN as soon as one number is NaN or infinite */
+    if (tape->err || !x) return;
+#pragma omp simd reduction(+ : bad)
+    for (size_t i = 0; i < n; i++) bad += x[i] * 0;
+    for (size_t i = 0; i < n && bad != 0; i++) {
+        if (isfinite(x[i])) continue;
+        tape->err = err_new(ERR_NUMERIC, "%s%s: row %zu, column %zu is %g", what, where, i / tensor->shape[1], i % tensor->shape[1], (double)x[i]);
+        return;
+    }
 }
+
+void tape_expect_finite(Tape *tape, const Tensor *tensor, const char *what) { check_finite(tape, tensor, tensor->data, what, ""); }
 
 /* After a node's backward: what it added to its inputs. */
 static void check_gradients(Tape *tape, const Node *node)
 {
-    for (size_t i = 0; i < node->n_in && !tape->err; i++)
-        if (node->in[i] && node->in[i]->grad) check_finite(tape, ", on the way back", node->op, node->in[i], node->in[i]->grad);
+    for (size_t i = 0; i < node->n_in; i++)
+        if (node->in[i]) check_finite(tape, node->in[i], node->in[i]->grad, node->op->name, ", on the way back");
 }
 
 Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *kept, bool trains, size_t n_in, Tensor *const *in)
@@ -114,7 +121,7 @@ Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *kept, bool trai
     arena_reset(&tape->scratch);
     profile_note(tape->profile, op->name, PROFILE_UP);
     if (tape->err) return &tape->dummy;
-    if (tape->guard && out->data) check_finite(tape, "", op, out, out->data);
+    if (tape->guard) tape_expect_finite(tape, out, op->name);
     if (!tape_wants(tape, trains, n_in, in)) return out;
     Node *node = tape_alloc(tape, sizeof *node + n_in * sizeof *node->in);
     if (!node) return &tape->dummy;

@@ -157,40 +157,53 @@ static Err *find_checkpoint(const Run *run, char path[PATH_BYTES], bool *found)
     const char *from = run->settings.resume_from_checkpoint;
     *found = false;
     if (!from) return NULL;
-    if (strcmp(from, "auto") == 0) return checkpoint_newest(run->settings.output_dir, path, found);
+    if (strcmp(from, "auto") == 0) {
+        TRY(checkpoint_newest(run->settings.output_dir, path, found));
+        return *found ? NULL : err_new(ERR_USAGE, "resume_from_checkpoint auto: %s has no checkpoint", run->settings.output_dir);
+    }
     *found = true;
     snprintf(path, PATH_BYTES, "%s", from);
     return NULL;
 }
 
-static Err *prepare_output(const Run *run, bool resumes)
+/* A fresh start: a directory of our own. */
+static Err *prepare_output(const Run *run)
 {
     const char *directory = run->settings.output_dir;
     bool there;
     TRY(file_make_directory(directory));
     if (access(directory, W_OK)) return err_errno("write to %s", directory);
     TRY(holds_a_run(directory, &there));
-    if (there && !resumes && !run->settings.overwrite_output_dir)
+    if (!there) return NULL;
+    if (!run->settings.overwrite_output_dir)
         return err_new(ERR_USAGE, "%s holds a run; resume it with --resume_from_checkpoint auto, or start over with --overwrite_output_dir", directory);
+    char best[PATH_BYTES];
+    TRY(run_best_directory(run, best));
+    TRY(checkpoint_remove_from(best, 0));
+    return checkpoint_remove_from(directory, 0);
+}
+
+static Err *write_settings(const Run *run)
+{
     char path[PATH_BYTES];
-    TRY(run_best_directory(run, path));
-    if (there && !resumes) TRY(checkpoint_remove_from(directory, 0));
-    if (there && !resumes) TRY(checkpoint_remove_from(path, 0));
-    TRY(file_join(path, directory, "settings.json"));
+    TRY(file_join(path, run->settings.output_dir, "settings.json"));
     return file_write(path, run->config_json, strlen(run->config_json));
 }
 
+/* A refused resume leaves the directory as it was, so settings.json is the last to be replaced. */
 static Err *start_output(Run *run)
 {
     char path[PATH_BYTES];
-    bool resumes;
+    bool resumes, writes = run->dp.rank == 0;
     Err *err = find_checkpoint(run, path, &resumes);
-    if (!err && run->dp.rank == 0) err = prepare_output(run, resumes);
+    if (!err && writes && !resumes) err = prepare_output(run);
     TRY(dp_agree(&run->dp, err));
-    if (resumes) TRY(run_resume(run, path));
-    if (run->dp.rank != 0) return NULL;
-    if (!resumes) TRY(metrics_open(&run->metrics, run->settings.output_dir, 0));
-    return run->settings.tensorboard ? tensorboard_open(&run->board, run->settings.output_dir, run->done) : NULL;
+    if (resumes) err = run_resume(run, path);
+    else if (writes) err = metrics_open(&run->metrics, run->settings.output_dir, 0);
+    TRY(dp_agree(&run->dp, err));
+    if (!writes) return NULL;
+    if (run->settings.tensorboard) TRY(tensorboard_open(&run->board, run->settings.output_dir, run->done));
+    return write_settings(run);
 }
 
 /* ---- life ----------------------------------------------------------------------------------------------------- */

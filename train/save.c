@@ -256,10 +256,10 @@ static Err *read_file(Run *run, Saved *saved, const char *path)
     run->scored_seen = saved->ckpt.info.tokens;
     take_moments(run, saved);
     audit_resume(run->audit);
+    digest_state(run, saved);
     err = progress_parse(&run->progress, saved->ckpt.info.progress_json);
-    if (!err && (run->done >= run->total || run->settings.early_stopping_patience)) digest_state(run, saved); /* perhaps no save is to come */
-    if (!err) err = keep_past(run);
-    if (run->dp.rank == 0 && !err) err = metrics_open(&run->metrics, run->settings.output_dir, saved->ckpt.info.metrics_bytes);
+    if (!err && run->dp.rank == 0) err = metrics_open(&run->metrics, run->settings.output_dir, saved->ckpt.info.metrics_bytes);
+    if (!err) err = keep_past(run); /* when nothing can refuse any more */
     checkpoint_info_free(&saved->ckpt.info);
     return err;
 }

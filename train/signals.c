@@ -21,5 +21,6 @@ void signals_catch(void)
 {
     sigaction(SIGTERM, &(struct sigaction){.sa_handler = ask_to_stop, .sa_flags = SA_RESTART}, NULL);
     sigaction(SIGINT, &(struct sigaction){.sa_handler = ask_to_stop, .sa_flags = SA_RESTART}, NULL);
+    sigaction(SIGUSR2, &(struct sigaction){.sa_handler = ask_to_stop, .sa_flags = SA_RESTART}, NULL);
     sigaction(SIGUSR1, &(struct sigaction){.sa_handler = ask_to_save, .sa_flags = SA_RESTART}, NULL);
 }

@@ -1,4 +1,5 @@
-/* What signals ask of a run: SIGTERM and SIGINT to save and leave, SIGUSR1 to save and go on. */
+/* What signals ask of a run: SIGTERM, SIGINT and SIGUSR2 to save and leave, SIGUSR1 to save and go on. mpirun would kill its
+ * ranks soon after a SIGTERM; SIGUSR1 and SIGUSR2 it hands on, so that cli/train sends it those. */
 #ifndef GRAFT_TRAIN_SIGNALS_H
 #define GRAFT_TRAIN_SIGNALS_H
 

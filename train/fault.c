@@ -54,6 +54,14 @@ static Err *look_alone(const Run *run, size_t *first, size_t *end)
     return err;
 }
 
+/* The message with more behind it. Takes err. */
+static Err *add(Err *err, const char *more)
+{
+    Err *longer = err_new(ERR_NUMERIC, "%s; %s", err_message(err), more);
+    err_free(err);
+    return longer;
+}
+
 Err *run_find_fault(Run *run, Err *err)
 {
     Batch batch;
@@ -71,16 +79,16 @@ Err *run_find_fault(Run *run, Err *err)
         if (cut) return err_first(err, cut);
         found = step_gradients(run->step, &batch, run->done, NULL, &result);
         batch_free(&batch);
-        if (!found) return err_wrap(err, "nothing was updated; the same step once more was finite, so suspect the machine's memory");
+        if (!found) return add(err, "nothing was updated; the same step once more was finite, so suspect the machine's memory");
         if (!step_failed_at(run->step, &first, &end)) first = end = 0;
         found = err_wrap(found, "%s", err_message(err));
         err_free(err);
         err = found;
     }
-    if (first == end) return err_wrap(err, "nothing was updated");
+    if (first == end) return add(err, "nothing was updated");
     Err *cut = run_batch(run, 1, &batch);
     if (cut) return err_first(err, cut);
     name_records(run, &batch, first, end, records, sizeof records);
     batch_free(&batch);
-    return err_wrap(err, "nothing was updated; %s", records);
+    return add(add(err, records), "nothing was updated");
 }

@@ -282,7 +282,7 @@ static Err *stop(Run *run, Err *err)
         return failed;
     }
     err_free(err);
-    return err_new(ERR_STOPPED, "stopped by a signal; step %llu is saved; go on with --resume_from_checkpoint auto", (unsigned long long)run->done);
+    return err_new(ERR_STOPPED, "stopped by a signal after step %llu, which is saved; go on with --resume_from_checkpoint auto", (unsigned long long)run->done);
 }
 
 /* A signal on one rank counts for all, after the same step. */

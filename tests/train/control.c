@@ -231,7 +231,7 @@ static void a_signal_saves_and_goes_on_or_ends_inside_a_step(void **state)
     run_close(&run);
     assert_ok(OPEN(&run, out, ATTENTION, "--max_steps", "3", "--overwrite_output_dir"));
     signals_stop = 1;
-    assert_fails(loop_run(&run), ERR_STOPPED, "step 0 is saved");
+    assert_fails(loop_run(&run), ERR_STOPPED, "after step 0, which is saved");
     signals_stop = 0;
     assert_true(is_there(out, "checkpoint-000000.h5"));
     run_close(&run);

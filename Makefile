@@ -5,8 +5,9 @@ SIBLINGS := model data optim ckpt
 BUILD    ?= build
 CC       := gcc
 PACKAGES := build-essential pkg-config clang libomp-dev libopenblas-dev libopenmpi-dev openmpi-bin libhdf5-dev \
-            libcjson-dev libpng-dev libfreetype-dev fonts-dejavu-core libcmocka-dev libpcre2-dev libutf8proc-dev zlib1g-dev
-LIBRARIES := openblas ompi-c hdf5 libcjson libpng freetype2 libpcre2-8 libutf8proc zlib
+            libcjson-dev libpng-dev libfreetype-dev fonts-dejavu-core libcmocka-dev libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev \
+            libedit-dev
+LIBRARIES := openblas ompi-c hdf5 libcjson libpng freetype2 libpcre2-8 libutf8proc zlib libzstd libedit
 
 WARN   := -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wundef -Wformat=2 -Werror
 # A product and a sum are two roundings everywhere; kernels ask for fused ones by name.
@@ -116,6 +117,11 @@ bench: $(BENCHES)
 	@for targets in attn attn+experts; do \
 	    $(BUILD)/bench/step $(BUILD)/bench/S --targets $$targets | tail -n 1 || exit 1; done
 
+## interop-data  random strings against PyPI's tokenizers (downloads it)
+INTEROP_STRINGS ?= 100000
+interop-data: $(BUILD)/tests/tokenizer_ids
+	@sh tests/interop/data.sh $(BUILD)/tests/tokenizer_ids $(INTEROP_STRINGS)
+
 ## check      sanitizers, gcc and clang without a warning, layers, headers
 check: layers headers clang asan
 
@@ -135,6 +141,11 @@ asan:
 demo: deps
 	@$(MAKE) --no-print-directory all
 	@sh examples/demo.sh $(BUILD)/graft runs/demo
+
+## experiment-which-experts  attention, all experts or the shared one: nine runs, half an hour
+experiment-which-experts: deps
+	@$(MAKE) --no-print-directory all
+	@sh experiments/which-experts/run.sh $(BUILD)/graft runs/which-experts
 
 ## layers     includes go only down the house plan, and each library has one door
 layers:
@@ -157,5 +168,5 @@ clean:
 help:
 	@grep -h '^## ' Makefile | sed 's/^## /  make /'
 
-.PHONY: all check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench layers headers clean help
+.PHONY: all check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench layers headers clean help interop-data experiment-which-experts
 .SECONDARY:

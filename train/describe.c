@@ -88,16 +88,49 @@ static void describe_rates(const Run *run)
              (unsigned long long)run->warmup, s->lr_scheduler_type, s->learning_rate, B, router);
 }
 
+static void describe_totals(const char *who, const DatasetTotals *t, int64_t max_length)
+{
+    log_line("  %-9s %zu documents, %zu tokens, %zu scored, longest %zu", who, t->documents, t->tokens, t->scored, t->longest);
+    if (t->truncated) log_line("            %zu documents were cut to max_length %lld", t->truncated, (long long)max_length);
+    if (t->dropped) log_line("            %zu records are longer than max_length %lld and were left out", t->dropped, (long long)max_length);
+}
+
+static void describe_data(const Run *run)
+{
+    const Dataset *ds = run->train;
+    int64_t max_length = run->settings.data.max_length;
+    for (size_t i = 0; i < dataset_n_files(ds); i++) {
+        const DataFile *file = dataset_file(ds, i);
+        size_t n = dataset_file_first(ds, i + 1) - dataset_file_first(ds, i);
+        if (file->weight == 1) log_line("  %-9s %s: %zu documents", i ? "" : "data", file->path, n);
+        else log_line("  %-9s %s: %zu documents, weight %g", i ? "" : "data", file->path, n, file->weight);
+    }
+    if (!dataset_is_kept(ds)) {
+        log_line("            larger than preload_mb %lld: read as the steps need it", (long long)run->settings.preload_mb);
+        return;
+    }
+    DatasetTotals t = dataset_totals(ds);
+    describe_totals("", &t, max_length);
+    for (size_t d = 0; d < dataset_n_domains(ds) && dataset_n_domains(ds) > 1; d++) {
+        t = dataset_domain_totals(ds, d);
+        if (t.documents) log_line("            domain %s: %zu documents, %zu tokens, %zu scored", d ? dataset_domain(ds, d) : "(none)", t.documents, t.tokens, t.scored);
+    }
+}
+
+void run_describe_read(const Run *run)
+{
+    DatasetTotals t = loader_totals(run->loader);
+    if (t.documents) describe_totals("read", &t, run->settings.data.max_length);
+}
+
 void run_describe(const Run *run)
 {
     const Settings *s = &run->settings;
-    DatasetTotals t = dataset_totals(run->train);
     log_line("graft train: %s, %s", s->model_name_or_path, family_name(run->model->config.family));
     if (s->init_adapter) log_line("  begins    with the adapter %s", s->init_adapter);
     log_line("  trained   %zu parameters, layers %zu to %zu", run->adapter->n, adapter_lowest_layer(run->adapter), run->model->n_layers - 1);
     describe_modules(run);
-    log_line("  data      %s: %zu documents, %zu tokens, %zu scored", s->train_file, t.documents, t.tokens, t.scored);
-    if (t.truncated) log_line("            %zu documents were cut at max_length %lld", t.truncated, (long long)s->max_length);
+    describe_data(run);
     for (size_t i = 0; i < s->eval_file.count; i++) log_line("  held out  %s: %zu documents", s->eval_file.items[i], dataset_count(run->evals[i]));
     describe_rates(run);
     describe_balance(run);

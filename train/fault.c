@@ -1,26 +1,25 @@
 /* A step came out not finite. It is computed again, every micro-batch alone, with a look after every operation: the same
  * bits, so the same fault, and now it has a name. */
-#include "base/memory.h"
 #include "train/run.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-/* "records 12, 15 of train.jsonl": the documents of some micro-batches of the step at work. */
-static void name_records(const Run *run, const Batch *batch, size_t first, size_t end, char *text, size_t bytes)
+/* "micro-batch 3, record train.jsonl:12 train.jsonl:15": the documents of some micro-batches of the step at work. */
+static Err *name_records(const Run *run, const Batch *batch, size_t first, size_t end, char *text, size_t bytes)
 {
-    enum { MOST = 16 };
+    enum { MOST = 8 };
     size_t n;
-    const uint32_t *ids;
-    loader_step(run->loader, run->done, &n, &ids);
+    const Document *const *docs;
+    TRY(loader_documents(run->loader, run->done, &n, &docs));
     size_t from = batch->micro_doc[first], to = batch->micro_doc[end];
     if (end == first + 1) snprintf(text, bytes, "micro-batch %zu, ", first);
     else snprintf(text, bytes, "micro-batches %zu to %zu, ", first, end - 1);
     snprintf(text + strlen(text), bytes - strlen(text), "record%s", to - from == 1 ? "" : "s");
     for (size_t d = from; d < to && d < from + MOST; d++)
-        snprintf(text + strlen(text), bytes - strlen(text), "%s %zu", d == from ? "" : ",", dataset_document(run->train, ids[d])->record);
-    snprintf(text + strlen(text), bytes - strlen(text), "%s of %s", to - from > MOST ? ", ..." : "", run->settings.train_file);
+        snprintf(text + strlen(text), bytes - strlen(text), " %s:%zu", dataset_file(run->train, docs[d]->file)->path, docs[d]->record);
+    if (to - from > MOST) snprintf(text + strlen(text), bytes - strlen(text), " ...");
+    return NULL;
 }
 
 /* The micro-batches of the group that failed, one by one and on this rank alone: others may be waiting for it. */
@@ -32,16 +31,13 @@ static Err *look_alone(const Run *run, size_t *first, size_t *end)
     Step *step;
     StepResult result;
     size_t n, at, past;
-    const uint32_t *ids;
-    const Document **docs;
+    const Document *const *docs;
     TRY(run_batch(run, 1, &whole));
     size_t from = whole.micro_doc[*first], to = whole.micro_doc[*end];
     batch_free(&whole);
-    loader_step(run->loader, run->done, &n, &ids);
-    TRY(mem_new(&docs, to - from, sizeof *docs));
-    for (size_t i = from; i < to; i++) docs[i - from] = dataset_document(run->train, ids[i]);
+    TRY(loader_documents(run->loader, run->done, &n, &docs));
     Err *err = step_new(&step, &alone, run->model, run->adapter, &config);
-    if (!err && !(err = batch_new(&batch, &alone, to - from, docs, (size_t)run->settings.micro_batch_tokens, 1))) {
+    if (!err && !(err = batch_new(&batch, &alone, to - from, docs + from, (size_t)run->settings.micro_batch_tokens, 1))) {
         err = step_gradients(step, &batch, run->done, NULL, &result);
         if (step_failed_at(step, &at, &past)) {
             *end = *first + past;
@@ -50,7 +46,6 @@ static Err *look_alone(const Run *run, size_t *first, size_t *end)
         batch_free(&batch);
     }
     step_free(step);
-    free(docs);
     return err;
 }
 
@@ -66,7 +61,7 @@ Err *run_find_fault(Run *run, Err *err)
 {
     Batch batch;
     StepResult result;
-    char records[512];
+    char records[2048];
     size_t first, end;
     Err *found;
     if (step_failed_at(run->step, &first, &end)) {
@@ -88,7 +83,8 @@ Err *run_find_fault(Run *run, Err *err)
     if (first == end) return add(err, "nothing was updated");
     Err *cut = run_batch(run, 1, &batch);
     if (cut) return err_first(err, cut);
-    name_records(run, &batch, first, end, records, sizeof records);
+    cut = name_records(run, &batch, first, end, records, sizeof records);
     batch_free(&batch);
+    if (cut) return err_first(err, cut);
     return add(add(err, records), "nothing was updated");
 }

@@ -35,14 +35,9 @@ static Json *new_line(const Run *run)
 Err *run_batch(const Run *run, size_t group_tokens, Batch *batch)
 {
     size_t n;
-    const uint32_t *ids;
-    const Document **docs;
-    loader_step(run->loader, run->done, &n, &ids);
-    TRY(mem_new(&docs, n, sizeof *docs));
-    for (size_t i = 0; i < n; i++) docs[i] = dataset_document(run->train, ids[i]);
-    Err *err = batch_new(batch, &run->dp, n, docs, (size_t)run->settings.micro_batch_tokens, group_tokens);
-    free(docs);
-    return err;
+    const Document *const *docs;
+    TRY(loader_documents(run->loader, run->done, &n, &docs));
+    return batch_new(batch, &run->dp, n, docs, (size_t)run->settings.micro_batch_tokens, group_tokens);
 }
 
 static void add_balance(Json *line, const Settings *s, const BalanceValues *b)
@@ -337,6 +332,7 @@ static Err *finish(Run *run)
     if (strcmp(base, run->base_digest) != 0) return err_new(ERR_FORMAT, "the base model's files changed while this run read them");
     TRY(file_join(path, run->settings.output_dir, "adapter"));
     if (run->dp.rank == 0) TRY(export_adapter(run, path));
+    run_describe_read(run);
     if (!*run->state_digest) return NULL;
     log_line("  state     %s", run->state_digest);
     Json *line = json_new_object();

@@ -33,7 +33,7 @@ static Err *read_settings(Run *run, int argc, char **argv)
     if (!err) err = options_arguments(s, settings_table, argc, argv, &file, 1, &n);
     if (err || s->help) return err;
     TRY(need(s->model_name_or_path, "model_name_or_path"));
-    TRY(need(s->train_file, "train_file"));
+    if (!s->train_file) TRY(need(NULL, "train_file"));
     TRY(need(s->output_dir, "output_dir"));
     if (s->init_adapter && (s->target_modules || s->experts || s->train_router))
         return err_new(ERR_USAGE, "init_adapter says what is trained; leave out target_modules, experts and train_router");
@@ -62,19 +62,30 @@ static Err *set_compute(const char *compute)
 static Err *open_data(Run *run)
 {
     const Settings *s = &run->settings;
-    char path[PATH_BYTES];
-    ChatOptions chat = {.end_of_text = true};
+    char path[PATH_BYTES], directory[PATH_BYTES];
+    DatasetOptions options = {.preload_bytes = (size_t)s->preload_mb << 20, .directory = directory};
+    DataFiles files;
     TRY(file_join(path, s->model_name_or_path, "tokenizer.json"));
     TRY(tokenizer_open(&run->tokenizer, path));
     if (tokenizer_size(run->tokenizer) > (size_t)run->model->config.vocab_size)
         return err_new(ERR_FORMAT, "%s has ids up to %zu; the model's vocab_size is %lld", path, tokenizer_size(run->tokenizer) - 1, (long long)run->model->config.vocab_size);
-    TRY(chat_recognise(&chat.template, s->model_name_or_path, s->chat_template));
-    TRY(dataset_open(&run->train, s->train_file, run->tokenizer, &chat, (size_t)s->max_length));
-    TRY(mem_new(&run->evals, s->eval_file.count, sizeof *run->evals));
-    for (size_t i = 0; i < s->eval_file.count; i++)
-        TRY(dataset_open(&run->evals[i], s->eval_file.items[i], run->tokenizer, &chat, (size_t)s->max_length));
+    TRY(file_join(directory, s->output_dir, "data"));
+    TRY(data_settings_read(&options.document, &s->data, s->model_name_or_path));
+    TRY(data_files_read(&files, s->train_file));
+    Err *err = dataset_open(&run->train, run->tokenizer, &files, &options);
+    data_files_free(&files);
+    if (!err) err = mem_new(&run->evals, s->eval_file.count, sizeof *run->evals);
+    for (size_t i = 0; i < s->eval_file.count && !err; i++)
+        err = dataset_open_file(&run->evals[i], run->tokenizer, s->eval_file.items[i], &options.document);
+    return err;
+}
+
+/* Last, for only here a large file's records must have been counted. */
+static Err *plan_steps(Run *run)
+{
+    const Settings *s = &run->settings;
     TRY(loader_open(&run->loader, run->train, (size_t)s->train_batch_size, (uint64_t)s->seed));
-    dataset_digest(run->train, run->data_digest);
+    TRY(dataset_digest(run->train, run->data_digest));
     uint64_t per_epoch = loader_steps_per_epoch(run->loader);
     run->total = s->max_steps ? (uint64_t)s->max_steps : (uint64_t)ceil(s->num_train_epochs * (double)per_epoch);
     run->warmup = s->warmup_steps ? (uint64_t)s->warmup_steps : schedule_warmup_steps(run->total, s->warmup_ratio);
@@ -221,7 +232,8 @@ static Err *open_parts(Run *run)
     weights_digest(run->model->weights, run->base_digest);
     TRY(open_data(run));
     TRY(attach(run));
-    return make_step(run);
+    TRY(make_step(run));
+    return plan_steps(run);
 }
 
 Err *run_best_directory(const Run *run, char path[PATH_BYTES]) { return file_join(path, run->settings.output_dir, "best"); }

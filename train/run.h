@@ -59,6 +59,7 @@ MUST_USE Err *run_resume(Run *run, const char *path);
 
 /* What is trained, on what, how: a few lines for people. */
 void run_describe(const Run *run);
+void run_describe_read(const Run *run); /* of data that was read step by step: what it came to */
 
 /* What is wrong with a step whose numbers are not finite: its gradients once more, looking after every operation.
  * Takes err, gives back what it found instead. */

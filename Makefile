@@ -84,6 +84,14 @@ COMPUTE ?= fp32
 same_bits: $(BUILD)/graft $(BUILD)/tests/same_bits
 	@$(BUILD)/tests/same_bits $(BUILD)/graft examples/tiny-glm5 examples/devils/devils_eval.jsonl $(COMPUTE)
 
+## same_bits_long  twenty kills at random moments, and while a checkpoint is written
+same_bits_long: $(BUILD)/graft $(BUILD)/tests/same_bits
+	@$(BUILD)/tests/same_bits $(BUILD)/graft examples/tiny-glm5 examples/devils/devils_eval.jsonl $(COMPUTE) 20
+
+## interop-train  the real TensorBoard (PyPI, a throw-away environment) reads a run's event files
+interop-train: $(BUILD)/graft
+	@sh tests/interop/train.sh $(BUILD)/graft
+
 ## fidelity   compare with transformers' float64 values
 fidelity: $(BUILD)/tests/fidelity
 	@for c in fp32 bf16; do \
@@ -170,5 +178,5 @@ clean:
 help:
 	@grep -h '^## ' Makefile | sed 's/^## /  make /'
 
-.PHONY: all check clang asan demo fidelity same_bits deps test units tools run-units run-tools fuzz fuzzers bench layers headers clean help interop-data experiment-which-experts
+.PHONY: all check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench layers headers clean help interop-data experiment-which-experts
 .SECONDARY:

@@ -93,18 +93,27 @@ bool tape_wants(const Tape *tape, bool trains, size_t n_in, Tensor *const *in)
     return trains;
 }
 
-void tape_expect_finite(Tape *tape, const Tensor *tensor, const char *what)
+static void check_finite(Tape *tape, const Tensor *tensor, const float *x, const char *what, const char *where)
 {
     size_t n = tensor->shape[0] * tensor->shape[1];
     float bad = 0; /* NaN as soon as one number is NaN or infinite */
-    if (tape->err || !tensor->data) return;
+    if (tape->err || !x) return;
 #pragma omp simd reduction(+ : bad)
-    for (size_t i = 0; i < n; i++) bad += tensor->data[i] * 0;
+    for (size_t i = 0; i < n; i++) bad += x[i] * 0;
     for (size_t i = 0; i < n && bad != 0; i++) {
-        if (isfinite(tensor->data[i])) continue;
-        tape->err = err_new(ERR_NUMERIC, "%s: row %zu, column %zu is %g", what, i / tensor->shape[1], i % tensor->shape[1], (double)tensor->data[i]);
+        if (isfinite(x[i])) continue;
+        tape->err = err_new(ERR_NUMERIC, "%s%s: row %zu, column %zu is %g", what, where, i / tensor->shape[1], i % tensor->shape[1], (double)x[i]);
         return;
     }
+}
+
+void tape_expect_finite(Tape *tape, const Tensor *tensor, const char *what) { check_finite(tape, tensor, tensor->data, what, ""); }
+
+/* After a node's backward: what it added to its inputs. */
+static void check_gradients(Tape *tape, const Node *node)
+{
+    for (size_t i = 0; i < node->n_in; i++)
+        if (node->in[i]) check_finite(tape, node->in[i], node->in[i]->grad, node->op->name, ", on the way back");
 }
 
 Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *kept, bool trains, size_t n_in, Tensor *const *in)
@@ -149,6 +158,7 @@ Err *tape_backward(Tape *tape)
             if (node->in[i] && node->in[i]->wants) tape_seed(tape, node->in[i]);
         profile_note(tape->profile, "gradients = 0", PROFILE_DOWN);
         if (!tape->err) node->op->backward(node);
+        if (tape->guard && !tape->err) check_gradients(tape, node);
         arena_reset(&tape->scratch);
         profile_note(tape->profile, node->op->name, PROFILE_DOWN);
     }

@@ -185,7 +185,7 @@ static Err *one_step(Bench *b, size_t number, Document *doc)
     if (number == warm_up) b->profile = (Profile){0};
     double peak = peak_of_team(strncmp(matmul_path(), "bf16/", 5) == 0, 1000000), start = log_seconds(), cpu = log_cpu_seconds();
     Err *err = step_gradients(b->step, &batch, number, NULL, &result);
-    if (!err) err = step_update(b->step, number + 1, 1e-4, &result);
+    if (!err) err = step_update(b->step, number + 1, &(StepRates){1e-4, 1e-4, 1e-4}, &result);
     if (number >= warm_up) {
         b->seconds[number - warm_up] = log_seconds() - start;
         b->cpu[number - warm_up] = log_cpu_seconds() - cpu;

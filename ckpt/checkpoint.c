@@ -29,6 +29,7 @@ static const struct {
     {"parameters", offsetof(CkptInfo, parameters)},
 }, texts[] = {
     {"config", offsetof(CkptInfo, config_json)},
+    {"progress", offsetof(CkptInfo, progress_json)},
     {"compute_path", offsetof(CkptInfo, compute_path)},
     {"base_digest", offsetof(CkptInfo, base_digest)},
     {"data_digest", offsetof(CkptInfo, data_digest)},
@@ -90,6 +91,28 @@ static Err *write_arrays(H5File *file, const Checkpoint *ckpt, int group)
     return NULL;
 }
 
+static const char EXTRAS[] = "/run";
+
+static H5Type extra_type(const CkptExtra *extra) { return extra->counts ? H5_U64 : H5_F32; }
+static void *extra_data(const CkptExtra *extra) { return extra->counts ? (void *)extra->counts : (void *)extra->values; }
+
+static Err *extra_path(char path[PATH_BYTES], const CkptExtra *extra)
+{
+    int n = snprintf(path, PATH_BYTES, "%s/%s", EXTRAS, extra->name);
+    return n < 0 || n >= PATH_BYTES ? err_new(ERR_IO, "name too long: %.60s...", extra->name) : NULL;
+}
+
+static Err *write_extras(H5File *file, const Checkpoint *ckpt)
+{
+    char path[PATH_BYTES];
+    TRY(h5_group(file, EXTRAS));
+    for (const CkptExtra *extra = ckpt->extras; extra < ckpt->extras + ckpt->n_extras; extra++) {
+        TRY(extra_path(path, extra));
+        TRY(h5_write(file, path, extra_type(extra), 1, &extra->n, extra_data(extra)));
+    }
+    return NULL;
+}
+
 static Err *write_all(H5File *file, const Checkpoint *ckpt)
 {
     CkptInfo info = ckpt->info;
@@ -97,7 +120,43 @@ static Err *write_all(H5File *file, const Checkpoint *ckpt)
     for (size_t i = 0; i < ckpt->n_arrays; i++) info.parameters += elements_of(&ckpt->arrays[i]);
     TRY(write_info(file, &info));
     for (int group = 0; group < N_GROUPS; group++) TRY(write_arrays(file, ckpt, group));
+    return write_extras(file, ckpt);
+}
+
+/* One array of the file against memory. */
+static Err *compare(const H5File *file, const char *path, H5Type type, size_t n_dims, const size_t *dims, size_t bytes, const void *memory)
+{
+    void *found;
+    TRY(mem_new(&found, bytes, 1));
+    Err *err = h5_read(file, path, type, n_dims, dims, found);
+    if (!err && memcmp(found, memory, bytes) != 0) err = err_new(ERR_FORMAT, "%s was read back with other values than were written", path);
+    free(found);
+    return err;
+}
+
+static Err *compare_all(const H5File *file, const Checkpoint *ckpt)
+{
+    char path[PATH_BYTES];
+    for (int group = 0; group < N_GROUPS; group++)
+        for (const CkptArray *array = ckpt->arrays; array < ckpt->arrays + ckpt->n_arrays; array++) {
+            TRY(path_in_file(path, group, array->name, ""));
+            TRY(compare(file, path, H5_F32, array->n_dims, array->dims, elements_of(array) * sizeof(float), vector_of(ckpt, group) + array->offset));
+        }
+    for (const CkptExtra *extra = ckpt->extras; extra < ckpt->extras + ckpt->n_extras; extra++) {
+        TRY(extra_path(path, extra));
+        TRY(compare(file, path, extra_type(extra), 1, &extra->n, extra->n * (extra->counts ? sizeof *extra->counts : sizeof *extra->values), extra_data(extra)));
+    }
     return NULL;
+}
+
+static Err *read_back(const Checkpoint *ckpt, const char *draft)
+{
+    H5File file = {0};
+    Err *err = h5_open(&file, draft);
+    if (!err) err = compare_all(&file, ckpt);
+    h5_discard(&file);
+    if (err) unlink(draft);
+    return err;
 }
 
 Err *checkpoint_save(const Checkpoint *ckpt, const char *path)
@@ -109,6 +168,7 @@ Err *checkpoint_save(const Checkpoint *ckpt, const char *path)
     if ((err = h5_create(&file, draft)))      goto done;
     if ((err = write_all(&file, ckpt)))       goto done;
     if ((err = h5_close(&file)))              goto done; /* a full disk may show only here */
+    if ((err = read_back(ckpt, draft)))       goto done;
     err = file_replace(draft, path);                     /* readers see old or new, never half */
 done:
     h5_discard(&file); /* does nothing after h5_close */
@@ -262,6 +322,24 @@ static Err *read_arrays(const Checkpoint *ckpt, const H5File *file, int group)
     return NULL;
 }
 
+static Err *expect_extra(void *context, const char *name)
+{
+    const Checkpoint *ckpt = context;
+    for (size_t i = 0; i < ckpt->n_extras; i++)
+        if (strcmp(ckpt->extras[i].name, name) == 0) return NULL;
+    return err_new(ERR_FORMAT, "%s/%s is in the file, but this run keeps no such thing", EXTRAS, name);
+}
+
+static Err *read_extras(const Checkpoint *ckpt, const H5File *file)
+{
+    char path[PATH_BYTES];
+    for (const CkptExtra *extra = ckpt->extras; extra < ckpt->extras + ckpt->n_extras; extra++) {
+        TRY(extra_path(path, extra));
+        TRY(h5_read(file, path, extra_type(extra), 1, &extra->n, extra_data(extra)));
+    }
+    return NULL;
+}
+
 Err *checkpoint_load(Checkpoint *ckpt, const char *path)
 {
     H5File file = {0};
@@ -269,7 +347,9 @@ Err *checkpoint_load(Checkpoint *ckpt, const char *path)
     Err *err = h5_open(&file, path);
     if (!err) err = read_info(&file, &ckpt->info);
     for (int group = 0; !err && group < N_GROUPS; group++) err = audit_group(ckpt, &file, group);
+    if (!err) err = h5_visit(&file, EXTRAS, expect_extra, ckpt);
     for (int group = 0; !err && group < N_GROUPS; group++) err = read_arrays(ckpt, &file, group);
+    if (!err) err = read_extras(ckpt, &file);
     if (err) checkpoint_info_free(&ckpt->info);
     h5_discard(&file);
     return err_wrap(err, "load checkpoint %s", path);

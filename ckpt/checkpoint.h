@@ -4,9 +4,10 @@
  *     /adapter/NAME              parameters, float32 [dims]; experts of a layer stacked in the first dimension
  *     /adapter/NAME_ids          which experts those are, int32 [dims[0]], where NAME is stacked
  *     /optimizer/m/NAME, v/NAME  AdamW's moments, float32 [dims]
+ *     /run/NAME                  what the run keeps besides: counts, uint64 [n], or values, float32 [n]
  *
  * What always holds: a file under its own name is whole (draft, sync, rename); it has exactly these arrays; every byte
- * of them is under a checksum; the same state gives the same bytes. */
+ * of them is under a checksum and was read back and compared; the same state gives the same bytes. */
 #ifndef GRAFT_CKPT_CHECKPOINT_H
 #define GRAFT_CKPT_CHECKPOINT_H
 
@@ -14,7 +15,7 @@
 
 #include <stdint.h>
 
-enum { CHECKPOINT_VERSION = 1 };
+enum { CHECKPOINT_VERSION = 2 };
 
 /* One array and its place in the flat vectors. */
 typedef struct {
@@ -33,8 +34,16 @@ typedef struct {
     uint64_t tokens;         /* scored since the start */
     uint64_t metrics_bytes;  /* length of the metrics file, which a resume cuts back to */
     uint64_t parameters;     /* elements of all arrays; checkpoint_save counts them */
-    char *config_json, *compute_path, *base_digest, *data_digest; /* any may be NULL when saving: stored as "" */
+    char *config_json, *progress_json, *compute_path, *base_digest, *data_digest; /* any may be NULL when saving: stored as "" */
 } CkptInfo;
+
+/* Something the run keeps besides the adapter. */
+typedef struct {
+    const char *name;
+    size_t n; /* not 0 */
+    uint64_t *counts; /* [n], or NULL */
+    float *values;    /* [n], or NULL */
+} CkptExtra;
 
 typedef struct {
     CkptInfo info;
@@ -42,12 +51,14 @@ typedef struct {
     const CkptArray *arrays;
     size_t n;              /* elements of each vector */
     float *values, *m, *v; /* [n] */
+    size_t n_extras;
+    const CkptExtra *extras;
 } Checkpoint;
 
-/* Fails: ERR_IO; then the old file, if there was one, is as before and no draft remains. */
+/* Fails: ERR_IO, ERR_FORMAT when what was read back differs; then the old file, if there was one, is as before and no draft remains. */
 MUST_USE Err *checkpoint_save(const Checkpoint *ckpt, const char *path);
 
-/* Fill info and the vectors. The caller sets arrays, which the file must hold exactly, and n, values, m, v.
+/* Fill info and the vectors. The caller sets arrays and extras, which the file must hold exactly, and n, values, m, v.
  * Nothing is read into the vectors before every name, shape and id has been compared.
  * Fails: ERR_FORMAT, naming the array, what was found and what was expected; ERR_IO when there is no such file.
  * Owner: the texts of info are the caller's, until checkpoint_info_free. */

@@ -1,7 +1,9 @@
-/* graft inspect DIR|config.json: what a model is, how large, and whether its files are whole. */
+/* graft inspect PATH: what a model is, how large, and whether its files are whole; what a run, a checkpoint or an adapter
+ * holds. */
 #include "base/options.h"
 #include "cli/verbs.h"
 #include "model/report.h"
+#include "train/inspect.h"
 
 #include <stddef.h>
 #include <stdio.h>
@@ -24,12 +26,14 @@ static Err *inspect(int argc, char **argv)
     size_t n_paths;
     TRY(options_arguments(&config, inspect_options, argc, argv, &path, 1, &n_paths));
     if (config.help) {
-        printf("graft inspect DIR|config.json [options]\n");
+        printf("graft inspect MODEL|RUN|CHECKPOINT|ADAPTER [options]\n");
         options_help(stdout, inspect_options);
         return NULL;
     }
-    if (n_paths == 0) return err_new(ERR_USAGE, "which model? graft inspect DIR|config.json [--json]");
-    TRY(model_report(path, config.json, &text));
+    if (n_paths == 0) return err_new(ERR_USAGE, "inspect what? graft inspect MODEL|RUN|CHECKPOINT|ADAPTER [--json]");
+    bool known;
+    TRY(inspect_path(path, config.json, &text, &known));
+    if (!known) TRY(model_report(path, config.json, &text));
     printf("%s%s", text, config.json ? "\n" : "");
     free(text);
     return NULL;

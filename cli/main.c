@@ -15,7 +15,7 @@ static const struct {
     {"generate", verb_generate, "text from base and adapter:   graft generate --model DIR --prompt TEXT [--adapter DIR]"},
     {"preview", verb_preview, "what of the data is scored:    graft preview --model DIR DATA... [--html page.html]"},
     {"chat", verb_chat, "talk with base and adapters:  graft chat --model DIR [--adapter DIR,...]"},
-    {"inspect", verb_inspect, "what a model directory holds: graft inspect DIR|config.json"},
+    {"inspect", verb_inspect, "what a path holds:            graft inspect MODEL|RUN|CHECKPOINT|ADAPTER"},
     {"plot", verb_plot, "training curves as PNG:       graft plot RUN... --output loss.png"},
 };
 enum { N_VERBS = sizeof verbs / sizeof *verbs };

@@ -22,7 +22,7 @@ static const Option plot_options[] = {
 static void print_help(void)
 {
     puts("graft plot RUN... [options]\n\n"
-         "Draw the loss, learning rate and gradient norm of training runs over each other.\n"
+         "Draw the loss, learning rate, gradient norm and expert load of training runs over each other.\n"
          "A RUN is a directory that holds metrics.jsonl, or such a file itself.\n");
     options_help(stdout, plot_options);
 }

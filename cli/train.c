@@ -39,8 +39,7 @@ static volatile sig_atomic_t mpirun_pid;
 
 static void pass_on(int signal_number)
 {
-    (void)signal_number;
-    if (mpirun_pid > 0) kill((pid_t)mpirun_pid, SIGUSR1);
+    if (mpirun_pid > 0) kill((pid_t)mpirun_pid, signal_number == SIGUSR1 ? SIGUSR1 : SIGUSR2);
 }
 
 /* In the child: away from the terminal's signals, and gone when the parent is. */
@@ -56,7 +55,7 @@ static void become_mpirun(const char *const *words)
 }
 
 /* Wait for mpirun with the same words; its exit code is ours. Threads of a rank must not share one core, a container's root
- * is welcome, and more ranks than cores are the user's choice. A signal to stop goes on as SIGUSR1, which mpirun hands to
+ * is welcome, and more ranks than cores are the user's choice. A signal to stop goes on as SIGUSR2, which mpirun hands to
  * the ranks: on SIGTERM it would kill them a second later, and a step takes longer. */
 static Err *start_ranks(long ranks, int argc, char **argv, int *code)
 {
@@ -78,6 +77,7 @@ static Err *start_ranks(long ranks, int argc, char **argv, int *code)
     struct sigaction action = {.sa_handler = pass_on};
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
+    sigaction(SIGUSR1, &action, NULL);
     while (waitpid(pid, &status, 0) < 0)
         if (errno != EINTR) return err_errno("wait for mpirun");
     if (WIFSIGNALED(status)) return err_new(ERR_COMM, "mpirun was ended by signal %d", WTERMSIG(status));

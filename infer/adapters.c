@@ -3,7 +3,9 @@
 #include "base/memory.h"
 #include "ckpt/adapter_file.h"
 #include "model/slots.h"
+#include "tensor/safetensors.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +28,60 @@ static bool ends_with(const char *text, const char *end)
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
-/* PEFT saves a router's correction bias beside its weight; it is frozen, so it must be the base's own. */
+#define BIAS_FILE "router_bias.safetensors" /* correction biases that training moved; nobody else reads it */
+
+static void bias_name(char name[MODULE_BYTES], size_t l)
+{
+    char stem[MODULE_BYTES];
+    slot_module(&(Slot){.kind = SLOT_ROUTER, .l = l}, stem);
+    snprintf(name, MODULE_BYTES, "%.90s.e_score_correction_bias", stem);
+}
+
+static Err *read_biases(Adapter *adapter, const char *directory)
+{
+    Safetensors file;
+    char path[PATH_BYTES], name[MODULE_BYTES];
+    size_t E = adapter->model->router.E;
+    TRY(file_join(path, directory, BIAS_FILE));
+    if (!file_exists(path)) return NULL;
+    TRY(adapter_own_biases(adapter));
+    TRY(safetensors_open(&file, path));
+    Err *err = NULL;
+    for (size_t l = 0; l < adapter->n_layers && !err; l++) {
+        if (!adapter->layers[l].router_bias) continue;
+        bias_name(name, l);
+        const TensorView *view = safetensors_find(&file, name);
+        if (!view || view->dtype != DTYPE_F32 || view->bytes != E * sizeof(float)) err = err_new(ERR_FORMAT, "%s: %s is not there, or not F32 [%zu]", path, name, E);
+        else memcpy(adapter->layers[l].router_bias, view->data, view->bytes);
+    }
+    safetensors_close(&file);
+    return err;
+}
+
+static Err *write_biases(const Adapter *adapter, const char *directory)
+{
+    char path[PATH_BYTES], (*names)[MODULE_BYTES];
+    TensorView *tensors;
+    size_t n = 0, E = adapter->model->router.E;
+    TRY(file_join(path, directory, BIAS_FILE));
+    if (!adapter->biases) return remove(path) && errno != ENOENT ? err_errno("remove %s", path) : NULL;
+    TRY(mem_new(&names, adapter->n_layers, sizeof *names));
+    Err *err = mem_new(&tensors, adapter->n_layers, sizeof *tensors);
+    for (size_t l = 0; l < adapter->n_layers && !err; l++) {
+        if (!adapter->layers[l].router_bias) continue;
+        bias_name(names[n], l);
+        tensors[n] = (TensorView){.name = names[n], .dtype = DTYPE_F32, .n_dims = 1, .shape = {E}, .bytes = E * sizeof(float), .data = adapter->layers[l].router_bias};
+        n++;
+    }
+    if (!err) {
+        err = safetensors_write(path, tensors, n);
+        free(tensors);
+    }
+    free(names);
+    return err;
+}
+
+/* PEFT saves a router's correction bias beside its weight; where training did not move it, it must be the base's own. */
 static Err *check_bias(const Model *model, const AdapterExtra *extra)
 {
     size_t l, E = model->router.E;
@@ -54,11 +109,15 @@ static Err *take_extra(const Model *model, ModulePair *to, size_t *n, const Adap
     return err;
 }
 
-static Err *import(Adapter **adapter, const Model *model, const AdapterFile *file, ModulePair *pairs)
+static Err *import(Adapter **adapter, const Model *model, const AdapterFile *file, const char *directory, ModulePair *pairs)
 {
     size_t n = file->n_pairs;
+    char path[PATH_BYTES];
+    TRY(file_join(path, directory, BIAS_FILE));
+    bool moved = file_exists(path);
     for (size_t i = 0; i < file->n_pairs; i++) TRY(take_pair(&pairs[i], &file->pairs[i]));
-    for (size_t i = 0; i < file->n_extras; i++) TRY(take_extra(model, pairs, &n, &file->extras[i]));
+    for (size_t i = 0; i < file->n_extras; i++)
+        if (!moved || !ends_with(file->extras[i].name, ".e_score_correction_bias")) TRY(take_extra(model, pairs, &n, &file->extras[i]));
     return adapter_from_pairs(adapter, model, n, pairs);
 }
 
@@ -70,7 +129,11 @@ static Err *open_peft(Adapter **adapter, const Model *model, const char *path)
     size_t most = file->n_pairs + file->n_extras;
     Err *err = mem_new(&pairs, most, sizeof *pairs);
     if (!err) {
-        err = import(adapter, model, file, pairs);
+        err = import(adapter, model, file, path, pairs);
+        if (!err && (err = read_biases(*adapter, path))) {
+            adapter_free(*adapter);
+            *adapter = NULL;
+        }
         for (size_t i = 0; i < most; i++) {
             free(pairs[i].A);
             free(pairs[i].B);
@@ -156,7 +219,8 @@ static Err *collect(Out *out, const ModulePair *pairs, size_t n)
         char stem[MODULE_BYTES];
         slot_module(&(Slot){.kind = SLOT_ROUTER, .l = l}, stem);
         TRY(add_extra(out, stem, "weight", layer->router->rows, layer->router->cols, layer->router->data));
-        TRY(add_extra(out, stem, "e_score_correction_bias", 1, layer->router->rows, adapter->model->layers[l].router_bias));
+        TRY(add_extra(out, stem, "e_score_correction_bias", 1, layer->router->rows,
+                      layer->router_bias ? layer->router_bias : adapter->model->layers[l].router_bias));
     }
     return NULL;
 }
@@ -171,6 +235,7 @@ Err *adapter_export(const Adapter *adapter, const char *directory, const char *b
     if (!err)
         err = adapter_file_write(directory, &(AdapterOut){.base_model = base_model, .dtype = bf16 ? DTYPE_BF16 : DTYPE_F32, .n_pairs = out.n,
                                                           .pairs = out.pairs, .n_extras = out.n_extras, .extras = out.extras});
+    if (!err) err = write_biases(adapter, directory);
     for (size_t i = 0; i < out.n; i++) free((char *)(size_t)out.pairs[i].module);
     for (size_t i = 0; i < out.n_extras; i++) free((char *)(size_t)out.extras[i].name);
     free(out.pairs);

@@ -8,7 +8,8 @@
 MUST_USE Err *adapter_open(Adapter **adapter, const Model *model, const char *path);
 
 /* Write a PEFT directory that transformers, vLLM and SGLang read; what is not adapted in a layer's experts is written as
- * zeros, because they ask for all of a layer's experts. */
+ * zeros, because they ask for all of a layer's experts. Correction biases that training moved go into a file of ours
+ * beside them, router_bias.safetensors: no other engine reads that. */
 MUST_USE Err *adapter_export(const Adapter *adapter, const char *directory, const char *base_model, bool bf16);
 
 #endif

@@ -166,6 +166,7 @@ void adapter_free(Adapter *adapter)
     }
     free(adapter->layers);
     free(adapter->values);
+    free(adapter->biases);
     free(adapter);
 }
 
@@ -203,6 +204,19 @@ Err *adapter_new(Adapter **adapter, const Model *model, const LoraConfig *config
     if (err) return err;
     (*adapter)->config = *config;
     initialise(*adapter, seed);
+    return NULL;
+}
+
+Err *adapter_own_biases(Adapter *adapter)
+{
+    size_t E = adapter->model->router.E;
+    if (adapter->biases) return NULL;
+    TRY(mem_new(&adapter->biases, adapter->n_layers * E, sizeof *adapter->biases));
+    for (size_t l = 0; l < adapter->n_layers; l++) {
+        if (adapter->model->layers[l].dense) continue;
+        adapter->layers[l].router_bias = adapter->biases + l * E;
+        memcpy(adapter->layers[l].router_bias, adapter->model->layers[l].router_bias, E * sizeof *adapter->biases);
+    }
     return NULL;
 }
 

@@ -46,6 +46,7 @@ typedef struct {
     Lora *pairs[LORA_PLACES]; /* NULL: none */
     Lora *apart[LORA_PLACES]; /* the up half, where an imported MLP has two A's; pairs then holds gate's */
     Param *router;          /* NULL: frozen */
+    float *router_bias;     /* [E] instead of the base's correction bias, in Adapter.biases; NULL: the base's */
     Expert *experts;        /* [E] base weights with this adapter's pairs; NULL in dense layers */
     size_t n_lora;
     Lora *loras;            /* behind pairs and experts */
@@ -58,6 +59,7 @@ typedef struct Adapter {
     size_t n_layers, n;
     LayerAdapter *layers;
     float *values; /* [n] */
+    float *biases; /* [n_layers][E] the routers' correction biases, where they change; NULL: the base's stand */
 } Adapter;
 
 /* Make an adapter as the settings say, A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0 (PEFT's default), the router's values from
@@ -94,6 +96,9 @@ typedef struct {
 } AdapterArray;
 MUST_USE Err *adapter_arrays(const Adapter *adapter, AdapterArray **arrays, size_t *n);
 void arrays_free(AdapterArray *arrays, size_t n);
+
+/* Give every router a correction bias of its own, at first the base's. It has no gradient: train/ moves it by the load. */
+MUST_USE Err *adapter_own_biases(Adapter *adapter);
 
 /* The lowest layer with something to train; n_layers when there is none. */
 size_t adapter_lowest_layer(const Adapter *adapter);

@@ -19,7 +19,8 @@ Tensor *moe_forward(Tape *tape, const Model *model, size_t l, const LayerAdapter
     tape_expect_finite(tape, logits, "router");
     if (pass->balance_stats) balance_gather(tape, &model->router, logits, pass->balance_stats);
     if (pass->coefficient) op_balance(tape, logits, &model->router, pass->coefficient, pass->balance);
-    Route route = op_route(tape, logits, layer->router_bias, &model->router, pass->choices->experts[l], pass->made);
+    const float *bias = lora && lora->router_bias ? lora->router_bias : layer->router_bias;
+    Route route = op_route(tape, logits, bias, &model->router, pass->choices->experts[l], pass->made);
     if (pass->trace) *pass->trace = (LayerTrace){logits, route};
     Tensor *y = op_experts(tape, h, route, model->router.E, lora && lora->experts ? lora->experts : layer->experts);
     return op_add(tape, y, mlp_forward(tape, layer, lora, LORA_SHARED_IN, h));

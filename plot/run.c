@@ -20,6 +20,7 @@ static const struct { const char *key; size_t offset; } step_curves[] = {
     {"loss", offsetof(PlotRun, loss)},
     {"learning_rate", offsetof(PlotRun, learning_rate)},
     {"grad_norm", offsetof(PlotRun, grad_norm)},
+    {"load_max_over_mean", offsetof(PlotRun, load)},
 };
 enum { STEP_CURVES = sizeof step_curves / sizeof *step_curves };
 
@@ -52,6 +53,25 @@ static Err *take(const Json *line, const char *key, double step, Curve *curve)
     return curve_add(curve, step, number);
 }
 
+/* One column of the heat map; the first line says how many layers there are. */
+static Err *take_load(PlotRun *run, const Json *list, double step)
+{
+    size_t i = 0, room = run->loads_room;
+    if (!list) return NULL;
+    if (json_kind(list) != JSON_ARRAY || json_count(list) == 0) return err_new(ERR_FORMAT, "expert_load is %s; expected an array", json_kind_name(list));
+    if (run->n_layers == 0) run->n_layers = json_count(list);
+    if (json_count(list) != run->n_layers) return err_new(ERR_FORMAT, "expert_load has %zu layers, then %zu", run->n_layers, json_count(list));
+    TRY(mem_grow(&run->load_steps, &room, run->n_loads + 1, sizeof *run->load_steps));
+    size_t floats = run->loads_room * run->n_layers;
+    TRY(mem_grow(&run->loads, &floats, room * run->n_layers, sizeof *run->loads));
+    run->loads_room = room;
+    run->load_steps[run->n_loads] = step;
+    for (const Json *item = json_first(list); item; item = json_next(item))
+        run->loads[run->n_loads * run->n_layers + i++] = json_kind(item) == JSON_NUMBER ? (float)json_number(item) : NAN;
+    run->n_loads++;
+    return NULL;
+}
+
 static Err *take_line(PlotRun *run, const Json *line)
 {
     int64_t step = 0;
@@ -61,6 +81,7 @@ static Err *take_line(PlotRun *run, const Json *line)
     TRY(json_get_int(line, "step", 0, (int64_t)1 << 53, &step));
     for (size_t i = 0; i < STEP_CURVES; i++)
         TRY(take(line, step_curves[i].key, (double)step, (Curve *)((char *)run + step_curves[i].offset)));
+    TRY(take_load(run, json_find(line, "expert_load"), (double)step));
     if (!json_find(line, "eval_loss")) return NULL;
     EvalCurve *eval;
     const char *file = "";
@@ -137,6 +158,9 @@ void plot_run_free(PlotRun *run)
         free(run->evals[i].loss.points);
     }
     free(run->evals);
+    free(run->load.points);
+    free(run->load_steps);
+    free(run->loads);
     free(run->loss.points);
     free(run->learning_rate.points);
     free(run->grad_norm.points);
@@ -146,12 +170,15 @@ void plot_run_free(PlotRun *run)
 
 /* ---- drawing -------------------------------------------------------------------------------------------------- */
 
+enum { N_PANELS = 4 };
+
 /* One run has a colour for each kind of curve; of several, each run has one. */
 typedef struct {
     size_t n_runs;
     PlotRun *runs;
-    size_t n_series[3];
-    Series *series[3]; /* of the panels loss, learning rate, gradient norm */
+    size_t n_series[N_PANELS];
+    Series *series[N_PANELS]; /* of the panels loss, learning rate, gradient norm, expert load */
+    float *heat;              /* of one run's load */
     size_t n_names;
     char **names;      /* made for the legend */
 } Picture;
@@ -167,7 +194,8 @@ static void picture_free(Picture *picture)
 {
     for (size_t i = 0; i < picture->n_names; i++) free(picture->names[i]);
     free(picture->names);
-    for (size_t i = 0; i < 3; i++) free(picture->series[i]);
+    for (size_t i = 0; i < N_PANELS; i++) free(picture->series[i]);
+    free(picture->heat);
     for (size_t i = 0; i < picture->n_runs; i++) plot_run_free(&picture->runs[i]);
     free(picture->runs);
 }
@@ -223,6 +251,7 @@ static Err *add_run(Picture *picture, size_t i)
     }
     add_series(picture, 1, NULL, SERIES_LINE, i, &run->learning_rate);
     add_series(picture, 2, NULL, SERIES_SMOOTHED, i, &run->grad_norm);
+    if (!alone) add_series(picture, 3, NULL, SERIES_SMOOTHED, i, &run->load);
     return NULL;
 }
 
@@ -235,7 +264,7 @@ static Err *gather(Picture *picture, const char *const *paths)
     }
     TRY(rename_twins(picture, paths));
     TRY(mem_new(&picture->names, n_evals, sizeof *picture->names));
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < N_PANELS; i++)
         TRY(mem_new(&picture->series[i], picture->n_runs + n_evals, sizeof **picture->series));
     for (size_t i = 0; i < picture->n_runs; i++) TRY(add_run(picture, i));
     return NULL;
@@ -256,11 +285,33 @@ static void loss_note(const Picture *picture, size_t bytes, char note[bytes])
              evals && picture->n_runs > 1 ? " \u00b7 circles: evaluation" : "");
 }
 
-static Err *draw(const Picture *picture, const char *png_path, const char *title)
+/* Layers over steps; more steps than columns are averaged. Owner of values: the caller, until free(). */
+static Err *make_heat(const PlotRun *run, Heat *heat, float **values)
 {
+    enum { MOST_COLUMNS = 400 };
+    size_t n = run->n_loads, L = run->n_layers, columns = n < MOST_COLUMNS ? n : MOST_COLUMNS;
+    TRY(mem_new(values, L * columns, sizeof **values));
+    for (size_t l = 0; l < L; l++)
+        for (size_t c = 0; c < columns; c++) {
+            size_t from = c * n / columns, to = (c + 1) * n / columns;
+            double sum = 0;
+            for (size_t i = from; i < to; i++) sum += (double)run->loads[i * L + l];
+            (*values)[l * columns + c] = (float)(sum / (double)(to - from));
+        }
+    double half = n > 1 ? (run->load_steps[n - 1] - run->load_steps[0]) / (double)(n - 1) / 2 : 0.5;
+    *heat = (Heat){.rows = L, .columns = columns, .values = *values, .x_low = run->load_steps[0] - half, .x_high = run->load_steps[n - 1] + half,
+                   .y_low = -0.5, .y_high = (double)L - 0.5, .name = "fullest / mean"};
+    return NULL;
+}
+
+static const char LOAD_TITLE[] = "Expert load: the fullest expert over the mean, by layer";
+
+static Err *draw(Picture *picture, const char *png_path, const char *title)
+{
+    Heat heat;
     char note[128];
     loss_note(picture, sizeof note, note);
-    Panel panels[3] = {{.title = "Loss (nats per token)", .note = note, .share = 3, .n_series = picture->n_series[0],
+    Panel panels[N_PANELS] = {{.title = "Loss (nats per token)", .note = note, .share = 3, .n_series = picture->n_series[0],
                         .series = picture->series[0]}};
     size_t n = 1;
     if (picture->n_series[1])
@@ -269,6 +320,13 @@ static Err *draw(const Picture *picture, const char *png_path, const char *title
     if (picture->n_series[2])
         panels[n++] = (Panel){.title = "Gradient norm", .from_zero = true, .n_series = picture->n_series[2],
                               .series = picture->series[2]};
+    if (picture->n_series[3])
+        panels[n++] = (Panel){.title = "Expert load: the fullest expert over the mean, worst layer", .n_series = picture->n_series[3],
+                              .series = picture->series[3]};
+    if (picture->n_runs == 1 && picture->runs[0].n_loads) {
+        TRY(make_heat(&picture->runs[0], &heat, &picture->heat));
+        panels[n++] = (Panel){.title = LOAD_TITLE, .y_label = "layer", .share = 1.5, .heat = &heat};
+    }
     if (!title) title = picture->n_runs == 1 ? picture->runs[0].name : "Training runs";
     Chart chart = {.title = title, .x_label = "step", .whole_x = true, .height = 560 + 150 * (n - 1), .n_panels = n,
                    .panels = panels};
@@ -283,5 +341,23 @@ Err *plot_runs(const char *png_path, const char *title, size_t n_runs, const cha
     if (!err) err = gather(&picture, runs);
     if (!err) err = draw(&picture, png_path, title);
     picture_free(&picture);
+    return err;
+}
+
+Err *plot_load(const char *png_path, const char *path, bool *drawn)
+{
+    PlotRun run;
+    Heat heat;
+    float *values = NULL;
+    *drawn = false;
+    TRY(plot_run_read(&run, path));
+    Err *err = run.n_loads ? make_heat(&run, &heat, &values) : NULL;
+    if (!err && run.n_loads) {
+        Panel panel = {.title = LOAD_TITLE, .y_label = "layer", .heat = &heat};
+        err = chart_write(&(Chart){.title = run.name, .x_label = "step", .whole_x = true, .width = 900, .height = 420, .n_panels = 1, .panels = &panel}, png_path);
+        *drawn = !err;
+    }
+    free(values);
+    plot_run_free(&run);
     return err;
 }

@@ -6,6 +6,7 @@
  *     {"step":12,"loss":4.31,"learning_rate":0.003,"grad_norm":0.41,"tokens_per_second":812.0,"epoch":0.1}
  *     {"step":111,"eval_loss":4.28,"eval_file":"data/eval.jsonl"}
  *
+ * "expert_load" of a step's line holds the fullest expert over the mean for every layer: the heat map.
  * null is a gap. A last line without its newline is one being written: it counts when it can be read and else not. */
 #ifndef GRAFT_PLOT_RUN_H
 #define GRAFT_PLOT_RUN_H
@@ -27,6 +28,10 @@ typedef struct {
     Curve loss, learning_rate, grad_norm;
     size_t n_evals, evals_room;
     EvalCurve *evals; /* one for each file evaluated on */
+    Curve load;       /* the most uneven layer's */
+    size_t n_layers, n_loads, loads_room;
+    double *load_steps; /* [n_loads] */
+    float *loads;       /* [n_loads][n_layers], NaN in dense layers */
 } PlotRun;
 
 /* Read a run: a directory that holds metrics.jsonl, or such a file itself.
@@ -35,8 +40,12 @@ typedef struct {
 MUST_USE Err *plot_run_read(PlotRun *run, const char *path);
 void plot_run_free(PlotRun *run);
 
-/* Draw runs over each other: loss, and beneath it, smaller, learning rate and gradient norm where there are any.
+/* Draw runs over each other: loss, and beneath it, smaller, learning rate, gradient norm and expert load where there are
+ * any; a run alone has its load as a heat map over layer and step.
  * title NULL: one that names the run or says what is compared. */
 MUST_USE Err *plot_runs(const char *png_path, const char *title, size_t n_runs, const char *const *runs);
+
+/* The heat map alone; *drawn is false, and no file written, when the run has no expert load. */
+MUST_USE Err *plot_load(const char *png_path, const char *run, bool *drawn);
 
 #endif

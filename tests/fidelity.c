@@ -275,8 +275,9 @@ static const AdamW fixture_adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-
 /* One batch's losses and gradients. coefficient: which balance loss acts alone, or NULL for the model's own loss. */
 static Err *run_once(Case *c, Adapter *adapter, const char *prefix, const char *balance, const char *loss_name)
 {
-    StepConfig config = {.adamw = fixture_adamw};
-    BalanceValues *b = &config.balance;
+    enum { MOST_LAYERS = 64 };
+    BalanceValues one = {0}, *b = &one, layers[MOST_LAYERS];
+    StepConfig config = {.adamw = fixture_adamw, .balance = balance ? layers : NULL};
     Step *step;
     Batch batch;
     StepResult result;
@@ -288,6 +289,7 @@ static Err *run_once(Case *c, Adapter *adapter, const char *prefix, const char *
         for (size_t i = 0; i < 4; i++)
             if (strcmp(all[i].name, balance) == 0) *all[i].at = 1;
     }
+    for (size_t l = 0; l < MOST_LAYERS; l++) layers[l] = one;
     c->prefix = prefix;
     TRY(step_new(&step, &c->dp, c->model, adapter, &config));
     Err *err = batch_of(c, &batch);
@@ -351,7 +353,7 @@ static Err *run_curve(Case *c, const char *folder)
         err = batch_new(&batch, &c->dp, 2, two, 1, 0); /* a micro-batch each */
         if (!err) err = step_gradients(step, &batch, s, NULL, &result);
         if (!err) compare_scalar(c, "curve.loss", result.loss, json_number(loss));
-        if (!err) err = step_update(step, s + 1, json_number(rate), &result);
+        if (!err) err = step_update(step, s + 1, &(StepRates){json_number(rate), json_number(rate), json_number(rate)}, &result);
         batch_free(&batch);
     }
     ModulePair *pairs;

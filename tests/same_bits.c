@@ -1,9 +1,11 @@
-/* same_bits GRAFT MODEL DATA [COMPUTE]: one result, however a run is shared out.
+/* same_bits GRAFT MODEL DATA [COMPUTE [KILLS]]: one result, however a run is shared out and whatever befalls it.
  *
- * Trains a small adapter (dropout, balance losses, router and experts on) over every combination of group, ranks,
- * threads and kept tapes, then stops a run half-way and resumes it with other ranks and threads, and compares the SHA-256
- * of adapter and moments that each run reports, and its metrics without what depends on the clock. Two controls show
- * that the comparison can fail. Then, in one process: a document's hidden states and gradients alone and among others. */
+ * Trains a small adapter (dropout, balance losses, moving biases, router and experts on) over every combination of
+ * group, ranks, threads and kept tapes; stops runs half-way and resumes them with other ranks and threads; kills them at
+ * random moments (KILLS times) and while a checkpoint is written; sends signals; fills the disk; evaluates and draws.
+ * Compares the SHA-256 of adapter and moments that each run reports, and its metrics without what depends on the clock.
+ * Two controls show that the comparison can fail. Then, in one process: a document's hidden states and gradients alone
+ * and among others. With KILLS given, the kills alone. */
 #define _GNU_SOURCE
 #include "base/file.h"
 #include "base/json.h"
@@ -12,12 +14,17 @@
 #include "tensor/matmul.h"
 #include "train/step.h"
 
+#include <dirent.h>
 #include <ftw.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { STEPS = 4, STOP_AFTER = 2, MOST_WORDS = 64 };
@@ -29,6 +36,7 @@ typedef struct {
     char scratch[64];
     char state[80];   /* of the first run; the others must equal it */
     char *metrics;
+    uint64_t kill_key;
     size_t passed, failed;
 } Bits;
 
@@ -40,13 +48,14 @@ typedef struct {
 static const char *const common[] = {"--r", "4", "--lora_alpha", "8", "--lora_dropout", "0.1", "--target_modules", "all-linear", "--train_router", "--train_batch_size",
                                      "7", "--micro_batch_tokens", "200", "--max_length", "160", "--learning_rate", "1e-3", "--seq_aux_loss_coef", "0.01",
                                      "--aux_loss_coef", "0.01", "--load_balancing_loss_coef", "0.01", "--z_loss_coef", "0.001", "--warmup_ratio", "0.25",
-                                     "--weight_decay", "0.01", "--save_steps", "2", "--save_total_limit", "0", "--seed", "7", "--max_steps", "4"};
+                                     "--weight_decay", "0.01", "--router_bias_update_rate", "0.001", "--loraplus_lr_ratio", "4", "--router_learning_rate", "1e-4",
+                                     "--tensorboard", "false", "--save_steps", "2", "--save_total_limit", "0", "--seed", "7", "--max_steps", "4"};
 
-/* Run graft train in a directory; extra words are added. Returns the exit code, -1 when it could not be run. */
-static int train(const Bits *bits, const char *directory, const Way *way, const char *const *extra)
+/* Start graft train in a directory; extra words are added. Returns its process, or -1. */
+static pid_t start(const Bits *bits, const char *directory, const Way *way, const char *const *extra)
 {
     char ranks[16], threads[16], keep[16];
-    const char *words[MOST_WORDS + 16] = {bits->graft, "train", "--model_name_or_path", bits->model, "--train_file", bits->data, "--output_dir", directory,
+    const char *words[MOST_WORDS + 32] = {bits->graft, "train", "--model_name_or_path", bits->model, "--train_file", bits->data, "--output_dir", directory,
                                           "--group_tokens", way->group, "--ranks", ranks, "--threads", threads, "--keep_layers", keep, "--compute", bits->compute};
     size_t n = 18;
     snprintf(ranks, sizeof ranks, "%d", way->ranks);
@@ -61,17 +70,37 @@ static int train(const Bits *bits, const char *directory, const Way *way, const 
     snprintf(log, sizeof log, "%s.log", directory);
     posix_spawn_file_actions_addopen(&actions, 2, log, 0x241 /* write, create, truncate */, 0644);
     pid_t child;
-    int status = -1;
-    bool ran = posix_spawn(&child, bits->graft, &actions, NULL, (char *const *)(size_t)words, environ) == 0 && waitpid(child, &status, 0) == child;
+    bool started = posix_spawn(&child, bits->graft, &actions, NULL, (char *const *)(size_t)words, environ) == 0;
     posix_spawn_file_actions_destroy(&actions);
-    if (ran && WIFEXITED(status) && WEXITSTATUS(status) == 0) return 0;
-    char *text;
+    return started ? child : -1;
+}
+
+/* The exit code; -1 when a signal ended it, or it did not start. */
+static int wait_for(pid_t child)
+{
+    int status = -1;
+    return child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void show_log(const char *directory)
+{
+    char log[PATH_BYTES], *text;
     size_t bytes;
-    if (!file_read(&text, &bytes, log)) {
+    snprintf(log, sizeof log, "%s.log", directory);
+    Err *err = file_read(&text, &bytes, log);
+    if (!err) {
         printf("%s", text);
         free(text);
     }
-    return ran && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    err_free(err);
+}
+
+/* Run graft train to its end; returns the exit code. */
+static int train(const Bits *bits, const char *directory, const Way *way, const char *const *extra)
+{
+    int code = wait_for(start(bits, directory, way, extra));
+    if (code != 0) show_log(directory);
+    return code;
 }
 
 /* The run's state digest, and its metrics without the clock's members. Owner of *metrics: the caller. */
@@ -86,6 +115,7 @@ static Err *result_of(const char *directory, char state[80], char **metrics)
     Err *err = NULL;
     for (line = strtok_r(text, "\n", &rest); line && !err; line = strtok_r(NULL, "\n", &rest)) {
         const char *clock = strstr(line, ",\"seconds\""), *digest = strstr(line, "\"state_sha256\":\"");
+        if (strstr(line, "\"eval_loss\"")) continue;
         size_t keep = clock ? (size_t)(clock - line) : strlen(line);
         err = mem_grow(metrics, &capacity, n + keep + 2, 1);
         if (err) break;
@@ -96,6 +126,14 @@ static Err *result_of(const char *directory, char state[80], char **metrics)
     }
     free(text);
     return err;
+}
+
+static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *where)
+{
+    (void)st;
+    (void)flag;
+    (void)where;
+    return remove(path);
 }
 
 static void judge(Bits *bits, const char *what, const char *directory, int code)
@@ -144,6 +182,193 @@ static void run_resumed(Bits *bits, const Way *before, const Way *after)
     const char *const resume[] = {"--resume_from_checkpoint", checkpoint, NULL};
     if (code == 0) code = train(bits, directory, after, resume);
     judge(bits, what, directory, code);
+}
+
+/* ---- what may befall a run ------------------------------------------------------------------------------------ */
+
+static bool has_checkpoint(const char *directory, int step)
+{
+    char path[PATH_BYTES];
+    snprintf(path, sizeof path, "%s/checkpoint-%06d.h5", directory, step);
+    return file_exists(path);
+}
+
+/* A draft of a checkpoint is being written. */
+static bool is_writing(const char *directory)
+{
+    bool writing = false;
+    DIR *stream = opendir(directory);
+    for (struct dirent *entry; stream && (entry = readdir(stream));) writing = writing || (strstr(entry->d_name, "checkpoint-") && strstr(entry->d_name, ".draft."));
+    if (stream) closedir(stream);
+    return writing;
+}
+
+static const char *const go_on[] = {"--resume_from_checkpoint", "auto", NULL}, *const start_over[] = {"--overwrite_output_dir", NULL};
+
+/* Go on where the run can. */
+static const char *const *onward(const char *directory)
+{
+    for (int step = 0; step <= STEPS; step++)
+        if (has_checkpoint(directory, step)) return go_on;
+    return start_over;
+}
+
+/* kill -9: the ranks below mpirun first, then itself. */
+static void kill_all(pid_t child)
+{
+    DIR *stream = opendir("/proc");
+    for (struct dirent *entry; stream && (entry = readdir(stream));) {
+        char path[PATH_BYTES], text[512] = "";
+        long parent = 0;
+        snprintf(path, sizeof path, "/proc/%.32s/stat", entry->d_name);
+        FILE *file = fopen(path, "re");
+        if (!file) continue;
+        size_t n = fread(text, 1, sizeof text - 1, file);
+        fclose(file);
+        text[n] = 0;
+        const char *after_name = strrchr(text, ')');
+        if (after_name && sscanf(after_name, ") %*c %ld", &parent) == 1 && parent == child) kill((pid_t)strtol(entry->d_name, NULL, 10), SIGKILL);
+    }
+    if (stream) closedir(stream);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+}
+
+static void sleep_ms(uint64_t ms) { nanosleep(&(struct timespec){(time_t)(ms / 1000), (long)(ms % 1000) * 1000000}, NULL); }
+
+static bool has_ended(pid_t child)
+{
+    siginfo_t info = {0};
+    return waitid(P_PID, (id_t)child, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == child;
+}
+
+/* Ways to go on with after each accident. */
+static const Way ways[] = {{"0", 1, 2, 0}, {"400", 2, 1, 0}, {"1", 3, 1, 2}, {"400", 1, 1, 3}};
+enum { N_WAYS = sizeof ways / sizeof *ways };
+
+/* Kill a run `kills` times after up to `most_ms`, each time going on with other ranks and threads; then let it finish. */
+static void run_killed(Bits *bits, size_t kills, uint64_t most_ms)
+{
+    char directory[128], what[96];
+    size_t struck = 0;
+    snprintf(directory, sizeof directory, "%s/killed", bits->scratch);
+    for (size_t i = 0; i < kills; i++) {
+        if (has_checkpoint(directory, STEPS)) { /* it was ready: judge it, and begin a new one */
+            snprintf(what, sizeof what, "killed %zu times until here, resumed", struck);
+            judge(bits, what, directory, train(bits, directory, &ways[i % N_WAYS], go_on));
+            nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+        }
+        pid_t child = start(bits, directory, &ways[i % N_WAYS], onward(directory));
+        if (child < 0) continue;
+        sleep_ms(200 + rng_below(bits->kill_key, i, most_ms));
+        struck += !has_ended(child);
+        kill_all(child);
+    }
+    snprintf(what, sizeof what, "killed %zu times at random moments, resumed", struck);
+    judge(bits, what, directory, train(bits, directory, &ways[kills % N_WAYS], onward(directory)));
+}
+
+/* Kill a run as soon as the draft of its n-th checkpoint is there, so that the file is half written. */
+static bool kill_while_writing(const Bits *bits, const char *directory, const Way *way)
+{
+    pid_t child = start(bits, directory, way, NULL);
+    while (child > 0 && !has_ended(child) && !(has_checkpoint(directory, STOP_AFTER) && is_writing(directory))) sleep_ms(0);
+    if (child > 0) kill_all(child);
+    return has_checkpoint(directory, STOP_AFTER) && !has_checkpoint(directory, STEPS);
+}
+
+static void run_half_written(Bits *bits)
+{
+    char directory[128], what[96];
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(directory, sizeof directory, "%s/written-%zu", bits->scratch, i);
+        bool half = kill_while_writing(bits, directory, &ways[i]);
+        snprintf(what, sizeof what, "killed while a checkpoint was written%s, resumed", half ? "" : " (missed)");
+        judge(bits, what, directory, train(bits, directory, &ways[i + 1], onward(directory)));
+    }
+}
+
+/* The disk is full when the second checkpoint is due: the run says so and ends, the first stays and serves. */
+static void run_full_disk(Bits *bits)
+{
+    char directory[128];
+    struct rlimit before, small = {1 << 20, 1 << 20};
+    snprintf(directory, sizeof directory, "%s/full", bits->scratch);
+    kill_while_writing(bits, directory, &ways[0]);
+    getrlimit(RLIMIT_FSIZE, &before);
+    small.rlim_max = before.rlim_max;
+    signal(SIGXFSZ, SIG_IGN); /* an error, as on a full disk, instead of a signal */
+    setrlimit(RLIMIT_FSIZE, &small);
+    int code = wait_for(start(bits, directory, &ways[3], go_on));
+    setrlimit(RLIMIT_FSIZE, &before);
+    bool clean = code == ERR_IO && has_checkpoint(directory, STOP_AFTER) && !has_checkpoint(directory, STEPS) && !is_writing(directory);
+    if (!clean) show_log(directory);
+    judge(bits, clean ? "a full disk, then resumed" : "a full disk (code or files are wrong)", directory, clean ? train(bits, directory, &ways[0], go_on) : 1);
+}
+
+static void run_unwritable(Bits *bits)
+{
+    char file[128], below[160], directory[128];
+    snprintf(file, sizeof file, "%s/file", bits->scratch);
+    snprintf(below, sizeof below, "%s/run", file);
+    snprintf(directory, sizeof directory, "%s/unwritable", bits->scratch);
+    err_free(file_write(file, "x", 1));
+    int code = wait_for(start(bits, directory, &ways[0], (const char *const[]){"--output_dir", below, NULL}));
+    bool refused = code == ERR_IO;
+    printf("  %-58s %s\n", "a directory that cannot be written", refused ? "refused" : "FAIL");
+    bits->passed += refused;
+    bits->failed += !refused;
+}
+
+/* SIGUSR1 saves and goes on, SIGTERM saves and ends; neither leaves a trace in the result. */
+static void run_signalled(Bits *bits, const Way *before, const Way *after)
+{
+    char directory[128], what[96], metrics[160];
+    snprintf(directory, sizeof directory, "%s/signal-%d", bits->scratch, before->ranks);
+    snprintf(metrics, sizeof metrics, "%s/metrics.jsonl", directory);
+    pid_t child = start(bits, directory, before, NULL);
+    struct stat st = {0};
+    while (child > 0 && !has_ended(child) && (stat(metrics, &st) || st.st_size == 0)) sleep_ms(1);
+    if (child > 0) kill(child, SIGUSR1);
+    sleep_ms(100);
+    if (child > 0) kill(child, SIGTERM);
+    int code = wait_for(child);
+    bool saved = code == ERR_STOPPED || before->ranks > 1 || code == 0;
+    snprintf(what, sizeof what, "ranks %d: SIGUSR1, SIGTERM (code %d), resumed with %d", before->ranks, code, after->ranks);
+    judge(bits, what, directory, saved ? train(bits, directory, after, onward(directory)) : 1);
+}
+
+static void run_watched(Bits *bits)
+{
+    char directory[128];
+    snprintf(directory, sizeof directory, "%s/watched", bits->scratch);
+    const char *const watch[] = {"--eval_file", bits->data, "--eval_steps", "1", "--tensorboard", "true", "--early_stopping_patience", "9", NULL};
+    int code = train(bits, directory, &ways[1], watch);
+    char picture[160];
+    snprintf(picture, sizeof picture, "%s/loss.png", directory);
+    const char *const plot[] = {bits->graft, "plot", directory, "--output", picture, NULL};
+    pid_t child;
+    if (code == 0 && posix_spawn(&child, bits->graft, NULL, NULL, (char *const *)(size_t)plot, environ) == 0) code = wait_for(child);
+    judge(bits, "evaluation, best, TensorBoard and plot on", directory, code);
+}
+
+/* Four documents, each a micro-batch: one rank has four of them, two have two, four have one. */
+static void run_shared_out(Bits *bits)
+{
+    static const int ranks[] = {1, 2, 4};
+    Bits own = *bits;
+    own.metrics = NULL;
+    own.passed = own.failed = 0;
+    for (size_t i = 0; i < 3; i++) {
+        char directory[128], what[96];
+        const char *const four[] = {"--train_batch_size", "4", "--micro_batch_tokens", "1", NULL};
+        snprintf(directory, sizeof directory, "%s/shared-%d", bits->scratch, ranks[i]);
+        snprintf(what, sizeof what, "four micro-batches on %d rank%s", ranks[i], ranks[i] > 1 ? "s" : "");
+        judge(&own, what, directory, train(&own, directory, &(Way){"0", ranks[i], 1, 0}, four));
+    }
+    free(own.metrics);
+    bits->passed += own.passed;
+    bits->failed += own.failed;
 }
 
 /* A run that must come out otherwise. */
@@ -272,21 +497,41 @@ static Err *run_alone(Bits *bits)
     return err;
 }
 
-static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *where)
+static void run_everything(Bits *bits)
 {
-    (void)st;
-    (void)flag;
-    (void)where;
-    return remove(path);
+    static const char *const groups[] = {"1", "400", "0"}; /* one micro-batch, two, all */
+    for (size_t g = 0; g < 3; g++)
+        for (int ranks = 1; ranks <= 3; ranks++)
+            for (int threads = 1; threads <= 2; threads++)
+                for (int keep = 0; keep <= 3; keep += 3) run_way(bits, &(Way){groups[g], ranks, threads, keep});
+    for (int ranks = 1; ranks <= 3; ranks++) run_unkept(bits, &(Way){"0", ranks, 1 + ranks % 2, 0});
+    run_resumed(bits, &(Way){"0", 1, 2, 0}, &(Way){"1", 3, 1, 2});
+    run_resumed(bits, &(Way){"400", 2, 1, 0}, &(Way){"0", 1, 1, 0});
+    run_resumed(bits, &(Way){"1", 3, 1, 1}, &(Way){"400", 2, 2, 0});
+    run_killed(bits, 2, 1500);
+    run_half_written(bits);
+    run_full_disk(bits);
+    run_unwritable(bits);
+    run_signalled(bits, &ways[0], &ways[1]);
+    run_signalled(bits, &ways[1], &ways[3]);
+    run_watched(bits);
+    run_shared_out(bits);
+    run_control(bits, "another seed", "--seed", "8");
+    run_control(bits, "other micro-batches", "--micro_batch_tokens", "100");
+    Err *err = run_alone(bits);
+    if (err) {
+        printf("  FAIL: %s\n", err_message(err));
+        bits->failed++;
+        err_free(err);
+    }
 }
 
 int main(int argc, char **argv)
 {
-    static const char *const groups[] = {"1", "400", "0"}; /* one micro-batch, two, all */
     Bits bits = {.graft = argc > 1 ? argv[1] : "", .model = argc > 2 ? argv[2] : "", .data = argc > 3 ? argv[3] : "", .compute = argc > 4 ? argv[4] : "fp32", .scratch = "/tmp/same_bits.XXXXXX"};
     matmul_prepare(argv);
-    if (argc < 4 || argc > 5) {
-        fprintf(stderr, "usage: same_bits GRAFT MODEL DATA [COMPUTE]\n");
+    if (argc < 4 || argc > 6) {
+        fprintf(stderr, "usage: same_bits GRAFT MODEL DATA [COMPUTE [KILLS]]\n");
         return 2;
     }
     if (!matmul_init(bits.compute)) {
@@ -298,21 +543,13 @@ int main(int argc, char **argv)
         perror(bits.scratch);
         return 2;
     }
-    for (size_t g = 0; g < 3; g++)
-        for (int ranks = 1; ranks <= 3; ranks++)
-            for (int threads = 1; threads <= 2; threads++)
-                for (int keep = 0; keep <= 3; keep += 3) run_way(&bits, &(Way){groups[g], ranks, threads, keep});
-    for (int ranks = 1; ranks <= 3; ranks++) run_unkept(&bits, &(Way){"0", ranks, 1 + ranks % 2, 0});
-    run_resumed(&bits, &(Way){"0", 1, 2, 0}, &(Way){"1", 3, 1, 2});
-    run_resumed(&bits, &(Way){"400", 2, 1, 0}, &(Way){"0", 1, 1, 0});
-    run_resumed(&bits, &(Way){"1", 3, 1, 1}, &(Way){"400", 2, 2, 0});
-    run_control(&bits, "another seed", "--seed", "8");
-    run_control(&bits, "other micro-batches", "--micro_batch_tokens", "100");
-    Err *err = run_alone(&bits);
-    if (err) {
-        printf("  FAIL: %s\n", err_message(err));
-        bits.failed++;
-        err_free(err);
+    bits.kill_key = rng_key((uint64_t)time(NULL), 0);
+    if (argc == 6) {
+        run_way(&bits, &ways[0]);
+        run_killed(&bits, strtoul(argv[5], NULL, 10), 2500);
+        run_half_written(&bits);
+    } else {
+        run_everything(&bits);
     }
     nftw(bits.scratch, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     free(bits.metrics);

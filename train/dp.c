@@ -68,6 +68,18 @@ Err *dp_same(const Dp *dp, uint64_t value, const char *what)
     return err_new(ERR_COMM, "ranks disagree about %s", what);
 }
 
+void dp_add_counts(const Dp *dp, size_t n, uint64_t *counts)
+{
+    for (size_t at = 0; at < n && dp->size > 1; at += PIECE)
+        MPI_Allreduce(MPI_IN_PLACE, counts + at, (int)(n - at < PIECE ? n - at : PIECE), MPI_UINT64_T, MPI_SUM, MPI_COMM_WORLD);
+}
+
+unsigned dp_any(const Dp *dp, unsigned bits)
+{
+    if (dp->size > 1) MPI_Allreduce(MPI_IN_PLACE, &bits, 1, MPI_UNSIGNED, MPI_BOR, MPI_COMM_WORLD);
+    return bits;
+}
+
 void dp_slice(const Dp *dp, int rank, size_t n, size_t *begin, size_t *end)
 {
     size_t chunks = clip_n_chunks(n), size = (size_t)dp->size, j = (size_t)rank;

@@ -26,6 +26,12 @@ MUST_USE Err *dp_agree(const Dp *dp, Err *err);
 /* Everyone's value is the same on all ranks? Fails: ERR_COMM naming `what`. Collective. */
 MUST_USE Err *dp_same(const Dp *dp, uint64_t value, const char *what);
 
+/* Everyone's counts, added. Collective. */
+void dp_add_counts(const Dp *dp, size_t n, uint64_t *counts);
+
+/* The bits that anybody has. Collective. */
+unsigned dp_any(const Dp *dp, unsigned bits);
+
 /* The part of a block of n values that a rank owns. */
 void dp_slice(const Dp *dp, int rank, size_t n, size_t *begin, size_t *end);
 

@@ -1,64 +1,98 @@
-/* Step after step: train, note, evaluate, save. */
+/* Step after step: train, note, evaluate, save. What follows a step always has this order:
+ *     metrics of the step, audit (after step 1 and before planned saves), evaluation, checkpoint, signals
+ * so that a resume from a checkpoint writes exactly the lines that are missing. */
 #include "base/log.h"
 #include "base/memory.h"
+#include "train/balance.h"
+#include "train/dump.h"
 #include "train/run.h"
+#include "train/signals.h"
 
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static volatile sig_atomic_t stop_asked;
-
-static void ask_to_stop(int signal_number)
-{
-    (void)signal_number;
-    stop_asked = 1;
-}
-
 typedef struct {
     Run *run;
-    double smoothed, started, last_loss;
+    double started;
     uint64_t first; /* step at the start of this process */
-    double eval_loss;
 } Loop;
 
 static double epoch_of(const Run *run, uint64_t step) { return (double)step / (double)loader_steps_per_epoch(run->loader); }
 
+/* A line begins with where it stands. */
+static Json *new_line(const Run *run)
+{
+    Json *line = json_new_object();
+    json_add_number(line, "step", (double)run->done);
+    json_add_number(line, "epoch", epoch_of(run, run->done));
+    return line;
+}
+
 /* ---- one step ------------------------------------------------------------------------------------------------- */
 
-static Err *make_batch(Run *run, Batch *batch)
+Err *run_batch(const Run *run, size_t group_tokens, Batch *batch)
 {
     size_t n;
     const Document *const *docs;
     TRY(loader_documents(run->loader, run->done, &n, &docs));
-    return batch_new(batch, &run->dp, n, docs, (size_t)run->settings.micro_batch_tokens, (size_t)run->settings.group_tokens);
+    return batch_new(batch, &run->dp, n, docs, (size_t)run->settings.micro_batch_tokens, group_tokens);
 }
 
 static void add_balance(Json *line, const Settings *s, const BalanceValues *b)
 {
-    if (s->seq_aux_loss_coef > 0) json_add_number(line, "seq_aux_loss", b->seq_aux_loss);
-    if (s->aux_loss_coef > 0) json_add_number(line, "aux_loss", b->aux_loss);
+    if (balance_is_on(s->seq_aux_loss_coef)) json_add_number(line, "seq_aux_loss", b->seq_aux_loss);
+    if (balance_is_on(s->aux_loss_coef)) json_add_number(line, "aux_loss", b->aux_loss);
     if (s->load_balancing_loss_coef > 0) json_add_number(line, "load_balancing_loss", b->load_balancing_loss);
-    if (s->z_loss_coef > 0) json_add_number(line, "z_loss", b->z_loss);
+    if (balance_is_on(s->z_loss_coef)) json_add_number(line, "z_loss", b->z_loss);
 }
 
-static Err *note_step(Loop *loop, const StepResult *result, double rate, double seconds)
+/* The most uneven layer; 0 when none has a router. */
+static double worst_load(const Run *run)
 {
-    Run *run = loop->run;
-    Json *line = json_new_object();
-    json_add_number(line, "step", (double)run->done);
-    json_add_number(line, "epoch", epoch_of(run, run->done));
+    double worst = 0;
+    for (size_t l = 0; l < run->model->n_layers; l++) worst = fmax(worst, balance_max_over_mean(run->step, l, run->model->router.E));
+    return worst;
+}
+
+/* "expert_load": the fullest expert over the mean, for every layer; null where there is no router. */
+static void add_load(Json *line, const Run *run)
+{
+    if (worst_load(run) == 0) return;
+    Json *layers = json_new_array();
+    for (size_t l = 0; l < run->model->n_layers; l++) {
+        if (run->model->layers[l].dense) json_add_null(layers, NULL);
+        else json_add_number(layers, NULL, balance_max_over_mean(run->step, l, run->model->router.E));
+    }
+    json_add_number(line, "load_max_over_mean", worst_load(run));
+    json_add(line, "expert_load", layers);
+}
+
+static Err *note(Run *run, Json *line)
+{
+    Err *err = run->board ? tensorboard_line(run->board, line) : NULL;
+    if (!err) return metrics_write(&run->metrics, line);
+    json_free(line);
+    return err;
+}
+
+static Err *note_step(Run *run, const StepResult *result, const StepRates *rates, double seconds)
+{
+    Json *line = new_line(run);
     json_add_number(line, "loss", result->loss);
-    json_add_number(line, "learning_rate", rate);
+    json_add_number(line, "learning_rate", rates->A);
+    if (rates->B != rates->A) json_add_number(line, "learning_rate_B", rates->B);
+    if (run->settings.router_learning_rate > 0) json_add_number(line, "learning_rate_router", rates->router);
     json_add_number(line, "grad_norm", result->grad_norm);
     json_add_number(line, "tokens", (double)result->tokens);
     json_add_number(line, "scored", (double)result->scored);
     add_balance(line, &run->settings, &result->balance);
+    add_load(line, run);
     json_add_number(line, "seconds", seconds);
     json_add_number(line, "tokens_per_second", (double)result->tokens / seconds);
-    return metrics_write(&run->metrics, line);
+    json_add_number(line, "memory_bytes", (double)log_peak_bytes());
+    return note(run, line);
 }
 
 static void time_left(char text[32], double seconds)
@@ -71,13 +105,45 @@ static void time_left(char text[32], double seconds)
 static void show_progress(const Loop *loop, const StepResult *result, double rate, double seconds)
 {
     const Run *run = loop->run;
-    char left[32];
+    char left[32], load[32] = "";
     double per_step = (log_seconds() - loop->started) / (double)(run->done - loop->first);
     time_left(left, per_step * (double)(run->total - run->done));
+    if (worst_load(run) > 0) snprintf(load, sizeof load, "load %.1fx  ", worst_load(run));
     bool keep = run->done % (uint64_t)run->settings.logging_steps == 0 || run->done == run->total;
-    log_progress(keep, "step %llu/%llu  epoch %.2f  loss %.4f (smoothed %.4f)  lr %.2e  norm %.3f  %.0f tok/s  %.0f MiB  %s left",
-                 (unsigned long long)run->done, (unsigned long long)run->total, epoch_of(run, run->done), result->loss, loop->smoothed, rate,
-                 result->grad_norm, (double)result->tokens / seconds, (double)log_peak_bytes() / 1048576, left);
+    log_progress(keep, "step %llu/%llu  epoch %.2f  loss %.4f (smoothed %.4f)  lr %.2e  norm %.3f  %s%.0f tok/s  %.0f MiB  %s left",
+                 (unsigned long long)run->done, (unsigned long long)run->total, epoch_of(run, run->done), result->loss,
+                 run->progress.smoothed_loss, rate, result->grad_norm, load, (double)result->tokens / seconds,
+                 (double)log_peak_bytes() / 1048576, left);
+}
+
+static StepRates rates_now(const Run *run)
+{
+    const Settings *s = &run->settings;
+    double router = s->router_learning_rate > 0 ? s->router_learning_rate : s->learning_rate;
+    return (StepRates){.A = schedule_rate(run->schedule, s->learning_rate, run->done, run->warmup, run->total),
+                       .B = schedule_rate(run->schedule, s->learning_rate * s->loraplus_lr_ratio, run->done, run->warmup, run->total),
+                       .router = schedule_rate(run->schedule, router, run->done, run->warmup, run->total)};
+}
+
+/* Gradients; the first step of this process goes to a dump where one is asked for. */
+static Err *gradients(Loop *loop, const Batch *batch, StepResult *result)
+{
+    Run *run = loop->run;
+    Dump *dump;
+    if (!run->settings.dump || run->done != loop->first) return step_gradients(run->step, batch, run->done, NULL, result);
+    TRY(dump_new(&dump, batch->T));
+    Err *err = step_gradients(run->step, batch, run->done, dump_probe(dump), result);
+    if (!err) err = dump_write(dump, &run->dp, run->step, run->adapter, run->done + 1, run->settings.dump);
+    dump_free(dump);
+    return err;
+}
+
+static Err *update(Run *run, const StepRates *rates, StepResult *result)
+{
+    TRY(step_update(run->step, run->done + 1, rates, result));
+    audit_look(run->audit, &run->dp, run->step);
+    if (run->settings.router_bias_update_rate > 0) balance_move_biases(run->adapter, run->step, run->settings.router_bias_update_rate);
+    return NULL;
 }
 
 static Err *take_step(Loop *loop)
@@ -86,46 +152,93 @@ static Err *take_step(Loop *loop)
     Batch batch;
     StepResult result;
     double began = log_seconds();
-    double rate = schedule_rate(run->schedule, run->settings.learning_rate, run->done, run->warmup, run->total);
-    TRY(make_batch(run, &batch));
-    Err *err = step_gradients(run->step, &batch, run->done, NULL, &result);
-    if (!err) err = step_update(run->step, run->done + 1, rate, &result);
+    StepRates rates = rates_now(run);
+    TRY(run_batch(run, (size_t)run->settings.group_tokens, &batch));
+    Err *err = gradients(loop, &batch, &result);
+    if (!err) err = update(run, &rates, &result);
     batch_free(&batch);
+    if (err && err_kind(err) == ERR_STOPPED) return err;
+    if (err && err_kind(err) == ERR_NUMERIC) err = run_find_fault(run, err);
     if (err) return err_wrap(err, "step %llu", (unsigned long long)run->done + 1);
+    Progress *p = &run->progress;
+    p->smoothed_loss = run->done == 0 ? result.loss : 0.95 * p->smoothed_loss + 0.05 * result.loss;
+    p->evaluated = false;
     run->done++;
     run->tokens_seen += result.tokens;
     run->scored_seen += result.scored;
-    loop->smoothed = run->done == loop->first + 1 ? result.loss : 0.95 * loop->smoothed + 0.05 * result.loss;
     double seconds = log_seconds() - began;
-    show_progress(loop, &result, rate, seconds);
-    return note_step(loop, &result, rate, seconds);
+    show_progress(loop, &result, rates.A, seconds);
+    return note_step(run, &result, &rates, seconds);
 }
 
-/* ---- between steps -------------------------------------------------------------------------------------------- */
+/* ---- evaluation ----------------------------------------------------------------------------------------------- */
 
-static Err *evaluate_now(Loop *loop)
+/* A new best is saved at once, and exported, beside the checkpoints that come and go. */
+static Err *save_best(Run *run)
 {
-    Run *run = loop->run;
-    Evaluation e;
-    const Settings *s = &run->settings;
-    TRY(evaluate_dataset(run->step, &run->dp, run->adapter, run->eval, (size_t)s->micro_batch_tokens, (size_t)s->group_tokens, &e));
-    double loss = e.nll / (double)e.scored;
-    log_line("  held out  step %llu: loss %.4f, perplexity %.2f, %zu scored tokens", (unsigned long long)run->done, loss, exp(loss), e.scored);
-    Json *line = json_new_object();
-    json_add_number(line, "step", (double)run->done);
-    json_add_number(line, "epoch", epoch_of(run, run->done));
+    char best[PATH_BYTES];
+    TRY(run_best_directory(run, best));
+    TRY(run_save(run, best, 1));
+    if (run->dp.rank != 0) return NULL;
+    return adapter_export(run->adapter, best, run->settings.model_name_or_path, run->settings.bf16_adapter);
+}
+
+static Err *weigh(Run *run, double loss)
+{
+    Progress *p = &run->progress;
+    p->evaluated = true;
+    if (run->done == 0) return NULL; /* the base's own loss is no result of training */
+    if (p->best_step && !(loss < p->best_loss)) {
+        p->waited++;
+        return NULL;
+    }
+    *p = (Progress){.best_loss = loss, .best_step = run->done, .evaluated = true, .smoothed_loss = p->smoothed_loss};
+    return run->settings.keep_best ? dp_agree(&run->dp, save_best(run)) : NULL;
+}
+
+static Err *note_evaluation(Run *run, const char *file, const Evaluation *e)
+{
+    double loss = e->nll / (double)e->scored;
+    log_line("  held out  step %llu: loss %.4f, perplexity %.2f, %zu scored tokens%s%s", (unsigned long long)run->done, loss, exp(loss), e->scored,
+             run->settings.eval_file.count > 1 ? " of " : "", run->settings.eval_file.count > 1 ? file : "");
+    Json *line = new_line(run);
     json_add_number(line, "eval_loss", loss);
-    json_add_string(line, "eval_file", s->eval_file);
-    json_add_number(line, "eval_scored", (double)e.scored);
-    return metrics_write(&run->metrics, line);
+    json_add_string(line, "eval_file", file);
+    json_add_number(line, "eval_scored", (double)e->scored);
+    return note(run, line);
+}
+
+/* All files, then all lines: who is stopped in between evaluates again after the resume. */
+static Err *evaluate_now(Run *run)
+{
+    const Settings *s = &run->settings;
+    Evaluation *each, sum = {0};
+    TRY(mem_new(&each, s->eval_file.count, sizeof *each));
+    Err *err = NULL;
+    for (size_t i = 0; i < s->eval_file.count && !err; i++) {
+        err = evaluate_dataset(run->step, &run->dp, run->adapter, run->evals[i], (size_t)s->micro_batch_tokens, (size_t)s->group_tokens, &each[i]);
+        sum.nll += each[i].nll;
+        sum.scored += each[i].scored;
+    }
+    for (size_t i = 0; i < s->eval_file.count && !err; i++) err = note_evaluation(run, s->eval_file.items[i], &each[i]);
+    free(each);
+    if (!err && !isfinite(sum.nll)) err = err_new(ERR_NUMERIC, "the loss on held-out data after step %llu is %g", (unsigned long long)run->done, sum.nll);
+    return err ? err : weigh(run, sum.nll / (double)sum.scored);
 }
 
 static bool eval_due(const Run *run)
 {
-    if (!run->eval) return false;
+    if (!run->settings.eval_file.count || run->progress.evaluated) return false;
     uint64_t every = run->settings.eval_steps ? (uint64_t)run->settings.eval_steps : loader_steps_per_epoch(run->loader);
     return run->done % every == 0 || run->done == run->total;
 }
+
+static bool out_of_patience(const Run *run)
+{
+    return run->settings.early_stopping_patience && run->progress.waited >= (uint64_t)run->settings.early_stopping_patience;
+}
+
+/* ---- saving --------------------------------------------------------------------------------------------------- */
 
 static bool save_due(const Run *run)
 {
@@ -133,27 +246,93 @@ static bool save_due(const Run *run)
     return run->done == run->total || (every && run->done % every == 0);
 }
 
-/* A signal on one rank stops all, after the same step. */
-static Err *stop_if_asked(Loop *loop)
+/* planned: the same in every run of these settings, so that it belongs into the metrics. */
+static Err *audit_now(Run *run, bool planned)
 {
-    Run *run = loop->run;
-    Err *err = dp_agree(&run->dp, stop_asked ? err_new(ERR_STOPPED, "stopped by a signal after step %llu", (unsigned long long)run->done) : NULL);
-    if (!err || err_kind(err) != ERR_STOPPED) return err;
-    Err *failed = run_save(run);
+    Json *result;
+    TRY(audit_judge(run->audit, &run->dp, run->step, planned, &result));
+    if (!planned) {
+        json_free(result);
+        return NULL;
+    }
+    Json *line = new_line(run);
+    json_add(line, "audit", result);
+    return note(run, line);
+}
+
+static Err *save_now(Run *run)
+{
+    if (run->board) TRY(tensorboard_picture(run->board, run->done));
+    return run_save(run, run->settings.output_dir, (size_t)run->settings.save_total_limit);
+}
+
+/* ---- signals -------------------------------------------------------------------------------------------------- */
+
+/* The last finished step is saved, and how the run ends says so. Takes err. */
+static Err *stop(Run *run, Err *err)
+{
+    Err *failed = run_save(run, run->settings.output_dir, (size_t)run->settings.save_total_limit);
     if (failed) {
         err_free(err);
         return failed;
     }
-    return err_wrap(err, "saved; go on with --resume_from_checkpoint auto");
+    err_free(err);
+    return err_new(ERR_STOPPED, "stopped by a signal after step %llu, which is saved; go on with --resume_from_checkpoint auto", (unsigned long long)run->done);
+}
+
+/* A signal on one rank counts for all, after the same step. */
+static Err *obey_signals(Run *run)
+{
+    unsigned asked = dp_any(&run->dp, (signals_stop ? 1U : 0U) | (signals_save ? 2U : 0U));
+    if (asked & 1) return err_new(ERR_STOPPED, "stopped between two steps");
+    if (!(asked & 2)) return NULL;
+    signals_save = 0;
+    TRY(audit_now(run, false));
+    TRY(save_now(run));
+    log_line("  saved     step %llu, as SIGUSR1 asked", (unsigned long long)run->done);
+    return NULL;
+}
+
+/* ---- the run -------------------------------------------------------------------------------------------------- */
+
+static Err *step_after_step(Loop *loop)
+{
+    Run *run = loop->run;
+    if (eval_due(run)) { /* at the start, or because a signal came in between */
+        TRY(evaluate_now(run));
+        if (run->done && save_due(run)) TRY(save_now(run));
+    }
+    while (run->done < run->total && !out_of_patience(run)) {
+        TRY(take_step(loop));
+        bool due = save_due(run);
+        if (run->done == 1 || due) TRY(audit_now(run, true));
+        if (eval_due(run)) TRY(evaluate_now(run));
+        if (out_of_patience(run) && !due) TRY(audit_now(run, false));
+        if (due || out_of_patience(run)) TRY(save_now(run));
+        if (run->done < run->total) TRY(obey_signals(run));
+    }
+    return NULL;
+}
+
+static Err *export_adapter(Run *run, const char *path)
+{
+    TRY(adapter_export(run->adapter, path, run->settings.model_name_or_path, run->settings.bf16_adapter));
+    TRY(audit_export(run->adapter, path));
+    log_line("  adapter   %s, read back and compared", path);
+    return NULL;
 }
 
 static Err *finish(Run *run)
 {
-    char path[PATH_BYTES];
+    char path[PATH_BYTES], base[DIGEST_BYTES];
+    const Progress *p = &run->progress;
+    if (out_of_patience(run)) log_line("  stopped   early: %llu evaluations brought nothing better", (unsigned long long)p->waited);
+    if (p->best_step) log_line("  best      step %llu, loss %.4f%s", (unsigned long long)p->best_step, p->best_loss, run->settings.keep_best ? ", in best/" : "");
+    weights_digest(run->model->weights, base);
+    if (strcmp(base, run->base_digest) != 0) return err_new(ERR_FORMAT, "the base model's files changed while this run read them");
     TRY(file_join(path, run->settings.output_dir, "adapter"));
-    if (run->dp.rank == 0) TRY(adapter_export(run->adapter, path, run->settings.model_name_or_path, run->settings.bf16_adapter));
+    if (run->dp.rank == 0) TRY(export_adapter(run, path));
     run_describe_read(run);
-    log_line("  adapter   %s", path);
     if (!*run->state_digest) return NULL;
     log_line("  state     %s", run->state_digest);
     Json *line = json_new_object();
@@ -165,17 +344,9 @@ static Err *finish(Run *run)
 Err *loop_run(Run *run)
 {
     Loop loop = {.run = run, .started = log_seconds(), .first = run->done};
-    struct sigaction action = {.sa_handler = ask_to_stop};
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGUSR1, &action, NULL); /* through mpirun */
+    signals_catch();
     run_describe(run);
-    if (run->done == 0 && run->eval) TRY(evaluate_now(&loop));
-    while (run->done < run->total) {
-        TRY(take_step(&loop));
-        if (eval_due(run)) TRY(evaluate_now(&loop));
-        if (save_due(run)) TRY(run_save(run));
-        if (run->done < run->total) TRY(stop_if_asked(&loop));
-    }
-    return dp_agree(&run->dp, finish(run));
+    Err *err = step_after_step(&loop);
+    if (err && err_kind(err) == ERR_STOPPED) return stop(run, err);
+    return err ? err : dp_agree(&run->dp, finish(run));
 }

@@ -1,11 +1,12 @@
 #define _GNU_SOURCE
 #include "train/run.h"
 
-#include "base/log.h"
 #include "base/memory.h"
 #include "base/rng.h"
 #include "ckpt/checkpoint.h"
 #include "tensor/matmul.h"
+#include "train/balance.h"
+#include "train/signals.h"
 
 #include <math.h>
 #include <omp.h>
@@ -72,7 +73,9 @@ static Err *open_data(Run *run)
     TRY(data_files_read(&files, s->train_file));
     Err *err = dataset_open(&run->train, run->tokenizer, &files, &options);
     data_files_free(&files);
-    if (!err && s->eval_file) err = dataset_open_file(&run->eval, run->tokenizer, s->eval_file, &options.document);
+    if (!err) err = mem_new(&run->evals, s->eval_file.count, sizeof *run->evals);
+    for (size_t i = 0; i < s->eval_file.count && !err; i++)
+        err = dataset_open_file(&run->evals[i], run->tokenizer, s->eval_file.items[i], &options.document);
     return err;
 }
 
@@ -113,18 +116,19 @@ static Err *attach(Run *run)
     return adapter_new(&run->adapter, run->model, &lora, (uint64_t)s->seed);
 }
 
-/* A balance loss acts through what stands at or below its router. */
-static Err *check_balance(const Run *run, const BalanceValues *b)
+/* Options that would do nothing. */
+static Err *check_idle(const Run *run)
 {
-    if (b->seq_aux_loss == 0 && b->aux_loss == 0 && b->load_balancing_loss == 0 && b->z_loss == 0) return NULL;
-    size_t l = run->model->n_layers;
-    while (l > 0 && run->model->layers[l - 1].dense) l--;
-    if (l == 0) return err_new(ERR_USAGE, "a balance loss is on, and this model has no router");
-    const LayerAdapter *top = &run->adapter->layers[l - 1];
-    bool attention = false;
-    for (size_t i = 0; i <= LORA_O; i++) attention = attention || top->pairs[i];
-    if (adapter_lowest_layer(run->adapter) < l - 1 || attention || top->router) return NULL;
-    return err_new(ERR_USAGE, "a balance loss is on, but nothing that is trained stands at or below any router");
+    const Settings *s = &run->settings;
+    bool routers = false, sparse = false;
+    for (size_t l = 0; l < run->adapter->n_layers; l++) {
+        routers = routers || run->adapter->layers[l].router;
+        sparse = sparse || !run->model->layers[l].dense;
+    }
+    if (s->router_learning_rate > 0 && !routers) return err_new(ERR_USAGE, "router_learning_rate is given, and no router is trained; see train_router");
+    if (s->router_bias_update_rate > 0 && !sparse) return err_new(ERR_USAGE, "router_bias_update_rate is given, and this model has no router");
+    if (s->early_stopping_patience && !s->eval_file.count) return err_new(ERR_USAGE, "early_stopping_patience needs an eval_file");
+    return NULL;
 }
 
 static Err *make_step(Run *run)
@@ -133,12 +137,16 @@ static Err *make_step(Run *run)
     StepConfig config = {
         .adamw = {.beta1 = s->adam_beta1, .beta2 = s->adam_beta2, .epsilon = s->adam_epsilon, .weight_decay = s->weight_decay},
         .max_grad_norm = s->max_grad_norm,
-        .balance = {s->seq_aux_loss_coef, s->aux_loss_coef, s->load_balancing_loss_coef, s->z_loss_coef},
+        .stop = &signals_stop,
         .lora_dropout = s->lora_dropout,
         .seed = (uint64_t)s->seed,
         .keep_layers = (size_t)s->keep_layers,
         .guard = s->guard};
-    TRY(check_balance(run, &config.balance));
+    TRY(check_idle(run));
+    TRY(balance_coefficients(s, run->adapter, &run->balance));
+    config.balance = run->balance;
+    if (s->router_bias_update_rate > 0) TRY(adapter_own_biases(run->adapter));
+    TRY(audit_new(&run->audit, run->adapter));
     return step_new(&run->step, &run->dp, run->model, run->adapter, &config);
 }
 
@@ -177,8 +185,12 @@ static Err *prepare_output(const Run *run)
     if (access(directory, W_OK)) return err_errno("write to %s", directory);
     TRY(holds_a_run(directory, &there));
     if (!there) return NULL;
-    if (run->settings.overwrite_output_dir) return checkpoint_remove_from(directory, 0);
-    return err_new(ERR_USAGE, "%s holds a run; resume it with --resume_from_checkpoint auto, or start over with --overwrite_output_dir", directory);
+    if (!run->settings.overwrite_output_dir)
+        return err_new(ERR_USAGE, "%s holds a run; resume it with --resume_from_checkpoint auto, or start over with --overwrite_output_dir", directory);
+    char best[PATH_BYTES];
+    TRY(run_best_directory(run, best));
+    TRY(checkpoint_remove_from(best, 0));
+    return checkpoint_remove_from(directory, 0);
 }
 
 static Err *write_settings(const Run *run)
@@ -199,7 +211,9 @@ static Err *start_output(Run *run)
     if (resumes) err = run_resume(run, path);
     else if (writes) err = metrics_open(&run->metrics, run->settings.output_dir, 0);
     TRY(dp_agree(&run->dp, err));
-    return writes ? write_settings(run) : NULL;
+    if (!writes) return NULL;
+    if (run->settings.tensorboard) TRY(tensorboard_open(&run->board, run->settings.output_dir, run->done));
+    return write_settings(run);
 }
 
 /* ---- life ----------------------------------------------------------------------------------------------------- */
@@ -221,6 +235,8 @@ static Err *open_parts(Run *run)
     return plan_steps(run);
 }
 
+Err *run_best_directory(const Run *run, char path[PATH_BYTES]) { return file_join(path, run->settings.output_dir, "best"); }
+
 Err *run_open(Run *run, int argc, char **argv)
 {
     Err *err = read_settings(run, argc, argv);
@@ -237,94 +253,17 @@ Err *run_open(Run *run, int argc, char **argv)
 void run_close(Run *run)
 {
     err_free(metrics_close(&run->metrics));
+    err_free(tensorboard_close(run->board));
     step_free(run->step);
+    audit_free(run->audit);
+    free(run->balance);
     adapter_free(run->adapter);
     loader_close(run->loader);
-    dataset_close(run->eval);
+    for (size_t i = 0; i < run->settings.eval_file.count && run->evals; i++) dataset_close(run->evals[i]);
+    free(run->evals);
     dataset_close(run->train);
     tokenizer_close(run->tokenizer);
     model_close(run->model);
     free(run->config_json);
     options_free(&run->settings, settings_table);
-}
-
-/* ---- the header ----------------------------------------------------------------------------------------------- */
-
-static void count_experts(const Run *run, size_t *experts, size_t *layers)
-{
-    *experts = *layers = 0;
-    for (size_t l = 0; l < run->adapter->n_layers; l++) {
-        size_t here = 0;
-        for (size_t e = 0; run->adapter->layers[l].experts && e < run->model->router.E; e++)
-            here += run->adapter->layers[l].experts[e].in || run->adapter->layers[l].experts[e].out;
-        *experts += here;
-        *layers += here != 0;
-    }
-}
-
-static void describe_modules(const Run *run)
-{
-    static const char *const names[LORA_PLACES] = {"q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj",
-                                                   "mlp.gate|up", "mlp.down", "shared.gate|up", "shared.down"};
-    char line[512] = "";
-    size_t experts, layers, routers = 0;
-    for (size_t i = 0; i < LORA_PLACES; i++) {
-        size_t n = 0;
-        for (size_t l = 0; l < run->adapter->n_layers; l++) n += run->adapter->layers[l].pairs[i] != NULL;
-        if (n) snprintf(line + strlen(line), sizeof line - strlen(line), "%s%s (%zu)", *line ? ", " : "", names[i], n);
-    }
-    if (*line) log_line("  pairs     %s", line);
-    count_experts(run, &experts, &layers);
-    if (experts) log_line("  experts   %zu in %zu layers, gate and up share one A", experts, layers);
-    for (size_t l = 0; l < run->adapter->n_layers; l++) routers += run->adapter->layers[l].router != NULL;
-    log_line("  router    %s", routers ? "trained in full" : "frozen; so are norms, indexer, embedding and head");
-}
-
-static void describe_totals(const char *who, const DatasetTotals *t, int64_t max_length)
-{
-    log_line("  %-9s %zu documents, %zu tokens, %zu scored, longest %zu", who, t->documents, t->tokens, t->scored, t->longest);
-    if (t->truncated) log_line("            %zu documents were cut to max_length %lld", t->truncated, (long long)max_length);
-    if (t->dropped) log_line("            %zu records are longer than max_length %lld and were left out", t->dropped, (long long)max_length);
-}
-
-static void describe_data(const Run *run)
-{
-    const Dataset *ds = run->train;
-    int64_t max_length = run->settings.data.max_length;
-    for (size_t i = 0; i < dataset_n_files(ds); i++) {
-        const DataFile *file = dataset_file(ds, i);
-        size_t n = dataset_file_first(ds, i + 1) - dataset_file_first(ds, i);
-        if (file->weight == 1) log_line("  %-9s %s: %zu documents", i ? "" : "data", file->path, n);
-        else log_line("  %-9s %s: %zu documents, weight %g", i ? "" : "data", file->path, n, file->weight);
-    }
-    if (!dataset_is_kept(ds)) {
-        log_line("            larger than preload_mb %lld: read as the steps need it", (long long)run->settings.preload_mb);
-        return;
-    }
-    DatasetTotals t = dataset_totals(ds);
-    describe_totals("", &t, max_length);
-    for (size_t d = 0; d < dataset_n_domains(ds) && dataset_n_domains(ds) > 1; d++) {
-        t = dataset_domain_totals(ds, d);
-        if (t.documents) log_line("            domain %s: %zu documents, %zu tokens, %zu scored", d ? dataset_domain(ds, d) : "(none)", t.documents, t.tokens, t.scored);
-    }
-}
-
-void run_describe_read(const Run *run)
-{
-    DatasetTotals t = loader_totals(run->loader);
-    if (t.documents) describe_totals("read", &t, run->settings.data.max_length);
-}
-
-void run_describe(const Run *run)
-{
-    const Settings *s = &run->settings;
-    log_line("graft train: %s, %s", s->model_name_or_path, family_name(run->model->config.family));
-    log_line("  trained   %zu parameters, layers %zu to %zu", run->adapter->n, adapter_lowest_layer(run->adapter), run->model->n_layers - 1);
-    describe_modules(run);
-    describe_data(run);
-    log_line("  steps     %llu of %lld documents, %llu warm-up, %s from %g", (unsigned long long)run->total, (long long)s->train_batch_size,
-             (unsigned long long)run->warmup, s->lr_scheduler_type, s->learning_rate);
-    log_line("  compute   %s, %d rank%s of %d thread%s", matmul_path(), run->dp.size, run->dp.size == 1 ? "" : "s", omp_get_max_threads(),
-             omp_get_max_threads() == 1 ? "" : "s");
-    if (run->done) log_line("  resumed   after step %llu", (unsigned long long)run->done);
 }

@@ -6,9 +6,20 @@
 #include "data/loader.h"
 #include "infer/adapters.h"
 #include "optim/schedule.h"
+#include "train/audit.h"
 #include "train/evaluate.h"
 #include "train/metrics.h"
 #include "train/settings.h"
+#include "train/tensorboard.h"
+
+/* What a run remembers from step to step besides adapter and moments. */
+typedef struct {
+    double best_loss;     /* lowest evaluation loss */
+    uint64_t best_step;   /* 0: none yet */
+    uint64_t waited;      /* evaluations since then */
+    bool evaluated;       /* the evaluation that is due after the last step is done */
+    double smoothed_loss;
+} Progress;
 
 typedef struct {
     Settings settings;
@@ -16,10 +27,14 @@ typedef struct {
     Model *model;
     Adapter *adapter;
     Tokenizer *tokenizer;
-    Dataset *train, *eval; /* eval NULL: none */
+    Dataset *train, **evals; /* one for each eval_file */
     Loader *loader;
+    BalanceValues *balance; /* [n_layers], NULL: no balance loss */
     Step *step;
+    Audit *audit;
     Metrics metrics;
+    TensorBoard *board; /* NULL: none, and on ranks that do not write */
+    Progress progress;
     ScheduleKind schedule;
     uint64_t done, total, warmup; /* steps */
     uint64_t tokens_seen, scored_seen;
@@ -33,8 +48,11 @@ typedef struct {
 MUST_USE Err *run_open(Run *run, int argc, char **argv);
 void run_close(Run *run);
 
-/* Save a checkpoint of the last finished step. Collective. */
-MUST_USE Err *run_save(Run *run);
+/* Save a checkpoint of the last finished step into a directory, of which the `keep` newest stay (0: all). Collective. */
+MUST_USE Err *run_save(Run *run, const char *directory, size_t keep);
+
+/* Where the best step is kept. */
+MUST_USE Err *run_best_directory(const Run *run, char path[PATH_BYTES]);
 
 /* Take over the state of a checkpoint, cut the metrics back. Collective. */
 MUST_USE Err *run_resume(Run *run, const char *path);
@@ -42,6 +60,13 @@ MUST_USE Err *run_resume(Run *run, const char *path);
 /* What is trained, on what, how: a few lines for people. */
 void run_describe(const Run *run);
 void run_describe_read(const Run *run); /* of data that was read step by step: what it came to */
+
+/* What is wrong with a step whose numbers are not finite: its gradients once more, looking after every operation.
+ * Takes err, gives back what it found instead. */
+MUST_USE Err *run_find_fault(Run *run, Err *err);
+
+/* The documents of the step that follows `done` ones, cut for this run. group_tokens 1: every micro-batch alone. */
+MUST_USE Err *run_batch(const Run *run, size_t group_tokens, Batch *batch);
 
 /* Train to the end, or until a signal: then the last finished step is saved and ERR_STOPPED returned. Collective. */
 MUST_USE Err *loop_run(Run *run);

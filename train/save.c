@@ -30,8 +30,24 @@ typedef struct {
     AdapterArray *names;
     CkptArray *arrays;
     Checkpoint ckpt;
+    CkptExtra extras[4];
     float *m, *v;
 } Saved;
+
+/* What a run keeps besides: the audit's memory and the correction biases that move. */
+static void list_extras(Saved *saved, const Run *run)
+{
+    const Audit *audit = run->audit;
+    size_t n = 0, per_expert = run->adapter->n_layers * run->model->router.E;
+    saved->extras[n++] = (CkptExtra){"had_gradient", audit->n_parts, audit->ever, NULL};
+    if (per_expert) {
+        saved->extras[n++] = (CkptExtra){"expert_tokens", per_expert, audit->tokens, NULL};
+        saved->extras[n++] = (CkptExtra){"expert_tokens_with_gradient", per_expert, audit->live, NULL};
+        if (run->adapter->biases) saved->extras[n++] = (CkptExtra){"router_bias", per_expert, NULL, run->adapter->biases};
+    }
+    saved->ckpt.n_extras = n;
+    saved->ckpt.extras = saved->extras;
+}
 
 static Err *saved_new(Saved *saved, const Run *run, bool vectors)
 {
@@ -40,6 +56,7 @@ static Err *saved_new(Saved *saved, const Run *run, bool vectors)
     *saved = (Saved){0};
     TRY(table(a, &saved->names, &saved->arrays, &n));
     saved->ckpt = (Checkpoint){.n_arrays = n, .arrays = saved->arrays, .n = a->n, .values = a->values};
+    list_extras(saved, run);
     if (!vectors) return NULL;
     TRY(mem_new(&saved->m, a->n, sizeof *saved->m));
     TRY(mem_new(&saved->v, a->n, sizeof *saved->v));
@@ -67,7 +84,7 @@ static Err *collect_moments(Run *run, Saved *saved)
     return NULL;
 }
 
-/* What "the same bits" means: one SHA-256 of values and moments. */
+/* What "the same bits" means: one SHA-256 of values and moments, and of biases that move. */
 static void digest_state(Run *run, const Saved *saved)
 {
     Digest digest;
@@ -77,14 +94,45 @@ static void digest_state(Run *run, const Saved *saved)
     digest_add(&digest, saved->ckpt.values, bytes);
     digest_add(&digest, saved->ckpt.m, bytes);
     digest_add(&digest, saved->ckpt.v, bytes);
+    if (run->adapter->biases) digest_add(&digest, run->adapter->biases, run->adapter->n_layers * run->model->router.E * sizeof(float));
     digest_end(&digest, sum);
     digest_hex(sum, sizeof sum, run->state_digest);
 }
 
-static Err *write_file(Run *run, Saved *saved)
+static Err *progress_print(const Progress *p, char **text)
+{
+    Json *json = json_new_object();
+    if (p->best_step) json_add_number(json, "best_loss", p->best_loss);
+    json_add_number(json, "best_step", (double)p->best_step);
+    json_add_number(json, "waited", (double)p->waited);
+    json_add_bool(json, "evaluated", p->evaluated);
+    json_add_number(json, "smoothed_loss", p->smoothed_loss);
+    Err *err = json_print(json, false, text);
+    json_free(json);
+    return err;
+}
+
+static Err *progress_parse(Progress *p, const char *text)
+{
+    Json *json;
+    int64_t best_step = 0, waited = 0;
+    TRY(json_parse(&json, text, strlen(text)));
+    Err *err = json_may_number(json, "best_loss", &p->best_loss);
+    if (!err) err = json_get_int(json, "best_step", 0, INT64_MAX, &best_step);
+    if (!err) err = json_get_int(json, "waited", 0, INT64_MAX, &waited);
+    if (!err) err = json_get_bool(json, "evaluated", &p->evaluated);
+    if (!err) err = json_get_number(json, "smoothed_loss", &p->smoothed_loss);
+    p->best_step = (uint64_t)best_step;
+    p->waited = (uint64_t)waited;
+    json_free(json);
+    return err_wrap(err, "progress");
+}
+
+static Err *write_file(Run *run, Saved *saved, const char *directory, size_t keep)
 {
     digest_state(run, saved);
-    char path[PATH_BYTES];
+    char path[PATH_BYTES], *progress;
+    TRY(progress_print(&run->progress, &progress));
     uint64_t per_epoch = loader_steps_per_epoch(run->loader);
     saved->ckpt.info = (CkptInfo){.step = run->done,
                                   .seed = (uint64_t)run->settings.seed,
@@ -93,21 +141,24 @@ static Err *write_file(Run *run, Saved *saved)
                                   .tokens = run->scored_seen,
                                   .metrics_bytes = run->metrics.bytes,
                                   .config_json = run->config_json,
+                                  .progress_json = progress,
                                   .compute_path = (char *)(size_t)matmul_path(),
                                   .base_digest = run->base_digest,
                                   .data_digest = run->data_digest};
-    TRY(checkpoint_path(path, run->settings.output_dir, run->done));
-    TRY(checkpoint_save(&saved->ckpt, path));
-    return checkpoint_rotate(run->settings.output_dir, (size_t)run->settings.save_total_limit);
+    Err *err = file_make_directory(directory);
+    if (!err) err = checkpoint_path(path, directory, run->done);
+    if (!err) err = checkpoint_save(&saved->ckpt, path);
+    free(progress);
+    return err ? err : checkpoint_rotate(directory, keep);
 }
 
-Err *run_save(Run *run)
+Err *run_save(Run *run, const char *directory, size_t keep)
 {
     Saved saved;
     bool writes = run->dp.rank == 0;
     Err *err = dp_agree(&run->dp, saved_new(&saved, run, writes));
     if (!err) err = dp_agree(&run->dp, collect_moments(run, &saved));
-    if (!err) err = dp_agree(&run->dp, writes ? write_file(run, &saved) : NULL);
+    if (!err) err = dp_agree(&run->dp, writes ? write_file(run, &saved, directory, keep) : NULL);
     saved_free(&saved);
     return err_wrap(err, "save after step %llu", (unsigned long long)run->done);
 }
@@ -123,7 +174,7 @@ static Err *tell_changes(const Run *run, const char *before)
 {
     static const char *const free_to_change[] = {"output_dir", "group_tokens", "keep_layers", "resume_from_checkpoint", "overwrite_output_dir",
                                                  "resume_on_another_path", "ranks", "threads", "guard", "logging_steps", "save_steps",
-                                                 "save_total_limit", "model_name_or_path", "train_file", "bf16_adapter", "compute"};
+                                                 "save_total_limit", "keep_best", "tensorboard", "dump", "early_stopping_patience", "model_name_or_path", "train_file", "bf16_adapter", "compute"};
     Json *old, *new;
     TRY(json_parse(&old, before, strlen(before)));
     Err *err = json_parse(&new, run->config_json, strlen(run->config_json));
@@ -177,6 +228,21 @@ static void take_moments(Run *run, const Saved *saved)
     }
 }
 
+/* Checkpoints of steps that are still to come would mix with new ones. A best one that is gone is best no more. */
+static Err *keep_past(Run *run)
+{
+    char best[PATH_BYTES], path[PATH_BYTES];
+    TRY(run_best_directory(run, best));
+    TRY(checkpoint_path(path, best, run->progress.best_step));
+    if (run->settings.keep_best && run->progress.best_step && !file_exists(path)) {
+        log_line("  best      step %llu is not in %s; the search begins anew", (unsigned long long)run->progress.best_step, best);
+        run->progress.best_step = run->progress.waited = 0;
+    }
+    if (run->dp.rank != 0) return NULL;
+    TRY(checkpoint_remove_from(run->settings.output_dir, run->done + 1));
+    return checkpoint_remove_from(best, run->done + 1);
+}
+
 static Err *read_file(Run *run, Saved *saved, const char *path)
 {
     CkptInfo info;
@@ -189,9 +255,11 @@ static Err *read_file(Run *run, Saved *saved, const char *path)
     run->done = saved->ckpt.info.step;
     run->scored_seen = saved->ckpt.info.tokens;
     take_moments(run, saved);
+    audit_resume(run->audit);
     digest_state(run, saved);
-    if (run->dp.rank == 0) err = metrics_open(&run->metrics, run->settings.output_dir, saved->ckpt.info.metrics_bytes);
-    if (run->dp.rank == 0 && !err) err = checkpoint_remove_from(run->settings.output_dir, run->done + 1); /* when nothing can refuse any more */
+    err = progress_parse(&run->progress, saved->ckpt.info.progress_json);
+    if (!err && run->dp.rank == 0) err = metrics_open(&run->metrics, run->settings.output_dir, saved->ckpt.info.metrics_bytes);
+    if (!err) err = keep_past(run); /* when nothing can refuse any more */
     checkpoint_info_free(&saved->ckpt.info);
     return err;
 }

@@ -9,6 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A stretch [begin, end) of a layer's block whose parameters share one learning rate. */
+typedef enum { RATE_A, RATE_B, RATE_ROUTER } RateKind;
+typedef struct {
+    size_t begin, end;
+    RateKind kind;
+} RateSpan;
+
 struct Step {
     Dp *dp;
     Model *model;
@@ -34,9 +41,52 @@ struct Step {
     double *totals;          /* [L sparse][width] */
     double *load_all;        /* [E] */
     BalanceStep *balance;    /* [L] */
+    uint64_t *counts;        /* [L][2 E + 1] load, live, tokens with a gradient */
+    RateSpan *spans;         /* of all slices, in order */
+    size_t *span_at;         /* [L + 1] first span of each layer */
+    size_t failed_first, failed_end; /* micro-batches at work when it failed */
 };
 
 /* ---- life ----------------------------------------------------------------------------------------------------- */
+
+static size_t count_width(const Step *s) { return 2 * s->model->router.E + 1; }
+
+static int by_begin(const void *a, const void *b)
+{
+    size_t x = ((const RateSpan *)a)->begin, y = ((const RateSpan *)b)->begin;
+    return (x > y) - (x < y);
+}
+
+/* Neighbours of one kind become one span: the experts' A lie together, and so do their B. */
+static size_t merge_spans(size_t n, RateSpan *spans)
+{
+    size_t kept = 0;
+    qsort(spans, n, sizeof *spans, by_begin);
+    for (size_t i = 0; i < n; i++) {
+        if (kept && spans[kept - 1].kind == spans[i].kind && spans[kept - 1].end == spans[i].begin) spans[kept - 1].end = spans[i].end;
+        else spans[kept++] = spans[i];
+    }
+    return kept;
+}
+
+static Err *set_spans(Step *s)
+{
+    size_t L = s->model->n_layers, n = 0;
+    TRY(mem_new(&s->span_at, L + 1, sizeof *s->span_at));
+    for (size_t l = 0; l < L && s->adapter; l++) n += s->adapter->layers[l].n_params;
+    TRY(mem_new(&s->spans, n, sizeof *s->spans));
+    for (size_t l = 0; l < L && s->adapter; l++) {
+        const LayerAdapter *layer = &s->adapter->layers[l];
+        RateSpan *span = s->spans + s->span_at[l];
+        for (size_t i = 0; i < layer->n_params; i++) {
+            const Param *p = &layer->params[i];
+            RateKind kind = p == layer->router ? RATE_ROUTER : i % 2 ? RATE_B : RATE_A; /* pairs come first, A before B */
+            span[i] = (RateSpan){p->offset, p->offset + param_count(p), kind};
+        }
+        s->span_at[l + 1] = s->span_at[l] + (layer->n_params ? merge_spans(layer->n_params, span) : 0);
+    }
+    return NULL;
+}
 
 static Err *set_slices(Step *s)
 {
@@ -55,6 +105,8 @@ static Err *set_slices(Step *s)
     TRY(mem_new(&s->v, s->n_slices, sizeof *s->v));
     TRY(mem_new(&s->chunk_sums, s->chunk_at[L], sizeof *s->chunk_sums));
     TRY(mem_new(&s->balance, L, sizeof *s->balance));
+    TRY(mem_new(&s->counts, L * count_width(s), sizeof *s->counts));
+    TRY(set_spans(s));
     TRY(mem_new(&s->load_all, s->model->router.E + 1, sizeof *s->load_all));
     return NULL;
 }
@@ -110,7 +162,7 @@ void step_free(Step *s)
     tape_free(&s->tape);
     forest_free(&s->forest);
     void *owned[] = {s->slice_at, s->chunk_at, s->gradient, s->m, s->v, s->chunk_sums, s->hidden, s->dx, s->stats, s->totals,
-                     s->load_all, s->balance};
+                     s->load_all, s->balance, s->counts, s->spans, s->span_at};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
     free(s);
 }
@@ -153,10 +205,7 @@ static float *boundary(const Run *run, size_t l)
     return run->s->hidden + slot * run->batch->T * width_of(run->s);
 }
 
-static bool balances(const StepConfig *c)
-{
-    return c->balance.seq_aux_loss != 0 || c->balance.aux_loss != 0 || c->balance.load_balancing_loss != 0 || c->balance.z_loss != 0;
-}
+static bool balances(const StepConfig *c) { return c->balance != NULL; }
 
 static Err *prepare(Run *run)
 {
@@ -203,6 +252,15 @@ static double *layer_stats(const Run *run, size_t l)
     return run->s->stats + l * run->batch->n_micro * balance_width(run->s->model->router.E);
 }
 
+/* An error inside a group belongs to its micro-batches. */
+static Err *in_group(const Run *run, const BatchGroup *g, Err *err)
+{
+    if (!err) return NULL;
+    run->s->failed_first = g->group.first_micro;
+    run->s->failed_end = g->group.first_micro + g->group.n_micro;
+    return err;
+}
+
 /* Run layer l over group i of the batch; x is boundary l. */
 static Tensor *run_layer(const Run *run, Tape *tape, size_t l, size_t i, bool made, Tensor **in)
 {
@@ -213,7 +271,7 @@ static Tensor *run_layer(const Run *run, Tape *tape, size_t l, size_t i, bool ma
     LayerTrace trace = {0};
     LayerPass pass = {.choices = &s->choices[i], .made = made, .trace = &trace};
     if (balance) {
-        pass.coefficient = &s->config.balance;
+        pass.coefficient = &s->config.balance[l];
         pass.balance = &s->balance[l];
         if (!made) pass.balance_stats = layer_stats(run, l) + g->group.first_micro * balance_width(E);
     }
@@ -237,7 +295,7 @@ static Err *embed(const Run *run)
         const BatchGroup *g = &run->batch->groups[i];
         start_tape(run, &s->tape, &g->group, TAPE_OFF);
         Tensor *x = model_embed(&s->tape, s->model, g->ids);
-        TRY(tape_error(&s->tape));
+        TRY(in_group(run, g, tape_error(&s->tape)));
         memcpy(boundary(run, 0) + g->row * D, x->data, g->group.T * D * sizeof *x->data);
         show(run, "hidden", 0, g, D, x->data);
     }
@@ -257,7 +315,7 @@ static Err *layer_up(const Run *run, size_t l)
         start_tape(run, tape, &g->group, keep ? TAPE_RECORD : TAPE_OFF);
         if (keep) adapter_set_forest(s->adapter, l, s->adapter->layers[l].n ? &s->forest : NULL);
         Tensor *out = run_layer(run, tape, l, i, false, &in);
-        TRY(tape_error(tape));
+        TRY(in_group(run, g, tape_error(tape)));
         if (keep) {
             s->kept_out[k] = out;
             s->kept_in[k] = in;
@@ -268,10 +326,19 @@ static Err *layer_up(const Run *run, size_t l)
     return NULL;
 }
 
+/* A step may take minutes, a signal leaves seconds: so ask between layers, all ranks together. */
+static Err *stop_between_layers(const Run *run)
+{
+    const StepConfig *c = &run->s->config;
+    if (!c->stop || !dp_any(run->s->dp, *c->stop != 0)) return NULL;
+    return err_new(ERR_STOPPED, "stopped inside a step");
+}
+
 static Err *go_up(const Run *run)
 {
     TRY(embed(run));
     for (size_t l = 0; l < run->s->model->n_layers; l++) {
+        TRY(stop_between_layers(run));
         TRY(layer_acquire(run->s->model, l));
         Err *err = layer_up(run, l);
         layer_release(run->s->model, l);
@@ -341,10 +408,53 @@ static Err *head_group(const Run *run, const BatchGroup *g, double *nll, double 
 
 static Err *head(const Run *run, double *nll, double *right)
 {
-    for (size_t i = 0; i < run->batch->n_groups; i++) TRY(head_group(run, &run->batch->groups[i], nll, right));
+    for (size_t i = 0; i < run->batch->n_groups; i++) TRY(in_group(run, &run->batch->groups[i], head_group(run, &run->batch->groups[i], nll, right)));
     TRY(dp_share_rows(run->s->dp, run->batch->rank_doc, 1, nll));
     return right ? dp_share_rows(run->s->dp, run->batch->rank_doc, 1, right) : NULL;
 }
+
+/* ---- counts --------------------------------------------------------------------------------------------------- */
+
+static uint64_t *layer_counts(const Step *s, size_t l) { return s->counts + l * count_width(s); }
+
+static void count_load(const Run *run)
+{
+    Step *s = run->s;
+    memset(s->counts, 0, s->model->n_layers * count_width(s) * sizeof *s->counts);
+    for (size_t l = 0; l < s->model->n_layers; l++) {
+        uint64_t *load = layer_counts(s, l);
+        if (s->model->layers[l].dense) continue;
+        for (size_t i = 0; i < run->batch->n_groups; i++) {
+            const int32_t *ids = s->choices[i].experts[l];
+            for (size_t j = 0; j < run->batch->groups[i].group.T * s->model->router.K; j++) load[ids[j]]++;
+        }
+    }
+}
+
+static bool any_not_zero(size_t n, const float *x)
+{
+    size_t i = 0;
+    while (i < n && x[i] == 0) i++;
+    return i < n;
+}
+
+/* Which rows of group i the gradient of layer l's output reaches. A token that nothing scored depends on has none. */
+static void count_live(const Run *run, size_t l, size_t i)
+{
+    Step *s = run->s;
+    const BatchGroup *g = &run->batch->groups[i];
+    size_t D = width_of(s), E = s->model->router.E, K = s->model->router.K;
+    uint64_t *counts = layer_counts(s, l), *live = counts + E;
+    for (size_t t = 0; t < g->group.T; t++) {
+        if (!any_not_zero(D, s->dx + (g->row + t) * D)) continue;
+        counts[2 * E]++;
+        for (size_t k = 0; k < K && !s->model->layers[l].dense; k++) live[s->choices[i].experts[l][t * K + k]]++;
+    }
+}
+
+const uint64_t *step_load(const Step *s, size_t l) { return s->model->layers[l].dense ? NULL : layer_counts(s, l); }
+const uint64_t *step_live(const Step *s, size_t l) { return s->model->layers[l].dense ? NULL : layer_counts(s, l) + s->model->router.E; }
+uint64_t step_live_tokens(const Step *s, size_t l) { return layer_counts(s, l)[2 * s->model->router.E]; }
 
 /* ---- down ----------------------------------------------------------------------------------------------------- */
 
@@ -366,10 +476,24 @@ static Err *layer_down(const Run *run, size_t l)
         float *seed = tape_seed(tape, out);
         if (seed) memcpy(seed, s->dx + g->row * D, g->group.T * D * sizeof *seed);
         show(run, "grad.hidden", l + 1, g, D, seed);
-        TRY(tape_backward(tape));
+        count_live(run, l, i);
+        TRY(in_group(run, g, tape_backward(tape)));
         if (in->grad) memcpy(s->dx + g->row * D, in->grad, g->group.T * D * sizeof *s->dx);
         if (l == run->lowest && in->grad) show(run, "grad.hidden", l, g, D, in->grad);
         tape_reset(tape);
+    }
+    return NULL;
+}
+
+/* The sums over micro-batches, which no tape sees. */
+static Err *guard_slice(const LayerAdapter *layer, size_t begin, size_t end, const float *slice)
+{
+    for (size_t i = begin; i < end; i++) {
+        if (isfinite(slice[i - begin])) continue;
+        const Param *p = layer->params;
+        while (i < p->offset || i >= p->offset + param_count(p)) p++;
+        return err_new(ERR_NUMERIC, "the gradient of %s: row %zu, column %zu is %g", p->name, (i - p->offset) / p->cols,
+                       (i - p->offset) % p->cols, (double)slice[i - begin]);
     }
     return NULL;
 }
@@ -390,6 +514,7 @@ static Err *down_and_reduce(const Run *run, size_t l)
     profile_mark(s->config.profile);
     TRY(dp_reduce(s->dp, &s->forest, first, slice));
     dp_slice(s->dp, s->dp->rank, n, &begin, &end);
+    if (s->config.guard) TRY(guard_slice(&s->adapter->layers[l], begin, end, slice));
     clip_chunk_sums(end - begin, slice, s->chunk_sums + s->chunk_at[l] + begin / CLIP_CHUNK);
     profile_note(s->config.profile, "reduce", PROFILE_DOWN);
     return NULL;
@@ -397,7 +522,10 @@ static Err *down_and_reduce(const Run *run, size_t l)
 
 static Err *go_down(const Run *run)
 {
-    for (size_t l = run->s->model->n_layers; l-- > run->lowest;) TRY(err_wrap(down_and_reduce(run, l), "layer %zu, on the way down", l));
+    for (size_t l = run->s->model->n_layers; l-- > run->lowest;) {
+        TRY(stop_between_layers(run));
+        TRY(err_wrap(down_and_reduce(run, l), "layer %zu, on the way down", l));
+    }
     return NULL;
 }
 
@@ -436,12 +564,14 @@ static Err *gradients(Run *run, StepResult *result)
     *result = (StepResult){.tokens = batch->tokens, .scored = batch->scored};
     TRY(prepare(run));
     TRY(go_up(run));
+    count_load(run);
     if (balances(&s->config)) TRY(gather_balance(run, result));
     TRY(mem_new(&nll, batch->n_docs, sizeof *nll));
     Err *err = head(run, nll, NULL);
     result->loss = sum_of(batch->n_docs, nll) / (double)batch->scored;
     free(nll);
     if (!err) err = go_down(run);
+    if (!err) dp_add_counts(s->dp, s->model->n_layers * count_width(s), s->counts);
     return err;
 }
 
@@ -450,13 +580,28 @@ Err *step_gradients(Step *s, const Batch *batch, uint64_t number, const StepProb
     size_t L = s->model->n_layers, lowest = probe ? 0 : adapter_lowest_layer(s->adapter); /* who looks sees all */
     size_t keep = s->config.keep_layers < L - lowest ? s->config.keep_layers : L - lowest;
     Run run = {.s = s, .batch = batch, .adapter = s->adapter, .train = true, .lowest = lowest, .keep_from = L - keep, .number = number, .probe = probe};
+    s->failed_first = s->failed_end = 0;
     TRY(gradients(&run, result));
     TRY(share_chunk_sums(s));
     result->grad_norm = clip_norm(s->chunk_at[L], s->chunk_sums);
     return NULL;
 }
 
-Err *step_update(Step *s, uint64_t t, double learning_rate, StepResult *result)
+/* AdamW on the own part [begin, end) of a layer's block, stretch by stretch of one learning rate. */
+static void update_slice(Step *s, size_t l, uint64_t t, const StepRates *rates, double scale, size_t begin, size_t end)
+{
+    const LayerAdapter *layer = &s->adapter->layers[l];
+    float *values = s->adapter->values + layer->offset;
+    for (const RateSpan *span = s->spans + s->span_at[l]; span < s->spans + s->span_at[l + 1]; span++) {
+        size_t from = span->begin > begin ? span->begin : begin, to = span->end < end ? span->end : end;
+        double rate = span->kind == RATE_ROUTER ? rates->router : span->kind == RATE_B ? rates->B : rates->A;
+        if (from < to)
+            adamw_update(&s->config.adamw, t, rate, scale, to - from, values + from, step_moment_m(s, l) + from - begin,
+                         step_moment_v(s, l) + from - begin, step_gradient(s, l) + from - begin);
+    }
+}
+
+Err *step_update(Step *s, uint64_t t, const StepRates *rates, StepResult *result)
 {
     if (!isfinite(result->loss)) return err_new(ERR_NUMERIC, "the loss is %g", result->loss);
     if (!isfinite(result->grad_norm)) return err_new(ERR_NUMERIC, "the gradient's norm is %g", result->grad_norm);
@@ -466,13 +611,21 @@ Err *step_update(Step *s, uint64_t t, double learning_rate, StepResult *result)
         const LayerAdapter *layer = &s->adapter->layers[l];
         size_t begin, end;
         if (layer->n == 0) continue;
-        float *values = s->adapter->values + layer->offset;
         dp_slice(s->dp, s->dp->rank, layer->n, &begin, &end);
-        adamw_update(&s->config.adamw, t, learning_rate, scale, end - begin, values + begin, step_moment_m(s, l), step_moment_v(s, l), step_gradient(s, l));
-        TRY(dp_share(s->dp, layer->n, values));
+        update_slice(s, l, t, rates, scale, begin, end);
+        TRY(dp_share(s->dp, layer->n, s->adapter->values + layer->offset));
     }
     profile_note(s->config.profile, "update", PROFILE_DOWN);
     return NULL;
+}
+
+void step_guard(Step *s) { s->config.guard = true; }
+
+bool step_failed_at(const Step *s, size_t *first, size_t *end)
+{
+    *first = s->failed_first;
+    *end = s->failed_end;
+    return *end != 0;
 }
 
 static Err *evaluate(Run *run, double *nll, double *right)

@@ -17,12 +17,13 @@
 typedef struct {
     AdamW adamw;
     double max_grad_norm;         /* 0: no clipping */
-    BalanceValues balance;        /* coefficients */
+    const BalanceValues *balance; /* [n_layers] coefficients; NULL: no balance loss. Borrowed for the step's life */
     double lora_dropout;
     uint64_t seed;
     size_t keep_layers;           /* tapes of this many topmost layers are kept from the way up */
     bool lean;                    /* experts compute gate and up again on the way back: K T 2F floats less on each tape */
     bool guard;
+    const volatile int *stop;     /* set from outside: leave between two layers. NULL: never */
     Profile *profile;             /* borrowed, or NULL */
 } StepConfig;
 
@@ -40,6 +41,11 @@ typedef struct {
     size_t tokens, scored;
 } StepResult;
 
+/* Learning rates of one update, by what a parameter is. */
+typedef struct {
+    double A, B, router;
+} StepRates;
+
 typedef struct Step Step;
 
 /* model and adapter are borrowed for the step's life; the step owns moments and buffers. */
@@ -47,15 +53,29 @@ MUST_USE Err *step_new(Step **step, Dp *dp, Model *model, Adapter *adapter, cons
 void step_free(Step *step);
 
 /* Gradients of a batch, and the losses; no update. number keys the dropout. Collective: an error on one rank is not
- * agreed upon here, others may be waiting for it; the caller reports it and leaves with dp_close(dp, code). */
+ * agreed upon here, others may be waiting for it; the caller reports it and leaves with dp_close(dp, code).
+ * Fails: ERR_STOPPED on all ranks, after the same layer, when somebody's `stop` was set: nothing has changed. */
 MUST_USE Err *step_gradients(Step *step, const Batch *batch, uint64_t number, const StepProbe *probe, StepResult *result);
 
 /* Clip and update; t counts updates from 1. Collective.
- * Fails: ERR_NUMERIC when loss or gradient norm is not finite: nothing has changed then. */
-MUST_USE Err *step_update(Step *step, uint64_t t, double learning_rate, StepResult *result);
+ * Fails: ERR_NUMERIC when loss or gradient norm is not finite: nothing has changed then, on any rank. */
+MUST_USE Err *step_update(Step *step, uint64_t t, const StepRates *rates, StepResult *result);
+
+/* From here on, look for numbers that are not finite after every operation, both ways. */
+void step_guard(Step *step);
+
+/* The micro-batches [first, end) that step_gradients was at when it failed; false: at none. */
+bool step_failed_at(const Step *step, size_t *first, size_t *end);
+
+/* How the whole step's tokens, all ranks', were shared out to the experts of layer l, exactly: load [E] counts those that
+ * chose each expert, live [E] those of them whose output a gradient came back to; NULL in a dense layer.
+ * step_live_tokens counts the layer's tokens with a gradient; 0 below the lowest trained layer. */
+const uint64_t *step_load(const Step *step, size_t l);
+const uint64_t *step_live(const Step *step, size_t l);
+uint64_t step_live_tokens(const Step *step, size_t l);
 
 /* Loss sums of documents, tape off, dropout off: nll [n_docs] and the tokens whose best guess is the target.
- * adapter NULL: the base. Collective. */
+ * adapter NULL: the base. Collective. Fails: ERR_STOPPED as above. */
 MUST_USE Err *step_evaluate(Step *step, const Adapter *adapter, const Batch *batch, double *nll, double *right);
 
 /* The gradient of this rank's slice of layer l, and its moments; dp_slice says which part. */

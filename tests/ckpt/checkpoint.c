@@ -264,9 +264,9 @@ static void other_files_are_refused(void **state)
     assert_fails(checkpoint_peek(&info, path), ERR_FORMAT, "not a checkpoint of graft: attribute format is missing");
     assert_ok(h5_create(&file, path));
     assert_ok(h5_set_text(&file, "/", "format", "graft checkpoint"));
-    assert_ok(h5_set_u64(&file, "/", "format_version", 2));
+    assert_ok(h5_set_u64(&file, "/", "format_version", 3));
     assert_ok(h5_close(&file));
-    assert_fails(checkpoint_peek(&info, path), ERR_FORMAT, "format_version is 2; this graft reads 1");
+    assert_fails(checkpoint_peek(&info, path), ERR_FORMAT, "format_version is 3; this graft reads 2");
 }
 
 /* In a child, whose files may not grow beyond a limit: as good as a full disk. */

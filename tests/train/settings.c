@@ -71,7 +71,7 @@ static void values_out_of_range_are_refused(void **state)
     static const char *const words[][3] = {{"--r", "0", "r"}, {"--r", "2.5", "r"}, {"--lora_dropout", "1", "lora_dropout"}, {"--learning_rate", "-1", "learning_rate"},
         {"--learning_rate", "nan", "learning_rate"}, {"--adam_beta1", "1", "adam_beta1"}, {"--lr_scheduler_type", "exponential", "lr_scheduler_type"},
         {"--train_batch_size", "0", "train_batch_size"}, {"--max_length", "1", "max_length"}, {"--compute", "fp16", "compute"}, {"--seed", "-1", "seed"},
-        {"--warmup_ratio", "2", "warmup_ratio"}, {"--z_loss_coef", "inf", "z_loss_coef"}, {"--guard=maybe", NULL, "guard"}, {"--micro_batch_tokens", "", "micro_batch_tokens"}};
+        {"--warmup_ratio", "2", "warmup_ratio"}, {"--load_balancing_loss_coef", "inf", "load_balancing_loss_coef"}, {"--guard=maybe", NULL, "guard"}, {"--micro_batch_tokens", "", "micro_batch_tokens"}};
     (void)state;
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) assert_fails(say(words[i][0], words[i][1]), ERR_USAGE, words[i][2]);
     assert_fails(file_says(state, "{\"r\": \"8\"}"), ERR_USAGE, "r");

@@ -50,8 +50,8 @@ static Adapter *everything(const Model *model) { return pairs_everywhere(model, 
 
 static const StepConfig plain = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8}, .max_grad_norm = 1};
 
-static const StepConfig balanced = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8}, .max_grad_norm = 1,
-                                    .balance = {.seq_aux_loss = 0.3, .aux_loss = 0.2, .load_balancing_loss = 0.1, .z_loss = 0.05}};
+static const BalanceValues coefficients[16] = {[0 ... 15] = {.seq_aux_loss = 0.3, .aux_loss = 0.2, .load_balancing_loss = 0.1, .z_loss = 0.05}};
+static const StepConfig balanced = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8}, .max_grad_norm = 1, .balance = coefficients};
 
 static Err *gradients(Step *step, size_t micro, size_t group, StepResult *result)
 {
@@ -64,8 +64,8 @@ static Err *gradients(Step *step, size_t micro, size_t group, StepResult *result
 
 static double total(const StepConfig *c, const StepResult *r)
 {
-    return r->loss + c->balance.seq_aux_loss * r->balance.seq_aux_loss + c->balance.aux_loss * r->balance.aux_loss +
-           c->balance.load_balancing_loss * r->balance.load_balancing_loss + c->balance.z_loss * r->balance.z_loss;
+    return r->loss + c->balance->seq_aux_loss * r->balance.seq_aux_loss + c->balance->aux_loss * r->balance.aux_loss +
+           c->balance->load_balancing_loss * r->balance.load_balancing_loss + c->balance->z_loss * r->balance.z_loss;
 }
 
 /* A fingerprint of all that is chosen: experts, and the K best logits, which the balance losses count. */
@@ -229,14 +229,14 @@ static void a_loss_or_norm_that_is_not_finite_updates_nothing(void **state)
     memcpy(before, adapter->values, adapter->n * sizeof *before);
     StepResult bad = result;
     bad.loss = NAN;
-    assert_fails(step_update(step, 1, 1e-3, &bad), ERR_NUMERIC, "the loss is nan");
+    assert_fails(step_update(step, 1, &(StepRates){1e-3, 1e-3, 1e-3}, &bad), ERR_NUMERIC, "the loss is nan");
     bad = result;
     bad.grad_norm = INFINITY;
-    assert_fails(step_update(step, 1, 1e-3, &bad), ERR_NUMERIC, "the gradient's norm is inf");
+    assert_fails(step_update(step, 1, &(StepRates){1e-3, 1e-3, 1e-3}, &bad), ERR_NUMERIC, "the gradient's norm is inf");
     assert_memory_equal(before, adapter->values, adapter->n * sizeof *before);
     for (size_t l = 0; l < model->n_layers; l++)
         for (size_t i = 0; i < adapter->layers[l].n; i++) assert_true(step_moment_m(step, l)[i] == 0 && step_moment_v(step, l)[i] == 0);
-    assert_ok(step_update(step, 1, 1e-3, &result));
+    assert_ok(step_update(step, 1, &(StepRates){1e-3, 1e-3, 1e-3}, &result));
     assert_memory_not_equal(before, adapter->values, adapter->n * sizeof *before);
     free(before);
     step_free(step);
@@ -257,7 +257,7 @@ static void updates_lower_the_loss(void **state)
     for (uint64_t t = 1; t <= 20; t++) {
         assert_ok(gradients(step, 32, 0, &result));
         if (t == 1) first = result.loss;
-        assert_ok(step_update(step, t, 1e-2, &result));
+        assert_ok(step_update(step, t, &(StepRates){1e-2, 1e-2, 1e-2}, &result));
     }
     assert_true(result.loss < 0.8 * first);
     step_free(step);

@@ -1,0 +1,311 @@
+#include "train/audit.h"
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "ckpt/adapter_file.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- who is judged -------------------------------------------------------------------------------------------- */
+
+static bool find_expert(const LayerAdapter *layer, size_t E, const Lora *lora, size_t *expert)
+{
+    for (*expert = 0; layer->experts && *expert < E; ++*expert)
+        if (layer->experts[*expert].in == lora || layer->experts[*expert].out == lora) return true;
+    return false;
+}
+
+static Err *add_part(Audit *a, size_t l, const Param *first, const Param *second)
+{
+    AuditPart *part = &a->parts[a->n_parts++];
+    const char *dot = strrchr(first->name, '.');
+    *part = (AuditPart){.l = l, .params = {first, second}};
+    return mem_copy_bytes(&part->name, first->name, dot ? (size_t)(dot - first->name) : strlen(first->name));
+}
+
+static Err *fill(Audit *a, const Adapter *adapter)
+{
+    size_t n = 0, E = adapter->model->router.E, L = adapter->n_layers;
+    for (size_t l = 0; l < L; l++) n += adapter->layers[l].n_lora + (adapter->layers[l].router != NULL);
+    TRY(mem_new(&a->parts, n, sizeof *a->parts));
+    TRY(mem_new(&a->ever, n, sizeof *a->ever));
+    TRY(mem_new(&a->tokens, L * E, sizeof *a->tokens));
+    TRY(mem_new(&a->live, L * E, sizeof *a->live));
+    for (size_t l = 0; l < L; l++) {
+        const LayerAdapter *layer = &adapter->layers[l];
+        for (size_t i = 0; i < layer->n_lora; i++) {
+            const Lora *lora = &layer->loras[i];
+            TRY(add_part(a, l, lora->A, lora->B));
+            AuditPart *part = &a->parts[a->n_parts - 1];
+            part->routed = find_expert(layer, E, lora, &part->expert);
+        }
+        if (layer->router) TRY(add_part(a, l, layer->router, NULL));
+    }
+    return NULL;
+}
+
+Err *audit_new(Audit **audit, const Adapter *adapter)
+{
+    TRY(mem_new(audit, 1, sizeof **audit));
+    (*audit)->adapter = adapter;
+    Err *err = fill(*audit, adapter);
+    if (!err) return NULL;
+    audit_free(*audit);
+    *audit = NULL;
+    return err;
+}
+
+void audit_free(Audit *a)
+{
+    if (!a) return;
+    for (size_t i = 0; i < a->n_parts; i++) free(a->parts[i].name);
+    free(a->parts);
+    free(a->ever);
+    free(a->tokens);
+    free(a->live);
+    free(a);
+}
+
+/* ---- what a step shows ---------------------------------------------------------------------------------------- */
+
+/* Whether a parameter has a gradient in this rank's slice [begin, end) of its layer. */
+static bool has_gradient(const Param *p, size_t begin, size_t end, const float *slice)
+{
+    if (!p) return false;
+    size_t from = p->offset > begin ? p->offset : begin, to = p->offset + param_count(p);
+    if (to > end) to = end;
+    while (from < to && slice[from - begin] == 0) from++;
+    return from < to;
+}
+
+void audit_look(Audit *a, const Dp *dp, Step *step)
+{
+    size_t E = a->adapter->model->router.E;
+    for (AuditPart *part = a->parts; part < a->parts + a->n_parts; part++) {
+        size_t begin, end;
+        dp_slice(dp, dp->rank, a->adapter->layers[part->l].n, &begin, &end);
+        const float *slice = step_gradient(step, part->l);
+        part->now = has_gradient(part->params[1], begin, end, slice) || has_gradient(part->params[0], begin, end, slice);
+        part->ever = part->ever || part->now;
+    }
+    for (size_t l = 0; l < a->adapter->n_layers; l++)
+        for (size_t e = 0; e < E && step_load(step, l); e++) {
+            a->tokens[l * E + e] += step_load(step, l)[e];
+            a->live[l * E + e] += step_live(step, l)[e];
+        }
+}
+
+void audit_resume(Audit *a)
+{
+    for (size_t i = 0; i < a->n_parts; i++) a->parts[i].ever = a->ever[i] != 0;
+}
+
+/* ---- the judgement -------------------------------------------------------------------------------------------- */
+
+typedef enum { FINE, NO_TOKEN, NO_SCORED_TOKEN, FAULT } Verdict;
+
+/* tokens: out, how many should have given a fault its gradient. */
+static Verdict judge(const Audit *a, const AuditPart *part, const Step *step, const char **when, uint64_t *tokens)
+{
+    size_t at = part->l * a->adapter->model->router.E + part->expert;
+    *when = "in this step";
+    *tokens = step_live_tokens(step, part->l);
+    if (part->now) return FINE;
+    if (!part->routed || *tokens == 0) return FAULT; /* every step has scored tokens: a gradient must arrive */
+    *tokens = step_live(step, part->l)[part->expert];
+    if (*tokens) return FAULT;
+    if (part->ever) return FINE;
+    *when = "since the start";
+    *tokens = a->live[at];
+    return a->live[at] ? FAULT : a->tokens[at] ? NO_SCORED_TOKEN : NO_TOKEN;
+}
+
+/* Add an expert to {"layer": [experts]}; its second pair comes right after all first ones, so look for it. */
+static void add_expert(Json *table, size_t l, size_t expert)
+{
+    char key[24];
+    snprintf(key, sizeof key, "%zu", l);
+    Json *list = (Json *)(size_t)json_find(table, key);
+    if (!list) {
+        list = json_new_array();
+        json_add(table, key, list);
+    }
+    for (const Json *item = json_first(list); item; item = json_next(item))
+        if (json_number(item) == (double)expert) return;
+    json_add_number(list, NULL, (double)expert);
+}
+
+/* "layer 3: 1 5 7" for every layer, the first few experts of it. */
+static void tell_experts(const Json *table, const char *why)
+{
+    enum { MOST = 12 };
+    for (const Json *list = json_first(table); list; list = json_next(list)) {
+        char line[256] = "";
+        size_t i = 0, n = json_count(list);
+        for (const Json *item = json_first(list); item && i < MOST; item = json_next(item), i++)
+            snprintf(line + strlen(line), sizeof line - strlen(line), " %.0f", json_number(item));
+        log_line("            layer %s: experts%s%s (%zu) %s", json_key(list), line, n > MOST ? " ..." : "", n, why);
+    }
+}
+
+/* Everyone's flags, added: [n_parts] now, [n_parts] ever. */
+static void agree(Audit *a, const Dp *dp, uint64_t *flags)
+{
+    for (size_t i = 0; i < a->n_parts; i++) {
+        flags[i] = a->parts[i].now;
+        flags[a->n_parts + i] = a->parts[i].ever;
+    }
+    dp_add_counts(dp, 2 * a->n_parts, flags);
+    for (size_t i = 0; i < a->n_parts; i++) {
+        a->parts[i].now = flags[i] != 0;
+        a->ever[i] = flags[a->n_parts + i] != 0;
+        a->parts[i].ever = a->ever[i] != 0;
+    }
+}
+
+static Json *verdicts(Audit *a, const Step *step, bool tell)
+{
+    enum { MOST_TOLD = 12 };
+    Json *result = json_new_object(), *no_token = json_new_object(), *no_scored = json_new_object(), *errors = json_new_array();
+    a->n_without = a->n_errors = 0;
+    for (const AuditPart *part = a->parts; part < a->parts + a->n_parts; part++) {
+        const char *when;
+        uint64_t tokens;
+        Verdict verdict = judge(a, part, step, &when, &tokens);
+        a->n_without += verdict != FINE;
+        if (verdict == NO_TOKEN) add_expert(no_token, part->l, part->expert);
+        if (verdict == NO_SCORED_TOKEN) add_expert(no_scored, part->l, part->expert);
+        if (verdict != FAULT) continue;
+        if (++a->n_errors <= MOST_TOLD)
+            log_line("  AUDIT     ERROR: %s got no gradient from the %llu tokens %s that should give it one", part->name, (unsigned long long)tokens, when);
+        json_add_string(errors, NULL, part->name);
+    }
+    if (a->n_errors > MOST_TOLD) log_line("  AUDIT     ERROR: and %zu more; metrics.jsonl names them", a->n_errors - MOST_TOLD);
+    if (tell) {
+        log_line("  audit     %zu of %zu pairs and routers got a gradient", a->n_parts - a->n_without, a->n_parts);
+        tell_experts(no_token, "saw no token since the start");
+        tell_experts(no_scored, "saw no token that anything scored depends on");
+    }
+    json_add_number(result, "parts", (double)a->n_parts);
+    json_add_number(result, "without_gradient", (double)a->n_without);
+    json_add(result, "no_token", no_token);
+    json_add(result, "no_scored_token", no_scored);
+    json_add(result, "errors", errors);
+    return result;
+}
+
+Err *audit_judge(Audit *a, const Dp *dp, const Step *step, bool tell, Json **result)
+{
+    uint64_t *flags;
+    TRY(mem_new(&flags, 2 * a->n_parts, sizeof *flags));
+    agree(a, dp, flags);
+    free(flags);
+    *result = verdicts(a, step, tell);
+    return NULL;
+}
+
+/* ---- the exported file ---------------------------------------------------------------------------------------- */
+
+/* A value as the file's dtype holds it. */
+static float as_stored(DType dtype, double x) { return dtype == DTYPE_BF16 ? bf16_to_f32(bf16_from_f32((float)x)) : (float)x; }
+
+static Err *differs(const char *name, const char *what)
+{
+    return err_new(ERR_FORMAT, "%s: %s in the file is not the one in memory", name, what);
+}
+
+/* Both halves of a pair against the file's, which may be padded with zeros to a larger r, and B scaled for it. */
+static Err *compare_values(const ModulePair *pair, const AdapterPair *found, const float *A, const float *B)
+{
+    double fold = pair->scale / found->scale;
+    bool folded = fabs(fold - 1) > 1e-12;
+    double near = found->B.tensor->dtype == DTYPE_BF16 ? 1e-2 : 1e-6; /* a folded B was rounded once more */
+    for (size_t i = 0; i < found->r; i++)
+        for (size_t j = 0; j < pair->in; j++)
+            if (A[i * pair->in + j] != (i < pair->r ? as_stored(found->A.tensor->dtype, (double)pair->A[i * pair->in + j]) : 0))
+                return differs(pair->module, "A");
+    for (size_t o = 0; o < pair->out; o++)
+        for (size_t j = 0; j < found->r; j++) {
+            double given = j < pair->r ? (double)pair->B[o * pair->r + j] : 0, stored = (double)B[o * found->r + j];
+            float expected = as_stored(found->B.tensor->dtype, folded ? given * fold : given);
+            if (folded ? fabs(stored - (double)expected) > near * fabs((double)expected) : stored != (double)expected)
+                return differs(pair->module, "B");
+        }
+    return NULL;
+}
+
+static Err *compare_pair(const AdapterFile *file, const ModulePair *pair)
+{
+    const AdapterPair *found = adapter_file_find(file, pair->module);
+    float *A, *B;
+    if (!found) return err_new(ERR_FORMAT, "%s is trained, and not in the file", pair->module);
+    if (found->r < pair->r || found->in != pair->in || found->out != pair->out) return differs(pair->module, "the shape");
+    TRY(mem_new(&A, found->r * found->in, sizeof *A));
+    Err *err = mem_new(&B, found->out * found->r, sizeof *B);
+    if (!err) {
+        adapter_file_read_pair(found, A, B);
+        err = compare_values(pair, found, A, B);
+        free(B);
+    }
+    free(A);
+    return err;
+}
+
+static Err *compare_router(const AdapterFile *file, const ModulePair *router)
+{
+    char name[256];
+    snprintf(name, sizeof name, "%s.weight", router->module);
+    for (size_t i = 0; i < file->n_extras; i++) {
+        const AdapterExtra *found = &file->extras[i];
+        float *data;
+        if (strcmp(found->name, name) != 0) continue;
+        if (found->rows != router->out || found->cols != router->in) return differs(name, "the shape");
+        TRY(mem_new(&data, found->rows * found->cols, sizeof *data));
+        adapter_file_read_extra(found, data);
+        bool same = true;
+        for (size_t k = 0; k < found->rows * found->cols; k++) same = same && data[k] == as_stored(found->tensor->dtype, (double)router->B[k]);
+        free(data);
+        return same ? NULL : differs(name, "the weight");
+    }
+    return err_new(ERR_FORMAT, "%s is trained, and not in the file", name);
+}
+
+/* What the file has beyond memory must do nothing: zeros stand for experts that are not adapted. */
+static int by_module(const void *a, const void *b) { return strcmp(((const ModulePair *)a)->module, ((const ModulePair *)b)->module); }
+
+static Err *check_zero(const AdapterPair *found, size_t n, const ModulePair *sorted)
+{
+    float *A, *B;
+    ModulePair key = {.module = found->module};
+    if (bsearch(&key, sorted, n, sizeof key, by_module)) return NULL;
+    TRY(mem_new(&A, found->r * found->in, sizeof *A));
+    Err *err = mem_new(&B, found->out * found->r, sizeof *B);
+    if (!err) {
+        adapter_file_read_pair(found, A, B);
+        for (size_t i = 0; i < found->out * found->r && !err; i++)
+            if (B[i] != 0) err = err_new(ERR_FORMAT, "%s is not trained, and not zero in the file", found->module);
+        free(B);
+    }
+    free(A);
+    return err;
+}
+
+Err *audit_export(const Adapter *adapter, const char *directory)
+{
+    AdapterFile *file;
+    ModulePair *pairs;
+    size_t n;
+    TRY(adapter_file_open(&file, directory));
+    Err *err = adapter_pairs(adapter, &pairs, &n);
+    if (!err) {
+        qsort(pairs, n, sizeof *pairs, by_module);
+        for (size_t i = 0; i < n && !err; i++) err = pairs[i].A ? compare_pair(file, &pairs[i]) : compare_router(file, &pairs[i]);
+        for (size_t i = 0; i < file->n_pairs && !err; i++) err = check_zero(&file->pairs[i], n, pairs);
+        pairs_free(pairs, n);
+    }
+    adapter_file_close(file);
+    return err_wrap(err, "read %s back", directory);
+}

@@ -1,0 +1,90 @@
+/* A step came out not finite. It is computed again, every micro-batch alone, with a look after every operation: the same
+ * bits, so the same fault, and now it has a name. */
+#include "train/run.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* "micro-batch 3, record train.jsonl:12 train.jsonl:15": the documents of some micro-batches of the step at work. */
+static Err *name_records(const Run *run, const Batch *batch, size_t first, size_t end, char *text, size_t bytes)
+{
+    enum { MOST = 8 };
+    size_t n;
+    const Document *const *docs;
+    TRY(loader_documents(run->loader, run->done, &n, &docs));
+    size_t from = batch->micro_doc[first], to = batch->micro_doc[end];
+    if (end == first + 1) snprintf(text, bytes, "micro-batch %zu, ", first);
+    else snprintf(text, bytes, "micro-batches %zu to %zu, ", first, end - 1);
+    snprintf(text + strlen(text), bytes - strlen(text), "record%s", to - from == 1 ? "" : "s");
+    for (size_t d = from; d < to && d < from + MOST; d++)
+        snprintf(text + strlen(text), bytes - strlen(text), " %s:%zu", dataset_file(run->train, docs[d]->file)->path, docs[d]->record);
+    if (to - from > MOST) snprintf(text + strlen(text), bytes - strlen(text), " ...");
+    return NULL;
+}
+
+/* The micro-batches of the group that failed, one by one and on this rank alone: others may be waiting for it. */
+static Err *look_alone(const Run *run, size_t *first, size_t *end)
+{
+    Dp alone = {.size = 1};
+    StepConfig config = {.guard = true, .balance = run->balance, .lora_dropout = run->settings.lora_dropout, .seed = (uint64_t)run->settings.seed};
+    Batch whole, batch;
+    Step *step;
+    StepResult result;
+    size_t n, at, past;
+    const Document *const *docs;
+    TRY(run_batch(run, 1, &whole));
+    size_t from = whole.micro_doc[*first], to = whole.micro_doc[*end];
+    batch_free(&whole);
+    TRY(loader_documents(run->loader, run->done, &n, &docs));
+    Err *err = step_new(&step, &alone, run->model, run->adapter, &config);
+    if (!err && !(err = batch_new(&batch, &alone, to - from, docs + from, (size_t)run->settings.micro_batch_tokens, 1))) {
+        err = step_gradients(step, &batch, run->done, NULL, &result);
+        if (step_failed_at(step, &at, &past)) {
+            *end = *first + past;
+            *first += at;
+        }
+        batch_free(&batch);
+    }
+    step_free(step);
+    return err;
+}
+
+/* The message with more behind it. Takes err. */
+static Err *add(Err *err, const char *more)
+{
+    Err *longer = err_new(ERR_NUMERIC, "%s; %s", err_message(err), more);
+    err_free(err);
+    return longer;
+}
+
+Err *run_find_fault(Run *run, Err *err)
+{
+    Batch batch;
+    StepResult result;
+    char records[2048];
+    size_t first, end;
+    Err *found;
+    if (step_failed_at(run->step, &first, &end)) {
+        found = look_alone(run, &first, &end);
+        if (found) err_free(err);
+        if (found) err = found;
+    } else { /* the sums came out wrong: everybody is here */
+        step_guard(run->step);
+        Err *cut = run_batch(run, 1, &batch);
+        if (cut) return err_first(err, cut);
+        found = step_gradients(run->step, &batch, run->done, NULL, &result);
+        batch_free(&batch);
+        if (!found) return add(err, "nothing was updated; the same step once more was finite, so suspect the machine's memory");
+        if (!step_failed_at(run->step, &first, &end)) first = end = 0;
+        found = err_wrap(found, "%s", err_message(err));
+        err_free(err);
+        err = found;
+    }
+    if (first == end) return add(err, "nothing was updated");
+    Err *cut = run_batch(run, 1, &batch);
+    if (cut) return err_first(err, cut);
+    cut = name_records(run, &batch, first, end, records, sizeof records);
+    batch_free(&batch);
+    if (cut) return err_first(err, cut);
+    return add(add(err, records), "nothing was updated");
+}

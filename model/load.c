@@ -3,6 +3,7 @@
 
 #include "base/memory.h"
 #include "model/rope.h"
+#include "model/stream.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -154,6 +155,7 @@ Err *model_open(Model **model, const char *directory)
 void model_close(Model *model)
 {
     if (!model) return;
+    stream_close(model->stream);
     for (size_t l = 0; l < model->n_layers && model->layers; l++) {
         Layer *layer = &model->layers[l];
         void *owned[] = {layer->input_layernorm, layer->post_attention_layernorm, layer->q_norm, layer->kv_norm, layer->index_norm,
@@ -184,17 +186,19 @@ Err *model_reserve_positions(Model *model, size_t n)
     return NULL;
 }
 
-/* Every layer lies in the mapping; a memory limit will make these two await and release buffers. */
+/* Without a memory limit every layer lies in the mapping. */
+void layers_walk(Model *model, size_t lowest)
+{
+    if (model->stream) stream_walk(model->stream, lowest);
+}
+
 Err *layer_acquire(Model *model, size_t l)
 {
     ASSERT(l < model->n_layers, "layer %zu of %zu", l, model->n_layers);
-    (void)model;
-    (void)l;
-    return NULL;
+    return model->stream ? stream_acquire(model->stream, l) : NULL;
 }
 
 void layer_release(Model *model, size_t l)
 {
-    (void)model;
-    (void)l;
+    if (model->stream) stream_release(model->stream, l);
 }

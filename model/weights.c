@@ -226,6 +226,23 @@ Err *weights_get_floats(const Weights *w, const char *name, size_t n, float **ou
     return NULL;
 }
 
+size_t weights_shards(const Weights *w) { return w->n_shards; }
+
+const char *weights_shard_path(const Weights *w, size_t shard) { return w->shards[shard].path; }
+
+void weights_locate(const Weights *w, const void *data, size_t *shard, size_t *offset)
+{
+    uintptr_t at = (uintptr_t)data;
+    for (size_t s = 0; s < w->n_shards; s++) {
+        uintptr_t begin = (uintptr_t)w->shards[s].map.data;
+        if (at < begin || at - begin >= w->shards[s].map.bytes) continue;
+        *shard = s;
+        *offset = at - begin;
+        return;
+    }
+    ASSERT(false, "%p is in none of %zu shards", data, w->n_shards);
+}
+
 /* ---- finite numbers ------------------------------------------------------------------------------------------- */
 
 static size_t first_bad_f32(const unsigned char *data, size_t n)

@@ -19,6 +19,11 @@ void weights_close(Weights *weights);
 /* The tensor of that name as a Weight with its FP8 scales, if any. Fails: ERR_FORMAT when absent. */
 MUST_USE Err *weights_get(const Weights *weights, const char *name, Weight *out);
 
+/* The shard and the offset in it that a Weight's data (or scale) was read from; shards are counted from 0. */
+size_t weights_shards(const Weights *weights);
+const char *weights_shard_path(const Weights *weights, size_t shard);
+void weights_locate(const Weights *weights, const void *data, size_t *shard, size_t *offset);
+
 /* A vector or small matrix widened to float. Owner: the caller, until free(). */
 MUST_USE Err *weights_get_floats(const Weights *weights, const char *name, size_t n, float **out);
 

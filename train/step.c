@@ -270,6 +270,7 @@ static Err *layer_up(const Run *run, size_t l)
 
 static Err *go_up(const Run *run)
 {
+    layers_walk(run->s->model, run->lowest);
     TRY(embed(run));
     for (size_t l = 0; l < run->s->model->n_layers; l++) {
         TRY(layer_acquire(run->s->model, l));

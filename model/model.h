@@ -40,6 +40,9 @@ typedef struct Model {
 
 /* Open a Hugging Face directory. */
 MUST_USE Err *model_open(Model **model, const char *directory);
+
+/* The same from a config.json alone: shapes and zeros, for plans (weights_outline). */
+MUST_USE Err *model_outline(Model **model, const char *config_path, DType matrices);
 void model_close(Model *model);
 
 /* Make the rotary table at least n positions long. Fails: ERR_DATA beyond max_position_embeddings. */

@@ -36,7 +36,7 @@ static Err *make_batch(Run *run, Batch *batch)
     loader_step(run->loader, run->done, &n, &ids);
     TRY(mem_new(&docs, n, sizeof *docs));
     for (size_t i = 0; i < n; i++) docs[i] = dataset_document(run->train, ids[i]);
-    Err *err = batch_new(batch, &run->dp, n, docs, (size_t)run->settings.micro_batch_tokens, (size_t)run->settings.group_tokens);
+    Err *err = batch_new(batch, &run->dp, n, docs, (size_t)run->settings.micro_batch_tokens, run->budget.group_tokens);
     free(docs);
     return err;
 }
@@ -113,7 +113,7 @@ static Err *evaluate_now(Loop *loop)
     Run *run = loop->run;
     Evaluation e;
     const Settings *s = &run->settings;
-    TRY(evaluate_dataset(run->step, &run->dp, run->adapter, run->eval, (size_t)s->micro_batch_tokens, (size_t)s->group_tokens, &e));
+    TRY(evaluate_dataset(run->step, &run->dp, run->adapter, run->eval, (size_t)s->micro_batch_tokens, run->budget.group_tokens, &e));
     double loss = e.nll / (double)e.scored;
     log_line("  held out  step %llu: loss %.4f, perplexity %.2f, %zu scored tokens", (unsigned long long)run->done, loss, exp(loss), e.scored);
     Json *line = json_new_object();
@@ -180,5 +180,6 @@ Err *loop_run(Run *run)
         if (save_due(run)) TRY(run_save(run));
         if (run->done < run->total) TRY(stop_if_asked(&loop));
     }
+    run_describe_use(run, run->done - loop.first, log_seconds() - loop.started);
     return dp_agree(&run->dp, finish(run));
 }

@@ -127,7 +127,8 @@ static Err *make_step(Run *run)
         .lora_dropout = s->lora_dropout,
         .seed = (uint64_t)s->seed,
         .keep_layers = (size_t)s->keep_layers,
-        .guard = s->guard};
+        .guard = s->guard,
+        .scratch_dir = run->scratch_dir};
     TRY(check_balance(run, &config.balance));
     return step_new(&run->step, &run->dp, run->model, run->adapter, &config);
 }
@@ -195,8 +196,7 @@ static Err *open_parts(Run *run)
     TRY(model_open(&run->model, run->settings.model_name_or_path));
     weights_digest(run->model->weights, run->base_digest);
     TRY(open_data(run));
-    TRY(attach(run));
-    return make_step(run);
+    return attach(run);
 }
 
 Err *run_open(Run *run, int argc, char **argv)
@@ -209,6 +209,8 @@ Err *run_open(Run *run, int argc, char **argv)
     TRY(dp_same(&run->dp, rng_name(0, run->base_digest), "the base model's files"));
     TRY(dp_same(&run->dp, rng_name(0, run->data_digest), "the training data"));
     TRY(dp_same(&run->dp, rng_name(0, matmul_path()), "the compute path"));
+    TRY(run_fit_memory(run));
+    TRY(dp_agree(&run->dp, make_step(run)));
     return dp_agree(&run->dp, start_output(run));
 }
 
@@ -271,5 +273,6 @@ void run_describe(const Run *run)
              (unsigned long long)run->warmup, s->lr_scheduler_type, s->learning_rate);
     log_line("  compute   %s, %d rank%s of %d thread%s", matmul_path(), run->dp.size, run->dp.size == 1 ? "" : "s", omp_get_max_threads(),
              omp_get_max_threads() == 1 ? "" : "s");
+    run_describe_memory(run);
     if (run->done) log_line("  resumed   after step %llu", (unsigned long long)run->done);
 }

@@ -25,8 +25,8 @@ struct Step {
     float *gradient, *m, *v; /* [n_slices] */
     double *chunk_sums;      /* [chunk_at[L]] */
     /* buffers of a batch */
-    size_t hidden_floats, n_choices;
-    float *hidden;           /* boundaries [L - lowest + 1][T][D] */
+    size_t n_choices;
+    Boundaries hidden;       /* [L - lowest + 1] of [T][D] */
     float *dx;               /* [T][D] */
     size_t dx_floats;
     Choices *choices;        /* [n_groups] */
@@ -107,9 +107,10 @@ void step_free(Step *s)
     if (!s) return;
     drop_kept(s);
     drop_choices(s);
+    boundaries_free(&s->hidden);
     tape_free(&s->tape);
     forest_free(&s->forest);
-    void *owned[] = {s->slice_at, s->chunk_at, s->gradient, s->m, s->v, s->chunk_sums, s->hidden, s->dx, s->stats, s->totals,
+    void *owned[] = {s->slice_at, s->chunk_at, s->gradient, s->m, s->v, s->chunk_sums, s->dx, s->stats, s->totals,
                      s->load_all, s->balance};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
     free(s);
@@ -149,8 +150,7 @@ typedef struct {
 /* x[l], the hidden state below layer l, of this rank's rows. */
 static float *boundary(const Run *run, size_t l)
 {
-    size_t slot = l > run->lowest ? l - run->lowest : 0;
-    return run->s->hidden + slot * run->batch->T * width_of(run->s);
+    return boundaries_at(&run->s->hidden, l > run->lowest ? l - run->lowest : 0);
 }
 
 static bool balances(const StepConfig *c)
@@ -164,7 +164,7 @@ static Err *prepare(Run *run)
     const Batch *batch = run->batch;
     size_t L = s->model->n_layers, floats = batch->T * width_of(s);
     TRY(model_reserve_positions(s->model, batch->longest));
-    TRY(grow_floats(&s->hidden, &s->hidden_floats, (L - run->lowest + 1) * floats));
+    TRY(boundaries_begin(&s->hidden, L - run->lowest + 1, floats, s->config.scratch_dir));
     if (run->train) TRY(grow_floats(&s->dx, &s->dx_floats, floats));
     drop_choices(s);
     TRY(mem_new(&s->choices, batch->n_groups, sizeof *s->choices));
@@ -249,6 +249,7 @@ static Err *layer_up(const Run *run, size_t l)
     Step *s = run->s;
     size_t D = width_of(s);
     bool keep = run->train && l >= run->keep_from;
+    if (l >= run->lowest) TRY(boundaries_keep(&s->hidden, l - run->lowest));
     for (size_t i = 0; i < run->batch->n_groups; i++) {
         const BatchGroup *g = &run->batch->groups[i];
         size_t k = keep ? (l - run->keep_from) * run->batch->n_groups + i : 0;
@@ -355,6 +356,7 @@ static Err *layer_down(const Run *run, size_t l)
     size_t D = width_of(s);
     const Batch *batch = run->batch;
     bool kept = l >= run->keep_from;
+    TRY(boundaries_fetch(&s->hidden, l - run->lowest));
     for (size_t i = 0; i < batch->n_groups; i++) {
         const BatchGroup *g = &batch->groups[i];
         size_t k = kept ? (l - run->keep_from) * batch->n_groups + i : 0;

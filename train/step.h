@@ -13,6 +13,7 @@
 #include "model/model.h"
 #include "optim/adamw.h"
 #include "train/batch.h"
+#include "train/boundaries.h"
 
 typedef struct {
     AdamW adamw;
@@ -23,6 +24,7 @@ typedef struct {
     size_t keep_layers;           /* tapes of this many topmost layers are kept from the way up */
     bool lean;                    /* experts compute gate and up again on the way back: K T 2F floats less on each tape */
     bool guard;
+    const char *scratch_dir;      /* hidden states between layers go to a file there; NULL: memory. Borrowed */
     Profile *profile;             /* borrowed, or NULL */
 } StepConfig;
 

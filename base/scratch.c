@@ -1,0 +1,78 @@
+#define _GNU_SOURCE
+#include "base/scratch.h"
+
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* Some file systems have no nameless files: make one and take its name away. */
+static int open_nameless(const char *directory)
+{
+    char path[PATH_BYTES];
+    int fd = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL)) return fd;
+    snprintf(path, sizeof path, "%.4000s/graft.scratch.XXXXXX", directory);
+    fd = mkostemp(path, O_CLOEXEC);
+    if (fd >= 0) unlink(path);
+    return fd;
+}
+
+Err *scratch_open(Scratch *scratch, const char *directory, size_t bytes)
+{
+    *scratch = (Scratch){.directory = directory, .bytes = bytes};
+    scratch->fd = open_nameless(directory);
+    if (scratch->fd < 0) return err_errno("make a scratch file in %s", directory);
+    scratch->open = true;
+    int failed = posix_fallocate(scratch->fd, 0, (off_t)bytes);
+    if (failed && failed != EOPNOTSUPP && failed != EINVAL) {
+        errno = failed;
+        Err *err = err_errno("take %zu bytes for a scratch file in %s", bytes, directory);
+        scratch_close(scratch);
+        return err;
+    }
+    scratch->direct = fcntl(scratch->fd, F_SETFL, O_DIRECT) == 0;
+    return NULL;
+}
+
+void scratch_close(Scratch *scratch)
+{
+    if (scratch->open) close(scratch->fd);
+    *scratch = (Scratch){0};
+}
+
+static bool go_on(Scratch *scratch, ssize_t n)
+{
+    if (n > 0) return true;
+    if (n < 0 && errno == EINTR) return true;
+    if (n == 0 || errno != EINVAL || !scratch->direct) return false;
+    scratch->direct = false;
+    return fcntl(scratch->fd, F_SETFL, 0) == 0;
+}
+
+Err *scratch_write(Scratch *scratch, size_t at, size_t bytes, const void *from)
+{
+    for (size_t done = 0; done < bytes;) {
+        ssize_t n = pwrite(scratch->fd, (const char *)from + done, bytes - done, (off_t)(at + done));
+        if (!go_on(scratch, n)) return err_errno("write the scratch file in %s at %zu of %zu", scratch->directory, at + done, scratch->bytes);
+        if (n > 0) done += (size_t)n;
+    }
+    if (scratch->direct) return NULL;
+    if (fdatasync(scratch->fd)) return err_errno("write the scratch file in %s", scratch->directory); /* only clean pages can be dropped */
+    posix_fadvise(scratch->fd, (off_t)at, (off_t)bytes, POSIX_FADV_DONTNEED);
+    return NULL;
+}
+
+Err *scratch_read(Scratch *scratch, size_t at, size_t bytes, void *to)
+{
+    for (size_t done = 0; done < bytes;) {
+        errno = EIO; /* of an end that comes too early */
+        ssize_t n = pread(scratch->fd, (char *)to + done, bytes - done, (off_t)(at + done));
+        if (!go_on(scratch, n)) return err_errno("read the scratch file in %s at %zu of %zu", scratch->directory, at + done, scratch->bytes);
+        if (n > 0) done += (size_t)n;
+    }
+    if (!scratch->direct) posix_fadvise(scratch->fd, (off_t)at, (off_t)bytes, POSIX_FADV_DONTNEED);
+    return NULL;
+}

@@ -291,7 +291,7 @@ int main(int argc, char **argv)
                 for (int keep = 0; keep <= 3; keep += 3) run_way(&bits, &(Way){groups[g], ranks, threads, keep, NULL});
     /* Weights streamed and boundaries in a file, from the smallest limit that works to one that nearly holds all. */
     run_way(&bits, &(Way){"0", 1, 2, 0, "64MiB"});
-    run_way(&bits, &(Way){"1", 1, 1, 3, "80MiB"});
+    run_way(&bits, &(Way){"1", 1, 1, 3, "176MiB"});
     run_way(&bits, &(Way){"0", 2, 1, 0, "112MiB"});
     run_way(&bits, &(Way){"400", 3, 1, 0, "160MiB"});
     run_resumed(&bits, &(Way){"0", 1, 2, 0, NULL}, &(Way){"1", 3, 1, 2, NULL});

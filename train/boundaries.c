@@ -23,14 +23,14 @@ Err *boundaries_begin(Boundaries *b, size_t n, size_t floats, const char *direct
         b->states = b->block + (DIRECT_ALIGN - (uintptr_t)b->block % DIRECT_ALIGN) % DIRECT_ALIGN;
     }
     size_t file = (n - 2) * b->state_bytes;
-    if (!b->directory || (b->scratch.open && b->scratch.bytes >= file)) return NULL;
-    scratch_close(&b->scratch);
-    return scratch_open(&b->scratch, directory, file);
+    if (!b->directory || (b->spill.open && b->spill.bytes >= file)) return NULL;
+    spill_close(&b->spill);
+    return spill_open(&b->spill, directory, file);
 }
 
 void boundaries_free(Boundaries *b)
 {
-    scratch_close(&b->scratch);
+    spill_close(&b->spill);
     free(b->block);
     *b = (Boundaries){0};
 }
@@ -42,10 +42,10 @@ float *boundaries_at(const Boundaries *b, size_t i)
 
 Err *boundaries_keep(Boundaries *b, size_t i)
 {
-    return in_file(b, i) ? scratch_write(&b->scratch, i * b->state_bytes, b->state_bytes, boundaries_at(b, i)) : NULL;
+    return in_file(b, i) ? spill_write(&b->spill, i * b->state_bytes, b->state_bytes, boundaries_at(b, i)) : NULL;
 }
 
 Err *boundaries_fetch(Boundaries *b, size_t i)
 {
-    return in_file(b, i) ? scratch_read(&b->scratch, i * b->state_bytes, b->state_bytes, boundaries_at(b, i)) : NULL;
+    return in_file(b, i) ? spill_read(&b->spill, i * b->state_bytes, b->state_bytes, boundaries_at(b, i)) : NULL;
 }

@@ -13,7 +13,7 @@
 #include "base/memory.h"
 #include "base/options.h"
 #include "base/rng.h"
-#include "bench/peak.h"
+#include "base/peak.h"
 #include "tensor/matmul.h"
 #include "model/stream.h"
 #include "train/step.h"

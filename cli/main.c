@@ -14,6 +14,8 @@ static const struct {
     {"eval", verb_eval, "loss of base and adapters:    graft eval --model DIR --data FILE [--adapter DIR ...]"},
     {"generate", verb_generate, "text from base and adapter:   graft generate --model DIR --prompt TEXT [--adapter DIR]"},
     {"inspect", verb_inspect, "what a model directory holds: graft inspect DIR|config.json"},
+    {"plan", verb_plan, "memory, bytes and time of a run: graft plan CONFIG.json|MODEL [--key value ...]"},
+    {"doctor", verb_doctor, "what this machine has:        graft doctor [FILE]"},
     {"plot", verb_plot, "training curves as PNG:       graft plot RUN... --output loss.png"},
 };
 enum { N_VERBS = sizeof verbs / sizeof *verbs };

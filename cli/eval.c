@@ -5,16 +5,18 @@
 #include "data/dataset.h"
 #include "infer/adapters.h"
 #include "tensor/matmul.h"
+#include "train/budget.h"
 #include "train/evaluate.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 typedef struct {
     bool help, json;
-    char *model, *data, *chat_template;
+    char *model, *data, *chat_template, *memory_limit;
     TextList adapter;
     int64_t max_length, group_tokens;
 } EvalSettings;
@@ -26,6 +28,7 @@ static const Option eval_table[] = {
     {"max_length", OPT_INT, offsetof(EvalSettings, max_length), .preset = "2048", .min = 2, .max = 1e7, .help = "tokens; longer documents are cut"},
     {"group_tokens", OPT_INT, offsetof(EvalSettings, group_tokens), .preset = "8192", .min = 1, .max = 1e9, .help = "tokens run through a layer together"},
     {"chat_template", OPT_TEXT, offsetof(EvalSettings, chat_template), .help = "overrides the one that the model directory ships"},
+    {"memory_limit", OPT_TEXT, offsetof(EvalSettings, memory_limit), .help = "for everything: 8GiB; what is free less a tenth when not given"},
     {"json", OPT_FLAG, offsetof(EvalSettings, json), .help = "one JSON object instead of a table"},
     {"help", OPT_FLAG, offsetof(EvalSettings, help), .help = "this list"},
     {0}};
@@ -36,6 +39,7 @@ typedef struct {
     Tokenizer *tokenizer;
     Dataset *data;
     Step *step;
+    Budget budget;
     Dp dp;
     Json *rows;
 } Eval;
@@ -53,13 +57,17 @@ static Err *open_parts(Eval *e)
     TRY(chat_recognise(&chat.template, s->model, s->chat_template));
     TRY(dataset_open(&e->data, s->data, e->tokenizer, &chat, (size_t)s->max_length));
     e->rows = json_new_array();
+    size_t group = (size_t)e->settings.group_tokens, longest = (size_t)s->max_length;
+    Work work = {.ranks = 1, .local_ranks = 1, .threads = (size_t)omp_get_max_threads(), .step_tokens = group > longest ? group : longest, .longest = longest,
+                 .micro_batch_tokens = 1024, .group_tokens = group, .data_bytes = 8 * dataset_totals(e->data).tokens};
+    TRY(budget_apply(&e->budget, e->model, NULL, &work, s->memory_limit));
     return step_new(&e->step, &e->dp, e->model, NULL, &(StepConfig){0});
 }
 
 static Err *one(Eval *e, const char *name, const Adapter *adapter)
 {
     Evaluation v;
-    TRY(evaluate_dataset(e->step, &e->dp, adapter, e->data, 1024, (size_t)e->settings.group_tokens, &v));
+    TRY(evaluate_dataset(e->step, &e->dp, adapter, e->data, 1024, e->budget.group_tokens, &v));
     double loss = v.nll / (double)v.scored, accuracy = (double)v.right / (double)v.scored;
     Json *row = json_new_object();
     json_add_string(row, "name", name);

@@ -4,17 +4,22 @@
 #include "data/chat.h"
 #include "data/tokenizer.h"
 #include "infer/adapters.h"
+#include "infer/cache.h"
 #include "infer/generate.h"
 #include "tensor/matmul.h"
+#include "train/budget.h"
 
+#include <omp.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+enum { PROMPT_TOKENS = 2048 }; /* that memory is kept for */
+
 typedef struct {
     bool help, thinking, no_cache;
-    char *model, *prompt, *system, *adapter, *chat_template;
+    char *model, *prompt, *system, *adapter, *chat_template, *memory_limit;
     int64_t max_new_tokens, top_k, seed;
     double temperature, top_p;
 } GenerateSettings;
@@ -31,6 +36,7 @@ static const Option generate_table[] = {
     {"seed", OPT_INT, offsetof(GenerateSettings, seed), .preset = "0", .min = 0, .max = 9e15, .help = "the same seed, the same text"},
     {"thinking", OPT_FLAG, offsetof(GenerateSettings, thinking), .help = "let the model think first"},
     {"chat_template", OPT_TEXT, offsetof(GenerateSettings, chat_template), .help = "overrides the one that the model directory ships"},
+    {"memory_limit", OPT_TEXT, offsetof(GenerateSettings, memory_limit), .help = "for everything: 8GiB; what is free less a tenth when not given"},
     {"no_cache", OPT_FLAG, offsetof(GenerateSettings, no_cache), .help = "compute everything again for every token: to compare"},
     {"help", OPT_FLAG, offsetof(GenerateSettings, help), .help = "this list"},
     {0}};
@@ -125,6 +131,10 @@ static Err *open_parts(Writer *w)
     matmul_init(NULL);
     TRY(model_open(&w->model, s->model));
     if (s->adapter) TRY(adapter_open(&w->adapter, w->model, s->adapter));
+    Work work = {.ranks = 1, .local_ranks = 1, .threads = (size_t)omp_get_max_threads(), .step_tokens = PROMPT_TOKENS, .longest = PROMPT_TOKENS,
+                 .micro_batch_tokens = 1, .data_bytes = cache_bytes(w->model, 1, PROMPT_TOKENS + (size_t)s->max_new_tokens)};
+    Budget budget;
+    TRY(budget_apply(&budget, w->model, NULL, &work, s->memory_limit));
     TRY(file_join(path, s->model, "tokenizer.json"));
     TRY(tokenizer_open(&w->tokenizer, path));
     return encoder_new(&w->encoder, w->tokenizer);

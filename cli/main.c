@@ -1,4 +1,5 @@
 /* graft VERB ...: a table of verbs. */
+#include "base/file.h"
 #include "cli/verbs.h"
 #include "tensor/matmul.h"
 
@@ -31,6 +32,7 @@ static int usage(FILE *stream, int code)
 int main(int argc, char **argv)
 {
     matmul_prepare(argv);
+    file_watch_maps();
     if (argc < 2) return usage(stderr, 1);
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0 || strcmp(argv[1], "-h") == 0) return usage(stdout, 0);
     for (size_t i = 0; i < N_VERBS; i++)

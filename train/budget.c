@@ -171,6 +171,22 @@ Err *budget_make(Budget *b, Model *model, const Adapter *adapter, const Work *wo
     return err;
 }
 
+Err *budget_limit(size_t *bytes, const char *limit)
+{
+    if (limit) return bytes_parse(bytes, limit, "memory_limit");
+    size_t left = bytes_free();
+    *bytes = left == SIZE_MAX ? SIZE_MAX / 2 : left / 10 * 9;
+    return NULL;
+}
+
+Err *budget_apply(Budget *b, Model *model, const Adapter *adapter, const Work *work, const char *limit)
+{
+    size_t bytes;
+    TRY(budget_limit(&bytes, limit));
+    TRY(budget_make(b, model, adapter, work, bytes));
+    return b->streamed ? stream_open(model, b->weights.limit_bytes, NULL) : NULL;
+}
+
 /* ---- arithmetic ----------------------------------------------------------------------------------------------- */
 
 static double size_of(const Weight *w) { return w->data ? (double)w->rows * (double)w->cols : 0; }

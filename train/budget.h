@@ -35,6 +35,13 @@ typedef struct {
 /* adapter NULL: evaluation. Fails: ERR_MEMORY saying the least that works and what would help; *budget is filled then, too. */
 MUST_USE Err *budget_make(Budget *budget, Model *model, const Adapter *adapter, const Work *work, size_t limit);
 
+/* The budget of one process without adapter's training, and its weights streamed when they must be. limit NULL: what is
+ * free less a tenth. */
+MUST_USE Err *budget_apply(Budget *budget, Model *model, const Adapter *adapter, const Work *work, const char *limit);
+
+/* What memory_limit says, or what is free less a tenth. */
+MUST_USE Err *budget_limit(size_t *bytes, const char *limit);
+
 /* Floating-point operations of a step's tokens: frozen products up, again on the way down, and back; attention. */
 double budget_flops(const Model *model, const Adapter *adapter, const Work *work);
 

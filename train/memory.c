@@ -98,14 +98,13 @@ Err *run_fit_memory(Run *run)
 {
     const Settings *s = &run->settings;
     char name[256] = "";
-    size_t limit = 0, free_bytes = bytes_free();
+    size_t limit = 0;
     Card *cards = NULL;
     int leader;
     Err *err = mem_new(&cards, (size_t)run->dp.size, sizeof *cards);
-    if (!err && s->memory_limit) err = bytes_parse(&limit, s->memory_limit, "memory_limit");
+    if (!err) err = budget_limit(&limit, s->memory_limit);
     if ((err = dp_agree(&run->dp, err))) goto done;
     gethostname(name, sizeof name - 1);
-    if (!s->memory_limit) limit = free_bytes == SIZE_MAX ? SIZE_MAX / 2 : free_bytes / 10 * 9;
     cards[run->dp.rank] = (Card){.host = (double)(rng_name(0, name) >> 11), .limit = (double)limit};
     if ((err = share_cards(&run->dp, cards))) goto done;
     StreamHost host = host_of(&run->dp, cards, &leader);

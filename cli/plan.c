@@ -230,7 +230,7 @@ static void show_step(const Planner *p)
 /* Try what a user could change, one at a time, and name the one that gains most. */
 static Err *show_help(Planner *p, const char *config_path, bool fp8)
 {
-    enum { TOKENS, MEMORY, FP8, KEEP, TRIALS };
+    enum { TOKENS, MEMORY, FP8, KEEP, GROUP, TRIALS };
     double best = 1.05, gain;
     const char *what = NULL;
     for (int t = 0; t < TRIALS; t++) {
@@ -241,6 +241,7 @@ static Err *show_help(Planner *p, const char *config_path, bool fp8)
         Plan plan;
         if (t == TOKENS) work.step_tokens *= 4;
         if (t == MEMORY) limit *= 2;
+        if (t == GROUP) work.group_tokens = 0;
         if (t == KEEP) work.keep_layers += model->n_layers / 4 + 1;
         if (t == FP8) {
             if (fp8) continue;
@@ -254,7 +255,7 @@ static Err *show_help(Planner *p, const char *config_path, bool fp8)
         if (gain <= best) continue;
         best = gain;
         static const char *const names[] = {"four times as many tokens per step (train_batch_size)", "twice the memory (memory_limit)", "the FP8 files",
-                                            "tapes of a quarter of the layers kept (keep_layers)"};
+                                            "tapes of a quarter of the layers kept (keep_layers)", "all tokens in one group (group_tokens 0)"};
         what = names[t];
     }
     if (what) printf("what would help most: %s: %.1f times the tokens per second\n", what, best);

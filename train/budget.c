@@ -15,6 +15,13 @@ static const double slack = 1.15;
 static size_t at_least(size_t a, size_t b) { return a > b ? a : b; }
 static size_t at_most(size_t a, size_t b) { return a < b ? a : b; }
 
+/* The most rows of one rank: whole micro-batches are shared out. */
+static size_t rank_tokens(const Work *work)
+{
+    size_t even = work->step_tokens / work->ranks, most = even + at_least(work->longest, work->micro_batch_tokens);
+    return work->ranks == 1 || most > work->step_tokens ? work->step_tokens : most;
+}
+
 /* ---- tapes ---------------------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -44,13 +51,13 @@ static Sizes layer_sizes(const Model *model, size_t l, size_t T, const Work *wor
 
 static size_t tape_bytes(const Model *model, const Adapter *adapter, const Work *work, size_t T)
 {
-    size_t L = model->n_layers, rank_tokens = work->step_tokens / work->ranks + work->longest;
+    size_t L = model->n_layers, rows = rank_tokens(work);
     double most = 0, kept = 0;
     for (size_t l = 0; l < L; l++) {
         Sizes sizes = layer_sizes(model, l, T, work);
         if (!adapter) sizes.tape *= 0.5;
         if (sizes.tape + sizes.scratch > most) most = sizes.tape + sizes.scratch;
-        if (adapter && l + work->keep_layers >= L) kept += layer_sizes(model, l, rank_tokens, work).tape + sizes.scratch;
+        if (adapter && l + work->keep_layers >= L) kept += layer_sizes(model, l, rows, work).tape + sizes.scratch;
     }
     return (size_t)(slack * (most + kept));
 }
@@ -61,7 +68,7 @@ static size_t lowest_of(const Model *model, const Adapter *adapter) { return ada
 
 static size_t boundary_bytes(const Model *model, const Adapter *adapter, const Work *work, bool spilled)
 {
-    size_t rows = work->step_tokens / work->ranks + work->longest, slots = model->n_layers - lowest_of(model, adapter) + 1;
+    size_t rows = rank_tokens(work), slots = model->n_layers - lowest_of(model, adapter) + 1;
     if (spilled) slots = 2;
     return rows * (size_t)model->config.hidden_size * sizeof(float) * (slots + (adapter != NULL));
 }
@@ -69,7 +76,7 @@ static size_t boundary_bytes(const Model *model, const Adapter *adapter, const W
 /* What was chosen on the way up: experts, and a bit for every key where an indexer leaves some out. */
 static size_t choice_bytes(const Model *model, const Work *work)
 {
-    size_t rows = work->step_tokens / work->ranks + work->longest, bytes = 0;
+    size_t rows = rank_tokens(work), bytes = 0;
     for (size_t l = 0; l < model->n_layers; l++) {
         if (!model->layers[l].dense) bytes += rows * model->router.K * sizeof(int32_t);
         if (model->layers[l].indexer && work->longest > model->index.top_k) bytes += rows * work->longest / 8;
@@ -98,8 +105,8 @@ static size_t down_passes(const Model *model, const Adapter *adapter, const size
 /* Groups shrink by halves until their tapes are no more than `most`. */
 static void choose_group(Budget *b, const Model *model, const Adapter *adapter, const Work *work, size_t most)
 {
-    size_t rank_tokens = work->step_tokens / work->ranks + work->longest, floor = at_least(work->longest, work->micro_batch_tokens);
-    size_t T = at_most(work->group_tokens ? at_least(work->group_tokens, floor) : rank_tokens, rank_tokens);
+    size_t rows = rank_tokens(work), floor = at_least(work->longest, work->micro_batch_tokens);
+    size_t T = at_most(work->group_tokens ? at_least(work->group_tokens, floor) : rows, rows);
     b->group_tokens = work->group_tokens;
     b->tapes = work->local_ranks * tape_bytes(model, adapter, work, T);
     while (b->tapes > most && T > floor) {

@@ -5,8 +5,8 @@ SIBLINGS := model data optim ckpt
 BUILD    ?= build
 CC       := gcc
 PACKAGES := build-essential pkg-config clang libomp-dev libopenblas-dev libopenmpi-dev openmpi-bin libhdf5-dev \
-            libcjson-dev libpng-dev libfreetype-dev fonts-dejavu-core libcmocka-dev libpcre2-dev libutf8proc-dev zlib1g-dev
-LIBRARIES := openblas ompi-c hdf5 libcjson libpng freetype2 libpcre2-8 libutf8proc zlib
+            libcjson-dev libpng-dev libfreetype-dev fonts-dejavu-core libcmocka-dev libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev
+LIBRARIES := openblas ompi-c hdf5 libcjson libpng freetype2 libpcre2-8 libutf8proc zlib libzstd
 
 WARN   := -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wundef -Wformat=2 -Werror
 # A product and a sum are two roundings everywhere; kernels ask for fused ones by name.
@@ -87,8 +87,8 @@ run-tools: fidelity same_bits
 
 units: $(UNITS)
 tools: $(TOOLS)
-run-units: units
-	@sh tests/run.sh $(UNITS)
+run-units: units $(BUILD)/graft
+	@GRAFT=$(BUILD)/graft sh tests/run.sh $(UNITS)
 
 ## fuzz       random bytes for every reader, FUZZ_SECONDS each (clang; libclang-rt-dev)
 FUZZ_SECONDS ?= 60
@@ -107,6 +107,11 @@ bench: $(BENCHES)
 	@OMP_NUM_THREADS=1 $(BUILD)/bench/matmul
 	@for targets in attn attn+experts; do \
 	    $(BUILD)/bench/step $(BUILD)/bench/S --targets $$targets | tail -n 1 || exit 1; done
+
+## interop-data  random strings against PyPI's tokenizers (downloads it)
+INTEROP_STRINGS ?= 100000
+interop-data: $(BUILD)/tests/tokenizer_ids
+	@sh tests/interop/data.sh $(BUILD)/tests/tokenizer_ids $(INTEROP_STRINGS)
 
 ## check      sanitizers, gcc and clang without a warning, layers, headers
 check: layers headers clang asan
@@ -149,5 +154,5 @@ clean:
 help:
 	@grep -h '^## ' Makefile | sed 's/^## /  make /'
 
-.PHONY: all check clang asan demo fidelity same_bits deps test units tools run-units run-tools fuzz fuzzers bench layers headers clean help
+.PHONY: all check clang asan demo fidelity same_bits deps test units tools run-units run-tools fuzz fuzzers bench layers headers clean help interop-data
 .SECONDARY:

@@ -93,13 +93,18 @@ bool tape_wants(const Tape *tape, bool trains, size_t n_in, Tensor *const *in)
     return trains;
 }
 
-static void check_finite(Tape *tape, const Op *op, const Tensor *out)
+void tape_expect_finite(Tape *tape, const Tensor *tensor, const char *what)
 {
-    for (size_t i = 0; i < out->shape[0] * out->shape[1]; i++)
-        if (!isfinite(out->data[i])) {
-            tape->err = err_new(ERR_NUMERIC, "%s: row %zu, column %zu is %g", op->name, i / out->shape[1], i % out->shape[1], (double)out->data[i]);
-            return;
-        }
+    size_t n = tensor->shape[0] * tensor->shape[1];
+    float bad = 0; /* NaN as soon as one number is NaN or infinite */
+    if (tape->err || !tensor->data) return;
+#pragma omp simd reduction(+ : bad)
+    for (size_t i = 0; i < n; i++) bad += tensor->data[i] * 0;
+    for (size_t i = 0; i < n && bad != 0; i++) {
+        if (isfinite(tensor->data[i])) continue;
+        tape->err = err_new(ERR_NUMERIC, "%s: row %zu, column %zu is %g", what, i / tensor->shape[1], i % tensor->shape[1], (double)tensor->data[i]);
+        return;
+    }
 }
 
 Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *kept, bool trains, size_t n_in, Tensor *const *in)
@@ -107,7 +112,7 @@ Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *kept, bool trai
     arena_reset(&tape->scratch);
     profile_note(tape->profile, op->name, PROFILE_UP);
     if (tape->err) return &tape->dummy;
-    if (tape->guard && out->data) check_finite(tape, op, out);
+    if (tape->guard) tape_expect_finite(tape, out, op->name);
     if (!tape_wants(tape, trains, n_in, in)) return out;
     Node *node = tape_alloc(tape, sizeof *node + n_in * sizeof *node->in);
     if (!node) return &tape->dummy;

@@ -99,6 +99,10 @@ float *tape_scratch(Tape *tape, size_t n);
 /* Note a failure unless condition holds; false when the tape has failed, now or earlier. */
 bool tape_expect(Tape *tape, bool condition, const char *format, ...) PRINTF(3, 4);
 
+/* Note a failure (ERR_NUMERIC, with the place) when a number of the tensor is not finite. For what a choice is made by:
+ * a comparison would swallow the NaN. */
+void tape_expect_finite(Tape *tape, const Tensor *tensor, const char *what);
+
 /* True when the operation should be prepared for the way back. trains: one of its parameters trains. */
 bool tape_wants(const Tape *tape, bool trains, size_t n_in, Tensor *const *in);
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,11 +92,24 @@ Err *err_first(Err *first, Err *second)
     return first;
 }
 
+/* A message may quote a file: what would steer a terminal, C0 and in UTF-8 C1, is written as \x1b. */
+static void print_safely(const char *text)
+{
+    for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
+        bool c1 = *c == 0xC2 && c[1] >= 0x80 && c[1] < 0xA0;
+        if (c1) c++;
+        if (c1 || (*c < 0x20 && *c != '\n') || *c == 0x7F) fprintf(stderr, "\\x%02x", *c);
+        else fputc(*c, stderr);
+    }
+}
+
 int err_report(const char *who, Err *err)
 {
     if (!err) return 0;
     int code = (int)err->kind;
-    fprintf(stderr, "graft %s: %s\n", who, err->message);
+    fprintf(stderr, "graft %s: ", who);
+    print_safely(err->message);
+    fputc('\n', stderr);
     err_free(err);
     return code;
 }

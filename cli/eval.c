@@ -3,6 +3,7 @@
 #include "base/memory.h"
 #include "cli/verbs.h"
 #include "data/dataset.h"
+#include "data/settings.h"
 #include "infer/adapters.h"
 #include "tensor/matmul.h"
 #include "train/budget.h"
@@ -16,18 +17,18 @@
 
 typedef struct {
     bool help, json;
-    char *model, *data, *chat_template, *memory_limit;
+    char *model, *data, *memory_limit;
+    DataSettings how;
     TextList adapter;
-    int64_t max_length, group_tokens;
+    int64_t group_tokens;
 } EvalSettings;
 
 static const Option eval_table[] = {
     {"model", OPT_TEXT, offsetof(EvalSettings, model), .help = "a Hugging Face directory"},
-    {"data", OPT_TEXT, offsetof(EvalSettings, data), .help = "JSON Lines with messages"},
+    {"data", OPT_TEXT, offsetof(EvalSettings, data), .help = "JSON Lines, plain, .gz or .zst"},
     {"adapter", OPT_LIST, offsetof(EvalSettings, adapter), .help = "PEFT directories; none: the base alone"},
-    {"max_length", OPT_INT, offsetof(EvalSettings, max_length), .preset = "2048", .min = 2, .max = 1e7, .help = "tokens; longer documents are cut"},
+    DATA_OPTIONS(offsetof(EvalSettings, how)),
     {"group_tokens", OPT_INT, offsetof(EvalSettings, group_tokens), .preset = "8192", .min = 1, .max = 1e9, .help = "tokens run through a layer together"},
-    {"chat_template", OPT_TEXT, offsetof(EvalSettings, chat_template), .help = "overrides the one that the model directory ships"},
     {"memory_limit", OPT_TEXT, offsetof(EvalSettings, memory_limit), .help = "for everything: 8GiB; what is free less a tenth when not given"},
     {"json", OPT_FLAG, offsetof(EvalSettings, json), .help = "one JSON object instead of a table"},
     {"help", OPT_FLAG, offsetof(EvalSettings, help), .help = "this list"},
@@ -48,16 +49,16 @@ static Err *open_parts(Eval *e)
 {
     const EvalSettings *s = &e->settings;
     char path[PATH_BYTES];
-    ChatOptions chat = {.end_of_text = true};
+    DocumentOptions options;
     if (!s->model || !s->data) return err_new(ERR_USAGE, "--%s is missing", s->model ? "data" : "model");
     matmul_init(NULL);
     TRY(model_open(&e->model, s->model));
     TRY(file_join(path, s->model, "tokenizer.json"));
     TRY(tokenizer_open(&e->tokenizer, path));
-    TRY(chat_recognise(&chat.template, s->model, s->chat_template));
-    TRY(dataset_open(&e->data, s->data, e->tokenizer, &chat, (size_t)s->max_length));
+    TRY(data_settings_read(&options, &s->how, s->model));
+    TRY(dataset_open_file(&e->data, e->tokenizer, s->data, &options));
     e->rows = json_new_array();
-    size_t group = (size_t)e->settings.group_tokens, longest = (size_t)s->max_length;
+    size_t group = (size_t)e->settings.group_tokens, longest = dataset_totals(e->data).longest;
     Work work = {.ranks = 1, .local_ranks = 1, .threads = (size_t)omp_get_max_threads(), .step_tokens = group > longest ? group : longest, .longest = longest,
                  .micro_batch_tokens = 1024, .group_tokens = group, .data_bytes = 8 * dataset_totals(e->data).tokens};
     TRY(budget_apply(&e->budget, e->model, NULL, &work, s->memory_limit));

@@ -88,8 +88,8 @@ static Err *look_into(Planner *p, const char *path, char model[PATH_BYTES])
     TRY(options_file(&p->training, settings_table, path));
     PlanSettings *s = &p->settings;
     const Settings *t = &p->training;
-    s->max_length = t->max_length;
-    s->tokens = t->train_batch_size * t->max_length;
+    s->max_length = t->data.max_length;
+    s->tokens = t->train_batch_size * t->data.max_length;
     s->micro_batch_tokens = t->micro_batch_tokens;
     s->group_tokens = t->group_tokens;
     s->keep_layers = t->keep_layers;

@@ -9,5 +9,6 @@ int verb_inspect(int argc, char **argv);
 int verb_plot(int argc, char **argv);
 int verb_plan(int argc, char **argv);
 int verb_doctor(int argc, char **argv);
+int verb_preview(int argc, char **argv);
 
 #endif

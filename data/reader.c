@@ -1,17 +1,15 @@
 #include "data/reader.h"
 
-#include "base/file.h"
 #include "base/memory.h"
+#include "data/packed.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <zlib.h>
 
 enum { CHUNK_BYTES = 1 << 18 };
 
 struct Reader {
-    gzFile file; /* gzread hands a file that is no gzip through as it is */
+    Packed *file;
     char *path;
     char *chunk;
     size_t at, end; /* what is left of the chunk */
@@ -24,16 +22,10 @@ Err *reader_open(Reader **out, const char *path)
 {
     Reader *reader;
     *out = NULL;
-    if (file_is_directory(path)) return err_new(ERR_IO, "%s is a directory; expected a file", path);
     TRY(mem_new(&reader, 1, sizeof *reader));
-    Err *err = NULL;
-    if ((err = mem_copy_text(&reader->path, path))) goto done;
-    if ((err = mem_new(&reader->chunk, CHUNK_BYTES, 1))) goto done;
-    errno = 0;
-    reader->file = gzopen(path, "rbe");
-    if (!reader->file) err = errno ? err_errno("open %s", path) : err_new(ERR_MEMORY, "open %s: out of memory", path);
-    else gzbuffer(reader->file, CHUNK_BYTES);
-done:
+    Err *err = mem_copy_text(&reader->path, path);
+    if (!err) err = mem_new(&reader->chunk, CHUNK_BYTES, 1);
+    if (!err) err = packed_open(&reader->file, path);
     if (err) reader_close(reader);
     else *out = reader;
     return err;
@@ -42,7 +34,7 @@ done:
 void reader_close(Reader *reader)
 {
     if (!reader) return;
-    if (reader->file) gzclose(reader->file);
+    packed_close(reader->file);
     text_free(&reader->line);
     free(reader->chunk);
     free(reader->path);
@@ -51,15 +43,9 @@ void reader_close(Reader *reader)
 
 static Err *fill(Reader *reader)
 {
-    int n = gzread(reader->file, reader->chunk, CHUNK_BYTES), code = Z_OK;
-    const char *message = gzerror(reader->file, &code);
-    if (n < 0 || (n == 0 && code != Z_OK && code != Z_STREAM_END)) {
-        if (code == Z_ERRNO) return err_errno("read %s", reader->path);
-        return err_new(ERR_IO, "read %s: %s", reader->path, message);
-    }
-    reader->at = 0;
-    reader->end = (size_t)n;
-    reader->ended = n == 0;
+    reader->at = reader->end = 0;
+    TRY(packed_read(reader->file, reader->chunk, CHUNK_BYTES, &reader->end));
+    reader->ended = reader->end == 0;
     return NULL;
 }
 

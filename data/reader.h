@@ -1,4 +1,4 @@
-/* Files of text, plain or gzip (recognised by what is in them): whole, or line by line. The only door to zlib. */
+/* Files of text, plain or packed (data/packed.h): whole, or line by line. */
 #ifndef GRAFT_DATA_READER_H
 #define GRAFT_DATA_READER_H
 
@@ -9,7 +9,7 @@ typedef struct Reader Reader;
 MUST_USE Err *reader_open(Reader **reader, const char *path);
 
 /* The next line without its end; *line is NULL after the last one. Owner: the reader, until the next call.
- * Fails: ERR_IO; a gzip file that is cut short or damaged. */
+ * Fails: ERR_IO; a packed file that is cut short or damaged. */
 MUST_USE Err *reader_line(Reader *reader, const char **line, size_t *bytes);
 size_t reader_line_number(const Reader *reader); /* of the last line given, from 1 */
 void reader_close(Reader *reader);

@@ -50,7 +50,7 @@ static Err *index_new(Index *index, size_t n)
     return NULL;
 }
 
-static void index_place(Index *index, Slot slot)
+static void index_place(Index *index, VocabularySlot slot)
 {
     size_t at = slot.hash & index->mask;
     while (index->slots[at].id >= 0) at = (at + 1) & index->mask;
@@ -68,7 +68,7 @@ static Err *index_add(Index *index, uint64_t hash, int32_t id)
         free(index->slots);
         *index = wider;
     }
-    index_place(index, (Slot){(uint32_t)hash, id});
+    index_place(index, (VocabularySlot){(uint32_t)hash, id});
     return NULL;
 }
 
@@ -76,7 +76,7 @@ int32_t vocabulary_id_of_text(const Vocabulary *v, const char *text, size_t n)
 {
     uint32_t hash = (uint32_t)vocabulary_hash(text, n);
     for (size_t at = hash & v->by_text.mask;; at = (at + 1) & v->by_text.mask) {
-        Slot slot = v->by_text.slots[at];
+        VocabularySlot slot = v->by_text.slots[at];
         if (slot.id < 0) return -1;
         const Entry *e = &v->entries[slot.id];
         if (slot.hash == hash && e->text_n == n && !memcmp(v->texts.data + e->text_at, text, n)) return slot.id;
@@ -87,7 +87,7 @@ int32_t vocabulary_id_of_bytes(const Vocabulary *v, const char *bytes, size_t n)
 {
     uint32_t hash = (uint32_t)vocabulary_hash(bytes, n);
     for (size_t at = hash & v->by_bytes.mask;; at = (at + 1) & v->by_bytes.mask) {
-        Slot slot = v->by_bytes.slots[at];
+        VocabularySlot slot = v->by_bytes.slots[at];
         if (slot.id < 0) return -1;
         const Entry *e = &v->entries[slot.id];
         if (slot.hash == hash && e->bytes_n == n && !memcmp(v->bytes.data + e->bytes_at, bytes, n)) return slot.id;

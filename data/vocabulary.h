@@ -19,10 +19,10 @@ typedef struct {
 typedef struct {
     uint32_t hash;
     int32_t id; /* -1: free */
-} Slot;
+} VocabularySlot;
 
 typedef struct {
-    Slot *slots;
+    VocabularySlot *slots;
     size_t mask, n;
 } Index;
 

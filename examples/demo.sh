@@ -16,7 +16,8 @@ say() { # label word [--adapter DIR]
     label=$1 word=$2
     shift 2
     printf '  %-7s ' "$label"
-    "$graft" generate --model "$model" --prompt "Define \"$word\"." --max_new_tokens 40 --seed 3 "$@"
+    "$graft" generate --model "$model" --prompt "Define \"$word\"." --max_new_tokens 40 --seed 3 "$@" | tr "\n" " " | tr -s " "
+    echo
 }
 
 for word in $words; do

@@ -29,14 +29,14 @@ static Err *advance(Session *s, size_t from)
     TRY(choices_new(&choices, s->model, &group));
     tape_begin(&s->tape, &group, TAPE_OFF);
     Tensor *x = model_embed(&s->tape, s->model, s->text + from);
-    Err *err = NULL;
+    Err *err = tape_error(&s->tape);
     for (size_t l = 0; l < s->model->n_layers && !err; l++) {
         LayerPass pass = {.choices = &choices, .cache = s->cached ? &s->cache.layers[l] : NULL};
         err = layer_acquire(s->model, l);
         if (!err) x = layer_forward(&s->tape, s->model, l, s->adapter, x, &pass);
         layer_release(s->model, l);
+        if (!err) err = err_wrap(tape_error(&s->tape), "layer %zu", l);
     }
-    if (!err) err = tape_error(&s->tape);
     size_t D = (size_t)s->model->config.hidden_size, V = (size_t)s->model->config.vocab_size;
     if (!err) {
         Tensor *last = tape_leaf(&s->tape, 1, D, x->data + (rows - 1) * D, false);

@@ -36,8 +36,9 @@ static size_t nucleus(double top_p, size_t n, const float *p, const uint32_t *or
 int32_t sample_token(const Sampling *sampling, uint64_t index, size_t V, float *logits, uint32_t *order)
 {
     if (sampling->temperature <= 0) return largest(V, logits);
+    double top = (double)logits[largest(V, logits)]; /* taken off first: a low temperature must not overflow */
     for (size_t i = 0; i < V; i++) {
-        logits[i] = (float)((double)logits[i] / sampling->temperature);
+        logits[i] = (float)(((double)logits[i] - top) / sampling->temperature);
         order[i] = (uint32_t)i;
     }
     row_softmax(V, logits);

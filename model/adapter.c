@@ -55,7 +55,7 @@ static Err *add_experts(Builder *b, SlotKind kind, const Fill *fills)
 {
     LayerAdapter *layer = b->layer;
     for (size_t e = 0; e < b->model->router.E; e++) {
-        Slot slot = {.kind = kind, .l = b->l, .expert = e};
+        Slot slot = {.kind = kind, .l = b->l, .expert = e, .half = fills[e].halves == 2};
         Lora *lora;
         if (!fills[e].halves) continue;
         TRY(add_pair(b, &slot, &fills[e], &lora));
@@ -193,7 +193,6 @@ static void initialise(Adapter *adapter, uint64_t seed)
         }
 }
 
-
 Err *adapter_new(Adapter **adapter, const Model *model, const LoraConfig *config, uint64_t seed)
 {
     LayerFill *fills;
@@ -248,6 +247,15 @@ static Err *add_param_array(ArrayList *list, const LayerAdapter *layer, const Pa
     return add_array(list, stem, suffix, 2, (size_t[]){p->rows, p->cols}, layer->offset + p->offset);
 }
 
+/* The name that a stack of experts has: of gate, up or both together, or down. */
+static const char *stack_name(const Adapter *adapter, size_t l, SlotKind kind, const Lora *lora)
+{
+    size_t F = adapter->model->layers[l].expert_weights->rows;
+    if (kind == SLOT_EXPERT_OUT) return "down_proj";
+    return lora->B->rows == 2 * F ? "gate_up_proj" : lora->col ? "up_proj" : "gate_proj";
+}
+
+/* Experts are stacked when they have the same halves and the same r. */
 static bool same_shapes(const Adapter *adapter, size_t l, SlotKind kind, const Lora **first, size_t *count)
 {
     *first = NULL;
@@ -256,7 +264,7 @@ static bool same_shapes(const Adapter *adapter, size_t l, SlotKind kind, const L
         const Lora *lora = adapter_pair(adapter, &(Slot){.kind = kind, .l = l, .expert = e});
         if (!lora) continue;
         if (!*first) *first = lora;
-        if (lora->A->rows != (*first)->A->rows || lora->B->rows != (*first)->B->rows) return false;
+        if (lora->A->rows != (*first)->A->rows || lora->B->rows != (*first)->B->rows || lora->col != (*first)->col) return false;
         (*count)++;
     }
     return true;
@@ -274,7 +282,7 @@ static Err *add_expert_arrays(ArrayList *list, const Adapter *adapter, size_t l,
         const char *suffix = side ? "lora_B" : "lora_A";
         if (stacked) {
             const Param *p = side ? first->B : first->A;
-            snprintf(stem, sizeof stem, "model.layers.%zu.mlp.experts.%s", l, kind == SLOT_EXPERT_IN ? "gate_up_proj" : "down_proj");
+            snprintf(stem, sizeof stem, "model.layers.%zu.mlp.experts.%s", l, stack_name(adapter, l, kind, first));
             TRY(add_array(list, stem, suffix, 3, (size_t[]){count, p->rows, p->cols}, layer->offset + p->offset));
             int32_t *ids;
             TRY(mem_new(&ids, count, sizeof *ids));

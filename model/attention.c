@@ -42,11 +42,14 @@ static void choose_keys(Tape *tape, const Model *model, const Layer *layer, Tens
     Tensor *k = op_linear(tape, h, 1, (const Weight *[]){&layer->index_k});
     k = op_layernorm(tape, k, layer->index_norm, layer->index_norm_bias, index_norm_eps);
     k = op_rope(tape, k, &model->rope, 0, 1, dim, cfg->indexer_rope_interleave);
+    tape_expect_finite(tape, k, "indexer, keys");
     if (pass->cache) remember(tape, pass->cache->index, dim, k, 0);
     if (keys->of) {
         Tensor *q = op_linear(tape, cq, 1, (const Weight *[]){&layer->index_q});
         q = op_rope(tape, q, &model->rope, 0, model->index.n_heads, dim, cfg->indexer_rope_interleave);
         Tensor *w = op_linear(tape, h, 1, (const Weight *[]){&layer->index_heads});
+        tape_expect_finite(tape, q, "indexer, queries");
+        tape_expect_finite(tape, w, "indexer, head weights");
         op_index(tape, &model->index, q, k, w, pass->cache ? (const float *const *)pass->cache->index : NULL, keys);
     }
     tape->mode = mode;

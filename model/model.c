@@ -1,5 +1,6 @@
 /* The forward pass, as docs/glm5.md has it:
  *     x = embed(ids);  for every layer:  x += attention(norm(x));  x += mlp(norm(x));  logits = norm(x) W'
+ * Numbers that are not finite end the pass here, whatever --guard says: a NaN must not choose experts, keys or tokens.
  * Source: transformers 5.23.0, modeling_glm_moe_dsa.py, and its siblings for the other families. */
 #include "model/model.h"
 
@@ -16,10 +17,17 @@ Tensor *layer_forward(Tape *tape, const Model *model, size_t l, const Adapter *a
     x = op_add(tape, attention_forward(tape, model, l, lora, h, pass), x);
     h = op_rmsnorm(tape, x, 0, D, layer->post_attention_layernorm, eps);
     Tensor *m = layer->dense ? mlp_forward(tape, layer, lora, LORA_MLP_IN, h) : moe_forward(tape, model, l, lora, h, pass);
-    return op_add(tape, m, x);
+    x = op_add(tape, m, x);
+    tape_expect_finite(tape, x, "hidden state");
+    return x;
 }
 
-Tensor *model_embed(Tape *tape, const Model *model, const int32_t *ids) { return op_embed(tape, &model->embed_tokens, ids); }
+Tensor *model_embed(Tape *tape, const Model *model, const int32_t *ids)
+{
+    Tensor *x = op_embed(tape, &model->embed_tokens, ids);
+    tape_expect_finite(tape, x, "embedding");
+    return x;
+}
 
 static Tensor *last_norm(Tape *tape, const Model *model, Tensor *x)
 {
@@ -28,10 +36,14 @@ static Tensor *last_norm(Tape *tape, const Model *model, Tensor *x)
 
 Tensor *model_loss(Tape *tape, const Model *model, Tensor *x, const int32_t *targets, int32_t *best)
 {
-    return op_loss(tape, last_norm(tape, model, x), &model->lm_head, targets, best);
+    Tensor *nll = op_loss(tape, last_norm(tape, model, x), &model->lm_head, targets, best);
+    tape_expect_finite(tape, nll, "head");
+    return nll;
 }
 
 Tensor *model_logits(Tape *tape, const Model *model, Tensor *x)
 {
-    return op_linear(tape, last_norm(tape, model, x), 1, (const Weight *[]){&model->lm_head});
+    Tensor *logits = op_linear(tape, last_norm(tape, model, x), 1, (const Weight *[]){&model->lm_head});
+    tape_expect_finite(tape, logits, "head");
+    return logits;
 }

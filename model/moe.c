@@ -16,6 +16,7 @@ Tensor *moe_forward(Tape *tape, const Model *model, size_t l, const LayerAdapter
 {
     const Layer *layer = &model->layers[l];
     Tensor *logits = op_linear_trained(tape, h, &layer->router, lora ? lora->router : NULL);
+    tape_expect_finite(tape, logits, "router");
     if (pass->balance_stats) balance_gather(tape, &model->router, logits, pass->balance_stats);
     if (pass->coefficient) op_balance(tape, logits, &model->router, pass->coefficient, pass->balance);
     Route route = op_route(tape, logits, layer->router_bias, &model->router, pass->choices->experts[l], pass->made);

@@ -85,6 +85,7 @@ static Err *meet(Meeting *meeting, size_t n, const ModulePair *pairs, LayerFill 
         Slot slot;
         TRY(find(meeting->model, &pairs[i], &slot));
         if (slot.kind == SLOT_ROUTER) {
+            if (fills[slot.l].router) return err_new(ERR_FORMAT, "adapter: %s is there twice", pairs[i].module);
             fills[slot.l].router = true;
             continue;
         }

@@ -125,7 +125,10 @@ bool slot_find(const Model *model, const char *module, Slot *slot)
             found = true;
         }
     }
-    return found && slot_weight(model, slot);
+    char name[MODULE_BYTES];
+    if (!found || !slot_weight(model, slot)) return false;
+    slot_module(slot, name);
+    return strcmp(name, module) == 0; /* scanf also reads " 1", "01" and numbers that do not fit */
 }
 
 Err *slots_visit(const Model *model, size_t l, SlotVisit visit, void *context)

@@ -19,6 +19,7 @@ typedef struct {
     size_t n_entries, *hits; /* of each list entry */
     const Json *experts;     /* ESFT's {"3": [1, 2]} or NULL */
     bool all_experts, by_name;
+    size_t n_experts, n_routers; /* that `experts` and train_router chose */
     float scale;
 } Targets;
 
@@ -32,6 +33,47 @@ static bool whole_match(const regex_t *regex, const char *module)
 {
     regmatch_t match;
     return regexec(regex, module, 1, &match, 0) == 0 && match.rm_so == 0 && (size_t)match.rm_eo == strlen(module);
+}
+
+/* A Python expression in POSIX's words: \d and (?: have other spellings there, the rest of what module patterns use has
+ * none. Lazy repeats pass: whether a whole name matches does not depend on them. */
+static Err *to_posix(const char *python, char **out)
+{
+    static const char *const refused[] = {"(?=", "(?!", "(?<", "(?P", "(?i", "\\A", "\\Z", "\\D"};
+    size_t n = 0;
+    bool in_set = false;
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+        if (strstr(python, refused[i])) return err_new(ERR_USAGE, "target_modules: \"%s\": %s is not supported", python, refused[i]);
+    TRY(mem_new(out, 4 * strlen(python) + 1, 1));
+    for (const char *c = python; *c; c++) {
+        const char *word = NULL;
+        if (c[0] == '\\' && c[1] == 'd') word = in_set ? "0-9" : "[0-9]";
+        else if (c[0] == '(' && c[1] == '?' && c[2] == ':' && !in_set) word = "(";
+        else if (c[0] == '\\' && in_set) {
+            free(*out);
+            return err_new(ERR_USAGE, "target_modules: \"%s\": \\%c in a set is not supported", python, c[1]);
+        } else if (c[0] == '\\' && c[1]) {
+            (*out)[n++] = *c++;
+        } else if (c[0] == '[') in_set = true;
+        else if (c[0] == ']') in_set = false;
+        if (word) {
+            memcpy(*out + n, word, strlen(word));
+            n += strlen(word);
+            c += *c == '(' ? 2 : 1;
+        } else {
+            (*out)[n++] = *c;
+        }
+    }
+    return NULL;
+}
+
+static Err *compile(regex_t *regex, const char *python)
+{
+    char *posix;
+    TRY(to_posix(python, &posix));
+    int bad = regcomp(regex, posix, REG_EXTENDED);
+    free(posix);
+    return bad ? err_new(ERR_USAGE, "target_modules: \"%s\" is no regular expression", python) : NULL;
 }
 
 static void use(Targets *t, const Slot *slot)
@@ -135,6 +177,7 @@ static Err *wanted_layers(const Json *layers, bool *wanted, size_t n_layers)
 
 static void use_expert(Targets *t, size_t l, size_t e)
 {
+    t->n_experts++;
     for (unsigned i = 0; i < 3; i++) use(t, &(Slot){.kind = i == 2 ? SLOT_EXPERT_OUT : SLOT_EXPERT_IN, .l = l, .expert = e, .half = i == 1});
 }
 
@@ -177,11 +220,12 @@ static Err *read_experts_setting(Targets *t)
     }
     static const char *const others[] = {"shared_experts", "non_expert_modules"};
     for (size_t i = 0; i < 2; i++) {
-        bool on = false;
-        TRY(json_may_bool(experts, others[i], &on));
-        if (on) return err_new(ERR_USAGE, "experts: %s is true; name those modules in target_modules", others[i]);
+        const Json *on = json_find(experts, others[i]);
+        if (on && (json_kind(on) != JSON_BOOL || json_bool(on))) return err_new(ERR_USAGE, "experts: %s is not false; name those modules in target_modules", others[i]);
     }
-    return json_get_object(experts, "experts", &t->experts);
+    t->experts = json_find(experts, "experts");
+    if (json_kind(t->experts) == JSON_OBJECT) return NULL;
+    return err_new(ERR_USAGE, "experts: its \"experts\" is %s; expected {\"layer\": [ids]}", json_kind_name(t->experts));
 }
 
 static Err *fill_layers(Targets *t, const bool *wanted)
@@ -191,10 +235,15 @@ static Err *fill_layers(Targets *t, const bool *wanted)
         if (!wanted[l]) continue;
         if (t->config->target_modules) TRY(slots_visit(model, l, visit, t));
         for (size_t e = 0; e < model->router.E && t->all_experts && !model->layers[l].dense; e++) use_expert(t, l, e);
-        if (t->config->train_router && !model->layers[l].dense) t->fills[l].router = true;
+        if (!t->config->train_router || model->layers[l].dense) continue;
+        t->fills[l].router = true;
+        t->n_routers++;
     }
     if (t->experts) TRY(use_listed(t, wanted));
-    return check_hits(t);
+    TRY(check_hits(t));
+    if ((t->all_experts || t->experts) && t->n_experts == 0) return err_new(ERR_USAGE, "experts: none of them is in the chosen layers");
+    if (t->config->train_router && t->n_routers == 0) return err_new(ERR_USAGE, "train_router: no router is in the chosen layers");
+    return NULL;
 }
 
 Err *targets_fill(const Model *model, const LoraConfig *config, LayerFill *fills)
@@ -211,8 +260,8 @@ Err *targets_fill(const Model *model, const LoraConfig *config, LayerFill *fills
     if (!err) err = mem_new(&t.hits, targets ? json_count(targets) + 1 : 1, sizeof *t.hits);
     if (!err) err = wanted_layers(config->layers_to_transform, wanted, model->n_layers);
     if (!err && targets && json_kind(targets) == JSON_STRING && strcmp(json_string(targets), "all-linear") != 0) {
-        if (regcomp(&regex, json_string(targets), REG_EXTENDED)) err = err_new(ERR_USAGE, "target_modules: \"%s\" is no regular expression", json_string(targets));
-        else t.regex = &regex;
+        err = compile(&regex, json_string(targets));
+        if (!err) t.regex = &regex;
     }
     if (!err) err = fill_layers(&t, wanted);
     if (t.regex) regfree(&regex);

@@ -28,6 +28,7 @@ door 'pcre2' data/pattern.c
 door 'png\.h' plot/canvas.c
 door 'ft2build' plot/canvas.c
 door 'utf8proc' data/unicode.c
-door 'zlib' data/reader.c
+door 'zlib' data/packed.c
+door 'zstd' data/packed.c
 [ "$bad" = 0 ] && echo "layers: includes go one way"
 exit "$bad"

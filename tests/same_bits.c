@@ -125,6 +125,16 @@ static void run_way(Bits *bits, const Way *way)
     judge(bits, what, directory, train(bits, directory, way, way->memory ? limit : NULL));
 }
 
+/* The same data, not kept: read and tokenized as the steps need it. */
+static void run_unkept(Bits *bits, const Way *way)
+{
+    static const char *const unkept[] = {"--preload_mb", "0", NULL};
+    char directory[128], what[96];
+    snprintf(directory, sizeof directory, "%s/unkept-r%d-t%d", bits->scratch, way->ranks, way->threads);
+    snprintf(what, sizeof what, "data read step by step, ranks %d threads %d", way->ranks, way->threads);
+    judge(bits, what, directory, train(bits, directory, way, unkept));
+}
+
 /* The state after STOP_AFTER steps is what the first way's checkpoint holds: go on from a copy of its run elsewhere. */
 static void run_resumed(Bits *bits, const Way *before, const Way *after)
 {
@@ -289,6 +299,7 @@ int main(int argc, char **argv)
         for (int ranks = 1; ranks <= 3; ranks++)
             for (int threads = 1; threads <= 2; threads++)
                 for (int keep = 0; keep <= 3; keep += 3) run_way(&bits, &(Way){groups[g], ranks, threads, keep, NULL});
+    for (int ranks = 1; ranks <= 3; ranks++) run_unkept(&bits, &(Way){"0", ranks, 1 + ranks % 2, 0, NULL});
     /* Weights streamed and boundaries in a file, from the smallest limit that works to one that nearly holds all. */
     run_way(&bits, &(Way){"0", 1, 2, 0, "64MiB"});
     run_way(&bits, &(Way){"1", 1, 1, 3, "176MiB"});

@@ -30,12 +30,12 @@ Err *dp_open(Dp *dp)
     return NULL;
 }
 
-void dp_close(Dp *dp, bool failed)
+void dp_close(Dp *dp, int code)
 {
     free(dp->buffer);
-    if (dp->started && failed && dp->size > 1) {
+    if (dp->started && code && dp->size > 1) {
         fflush(NULL);
-        MPI_Abort(MPI_COMM_WORLD, 1);
+        MPI_Abort(MPI_COMM_WORLD, code);
     }
     if (dp->started) MPI_Finalize();
     *dp = (Dp){.size = 1};

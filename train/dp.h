@@ -17,8 +17,8 @@ typedef struct {
 /* Join the job that mpirun started, if it did. Call before threads. */
 MUST_USE Err *dp_open(Dp *dp);
 
-/* err NULL: leave in order, with everybody. Otherwise say nothing and bring the job down. */
-void dp_close(Dp *dp, bool failed);
+/* code 0: leave in order, with everybody. Otherwise say nothing and bring the job down with that exit code. */
+void dp_close(Dp *dp, int code);
 
 /* The error of the lowest rank that has one becomes everyone's. Collective: every rank calls it. */
 MUST_USE Err *dp_agree(const Dp *dp, Err *err);

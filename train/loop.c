@@ -31,14 +31,9 @@ static double epoch_of(const Run *run, uint64_t step) { return (double)step / (d
 static Err *make_batch(Run *run, Batch *batch)
 {
     size_t n;
-    const uint32_t *ids;
-    const Document **docs;
-    loader_step(run->loader, run->done, &n, &ids);
-    TRY(mem_new(&docs, n, sizeof *docs));
-    for (size_t i = 0; i < n; i++) docs[i] = dataset_document(run->train, ids[i]);
-    Err *err = batch_new(batch, &run->dp, n, docs, (size_t)run->settings.micro_batch_tokens, run->budget.group_tokens);
-    free(docs);
-    return err;
+    const Document *const *docs;
+    TRY(loader_documents(run->loader, run->done, &n, &docs));
+    return batch_new(batch, &run->dp, n, docs, (size_t)run->settings.micro_batch_tokens, run->budget.group_tokens);
 }
 
 static void add_balance(Json *line, const Settings *s, const BalanceValues *b)
@@ -157,6 +152,7 @@ static Err *finish(Run *run)
     char path[PATH_BYTES];
     TRY(file_join(path, run->settings.output_dir, "adapter"));
     if (run->dp.rank == 0) TRY(adapter_export(run->adapter, path, run->settings.model_name_or_path, run->settings.bf16_adapter));
+    run_describe_read(run);
     log_line("  adapter   %s", path);
     if (!*run->state_digest) return NULL;
     log_line("  state     %s", run->state_digest);
@@ -172,6 +168,7 @@ Err *loop_run(Run *run)
     struct sigaction action = {.sa_handler = ask_to_stop};
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
+    sigaction(SIGUSR1, &action, NULL); /* through mpirun */
     run_describe(run);
     if (run->done == 0 && run->eval) TRY(evaluate_now(&loop));
     while (run->done < run->total) {

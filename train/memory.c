@@ -49,18 +49,26 @@ static int longer_first(const void *a, const void *b)
     return (x < y) - (x > y);
 }
 
-/* The longest documents may meet in one step. */
+/* The longest documents may meet in one step. Of data that is not kept only max_length is known. */
 static Err *most_tokens(const Run *run, Work *work)
 {
+    size_t batch = (size_t)run->settings.train_batch_size;
+    work->data_bytes = run->eval ? 8 * dataset_totals(run->eval).tokens : 0;
+    if (!dataset_is_kept(run->train)) {
+        enum { STEPS_AHEAD = 5 };
+        work->longest = (size_t)run->settings.data.max_length;
+        work->step_tokens = batch * work->longest;
+        work->data_bytes += 8 * STEPS_AHEAD * work->step_tokens;
+        return NULL;
+    }
     size_t n = dataset_count(run->train), *lengths;
     TRY(mem_new(&lengths, n, sizeof *lengths));
     for (size_t i = 0; i < n; i++) lengths[i] = dataset_document(run->train, i)->n;
     qsort(lengths, n, sizeof *lengths, longer_first);
-    work->longest = n ? lengths[0] : 0;
-    for (size_t i = 0; i < n && i < (size_t)run->settings.train_batch_size; i++) work->step_tokens += lengths[i];
+    work->longest = lengths[0];
+    for (size_t i = 0; i < n && i < batch; i++) work->step_tokens += lengths[i];
     free(lengths);
-    size_t tokens = dataset_totals(run->train).tokens + (run->eval ? dataset_totals(run->eval).tokens : 0);
-    work->data_bytes = 8 * tokens;
+    work->data_bytes += 8 * dataset_totals(run->train).tokens;
     return NULL;
 }
 

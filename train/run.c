@@ -32,7 +32,7 @@ static Err *read_settings(Run *run, int argc, char **argv)
     if (!err) err = options_arguments(s, settings_table, argc, argv, &file, 1, &n);
     if (err || s->help) return err;
     TRY(need(s->model_name_or_path, "model_name_or_path"));
-    TRY(need(s->train_file, "train_file"));
+    if (!s->train_file) TRY(need(NULL, "train_file"));
     TRY(need(s->output_dir, "output_dir"));
     if (s->init_adapter && (s->target_modules || s->experts || s->train_router))
         return err_new(ERR_USAGE, "init_adapter says what is trained; leave out target_modules, experts and train_router");
@@ -61,17 +61,28 @@ static Err *set_compute(const char *compute)
 static Err *open_data(Run *run)
 {
     const Settings *s = &run->settings;
-    char path[PATH_BYTES];
-    ChatOptions chat = {.end_of_text = true};
+    char path[PATH_BYTES], directory[PATH_BYTES];
+    DatasetOptions options = {.preload_bytes = (size_t)s->preload_mb << 20, .directory = directory};
+    DataFiles files;
     TRY(file_join(path, s->model_name_or_path, "tokenizer.json"));
     TRY(tokenizer_open(&run->tokenizer, path));
     if (tokenizer_size(run->tokenizer) > (size_t)run->model->config.vocab_size)
         return err_new(ERR_FORMAT, "%s has ids up to %zu; the model's vocab_size is %lld", path, tokenizer_size(run->tokenizer) - 1, (long long)run->model->config.vocab_size);
-    TRY(chat_recognise(&chat.template, s->model_name_or_path, s->chat_template));
-    TRY(dataset_open(&run->train, s->train_file, run->tokenizer, &chat, (size_t)s->max_length));
-    if (s->eval_file) TRY(dataset_open(&run->eval, s->eval_file, run->tokenizer, &chat, (size_t)s->max_length));
+    TRY(file_join(directory, s->output_dir, "data"));
+    TRY(data_settings_read(&options.document, &s->data, s->model_name_or_path));
+    TRY(data_files_read(&files, s->train_file));
+    Err *err = dataset_open(&run->train, run->tokenizer, &files, &options);
+    data_files_free(&files);
+    if (!err && s->eval_file) err = dataset_open_file(&run->eval, run->tokenizer, s->eval_file, &options.document);
+    return err;
+}
+
+/* Last, for only here a large file's records must have been counted. */
+static Err *plan_steps(Run *run)
+{
+    const Settings *s = &run->settings;
     TRY(loader_open(&run->loader, run->train, (size_t)s->train_batch_size, (uint64_t)s->seed));
-    dataset_digest(run->train, run->data_digest);
+    TRY(dataset_digest(run->train, run->data_digest));
     uint64_t per_epoch = loader_steps_per_epoch(run->loader);
     run->total = s->max_steps ? (uint64_t)s->max_steps : (uint64_t)ceil(s->num_train_epochs * (double)per_epoch);
     run->warmup = s->warmup_steps ? (uint64_t)s->warmup_steps : schedule_warmup_steps(run->total, s->warmup_ratio);
@@ -150,36 +161,47 @@ static Err *find_checkpoint(const Run *run, char path[PATH_BYTES], bool *found)
     const char *from = run->settings.resume_from_checkpoint;
     *found = false;
     if (!from) return NULL;
-    if (strcmp(from, "auto") == 0) return checkpoint_newest(run->settings.output_dir, path, found);
+    if (strcmp(from, "auto") == 0) {
+        TRY(checkpoint_newest(run->settings.output_dir, path, found));
+        return *found ? NULL : err_new(ERR_USAGE, "resume_from_checkpoint auto: %s has no checkpoint", run->settings.output_dir);
+    }
     *found = true;
     snprintf(path, PATH_BYTES, "%s", from);
     return NULL;
 }
 
-static Err *prepare_output(const Run *run, bool resumes)
+/* A fresh start: a directory of our own. */
+static Err *prepare_output(const Run *run)
 {
     const char *directory = run->settings.output_dir;
     bool there;
     TRY(file_make_directory(directory));
     if (access(directory, W_OK)) return err_errno("write to %s", directory);
     TRY(holds_a_run(directory, &there));
-    if (there && !resumes && !run->settings.overwrite_output_dir)
-        return err_new(ERR_USAGE, "%s holds a run; resume it with --resume_from_checkpoint auto, or start over with --overwrite_output_dir", directory);
-    if (there && !resumes) TRY(checkpoint_remove_from(directory, 0));
+    if (!there) return NULL;
+    if (run->settings.overwrite_output_dir) return checkpoint_remove_from(directory, 0);
+    return err_new(ERR_USAGE, "%s holds a run; resume it with --resume_from_checkpoint auto, or start over with --overwrite_output_dir", directory);
+}
+
+static Err *write_settings(const Run *run)
+{
     char path[PATH_BYTES];
-    TRY(file_join(path, directory, "settings.json"));
+    TRY(file_join(path, run->settings.output_dir, "settings.json"));
     return file_write(path, run->config_json, strlen(run->config_json));
 }
 
+/* A refused resume leaves the directory as it was, so settings.json is the last to be replaced. */
 static Err *start_output(Run *run)
 {
     char path[PATH_BYTES];
-    bool resumes;
+    bool resumes, writes = run->dp.rank == 0;
     Err *err = find_checkpoint(run, path, &resumes);
-    if (!err && run->dp.rank == 0) err = prepare_output(run, resumes);
+    if (!err && writes && !resumes) err = prepare_output(run);
     TRY(dp_agree(&run->dp, err));
-    if (resumes) return run_resume(run, path);
-    return run->dp.rank == 0 ? metrics_open(&run->metrics, run->settings.output_dir, 0) : NULL;
+    if (resumes) err = run_resume(run, path);
+    else if (writes) err = metrics_open(&run->metrics, run->settings.output_dir, 0);
+    TRY(dp_agree(&run->dp, err));
+    return writes ? write_settings(run) : NULL;
 }
 
 /* ---- life ----------------------------------------------------------------------------------------------------- */
@@ -196,7 +218,8 @@ static Err *open_parts(Run *run)
     TRY(model_open(&run->model, run->settings.model_name_or_path));
     weights_digest(run->model->weights, run->base_digest);
     TRY(open_data(run));
-    return attach(run);
+    TRY(attach(run));
+    return plan_steps(run);
 }
 
 Err *run_open(Run *run, int argc, char **argv)
@@ -260,15 +283,48 @@ static void describe_modules(const Run *run)
     log_line("  router    %s", routers ? "trained in full" : "frozen; so are norms, indexer, embedding and head");
 }
 
+static void describe_totals(const char *who, const DatasetTotals *t, int64_t max_length)
+{
+    log_line("  %-9s %zu documents, %zu tokens, %zu scored, longest %zu", who, t->documents, t->tokens, t->scored, t->longest);
+    if (t->truncated) log_line("            %zu documents were cut to max_length %lld", t->truncated, (long long)max_length);
+    if (t->dropped) log_line("            %zu records are longer than max_length %lld and were left out", t->dropped, (long long)max_length);
+}
+
+static void describe_data(const Run *run)
+{
+    const Dataset *ds = run->train;
+    int64_t max_length = run->settings.data.max_length;
+    for (size_t i = 0; i < dataset_n_files(ds); i++) {
+        const DataFile *file = dataset_file(ds, i);
+        size_t n = dataset_file_first(ds, i + 1) - dataset_file_first(ds, i);
+        if (file->weight == 1) log_line("  %-9s %s: %zu documents", i ? "" : "data", file->path, n);
+        else log_line("  %-9s %s: %zu documents, weight %g", i ? "" : "data", file->path, n, file->weight);
+    }
+    if (!dataset_is_kept(ds)) {
+        log_line("            larger than preload_mb %lld: read as the steps need it", (long long)run->settings.preload_mb);
+        return;
+    }
+    DatasetTotals t = dataset_totals(ds);
+    describe_totals("", &t, max_length);
+    for (size_t d = 0; d < dataset_n_domains(ds) && dataset_n_domains(ds) > 1; d++) {
+        t = dataset_domain_totals(ds, d);
+        if (t.documents) log_line("            domain %s: %zu documents, %zu tokens, %zu scored", d ? dataset_domain(ds, d) : "(none)", t.documents, t.tokens, t.scored);
+    }
+}
+
+void run_describe_read(const Run *run)
+{
+    DatasetTotals t = loader_totals(run->loader);
+    if (t.documents) describe_totals("read", &t, run->settings.data.max_length);
+}
+
 void run_describe(const Run *run)
 {
     const Settings *s = &run->settings;
-    DatasetTotals t = dataset_totals(run->train);
     log_line("graft train: %s, %s", s->model_name_or_path, family_name(run->model->config.family));
     log_line("  trained   %zu parameters, layers %zu to %zu", run->adapter->n, adapter_lowest_layer(run->adapter), run->model->n_layers - 1);
     describe_modules(run);
-    log_line("  data      %s: %zu documents, %zu tokens, %zu scored", s->train_file, t.documents, t.tokens, t.scored);
-    if (t.truncated) log_line("            %zu documents were cut at max_length %lld", t.truncated, (long long)s->max_length);
+    describe_data(run);
     log_line("  steps     %llu of %lld documents, %llu warm-up, %s from %g", (unsigned long long)run->total, (long long)s->train_batch_size,
              (unsigned long long)run->warmup, s->lr_scheduler_type, s->learning_rate);
     log_line("  compute   %s, %d rank%s of %d thread%s", matmul_path(), run->dp.size, run->dp.size == 1 ? "" : "s", omp_get_max_threads(),

@@ -52,6 +52,7 @@ MUST_USE Err *run_resume(Run *run, const char *path);
 
 /* What is trained, on what, how: a few lines for people. */
 void run_describe(const Run *run);
+void run_describe_read(const Run *run); /* of data that was read step by step: what it came to */
 
 /* Train to the end, or until a signal: then the last finished step is saved and ERR_STOPPED returned. Collective. */
 MUST_USE Err *loop_run(Run *run);

@@ -189,8 +189,9 @@ static Err *read_file(Run *run, Saved *saved, const char *path)
     run->done = saved->ckpt.info.step;
     run->scored_seen = saved->ckpt.info.tokens;
     take_moments(run, saved);
-    if (run->dp.rank == 0) err = checkpoint_remove_from(run->settings.output_dir, run->done + 1);
-    if (run->dp.rank == 0 && !err) err = metrics_open(&run->metrics, run->settings.output_dir, saved->ckpt.info.metrics_bytes);
+    digest_state(run, saved);
+    if (run->dp.rank == 0) err = metrics_open(&run->metrics, run->settings.output_dir, saved->ckpt.info.metrics_bytes);
+    if (run->dp.rank == 0 && !err) err = checkpoint_remove_from(run->settings.output_dir, run->done + 1); /* when nothing can refuse any more */
     checkpoint_info_free(&saved->ckpt.info);
     return err;
 }

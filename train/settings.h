@@ -3,10 +3,12 @@
 #define GRAFT_TRAIN_SETTINGS_H
 
 #include "base/options.h"
+#include "data/settings.h"
 
 typedef struct {
     bool help;
-    char *model_name_or_path, *train_file, *eval_file, *output_dir;
+    char *model_name_or_path, *eval_file, *output_dir;
+    Json *train_file; /* a path, or a list of paths or {"path", "weight"} */
     /* adapter, PEFT's names */
     int64_t r;
     double lora_alpha, lora_dropout;
@@ -14,8 +16,8 @@ typedef struct {
     Json *target_modules, *layers_to_transform, *experts;
     char *init_adapter;
     /* data */
-    int64_t max_length;
-    char *chat_template;
+    DataSettings data;
+    int64_t preload_mb;
     /* step */
     int64_t train_batch_size, micro_batch_tokens, group_tokens, keep_layers;
     double seq_aux_loss_coef, aux_loss_coef, load_balancing_loss_coef, z_loss_coef;

@@ -49,7 +49,7 @@ MUST_USE Err *step_new(Step **step, Dp *dp, Model *model, Adapter *adapter, cons
 void step_free(Step *step);
 
 /* Gradients of a batch, and the losses; no update. number keys the dropout. Collective: an error on one rank is not
- * agreed upon here, others may be waiting for it; the caller reports it and leaves with dp_close(dp, true). */
+ * agreed upon here, others may be waiting for it; the caller reports it and leaves with dp_close(dp, code). */
 MUST_USE Err *step_gradients(Step *step, const Batch *batch, uint64_t number, const StepProbe *probe, StepResult *result);
 
 /* Clip and update; t counts updates from 1. Collective.

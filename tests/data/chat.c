@@ -56,6 +56,94 @@ static void arguments_may_be_a_string_that_holds_their_json(void **state)
                     "[gMASK]<sop><|assistant|></think><tool_call>f<arg_key>a</arg_key><arg_value>[1, 2.5]</arg_value></tool_call>");
 }
 
+#define S(text) "{\"role\":\"system\",\"content\":\"" text "\"}"
+#define U(text) "{\"role\":\"user\",\"content\":\"" text "\"}"
+#define A(thought, text) "{\"role\":\"assistant\",\"reasoning_content\":\"" thought "\",\"content\":\"" text "\"}"
+#define CALL "{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"name\":\"f\",\"arguments\":{}}]}"
+#define TWO_TURNS S("Be brief.") "," U("Q1") "," A("r1", "A1") "," U("Q2") "," A("r2", "A2")
+#define MAX_EFFORT "[gMASK]<sop><|system|>Reasoning Effort: Max"
+
+/* The worked examples that are published of GLM-5.1 and 5.2, and the rules beside them. */
+static void later_templates_are_rendered_as_their_readers_say(void **state)
+{
+    ChatOptions ask = {.template = CHAT_GLM52, .add_generation_prompt = true}, high = ask, off = ask, glm52 = {.template = CHAT_GLM52},
+                keep = {.template = CHAT_GLM52, .clear_thinking = CHAT_NO}, glm51 = {.template = CHAT_GLM51}, off51 = {.template = CHAT_GLM51};
+    (void)state;
+    high.effort_high = true;
+    off.enable_thinking = off51.enable_thinking = CHAT_NO;
+    off51.add_generation_prompt = true;
+    assert_rendered(&ask, "[" U("Hi") "]", MAX_EFFORT "<|user|>Hi<|assistant|><think>");
+    assert_rendered(&high, "[" U("Hi") "]", "[gMASK]<sop><|system|>Reasoning Effort: High<|user|>Hi<|assistant|><think>");
+    assert_rendered(&off, "[" U("Hi") "]", "[gMASK]<sop><|user|>Hi<|assistant|><think></think>");
+    assert_rendered(&glm52, "[" TWO_TURNS "]",
+                    MAX_EFFORT "<|system|>Be brief.<|user|>Q1<|assistant|><think></think>A1<|user|>Q2<|assistant|><think>r2</think>A2");
+    assert_rendered(&keep, "[" TWO_TURNS "]",
+                    MAX_EFFORT "<|system|>Be brief.<|user|>Q1<|assistant|><think>r1</think>A1<|user|>Q2<|assistant|><think>r2</think>A2");
+    assert_rendered(&off51, "[" U("Hi") "]", "[gMASK]<sop><|user|>Hi<|assistant|></think>");
+    assert_rendered(&glm51, "[" TWO_TURNS "]",
+                    "[gMASK]<sop><|system|>Be brief.<|user|>Q1<|assistant|></think>A1<|user|>Q2<|assistant|><think>r2</think>A2");
+    assert_rendered(&glm51, "[" U("x") "," A(" r\\n", " y ") "]", "[gMASK]<sop><|user|>x<|assistant|><think> r\n</think>y"); /* as it is */
+    assert_rendered(&glm51, "[" U("x") "," A("", "y") "]", "[gMASK]<sop><|user|>x<|assistant|><think></think>y");
+    assert_rendered(&glm51, "[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"},\"?\"]}]",
+                    "[gMASK]<sop><|user|><reminder>You are unable to process this image because you don't have multi-modal input ability. "
+                    "Try different methods.</reminder>?");
+    assert_rendered(&glm51, "[{\"role\":\"tool\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},\"b\"]}]",
+                    "[gMASK]<sop><|observation|><tool_response>ab</tool_response>");
+}
+
+static void later_templates_write_the_function_of_a_tool_alone(void **state)
+{
+    static const char tools[] = "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"strict\":true,\"parameters\":{\"strict\":1}}},"
+                                "{\"type\":\"function\",\"defer_loading\":true,\"function\":{\"name\":\"g\"}}]";
+    ChatOptions options = {.template = CHAT_GLM51};
+    ChatText chat = {0};
+    Raw list, messages;
+    (void)state;
+    assert_ok(raw_open(&list, tools, strlen(tools)));
+    assert_ok(raw_open(&messages, "[]", 2));
+    assert_ok(chat_render(&chat, &options, messages, list));
+    assert_non_null(strstr(chat.text.data, "<tools>\n{\"name\": \"f\", \"parameters\": {\"strict\": 1}}\n</tools>"));
+    chat_text_free(&chat);
+}
+
+static void deepseek_v3_has_its_system_messages_in_front(void **state)
+{
+    ChatOptions options = {.template = CHAT_DEEPSEEK_V3, .end_of_text = true}, ask = {.template = CHAT_DEEPSEEK_V3, .add_generation_prompt = true};
+    ChatText chat = {0};
+    Raw list;
+    (void)state;
+    assert_rendered(&options, "[" S("s") "," U("a") ",{\"role\":\"assistant\",\"content\":\"b\"}," S("t") "," U("c") "]",
+                    "<｜begin▁of▁sentence｜>s\n\nt<｜User｜>a<｜Assistant｜>b<｜end▁of▁sentence｜><｜User｜>c");
+    assert_rendered(&ask, "[" U("a") "]", "<｜begin▁of▁sentence｜><｜User｜>a<｜Assistant｜>");
+    static const char *const refused[][2] = {{"[{\"role\":\"tool\",\"content\":\"\"}]", "without tools only"},
+                                             {"[" CALL "]", "no place for tool_calls"},
+                                             {"[" A("r", "x") "]", "no place for reasoning_content"}};
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        assert_ok(raw_open(&list, refused[i][0], strlen(refused[i][0])));
+        assert_fails(chat_render(&chat, &options, list, (Raw){0}), ERR_DATA, refused[i][1]);
+    }
+    chat_text_free(&chat);
+}
+
+static void turns_are_noted_where_a_conversation_may_be_cut(void **state)
+{
+    static const char messages[] = "[" S("s") "," U("a") "," CALL ",{\"role\":\"tool\",\"content\":\"1\"},{\"role\":\"tool\",\"content\":\"2\"}," U("b") "]";
+    static const char *const turns[] = {"<|user|>a", "<|assistant|>", "<|observation|>", "<|user|>b"};
+    ChatOptions options = {.template = CHAT_GLM47};
+    ChatText chat = {0};
+    Raw list;
+    (void)state;
+    assert_ok(raw_open(&list, messages, strlen(messages)));
+    assert_ok(chat_render(&chat, &options, list, (Raw){0}));
+    assert_int_equal(chat.n_turns, 4);
+    assert_int_equal(chat.head, strlen("[gMASK]<sop><|system|>s"));
+    for (size_t i = 0; i < 4; i++) {
+        assert_memory_equal(chat.text.data + chat.turns[i].begin, turns[i], strlen(turns[i]));
+        assert_int_equal(chat.turns[i].user, i % 3 == 0);
+    }
+    chat_text_free(&chat);
+}
+
 static ChatTemplate recognised(const char *directory, const char *name)
 {
     ChatTemplate template = CHAT_TEMPLATES;
@@ -92,6 +180,26 @@ static void a_model_is_recognised_by_the_template_it_ships(void **state)
     free(text);
 }
 
+static void templates_whose_bytes_are_not_known_are_recognised_by_their_words(void **state)
+{
+    static const struct {
+        const char *text;
+        ChatTemplate template; /* CHAT_TEMPLATES: unknown */
+    } cases[] = {{"[gMASK]<sop>{% if tool.defer_loading %}<arg_key>", CHAT_GLM51},
+                 {"[gMASK]<sop>Reasoning Effort: {% if tool.defer_loading %}<arg_key>", CHAT_TEMPLATES}, /* 5.2 is known by its digest */
+                 {"{{ns.system_prompt}}<｜User｜><｜Assistant｜><｜end▁of▁sentence｜>", CHAT_DEEPSEEK_V3},
+                 {"{{ns.system_prompt}}<｜User｜><｜Assistant｜></think><｜end▁of▁sentence｜>", CHAT_TEMPLATES}};
+    char path[PATH_BYTES];
+    scratch_path(state, "chat_template.jinja", path);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ChatTemplate template;
+        assert_ok(file_write(path, cases[i].text, strlen(cases[i].text)));
+        if (cases[i].template == CHAT_TEMPLATES)
+            assert_fails(chat_recognise(&template, *state, NULL), ERR_FORMAT, "glm52 (GLM-5.2), deepseek_v3 (DeepSeek-V3)");
+        else assert_int_equal(recognised(*state, NULL), cases[i].template);
+    }
+}
+
 static void an_unknown_template_is_refused_with_the_known_ones(void **state)
 {
     ChatTemplate template;
@@ -106,6 +214,11 @@ int main(void)
         cmocka_unit_test(odd_inputs_are_rendered_as_the_templates_do),
         cmocka_unit_test(null_content_is_empty_unless_the_templates_none_is_asked_for),
         cmocka_unit_test(arguments_may_be_a_string_that_holds_their_json),
+        cmocka_unit_test(later_templates_are_rendered_as_their_readers_say),
+        cmocka_unit_test(later_templates_write_the_function_of_a_tool_alone),
+        cmocka_unit_test(deepseek_v3_has_its_system_messages_in_front),
+        cmocka_unit_test(turns_are_noted_where_a_conversation_may_be_cut),
+        scratch_test(templates_whose_bytes_are_not_known_are_recognised_by_their_words),
         scratch_test(a_model_is_recognised_by_the_template_it_ships),
         scratch_test(an_unknown_template_is_refused_with_the_known_ones),
     };

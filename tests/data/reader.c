@@ -63,6 +63,32 @@ static void a_damaged_gzip_file_is_an_error(void **state)
     free(packed);
 }
 
+/* "one\ntwo\n" and "three" as two frames with a skippable one between: what `zstd` and `pzstd` write. */
+static const unsigned char zstd_file[] = {
+    0x28, 0xB5, 0x2F, 0xFD, 0x04, 0x58, 0x41, 0x00, 0x00, 'o', 'n', 'e', '\n', 't', 'w', 'o', '\n', 0xE6, 0xA6, 0x0E, 0x40,
+    0x50, 0x2A, 0x4D, 0x18, 0x02, 0x00, 0x00, 0x00, 'x', 'y',
+    0x28, 0xB5, 0x2F, 0xFD, 0x20, 0x05, 0x29, 0x00, 0x00, 't', 'h', 'r', 'e', 'e'};
+
+static void zstandard_is_unpacked_frame_by_frame(void **state)
+{
+    Text text;
+    char path[PATH_BYTES];
+    scratch_path(state, "lines", path); /* the name says nothing */
+    assert_ok(file_write(path, zstd_file, sizeof zstd_file));
+    assert_ok(reader_whole(&text, path));
+    assert_string_equal(text.data, "one\ntwo\nthree");
+    text_free(&text);
+    for (size_t n = sizeof zstd_file - 1; n > 31; n--) { /* cut short anywhere in the last frame */
+        assert_ok(file_write(path, zstd_file, n));
+        assert_fails(reader_whole(&text, path), ERR_IO, "lines: unexpected end of file");
+    }
+    unsigned char damaged[sizeof zstd_file];
+    memcpy(damaged, zstd_file, sizeof damaged);
+    damaged[10] ^= 1;
+    assert_ok(file_write(path, damaged, sizeof damaged));
+    assert_fails(reader_whole(&text, path), ERR_IO, "checksum");
+}
+
 static void what_is_no_file_is_an_error(void **state)
 {
     Reader *reader;
@@ -76,6 +102,7 @@ int main(void)
         scratch_test(lines_come_without_their_ends_and_are_counted),
         scratch_test(a_line_may_be_longer_than_any_buffer),
         scratch_test(a_damaged_gzip_file_is_an_error),
+        scratch_test(zstandard_is_unpacked_frame_by_frame),
         scratch_test(what_is_no_file_is_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

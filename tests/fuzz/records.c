@@ -29,12 +29,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
         if (failed) abort();
         atexit(close_tokenizer);
     }
-    ChatOptions options = {.template = data[0] & 1 ? CHAT_GLM45 : CHAT_GLM47,
-                           .clear_thinking = data[0] & 2 ? CHAT_NO : CHAT_UNSET,
-                           .enable_thinking = data[0] & 4 ? CHAT_NO : CHAT_UNSET,
-                           .null_as_none = data[0] & 8,
-                           .train_on = data[0] & 16 ? CHAT_TRAIN_LAST : CHAT_TRAIN_ASSISTANT};
-    Err *err = dataset_open(&dataset, fuzz_file(data + 1, bytes - 1), tokenizer, &options, 64);
+    DocumentOptions options = {.chat = {.template = data[0] % CHAT_TEMPLATES,
+                                        .clear_thinking = data[0] & 8 ? CHAT_NO : CHAT_UNSET,
+                                        .enable_thinking = data[0] & 16 ? CHAT_NO : CHAT_UNSET,
+                                        .train_on_reasoning = data[0] & 16 ? CHAT_NO : CHAT_UNSET,
+                                        .train_on = data[0] >> 5 & 3 ? CHAT_TRAIN_LAST + (data[0] >> 5 & 1) : CHAT_TRAIN_ASSISTANT},
+                               .truncation = data[0] & 128 ? TRUNCATE_LEFT : TRUNCATE_RIGHT,
+                               .plain_prompts = data[0] & 4,
+                               .max_length = 64};
+    Err *err = dataset_open_file(&dataset, tokenizer, fuzz_file(data + 1, bytes - 1), &options);
     if (!err) {
         for (size_t i = 0; i < dataset_count(dataset); i++) check(dataset_document(dataset, i));
         dataset_close(dataset);

@@ -1,0 +1,108 @@
+#define _GNU_SOURCE
+#include "train/metrics.h"
+
+#include "tests/support/check.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+static Json *line_of(double step)
+{
+    Json *line = json_new_object();
+    json_add_number(line, "step", step);
+    return line;
+}
+
+static void check_text(void **state, const char *expected)
+{
+    char path[PATH_BYTES], *text;
+    size_t bytes;
+    assert_ok(file_read(&text, &bytes, scratch_path(state, "metrics.jsonl", path)));
+    assert_string_equal(text, expected);
+    free(text);
+}
+
+static void lines_are_on_disk_as_soon_as_they_are_written(void **state)
+{
+    Metrics metrics;
+    assert_ok(metrics_open(&metrics, *state, 0));
+    assert_ok(metrics_write(&metrics, line_of(1)));
+    check_text(state, "{\"step\":1}\n");
+    assert_ok(metrics_write(&metrics, line_of(2)));
+    check_text(state, "{\"step\":1}\n{\"step\":2}\n");
+    assert_int_equal(metrics.bytes, 22);
+    assert_ok(metrics_close(&metrics));
+}
+
+static void a_resume_cuts_the_file_back(void **state)
+{
+    Metrics metrics;
+    assert_ok(metrics_open(&metrics, *state, 0));
+    for (int i = 1; i <= 3; i++) assert_ok(metrics_write(&metrics, line_of(i)));
+    assert_ok(metrics_close(&metrics));
+    assert_ok(metrics_open(&metrics, *state, 22));
+    assert_ok(metrics_write(&metrics, line_of(9)));
+    assert_ok(metrics_close(&metrics));
+    check_text(state, "{\"step\":1}\n{\"step\":2}\n{\"step\":9}\n");
+    assert_ok(metrics_open(&metrics, *state, 0)); /* starting over */
+    assert_ok(metrics_close(&metrics));
+    check_text(state, "");
+}
+
+static void a_file_that_is_too_short_is_refused_and_left_alone(void **state)
+{
+    Metrics metrics;
+    assert_ok(metrics_open(&metrics, *state, 0));
+    assert_ok(metrics_write(&metrics, line_of(1)));
+    assert_ok(metrics_close(&metrics));
+    assert_fails(metrics_open(&metrics, *state, 100), ERR_FORMAT, "metrics.jsonl has 11 bytes; the checkpoint was written after 100");
+    check_text(state, "{\"step\":1}\n");
+}
+
+static void ranks_that_do_not_write_write_nothing(void **state)
+{
+    (void)state;
+    Metrics metrics = {0};
+    assert_ok(metrics_write(&metrics, line_of(1)));
+    assert_ok(metrics_close(&metrics));
+}
+
+static void a_full_disk_is_an_error(void **state)
+{
+    Metrics metrics;
+    struct rlimit old, small;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    small = old;
+    small.rlim_cur = 30;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_ok(metrics_open(&metrics, *state, 0));
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    Err *err = NULL;
+    for (int i = 1; i <= 3 && !err; i++) err = metrics_write(&metrics, line_of(i));
+    setrlimit(RLIMIT_FSIZE, &old);
+    assert_fails(err, ERR_IO, "metrics.jsonl: File too large");
+    err_free(metrics_close(&metrics));
+}
+
+static void a_directory_that_is_none_is_named(void **state)
+{
+    (void)state;
+    Metrics metrics;
+    assert_fails(metrics_open(&metrics, "/dev/null", 0), ERR_IO, "/dev/null/metrics.jsonl");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        scratch_test(lines_are_on_disk_as_soon_as_they_are_written),
+        scratch_test(a_resume_cuts_the_file_back),
+        scratch_test(a_file_that_is_too_short_is_refused_and_left_alone),
+        cmocka_unit_test(ranks_that_do_not_write_write_nothing),
+        scratch_test(a_full_disk_is_an_error),
+        cmocka_unit_test(a_directory_that_is_none_is_named),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/rng.h"
+#include "train/plan.h"
 #include "train/run.h"
 
 #include <omp.h>
@@ -132,6 +133,28 @@ done:
     return err;
 }
 
+/* From what `graft doctor` found of this machine; nothing when it was never asked. */
+static bool planned_step(const Run *run, Plan *plan)
+{
+    Machine machine;
+    bool found;
+    Err *err = machine_load(&machine, &found);
+    found = found && !err;
+    err_free(err); /* a plan is a courtesy */
+    if (!found) return false;
+    *plan = (Plan){.budget = run->budget};
+    plan_times(plan, run->model, run->adapter, &run->work, &machine, run->work.ranks / run->work.local_ranks, 0);
+    return true;
+}
+
+static void describe_time(const Run *run)
+{
+    Plan plan;
+    if (!planned_step(run, &plan)) return;
+    log_line("  plan      %.3g s for a step of %zu tokens, %.3g tokens/s: %s binds (arithmetic %.3g s, disk %.3g s)", plan.step_seconds, run->work.step_tokens,
+             plan.tokens_per_second, bound_names[plan.bound], plan.seconds[BOUND_ARITHMETIC], plan.seconds[BOUND_DISK]);
+}
+
 void run_describe_memory(const Run *run)
 {
     const Budget *b = &run->budget;
@@ -143,6 +166,7 @@ void run_describe_memory(const Run *run)
     if (b->streamed)
         log_line("  streamed  %zu of %zu layers stay, the rest passes through %zu slot%s of %s: %s read per step", w->n_resident, run->model->n_layers,
                  w->n_slots, w->n_slots == 1 ? "" : "s", BYTES(w->slot_bytes), BYTES(b->read_bytes));
+    describe_time(run);
     if ((int64_t)b->group_tokens != run->settings.group_tokens) log_line("  groups    of %zu tokens, so that tapes fit", b->group_tokens);
 }
 
@@ -151,6 +175,9 @@ void run_describe_use(const Run *run, uint64_t steps, double seconds)
     size_t held = bytes_of_proc("/proc/self/status", "RssAnon:") + bytes_of_proc("/proc/self/status", "RssShmem:");
     const Budget *b = &run->budget;
     if (run->dp.size == 1) log_line("  memory    %s held at the end (planned: %s less mapped weights)", BYTES(held), BYTES(b->total));
+    Plan plan;
+    if (steps && planned_step(run, &plan))
+        log_line("  speed     %.0f tokens/s with evaluations and saves (planned: %.0f without)", (double)run->tokens_seen / (double)run->done * (double)steps / seconds, plan.tokens_per_second);
     if (!run->model->stream || steps == 0) return;
     StreamStats stats = stream_stats(run->model->stream);
     size_t once = stats.plan.fixed_bytes + stats.plan.resident_bytes;

@@ -8,7 +8,7 @@ void plan_times(Plan *p, const Model *model, const Adapter *adapter, const Work 
     double rank_tokens = (double)work->step_tokens / (double)work->ranks, group = b->group_tokens && (double)b->group_tokens < rank_tokens ? (double)b->group_tokens : rank_tokens;
     double rows = model->router.E ? group * (double)model->router.K / (double)model->router.E : group;
     p->flops = budget_flops(model, adapter, work);
-    p->share = 0.8 * rows / (rows + 32);
+    p->share = 0.6 * rows / (rows + 8);
     p->seconds[BOUND_ARITHMETIC] = p->flops / (1e9 * m->gflops * p->share * (double)hosts);
     p->seconds[BOUND_DISK] = m->disk_gbs > 0 ? (double)(b->read_bytes + b->scratch_bytes) / (1e9 * m->disk_gbs) : 0;
     p->seconds[BOUND_MEMORY] = m->memory_gbs > 0 ? 3 * (double)b->weights.layer_bytes / (1e9 * m->memory_gbs) : 0;

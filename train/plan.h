@@ -1,7 +1,7 @@
 /* What a step will take, from shapes and a machine's few numbers, before anything is read.
  *
- *     arithmetic   FLOP / (peak x share),  share = 0.8 n / (n + 32) with n tokens for the mean expert: products of few rows
- *                  are slower (measured on shape S: docs/streaming.md)
+ *     arithmetic   FLOP / (peak x share),  share = 0.6 n / (n + 8) with n tokens for the mean expert: products of few rows
+ *                  are slower (measured on shapes S and M: docs/streaming.md)
  *     disk         bytes of a step / rate;   memory   every weight 3 times a step / rate;   network   adapter there and back
  *     step         the longest of them: they overlap */
 #ifndef GRAFT_TRAIN_PLAN_H

@@ -5,8 +5,9 @@ SIBLINGS := model data optim ckpt
 BUILD    ?= build
 CC       := gcc
 PACKAGES := build-essential pkg-config clang libomp-dev libopenblas-dev libopenmpi-dev openmpi-bin libhdf5-dev \
-            libcjson-dev libpng-dev libfreetype-dev fonts-dejavu-core libcmocka-dev libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev
-LIBRARIES := openblas ompi-c hdf5 libcjson libpng freetype2 libpcre2-8 libutf8proc zlib libzstd
+            libcjson-dev libpng-dev libfreetype-dev fonts-dejavu-core libcmocka-dev libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev \
+            libedit-dev
+LIBRARIES := openblas ompi-c hdf5 libcjson libpng freetype2 libpcre2-8 libutf8proc zlib libzstd libedit
 
 WARN   := -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wundef -Wformat=2 -Werror
 # A product and a sum are two roundings everywhere; kernels ask for fused ones by name.
@@ -15,15 +16,18 @@ FLAGS   = -std=gnu11 $(CFLAGS) $(WARN) -I. -MMD -MP -fopenmp -ffp-contract=off $
 LIBS    = $(shell pkg-config --libs $(LIBRARIES)) -lm
 
 KERNELS  := avx512 avx2 plain
+PRODUCTS := bf16 $(KERNELS)
 avx512   := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma
+bf16     := $(avx512) -mavx512bf16 -DKERNEL_avx512
 avx2     := -mavx2 -mfma
 ARCH     := $(shell uname -m)
 ifneq ($(ARCH),x86_64)
 KERNELS  := plain
+PRODUCTS := plain
 endif
 
-SOURCES := $(filter-out tensor/kernel.c,$(wildcard $(LAYERS:=/*.c)))
-LIBOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/%,$(SOURCES))) $(KERNELS:%=$(BUILD)/tensor/kernel_%.o)
+SOURCES := $(filter-out tensor/kernel.c tensor/kernel_rows.c,$(wildcard $(LAYERS:=/*.c)))
+LIBOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/%,$(SOURCES))) $(PRODUCTS:%=$(BUILD)/tensor/kernel_%.o) $(KERNELS:%=$(BUILD)/tensor/kernel_rows_%.o)
 CLIOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter cli/%,$(SOURCES)))
 UNITS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard $(LAYERS:%=tests/%/*.c) tests/fuzz/*.c))
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
@@ -46,10 +50,14 @@ $(BUILD)/%.o: %.c
 	@echo "  cc    $<"
 	@$(CC) $(FLAGS) -c $< -o $@
 
-$(KERNELS:%=$(BUILD)/tensor/kernel_%.o): $(BUILD)/tensor/kernel_%.o: tensor/kernel.c
-	@mkdir -p $(@D)
-	@echo "  cc    $< ($*)"
-	@$(CC) $(FLAGS) -O3 $($*) -DKERNEL=$* -DKERNEL_$* -c $< -o $@
+define kernel
+$(BUILD)/tensor/$(1)_$(2).o: tensor/$(1).c
+	@mkdir -p $$(@D)
+	@echo "  cc    $$< ($(2))"
+	@$$(CC) $$(FLAGS) -O3 $$($(2)) -DKERNEL=$(2) -DKERNEL_$(2) -c $$< -o $$@
+endef
+$(foreach k,$(PRODUCTS),$(eval $(call kernel,kernel,$(k))))
+$(foreach k,$(KERNELS),$(eval $(call kernel,kernel_rows,$(k))))
 
 $(BUILD)/optim/adamw.o: CFLAGS += -fno-math-errno # so that sqrtf is an instruction in a vectorised loop
 
@@ -71,13 +79,15 @@ test: deps
 	@$(MAKE) --no-print-directory all units tools
 	@$(MAKE) --no-print-directory run-units run-tools
 
-## same_bits  train every way a run can be shared out: one SHA-256
+## same_bits  train every way a run can be shared out: one SHA-256 (COMPUTE=bf16 for that path)
+COMPUTE ?= fp32
 same_bits: $(BUILD)/graft $(BUILD)/tests/same_bits
-	@$(BUILD)/tests/same_bits $(BUILD)/graft examples/tiny-glm5 examples/devils/devils_eval.jsonl
+	@$(BUILD)/tests/same_bits $(BUILD)/graft examples/tiny-glm5 examples/devils/devils_eval.jsonl $(COMPUTE)
 
 ## fidelity   compare with transformers' float64 values
 fidelity: $(BUILD)/tests/fidelity
-	@$(BUILD)/tests/fidelity $(sort $(dir $(wildcard tests/fixtures/model/*/config.json)))
+	@for c in fp32 bf16; do \
+	    $(BUILD)/tests/fidelity --compute $$c $(sort $(dir $(wildcard tests/fixtures/model/*/config.json))) || exit 1; done
 
 run-tools: fidelity same_bits
 	@for t in glm5shaped qwen3 removed deepseek; do \
@@ -117,10 +127,11 @@ interop-data: $(BUILD)/tests/tokenizer_ids
 check: layers headers clang asan
 
 ## clang      everything compiles under clang without a warning
+CLANG = clang $(filter-out -MMD -MP,$(FLAGS)) -fsyntax-only
 clang:
-	@for f in $(SOURCES) tensor/kernel.c $(wildcard tests/*.c tests/*/*.c bench/*.c); do \
-	    k=''; [ $$f = tensor/kernel.c ] && k='-DKERNEL=plain -DKERNEL_plain'; \
-	    clang $(filter-out -MMD -MP,$(FLAGS)) $$k -fsyntax-only $$f || exit 1; done
+	@for f in $(SOURCES) $(wildcard tests/*.c tests/*/*.c bench/*.c); do $(CLANG) $$f || exit 1; done
+	@$(foreach k,$(PRODUCTS),$(CLANG) $($(k)) -DKERNEL=$(k) -DKERNEL_$(k) tensor/kernel.c &&) :
+	@$(foreach k,$(KERNELS),$(CLANG) $($(k)) -DKERNEL=$(k) -DKERNEL_$(k) tensor/kernel_rows.c &&) :
 	@echo "clang: no warning"
 
 ## asan       the unit tests under address and undefined-behaviour sanitizers
@@ -132,6 +143,11 @@ asan:
 demo: deps
 	@$(MAKE) --no-print-directory all
 	@sh examples/demo.sh $(BUILD)/graft runs/demo
+
+## experiment-which-experts  attention, all experts or the shared one: nine runs, half an hour
+experiment-which-experts: deps
+	@$(MAKE) --no-print-directory all
+	@sh experiments/which-experts/run.sh $(BUILD)/graft runs/which-experts
 
 ## layers     includes go only down the house plan, and each library has one door
 layers:
@@ -154,5 +170,5 @@ clean:
 help:
 	@grep -h '^## ' Makefile | sed 's/^## /  make /'
 
-.PHONY: all check clang asan demo fidelity same_bits deps test units tools run-units run-tools fuzz fuzzers bench layers headers clean help interop-data
+.PHONY: all check clang asan demo fidelity same_bits deps test units tools run-units run-tools fuzz fuzzers bench layers headers clean help interop-data experiment-which-experts
 .SECONDARY:

@@ -109,17 +109,26 @@ static void columns_of(size_t width, size_t i, size_t n, size_t *begin, size_t *
     if (*end > width) *end = width;
 }
 
-/* gu [n][2F] = [x Wg' | x Wu'] + LoRA from packed x; u [n][R] is what B has seen. */
-static void gate_and_up(const Plan *plan, const Expert *x, size_t n, const float *packed, float *gu, float *u, float *pack)
+/* x packed for W; what is packed already stays where it serves. */
+static void pack_again_nt(size_t n, Rows x, const Weight *packed_for, const Weight *W, float *pack)
 {
-    size_t F = plan->F, R = rank_of(x->in);
-    rows_nt_slice(n, rows_of(gu, 2 * F), false, packed, x->gate, 0, F);
-    rows_nt_slice(n, rows_of(gu + F, 2 * F), false, packed, x->up, 0, F);
-    if (!x->in) return;
+    if (!rows_pack_serves(packed_for, W)) rows_pack_nt(n, 1, x, W, pack);
+}
+
+/* gu [n][2F] = [x Wg' | x Wu'] + LoRA; u [n][R] is what B has seen. One packing of x serves all that multiply alike. */
+static void gate_and_up(const Plan *plan, const Expert *expert, size_t n, Rows x, float *gu, float *u, float *pack, float *pack_low)
+{
+    size_t F = plan->F, R = rank_of(expert->in);
+    rows_pack_nt(n, 1, x, expert->gate, pack);
+    rows_nt_slice(n, rows_of(gu, 2 * F), false, pack, expert->gate, 0, F);
+    pack_again_nt(n, x, expert->gate, expert->up, pack);
+    rows_nt_slice(n, rows_of(gu + F, 2 * F), false, pack, expert->up, 0, F);
+    if (!expert->in) return;
     Weight A, B;
-    rows_nt_slice(n, rows_of(u, R), false, packed, values_of(x->in->A, &A), 0, R);
-    rows_pack_nt(n, R, x->in->scale, rows_of(u, R), pack);
-    rows_nt_slice(n, rows_of(gu + x->in->col, 2 * F), true, pack, values_of(x->in->B, &B), 0, x->in->B->rows);
+    pack_again_nt(n, x, expert->up, values_of(expert->in->A, &A), pack);
+    rows_nt_slice(n, rows_of(u, R), false, pack, &A, 0, R);
+    rows_pack_nt(n, expert->in->scale, rows_of(u, R), values_of(expert->in->B, &B), pack_low);
+    rows_nt_slice(n, rows_of(gu + expert->in->col, 2 * F), true, pack_low, &B, 0, B.rows);
 }
 
 /* ---- the way up ----------------------------------------------------------------------------------------------- */
@@ -148,17 +157,18 @@ static void hidden_rows(const Plan *plan, size_t e, const Tensor *x, const Tenso
     float *pack = scratch, *pack_low = pack + pack_floats, *a = pack_low + pack_floats, *low = a + plan->most * F;
     float *gu = low + plan->most * plan->rank_most;
     if (plan->gate_up) gu = plan->gate_up + at * 2 * F;
-    rows_pack_nt(n, plan->D, 1, rows_pick(x->data, plan->D, plan->token + at), pack);
-    gate_and_up(plan, expert, n, pack, gu, plan->gate_up ? plan->low + at * plan->rank_most : low, pack_low);
+    gate_and_up(plan, expert, n, rows_pick(x->data, plan->D, plan->token + at), gu, plan->gate_up ? plan->low + at * plan->rank_most : low, pack, pack_low);
     for (size_t i = 0; i < n; i++) {
         row_swiglu(F, a + i * F, gu + i * 2 * F, gu + i * 2 * F + F);
         row_scale(F, a + i * F, w->data[plan->token[at + i] * plan->K + plan->slot[at + i]], a + i * F);
     }
-    rows_pack_nt(n, F, 1, rows_of(a, F), packed->hidden[e]);
+    rows_pack_nt(n, 1, rows_of(a, F), expert->down, packed->hidden[e]);
     if (!expert->out) return;
-    Weight A;
-    rows_nt_slice(n, rows_of(low, R), false, packed->hidden[e], values_of(expert->out->A, &A), 0, R);
-    rows_pack_nt(n, R, expert->out->scale, rows_of(low, R), packed->low[e]);
+    Weight A, B;
+    bool serves = rows_pack_serves(expert->down, values_of(expert->out->A, &A));
+    if (!serves) rows_pack_nt(n, 1, rows_of(a, F), &A, pack);
+    rows_nt_slice(n, rows_of(low, R), false, serves ? packed->hidden[e] : pack, &A, 0, R);
+    rows_pack_nt(n, expert->out->scale, rows_of(low, R), values_of(expert->out->B, &B), packed->low[e]);
 }
 
 static void add_down(const Plan *plan, const Packed *packed, float *y, size_t begin, size_t end)
@@ -229,14 +239,15 @@ static void sum_pair(const Group *group, const Lora *lora, size_t n, const uint3
 static void back_through_down(const Plan *plan, const Expert *expert, size_t n, const Bench *b)
 {
     size_t D = plan->D, F = plan->F, R = rank_of(expert->out);
-    rows_pack_nn(n, D, 1, rows_of(b->G, D), b->pack);
+    rows_pack_nn(n, 1, rows_of(b->G, D), expert->down, b->pack);
     rows_nn_slice(n, rows_of(b->da, F), false, b->pack, expert->down, 0, F);
     if (!expert->out) return;
     Weight A, B;
-    rows_nn_slice(n, rows_of(b->dlow, R), false, b->pack, values_of(expert->out->B, &B), 0, R);
+    if (!rows_pack_serves(expert->down, values_of(expert->out->B, &B))) rows_pack_nn(n, 1, rows_of(b->G, D), &B, b->pack);
+    rows_nn_slice(n, rows_of(b->dlow, R), false, b->pack, &B, 0, R);
     row_scale(n * R, b->dlow, expert->out->scale, b->dlow);
-    rows_pack_nn(n, R, 1, rows_of(b->dlow, R), b->pack);
-    rows_nn_slice(n, rows_of(b->da, F), true, b->pack, values_of(expert->out->A, &A), 0, F);
+    rows_pack_nn(n, 1, rows_of(b->dlow, R), values_of(expert->out->A, &A), b->pack);
+    rows_nn_slice(n, rows_of(b->da, F), true, b->pack, &A, 0, F);
 }
 
 static void weigh(size_t n, size_t width, float *rows, const float *w, const Plan *plan, size_t at)
@@ -266,8 +277,7 @@ static void expert_backward(const Plan *plan, size_t e, const Group *group, cons
         gu = plan->gate_up + at * 2 * F;
         low = plan->low + at * plan->rank_most;
     } else {
-        rows_pack_nt(n, D, 1, rows_of(b->x, D), b->pack);
-        gate_and_up(plan, expert, n, b->pack, gu, low, b->pack + rows_scratch(n, D));
+        gate_and_up(plan, expert, n, rows_of(b->x, D), gu, low, b->pack, b->pack + rows_scratch(n, D));
     }
     for (size_t i = 0; i < n; i++) {
         row_swiglu(F, b->a + i * F, gu + i * 2 * F, gu + i * 2 * F + F);
@@ -280,24 +290,23 @@ static void expert_backward(const Plan *plan, size_t e, const Group *group, cons
     if (expert->out && param_trains(expert->out->A)) {
         R = rank_of(expert->out);
         float *u = b->gu; /* gate and up computed here have served */
-        rows_pack_nt(n, F, 1, rows_of(b->a, F), b->pack);
-        rows_nt_slice(n, rows_of(u, R), false, b->pack, values_of(expert->out->A, &A), 0, R);
+        rows_pack_nt(n, 1, rows_of(b->a, F), values_of(expert->out->A, &A), b->pack);
+        rows_nt_slice(n, rows_of(u, R), false, b->pack, &A, 0, R);
         weigh(n, D, b->G, w->data, plan, at);
         weigh(n, R, b->dlow, w->data, plan, at);
         sum_pair(group, expert->out, n, token, b->G, D, u, b->dlow, b->a, F);
     }
     if (expert->in) {
         R = rank_of(expert->in);
-        values_of(expert->in->B, &B);
-        rows_pack_nn(n, B.rows, 1, rows_of(b->dgu + expert->in->col, 2 * F), b->pack);
+        rows_pack_nn(n, 1, rows_of(b->dgu + expert->in->col, 2 * F), values_of(expert->in->B, &B), b->pack);
         rows_nn_slice(n, rows_of(b->dlow, R), false, b->pack, &B, 0, R);
         row_scale(n * R, b->dlow, expert->in->scale, b->dlow);
         sum_pair(group, expert->in, n, token, b->dgu + expert->in->col, 2 * F, low, b->dlow, b->x, D);
-        if (packed->low) rows_pack_nn(n, R, 1, rows_of(b->dlow, R), packed->low[e]);
+        if (packed->low) rows_pack_nn(n, 1, rows_of(b->dlow, R), values_of(expert->in->A, &A), packed->low[e]);
     }
     if (!packed->gate) return;
-    rows_pack_nn(n, F, 1, rows_of(b->dgu, 2 * F), packed->gate[e]);
-    rows_pack_nn(n, F, 1, rows_of(b->dgu + F, 2 * F), packed->up[e]);
+    rows_pack_nn(n, 1, rows_of(b->dgu, 2 * F), expert->gate, packed->gate[e]);
+    rows_pack_nn(n, 1, rows_of(b->dgu + F, 2 * F), expert->up, packed->up[e]);
 }
 
 static void add_back(const Plan *plan, const PackedBack *packed, float *dx, size_t begin, size_t end)

@@ -3,9 +3,9 @@
  *     build/bench/make_model S build/bench/S
  *     build/bench/step build/bench/S --targets attn+experts --profile
  *
- * The first steps warm up and are not counted. The machine's fp32 peak is measured before every step, since neighbours
- * and clocks move it; "frozen work" counts each frozen product twice, forward and for the gradient of its input, however
- * often the step really computes it, so that recomputation shows as a lower share.
+ * The first steps warm up and are not counted. The machine's peak, fp32 or bf16 as the path, is measured before every
+ * step, since neighbours and clocks move it; "frozen work" counts each frozen product twice, forward and for the gradient
+ * of its input, however often the step really computes it, so that recomputation shows as a lower share.
  * Tokens are those of a stream: number i is splitmix64((seed << 40) + (i + 1) 0x9E3779B97F4A7C15) mod the vocabulary. */
 #include "base/bytes.h"
 #include "base/digest.h"
@@ -21,6 +21,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 typedef struct {
     int64_t tokens, steps, warm_up, r, keep_layers, threads, seed;
@@ -38,7 +39,7 @@ static const Option options[] = {
     {"keep_layers", OPT_INT, offsetof(Settings, keep_layers), .preset = "1000", .min = 0, .max = 1000, .help = "topmost layers that are not computed again"},
     {"lean", OPT_FLAG, offsetof(Settings, lean), .help = "experts compute gate and up again on the way back"},
     {"threads", OPT_INT, offsetof(Settings, threads), .preset = "0", .min = 0, .max = 1024, .help = "0: as OpenMP chooses"},
-    {"path", OPT_TEXT, offsetof(Settings, path), .choices = "avx512 avx2 plain", .help = "of computation; the best one this CPU has"},
+    {"path", OPT_TEXT, offsetof(Settings, path), .preset = "auto", .choices = MATMUL_CHOICES, .help = "of computation"},
     {"weights_limit", OPT_TEXT, offsetof(Settings, weights_limit), .help = "frozen weights in this much memory, the rest streamed: 4GiB"},
     {"seed", OPT_INT, offsetof(Settings, seed), .preset = "1", .min = 0, .max = 1e6, .help = "of tokens and adapter"},
     {"profile", OPT_FLAG, offsetof(Settings, profile), .help = "print where the time goes"},
@@ -190,7 +191,7 @@ static Err *one_step(Bench *b, size_t number, Document *doc)
     StepResult result;
     TRY(make_batch(b, number, doc, &batch));
     if (number == warm_up) b->profile = (Profile){0};
-    double peak = peak_of_team(1000000), start = log_seconds(), cpu = log_cpu_seconds();
+    double peak = peak_of_team(strncmp(matmul_path(), "bf16/", 5) == 0, 1000000), start = log_seconds(), cpu = log_cpu_seconds();
     Err *err = step_gradients(b->step, &batch, number, NULL, &result);
     if (!err) err = step_update(b->step, number + 1, 1e-4, &result);
     if (number >= warm_up) {

@@ -1,11 +1,15 @@
-/* graft generate --model DIR --prompt TEXT [--adapter DIR]: one answer to one message, as it comes. */
+/* graft generate --model DIR (--prompt TEXT | --data FILE) [--adapter DIR]: one answer as it comes, or many at once. */
+#include "base/log.h"
 #include "base/memory.h"
+#include "base/rng.h"
+#include "cli/sampling.h"
 #include "cli/verbs.h"
 #include "data/chat.h"
-#include "data/tokenizer.h"
+#include "data/reader.h"
 #include "infer/adapters.h"
-#include "infer/cache.h"
+#include "infer/answer.h"
 #include "infer/generate.h"
+#include "infer/cache.h"
 #include "tensor/matmul.h"
 #include "train/budget.h"
 
@@ -15,31 +19,52 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PROMPT_TOKENS = 2048 }; /* that memory is kept for */
-
 typedef struct {
-    bool help, thinking, no_cache;
-    char *model, *prompt, *system, *adapter, *chat_template, *memory_limit;
-    int64_t max_new_tokens, top_k, seed;
-    double temperature, top_p;
+    bool help, no_cache, raw, logprobs;
+    char *model, *prompt, *data, *output, *system, *adapter, *chat_template, *compute, *memory_limit;
+    TextList stop;
+    int64_t samples, at_once, group_tokens;
+    SamplingSettings sampling;
 } GenerateSettings;
 
+#define AT(field) offsetof(GenerateSettings, field)
+
 static const Option generate_table[] = {
-    {"model", OPT_TEXT, offsetof(GenerateSettings, model), .help = "a Hugging Face directory"},
-    {"prompt", OPT_TEXT, offsetof(GenerateSettings, prompt), .help = "the user's message"},
-    {"system", OPT_TEXT, offsetof(GenerateSettings, system), .help = "a system message before it"},
-    {"adapter", OPT_TEXT, offsetof(GenerateSettings, adapter), .help = "a PEFT directory"},
-    {"max_new_tokens", OPT_INT, offsetof(GenerateSettings, max_new_tokens), .preset = "256", .min = 1, .max = 1e7, .help = "at the most"},
-    {"temperature", OPT_NUMBER, offsetof(GenerateSettings, temperature), .preset = "0.7", .min = 0, .max = 100, .help = "0: greedy"},
-    {"top_p", OPT_NUMBER, offsetof(GenerateSettings, top_p), .preset = "0.95", .min = 0, .max = 1, .help = "the likeliest tokens that reach this probability"},
-    {"top_k", OPT_INT, offsetof(GenerateSettings, top_k), .preset = "0", .min = 0, .max = 1e9, .help = "the k likeliest tokens; 0: off"},
-    {"seed", OPT_INT, offsetof(GenerateSettings, seed), .preset = "0", .min = 0, .max = 9e15, .help = "the same seed, the same text"},
-    {"thinking", OPT_FLAG, offsetof(GenerateSettings, thinking), .help = "let the model think first"},
-    {"chat_template", OPT_TEXT, offsetof(GenerateSettings, chat_template), .help = "overrides the one that the model directory ships"},
-    {"memory_limit", OPT_TEXT, offsetof(GenerateSettings, memory_limit), .help = "for everything: 8GiB; what is free less a tenth when not given"},
-    {"no_cache", OPT_FLAG, offsetof(GenerateSettings, no_cache), .help = "compute everything again for every token: to compare"},
-    {"help", OPT_FLAG, offsetof(GenerateSettings, help), .help = "this list"},
+    {"model", OPT_TEXT, AT(model), .help = "a Hugging Face directory"},
+    {"adapter", OPT_TEXT, AT(adapter), .help = "a PEFT directory or a run"},
+    {"prompt", OPT_TEXT, AT(prompt), .help = "the user's message"},
+    {"data", OPT_TEXT, AT(data), .help = "instead: JSON Lines with messages, question or prompt, answered together; or plain text, a prompt per line"},
+    {"output", OPT_TEXT, AT(output), .help = "where the answers to --data go, as JSON Lines; standard output when not given"},
+    {"system", OPT_TEXT, AT(system), .help = "a system message before it"},
+    {"raw", OPT_FLAG, AT(raw), .help = "the prompt is the beginning of a text; no chat template"},
+    {"chat_template", OPT_TEXT, AT(chat_template), .help = "overrides the one that the model directory ships"},
+    {.help = "Sampling; what the model's generation_config.json says goes before these defaults"},
+    SAMPLING_OPTIONS(GenerateSettings, sampling),
+    {"stop", OPT_LIST, AT(stop), .help = "texts that end the answer, with commas; a number is a token id"},
+    {"samples", OPT_INT, AT(samples), .preset = "1", .min = 1, .max = 1e6, .help = "answers per prompt, each with a seed of its own"},
+    {"logprobs", OPT_FLAG, AT(logprobs), .help = "log-probability of every token, before any filter"},
+    {.help = "Work"},
+    {"at_once", OPT_INT, AT(at_once), .preset = "32", .min = 1, .max = 1e6, .help = "texts that are written together; never changes one"},
+    {"group_tokens", OPT_INT, AT(group_tokens), .preset = "8192", .min = 0, .max = 1e9, .help = "tokens run through a layer together; never changes a text"},
+    {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = MATMUL_CHOICES, .help = "arithmetic of the frozen products"},
+    {"memory_limit", OPT_TEXT, AT(memory_limit), .help = "for everything: 8GiB; what is free less a tenth when not given. Never changes a bit"},
+    {"no_cache", OPT_FLAG, AT(no_cache), .help = "compute everything again for every token: to compare"},
+    {"help", OPT_FLAG, AT(help), .help = "this list"},
     {0}};
+
+/* One answer at work. */
+typedef struct {
+    Answer answer;
+    bool aloud; /* print it as it comes */
+    Err *err;
+} Voice;
+
+/* One prompt. */
+typedef struct {
+    size_t line;
+    int32_t *ids;
+    size_t n;
+} Prompt;
 
 typedef struct {
     GenerateSettings settings;
@@ -47,122 +72,293 @@ typedef struct {
     Adapter *adapter;
     Tokenizer *tokenizer;
     Encoder *encoder;
-    TokenStream stream;
-    Text shown;
+    ChatTemplate template;
     ChatText chat;
-    Tokens prompt;
-    int32_t *ids; /* [prompt.n] */
+    Tokens tokens;
+    Text messages;
+    size_t n_prompts, capacity;
+    Prompt *prompts;
+    size_t n_stop, n_stop_ids;
+    char **stop_texts; /* [n_stop] */
+    int32_t *stop_ids;
 } Writer;
 
-/* The conversation as a JSON array, for the template. */
-static Err *messages_of(const GenerateSettings *s, char **text)
+/* ---- prompts -------------------------------------------------------------------------------------------------- */
+
+static Err *add_prompt(Writer *w, const char *text, size_t bytes, size_t line)
 {
-    Json *messages = json_new_array(), *message;
-    const char *const role[] = {"system", "user"}, *const content[] = {s->system, s->prompt};
-    for (size_t i = 0; i < 2; i++) {
-        if (!content[i]) continue;
-        message = json_new_object();
-        json_add_string(message, "role", role[i]);
-        json_add_string(message, "content", content[i]);
-        json_add(messages, NULL, message);
-    }
-    Err *err = json_print(messages, false, text);
-    json_free(messages);
-    return err;
+    w->tokens.n = 0;
+    TRY(tokenizer_encode(w->encoder, text, bytes, &w->tokens));
+    TRY(mem_grow(&w->prompts, &w->capacity, w->n_prompts + 1, sizeof *w->prompts));
+    Prompt *p = &w->prompts[w->n_prompts++];
+    *p = (Prompt){.line = line, .n = w->tokens.n};
+    TRY(mem_new(&p->ids, p->n, sizeof *p->ids));
+    for (size_t i = 0; i < p->n; i++) p->ids[i] = w->tokens.items[i].id;
+    return NULL;
 }
 
-static Err *render(Writer *w)
+static Err *add_messages(Writer *w, Raw messages, Raw tools, size_t line)
 {
-    const GenerateSettings *s = &w->settings;
-    ChatOptions options = {.add_generation_prompt = true, .enable_thinking = s->thinking ? CHAT_YES : CHAT_NO};
-    char *json;
+    ChatOptions options = {.template = w->template, .add_generation_prompt = true, .enable_thinking = w->settings.sampling.thinking ? CHAT_YES : CHAT_NO};
+    TRY(chat_render(&w->chat, &options, messages, tools));
+    return add_prompt(w, w->chat.text.data, w->chat.text.n, line);
+}
+
+/* A user's message alone, with --system before it; content is a JSON string. */
+static Err *add_content(Writer *w, const char *content, size_t bytes, Raw tools, size_t line)
+{
     Raw messages;
-    TRY(chat_recognise(&options.template, s->model, s->chat_template));
-    TRY(messages_of(s, &json));
-    Err *err = raw_open(&messages, json, strlen(json));
-    if (!err) err = chat_render(&w->chat, &options, messages, (Raw){0});
-    free(json); /* what was rendered is a copy */
-    if (!err) err = tokenizer_encode(w->encoder, w->chat.text.data, w->chat.text.n, &w->prompt);
-    if (!err) err = mem_new(&w->ids, w->prompt.n, sizeof *w->ids);
-    for (size_t i = 0; i < w->prompt.n && !err; i++) w->ids[i] = w->prompt.items[i].id;
+    text_clear(&w->messages);
+    text_put(&w->messages, "[");
+    if (w->settings.system) {
+        Json *system = json_new_object();
+        char *text;
+        json_add_string(system, "role", "system");
+        json_add_string(system, "content", w->settings.system);
+        Err *err = json_print(system, false, &text);
+        json_free(system);
+        if (err) return err;
+        text_put(&w->messages, text);
+        text_put(&w->messages, ",");
+        free(text);
+    }
+    text_put(&w->messages, "{\"role\":\"user\",\"content\":");
+    text_add(&w->messages, content, bytes);
+    text_put(&w->messages, "}]");
+    TRY(text_error(&w->messages));
+    TRY(raw_open(&messages, w->messages.data, w->messages.n));
+    return add_messages(w, messages, tools, line);
+}
+
+static Err *add_plain(Writer *w, const char *text, size_t bytes, size_t line)
+{
+    char *copy, *quoted;
+    if (w->settings.raw) return add_prompt(w, text, bytes, line);
+    TRY(mem_copy_bytes(&copy, text, bytes));
+    Json *list = json_new_array();
+    json_add_string(list, NULL, copy);
+    free(copy);
+    Err *err = json_print(list, false, &quoted);
+    json_free(list);
+    if (err) return err;
+    err = add_content(w, quoted + 1, strlen(quoted) - 2, (Raw){0}, line); /* without the brackets */
+    free(quoted);
     return err;
 }
 
-static void print_shown(Writer *w)
+static Err *add_record(Writer *w, const char *text, size_t bytes, size_t line)
 {
-    fwrite(w->shown.data, 1, w->shown.n, stdout);
+    static const char *const keys[] = {"messages", "question", "prompt", "tools"};
+    Raw record, of[4];
+    if (bytes == 0 || text[0] != '{') return add_plain(w, text, bytes, line);
+    TRY(raw_open(&record, text, bytes));
+    raw_find_all(record, 4, keys, of);
+    if (of[0].at) return add_messages(w, of[0], of[3], line);
+    Raw content = of[1].at ? of[1] : of[2];
+    if (!raw_is(content, JSON_STRING)) return err_new(ERR_DATA, "the record has no messages, question or prompt");
+    return add_content(w, content.at, content.bytes, of[3], line);
+}
+
+static Err *read_prompts(Writer *w, Reader *reader)
+{
+    const char *line;
+    size_t bytes;
+    for (;;) {
+        TRY(reader_line(reader, &line, &bytes));
+        if (!line) return w->n_prompts ? NULL : err_new(ERR_DATA, "%s has no prompts", w->settings.data);
+        if (bytes) TRY(err_wrap(add_record(w, line, bytes, reader_line_number(reader)), "%s: line %zu", w->settings.data, reader_line_number(reader)));
+    }
+}
+
+static Err *make_prompts(Writer *w)
+{
+    Reader *reader;
+    if (!w->settings.data) return add_plain(w, w->settings.prompt, strlen(w->settings.prompt), 1);
+    TRY(reader_open(&reader, w->settings.data));
+    Err *err = read_prompts(w, reader);
+    reader_close(reader);
+    return err;
+}
+
+/* ---- answers -------------------------------------------------------------------------------------------------- */
+
+static void print_from(const Voice *voice, size_t from)
+{
+    fwrite(voice->answer.text.data + from, 1, voice->answer.shown - from, stdout);
     fflush(stdout);
-    text_clear(&w->shown);
 }
 
 static bool on_token(void *context, int32_t token)
 {
-    Writer *w = context;
-    Err *err = stream_put(&w->stream, token, &w->shown);
-    if (!err) print_shown(w);
-    err_free(err);
-    return true;
+    Voice *voice = context;
+    size_t from;
+    voice->err = answer_put(&voice->answer, token, &from);
+    if (!voice->err && voice->aloud) print_from(voice, from);
+    return !voice->err && !voice->answer.stopped;
 }
 
-static Err *write_text(Writer *w)
+static Err *write_line(FILE *stream, const Writer *w, size_t i, const Voice *voice, const Generated *made)
+{
+    Json *line = json_new_object();
+    char *text;
+    json_add_number(line, "line", (double)w->prompts[i / (size_t)w->settings.samples].line);
+    json_add_number(line, "sample", (double)(i % (size_t)w->settings.samples));
+    json_add_string(line, "text", voice->answer.text.data);
+    json_add_number(line, "tokens", (double)made->n);
+    json_add_string(line, "finish_reason", made->stopped ? "stop" : "length");
+    if (w->settings.logprobs) {
+        Json *list = json_new_array(), *pair;
+        for (size_t t = 0; t < made->n; t++) {
+            const char *token = tokenizer_token(w->tokenizer, made->tokens[t]);
+            pair = json_new_object();
+            json_add_number(pair, "id", made->tokens[t]);
+            json_add_string(pair, "token", token ? token : "");
+            json_add_number(pair, "logprob", made->log_probabilities[t]);
+            json_add(list, NULL, pair);
+        }
+        json_add(line, "logprobs", list);
+    }
+    Err *err = json_print(line, false, &text);
+    json_free(line);
+    if (err) return err;
+    fprintf(stream, "%s\n", text);
+    free(text);
+    return NULL;
+}
+
+static Err *write_all(const Writer *w, size_t n, Voice *voices, const Generated *made)
+{
+    const char *path = w->settings.output;
+    FILE *stream = path ? fopen(path, "w") : stdout;
+    if (!stream) return err_errno("open %s", path);
+    Err *err = NULL;
+    for (size_t i = 0; i < n && !err; i++) {
+        size_t from;
+        err = voices[i].err;
+        voices[i].err = NULL;
+        if (!err) err = answer_end(&voices[i].answer, &from);
+        if (!err && voices[i].aloud) print_from(&voices[i], from);
+        if (!err && voices[i].aloud) putchar('\n');
+        if (!err && (!voices[i].aloud || w->settings.logprobs)) err = write_line(stream, w, i, &voices[i], &made[i]);
+    }
+    return path ? err_first(err, file_close(&stream, path)) : err;
+}
+
+static void set_generation(Writer *w, size_t i, Generation *g, Voice *voice)
 {
     const GenerateSettings *s = &w->settings;
-    const ModelConfig *c = &w->model->config;
-    int32_t stop[MAX_EOS], *tokens = NULL;
-    size_t n;
-    for (int64_t i = 0; i < c->n_eos; i++) stop[i] = (int32_t)c->eos_token_id[i];
-    w->stream = (TokenStream){.tokenizer = w->tokenizer, .skip_special = true};
-    Generation g = {.prompt = w->ids, .n_prompt = w->prompt.n, .max_new_tokens = (size_t)s->max_new_tokens, .stop = stop,
-                    .n_stop = (size_t)c->n_eos, .no_cache = s->no_cache, .on_token = on_token, .context = w,
-                    .sampling = {s->temperature, s->top_p, s->top_k, (uint64_t)s->seed}};
-    Err *err = generate(w->model, w->adapter, &g, &tokens, &n);
-    free(tokens);
-    if (!err) err = stream_end(&w->stream, &w->shown);
-    if (!err) print_shown(w);
-    putchar('\n');
+    size_t samples = (size_t)s->samples;
+    const Prompt *p = &w->prompts[i / samples];
+    *g = (Generation){.prompt = p->ids, .n_prompt = p->n, .max_new_tokens = (size_t)s->sampling.max_new_tokens, .stop = w->stop_ids,
+                      .n_stop = w->n_stop_ids, .no_cache = s->no_cache, .sampling = sampling_of(&s->sampling), .on_token = on_token, .context = voice};
+    if (samples > 1) g->sampling.seed = rng_key(rng_name(g->sampling.seed, "sample of a prompt"), i % samples);
+    *voice = (Voice){.aloud = !s->data && samples == 1};
+    answer_open(&voice->answer, w->tokenizer, w->n_stop, w->stop_texts);
+}
+
+static Err *write_texts(Writer *w)
+{
+    const GenerateSettings *s = &w->settings;
+    size_t n = w->n_prompts * (size_t)s->samples;
+    Generation *generations = NULL;
+    Generated *made = NULL;
+    Voice *voices = NULL;
+    Err *err = mem_new(&generations, n, sizeof *generations);
+    if (!err) err = mem_new(&made, n, sizeof *made);
+    if (!err) err = mem_new(&voices, n, sizeof *voices);
+    for (size_t i = 0; i < n && !err; i++) set_generation(w, i, &generations[i], &voices[i]);
+    double began = log_seconds();
+    if (!err) err = generate_all(w->model, w->adapter, n, generations, (size_t)s->at_once, (size_t)s->group_tokens, made);
+    double seconds = log_seconds() - began;
+    if (!err) err = write_all(w, n, voices, made);
+    size_t tokens = 0;
+    for (size_t i = 0; i < n && !err; i++) tokens += made[i].n;
+    if (!err && s->data) log_line("%zu texts, %zu tokens in %.1f s, prompts included: %.1f tokens/s", n, tokens, seconds, (double)tokens / seconds);
+    for (size_t i = 0; i < n && voices; i++) {
+        answer_free(&voices[i].answer);
+        err_free(voices[i].err);
+    }
+    if (made) generated_free(n, made);
+    free(generations);
+    free(made);
+    free(voices);
     return err;
+}
+
+/* ---- all ------------------------------------------------------------------------------------------------------ */
+
+/* The model's end tokens, and --stop: a number is an id. */
+static Err *set_stops(Writer *w)
+{
+    const ModelConfig *c = &w->model->config;
+    const TextList *stop = &w->settings.stop;
+    TRY(mem_new(&w->stop_ids, MAX_EOS + stop->count, sizeof *w->stop_ids));
+    TRY(mem_new(&w->stop_texts, stop->count, sizeof *w->stop_texts));
+    for (int64_t i = 0; i < c->n_eos; i++) w->stop_ids[w->n_stop_ids++] = (int32_t)c->eos_token_id[i];
+    for (size_t i = 0; i < stop->count; i++) {
+        char *end;
+        long id = strtol(stop->items[i], &end, 10);
+        if (end != stop->items[i] && !*end && id >= 0) w->stop_ids[w->n_stop_ids++] = (int32_t)id;
+        else w->stop_texts[w->n_stop++] = stop->items[i];
+    }
+    return NULL;
+}
+
+/* Room for prompts of some thousand tokens and for what is written after them. */
+static Err *fit_memory(Writer *w)
+{
+    enum { PROMPT_TOKENS = 2048 };
+    GenerateSettings *s = &w->settings;
+    size_t most = PROMPT_TOKENS + (size_t)s->sampling.max_new_tokens, at_once = s->data || s->samples > 1 ? (size_t)s->at_once : 1;
+    Budget budget;
+    Work work = {.ranks = 1, .local_ranks = 1, .threads = (size_t)omp_get_max_threads(), .step_tokens = at_once * PROMPT_TOKENS, .longest = PROMPT_TOKENS,
+                 .micro_batch_tokens = 1, .group_tokens = (size_t)s->group_tokens, .data_bytes = cache_bytes(w->model, at_once, most)};
+    TRY(budget_apply(&budget, w->model, NULL, &work, s->memory_limit));
+    s->group_tokens = (int64_t)budget.group_tokens;
+    return NULL;
 }
 
 static Err *open_parts(Writer *w)
 {
     const GenerateSettings *s = &w->settings;
     char path[PATH_BYTES];
-    if (!s->model || !s->prompt) return err_new(ERR_USAGE, "--%s is missing", s->model ? "prompt" : "model");
-    matmul_init(NULL);
+    if (!s->model) return err_new(ERR_USAGE, "--model is missing");
+    if (!s->prompt == !s->data) return err_new(ERR_USAGE, "give --prompt or --data");
+    if (!matmul_init(s->compute)) return err_new(ERR_USAGE, "compute %s: this CPU cannot do that", s->compute);
     TRY(model_open(&w->model, s->model));
+    TRY(fit_memory(w));
     if (s->adapter) TRY(adapter_open(&w->adapter, w->model, s->adapter));
-    Work work = {.ranks = 1, .local_ranks = 1, .threads = (size_t)omp_get_max_threads(), .step_tokens = PROMPT_TOKENS, .longest = PROMPT_TOKENS,
-                 .micro_batch_tokens = 1, .data_bytes = cache_bytes(w->model, 1, PROMPT_TOKENS + (size_t)s->max_new_tokens)};
-    Budget budget;
-    TRY(budget_apply(&budget, w->model, NULL, &work, s->memory_limit));
     TRY(file_join(path, s->model, "tokenizer.json"));
     TRY(tokenizer_open(&w->tokenizer, path));
+    if (!s->raw) TRY(chat_recognise(&w->template, s->model, s->chat_template));
+    TRY(set_stops(w));
     return encoder_new(&w->encoder, w->tokenizer);
 }
 
 static Err *run(Writer *w, int argc, char **argv)
 {
-    size_t n;
-    TRY(options_defaults(&w->settings, generate_table));
-    TRY(options_arguments(&w->settings, generate_table, argc, argv, NULL, 0, &n));
+    TRY(sampling_arguments(&w->settings, generate_table, argc, argv, AT(model)));
     if (w->settings.help) {
         printf("graft generate --model DIR --prompt TEXT [--adapter DIR]\n");
         options_help(stdout, generate_table);
         return NULL;
     }
     TRY(open_parts(w));
-    TRY(render(w));
-    return write_text(w);
+    TRY(make_prompts(w));
+    return write_texts(w);
 }
 
 int verb_generate(int argc, char **argv)
 {
     Writer w = {0};
     Err *err = run(&w, argc, argv);
-    tokens_free(&w.prompt);
-    free(w.ids);
+    for (size_t i = 0; i < w.n_prompts; i++) free(w.prompts[i].ids);
+    free(w.prompts);
+    free(w.stop_ids);
+    free(w.stop_texts);
+    tokens_free(&w.tokens);
+    text_free(&w.messages);
     chat_text_free(&w.chat);
-    text_free(&w.shown);
     encoder_free(w.encoder);
     tokenizer_close(w.tokenizer);
     adapter_free(w.adapter);

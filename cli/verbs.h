@@ -5,6 +5,7 @@
 int verb_train(int argc, char **argv);
 int verb_eval(int argc, char **argv);
 int verb_generate(int argc, char **argv);
+int verb_chat(int argc, char **argv);
 int verb_inspect(int argc, char **argv);
 int verb_plot(int argc, char **argv);
 int verb_plan(int argc, char **argv);

@@ -1,51 +1,82 @@
-/* Prefill runs the prompt through the expanded attention of training and fills the cache; every further token attends to
+/* Prefill runs a prompt through the expanded attention of training and fills the cache; every further token attends to
  * the cached latents (op_attention_cached). */
 #include "infer/generate.h"
 
 #include "base/memory.h"
-#include "infer/cache.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+/* One text at work. */
+typedef struct {
+    Session session;
+    size_t number; /* of its generation */
+    int32_t token; /* chosen after its end, and how likely it was */
+    double log_probability;
+} Writer;
+
 typedef struct {
     Model *model;
     const Adapter *adapter;
-    Tape tape;
-    Cache cache;
-    bool cached;
-    int32_t *text; /* prompt and what came after */
-    size_t n;
-    float *logits;
-    uint32_t *order;
-} Session;
+    size_t n, next;       /* generations; the first that has not begun */
+    const Generation *generations;
+    Generated *generated;
+    size_t at_once, n_writers;
+    Writer *writers;      /* [at_once] the first n_writers are at work */
+    Session **sessions;   /* [at_once] */
+    Session *lent;        /* the one writer's, when it is the caller's */
+    Stepper stepper;
+    float *logits, *work; /* [at_once][V] */
+    uint32_t *order;      /* [at_once][V] */
+} Hall;
 
-/* Logits after the last of the rows [from, n) of the text. */
-static Err *advance(Session *s, size_t from)
+/* ---- begin and end -------------------------------------------------------------------------------------------- */
+
+static Err *begin(Hall *hall, size_t number)
 {
-    size_t rows = s->n - from, doc_start[] = {0, rows}, past[] = {from}, micro[] = {0, rows};
-    Group group = {.T = rows, .n_docs = 1, .doc_start = doc_start, .doc_past = past, .n_micro = 1, .micro_start = micro};
-    Choices choices;
-    TRY(choices_new(&choices, s->model, &group));
-    tape_begin(&s->tape, &group, TAPE_OFF);
-    Tensor *x = model_embed(&s->tape, s->model, s->text + from);
-    Err *err = tape_error(&s->tape);
-    for (size_t l = 0; l < s->model->n_layers && !err; l++) {
-        LayerPass pass = {.choices = &choices, .cache = s->cached ? &s->cache.layers[l] : NULL};
-        err = layer_acquire(s->model, l);
-        if (!err) x = layer_forward(&s->tape, s->model, l, s->adapter, x, &pass);
-        layer_release(s->model, l);
-        if (!err) err = err_wrap(tape_error(&s->tape), "layer %zu", l);
+    const Generation *g = &hall->generations[number];
+    if (g->n_prompt == 0) return err_new(ERR_DATA, "the prompt is empty");
+    if (g->max_new_tokens == 0) return NULL;
+    Writer *w = &hall->writers[hall->n_writers];
+    w->number = number;
+    if (!hall->lent) TRY(session_open(&w->session, hall->model, g->n_prompt + g->max_new_tokens, !g->no_cache));
+    else w->session = *hall->lent;
+    hall->n_writers++;
+    session_set(&w->session, g->n_prompt, g->prompt);
+    return NULL;
+}
+
+static void leave(Hall *hall, Writer *w)
+{
+    if (hall->lent) *hall->lent = w->session;
+    else session_close(&w->session);
+}
+
+/* Writers that go on close ranks. */
+static void end(Hall *hall, const bool *ended)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < hall->n_writers; i++) {
+        if (ended[i]) leave(hall, &hall->writers[i]);
+        else hall->writers[n++] = hall->writers[i];
     }
-    size_t D = (size_t)s->model->config.hidden_size, V = (size_t)s->model->config.vocab_size;
-    if (!err) {
-        Tensor *last = tape_leaf(&s->tape, 1, D, x->data + (rows - 1) * D, false);
-        Tensor *logits = model_logits(&s->tape, s->model, last);
-        err = tape_error(&s->tape);
-        if (!err) memcpy(s->logits, logits->data, V * sizeof *s->logits);
-    }
-    choices_free(&choices);
-    return err;
+    hall->n_writers = n;
+}
+
+/* ---- one token for everybody ---------------------------------------------------------------------------------- */
+
+static void choose(const Hall *hall, size_t i)
+{
+    Writer *w = &hall->writers[i];
+    const Generation *g = &hall->generations[w->number];
+    size_t V = (size_t)hall->model->config.vocab_size;
+    const float *logits = hall->logits + i * V;
+    float *work = hall->work + i * V; /* penalty and filters use logits up */
+    uint32_t *order = hall->order + i * V;
+    memcpy(work, logits, V * sizeof *work);
+    sample_penalise(g->sampling.repetition_penalty, w->session.n, w->session.ids, V, work, order);
+    w->token = sample_token(&g->sampling, w->session.n - g->n_prompt, V, work, order);
+    w->log_probability = sample_log_probability(V, logits, w->token);
 }
 
 static bool stops(const Generation *g, int32_t token)
@@ -55,48 +86,107 @@ static bool stops(const Generation *g, int32_t token)
     return false;
 }
 
-static Err *run(Session *s, const Generation *g)
+static Err *keep_token(Generated *to, int32_t token, double log_probability)
 {
-    size_t V = (size_t)s->model->config.vocab_size, seen = 0;
-    while (s->n < g->n_prompt + g->max_new_tokens) {
-        TRY(advance(s, s->cached ? seen : 0));
-        seen = s->n;
-        int32_t token = sample_token(&g->sampling, s->n - g->n_prompt, V, s->logits, s->order);
-        if (stops(g, token)) return NULL;
-        s->text[s->n++] = token;
-        if (g->on_token && !g->on_token(g->context, token)) return NULL;
-    }
+    size_t other = to->capacity;
+    TRY(mem_grow(&to->tokens, &to->capacity, to->n + 1, sizeof *to->tokens));
+    TRY(mem_grow(&to->log_probabilities, &other, to->n + 1, sizeof *to->log_probabilities));
+    to->tokens[to->n] = token;
+    to->log_probabilities[to->n++] = log_probability;
     return NULL;
 }
 
-static Err *start(Session *s, const Generation *g)
+static Err *take(Hall *hall, Writer *w, bool *ended)
 {
-    size_t V = (size_t)s->model->config.vocab_size, most = g->n_prompt + g->max_new_tokens;
-    if (g->n_prompt == 0) return err_new(ERR_DATA, "the prompt is empty");
-    TRY(model_reserve_positions(s->model, most));
-    TRY(mem_new(&s->text, most, sizeof *s->text));
-    TRY(mem_new(&s->logits, V, sizeof *s->logits));
-    TRY(mem_new(&s->order, V, sizeof *s->order));
-    if (s->cached) TRY(cache_new(&s->cache, s->model, 1, most));
-    memcpy(s->text, g->prompt, g->n_prompt * sizeof *s->text);
-    s->n = g->n_prompt;
+    const Generation *g = &hall->generations[w->number];
+    Generated *to = &hall->generated[w->number];
+    to->stopped = *ended = stops(g, w->token);
+    if (*ended) return NULL;
+    TRY(keep_token(to, w->token, w->log_probability));
+    to->stopped = g->on_token && !g->on_token(g->context, w->token);
+    w->session.ids[w->session.n++] = w->token;
+    *ended = to->stopped || to->n == g->max_new_tokens;
     return NULL;
 }
 
-Err *generate(Model *model, const Adapter *adapter, const Generation *g, int32_t **tokens, size_t *n_tokens)
+static Err *step(Hall *hall, bool *ended)
 {
-    Session s = {.model = model, .adapter = adapter, .cached = !g->no_cache};
-    Err *err = start(&s, g);
-    if (!err) err = run(&s, g);
-    if (!err) err = mem_new(tokens, s.n - g->n_prompt, sizeof **tokens);
-    if (!err) {
-        *n_tokens = s.n - g->n_prompt;
-        memcpy(*tokens, s.text + g->n_prompt, *n_tokens * sizeof **tokens);
-    }
-    tape_free(&s.tape);
-    cache_free(&s.cache);
-    free(s.text);
-    free(s.logits);
-    free(s.order);
+    for (size_t i = 0; i < hall->n_writers; i++) hall->sessions[i] = &hall->writers[i].session;
+    TRY(sessions_step(&hall->stepper, hall->model, hall->adapter, hall->n_writers, hall->sessions, hall->logits));
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < hall->n_writers; i++) choose(hall, i);
+    for (size_t i = 0; i < hall->n_writers; i++) TRY(take(hall, &hall->writers[i], &ended[i]));
+    end(hall, ended);
+    return NULL;
+}
+
+/* ---- all ------------------------------------------------------------------------------------------------------ */
+
+static Err *run(Hall *hall)
+{
+    bool *ended;
+    size_t V = (size_t)hall->model->config.vocab_size;
+    if (hall->at_once > hall->n) hall->at_once = hall->n;
+    TRY(mem_new(&hall->writers, hall->at_once, sizeof *hall->writers));
+    TRY(mem_new(&hall->sessions, hall->at_once, sizeof *hall->sessions));
+    TRY(mem_new(&hall->logits, hall->at_once * V, sizeof *hall->logits));
+    TRY(mem_new(&hall->work, hall->at_once * V, sizeof *hall->work));
+    TRY(mem_new(&hall->order, hall->at_once * V, sizeof *hall->order));
+    TRY(mem_new(&ended, hall->at_once, sizeof *ended));
+    Err *err = NULL;
+    do {
+        while (!err && hall->n_writers < hall->at_once && hall->next < hall->n) err = begin(hall, hall->next++);
+        if (!err && hall->n_writers) err = step(hall, ended);
+    } while (!err && (hall->n_writers || hall->next < hall->n));
+    free(ended);
     return err;
+}
+
+static Err *open_hall(Hall *hall)
+{
+    memset(hall->generated, 0, hall->n * sizeof *hall->generated);
+    Err *err = run(hall);
+    for (size_t i = 0; i < hall->n_writers; i++) leave(hall, &hall->writers[i]);
+    stepper_free(&hall->stepper);
+    free(hall->writers);
+    free(hall->sessions);
+    free(hall->logits);
+    free(hall->work);
+    free(hall->order);
+    if (err) generated_free(hall->n, hall->generated);
+    return err;
+}
+
+Err *generate_all(Model *model, const Adapter *adapter, size_t n, const Generation *generations, size_t at_once, size_t group_tokens,
+                  Generated *generated)
+{
+    Hall hall = {.model = model, .adapter = adapter, .n = n, .generations = generations, .generated = generated,
+                 .at_once = at_once ? at_once : 1, .stepper.group_tokens = group_tokens};
+    return open_hall(&hall);
+}
+
+Err *generate_in(Session *session, Model *model, const Adapter *adapter, const Generation *g, Generated *generated)
+{
+    Hall hall = {.model = model, .adapter = adapter, .n = 1, .generations = g, .generated = generated, .at_once = 1, .lent = session};
+    if (g->n_prompt + g->max_new_tokens <= session->capacity) return open_hall(&hall);
+    return err_new(ERR_DATA, "%zu tokens and %zu new ones; the context holds %zu", g->n_prompt, g->max_new_tokens, session->capacity);
+}
+
+void generated_free(size_t n, Generated *generated)
+{
+    for (size_t i = 0; i < n; i++) {
+        free(generated[i].tokens);
+        free(generated[i].log_probabilities);
+        generated[i] = (Generated){0};
+    }
+}
+
+Err *generate(Model *model, const Adapter *adapter, const Generation *generation, int32_t **tokens, size_t *n_tokens)
+{
+    Generated made;
+    TRY(generate_all(model, adapter, 1, generation, 1, 0, &made));
+    *n_tokens = made.n;
+    *tokens = made.tokens;
+    free(made.log_probabilities);
+    return made.tokens ? NULL : mem_new(tokens, 0, sizeof **tokens);
 }

@@ -1,10 +1,11 @@
-#define _GNU_SOURCE /* qsort_r */
+/* Tokens leave a heap likeliest first, as many as the filters look at: a vocabulary is never sorted. */
 #include "infer/sample.h"
 
 #include "base/rng.h"
 #include "tensor/rows.h"
 
-#include <stdlib.h>
+#include <stdbool.h>
+#include <string.h>
 
 static int32_t largest(size_t V, const float *logits)
 {
@@ -14,42 +15,112 @@ static int32_t largest(size_t V, const float *logits)
     return (int32_t)best;
 }
 
-static int likelier_first(const void *a, const void *b, void *context)
+/* ---- a heap of ids, the likeliest on top, of equals the lower id ----------------------------------------------- */
+
+static bool before(const float *p, uint32_t a, uint32_t b) { return p[a] > p[b] || (p[a] == p[b] && a < b); }
+
+static void sink(const float *p, size_t n, uint32_t *heap, size_t i)
 {
-    const float *p = context;
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    if (p[x] != p[y]) return p[x] > p[y] ? -1 : 1;
-    return (x > y) - (x < y);
+    uint32_t id = heap[i];
+    for (size_t child; (child = 2 * i + 1) < n; i = child) {
+        if (child + 1 < n && before(p, heap[child + 1], heap[child])) child++;
+        if (before(p, id, heap[child])) break;
+        heap[i] = heap[child];
+    }
+    heap[i] = id;
 }
 
-/* How many of the n likeliest tokens top_p keeps, and their probability together. */
-static size_t nucleus(double top_p, size_t n, const float *p, const uint32_t *order, double *kept)
+static void make_heap(const float *p, size_t n, uint32_t *heap)
 {
-    double whole = 0, share = top_p > 0 && top_p < 1 ? top_p : 1;
-    for (size_t i = 0; i < n; i++) whole += (double)p[order[i]];
-    size_t count = 0;
-    *kept = 0;
-    while (count < n && (count == 0 || *kept < share * whole)) *kept += (double)p[order[count++]];
-    return count;
+    for (size_t i = 0; i < n; i++) heap[i] = (uint32_t)i;
+    for (size_t i = n / 2; i-- > 0;) sink(p, n, heap, i);
 }
 
-int32_t sample_token(const Sampling *sampling, uint64_t index, size_t V, float *logits, uint32_t *order)
+/* Move the likeliest behind the heap, which shrinks to n - 1. */
+static uint32_t pop(const float *p, size_t n, uint32_t *heap)
 {
-    if (sampling->temperature <= 0) return largest(V, logits);
+    uint32_t top = heap[0];
+    heap[0] = heap[n - 1];
+    sink(p, n - 1, heap, 0);
+    heap[n - 1] = top;
+    return top;
+}
+
+/* ---- filters -------------------------------------------------------------------------------------------------- */
+
+static double sum_of(size_t V, const float *p)
+{
+    double sum = 0;
+    for (size_t i = 0; i < V; i++) sum += (double)p[i];
+    return sum;
+}
+
+/* Pop what the filters keep: it ends up behind the heap, likeliest last. Returns how many; *kept is their probability. */
+static size_t keep(const Sampling *s, size_t V, const float *p, uint32_t *heap, double *kept)
+{
+    size_t most = s->top_k > 0 && (size_t)s->top_k < V ? (size_t)s->top_k : V, n = 0;
+    double whole = sum_of(V, p), share = s->top_p > 0 && s->top_p < 1 ? s->top_p : 1, least = 0;
+    if (most < V && share < 1) { /* top_p is a share of what top_k keeps */
+        for (whole = 0; n < most; n++) whole += (double)p[pop(p, V - n, heap)];
+        size_t count = 0;
+        for (*kept = 0; count < n && (count == 0 || *kept < share * whole); count++) *kept += (double)p[heap[V - 1 - count]];
+        n = count;
+    } else {
+        for (*kept = 0; n < most && (n == 0 || *kept < share * whole); n++) {
+            float q = p[pop(p, V - n, heap)];
+            if (n == 0) least = s->min_p * (double)q;
+            if (n && (double)q < least) return n;
+            *kept += (double)q;
+        }
+    }
+    least = s->min_p * (double)p[heap[V - 1]];
+    while (n > 1 && (double)p[heap[V - n]] < least) *kept -= (double)p[heap[V - n--]];
+    return n;
+}
+
+/* All of the vocabulary, in id order. */
+static int32_t draw_unfiltered(size_t V, const float *p, double u)
+{
+    u *= sum_of(V, p);
+    for (size_t i = 0; i + 1 < V; i++) {
+        u -= (double)p[i];
+        if (u < 0) return (int32_t)i;
+    }
+    return (int32_t)V - 1;
+}
+
+int32_t sample_token(const Sampling *s, uint64_t index, size_t V, float *logits, uint32_t *order)
+{
+    if (s->temperature <= 0) return largest(V, logits);
     double top = (double)logits[largest(V, logits)]; /* taken off first: a low temperature must not overflow */
-    for (size_t i = 0; i < V; i++) {
-        logits[i] = (float)(((double)logits[i] - top) / sampling->temperature);
-        order[i] = (uint32_t)i;
-    }
+    for (size_t i = 0; i < V; i++) logits[i] = (float)(((double)logits[i] - top) / s->temperature);
     row_softmax(V, logits);
-    qsort_r(order, V, sizeof *order, likelier_first, logits);
-    size_t most = sampling->top_k > 0 && (size_t)sampling->top_k < V ? (size_t)sampling->top_k : V;
-    double kept;
-    size_t n = nucleus(sampling->top_p, most, logits, order, &kept);
-    double u = rng_uniform_double(rng_name(sampling->seed, "sample"), index) * kept;
+    double kept, u = rng_uniform_double(rng_name(s->seed, "sample"), index);
+    bool filters = s->top_k > 0 || (s->top_p > 0 && s->top_p < 1) || s->min_p > 0;
+    if (!filters) return draw_unfiltered(V, logits, u);
+    make_heap(logits, V, order);
+    size_t n = keep(s, V, logits, order, &kept);
+    u *= kept;
     for (size_t i = 0; i + 1 < n; i++) {
-        u -= (double)logits[order[i]];
-        if (u < 0) return (int32_t)order[i];
+        u -= (double)logits[order[V - 1 - i]];
+        if (u < 0) return (int32_t)order[V - 1 - i];
     }
-    return (int32_t)order[n - 1];
+    return (int32_t)order[V - n];
+}
+
+void sample_penalise(double penalty, size_t n, const int32_t *text, size_t V, float *logits, uint32_t *mark)
+{
+    if (penalty <= 0 || penalty == 1) return;
+    memset(mark, 0, V * sizeof *mark);
+    for (size_t i = 0; i < n; i++) {
+        size_t id = (size_t)text[i];
+        if (id >= V || mark[id]) continue;
+        mark[id] = 1;
+        logits[id] = (float)(logits[id] > 0 ? (double)logits[id] / penalty : (double)logits[id] * penalty);
+    }
+}
+
+double sample_log_probability(size_t V, const float *logits, int32_t token)
+{
+    return (double)logits[token] - (double)row_logsumexp(V, logits);
 }

@@ -8,13 +8,22 @@
 
 typedef struct {
     double temperature; /* 0: greedy, ties to the lower id */
-    double top_p;       /* 1: off; the smallest set of tokens whose probabilities reach it */
+    double top_p;       /* 1 or 0: off; the smallest set of tokens whose probabilities reach it */
     int64_t top_k;      /* 0: off */
     uint64_t seed;
+    double min_p;              /* 0: off; tokens at least this likely, as a share of the likeliest */
+    double repetition_penalty; /* 1 or 0: off; above 1 makes tokens of the text so far less likely */
 } Sampling;
 
 /* Choose the token of position `index` (which keys the random number). logits [V] are used up; order [V] is scratch.
- * Temperature first, then top_k, then top_p, as transformers does. */
+ * Temperature first, then top_k, top_p and min_p, as transformers does. The penalty is not applied here. */
 int32_t sample_token(const Sampling *sampling, uint64_t index, size_t V, float *logits, uint32_t *order);
+
+/* Before that: divide positive logits of the text's tokens by the penalty, multiply negative ones, each token once.
+ * mark [V] is scratch.   Source: Keskar et al. 2019, section 4.1 (arXiv:1909.05858), as transformers applies it. */
+void sample_penalise(double penalty, size_t n, const int32_t *text, size_t V, float *logits, uint32_t *mark);
+
+/* log p of a token, in nats. */
+double sample_log_probability(size_t V, const float *logits, int32_t token);
 
 #endif

@@ -31,6 +31,13 @@ static void read_weight(Reader *r, Weight *to, const char *leaf)
     if (!r->err) r->err = weights_get(r->weights, full_name(r, name, leaf), to);
 }
 
+/* What chooses: scores of experts and of keys stay in fp32 on every path, so that a path rarely changes a choice. */
+static void read_exact(Reader *r, Weight *to, const char *leaf)
+{
+    read_weight(r, to, leaf);
+    to->exact = true;
+}
+
 static void read_vector(Reader *r, float **to, size_t n, const char *leaf)
 {
     char name[NAME_BYTES];
@@ -43,7 +50,7 @@ static void read_attention(Reader *r, const ModelConfig *c, Layer *layer)
     read_vector(r, &layer->input_layernorm, D, "input_layernorm");
     read_vector(r, &layer->post_attention_layernorm, D, "post_attention_layernorm");
     if (c->q_lora_rank) {
-        read_weight(r, &layer->q_down, "self_attn.q_a_proj");
+        (layer->indexer ? read_exact : read_weight)(r, &layer->q_down, "self_attn.q_a_proj"); /* the indexer asks from there */
         read_vector(r, &layer->q_norm, (size_t)c->q_lora_rank, "self_attn.q_a_layernorm");
         read_weight(r, &layer->q_up, "self_attn.q_b_proj");
     } else {
@@ -59,9 +66,9 @@ static void read_indexer(Reader *r, const ModelConfig *c, Layer *layer)
 {
     char name[NAME_BYTES];
     size_t dim = (size_t)c->index_head_dim;
-    read_weight(r, &layer->index_q, "self_attn.indexer.wq_b");
-    read_weight(r, &layer->index_k, "self_attn.indexer.wk");
-    read_weight(r, &layer->index_heads, "self_attn.indexer.weights_proj");
+    read_exact(r, &layer->index_q, "self_attn.indexer.wq_b");
+    read_exact(r, &layer->index_k, "self_attn.indexer.wk");
+    read_exact(r, &layer->index_heads, "self_attn.indexer.weights_proj");
     read_vector(r, &layer->index_norm, dim, "self_attn.indexer.k_norm");
     snprintf(name, sizeof name, "model.layers.%zu.self_attn.indexer.k_norm.bias", r->l);
     if (!r->err) r->err = weights_get_floats(r->weights, name, dim, &layer->index_norm_bias);
@@ -82,7 +89,7 @@ static void read_experts(Reader *r, const ModelConfig *c, Layer *layer)
 {
     size_t E = (size_t)c->n_routed_experts;
     char name[NAME_BYTES], leaf[64];
-    read_weight(r, &layer->router, "mlp.gate");
+    read_exact(r, &layer->router, "mlp.gate");
     snprintf(name, sizeof name, "model.layers.%zu.mlp.gate.e_score_correction_bias", r->l);
     if (!r->err) r->err = weights_get_floats(r->weights, name, E, &layer->router_bias);
     if (!r->err) r->err = mem_new(&layer->expert_weights, 3 * E, sizeof *layer->expert_weights);

@@ -1,59 +1,147 @@
-/* Products and row functions for one instruction set: KERNEL is avx512, avx2 or plain.
+/* Products for one instruction set: KERNEL is avx512, avx2, plain, or bf16 (AVX512-BF16).
  *
- * Product: a panel of W is widened to fp32 where it stays in L2; a tile of ROWS x GROUPS vectors of sums then stays in
- * registers while the inner index runs. Lanes are tokens in nt (W is never transposed), columns of W in nn. The sums of
- * any element do not depend on the tile that held it, so tiles may differ between instruction sets.
+ * A panel of W is brought to words where it stays in L2; a tile of ROWS x GROUPS vectors of sums then stays in registers
+ * while the inner index runs. Lanes are tokens in nt (W is never transposed), columns of W in nn. The sums of any element
+ * do not depend on the tile that held it, so tiles may differ between instruction sets.
  *
- * exp: x = n ln 2 + r, |r| <= ln 2 / 2, exp(r) by the polynomial of Cephes, expf (Moshier, netlib.org/cephes), error
- * below 2 ulp; n ln2_hi is exact without fma, too. */
-#include "tensor/kernel.h"
+ * A word is what a lane multiplies in one step: a float, or two bf16 that follow each other along the inner index, the
+ * first in the lower half, zero where the inner length ends between them. Words of bf16 pass through vectors of floats
+ * as bits: they are moved, never computed with. */
+#include "tensor/vector.h"
 
-#include <math.h>
-#include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#define PASTE_(a, b) a##b
-#define PASTE(a, b) PASTE_(a, b)
-#define TEXT_(a) #a
-#define TEXT(a) TEXT_(a)
-
-/* ---- one vector ---------------------------------------------------------------------------------------------- */
-
-#if defined KERNEL_avx512
-#include <immintrin.h>
-enum { W = 16, MAX_GROUPS = 3, WIDE_1 = 24, WIDE_2 = 12, WIDE_3 = 8, TAIL = 8, MAX_ROWS = 24 };
+#if defined KERNEL_avx512 /* and bf16 */
+enum { MAX_GROUPS = 3, WIDE_1 = 24, WIDE_2 = 12, WIDE_3 = 8, TAIL = 8, MAX_ROWS = 24 };
 #elif defined KERNEL_avx2
-#include <immintrin.h>
-enum { W = 8, MAX_GROUPS = 1, WIDE_1 = 6, TAIL = 4, MAX_ROWS = 6 };
+enum { MAX_GROUPS = 1, WIDE_1 = 6, TAIL = 4, MAX_ROWS = 6 };
 #else
-enum { W = 4, MAX_GROUPS = 1, WIDE_1 = 2, TAIL = 2, MAX_ROWS = 2 };
+enum { MAX_GROUPS = 1, WIDE_1 = 2, TAIL = 2, MAX_ROWS = 2 };
 #endif
-enum { PARTS = LANES / W, CHUNK = 4096, RUN = 192, SHORT_RUN = 24 };
-
-typedef float V __attribute__((vector_size(W * 4)));
-typedef int32_t I __attribute__((vector_size(W * 4)));
-
-INLINE V fma_v(V a, V b, V c)
-{
-#if defined KERNEL_avx512
-    return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined KERNEL_avx2
-    return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#if defined KERNEL_bf16
+enum { PER_WORD = 2 };
 #else
-    return a * b + c;
+enum { PER_WORD = 1 };
+#endif
+enum { RUN = 192, SHORT_RUN = 24 };
+
+INLINE size_t words_of(size_t n) { return (n + PER_WORD - 1) / PER_WORD; }
+
+/* The same word in every lane. */
+INLINE V word_at(const float *word)
+{
+#if defined KERNEL_bf16
+    int32_t bits;
+    memcpy(&bits, word, sizeof bits);
+    return (V)_mm512_set1_epi32(bits);
+#else
+    return all(*word);
 #endif
 }
 
-INLINE V all(float x) { return x - (V){0}; }
-INLINE I all_bits(int32_t x) { return x - (I){0}; }
-INLINE V load(const float *x)
+/* sum + x y. Of pairs: fma(x[0], y[0], fma(x[1], y[1], sum)), to nearest, ties to even, subnormal numbers as zeros on
+ * the way in and out. Source: Intel SDM vol. 2, VDPBF16PS. */
+INLINE V add_product(V sum, V x, V y)
 {
-    V v;
-    memcpy(&v, x, sizeof v);
-    return v;
+#if defined KERNEL_bf16
+    return (V)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)y);
+#else
+    return fma_v(x, y, sum);
+#endif
 }
-INLINE void store(float *x, V v) { memcpy(x, &v, sizeof v); }
-INLINE V pick(I mask, V yes, V no) { return (V)((mask & (I)yes) | (~mask & (I)no)); }
+
+/* ---- words of W ---------------------------------------------------------------------------------------------- */
+
+/* The factor of the block that holds an element; FP8 only. */
+INLINE float factor_at(const Weight *w, size_t row, size_t col)
+{
+    size_t blocks = (w->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK;
+    float factor;
+    memcpy(&factor, (const char *)w->scale + (row / WEIGHT_BLOCK * blocks + col / WEIGHT_BLOCK) * sizeof factor, sizeof factor);
+    return factor;
+}
+
+#if defined KERNEL_bf16
+/* ---- words of bf16 ------------------------------------------------------------------------------------------- */
+
+enum { HALVES = 2 * LANES };
+
+/* Codes of E4M3 as bf16, exactly: the exponent's bias grows from 7 to 127; subnormal ones come from a table. */
+INLINE __m512i halves_of_codes(const char *data)
+{
+    static const uint16_t subnormal[HALVES] = {0, 0x3B00, 0x3B80, 0x3BC0, 0x3C00, 0x3C20, 0x3C40, 0x3C60}; /* m 2^-9 */
+    __m512i code = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)data));
+    __m512i size = _mm512_and_si512(code, _mm512_set1_epi16(0x7F));
+    __m512i half = _mm512_add_epi16(_mm512_slli_epi16(size, 4), _mm512_set1_epi16(120 << 7));
+    half = _mm512_mask_permutexvar_epi16(half, _mm512_cmplt_epi16_mask(size, _mm512_set1_epi16(8)), size, _mm512_loadu_si512(subnormal));
+    half = _mm512_mask_mov_epi16(half, _mm512_cmpeq_epi16_mask(size, _mm512_set1_epi16(0x7F)), _mm512_set1_epi16(0x7FC0));
+    return _mm512_or_si512(half, _mm512_and_si512(code, _mm512_set1_epi16((short)0x8000)));
+}
+
+/* The first n <= HALVES values as bf16, FP8 without their factor, zeros after them. No byte is read beyond the n. */
+INLINE __m512i halves_of(DType dtype, size_t n, const char *data)
+{
+    char rest[HALVES * 2];
+    if (n < HALVES) {
+        memset(rest, 0, sizeof rest);
+        data = memcpy(rest, data, n * (dtype == DTYPE_BF16 ? 2 : 1));
+    }
+    return dtype == DTYPE_BF16 ? _mm512_loadu_si512(data) : halves_of_codes(data);
+}
+
+INLINE void line_run(DType dtype, size_t n, const char *data, float *out)
+{
+    for (size_t i = 0; i < n; i += HALVES)
+        _mm512_storeu_si512(out + i / 2, halves_of(dtype, least(n - i, HALVES), data + i * (dtype == DTYPE_BF16 ? 2 : 1)));
+}
+
+/* Columns [col, col + n) of one row to words of neighbouring columns, whole vectors of them. */
+static void fill_line(const Weight *w, size_t row, size_t col, size_t n, float *out)
+{
+    const char *data = (const char *)w->data + (row * w->cols + col) * dtype_bytes(w->dtype);
+    if (w->dtype == DTYPE_BF16) line_run(DTYPE_BF16, n, data, out);
+    else line_run(DTYPE_F8_E4M3, n, data, out);
+}
+
+INLINE void column_run(DType dtype, size_t n, const char *first, const char *second, float *out, size_t step)
+{
+    static const uint16_t order[2][HALVES] = {
+        {0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
+        {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55, 24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
+    __m512i low = _mm512_loadu_si512(order[0]), high = _mm512_loadu_si512(order[1]);
+    size_t bytes = dtype == DTYPE_BF16 ? 2 : 1;
+    for (size_t i = 0; i < n; i += HALVES, out += 2 * step) {
+        size_t take = least(n - i, HALVES);
+        __m512i a = halves_of(dtype, take, first + i * bytes);
+        __m512i b = second ? halves_of(dtype, take, second + i * bytes) : _mm512_setzero_si512();
+        _mm512_storeu_si512(out, _mm512_permutex2var_epi16(a, low, b));
+        if (take > LANES) _mm512_storeu_si512(out + step, _mm512_permutex2var_epi16(a, high, b));
+    }
+}
+
+/* Columns [col, col + n) of one row, or of two, to a word for each column: every LANES of them `step` floats further. */
+static void fill_column(const Weight *w, size_t row, size_t rows, size_t col, size_t n, float *out, size_t step)
+{
+    size_t bytes = dtype_bytes(w->dtype);
+    const char *first = (const char *)w->data + (row * w->cols + col) * bytes, *second = rows == 2 ? first + w->cols * bytes : NULL;
+    if (w->dtype == DTYPE_BF16) column_run(DTYPE_BF16, n, first, second, out, step);
+    else column_run(DTYPE_F8_E4M3, n, first, second, out, step);
+}
+
+/* n values times s, rounded, to whole vectors of words. */
+static void round_words(size_t n, float s, const float *x, float *out)
+{
+    V factor = all(s);
+    float rest[HALVES] = {0};
+    for (; n >= HALVES; n -= HALVES, x += HALVES, out += LANES)
+        _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh((__m512)(load(x + LANES) * factor), (__m512)(load(x) * factor)));
+    if (!n) return;
+    memcpy(rest, x, n * sizeof *x);
+    __mmask32 valid = (1u << n) - 1;
+    __m512i last = (__m512i)_mm512_cvtne2ps_pbh((__m512)(load(rest + LANES) * factor), (__m512)(load(rest) * factor));
+    _mm512_storeu_si512(out, _mm512_maskz_mov_epi16(valid, last));
+}
+
+#else
+/* ---- words of fp32 ------------------------------------------------------------------------------------------- */
 
 /* Lanes first .. first + W - 1 of LANES: all ones below n. */
 INLINE I before(size_t n, size_t first)
@@ -64,23 +152,7 @@ INLINE I before(size_t n, size_t first)
     return at < all_bits((int32_t)n);
 }
 
-/* n < W values and a filling, or the first n values of a vector. */
-INLINE V load_part(size_t n, const float *x, float fill)
-{
-    float lane[W];
-    for (size_t i = 0; i < W; i++) lane[i] = i < n ? x[i] : fill;
-    return load(lane);
-}
-INLINE void store_part(size_t n, float *x, V v)
-{
-    float lane[W];
-    store(lane, v);
-    for (size_t i = 0; i < n; i++) x[i] = lane[i];
-}
-
-/* ---- widening ------------------------------------------------------------------------------------------------ */
-
-/* W unsigned integers of 16 or 8 bits, not aligned. */
+/* W unsigned integers of 16 bits, not aligned. */
 INLINE I load_16(const void *data)
 {
 #if defined KERNEL_avx512
@@ -94,11 +166,22 @@ INLINE I load_16(const void *data)
 #endif
 }
 
+#if defined KERNEL_avx512
+/* As half precision, whose exponent is one bit wider and its bias 8 larger: shifted, a value is 2^-8 of itself, subnormal
+ * or not; S.1111.111, no NaN there, gets all bits of the exponent. */
+INLINE V widen_f8(const void *data, V scale)
+{
+    __m256i half = _mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128(data)), 7);
+    half = _mm256_and_si256(half, _mm256_set1_epi16((short)0xBFFF)); /* one copy of the sign */
+    __mmask16 nan = _mm256_cmpeq_epi16_mask(_mm256_or_si256(half, _mm256_set1_epi16((short)0x8000)), _mm256_set1_epi16((short)0xBF80));
+    half = _mm256_mask_add_epi16(half, nan, half, _mm256_set1_epi16(0x4000));
+    return (V)_mm512_cvtph_ps(half) * all(0x1p8f) * scale;
+}
+#else
+/* W unsigned bytes. */
 INLINE I load_8(const void *data)
 {
-#if defined KERNEL_avx512
-    return (I)_mm512_cvtepu8_epi32(_mm_loadu_si128(data));
-#elif defined KERNEL_avx2
+#if defined KERNEL_avx2
     return (I)_mm256_cvtepu8_epi32(_mm_loadl_epi64(data));
 #else
     uint8_t x[W];
@@ -116,6 +199,7 @@ INLINE V widen_f8(const void *data, V scale)
     I bits = (I)value | (x & 0x80) << 24 | (nan & 0x7FC00000);
     return (V)bits * scale;
 }
+#endif
 
 INLINE V widen_f32(const void *data)
 {
@@ -146,23 +230,28 @@ INLINE void widen_run(DType dtype, size_t bytes, size_t n, size_t beyond, const 
         store(out + p * W, (V)((I)widen_one(dtype, data + p * W * bytes, factor) & before(n, p * W)));
 }
 
-/* Columns [col, col + n) of one row; col is a multiple of LANES. Scales change at multiples of 128. */
+/* Columns [col, col + n) of one row: every LANES of them `step` floats further. col is a multiple of LANES. */
 static void widen(const Weight *w, size_t row, size_t col, size_t n, float *out, size_t step)
 {
-    const char *data = w->data;
-    size_t at = row * w->cols + col, beyond = w->rows * w->cols - at - n;
-    size_t blocks = (w->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK;
-    if (w->dtype == DTYPE_BF16) widen_run(DTYPE_BF16, 2, n, beyond, data + at * 2, 1, out, step);
-    if (w->dtype == DTYPE_F32) widen_run(DTYPE_F32, 4, n, beyond, data + at * 4, 1, out, step);
+    size_t bytes = dtype_bytes(w->dtype), at = row * w->cols + col, beyond = w->rows * w->cols - at - n;
+    const char *data = (const char *)w->data + at * bytes;
+    if (w->dtype == DTYPE_BF16) widen_run(DTYPE_BF16, 2, n, beyond, data, 1, out, step);
+    if (w->dtype == DTYPE_F32) widen_run(DTYPE_F32, 4, n, beyond, data, 1, out, step);
     if (w->dtype != DTYPE_F8_E4M3) return;
-    for (size_t i = 0; i < n;) {
-        size_t left = WEIGHT_BLOCK - (col + i) % WEIGHT_BLOCK, take = left < n - i ? left : n - i;
-        float scale;
-        memcpy(&scale, (const char *)w->scale + (row / WEIGHT_BLOCK * blocks + (col + i) / WEIGHT_BLOCK) * 4, 4);
-        widen_run(DTYPE_F8_E4M3, 1, take, beyond + n - i - take, data + at + i, scale, out + i / LANES * step, step);
-        i += take;
+    for (size_t i = 0, take; i < n; i += take) { /* factors change at multiples of WEIGHT_BLOCK */
+        take = least(n - i, WEIGHT_BLOCK - (col + i) % WEIGHT_BLOCK);
+        widen_run(DTYPE_F8_E4M3, 1, take, beyond + n - i - take, data + i, factor_at(w, row, col + i), out + i / LANES * step, step);
     }
 }
+
+static void fill_line(const Weight *w, size_t row, size_t col, size_t n, float *out) { widen(w, row, col, n, out, LANES); }
+
+static void fill_column(const Weight *w, size_t row, size_t rows, size_t col, size_t n, float *out, size_t step)
+{
+    (void)rows; /* one */
+    widen(w, row, col, n, out, step);
+}
+#endif
 
 /* ---- tiles --------------------------------------------------------------------------------------------------- */
 
@@ -192,9 +281,9 @@ INLINE void tile(size_t groups, size_t rows, size_t ldb, size_t n, const float *
             for (size_t i = 0; i < groups * PARTS; i++) x[i] = load(a + i / PARTS * step + i % PARTS * W);
 #pragma GCC unroll 24
             for (size_t j = 0; j < rows; j++) {
-                V y = all(b[j * ldb]);
+                V y = word_at(b + j * ldb);
 #pragma GCC unroll 4
-                for (size_t i = 0; i < groups * PARTS; i++) sum[j][i] = fma_v(x[i], y, sum[j][i]);
+                for (size_t i = 0; i < groups * PARTS; i++) sum[j][i] = add_product(sum[j][i], x[i], y);
             }
         }
     }
@@ -247,23 +336,21 @@ INLINE size_t take_groups(size_t left)
     return MAX_GROUPS == 1 ? 1 : left == 4 || left == 2 ? 2 : left >= 3 ? 3 : 1;
 }
 
-INLINE size_t least(size_t a, size_t b) { return a < b ? a : b; }
-
-/* A small square, rows to columns: in[i][j] -> out[j][i], times s. */
+/* A small square, rows to columns: in[i][j] -> out[j][i], times s; for s = 1 only moved, which words of bf16 need. */
 #if defined KERNEL_plain
 enum { SQUARE = 4 };
 INLINE void transpose(const float *const in[SQUARE], float *out, size_t step, float s)
 {
     for (size_t j = 0; j < SQUARE; j++)
-        for (size_t i = 0; i < SQUARE; i++) out[j * step + i] = in[i][j] * s;
+        for (size_t i = 0; i < SQUARE; i++) out[j * step + i] = s == 1 ? in[i][j] : in[i][j] * s;
 }
 #else
 enum { SQUARE = 8 };
 INLINE void transpose(const float *const in[SQUARE], float *out, size_t step, float s)
 {
-    __m256 factor = _mm256_set1_ps(s), a[8], b[8];
+    __m256 a[8], b[8];
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) a[i] = _mm256_mul_ps(_mm256_loadu_ps(in[i]), factor);
+    for (int i = 0; i < 8; i++) a[i] = s == 1 ? _mm256_loadu_ps(in[i]) : _mm256_mul_ps(_mm256_loadu_ps(in[i]), _mm256_set1_ps(s));
 #pragma GCC unroll 4
     for (int i = 0; i < 8; i += 2) { /* pairs, then fours, then halves */
         b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
@@ -295,16 +382,24 @@ static void rows_to_lanes(size_t n, const float *row[LANES], float s, float *out
             transpose(in, out + k * LANES + i, LANES, s);
         }
     for (; k < n; k++)
-        for (size_t i = 0; i < LANES; i++) out[k * LANES + i] = row[i][k] * s;
+        for (size_t i = 0; i < LANES; i++) out[k * LANES + i] = s == 1 ? row[i][k] : row[i][k] * s;
 }
 
 static void pack_lanes(size_t T, size_t n, float s, Rows x, float *out)
 {
     static const float zeros[BLOCK];
-    for (size_t t = 0; t < T; t += LANES, out += n * LANES) {
+    size_t words = words_of(n);
+    for (size_t t = 0; t < T; t += LANES, out += words * LANES) {
         const float *row[LANES];
+#if defined KERNEL_bf16
+        float rounded[LANES][STRIDE];
+        for (size_t i = 0; i < LANES && t + i < T; i++) round_words(n, s, row_of(x, t + i), rounded[i]);
+        for (size_t i = 0; i < LANES; i++) row[i] = t + i < T ? rounded[i] : zeros;
+        rows_to_lanes(words, row, 1, out);
+#else
         for (size_t i = 0; i < LANES; i++) row[i] = t + i < T ? row_of(x, t + i) : zeros;
-        rows_to_lanes(n, row, s, out);
+        rows_to_lanes(words, row, s, out);
+#endif
     }
 }
 
@@ -312,7 +407,11 @@ static void pack_rows(size_t T, size_t n, size_t stride, float s, Rows x, float 
 {
     for (size_t t = 0; t < T; t++, out += stride) {
         const float *row = row_of(x, t);
+#if defined KERNEL_bf16
+        round_words(n, s, row, out);
+#else
         for (size_t i = 0; i < n; i++) out[i] = row[i] * s;
+#endif
     }
 }
 
@@ -325,6 +424,67 @@ INLINE size_t take_rows(size_t left, size_t groups)
 INLINE Tile *choose_tile(size_t rows, size_t groups, bool brief)
 {
     return (rows == wide_rows[groups - 1] ? wide : tail)[brief][groups - 1];
+}
+
+/* Where the factors of a tile of FP8 lie: its block begins at (row, col) of w, and
+ *   lines    its rows are rows of w and the inner index runs along columns of w (nt);
+ *   columns  its lanes are columns of w and the inner index runs along rows (nn);
+ *   turned   its lanes are rows of w, the inner length within one block (nt_short). */
+typedef struct {
+    enum { FACTOR_NONE, FACTOR_LINES, FACTOR_COLUMNS, FACTOR_TURNED } way;
+    const Weight *w;
+    size_t row, col;
+} Factors;
+
+#if defined KERNEL_bf16
+enum { PART = WEIGHT_BLOCK / PER_WORD }; /* words that share a factor */
+
+/* Of row j and group g, in part number p. Rows of zeros beyond the last have that of the last. */
+INLINE V factor_of(const Factors *f, size_t j, size_t g, size_t p)
+{
+    size_t along = p * WEIGHT_BLOCK, row = f->row, col = f->col;
+    if (f->way == FACTOR_LINES) return all(factor_at(f->w, least(row + j, f->w->rows - 1), col + along));
+    return all(f->way == FACTOR_COLUMNS ? factor_at(f->w, row + along, col + g * LANES) : factor_at(f->w, row + g * LANES, col));
+}
+
+/* Codes are exact in bf16, so they are multiplied as they are: sum = fma(part's sum, its factor, sum), part by part. */
+static void tile_of_codes(Tile *run, size_t rows, size_t groups, size_t n, const float *a, size_t step, const float *b,
+                          float *const *out, bool add, Ahead ahead, const Factors *factors)
+{
+    float part[MAX_ROWS][LANES * MAX_GROUPS] __attribute__((aligned(64)));
+    float sum[MAX_ROWS][LANES * MAX_GROUPS] __attribute__((aligned(64)));
+    float *to[MAX_ROWS];
+    for (size_t j = 0; j < rows; j++) to[j] = part[j];
+    for (size_t p = 0, at = 0; at < n; p++, at += PART) {
+        run(least(PART, n - at), a + at * LANES, step, b + at, to, false, ahead);
+        ahead.at += ahead.lines < PART ? PART / ahead.lines * ahead.step : PART * 64;
+        for (size_t j = 0; j < rows; j++)
+            for (size_t g = 0; g < groups; g++) {
+                V factor = factor_of(factors, j, g, p), value = load(part[j] + g * LANES);
+                store(sum[j] + g * LANES, at ? fma_v(value, factor, load(sum[j] + g * LANES)) : value * factor);
+            }
+    }
+    for (size_t j = 0; j < rows; j++)
+        for (size_t g = 0; g < groups; g++) {
+            V value = load(sum[j] + g * LANES);
+            store(out[j] + g * LANES, add ? load(out[j] + g * LANES) + value : value);
+        }
+}
+#endif
+
+/* The tile over one block. */
+INLINE void run_tile(size_t rows, size_t groups, bool brief, size_t n, const float *a, size_t step, const float *b,
+                     float *const *out, bool add, Ahead ahead, const Factors *factors)
+{
+    Tile *run = choose_tile(rows, groups, brief);
+#if defined KERNEL_bf16
+    if (factors->way != FACTOR_NONE) {
+        tile_of_codes(run, rows, groups, n, a, step, b, out, add, ahead, factors);
+        return;
+    }
+#endif
+    (void)factors; /* panels of fp32 have them multiplied in */
+    run(n, a, step, b, out, add, ahead);
 }
 
 /* ---- nt: lanes are tokens ------------------------------------------------------------------------------------ */
@@ -359,20 +519,22 @@ static void nt(size_t T, Rows y, bool add, const float *packed, const Weight *w,
                size_t n, float *panel)
 {
     float sums[ROWS_SLICE * LANES * MAX_GROUPS] __attribute__((aligned(64)));
-    size_t columns = end - begin, groups, rows, fetched = 0;
+    size_t columns = end - begin, words = words_of(n), groups, rows, fetched = 0;
     bool last = at + n == w->cols; /* then W's next block is in the rows below */
-    for (size_t j = 0; j < columns; j++) widen(w, begin + j, at, n, panel + j * STRIDE, LANES);
-    for (size_t j = columns; j < columns + ROW_TILE; j++) memset(panel + j * STRIDE, 0, n * sizeof *panel);
+    size_t lines = BLOCK * PER_WORD * dtype_bytes(w->dtype) / 64;
+    for (size_t j = 0; j < columns; j++) fill_line(w, begin + j, at, n, panel + j * STRIDE);
+    for (size_t j = columns; j < columns + ROW_TILE; j++) memset(panel + j * STRIDE, 0, words * sizeof *panel);
     for (size_t t = 0; t < T; t += groups * LANES) {
         groups = take_groups((T - t + LANES - 1) / LANES);
-        const float *x = packed + t * n;
+        const float *x = packed + t * words;
         for (size_t j = 0, call = 0; j < columns; j += rows, call++) {
             float *out[MAX_ROWS];
-            Ahead ahead = {(const char *)(x + (groups + call) * LANES * n), BLOCK, 0}; /* x of the next tile */
-            if (call >= groups) ahead = fetch(w, begin + (last ? columns : 0), last ? 0 : at + n, columns, 16, &fetched);
+            Ahead ahead = {(const char *)(x + (groups + call) * LANES * words), BLOCK, 0}; /* x of the next tile */
+            if (call >= groups) ahead = fetch(w, begin + (last ? columns : 0), last ? 0 : at + n, columns, lines, &fetched);
             rows = take_rows(columns - j, groups);
             for (size_t q = 0; q < rows; q++) out[q] = sums + (j + q) * groups * LANES;
-            choose_tile(rows, groups, false)(n, x, n * LANES, panel + j * STRIDE, out, false, ahead);
+            Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_LINES : FACTOR_NONE, w, begin + j, at};
+            run_tile(rows, groups, false, words, x, words * LANES, panel + j * STRIDE, out, false, ahead, &factors);
         }
         write_out(T, t, groups * LANES, columns, sums, rows_right(y, begin), add);
     }
@@ -384,6 +546,7 @@ static void nt(size_t T, Rows y, bool add, const float *packed, const Weight *w,
 typedef struct {
     const float *data;
     size_t step, n, columns;
+    Factors factors;
 } Panel;
 
 /* One tile: rows t .. of y, `groups` groups of columns from group g on. What lies outside of y goes to spare. */
@@ -398,7 +561,10 @@ static void nn_tile(size_t T, size_t t, size_t rows, Rows y, bool add, const flo
     for (size_t q = 0; q < MAX_ROWS; q++) out[q] = spare[q];
     for (size_t q = 0; q < direct; q++) out[q] = row_of(y, t + q) + column;
     for (size_t q = direct; q < rows; q++) memset(spare[q], 0, sizeof spare[q]); /* add reads it */
-    choose_tile(rows, groups, brief)(panel.n, panel.data + g * panel.step, panel.step, x, out, whole && add, ahead);
+    Factors factors = panel.factors;
+    if (factors.way == FACTOR_COLUMNS) factors.col += column;
+    if (factors.way == FACTOR_TURNED) factors.row += column;
+    run_tile(rows, groups, brief, panel.n, panel.data + g * panel.step, panel.step, x, out, whole && add, ahead, &factors);
     for (size_t q = 0; !whole && q < rows && t + q < T; q++) {
         float *to = row_of(y, t + q) + column;
         for (size_t i = 0; i < columns; i++) to[i] = add ? to[i] + spare[q][i] : spare[q][i];
@@ -419,7 +585,7 @@ static void rows_times_panel(size_t T, Rows y, bool add, const float *packed, si
             for (size_t t = run, stop = least(T, run + at_once); t < stop; t += rows) {
                 rows = take_rows(stop - t, groups);
                 nn_tile(stop, t, rows, y, add, packed + t * stride, brief, panel, g, groups,
-                        fetch(w, next_row, next_col, panel.n, 8, &fetched));
+                        fetch(w, next_row, next_col, panel.n * PER_WORD, 8, &fetched));
             }
         }
 }
@@ -427,214 +593,31 @@ static void rows_times_panel(size_t T, Rows y, bool add, const float *packed, si
 static void nn(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at,
                size_t n, float *panel)
 {
-    size_t step = n * LANES + LANES;
+    size_t words = words_of(n), step = words * LANES + LANES;
     bool last = at + n == w->rows; /* then W's next block is to the right */
-    for (size_t r = 0; r < n; r++) widen(w, at + r, begin, end - begin, panel + r * LANES, step);
-    rows_times_panel(T, rows_right(y, begin), add, packed, packed_stride(w->rows), (Panel){panel, step, n, end - begin}, w,
-                     last ? 0 : at + n, last ? end : begin);
+    for (size_t r = 0; r < n; r += PER_WORD)
+        fill_column(w, at + r, least(PER_WORD, n - r), begin, end - begin, panel + r / PER_WORD * LANES, step);
+    Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_COLUMNS : FACTOR_NONE, w, at, begin};
+    rows_times_panel(T, rows_right(y, begin), add, packed, packed_stride(words_of(w->rows)),
+                     (Panel){panel, step, words, end - begin, factors}, w, last ? 0 : at + n, last ? end : begin);
 }
 
 static void nt_short(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, float *panel)
 {
     static const float zeros[SHORT];
     float wide_row[LANES][SHORT];
-    size_t n = w->cols, step = n * LANES;
+    size_t n = w->cols, words = words_of(n), step = words * LANES;
     bool floats = w->dtype == DTYPE_F32 && (uintptr_t)w->data % sizeof(float) == 0; /* nothing to widen */
     for (size_t j = begin; j < end; j += LANES) {
         const float *row[LANES];
         for (size_t i = 0; i < LANES; i++) {
             row[i] = j + i >= end ? zeros : floats ? (const float *)w->data + (j + i) * n : wide_row[i];
-            if (j + i < end && !floats) widen(w, j + i, 0, n, wide_row[i], LANES);
+            if (j + i < end && !floats) fill_line(w, j + i, 0, n, wide_row[i]);
         }
-        rows_to_lanes(n, row, 1, panel + (j - begin) * n);
+        rows_to_lanes(words, row, 1, panel + (j - begin) * words);
     }
-    rows_times_panel(T, rows_right(y, begin), add, packed, SHORT_STRIDE, (Panel){panel, step, n, end - begin}, w, end, 0);
+    Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_TURNED : FACTOR_NONE, w, begin, 0};
+    rows_times_panel(T, rows_right(y, begin), add, packed, SHORT_STRIDE, (Panel){panel, step, words, end - begin, factors}, w, end, 0);
 }
 
-/* ---- rows ---------------------------------------------------------------------------------------------------- */
-
-/* LANES sums to one, halves onto each other. */
-INLINE float fold(const V part[PARTS])
-{
-    float lane[LANES];
-    for (size_t p = 0; p < PARTS; p++) store(lane + p * W, part[p]);
-    for (size_t half = LANES / 2; half; half /= 2)
-        for (size_t i = 0; i < half; i++) lane[i] += lane[i + half];
-    return lane[0];
-}
-
-/* What is left of a row, filled up to LANES. */
-INLINE const float *filled(float lane[LANES], size_t n, const float *x, float fill)
-{
-    for (size_t i = 0; i < LANES; i++) lane[i] = i < n ? x[i] : fill;
-    return lane;
-}
-
-/* Long rows are summed in chunks, and chunks in double, so that an error does not grow with the row. */
-static float chunk_dot(size_t n, const float *a, const float *b)
-{
-    V sum[PARTS] = {{0}};
-    float rest_a[LANES], rest_b[LANES];
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (size_t p = 0; p < PARTS; p++) sum[p] = fma_v(load(a + i + p * W), load(b + i + p * W), sum[p]);
-    if (i < n) {
-        filled(rest_a, n - i, a + i, 0);
-        filled(rest_b, n - i, b + i, 0);
-        for (size_t p = 0; p < PARTS; p++) sum[p] = fma_v(load(rest_a + p * W), load(rest_b + p * W), sum[p]);
-    }
-    return fold(sum);
-}
-
-static float dot(size_t n, const float *a, const float *b)
-{
-    double total = 0;
-    for (size_t i = 0; i < n; i += CHUNK) total += (double)chunk_dot(least(CHUNK, n - i), a + i, b + i);
-    return (float)total;
-}
-
-static float chunk_sum(size_t n, const float *x)
-{
-    V sum[PARTS] = {{0}};
-    float rest[LANES];
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (size_t p = 0; p < PARTS; p++) sum[p] += load(x + i + p * W);
-    if (i < n) filled(rest, n - i, x + i, 0);
-    for (size_t p = 0; i < n && p < PARTS; p++) sum[p] += load(rest + p * W);
-    return fold(sum);
-}
-
-static float sum_row(size_t n, const float *x)
-{
-    double total = 0;
-    for (size_t i = 0; i < n; i += CHUNK) total += (double)chunk_sum(least(CHUNK, n - i), x + i);
-    return (float)total;
-}
-
-/* NaN is passed over. */
-static float max_row(size_t n, const float *x)
-{
-    V most = all(-INFINITY);
-    size_t i = 0;
-    for (; i + W <= n; i += W) {
-        V v = load(x + i);
-        most = pick(v > most, v, most);
-    }
-    if (i < n) {
-        V v = load_part(n - i, x + i, -INFINITY);
-        most = pick(v > most, v, most);
-    }
-    float lane[W], best = -INFINITY;
-    store(lane, most);
-    for (i = 0; i < W; i++) best = lane[i] > best ? lane[i] : best;
-    return best;
-}
-
-static void axpy(size_t n, float *y, float a, const float *x)
-{
-    size_t i = 0;
-    for (; i + W <= n; i += W) store(y + i, fma_v(all(a), load(x + i), load(y + i)));
-    if (i < n) store_part(n - i, y + i, fma_v(all(a), load_part(n - i, x + i, 0), load_part(n - i, y + i, 0)));
-}
-
-static void scale(size_t n, float *y, float a, const float *x)
-{
-    for (size_t i = 0; i < n; i++) y[i] = a * x[i];
-}
-
-/* Below -104 the result is zero, above 89 infinite; in between 2^n is applied in two factors, as it may be no normal
- * number itself. Dead lanes compute exp(0): subnormal results cost a hundred cycles each. */
-INLINE V exp_v(V x)
-{
-    I dead = x < all(-104);
-    x = pick(dead, all(0), x);
-    x = pick(x > all(89), all(89), x);
-    V shifter = all(0x1.8p23f), shifted = fma_v(x, all(0x1.715476p0f), shifter), n = shifted - shifter;
-    V r = fma_v(n, all(2.12194440e-4f), fma_v(n, all(-0.693359375f), x));
-    V p = all(1.9875691500e-4f);
-    p = fma_v(p, r, all(1.3981999507e-3f));
-    p = fma_v(p, r, all(8.3334519073e-3f));
-    p = fma_v(p, r, all(4.1665795894e-2f));
-    p = fma_v(p, r, all(1.6666665459e-1f));
-    p = fma_v(p, r, all(5.0000001201e-1f));
-    p = fma_v(p, r * r, r) + all(1);
-    I power = (I)shifted - (I)shifter, half = power >> 1;
-    V y = p * (V)((half + 127) << 23) * (V)((power - half + 127) << 23);
-    return (V)((I)y & ~dead);
-}
-
-static float chunk_exp(size_t n, float *y, const float *x, float shift)
-{
-    V sum[PARTS] = {{0}};
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (size_t p = 0; p < PARTS; p++) {
-            V e = exp_v(load(x + i + p * W) - all(shift));
-            if (y) store(y + i + p * W, e);
-            sum[p] += e;
-        }
-    if (i == n) return fold(sum);
-    float rest[LANES], result[LANES];
-    filled(rest, n - i, x + i, 0);
-    for (size_t p = 0; p < PARTS; p++) store(result + p * W, exp_v(load(rest + p * W) - all(shift)));
-    for (size_t k = n - i; k < LANES; k++) result[k] = 0;
-    for (size_t p = 0; p < PARTS; p++) sum[p] += load(result + p * W);
-    if (y) memcpy(y + i, result, (n - i) * sizeof *y);
-    return fold(sum);
-}
-
-static float exp_row(size_t n, float *y, const float *x, float shift)
-{
-    double total = 0;
-    for (size_t i = 0; i < n; i += CHUNK) total += (double)chunk_exp(least(CHUNK, n - i), y ? y + i : NULL, x + i, shift);
-    return (float)total;
-}
-
-INLINE V sigmoid_v(V x) { return all(1) / (all(1) + exp_v(-x)); }
-
-static void sigmoid(size_t n, float *y, const float *x)
-{
-    size_t i = 0;
-    for (; i + W <= n; i += W) store(y + i, sigmoid_v(load(x + i)));
-    if (i < n) store_part(n - i, y + i, sigmoid_v(load_part(n - i, x + i, 0)));
-}
-
-static void swiglu(size_t n, float *a, const float *g, const float *u)
-{
-    size_t i = 0;
-    for (; i + W <= n; i += W) {
-        V gate = load(g + i);
-        store(a + i, gate * sigmoid_v(gate) * load(u + i));
-    }
-    if (i < n) {
-        V gate = load_part(n - i, g + i, 0);
-        store_part(n - i, a + i, gate * sigmoid_v(gate) * load_part(n - i, u + i, 0));
-    }
-}
-
-INLINE void swiglu_backward_v(V *dg, V *du, V g, V u, V da)
-{
-    V sig = sigmoid_v(g);
-    *dg = da * u * sig * fma_v(g, all(1) - sig, all(1));
-    *du = da * (g * sig);
-}
-
-static void swiglu_backward(size_t n, float *dg, float *du, const float *g, const float *u, const float *da)
-{
-    size_t i = 0;
-    V dgate, dup;
-    for (; i + W <= n; i += W) {
-        swiglu_backward_v(&dgate, &dup, load(g + i), load(u + i), load(da + i));
-        store(dg + i, dgate);
-        store(du + i, dup);
-    }
-    if (i == n) return;
-    swiglu_backward_v(&dgate, &dup, load_part(n - i, g + i, 0), load_part(n - i, u + i, 0), load_part(n - i, da + i, 0));
-    store_part(n - i, dg + i, dgate);
-    store_part(n - i, du + i, dup);
-}
-
-const Kernels PASTE(kernels_, KERNEL) = {
-    TEXT(KERNEL), pack_lanes, pack_rows, nt, nt_short, nn, dot, sum_row, max_row, axpy, scale, exp_row, sigmoid, swiglu, swiglu_backward,
-};
+const Products PASTE(products_, KERNEL) = {PER_WORD, pack_lanes, pack_rows, nt, nt_short, nn};

@@ -1,11 +1,15 @@
-/* What differs from CPU to CPU: kernel.c is compiled once for each instruction set and fills one such table.
+/* What differs from CPU to CPU: kernel.c and kernel_rows.c are compiled once for each instruction set and fill these tables.
  * matmul_init chooses; matmul.c and rows.c call through `kernels`.
  *
- * A product runs over its inner length in blocks of BLOCK. Inside a block, every element of y is one chain of fused
- * multiply-adds from zero in increasing inner index; block sums are added to y in order. So its bits depend on its own
- * numbers and the inner length alone, and are those of a scalar loop over fmaf ("plain" rounds twice instead).
+ * Two kinds of words: a lane multiplies one float at a time, or a pair of bf16 (products_bf16, frozen BF16 and FP8 weights
+ * only). x is brought to words when it is packed; so a packing serves one kind.
  *
- * Packed x, one block after the other:
+ * A product runs over its inner length in blocks of BLOCK words. Inside a block, every element of y is one chain of fused
+ * multiply-adds from zero in increasing word; block sums are added to y in order. So its bits depend on its own numbers
+ * and the inner length alone, and are those of a scalar loop over fmaf ("plain" rounds twice instead; a pair's second
+ * product comes before its first). Pairs of FP8: a chain for each WEIGHT_BLOCK elements, and S = fma(chain, factor, S).
+ *
+ * Packed x, one block after the other, inner lengths in words:
  *   nt, inner length > SHORT   lanes are tokens: [group of LANES tokens][inner][LANES], absent tokens zero
  *   nn, and nt otherwise       [token][stride], stride packed_stride(inner); and ROW_TILE tokens of zeros after the last */
 #ifndef GRAFT_TENSOR_KERNEL_H
@@ -16,7 +20,7 @@
 enum {
     LANES = 16,
     ROW_TILE = 8,
-    BLOCK = 512,                /* inner length of a block: part of every result's bits */
+    BLOCK = 512,                /* words of a block: part of every result's bits */
     SHORT = 64,                 /* up to this inner length W fits beside y's columns: no transposed write-out */
     NN_COLUMNS = 2 * ROWS_SLICE, /* columns of W widened at once in nn */
     STRIDE = BLOCK + 16,        /* not a power of two, so that rows of a panel do not collide in L1 */
@@ -33,22 +37,26 @@ static inline size_t short_columns(size_t inner)
 static inline size_t packed_stride(size_t inner) { return inner <= SHORT ? SHORT_STRIDE : STRIDE; }
 
 typedef struct {
-    const char *name;
+    size_t per_word; /* inner elements in a word: 1, or 2 of bf16 */
 
-    /* n <= BLOCK inner columns of x, times s; x starts at the first of them. Zeros after pack_rows are the caller's. */
+    /* n columns of x, at most BLOCK words, times s; x starts at the first of them. Zeros after pack_rows are the caller's. */
     void (*pack_lanes)(size_t T, size_t n, float s, Rows x, float *out);
     void (*pack_rows)(size_t T, size_t n, size_t stride, float s, Rows x, float *out);
 
-    /* One block of one panel. y starts at column 0, packed at this block; panel is PANEL_FLOATS floats.
+    /* One block of one panel, its place and length in elements. y starts at column 0, packed at this block; panel is PANEL_FLOATS floats.
      *   nt        columns [begin, end) of y, at most ROWS_SLICE; inner [at, at + n)
-     *   nt_short  the same for W->cols <= SHORT, at most short_columns
+     *   nt_short  the same for up to SHORT words of W->cols, at most short_columns
      *   nn        columns [begin, end) of y, at most NN_COLUMNS or short_columns; inner [at, at + n) */
     void (*nt)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
                size_t n, float *panel);
     void (*nt_short)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, float *panel);
     void (*nn)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
                size_t n, float *panel);
+} Products;
 
+typedef struct {
+    const char *name;
+    const Products *products;
     float (*dot)(size_t n, const float *a, const float *b);
     float (*sum)(size_t n, const float *x);
     float (*max)(size_t n, const float *x);
@@ -60,8 +68,11 @@ typedef struct {
     void (*swiglu_backward)(size_t n, float *dg, float *du, const float *g, const float *u, const float *da);
 } Kernels;
 
+extern const Products products_avx512, products_avx2, products_plain, products_bf16;
 extern const Kernels kernels_avx512, kernels_avx2, kernels_plain;
 extern const Kernels *kernels; /* plain until matmul_init */
+
+static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 static inline float *row_of(Rows rows, size_t i) { return rows.data + (rows.index ? rows.index[i] : i) * rows.stride; }
 

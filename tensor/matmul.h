@@ -5,7 +5,10 @@
  *   sum_*    add over rows, once for each micro-batch: their shape is fixed by the data alone. They may use cblas.
  *   block_*  small products of one document's attention: shapes fixed by the document's length alone. cblas.
  *
- * All arithmetic is fp32. Weights are widened a panel at a time (kernel.c). */
+ * All sums are fp32. So are all factors, but for one path: bf16 rounds the x of a product with a BF16 or FP8 weight to bf16
+ * (to nearest, ties to even; subnormal numbers count as zeros). Neither weight is rounded: FP8 codes are exact in bf16,
+ * and a block's factor meets the sum over the block. A weight that is exact (weight.h) is multiplied in fp32 there, too.
+ * Weights are brought to words a panel at a time (kernel.c). */
 #ifndef GRAFT_TENSOR_MATMUL_H
 #define GRAFT_TENSOR_MATMUL_H
 
@@ -39,10 +42,12 @@ void rows_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, float
 void rows_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, float *scratch);
 
 /* The same for columns [begin, end) of y only, on the calling thread, with x packed beforehand, so that threads can
- * share the packing. begin is a multiple of ROWS_SLICE; end is one, too, or the width of y. */
+ * share the packing. begin is a multiple of ROWS_SLICE; end is one, too, or the width of y.
+ * x packed for one W serves other weights of its inner length when rows_pack_serves says so. */
 enum { ROWS_SLICE = 96 };
-void rows_pack_nt(size_t T, size_t K, float s, Rows x, float *scratch);
-void rows_pack_nn(size_t T, size_t N, float s, Rows x, float *scratch);
+void rows_pack_nt(size_t T, float s, Rows x, const Weight *W, float *scratch);
+void rows_pack_nn(size_t T, float s, Rows x, const Weight *W, float *scratch);
+bool rows_pack_serves(const Weight *packed_for, const Weight *W);
 void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end);
 void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end);
 
@@ -63,10 +68,15 @@ void block_tn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, floa
 void matmul_prepare(char **argv);
 
 /* Once, before anything else: choose kernels for this CPU and keep OpenBLAS to one thread.
- * force    NULL, or "avx512", "avx2", "plain" to take a lesser path; false when this CPU or build lacks it */
-bool matmul_init(const char *force);
+ * compute  NULL or "auto"   bf16 where the CPU says that it has AVX512-BF16 and is not Intel's (slower there), else fp32
+ *          "bf16"           also where a hypervisor hides it and the instruction works: it is tried
+ *          "fp32", and "fp32/avx512", "fp32/avx2", "fp32/plain" (or without "fp32/") to take a lesser path
+ * false    this CPU or build lacks it; all stays as it was */
+#define MATMUL_CHOICES "auto bf16 fp32 fp32/avx512 fp32/avx2 fp32/plain"
+bool matmul_init(const char *compute);
 
-/* The compute path, as checkpoints record it: "fp32/avx512 openblas/SkylakeX". Valid after matmul_init. */
+/* The compute path, as checkpoints record it: "fp32/avx512 openblas/SkylakeX", "bf16/avx512bf16 openblas/SkylakeX".
+ * Valid after matmul_init. */
 const char *matmul_path(void);
 
 #endif

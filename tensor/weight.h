@@ -15,7 +15,11 @@ typedef struct Weight {
     size_t rows, cols;
     const void *data;
     const void *scale; /* float [ceil(rows/128)][ceil(cols/128)], F8_E4M3 only, not aligned either */
+    bool exact;        /* products in fp32 on every path: what chooses (router, indexer) must not be rounded */
 } Weight;
+
+/* Whether products with W stay in fp32 on every compute path: floats always do. */
+static inline bool weight_is_exact(const Weight *w) { return w->exact || w->dtype == DTYPE_F32; }
 
 /* Columns [col, col + n) of one row, as float. */
 void weight_read(const Weight *w, size_t row, size_t col, size_t n, float *out);

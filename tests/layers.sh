@@ -30,5 +30,6 @@ door 'ft2build' plot/canvas.c
 door 'utf8proc' data/unicode.c
 door 'zlib' data/packed.c
 door 'zstd' data/packed.c
+door 'editline|readline' cli/line.c
 [ "$bad" = 0 ] && echo "layers: includes go one way"
 exit "$bad"

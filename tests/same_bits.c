@@ -1,4 +1,4 @@
-/* same_bits GRAFT MODEL DATA: one result, however a run is shared out.
+/* same_bits GRAFT MODEL DATA [COMPUTE]: one result, however a run is shared out.
  *
  * Trains a small adapter (dropout, balance losses, router and experts on) over every combination of group, ranks,
  * threads and kept tapes, then stops a run half-way and resumes it with other ranks and threads, and compares the SHA-256
@@ -25,7 +25,7 @@ enum { STEPS = 4, STOP_AFTER = 2, MOST_WORDS = 64 };
 extern char **environ;
 
 typedef struct {
-    const char *graft, *model, *data;
+    const char *graft, *model, *data, *compute;
     char scratch[64];
     char state[80];   /* of the first run; the others must equal it */
     char *metrics;
@@ -48,8 +48,8 @@ static int train(const Bits *bits, const char *directory, const Way *way, const 
 {
     char ranks[16], threads[16], keep[16];
     const char *words[MOST_WORDS + 16] = {bits->graft, "train", "--model_name_or_path", bits->model, "--train_file", bits->data, "--output_dir", directory,
-                                          "--group_tokens", way->group, "--ranks", ranks, "--threads", threads, "--keep_layers", keep};
-    size_t n = 16;
+                                          "--group_tokens", way->group, "--ranks", ranks, "--threads", threads, "--keep_layers", keep, "--compute", bits->compute};
+    size_t n = 18;
     snprintf(ranks, sizeof ranks, "%d", way->ranks);
     snprintf(threads, sizeof threads, "%d", way->threads);
     snprintf(keep, sizeof keep, "%d", way->keep);
@@ -285,12 +285,17 @@ static int remove_one(const char *path, const struct stat *st, int flag, struct 
 int main(int argc, char **argv)
 {
     static const char *const groups[] = {"1", "400", "0"}; /* one micro-batch, two, all */
-    Bits bits = {.graft = argc > 1 ? argv[1] : "", .model = argc > 2 ? argv[2] : "", .data = argc > 3 ? argv[3] : "", .scratch = "/tmp/same_bits.XXXXXX"};
+    Bits bits = {.graft = argc > 1 ? argv[1] : "", .model = argc > 2 ? argv[2] : "", .data = argc > 3 ? argv[3] : "", .compute = argc > 4 ? argv[4] : "fp32", .scratch = "/tmp/same_bits.XXXXXX"};
     matmul_prepare(argv);
-    if (argc != 4) {
-        fprintf(stderr, "usage: same_bits GRAFT MODEL DATA\n");
+    if (argc < 4 || argc > 5) {
+        fprintf(stderr, "usage: same_bits GRAFT MODEL DATA [COMPUTE]\n");
         return 2;
     }
+    if (!matmul_init(bits.compute)) {
+        printf("same_bits: skipped, this CPU has no %s\n", bits.compute);
+        return 0;
+    }
+    printf("%s\n", matmul_path());
     if (!mkdtemp(bits.scratch)) {
         perror(bits.scratch);
         return 2;
@@ -310,7 +315,6 @@ int main(int argc, char **argv)
     run_resumed(&bits, &(Way){"1", 3, 1, 1, NULL}, &(Way){"400", 2, 2, 0, NULL});
     run_control(&bits, "another seed", "--seed", "8");
     run_control(&bits, "other micro-batches", "--micro_batch_tokens", "100");
-    matmul_init(NULL);
     Err *err = run_alone(&bits);
     if (err) {
         printf("  FAIL: %s\n", err_message(err));

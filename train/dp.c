@@ -114,7 +114,7 @@ static Err *exchange(Dp *dp, const Forest *forest, const size_t *first, size_t b
     Err *err = NULL;
     for (int r = 0; r < dp->size && !err; r++) {
         size_t count = forest_cover(first[r], first[r + 1], trees + at);
-        for (size_t i = 0; i < count && !err; i++) {
+        for (size_t i = 0; i < count && n && !err; i++) { /* a small layer has no slice for every rank */
             float *to = dp->buffer + (at + i) * n;
             if (r == dp->rank) memcpy(to, forest->slots + i * forest->n + begin, n * sizeof *to);
             else err = start(&requests, true, to, n, r);

@@ -51,8 +51,7 @@ static void set_threads(const Run *run)
 
 static Err *set_compute(const char *compute)
 {
-    const char *slash = strchr(compute, '/');
-    if (matmul_init(slash ? slash + 1 : NULL)) return NULL;
+    if (matmul_init(compute)) return NULL;
     return err_new(ERR_USAGE, "compute %s: this CPU cannot do that", compute);
 }
 

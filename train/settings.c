@@ -1,6 +1,7 @@
 #include "train/settings.h"
 
 #include "optim/schedule.h"
+#include "tensor/matmul.h"
 
 #include <stddef.h>
 
@@ -60,7 +61,7 @@ const Option settings_table[] = {
     {"resume_on_another_path", OPT_FLAG, AT(resume_on_another_path), .help = "allow a resume on other arithmetic than the checkpoint's: bits will differ"},
     {"ranks", OPT_INT, AT(ranks), .preset = "1", .min = 1, .max = 65536, .help = "start that many through mpirun on this host"},
     {"threads", OPT_INT, AT(threads), .preset = "0", .min = 0, .max = 4096, .help = "per rank; 0: the cores shared out among the host's ranks, or OMP_NUM_THREADS"},
-    {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = "auto fp32 fp32/avx512 fp32/avx2 fp32/plain", .help = "arithmetic of the products"},
+    {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = MATMUL_CHOICES, .help = "arithmetic of the frozen products"},
     {"memory_limit", OPT_TEXT, AT(memory_limit), .help = "for everything on this host, all ranks together: 8GiB; what is free less a tenth when not given. Never changes a bit"},
     {"scratch_dir", OPT_TEXT, AT(scratch_dir), .help = "hidden states between layers go to a file there when memory has no room; output_dir when not given"},
     {"guard", OPT_FLAG, AT(guard), .help = "stop at the first number that is not finite and name its operation"},

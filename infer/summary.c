@@ -1,0 +1,127 @@
+#include "infer/summary.h"
+
+#include "base/memory.h"
+
+#include <ctype.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const kinds[RECORD_KINDS] = {"loss", "choice", "written"};
+static const char *const metrics[RECORD_KINDS][RECORD_METRICS + 1] = {
+    {"loss", "token_accuracy", "kl", "kl_base", NULL}, {"accuracy", "accuracy_sum", NULL}, {"exact_match", NULL}};
+
+const char *record_kind_name(RecordKind kind) { return kinds[kind]; }
+const char *record_metric(RecordKind kind, size_t i) { return metrics[kind][i]; }
+
+/* ---- figures -------------------------------------------------------------------------------------------------- */
+
+static double ratio(size_t m, size_t n, const double *bottom, const RecordScore *of)
+{
+    double above = 0, below = 0;
+    for (size_t i = 0; i < n; i++) {
+        above += of[i].top[m];
+        below += bottom[i];
+    }
+    return above / below;
+}
+
+Err *summarise(Summary *summary, RecordKind kind, size_t n, const double *bottom, const RecordScore *own, const RecordScore *base, const Draws *draws)
+{
+    double *differences;
+    Err *err = NULL;
+    *summary = (Summary){0};
+    TRY(mem_new(&differences, n, sizeof *differences));
+    for (size_t m = 0; metrics[kind][m] && !err; m++) {
+        if (strncmp(metrics[kind][m], "kl", 2) == 0 && !base) continue; /* the base is no distance from itself */
+        Metric *metric = &summary->metrics[summary->n++];
+        *metric = (Metric){.name = metrics[kind][m], .value = ratio(m, n, bottom, own), .compared = base != NULL};
+        for (size_t i = 0; i < n && base; i++) differences[i] = own[i].top[m] - base[i].top[m];
+        if (base) err = bootstrap(&metric->difference, n, differences, bottom, draws->n_draws, draws->level, draws->seed);
+        if (strcmp(metric->name, "loss") == 0) summary->metrics[summary->n++] = (Metric){.name = "perplexity", .value = exp(metric->value)};
+    }
+    free(differences);
+    return err;
+}
+
+const Metric *summary_find(const Summary *summary, const char *name)
+{
+    for (size_t i = 0; i < summary->n; i++)
+        if (strcmp(summary->metrics[i].name, name) == 0) return &summary->metrics[i];
+    return NULL;
+}
+
+/* ---- gates ---------------------------------------------------------------------------------------------------- */
+
+static const char *skip_blanks(const char *at)
+{
+    while (isspace((unsigned char)*at)) at++;
+    return at;
+}
+
+static bool read_number(const char **at, double *number)
+{
+    char *end;
+    *number = strtod(*at, &end);
+    if (end == *at || !isfinite(*number)) return false;
+    *at = skip_blanks(end);
+    return true;
+}
+
+static bool read_right_side(Gate *gate, const char *at)
+{
+    gate->with_base = strncmp(at, "base", 4) == 0;
+    if (gate->with_base) {
+        at = skip_blanks(at + 4);
+        if (!*at) return true;
+        if (!strchr("+-*", *at)) return false;
+        gate->sign = *at;
+        at = skip_blanks(at + 1);
+    }
+    return read_number(&at, &gate->number) && !*at;
+}
+
+static bool read_gate(Gate *gate, const char *text)
+{
+    const char *at = skip_blanks(text);
+    size_t n = 0;
+    while ((isalpha((unsigned char)*at) || *at == '_') && n + 1 < sizeof gate->metric) gate->metric[n++] = *at++;
+    at = skip_blanks(at);
+    if (n == 0 || (*at != '<' && *at != '>')) return false;
+    gate->less = *at++ == '<';
+    gate->equal = *at == '=';
+    return read_right_side(gate, skip_blanks(at + gate->equal));
+}
+
+bool gate_knows(const Gate *gate)
+{
+    for (size_t k = 0; k < RECORD_KINDS; k++)
+        for (size_t m = 0; metrics[k][m]; m++)
+            if (strcmp(gate->metric, metrics[k][m]) == 0) return true;
+    return strcmp(gate->metric, "perplexity") == 0;
+}
+
+Err *gate_read(Gate *gate, const char *text)
+{
+    *gate = (Gate){0};
+    if (!read_gate(gate, text))
+        return err_new(ERR_USAGE, "fail-if: %s; expected METRIC < NUMBER, METRIC > base, METRIC > base + NUMBER or the like", text);
+    if (gate_knows(gate)) return NULL;
+    return err_new(ERR_USAGE, "fail-if: there is no metric %s; there are loss, perplexity, token_accuracy, kl, kl_base, accuracy, accuracy_sum and exact_match",
+                   gate->metric);
+}
+
+bool gate_strikes(const Gate *gate, const Summary *summary, const Summary *base)
+{
+    const Metric *metric = summary_find(summary, gate->metric), *other = summary_find(base, gate->metric);
+    double bound = gate->number;
+    if (!metric || (gate->with_base && !other)) return false;
+    if (gate->with_base) {
+        bound = other->value;
+        if (gate->sign == '*') bound *= gate->number;
+        else if (gate->sign) bound += gate->sign == '-' ? -gate->number : gate->number;
+    }
+    if (isnan(metric->value)) return true; /* not a number is never good enough */
+    if (gate->equal && metric->value == bound) return true;
+    return gate->less ? metric->value < bound : metric->value > bound;
+}

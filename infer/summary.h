@@ -1,0 +1,58 @@
+/* Figures of many records: a metric is sum(top) / sum(bottom) over them, beside the base's. */
+#ifndef GRAFT_INFER_SUMMARY_H
+#define GRAFT_INFER_SUMMARY_H
+
+#include "infer/bootstrap.h"
+
+#include <stdbool.h>
+
+/* What a record asks, and by what its answers are judged:
+ *   LOSS     per scored token: loss, token_accuracy, kl = KL(adapter || base), kl_base = KL(base || adapter)
+ *   CHOICE   per question: accuracy (the choice of the largest log-likelihood per token), accuracy_sum (of the largest sum)
+ *   WRITTEN  per sample: exact_match */
+typedef enum { RECORD_LOSS, RECORD_CHOICE, RECORD_WRITTEN, RECORD_KINDS } RecordKind;
+enum { RECORD_METRICS = 4, SUMMARY_METRICS = RECORD_METRICS + 1 };
+const char *record_kind_name(RecordKind kind);
+const char *record_metric(RecordKind kind, size_t i); /* NULL after the last */
+
+typedef struct {
+    double top[RECORD_METRICS];
+} RecordScore;
+
+typedef struct {
+    const char *name;
+    double value;
+    Interval difference; /* value - the base's, over the same records; zeros for the base and for perplexity */
+    bool compared;
+} Metric;
+
+typedef struct {
+    size_t n;
+    Metric metrics[SUMMARY_METRICS];
+} Summary;
+
+typedef struct {
+    size_t n_draws;
+    double level; /* of the interval: 0.95 */
+    uint64_t seed;
+} Draws;
+
+/* Over n records: bottom [n], own [n], base [n] or NULL when this is the base itself. */
+MUST_USE Err *summarise(Summary *summary, RecordKind kind, size_t n, const double *bottom, const RecordScore *own, const RecordScore *base,
+                        const Draws *draws);
+
+const Metric *summary_find(const Summary *summary, const char *name); /* NULL: none of that name */
+
+/* A condition on which a run fails: METRIC (< | <= | > | >=) (NUMBER | base | base (+ | - | *) NUMBER). */
+typedef struct {
+    char metric[32];
+    bool less, equal, with_base;
+    char sign;     /* between base and number; 0: none */
+    double number;
+} Gate;
+
+MUST_USE Err *gate_read(Gate *gate, const char *text);
+bool gate_knows(const Gate *gate); /* some kind of record has such a metric */
+bool gate_strikes(const Gate *gate, const Summary *summary, const Summary *base); /* false where the metric is absent */
+
+#endif

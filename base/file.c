@@ -3,11 +3,73 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+/* ---- maps that fail under us ---------------------------------------------------------------------------------- */
+
+/* What the signal handler reads; maps open and close while one thread runs. */
+typedef struct Watched {
+    struct Watched *next;
+    const unsigned char *data;
+    size_t bytes;
+    char path[];
+} Watched;
+
+static Watched *watched;
+
+/* A list that cannot grow loses a name, nothing else. */
+static void watch(const FileMap *map, const char *path)
+{
+    size_t n = strlen(path) + 1;
+    Watched *entry = malloc(sizeof *entry + n);
+    if (!entry) return;
+    *entry = (Watched){.next = watched, .data = map->data, .bytes = map->bytes};
+    memcpy(entry->path, path, n);
+    watched = entry;
+}
+
+static void unwatch(const FileMap *map)
+{
+    Watched *before = NULL, *entry = watched;
+    for (; entry && entry->data != map->data; entry = entry->next) before = entry;
+    if (!entry) return;
+    if (before) before->next = entry->next;
+    else watched = entry->next;
+    free(entry);
+}
+
+static void say(const char *text)
+{
+    if (write(STDERR_FILENO, text, strlen(text)) < 0) _exit(ERR_IO);
+}
+
+static void on_fault(int number, siginfo_t *info, void *context)
+{
+    const unsigned char *at = info->si_addr;
+    (void)number;
+    (void)context;
+    say("graft: ");
+    for (const Watched *w = watched; w; w = w->next)
+        if (w->bytes && at >= w->data && at < w->data + (w->bytes + 4095) / 4096 * 4096) {
+            say(w->path);
+            say(": ");
+        }
+    say("its bytes can no longer be read: the file was cut short during the run, or its disk failed\n");
+    _exit(ERR_IO);
+}
+
+void file_watch_maps(void)
+{
+    struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
+    sigaction(SIGBUS, &action, NULL);
+}
+
+/* ---- maps ----------------------------------------------------------------------------------------------------- */
 
 Err *file_map(FileMap *map, const char *path)
 {
@@ -24,6 +86,7 @@ Err *file_map(FileMap *map, const char *path)
         void *at = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
         if (at == MAP_FAILED) err = err_errno("map %s (%lld bytes)", path, (long long)st.st_size);
         else *map = (FileMap){at, (size_t)st.st_size};
+        if (!err) watch(map, path);
     }
     close(fd);
     return err;
@@ -31,6 +94,7 @@ Err *file_map(FileMap *map, const char *path)
 
 void file_unmap(FileMap *map)
 {
+    if (map->data) unwatch(map);
     if (map->data) munmap((void *)(size_t)map->data, map->bytes);
     *map = (FileMap){0};
 }

@@ -21,6 +21,10 @@ typedef struct {
 MUST_USE Err *file_map(FileMap *map, const char *path);
 void file_unmap(FileMap *map);
 
+/* A mapped file that shrinks, or a disk that fails under it, raises SIGBUS at the next touch. From here on the program then
+ * says which file it was and ends with ERR_IO's code; what was written and renamed before stays whole. */
+void file_watch_maps(void);
+
 /* The whole file as text, ended by a zero that is not counted. Owner: the caller, until free(). */
 MUST_USE Err *file_read(char **text, size_t *bytes, const char *path);
 

@@ -5,7 +5,7 @@
  *
  * Rounds are interleaved, so that a noisy neighbour hits all alike; each number is a median, of processor time. */
 #include "base/log.h"
-#include "bench/peak.h"
+#include "base/peak.h"
 #include "tensor/matmul.h"
 
 #include <stdio.h>

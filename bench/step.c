@@ -7,13 +7,15 @@
  * step, since neighbours and clocks move it; "frozen work" counts each frozen product twice, forward and for the gradient
  * of its input, however often the step really computes it, so that recomputation shows as a lower share.
  * Tokens are those of a stream: number i is splitmix64((seed << 40) + (i + 1) 0x9E3779B97F4A7C15) mod the vocabulary. */
+#include "base/bytes.h"
 #include "base/digest.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/options.h"
 #include "base/rng.h"
-#include "bench/peak.h"
+#include "base/peak.h"
 #include "tensor/matmul.h"
+#include "model/stream.h"
 #include "train/step.h"
 
 #include <stddef.h>
@@ -23,7 +25,7 @@
 
 typedef struct {
     int64_t tokens, steps, warm_up, r, keep_layers, threads, seed;
-    char *targets, *path;
+    char *targets, *path, *weights_limit;
     bool lean, profile, help;
 } Settings;
 
@@ -38,6 +40,7 @@ static const Option options[] = {
     {"lean", OPT_FLAG, offsetof(Settings, lean), .help = "experts compute gate and up again on the way back"},
     {"threads", OPT_INT, offsetof(Settings, threads), .preset = "0", .min = 0, .max = 1024, .help = "0: as OpenMP chooses"},
     {"path", OPT_TEXT, offsetof(Settings, path), .preset = "auto", .choices = MATMUL_CHOICES, .help = "of computation"},
+    {"weights_limit", OPT_TEXT, offsetof(Settings, weights_limit), .help = "frozen weights in this much memory, the rest streamed: 4GiB"},
     {"seed", OPT_INT, offsetof(Settings, seed), .preset = "1", .min = 0, .max = 1e6, .help = "of tokens and adapter"},
     {"profile", OPT_FLAG, offsetof(Settings, profile), .help = "print where the time goes"},
     {"help", OPT_FLAG, offsetof(Settings, help), .help = "this list"},
@@ -92,7 +95,7 @@ static double products(size_t n, const Weight *const weights[])
 {
     double sum = 0;
     for (size_t i = 0; i < n; i++)
-        if (weights[i]->data) sum += 2 * (double)weights[i]->rows * (double)weights[i]->cols;
+        sum += 2 * (double)weights[i]->rows * (double)weights[i]->cols;
     return sum;
 }
 
@@ -170,6 +173,11 @@ static Err *report(Bench *b)
            (double)log_peak_bytes() / 1e6, status_bytes("RssAnon:") / 1e6, matmul_path(), omp_get_max_threads(), work / 1e9,
            100 * work * rate / peak, peak / 1e9, adapter);
     free(text);
+    if (b->model->stream) {
+        StreamStats stats = stream_stats(b->model->stream);
+        printf("streamed: %zu layers stay, %zu slots of %s, %s read in all (%s), waited %.2f s\n", stats.plan.n_resident, stats.plan.n_slots,
+               BYTES(stats.plan.slot_bytes), BYTES(stats.read_bytes), stats.direct ? "directly" : "through the page cache", stats.waited_seconds);
+    }
     if (b->settings->profile) profile_print(&b->profile, n);
     return NULL;
 }
@@ -219,6 +227,11 @@ static Err *measure(Bench *b, const char *directory)
     b->dp = (Dp){.size = 1};
     TRY(model_open(&b->model, directory));
     TRY(make_adapter(b));
+    if (s->weights_limit) {
+        size_t bytes;
+        TRY(bytes_parse(&bytes, s->weights_limit, "weights_limit"));
+        TRY(stream_open(b->model, bytes, NULL));
+    }
     StepConfig config = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8}, .max_grad_norm = 1, .seed = (uint64_t)s->seed,
                          .keep_layers = (size_t)s->keep_layers, .lean = s->lean, .profile = s->profile ? &b->profile : NULL};
     TRY(step_new(&b->step, &b->dp, b->model, b->adapter, &config));

@@ -10,8 +10,10 @@
 #include "infer/exact.h"
 #include "infer/summary.h"
 #include "tensor/matmul.h"
+#include "train/budget.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +23,7 @@ enum { GATE_FAILED = 10 }; /* exit code: apart from those of errors */
 
 typedef struct {
     bool help, json, routing;
-    char *model, *records, *extract, *compute;
+    char *model, *records, *extract, *compute, *memory_limit;
     DataSettings how;
     TextList data, adapter, fail_if;
     int64_t group_tokens, hidden_mib, bootstrap, samples, at_once;
@@ -41,6 +43,7 @@ static const Option eval_table[] = {
     {"group_tokens", OPT_INT, AT(group_tokens), .preset = "8192", .min = 0, .max = 1e9, .help = "tokens run through a layer together; never changes a bit"},
     {"hidden_mib", OPT_INT, AT(hidden_mib), .preset = "4096", .min = 0, .max = 1e9, .help = "for hidden states of all documents and adapters; beyond it the weights are read again; 0: no limit"},
     {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = MATMUL_CHOICES, .help = "arithmetic of the frozen products"},
+    {"memory_limit", OPT_TEXT, AT(memory_limit), .help = "for everything: 8GiB; what is free less a tenth when not given. Never changes a bit"},
     {.help = "Figures"},
     {"bootstrap", OPT_INT, AT(bootstrap), .preset = "2000", .min = 0, .max = 1e7, .help = "draws of records for the intervals of differences"},
     {"level", OPT_NUMBER, AT(level), .preset = "0.95", .min = 0.01, .max = 0.9999, .help = "of those intervals"},
@@ -169,6 +172,24 @@ static Err *open_file(Eval *e, size_t f, const DocumentOptions *options)
     return NULL;
 }
 
+static Err *fit_memory(Eval *e)
+{
+    EvalSettings *s = &e->settings;
+    size_t longest = 1, tokens = 0, group;
+    Budget budget;
+    for (size_t i = 0; i < e->n_documents; i++) {
+        longest = e->documents[i]->n > longest ? e->documents[i]->n : longest;
+        tokens += e->documents[i]->n;
+    }
+    group = s->group_tokens && (size_t)s->group_tokens < tokens ? (size_t)s->group_tokens : tokens;
+    size_t hidden = e->n_variants * tokens * (size_t)e->model->config.hidden_size * sizeof(float), most = (size_t)s->hidden_mib << 20;
+    Work work = {.ranks = 1, .local_ranks = 1, .threads = (size_t)omp_get_max_threads(), .step_tokens = group > longest ? group : longest, .longest = longest,
+                 .micro_batch_tokens = 1, .group_tokens = (size_t)s->group_tokens, .data_bytes = 8 * tokens + (most && most < hidden ? most : hidden)};
+    TRY(budget_apply(&budget, e->model, NULL, &work, s->memory_limit));
+    s->group_tokens = (int64_t)budget.group_tokens;
+    return NULL;
+}
+
 static Err *open_parts(Eval *e)
 {
     const EvalSettings *s = &e->settings;
@@ -185,6 +206,7 @@ static Err *open_parts(Eval *e)
     TRY(data_settings_read(&options, &s->how, s->model));
     TRY(mem_new(&e->files, s->data.count, sizeof *e->files));
     for (; e->n_files < s->data.count; e->n_files++) TRY(open_file(e, e->n_files, &options));
+    TRY(fit_memory(e));
     TRY(mem_new(&e->adapters, e->n_variants, sizeof *e->adapters));
     for (size_t v = 1; v < e->n_variants; v++) TRY(adapter_open((Adapter **)(size_t)&e->adapters[v], e->model, s->adapter.items[v - 1]));
     return NULL;

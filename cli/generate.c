@@ -9,8 +9,11 @@
 #include "infer/adapters.h"
 #include "infer/answer.h"
 #include "infer/generate.h"
+#include "infer/cache.h"
 #include "tensor/matmul.h"
+#include "train/budget.h"
 
+#include <omp.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +21,7 @@
 
 typedef struct {
     bool help, no_cache, raw, logprobs;
-    char *model, *prompt, *data, *output, *system, *adapter, *chat_template, *compute;
+    char *model, *prompt, *data, *output, *system, *adapter, *chat_template, *compute, *memory_limit;
     TextList stop;
     int64_t samples, at_once, group_tokens;
     SamplingSettings sampling;
@@ -44,6 +47,7 @@ static const Option generate_table[] = {
     {"at_once", OPT_INT, AT(at_once), .preset = "32", .min = 1, .max = 1e6, .help = "texts that are written together; never changes one"},
     {"group_tokens", OPT_INT, AT(group_tokens), .preset = "8192", .min = 0, .max = 1e9, .help = "tokens run through a layer together; never changes a text"},
     {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = MATMUL_CHOICES, .help = "arithmetic of the frozen products"},
+    {"memory_limit", OPT_TEXT, AT(memory_limit), .help = "for everything: 8GiB; what is free less a tenth when not given. Never changes a bit"},
     {"no_cache", OPT_FLAG, AT(no_cache), .help = "compute everything again for every token: to compare"},
     {"help", OPT_FLAG, AT(help), .help = "this list"},
     {0}};
@@ -300,6 +304,20 @@ static Err *set_stops(Writer *w)
     return NULL;
 }
 
+/* Room for prompts of some thousand tokens and for what is written after them. */
+static Err *fit_memory(Writer *w)
+{
+    enum { PROMPT_TOKENS = 2048 };
+    GenerateSettings *s = &w->settings;
+    size_t most = PROMPT_TOKENS + (size_t)s->sampling.max_new_tokens, at_once = s->data || s->samples > 1 ? (size_t)s->at_once : 1;
+    Budget budget;
+    Work work = {.ranks = 1, .local_ranks = 1, .threads = (size_t)omp_get_max_threads(), .step_tokens = at_once * PROMPT_TOKENS, .longest = PROMPT_TOKENS,
+                 .micro_batch_tokens = 1, .group_tokens = (size_t)s->group_tokens, .data_bytes = cache_bytes(w->model, at_once, most)};
+    TRY(budget_apply(&budget, w->model, NULL, &work, s->memory_limit));
+    s->group_tokens = (int64_t)budget.group_tokens;
+    return NULL;
+}
+
 static Err *open_parts(Writer *w)
 {
     const GenerateSettings *s = &w->settings;
@@ -308,6 +326,7 @@ static Err *open_parts(Writer *w)
     if (!s->prompt == !s->data) return err_new(ERR_USAGE, "give --prompt or --data");
     if (!matmul_init(s->compute)) return err_new(ERR_USAGE, "compute %s: this CPU cannot do that", s->compute);
     TRY(model_open(&w->model, s->model));
+    TRY(fit_memory(w));
     if (s->adapter) TRY(adapter_open(&w->adapter, w->model, s->adapter));
     TRY(file_join(path, s->model, "tokenizer.json"));
     TRY(tokenizer_open(&w->tokenizer, path));

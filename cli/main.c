@@ -1,4 +1,5 @@
 /* graft VERB ...: a table of verbs. */
+#include "base/file.h"
 #include "cli/verbs.h"
 #include "tensor/matmul.h"
 
@@ -16,6 +17,8 @@ static const struct {
     {"preview", verb_preview, "what of the data is scored:    graft preview --model DIR DATA... [--html page.html]"},
     {"chat", verb_chat, "talk with base and adapters:  graft chat --model DIR [--adapter DIR,...]"},
     {"inspect", verb_inspect, "what a path holds:            graft inspect MODEL|RUN|CHECKPOINT|ADAPTER"},
+    {"plan", verb_plan, "memory, bytes and time of a run: graft plan CONFIG.json|MODEL [--key value ...]"},
+    {"doctor", verb_doctor, "what this machine has:        graft doctor [FILE]"},
     {"plot", verb_plot, "training curves as PNG:       graft plot RUN... --output loss.png"},
 };
 enum { N_VERBS = sizeof verbs / sizeof *verbs };
@@ -31,6 +34,7 @@ static int usage(FILE *stream, int code)
 int main(int argc, char **argv)
 {
     matmul_prepare(argv);
+    file_watch_maps();
     if (argc < 2) return usage(stderr, 1);
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0 || strcmp(argv[1], "-h") == 0) return usage(stdout, 0);
     for (size_t i = 0; i < N_VERBS; i++)

@@ -8,6 +8,8 @@ int verb_generate(int argc, char **argv);
 int verb_chat(int argc, char **argv);
 int verb_inspect(int argc, char **argv);
 int verb_plot(int argc, char **argv);
+int verb_plan(int argc, char **argv);
+int verb_doctor(int argc, char **argv);
 int verb_preview(int argc, char **argv);
 
 #endif

@@ -3,6 +3,7 @@
 
 #include "base/memory.h"
 #include "model/rope.h"
+#include "model/stream.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -132,12 +133,9 @@ static void set_shapes(Model *model)
                                   (size_t)c->topk_group, c->norm_topk_prob, (float)c->routed_scaling_factor};
 }
 
-static Err *open_into(Model *model, const char *directory)
+/* Everything once config and weights are open. */
+static Err *read_all(Model *model)
 {
-    char path[PATH_BYTES];
-    TRY(file_join(path, directory, "config.json"));
-    TRY(model_config_read(&model->config, path));
-    TRY(weights_open(&model->weights, &model->config, directory));
     TRY(weights_get(model->weights, "model.embed_tokens.weight", &model->embed_tokens));
     TRY(weights_get(model->weights, "lm_head.weight", &model->lm_head));
     TRY(weights_get_floats(model->weights, "model.norm.weight", (size_t)model->config.hidden_size, &model->norm));
@@ -148,19 +146,47 @@ static Err *open_into(Model *model, const char *directory)
     return model_reserve_positions(model, 1);
 }
 
-Err *model_open(Model **model, const char *directory)
+static Err *open_into(Model *model, const char *directory)
 {
-    TRY(mem_new(model, 1, sizeof **model));
-    Err *err = open_into(*model, directory);
+    char path[PATH_BYTES];
+    TRY(file_join(path, directory, "config.json"));
+    TRY(model_config_read(&model->config, path));
+    TRY(weights_open(&model->weights, &model->config, directory));
+    return read_all(model);
+}
+
+static Err *outline_into(Model *model, const char *config_path, DType matrices)
+{
+    TRY(model_config_read(&model->config, config_path));
+    TRY(weights_outline(&model->weights, &model->config, matrices));
+    return read_all(model);
+}
+
+/* err NULL: the model is whole. */
+static Err *finish(Model **model, Err *err, const char *what, const char *path)
+{
     if (!err) return NULL;
     model_close(*model);
     *model = NULL;
-    return err_wrap(err, "open model %s", directory);
+    return err_wrap(err, "%s %s", what, path);
+}
+
+Err *model_open(Model **model, const char *directory)
+{
+    TRY(mem_new(model, 1, sizeof **model));
+    return finish(model, open_into(*model, directory), "open model", directory);
+}
+
+Err *model_outline(Model **model, const char *config_path, DType matrices)
+{
+    TRY(mem_new(model, 1, sizeof **model));
+    return finish(model, outline_into(*model, config_path, matrices), "outline model", config_path);
 }
 
 void model_close(Model *model)
 {
     if (!model) return;
+    stream_close(model->stream);
     for (size_t l = 0; l < model->n_layers && model->layers; l++) {
         Layer *layer = &model->layers[l];
         void *owned[] = {layer->input_layernorm, layer->post_attention_layernorm, layer->q_norm, layer->kv_norm, layer->index_norm,
@@ -191,17 +217,19 @@ Err *model_reserve_positions(Model *model, size_t n)
     return NULL;
 }
 
-/* Every layer lies in the mapping; a memory limit will make these two await and release buffers. */
+/* Without a memory limit every layer lies in the mapping. */
+void layers_walk(Model *model, size_t lowest)
+{
+    if (model->stream) stream_walk(model->stream, lowest);
+}
+
 Err *layer_acquire(Model *model, size_t l)
 {
     ASSERT(l < model->n_layers, "layer %zu of %zu", l, model->n_layers);
-    (void)model;
-    (void)l;
-    return NULL;
+    return model->stream ? stream_acquire(model->stream, l) : NULL;
 }
 
 void layer_release(Model *model, size_t l)
 {
-    (void)model;
-    (void)l;
+    if (model->stream) stream_release(model->stream, l);
 }

@@ -35,14 +35,21 @@ typedef struct Model {
     AttentionShape attention;
     IndexShape index;
     RouterShape router;
+    struct Stream *stream; /* NULL: every layer lies in the mapping */
 } Model;
 
 /* Open a Hugging Face directory. */
 MUST_USE Err *model_open(Model **model, const char *directory);
+
+/* The same from a config.json alone: shapes and zeros, for plans (weights_outline). */
+MUST_USE Err *model_outline(Model **model, const char *config_path, DType matrices);
 void model_close(Model *model);
 
 /* Make the rotary table at least n positions long. Fails: ERR_DATA beyond max_position_embeddings. */
 MUST_USE Err *model_reserve_positions(Model *model, size_t n);
+
+/* Say which layers come: all of them upward, then down to `lowest` (n_layers: up only). Only speed depends on it. */
+void layers_walk(Model *model, size_t lowest);
 
 /* A layer's weights may be read between the two; nobody else's pointer into them holds outside. */
 MUST_USE Err *layer_acquire(Model *model, size_t l);

@@ -18,6 +18,7 @@ typedef struct {
 } Entry;
 
 struct Weights {
+    bool outlined; /* by weights_outline */
     size_t n_shards, n_entries;
     Safetensors *shards; /* sorted by name */
     Entry *entries;      /* sorted by tensor name */
@@ -152,7 +153,10 @@ static Err *open_files(Weights **out, const char *directory)
 void weights_close(Weights *w)
 {
     if (!w) return;
-    for (size_t s = 0; s < w->n_shards; s++) safetensors_close(&w->shards[s]);
+    for (size_t s = 0; s < w->n_shards; s++) {
+        if (w->outlined) weights_outline_free(&w->shards[s]);
+        else safetensors_close(&w->shards[s]);
+    }
     free(w->shards);
     free(w->entries);
     free(w);
@@ -224,6 +228,23 @@ Err *weights_get_floats(const Weights *w, const char *name, size_t n, float **ou
     for (size_t row = 0; row < weight.rows; row++) weight_read(&weight, row, 0, weight.cols, floats + row * weight.cols);
     *out = floats;
     return NULL;
+}
+
+size_t weights_shards(const Weights *w) { return w->n_shards; }
+
+const char *weights_shard_path(const Weights *w, size_t shard) { return w->shards[shard].path; }
+
+void weights_locate(const Weights *w, const void *data, size_t *shard, size_t *offset)
+{
+    uintptr_t at = (uintptr_t)data;
+    for (size_t s = 0; s < w->n_shards; s++) {
+        uintptr_t begin = (uintptr_t)w->shards[s].map.data;
+        if (at < begin || at - begin >= w->shards[s].map.bytes) continue;
+        *shard = s;
+        *offset = at - begin;
+        return;
+    }
+    ASSERT(false, "%p is in none of %zu shards", data, w->n_shards);
 }
 
 /* ---- finite numbers ------------------------------------------------------------------------------------------- */
@@ -354,6 +375,23 @@ Err *weights_open(Weights **out, const ModelConfig *config, const char *director
     err = err_first(err, wrong);
     if (!err && survey.missing.count) err = refuse_missing(&survey.missing, directory);
     weights_survey_free(&survey);
+    if (err) weights_close(w);
+    else *out = w;
+    return err;
+}
+
+Err *weights_outline(Weights **out, const ModelConfig *config, DType matrices)
+{
+    Weights *w;
+    *out = NULL;
+    TRY(mem_new(&w, 1, sizeof *w));
+    w->outlined = true;
+    Err *err = mem_new(&w->shards, 1, sizeof *w->shards);
+    if (!err) err = weights_outline_file(&w->shards[0], config, matrices);
+    if (!err) {
+        w->n_shards = 1;
+        err = collect(w);
+    }
     if (err) weights_close(w);
     else *out = w;
     return err;

@@ -16,8 +16,21 @@ typedef struct Weights Weights;
 MUST_USE Err *weights_open(Weights **weights, const ModelConfig *config, const char *directory);
 void weights_close(Weights *weights);
 
+/* The weights of a config whose files need not be there: names, shapes, places, and zeros for values. matrices is the
+ * dtype of those that FP8 repositories quantise, F8_E4M3 or BF16. */
+MUST_USE Err *weights_outline(Weights **weights, const ModelConfig *config, DType matrices);
+
+/* Its one file (model/outline.c). */
+MUST_USE Err *weights_outline_file(Safetensors *file, const ModelConfig *config, DType matrices);
+void weights_outline_free(Safetensors *file);
+
 /* The tensor of that name as a Weight with its FP8 scales, if any. Fails: ERR_FORMAT when absent. */
 MUST_USE Err *weights_get(const Weights *weights, const char *name, Weight *out);
+
+/* The shard and the offset in it that a Weight's data (or scale) was read from; shards are counted from 0. */
+size_t weights_shards(const Weights *weights);
+const char *weights_shard_path(const Weights *weights, size_t shard);
+void weights_locate(const Weights *weights, const void *data, size_t *shard, size_t *offset);
 
 /* A vector or small matrix widened to float. Owner: the caller, until free(). */
 MUST_USE Err *weights_get_floats(const Weights *weights, const char *name, size_t n, float **out);

@@ -43,6 +43,7 @@ typedef struct {
 typedef struct {
     const char *group; /* group_tokens */
     int ranks, threads, keep;
+    const char *memory; /* memory_limit; NULL: none */
 } Way;
 
 static const char *const common[] = {"--r", "4", "--lora_alpha", "8", "--lora_dropout", "0.1", "--target_modules", "all-linear", "--train_router", "--train_batch_size",
@@ -156,9 +157,10 @@ static void judge(Bits *bits, const char *what, const char *directory, int code)
 static void run_way(Bits *bits, const Way *way)
 {
     char directory[128], what[96];
-    snprintf(directory, sizeof directory, "%s/g%s-r%d-t%d-k%d", bits->scratch, way->group, way->ranks, way->threads, way->keep);
-    snprintf(what, sizeof what, "group_tokens %-4s ranks %d threads %d kept layers %d", way->group, way->ranks, way->threads, way->keep);
-    judge(bits, what, directory, train(bits, directory, way, NULL));
+    const char *const limit[] = {"--memory_limit", way->memory, NULL};
+    snprintf(directory, sizeof directory, "%s/g%s-r%d-t%d-k%d-m%s", bits->scratch, way->group, way->ranks, way->threads, way->keep, way->memory ? way->memory : "");
+    snprintf(what, sizeof what, "group_tokens %-4s ranks %d threads %d kept layers %d %s", way->group, way->ranks, way->threads, way->keep, way->memory ? way->memory : "");
+    judge(bits, what, directory, train(bits, directory, way, way->memory ? limit : NULL));
 }
 
 /* The same data, not kept: read and tokenized as the steps need it. */
@@ -243,7 +245,7 @@ static bool has_ended(pid_t child)
 }
 
 /* Ways to go on with after each accident. */
-static const Way ways[] = {{"0", 1, 2, 0}, {"400", 2, 1, 0}, {"1", 3, 1, 2}, {"400", 1, 1, 3}};
+static const Way ways[] = {{"0", 1, 2, 0, NULL}, {"400", 2, 1, 0, NULL}, {"1", 3, 1, 2, NULL}, {"400", 1, 1, 3, NULL}};
 enum { N_WAYS = sizeof ways / sizeof *ways };
 
 /* Kill a run `kills` times after up to `most_ms`, each time going on with other ranks and threads; then let it finish. */
@@ -364,7 +366,7 @@ static void run_shared_out(Bits *bits)
         const char *const four[] = {"--train_batch_size", "4", "--micro_batch_tokens", "1", NULL};
         snprintf(directory, sizeof directory, "%s/shared-%d", bits->scratch, ranks[i]);
         snprintf(what, sizeof what, "four micro-batches on %d rank%s", ranks[i], ranks[i] > 1 ? "s" : "");
-        judge(&own, what, directory, train(&own, directory, &(Way){"0", ranks[i], 1, 0}, four));
+        judge(&own, what, directory, train(&own, directory, &(Way){"0", ranks[i], 1, 0, NULL}, four));
     }
     free(own.metrics);
     bits->passed += own.passed;
@@ -376,7 +378,7 @@ static void run_control(Bits *bits, const char *what, const char *key, const cha
 {
     char directory[128], state[80] = "", *metrics = NULL;
     snprintf(directory, sizeof directory, "%s/control-%s", bits->scratch, key + 2);
-    int code = train(bits, directory, &(Way){"0", 1, 1, 0}, (const char *const[]){key, value, NULL});
+    int code = train(bits, directory, &(Way){"0", 1, 1, 0, NULL}, (const char *const[]){key, value, NULL});
     Err *err = code ? NULL : result_of(directory, state, &metrics);
     bool differs = !code && !err && *state && strcmp(state, bits->state) != 0;
     printf("  control: %-49s %.16s%s\n", what, *state ? state : "(no result)", differs ? " differs" : "  FAIL");
@@ -503,11 +505,16 @@ static void run_everything(Bits *bits)
     for (size_t g = 0; g < 3; g++)
         for (int ranks = 1; ranks <= 3; ranks++)
             for (int threads = 1; threads <= 2; threads++)
-                for (int keep = 0; keep <= 3; keep += 3) run_way(bits, &(Way){groups[g], ranks, threads, keep});
-    for (int ranks = 1; ranks <= 3; ranks++) run_unkept(bits, &(Way){"0", ranks, 1 + ranks % 2, 0});
-    run_resumed(bits, &(Way){"0", 1, 2, 0}, &(Way){"1", 3, 1, 2});
-    run_resumed(bits, &(Way){"400", 2, 1, 0}, &(Way){"0", 1, 1, 0});
-    run_resumed(bits, &(Way){"1", 3, 1, 1}, &(Way){"400", 2, 2, 0});
+                for (int keep = 0; keep <= 3; keep += 3) run_way(bits, &(Way){groups[g], ranks, threads, keep, NULL});
+    for (int ranks = 1; ranks <= 3; ranks++) run_unkept(bits, &(Way){"0", ranks, 1 + ranks % 2, 0, NULL});
+    /* Weights streamed and boundaries in a file, from a small limit to one that nearly holds all. */
+    run_way(bits, &(Way){"0", 1, 2, 0, "64MiB"});
+    run_way(bits, &(Way){"1", 1, 1, 3, "176MiB"});
+    run_way(bits, &(Way){"0", 2, 1, 0, "112MiB"});
+    run_way(bits, &(Way){"400", 3, 1, 0, "160MiB"});
+    run_resumed(bits, &(Way){"0", 1, 2, 0, NULL}, &(Way){"1", 3, 1, 2, NULL});
+    run_resumed(bits, &(Way){"400", 2, 1, 0, NULL}, &(Way){"0", 1, 1, 0, NULL});
+    run_resumed(bits, &(Way){"1", 3, 1, 1, NULL}, &(Way){"400", 2, 2, 0, NULL});
     run_killed(bits, 2, 1500);
     run_half_written(bits);
     run_full_disk(bits);

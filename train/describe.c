@@ -137,5 +137,6 @@ void run_describe(const Run *run)
     describe_off(run);
     log_line("  compute   %s, %d rank%s of %d thread%s", matmul_path(), run->dp.size, run->dp.size == 1 ? "" : "s", omp_get_max_threads(),
              omp_get_max_threads() == 1 ? "" : "s");
+    run_describe_memory(run);
     if (run->done) log_line("  resumed   after step %llu", (unsigned long long)run->done);
 }

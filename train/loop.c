@@ -153,7 +153,7 @@ static Err *take_step(Loop *loop)
     StepResult result;
     double began = log_seconds();
     StepRates rates = rates_now(run);
-    TRY(run_batch(run, (size_t)run->settings.group_tokens, &batch));
+    TRY(run_batch(run, run->budget.group_tokens, &batch));
     Err *err = gradients(loop, &batch, &result);
     if (!err) err = update(run, &rates, &result);
     batch_free(&batch);
@@ -216,7 +216,7 @@ static Err *evaluate_now(Run *run)
     TRY(mem_new(&each, s->eval_file.count, sizeof *each));
     Err *err = NULL;
     for (size_t i = 0; i < s->eval_file.count && !err; i++) {
-        err = evaluate_dataset(run->step, &run->dp, run->adapter, run->evals[i], (size_t)s->micro_batch_tokens, (size_t)s->group_tokens, &each[i]);
+        err = evaluate_dataset(run->step, &run->dp, run->adapter, run->evals[i], (size_t)s->micro_batch_tokens, run->budget.group_tokens, &each[i]);
         sum.nll += each[i].nll;
         sum.scored += each[i].scored;
     }
@@ -348,5 +348,6 @@ Err *loop_run(Run *run)
     run_describe(run);
     Err *err = step_after_step(&loop);
     if (err && err_kind(err) == ERR_STOPPED) return stop(run, err);
+    if (!err && run->done > loop.first) run_describe_use(run, run->done - loop.first, log_seconds() - loop.started);
     return err ? err : dp_agree(&run->dp, finish(run));
 }

@@ -141,7 +141,8 @@ static Err *make_step(Run *run)
         .lora_dropout = s->lora_dropout,
         .seed = (uint64_t)s->seed,
         .keep_layers = (size_t)s->keep_layers,
-        .guard = s->guard};
+        .guard = s->guard,
+        .scratch_dir = run->scratch_dir};
     TRY(check_idle(run));
     TRY(balance_coefficients(s, run->adapter, &run->balance));
     config.balance = run->balance;
@@ -231,7 +232,6 @@ static Err *open_parts(Run *run)
     weights_digest(run->model->weights, run->base_digest);
     TRY(open_data(run));
     TRY(attach(run));
-    TRY(make_step(run));
     return plan_steps(run);
 }
 
@@ -247,6 +247,8 @@ Err *run_open(Run *run, int argc, char **argv)
     TRY(dp_same(&run->dp, rng_name(0, run->base_digest), "the base model's files"));
     TRY(dp_same(&run->dp, rng_name(0, run->data_digest), "the training data"));
     TRY(dp_same(&run->dp, rng_name(0, matmul_path()), "the compute path"));
+    TRY(run_fit_memory(run));
+    TRY(dp_agree(&run->dp, make_step(run)));
     return dp_agree(&run->dp, start_output(run));
 }
 

@@ -7,6 +7,7 @@
 #include "infer/adapters.h"
 #include "optim/schedule.h"
 #include "train/audit.h"
+#include "train/budget.h"
 #include "train/evaluate.h"
 #include "train/metrics.h"
 #include "train/settings.h"
@@ -39,6 +40,10 @@ typedef struct {
     uint64_t done, total, warmup; /* steps */
     uint64_t tokens_seen, scored_seen;
     char *config_json;
+    Work work;
+    Budget budget;
+    double flops;                 /* of a step with the longest documents, all ranks */
+    const char *scratch_dir;      /* NULL: boundaries stay in memory; borrowed from settings */
     char state_digest[2 * DIGEST_SUM_BYTES + 1]; /* of the last save: SHA-256 of values and moments; rank 0 knows it */
     char base_digest[DIGEST_BYTES], data_digest[DATASET_DIGEST];
 } Run;
@@ -47,6 +52,12 @@ typedef struct {
  * dp is open already. Fails as each part does; run_close is safe after it. */
 MUST_USE Err *run_open(Run *run, int argc, char **argv);
 void run_close(Run *run);
+
+/* Share out memory_limit, stream the weights if they must be; fails before anything large is read when a run cannot fit.
+ * Collective. What was planned, and at the end what happened: lines for people. */
+MUST_USE Err *run_fit_memory(Run *run);
+void run_describe_memory(const Run *run);
+void run_describe_use(const Run *run, uint64_t steps, double seconds);
 
 /* Save a checkpoint of the last finished step into a directory, of which the `keep` newest stay (0: all). Collective. */
 MUST_USE Err *run_save(Run *run, const char *directory, size_t keep);

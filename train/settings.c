@@ -68,6 +68,8 @@ const Option settings_table[] = {
     {"ranks", OPT_INT, AT(ranks), .preset = "1", .min = 1, .max = 65536, .help = "start that many through mpirun on this host"},
     {"threads", OPT_INT, AT(threads), .preset = "0", .min = 0, .max = 4096, .help = "per rank; 0: the cores shared out among the host's ranks, or OMP_NUM_THREADS"},
     {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = MATMUL_CHOICES, .help = "arithmetic of the frozen products"},
+    {"memory_limit", OPT_TEXT, AT(memory_limit), .help = "for everything on this host, all ranks together: 8GiB; what is free less a tenth when not given. Never changes a bit"},
+    {"scratch_dir", OPT_TEXT, AT(scratch_dir), .help = "hidden states between layers go to a file there when memory has no room; output_dir when not given"},
     {"guard", OPT_FLAG, AT(guard), .help = "stop at the first number that is not finite and name its operation"},
     {"dump", OPT_TEXT, AT(dump), .help = "write every named activation and gradient of the next step to this directory, as safetensors"},
     {"bf16_adapter", OPT_FLAG, AT(bf16_adapter), .help = "write the exported adapter in BF16 instead of F32"},

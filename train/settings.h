@@ -35,7 +35,7 @@ typedef struct {
     char *resume_from_checkpoint;
     bool overwrite_output_dir, resume_on_another_path;
     int64_t ranks, threads;
-    char *compute;
+    char *compute, *memory_limit, *scratch_dir;
     bool guard, bf16_adapter;
 } Settings;
 

@@ -32,8 +32,8 @@ struct Step {
     float *gradient, *m, *v; /* [n_slices] */
     double *chunk_sums;      /* [chunk_at[L]] */
     /* buffers of a batch */
-    size_t hidden_floats, n_choices;
-    float *hidden;           /* boundaries [L - lowest + 1][T][D] */
+    size_t n_choices;
+    Boundaries hidden;       /* [L - lowest + 1] of [T][D] */
     float *dx;               /* [T][D] */
     size_t dx_floats;
     Choices *choices;        /* [n_groups] */
@@ -159,9 +159,10 @@ void step_free(Step *s)
     if (!s) return;
     drop_kept(s);
     drop_choices(s);
+    boundaries_free(&s->hidden);
     tape_free(&s->tape);
     forest_free(&s->forest);
-    void *owned[] = {s->slice_at, s->chunk_at, s->gradient, s->m, s->v, s->chunk_sums, s->hidden, s->dx, s->stats, s->totals,
+    void *owned[] = {s->slice_at, s->chunk_at, s->gradient, s->m, s->v, s->chunk_sums, s->dx, s->stats, s->totals,
                      s->load_all, s->balance, s->counts, s->spans, s->span_at};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
     free(s);
@@ -201,8 +202,7 @@ typedef struct {
 /* x[l], the hidden state below layer l, of this rank's rows. */
 static float *boundary(const Run *run, size_t l)
 {
-    size_t slot = l > run->lowest ? l - run->lowest : 0;
-    return run->s->hidden + slot * run->batch->T * width_of(run->s);
+    return boundaries_at(&run->s->hidden, l > run->lowest ? l - run->lowest : 0);
 }
 
 static bool balances(const StepConfig *c) { return c->balance != NULL; }
@@ -213,7 +213,7 @@ static Err *prepare(Run *run)
     const Batch *batch = run->batch;
     size_t L = s->model->n_layers, floats = batch->T * width_of(s);
     TRY(model_reserve_positions(s->model, batch->longest));
-    TRY(grow_floats(&s->hidden, &s->hidden_floats, (L - run->lowest + 1) * floats));
+    TRY(boundaries_begin(&s->hidden, L - run->lowest + 1, floats, s->config.scratch_dir));
     if (run->train) TRY(grow_floats(&s->dx, &s->dx_floats, floats));
     drop_choices(s);
     TRY(mem_new(&s->choices, batch->n_groups, sizeof *s->choices));
@@ -307,6 +307,7 @@ static Err *layer_up(const Run *run, size_t l)
     Step *s = run->s;
     size_t D = width_of(s);
     bool keep = run->train && l >= run->keep_from;
+    if (l >= run->lowest) TRY(boundaries_keep(&s->hidden, l - run->lowest));
     for (size_t i = 0; i < run->batch->n_groups; i++) {
         const BatchGroup *g = &run->batch->groups[i];
         size_t k = keep ? (l - run->keep_from) * run->batch->n_groups + i : 0;
@@ -336,6 +337,7 @@ static Err *stop_between_layers(const Run *run)
 
 static Err *go_up(const Run *run)
 {
+    layers_walk(run->s->model, run->lowest);
     TRY(embed(run));
     for (size_t l = 0; l < run->s->model->n_layers; l++) {
         TRY(stop_between_layers(run));
@@ -464,6 +466,7 @@ static Err *layer_down(const Run *run, size_t l)
     size_t D = width_of(s);
     const Batch *batch = run->batch;
     bool kept = l >= run->keep_from;
+    TRY(boundaries_fetch(&s->hidden, l - run->lowest));
     for (size_t i = 0; i < batch->n_groups; i++) {
         const BatchGroup *g = &batch->groups[i];
         size_t k = kept ? (l - run->keep_from) * batch->n_groups + i : 0;

@@ -13,6 +13,7 @@
 #include "model/model.h"
 #include "optim/adamw.h"
 #include "train/batch.h"
+#include "train/boundaries.h"
 
 typedef struct {
     AdamW adamw;
@@ -24,6 +25,7 @@ typedef struct {
     bool lean;                    /* experts compute gate and up again on the way back: K T 2F floats less on each tape */
     bool guard;
     const volatile int *stop;     /* set from outside: leave between two layers. NULL: never */
+    const char *scratch_dir;      /* hidden states between layers go to a file there; NULL: memory. Borrowed */
     Profile *profile;             /* borrowed, or NULL */
 } StepConfig;
 

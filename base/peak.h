@@ -1,7 +1,7 @@
 /* The peak of this moment, fp32 or pairs of bf16: vectors in registers, nothing but fused multiply and add. Clocks and neighbours move
  * it, so measure it beside what is compared with it. Time that other programs took is left out. */
-#ifndef GRAFT_BENCH_PEAK_H
-#define GRAFT_BENCH_PEAK_H
+#ifndef GRAFT_BASE_PEAK_H
+#define GRAFT_BASE_PEAK_H
 
 #include <omp.h>
 #include <stdbool.h>

@@ -1,0 +1,147 @@
+#define _GNU_SOURCE
+#include "base/machine.h"
+
+#include "base/bytes.h"
+#include "base/direct.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/peak.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { READERS = 4, PIECE_BYTES = 8 << 20, MEMORY_BYTES = 512 << 20, LINE = 8 };
+
+/* ---- measuring ------------------------------------------------------------------------------------------------ */
+
+/* Bytes per second that the team reads of a block too large for any cache, time of other programs left out; the best of three. */
+static double memory_rate(void)
+{
+    double *block, best = 0;
+    size_t n = MEMORY_BYTES / sizeof *block;
+    Err *err = mem_new(&block, n, sizeof *block);
+    if (err) {
+        err_free(err);
+        return 0;
+    }
+    for (int round = 0; round < 3; round++) {
+        double sum = 0, rate = 0;
+#pragma omp parallel reduction(+ : sum, rate)
+        {
+            size_t mine = 0;
+            double began = peak_clock();
+#pragma omp for schedule(static) nowait
+            for (size_t i = 0; i < n; i += LINE) {
+                sum += block[i]; /* one number fetches its cache line */
+                mine += LINE;
+            }
+            rate += (double)(mine * sizeof *block) / (peak_clock() - began);
+        }
+        if (rate > best && sum == 0) best = rate;
+    }
+    free(block);
+    return best;
+}
+
+void machine_measure(Machine *m)
+{
+    double best = 0;
+    m->cores = (double)sysconf(_SC_NPROCESSORS_ONLN);
+    for (int round = 0; round < 3; round++) {
+        double rate = peak_of_team(false, 2000000);
+        if (rate > best) best = rate;
+    }
+    m->gflops = 2e-9 * best;
+    m->memory_gbs = 1e-9 * memory_rate();
+    m->memory_gib = (double)bytes_of_proc("/proc/meminfo", "MemTotal:") / 1073741824;
+}
+
+/* Pieces are taken front to back by readers of their own, as model/stream does. Pages that the cache holds are dropped. */
+Err *machine_disk(const char *path, double seconds, double *gbs, bool *direct)
+{
+    DirectFile file;
+    char *block;
+    TRY(direct_open(&file, path));
+    Err *err = mem_new(&block, READERS * (size_t)PIECE_BYTES + DIRECT_ALIGN, 1);
+    size_t done = 0, next = 0;
+    double began = log_seconds(), spent = 0;
+    if (!err) {
+        char *first = block + (DIRECT_ALIGN - (size_t)block % DIRECT_ALIGN) % DIRECT_ALIGN;
+#pragma omp parallel for num_threads(READERS) schedule(static, 1)
+        for (int r = 0; r < READERS; r++) {
+            size_t at = 0;
+            Err *failed = NULL;
+            while (!failed && log_seconds() - began < seconds) {
+#pragma omp atomic capture
+                { at = next; next += PIECE_BYTES; }
+                if (at >= file.bytes) break;
+                failed = direct_read(&file, at, PIECE_BYTES, first + (size_t)r * PIECE_BYTES);
+#pragma omp atomic
+                done += file.bytes - at < PIECE_BYTES ? file.bytes - at : PIECE_BYTES;
+            }
+#pragma omp critical
+            err = err_first(err, failed);
+        }
+        spent = log_seconds() - began;
+        free(block);
+    }
+    *direct = file.direct;
+    *gbs = spent > 0 ? 1e-9 * (double)done / spent : 0;
+    direct_close(&file);
+    return err_wrap(err, "measure the disk");
+}
+
+/* ---- the cache ------------------------------------------------------------------------------------------------ */
+
+static const struct {
+    const char *key;
+    size_t at;
+} fields[] = {{"cores", offsetof(Machine, cores)}, {"gflops", offsetof(Machine, gflops)}, {"memory_gbs", offsetof(Machine, memory_gbs)},
+              {"disk_gbs", offsetof(Machine, disk_gbs)}, {"memory_gib", offsetof(Machine, memory_gib)}};
+enum { FIELDS = sizeof fields / sizeof *fields };
+
+static double *field(Machine *m, size_t i) { return (double *)(void *)((char *)m + fields[i].at); }
+
+static Err *cache_path(char path[PATH_BYTES], char directory[PATH_BYTES])
+{
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    char folder[PATH_BYTES];
+    if (cache && *cache) snprintf(folder, sizeof folder, "%s", cache);
+    else TRY(file_join(folder, home ? home : "/tmp", ".cache"));
+    TRY(file_join(directory, folder, "graft"));
+    return file_join(path, directory, "machine.json");
+}
+
+Err *machine_load(Machine *machine, bool *found)
+{
+    char path[PATH_BYTES], directory[PATH_BYTES];
+    Json *root;
+    *machine = (Machine){0};
+    TRY(cache_path(path, directory));
+    *found = file_exists(path);
+    if (!*found) return NULL;
+    TRY(json_read_file(&root, path));
+    Err *err = NULL;
+    for (size_t i = 0; i < FIELDS && !err; i++) err = json_get_number(root, fields[i].key, field(machine, i));
+    json_free(root);
+    return err_wrap(err, "%s", path);
+}
+
+Err *machine_save(const Machine *machine)
+{
+    char path[PATH_BYTES], directory[PATH_BYTES], *text;
+    Machine copy = *machine;
+    Json *root = json_new_object();
+    for (size_t i = 0; i < FIELDS; i++) json_add_number(root, fields[i].key, *field(&copy, i));
+    Err *err = json_print(root, true, &text);
+    json_free(root);
+    if (err) return err;
+    err = cache_path(path, directory);
+    if (!err) err = file_make_directory(directory);
+    if (!err) err = file_write(path, text, strlen(text));
+    free(text);
+    return err;
+}

@@ -1,0 +1,160 @@
+/* graft doctor [FILE]: what this machine has and allows, measured, and what to do about it. */
+#define _GNU_SOURCE
+#include "base/bytes.h"
+#include "base/file.h"
+#include "base/machine.h"
+#include "base/options.h"
+#include "cli/verbs.h"
+#include "tensor/matmul.h"
+
+#include <gnu/libc-version.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+typedef struct {
+    bool help;
+    char *directory;
+} DoctorSettings;
+
+static const Option doctor_table[] = {
+    {"directory", OPT_TEXT, offsetof(DoctorSettings, directory), .preset = ".", .help = "where a file of 1 GiB is written and read when no FILE is given"},
+    {"help", OPT_FLAG, offsetof(DoctorSettings, help), .help = "this list"},
+    {0}};
+
+enum { TRIAL_BYTES = 1 << 30, ADVICE = 8, LINE = 256 };
+
+typedef struct {
+    Machine machine;
+    size_t n_advice;
+    char advice[ADVICE][LINE];
+} Doctor;
+
+static void advise(Doctor *d, const char *text)
+{
+    if (d->n_advice < ADVICE) snprintf(d->advice[d->n_advice++], LINE, "%s", text);
+}
+
+static void show_cpu(Doctor *d)
+{
+    char model[128] = "", line[512];
+    FILE *stream = fopen("/proc/cpuinfo", "re");
+    while (stream && fgets(line, sizeof line, stream) && !*model)
+        if (sscanf(line, "model name : %127[^\n]", model) != 1) *model = 0;
+    if (stream) fclose(stream);
+    machine_measure(&d->machine);
+    printf("cpu          %s, %.0f cores in use\n", *model ? model : "unknown", d->machine.cores);
+#if defined __x86_64__
+    bool avx512 = __builtin_cpu_supports("avx512f"), bf16 = __builtin_cpu_supports("avx512bf16");
+    printf("instructions %s%s%s%s; graft computes with %s\n", __builtin_cpu_supports("avx2") ? "AVX2 " : "", avx512 ? "AVX-512 " : "", bf16 ? "AVX512-BF16 " : "",
+           __builtin_cpu_supports("fma") ? "FMA" : "", matmul_path());
+    if (!avx512) advise(d, "This CPU has no AVX-512: expect half of the arithmetic of one that has it.");
+#endif
+    printf("peak         %.0f GFLOP/s in fp32, all cores, just now\n", d->machine.gflops);
+    printf("memory       %.1f GiB, %s free for graft; read at %.1f GB/s\n", d->machine.memory_gib, BYTES(bytes_free()), d->machine.memory_gbs);
+    double load[1];
+    if (getloadavg(load, 1) == 1 && load[0] > 0.5 * d->machine.cores) {
+        char text[LINE];
+        snprintf(text, sizeof text, "Other programs keep %.1f of %.0f cores busy: these figures, and training, are slower than the machine is.", load[0], d->machine.cores);
+        advise(d, text);
+    }
+}
+
+static Err *write_trial(char path[PATH_BYTES], const char *directory)
+{
+    enum { BLOCK = 1 << 20 };
+    static char block[BLOCK];
+    TRY(file_join(path, directory, "graft.doctor.XXXXXX"));
+    int fd = mkstemp(path);
+    if (fd < 0) return err_errno("create %s", path);
+    Err *err = NULL;
+    for (size_t i = 0; i < sizeof block; i++) block[i] = (char)(i * 2654435761u >> 13);
+    for (size_t at = 0; at < TRIAL_BYTES && !err; at += BLOCK)
+        if (write(fd, block, BLOCK) != BLOCK) err = err_errno("write %s", path);
+    if (!err && fsync(fd)) err = err_errno("write %s", path);
+    close(fd);
+    if (err) unlink(path);
+    return err;
+}
+
+static Err *show_disk(Doctor *d, const char *file, const char *directory)
+{
+    char path[PATH_BYTES];
+    bool direct;
+    if (!file) TRY(write_trial(path, directory));
+    Err *err = machine_disk(file ? file : path, 4, &d->machine.disk_gbs, &direct);
+    if (!file) unlink(path);
+    if (err) return err;
+    printf("disk         %.2f GB/s from %s, %s, 4 readers of 8 MiB\n", d->machine.disk_gbs, file ? file : directory, direct ? "past the page cache" : "through the page cache: direct reads are refused");
+    if (!direct) advise(d, "The file system refuses direct reads; a local disk (ext4, xfs) would leave the page cache alone.");
+    if (d->machine.disk_gbs < 1) advise(d, "A disk below 1 GB/s binds streamed training unless steps have many tokens: raise train_batch_size, or memory_limit.");
+    return NULL;
+}
+
+static void show_limit(const char *name, int which, const char *unit)
+{
+    struct rlimit limit;
+    if (getrlimit(which, &limit)) return;
+    if (limit.rlim_cur == RLIM_INFINITY) printf("%s unlimited", name);
+    else if (*unit) printf("%s %s", name, BYTES(limit.rlim_cur));
+    else printf("%s %llu", name, (unsigned long long)limit.rlim_cur);
+}
+
+static void show_limits(Doctor *d)
+{
+    struct rlimit files;
+    show_limit("limits       locked memory", RLIMIT_MEMLOCK, "B");
+    show_limit(", data", RLIMIT_DATA, "B");
+    show_limit(", open files", RLIMIT_NOFILE, "");
+    size_t left = bytes_free(), host = bytes_of_proc("/proc/meminfo", "MemAvailable:");
+    printf("; cgroup %s\n", left < host ? "binds" : "does not bind");
+    if (!getrlimit(RLIMIT_NOFILE, &files) && files.rlim_cur < 1024) advise(d, "Fewer than 1024 open files: a model of several hundred shards may not open; raise `ulimit -n`.");
+}
+
+/* The first line that a command prints. */
+static void show_command(const char *label, const char *command, const char *missing, Doctor *d, const char *advice)
+{
+    char line[LINE] = "";
+    FILE *stream = popen(command, "re");
+    if (stream && fgets(line, sizeof line, stream)) line[strcspn(line, "\n")] = 0;
+    if (stream) pclose(stream);
+    printf("%-12s %s\n", label, *line ? line : missing);
+    if (!*line && advice) advise(d, advice);
+}
+
+static Err *doctor(int argc, char **argv, DoctorSettings *s)
+{
+    Doctor d = {0};
+    const char *file = NULL;
+    size_t n;
+    TRY(options_defaults(s, doctor_table));
+    TRY(options_arguments(s, doctor_table, argc, argv, &file, 1, &n));
+    if (s->help) {
+        printf("graft doctor [FILE to read, such as a shard]\n");
+        options_help(stdout, doctor_table);
+        return NULL;
+    }
+    matmul_init(NULL);
+    show_cpu(&d);
+    TRY(show_disk(&d, file, s->directory));
+    show_limits(&d);
+    show_command("mpi", "mpirun --version 2>/dev/null", "no mpirun: one rank only", &d, "Install Open MPI to train with several ranks.");
+    printf("libraries    glibc %s, %s\n", gnu_get_libc_version(), matmul_path());
+    for (size_t i = 0; i < d.n_advice; i++) printf("%s%s\n", i ? "             " : "advice       ", d.advice[i]);
+    if (d.n_advice == 0) printf("advice       Nothing to mend.\n");
+    TRY(machine_save(&d.machine));
+    printf("These figures are kept for `graft plan`.\n");
+    return NULL;
+}
+
+int verb_doctor(int argc, char **argv)
+{
+    DoctorSettings settings = {0};
+    Err *err = doctor(argc, argv, &settings);
+    options_free(&settings, doctor_table);
+    return err_report("doctor", err);
+}

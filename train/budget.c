@@ -1,0 +1,219 @@
+/* Tape bytes are counted from the operations (model/attention.c, model/moe.c): every tensor of a layer once with its
+ * gradient, plus what the largest operation needs while it runs. Blocks lie in chunks that do not always fit: SLACK. */
+#include "train/budget.h"
+
+#include "base/bytes.h"
+#include "base/memory.h"
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+enum { PROGRAM_BYTES = 32 << 20 }; /* code, libraries, stacks, tables of tensors */
+static const double slack = 1.15;
+
+static size_t at_least(size_t a, size_t b) { return a > b ? a : b; }
+static size_t at_most(size_t a, size_t b) { return a < b ? a : b; }
+
+/* The most rows of one rank: whole micro-batches are shared out. */
+static size_t rank_tokens(const Work *work)
+{
+    size_t even = work->step_tokens / work->ranks, most = even + at_least(work->longest, work->micro_batch_tokens);
+    return work->ranks == 1 || most > work->step_tokens ? work->step_tokens : most;
+}
+
+/* ---- tapes ---------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    double tape, scratch; /* bytes */
+} Sizes;
+
+/* One layer over T rows, tape on. */
+static Sizes layer_sizes(const Model *model, size_t l, size_t T, const Work *work)
+{
+    const ModelConfig *c = &model->config;
+    const Layer *layer = &model->layers[l];
+    double D = (double)c->hidden_size, H = (double)c->num_attention_heads, R = (double)c->kv_lora_rank, rope = (double)c->qk_rope_head_dim;
+    double q = H * (double)c->qk_head_dim, kv = H * (double)(c->qk_nope_head_dim + c->v_head_dim), o = H * (double)c->v_head_dim;
+    double row = 2 * (2 * (double)c->q_lora_rank + q + 2 * R + rope + kv + o) + 2 * H, widest = at_least((size_t)q, (size_t)kv), scratch;
+    if (layer->dense) {
+        double F = (double)c->intermediate_size;
+        row += 2 * (4 * D + 3 * F) + D;
+        scratch = (double)T * at_least((size_t)(2 * F), (size_t)widest);
+    } else {
+        double E = (double)c->n_routed_experts, K = (double)c->num_experts_per_tok, F = (double)c->moe_intermediate_size, shared = F * (double)c->n_shared_experts;
+        double most = fmin((double)T, 3 * (double)T * K / E + 64); /* rows of the busiest expert */
+        row += 2 * (5 * D + E + 3 * shared) + D + K * (2 * F + 8);
+        scratch = fmax((double)T * 2 * K * F + (double)work->threads * most * (2 * D + 7 * F), (double)T * widest);
+    }
+    return (Sizes){4 * (double)T * row, 4 * scratch};
+}
+
+static size_t tape_bytes(const Model *model, const Adapter *adapter, const Work *work, size_t T)
+{
+    size_t L = model->n_layers, rows = rank_tokens(work);
+    double most = 0, kept = 0;
+    for (size_t l = 0; l < L; l++) {
+        Sizes sizes = layer_sizes(model, l, T, work);
+        if (!adapter) sizes.tape *= 0.5;
+        if (sizes.tape + sizes.scratch > most) most = sizes.tape + sizes.scratch;
+        if (adapter && l + work->keep_layers >= L) kept += layer_sizes(model, l, rows, work).tape + sizes.scratch;
+    }
+    return (size_t)(slack * (most + kept));
+}
+
+/* ---- the rest ------------------------------------------------------------------------------------------------- */
+
+static size_t lowest_of(const Model *model, const Adapter *adapter) { return adapter ? adapter_lowest_layer(adapter) : model->n_layers; }
+
+static size_t boundary_bytes(const Model *model, const Adapter *adapter, const Work *work, bool spilled)
+{
+    size_t rows = rank_tokens(work), slots = model->n_layers - lowest_of(model, adapter) + 1;
+    if (spilled) slots = 2;
+    return rows * (size_t)model->config.hidden_size * sizeof(float) * (slots + (adapter != NULL));
+}
+
+/* What was chosen on the way up: experts, and a bit for every key where an indexer leaves some out. */
+static size_t choice_bytes(const Model *model, const Work *work)
+{
+    size_t rows = rank_tokens(work), bytes = 0;
+    for (size_t l = 0; l < model->n_layers; l++) {
+        if (!model->layers[l].dense) bytes += rows * model->router.K * sizeof(int32_t);
+        if (model->layers[l].indexer && work->longest > model->index.top_k) bytes += rows * work->longest / 8;
+    }
+    return bytes;
+}
+
+/* Gradients of one layer wait at the levels of the tree of micro-batches. */
+static size_t forest_bytes(const Adapter *adapter, const Work *work)
+{
+    size_t largest = 0, levels = 2, micro = work->step_tokens / at_least(work->micro_batch_tokens, 1) / work->ranks + 1;
+    for (size_t l = 0; l < adapter->n_layers; l++) largest = at_least(largest, adapter->layers[l].n);
+    while (micro >>= 1) levels++;
+    return levels * largest * sizeof(float);
+}
+
+static size_t held(const Budget *b) { return b->program + b->data + b->adapter + b->moments + b->boundaries + b->tapes; }
+
+static size_t down_passes(const Model *model, const Adapter *adapter, const size_t *bytes, const bool *resident)
+{
+    size_t sum = 0;
+    for (size_t l = lowest_of(model, adapter); l < model->n_layers; l++) sum += resident[l] ? 0 : bytes[l];
+    return sum;
+}
+
+/* Groups shrink by halves until their tapes are no more than `most`. */
+static void choose_group(Budget *b, const Model *model, const Adapter *adapter, const Work *work, size_t most)
+{
+    size_t rows = rank_tokens(work), floor = at_least(work->longest, work->micro_batch_tokens);
+    size_t T = at_most(work->group_tokens ? at_least(work->group_tokens, floor) : rows, rows);
+    b->group_tokens = work->group_tokens;
+    b->tapes = work->local_ranks * tape_bytes(model, adapter, work, T);
+    while (b->tapes > most && T > floor) {
+        T = at_least(T / 2, floor);
+        b->group_tokens = T;
+        b->tapes = work->local_ranks * tape_bytes(model, adapter, work, T);
+    }
+}
+
+static Err *too_small(const Budget *b, const Work *work)
+{
+    return err_new(ERR_MEMORY, "memory_limit is %s; this run needs %s at least: weights %s (embedding, head, one layer), tapes %s, boundaries %s, adapter and moments %s, the rest %s. "
+                   "What else would help: shorter documents (max_length %zu now)%s%s, fewer ranks on the host, FP8 weights",
+                   BYTES(b->limit), BYTES(b->least), BYTES(b->weights.least_bytes), BYTES(b->tapes), BYTES(b->boundaries), BYTES(b->adapter + b->moments),
+                   BYTES(b->program + b->data), work->longest, work->keep_layers ? ", keep_layers 0" : "", work->may_spill ? "" : ", a scratch_dir");
+}
+
+static Err *share_out(Budget *b, Model *model, const Adapter *adapter, const Work *work, const size_t *bytes, bool *resident)
+{
+    size_t L = model->n_layers, choices = choice_bytes(model, work) * work->local_ranks, layers = 0;
+    b->program = work->local_ranks * (PROGRAM_BYTES + model->rope.n * 8) + choices;
+    b->data = work->local_ranks * work->data_bytes;
+    if (adapter) {
+        b->adapter = work->local_ranks * adapter->n * sizeof(float);
+        b->moments = work->local_ranks * (3 * adapter->n / work->ranks * sizeof(float) + forest_bytes(adapter, work));
+    }
+    for (size_t l = 0; l < L; l++) layers += bytes[l];
+    /* The least: smallest groups, boundaries spilled when they may be, one slot. */
+    StreamPlan least;
+    Err *err = stream_plan(&least, 0, bytes[L], L, bytes, NULL);
+    err_free(err);
+    choose_group(b, model, adapter, work, 0);
+    b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, work->may_spill);
+    b->least = held(b) + least.least_bytes;
+    b->weights = least;
+    if (b->limit < b->least) return too_small(b, work);
+    size_t fixed = b->program + b->data + b->adapter + b->moments + least.least_bytes, left = b->limit - fixed;
+    choose_group(b, model, adapter, work, left / 4);
+    b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, false);
+    b->spilled = work->may_spill && adapter && b->boundaries > left / 4;
+    if (b->spilled) b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, true);
+    if (held(b) + least.least_bytes > b->limit) choose_group(b, model, adapter, work, 0);
+    size_t share = b->limit - at_most(b->limit, held(b));
+    TRY(stream_plan(&b->weights, share, bytes[L], L, bytes, resident));
+    b->streamed = share < bytes[L] + layers;
+    if (!b->streamed) return NULL;
+    /* Slots still hold the last layers at each turn. */
+    size_t turns = b->weights.n_slots * b->weights.slot_bytes, passes = b->weights.pass_bytes;
+    size_t down = adapter ? down_passes(model, adapter, bytes, resident) : 0;
+    b->read_bytes = passes - at_most(passes, turns) + (down - at_most(down, turns));
+    if (!adapter) b->read_bytes = passes;
+    return NULL;
+}
+
+Err *budget_make(Budget *b, Model *model, const Adapter *adapter, const Work *work, size_t limit)
+{
+    size_t *bytes, L = model->n_layers;
+    bool *resident = NULL;
+    *b = (Budget){.limit = limit};
+    TRY(mem_new(&bytes, L + 1, sizeof *bytes));
+    Err *err = stream_sizes(model, bytes);
+    if (!err) err = mem_new(&resident, L, sizeof *resident);
+    if (!err) err = share_out(b, model, adapter, work, bytes, resident);
+    free(resident);
+    free(bytes);
+    const StreamPlan *w = &b->weights;
+    b->total = held(b) + (b->streamed ? w->fixed_bytes + w->resident_bytes + w->n_slots * w->slot_bytes : w->fixed_bytes + w->layer_bytes);
+    if (b->spilled) b->scratch_bytes = 2 * work->local_ranks * (boundary_bytes(model, adapter, work, false) - boundary_bytes(model, adapter, work, true));
+    return err;
+}
+
+Err *budget_limit(size_t *bytes, const char *limit)
+{
+    if (limit) return bytes_parse(bytes, limit, "memory_limit");
+    size_t left = bytes_free();
+    *bytes = left == SIZE_MAX ? SIZE_MAX / 2 : left / 10 * 9;
+    return NULL;
+}
+
+Err *budget_apply(Budget *b, Model *model, const Adapter *adapter, const Work *work, const char *limit)
+{
+    size_t bytes;
+    TRY(budget_limit(&bytes, limit));
+    TRY(budget_make(b, model, adapter, work, bytes));
+    return b->streamed ? stream_open(model, b->weights.limit_bytes, NULL) : NULL;
+}
+
+/* ---- arithmetic ----------------------------------------------------------------------------------------------- */
+
+static double size_of(const Weight *w) { return w->data ? (double)w->rows * (double)w->cols : 0; }
+
+double budget_flops(const Model *model, const Adapter *adapter, const Work *work)
+{
+    double tokens = (double)work->step_tokens, sum = 0, keys = (double)work->longest / 2;
+    size_t lowest = lowest_of(model, adapter), L = model->n_layers;
+    if (model->index.top_k && keys > (double)model->index.top_k) keys = (double)model->index.top_k;
+    for (size_t l = 0; l < L; l++) {
+        const Layer *x = &model->layers[l];
+        const AttentionShape *a = &model->attention;
+        double both = size_of(&x->q_proj) + size_of(&x->q_down) + size_of(&x->q_up) + size_of(&x->kv_down) + size_of(&x->kv_up) + size_of(&x->o_proj);
+        double once = size_of(&x->index_q) + size_of(&x->index_k) + size_of(&x->index_heads);
+        double scores = keys * (double)a->n_heads * (double)(a->nope + a->rope + a->v);
+        both += size_of(&x->gate) + size_of(&x->up) + size_of(&x->down);
+        if (!x->dense) both += size_of(&x->router) + (double)model->router.K * (size_of(x->expert_weights) + size_of(x->expert_weights + 1) + size_of(x->expert_weights + 2));
+        if (x->indexer && work->longest > model->index.top_k) once += (double)work->longest / 2 * (double)(model->index.n_heads * model->index.dim);
+        double passes = l < lowest ? 1 : l + work->keep_layers >= L ? 2 : 3; /* up, again, back */
+        sum += 2 * (both * passes + once + scores * (passes == 1 ? 1 : passes + 0.5));
+    }
+    return tokens * (sum + 2 * size_of(&model->lm_head) * (adapter ? 2 : 1));
+}

@@ -24,14 +24,6 @@ static void loss_backward(Node *node)
 
 static const Op loss = {.name = "loss", .backward = loss_backward};
 
-static int32_t largest(size_t n, const float *z)
-{
-    size_t best = 0;
-    for (size_t i = 1; i < n; i++)
-        if (z[i] > z[best]) best = i;
-    return (int32_t)best;
-}
-
 Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets, int32_t *best)
 {
     size_t n = x->shape[0], D = x->shape[1], V = W->rows, step = LOGITS_AT_ONCE / V;
@@ -52,7 +44,7 @@ Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets, 
 #pragma omp parallel for schedule(static)
         for (size_t i = 0; i < m; i++) {
             float *row = z + i * V, target = row[targets[at + i]];
-            if (best) best[at + i] = largest(V, row);
+            if (best) best[at + i] = row_largest(V, row);
             nll->data[at + i] = (wants ? row_softmax(V, row) : row_logsumexp(V, row)) - target;
             row[targets[at + i]] -= 1;
         }

@@ -7,14 +7,6 @@
 #include <stdbool.h>
 #include <string.h>
 
-static int32_t largest(size_t V, const float *logits)
-{
-    size_t best = 0;
-    for (size_t i = 1; i < V; i++)
-        if (logits[i] > logits[best]) best = i;
-    return (int32_t)best;
-}
-
 /* ---- a heap of ids, the likeliest on top, of equals the lower id ----------------------------------------------- */
 
 static bool before(const float *p, uint32_t a, uint32_t b) { return p[a] > p[b] || (p[a] == p[b] && a < b); }
@@ -91,8 +83,8 @@ static int32_t draw_unfiltered(size_t V, const float *p, double u)
 
 int32_t sample_token(const Sampling *s, uint64_t index, size_t V, float *logits, uint32_t *order)
 {
-    if (s->temperature <= 0) return largest(V, logits);
-    double top = (double)logits[largest(V, logits)]; /* taken off first: a low temperature must not overflow */
+    if (s->temperature <= 0) return row_largest(V, logits);
+    double top = (double)logits[row_largest(V, logits)]; /* taken off first: a low temperature must not overflow */
     for (size_t i = 0; i < V; i++) logits[i] = (float)(((double)logits[i] - top) / s->temperature);
     row_softmax(V, logits);
     double kept, u = rng_uniform_double(rng_name(s->seed, "sample"), index);

@@ -68,6 +68,14 @@ static void sink(size_t n, int32_t *heap, size_t at, int32_t id, const float *x)
     heap[at] = id;
 }
 
+int32_t row_largest(size_t n, const float *x)
+{
+    size_t best = 0;
+    for (size_t i = 1; i < n; i++)
+        if (x[i] > x[best]) best = i;
+    return (int32_t)best;
+}
+
 void row_top_k(size_t n, size_t k, int32_t *ids, const float *x)
 {
     if (k == 0) return;

@@ -33,6 +33,9 @@ void row_swiglu(size_t n, float *a, const float *g, const float *u);
 /* da given: dg = da u sig(g) (1 + g (1 - sig(g))),  du = da silu(g). dg and du are overwritten and may alias g, u. */
 void row_swiglu_backward(size_t n, float *dg, float *du, const float *g, const float *u, const float *da);
 
+/* The id of the largest of x[n], of equals the lowest. */
+int32_t row_largest(size_t n, const float *x);
+
 /* ids of the k largest of x[n], best first, equal ones by lower id. k <= n. Entries of -INFINITY come last. */
 void row_top_k(size_t n, size_t k, int32_t *ids, const float *x);
 

@@ -178,7 +178,7 @@ void run_describe_use(const Run *run, uint64_t steps, double seconds)
     if (run->dp.size == 1) log_line("  memory    %s held at the end (planned: %s less mapped weights)", BYTES(held), BYTES(b->total));
     Plan plan;
     if (steps && planned_step(run, &plan))
-        log_line("  speed     %.0f tokens/s with evaluations and saves (planned: %.0f without)", (double)run->tokens_seen / (double)run->done * (double)steps / seconds, plan.tokens_per_second);
+        log_line("  speed     %.0f tokens/s with evaluations and saves (planned: %.0f without)", (double)run->tokens_seen / seconds, plan.tokens_per_second);
     if (!run->model->stream || steps == 0) return;
     StreamStats stats = stream_stats(run->model->stream);
     size_t once = stats.plan.fixed_bytes + stats.plan.resident_bytes;

@@ -38,7 +38,8 @@ typedef struct {
     Progress progress;
     ScheduleKind schedule;
     uint64_t done, total, warmup; /* steps */
-    uint64_t tokens_seen, scored_seen;
+    uint64_t tokens_seen; /* by this process */
+    uint64_t scored_seen; /* since the start, resumed or not */
     char *config_json;
     Work work;
     Budget budget;

@@ -135,9 +135,20 @@ typedef struct {
     const Lora *in, *out;           /* on gate|up and on down; NULL: none */
 } Expert;
 
+/* Experts that are not all in memory: runs of consecutive ones, one of which is borrowed at a time, upward on the way up,
+ * downward on the way back. Without acquire and release they are only worked through in runs. */
+typedef struct {
+    size_t n;
+    const size_t *begin; /* [n + 1] first expert of each run */
+    Err *(*acquire)(void *context, size_t run);
+    void (*release)(void *context, size_t run);
+    void *context;
+} ExpertRuns;
+
 /* y[t] = sum_k weights[t][k] expert(ids[t][k])(x[t]), experts added in id order; returns [T][D].
- * Gate and up are computed again on the way back, so that inner activations live on no tape. */
-Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *experts);
+ * runs NULL: all experts are there. A lean tape computes gate and up again on the way back, so that inner activations live on
+ * no tape; a replayed one computes them there only, and leaves y zero. Owner of runs: the caller, until the tape's reset. */
+Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *experts, const ExpertRuns *runs);
 
 /* ---- op_balance.c ---------------------------------------------------------------------------------------------- */
 

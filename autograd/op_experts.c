@@ -6,7 +6,9 @@
  * So a token's sum has one order, whoever computes it, and y is written without a buffer of all pairs' outputs.
  * The way back has the same two passes, with G the gradient of y and a_ the hidden row before weighting:
  *   1. gate and up, kept or computed again;  da_ = G Wd,  dw = a_ . da_,  da = w da_,  dg and du by SwiGLU; the pairs' LoRA sums
- *   2. dx[t] += dg Wg + du Wu
+ *   2. dx[t] += dg Wg + du Wu, experts in falling order: a run of them that was borrowed last on the way up is asked for first.
+ * Experts that are not all in memory are borrowed a run at a time (ExpertRuns), each run through both passes; the orders of sums
+ * above know nothing of runs. A replayed tape wants nothing of y, so that all of the way up is left to the way back.
  * LoRA joins each product as in op_lora: gate|up share one A.   Source: docs/glm5.md; transformers 5.23.0,
  * GlmMoeDsaExperts. */
 #include "autograd/op.h"
@@ -21,10 +23,11 @@ typedef struct {
     size_t E, K, D, F, N, most; /* most: rows of the largest expert */
     const Expert *experts;
     const int32_t *ids;
+    const ExpertRuns *runs;
     size_t *begin;    /* [E + 1] first pair of each expert */
     uint32_t *token;  /* [N] */
     uint32_t *slot;   /* [N] k, the position among its token's experts */
-    uint32_t *order;  /* [E] experts, largest first */
+    uint32_t *order;  /* [E] experts of each run, largest first */
     size_t rank_most; /* of any pair */
     float *gate_up;   /* [N][2F] kept for the way back, or NULL: compute again */
     float *low;       /* [N][rank_most], an expert's rows dense: what B of gate|up has seen; with gate_up */
@@ -63,7 +66,19 @@ static size_t rank_most(const Plan *plan)
     return most;
 }
 
-static Plan *make_plan(Tape *tape, const int32_t *ids, size_t T, size_t K, size_t D, size_t E, const Expert *experts)
+/* One run of all, for those that are always there. */
+static const ExpertRuns *all_at_once(Tape *tape, size_t E)
+{
+    ExpertRuns *runs = tape_alloc(tape, sizeof *runs);
+    size_t *begin = tape_alloc(tape, 2 * sizeof *begin);
+    if (tape->err) return NULL;
+    begin[0] = 0;
+    begin[1] = E;
+    *runs = (ExpertRuns){.n = 1, .begin = begin};
+    return runs;
+}
+
+static Plan *make_plan(Tape *tape, const int32_t *ids, size_t T, size_t K, size_t D, size_t E, const Expert *experts, const ExpertRuns *runs)
 {
     size_t N = T * K;
     Plan *plan = tape_alloc(tape, sizeof *plan);
@@ -71,8 +86,9 @@ static Plan *make_plan(Tape *tape, const int32_t *ids, size_t T, size_t K, size_
     uint32_t *token = tape_alloc(tape, N * sizeof *token), *slot = tape_alloc(tape, N * sizeof *slot);
     uint32_t *order = tape_alloc(tape, E * sizeof *order);
     Load *loads = (Load *)(void *)tape_scratch(tape, 2 * E);
+    if (!runs) runs = all_at_once(tape, E);
     if (tape->err) return NULL;
-    *plan = (Plan){.E = E, .K = K, .D = D, .F = experts[0].gate->rows, .N = N, .experts = experts, .ids = ids, .begin = begin, .token = token, .slot = slot, .order = order};
+    *plan = (Plan){.E = E, .K = K, .D = D, .F = experts[0].gate->rows, .N = N, .experts = experts, .ids = ids, .runs = runs, .begin = begin, .token = token, .slot = slot, .order = order};
     for (size_t e = 0; e < E; e++) loads[e] = (Load){(uint32_t)e, 0};
     for (size_t i = 0; i < N; i++) loads[ids[i]].n++;
     begin[0] = 0;
@@ -87,10 +103,24 @@ static Plan *make_plan(Tape *tape, const int32_t *ids, size_t T, size_t K, size_
         slot[at] = (uint32_t)(i % K);
     }
     plan->rank_most = rank_most(plan);
-    qsort(loads, E, sizeof *loads, larger_first);
+    for (size_t i = 0; i < runs->n; i++) qsort(loads + runs->begin[i], runs->begin[i + 1] - runs->begin[i], sizeof *loads, larger_first);
     for (size_t e = 0; e < E; e++) order[e] = loads[e].expert;
     return plan;
 }
+
+/* Have the experts of run i in memory; false after an error. */
+static bool borrow(Tape *tape, const ExpertRuns *runs, size_t i)
+{
+    if (runs->acquire && !tape->err) tape->err = runs->acquire(runs->context, i);
+    return !tape->err;
+}
+
+static void give_back(const ExpertRuns *runs, size_t i)
+{
+    if (runs->release) runs->release(runs->context, i);
+}
+
+static size_t pairs_of(const Plan *plan, size_t e) { return plan->begin[e + 1] - plan->begin[e]; }
 
 /* The widest inner length of any product, for packing. */
 static size_t inner_most(const Plan *plan)
@@ -137,17 +167,19 @@ typedef struct {
     float **hidden, **low; /* [E] packed a, and packed (a A') of LoRA on down */
 } Packed;
 
-/* Room for every expert's packed rows; false after an error. */
-static bool make_packed(Tape *tape, const Plan *plan, Packed *packed)
+/* Where the packed rows of run i lie in a block; returns its floats. Pointers are set where there is a block. */
+static size_t place_packed(const Plan *plan, size_t i, const Packed *packed, float *block)
 {
-    packed->hidden = (float **)(void *)tape_scratch(tape, plan->E * 2);
-    packed->low = (float **)(void *)tape_scratch(tape, plan->E * 2);
-    for (size_t e = 0; e < plan->E && !tape->err; e++) {
-        size_t n = plan->begin[e + 1] - plan->begin[e];
-        packed->hidden[e] = n ? tape_scratch(tape, rows_scratch(n, plan->F)) : NULL;
-        packed->low[e] = n && plan->experts[e].out ? tape_scratch(tape, rows_scratch(n, rank_of(plan->experts[e].out))) : NULL;
+    size_t at = 0;
+    for (size_t e = plan->runs->begin[i]; e < plan->runs->begin[i + 1]; e++) {
+        size_t n = pairs_of(plan, e), hidden = n ? rows_scratch(n, plan->F) : 0, low = n && plan->experts[e].out ? rows_scratch(n, rank_of(plan->experts[e].out)) : 0;
+        if (block) {
+            packed->hidden[e] = block + at;
+            packed->low[e] = low ? block + at + hidden : NULL;
+        }
+        at += hidden + low;
     }
-    return !tape->err;
+    return at;
 }
 
 static void hidden_rows(const Plan *plan, size_t e, const Tensor *x, const Tensor *w, const Packed *packed, float *scratch, size_t pack_floats)
@@ -171,15 +203,46 @@ static void hidden_rows(const Plan *plan, size_t e, const Tensor *x, const Tenso
     rows_pack_nt(n, expert->out->scale, rows_of(low, R), values_of(expert->out->B, &B), packed->low[e]);
 }
 
-static void add_down(const Plan *plan, const Packed *packed, float *y, size_t begin, size_t end)
+static void add_down(const Plan *plan, size_t run, const Packed *packed, float *y, size_t begin, size_t end)
 {
-    for (size_t e = 0; e < plan->E; e++) {
-        size_t at = plan->begin[e], n = plan->begin[e + 1] - at;
+    for (size_t e = plan->runs->begin[run]; e < plan->runs->begin[run + 1]; e++) {
+        size_t at = plan->begin[e], n = pairs_of(plan, e);
         if (n == 0) continue;
         Rows to = rows_pick(y, plan->D, plan->token + at);
         rows_nt_slice(n, to, true, packed->hidden[e], plan->experts[e].down, begin, end);
         Weight B;
         if (packed->low[e]) rows_nt_slice(n, to, true, packed->low[e], values_of(plan->experts[e].out->B, &B), begin, end);
+    }
+}
+
+static void run_up(const Plan *plan, size_t run, const Tensor *x, const Tensor *w, const Packed *packed, float *scratch, size_t each, size_t pack, float *y)
+{
+#pragma omp parallel
+    {
+        float *mine = scratch + (size_t)omp_get_thread_num() * each;
+#pragma omp for schedule(dynamic, 1)
+        for (size_t i = plan->runs->begin[run]; i < plan->runs->begin[run + 1]; i++)
+            if (pairs_of(plan, plan->order[i])) hidden_rows(plan, plan->order[i], x, w, packed, mine, pack);
+        size_t begin, end;
+        columns_of(plan->D, (size_t)omp_get_thread_num(), (size_t)omp_get_num_threads(), &begin, &end);
+        if (begin < end) add_down(plan, run, packed, y, begin, end);
+    }
+}
+
+static void experts_up(Tape *tape, const Plan *plan, const Tensor *x, const Tensor *w, float *y)
+{
+    size_t n_threads = (size_t)omp_get_max_threads(), pack = rows_scratch(plan->most, inner_most(plan)), most = 0;
+    size_t each = (2 * pack + plan->most * (3 * plan->F + plan->rank_most) + 15) / 16 * 16;
+    Packed packed = {(float **)(void *)tape_scratch(tape, plan->E * 2), (float **)(void *)tape_scratch(tape, plan->E * 2)};
+    for (size_t i = 0; i < plan->runs->n; i++) {
+        size_t floats = place_packed(plan, i, &packed, NULL);
+        if (floats > most) most = floats;
+    }
+    float *scratch = tape_scratch(tape, n_threads * each), *block = tape_scratch(tape, most);
+    for (size_t i = 0; i < plan->runs->n && borrow(tape, plan->runs, i); i++) {
+        place_packed(plan, i, &packed, block);
+        run_up(plan, i, x, w, &packed, scratch, each, pack, y);
+        give_back(plan->runs, i);
     }
 }
 
@@ -309,11 +372,11 @@ static void expert_backward(const Plan *plan, size_t e, const Group *group, cons
     rows_pack_nn(n, 1, rows_of(b->dgu + F, 2 * F), expert->up, packed->up[e]);
 }
 
-static void add_back(const Plan *plan, const PackedBack *packed, float *dx, size_t begin, size_t end)
+static void add_back(const Plan *plan, size_t run, const PackedBack *packed, float *dx, size_t begin, size_t end)
 {
-    for (size_t e = 0; e < plan->E; e++) {
+    for (size_t e = plan->runs->begin[run + 1]; e-- > plan->runs->begin[run];) {
         const Expert *expert = &plan->experts[e];
-        size_t at = plan->begin[e], n = plan->begin[e + 1] - at;
+        size_t at = plan->begin[e], n = pairs_of(plan, e);
         if (n == 0) continue;
         Rows to = rows_pick(dx, plan->D, plan->token + at);
         Weight A;
@@ -328,14 +391,37 @@ static bool make_packed_back(Tape *tape, const Plan *plan, PackedBack *packed)
     packed->gate = (float **)(void *)tape_scratch(tape, plan->E * 2);
     packed->up = (float **)(void *)tape_scratch(tape, plan->E * 2);
     packed->low = (float **)(void *)tape_scratch(tape, plan->E * 2);
-    for (size_t e = 0; e < plan->E && !tape->err; e++) {
-        size_t n = plan->begin[e + 1] - plan->begin[e];
-        if (n == 0) continue;
-        packed->gate[e] = tape_scratch(tape, rows_scratch(n, plan->F));
-        packed->up[e] = tape_scratch(tape, rows_scratch(n, plan->F));
-        packed->low[e] = plan->experts[e].in ? tape_scratch(tape, rows_scratch(n, rank_of(plan->experts[e].in))) : NULL;
-    }
     return !tape->err;
+}
+
+/* As place_packed. */
+static size_t place_packed_back(const Plan *plan, size_t i, const PackedBack *packed, float *block)
+{
+    size_t at = 0;
+    for (size_t e = plan->runs->begin[i]; e < plan->runs->begin[i + 1]; e++) {
+        size_t n = pairs_of(plan, e), wide = n ? rows_scratch(n, plan->F) : 0, low = n && plan->experts[e].in ? rows_scratch(n, rank_of(plan->experts[e].in)) : 0;
+        if (block) {
+            packed->gate[e] = block + at;
+            packed->up[e] = block + at + wide;
+            packed->low[e] = low ? block + at + 2 * wide : NULL;
+        }
+        at += 2 * wide + low;
+    }
+    return at;
+}
+
+static void run_back(const Plan *plan, size_t run, const Group *group, const Tensor *x, const Tensor *w, const float *dy, const PackedBack *packed,
+                     float *scratch, size_t each, size_t pack)
+{
+#pragma omp parallel
+    {
+        Bench bench = bench_at(plan, scratch + (size_t)omp_get_thread_num() * each, pack);
+#pragma omp for schedule(dynamic, 1)
+        for (size_t i = plan->runs->begin[run]; i < plan->runs->begin[run + 1]; i++) expert_backward(plan, plan->order[i], group, x, w, dy, packed, &bench);
+        size_t begin, end;
+        columns_of(plan->D, (size_t)omp_get_thread_num(), (size_t)omp_get_num_threads(), &begin, &end);
+        if (x->wants && begin < end) add_back(plan, run, packed, x->grad, begin, end);
+    }
 }
 
 static void experts_backward(Node *node)
@@ -343,20 +429,21 @@ static void experts_backward(Node *node)
     Tape *tape = node->tape;
     const Plan *plan = node->kept;
     Tensor *x = node->in[0], *w = node->in[1], *y = node->out;
-    size_t n_threads = (size_t)omp_get_max_threads(), pack = 2 * rows_scratch(plan->most, inner_most(plan)), each = bench_floats(plan, pack);
+    size_t n_threads = (size_t)omp_get_max_threads(), pack = 2 * rows_scratch(plan->most, inner_most(plan)), each = bench_floats(plan, pack), most = 0;
     each = (each + 15) / 16 * 16;
-    float *scratch = tape_scratch(tape, n_threads * each);
+    float *scratch = tape_scratch(tape, n_threads * each), *block = NULL;
     PackedBack packed = {0};
-    if (x->wants) make_packed_back(tape, plan, &packed);
-    if (tape->err) return;
-#pragma omp parallel
-    {
-        Bench bench = bench_at(plan, scratch + (size_t)omp_get_thread_num() * each, pack);
-#pragma omp for schedule(dynamic, 1)
-        for (size_t i = 0; i < plan->E; i++) expert_backward(plan, plan->order[i], tape->group, x, w, y->grad, &packed, &bench);
-        size_t begin, end;
-        columns_of(plan->D, (size_t)omp_get_thread_num(), (size_t)omp_get_num_threads(), &begin, &end);
-        if (x->wants && begin < end) add_back(plan, &packed, x->grad, begin, end);
+    if (x->wants && make_packed_back(tape, plan, &packed)) {
+        for (size_t i = 0; i < plan->runs->n; i++) {
+            size_t floats = place_packed_back(plan, i, &packed, NULL);
+            if (floats > most) most = floats;
+        }
+        block = tape_scratch(tape, most);
+    }
+    for (size_t i = plan->runs->n; i-- > 0 && borrow(tape, plan->runs, i);) {
+        if (block) place_packed_back(plan, i, &packed, block);
+        run_back(plan, i, tape->group, x, w, y->grad, &packed, scratch, each, pack);
+        give_back(plan->runs, i);
     }
 }
 
@@ -399,35 +486,20 @@ static bool fits(Tape *tape, const Tensor *x, Route route, size_t E, const Exper
     return true;
 }
 
-Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *experts)
+Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *experts, const ExpertRuns *runs)
 {
     size_t T = x->shape[0], D = x->shape[1], K = route.weights->shape[1];
     Tensor *y = tape_tensor(tape, T, D);
     if (!fits(tape, x, route, E, experts)) return &tape->dummy;
-    Plan *plan = make_plan(tape, route.ids, T, K, D, E, experts);
+    Plan *plan = make_plan(tape, route.ids, T, K, D, E, experts, runs);
     if (!plan) return &tape->dummy;
-    size_t n_threads = (size_t)omp_get_max_threads(), pack = rows_scratch(plan->most, inner_most(plan));
-    size_t each = (2 * pack + plan->most * (3 * plan->F + plan->rank_most) + 15) / 16 * 16;
     Tensor *in[] = {x, route.weights};
-    if (!tape->lean && tape_wants(tape, trains(E, experts), 2, in)) {
+    if (!tape->lean && !tape->replay && tape_wants(tape, trains(E, experts), 2, in)) {
         plan->gate_up = tape_floats(tape, plan->N * 2 * plan->F);
         plan->low = tape_floats(tape, plan->N * plan->rank_most);
+        if (tape->err) return &tape->dummy;
     }
-    float *scratch = tape_scratch(tape, n_threads * each);
-    Packed packed;
-    if (!make_packed(tape, plan, &packed)) return &tape->dummy;
     memset(y->data, 0, T * D * sizeof *y->data);
-#pragma omp parallel
-    {
-        float *mine = scratch + (size_t)omp_get_thread_num() * each;
-#pragma omp for schedule(dynamic, 1)
-        for (size_t i = 0; i < E; i++) {
-            size_t e = plan->order[i];
-            if (plan->begin[e] < plan->begin[e + 1]) hidden_rows(plan, e, x, route.weights, &packed, mine, pack);
-        }
-        size_t begin, end;
-        columns_of(D, (size_t)omp_get_thread_num(), (size_t)omp_get_num_threads(), &begin, &end);
-        if (begin < end) add_down(plan, &packed, y->data, begin, end);
-    }
+    if (!tape->replay) experts_up(tape, plan, x, route.weights, y->data);
     return tape_record(tape, &experts_op, y, plan, trains(E, experts), 2, in);
 }

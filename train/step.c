@@ -236,6 +236,7 @@ static void start_tape(const Run *run, Tape *tape, const Group *group, TapeMode 
     tape->profile = c->profile;
     tape_begin(tape, group, mode);
     tape->lean = c->lean;
+    tape->replay = false;
     tape->guard = c->guard;
     tape->dropout = run->train ? (float)c->lora_dropout : 0;
     tape->dropout_key = rng_key(rng_name(c->seed, "dropout"), run->number);
@@ -474,6 +475,7 @@ static Err *layer_down(const Run *run, size_t l)
         Tensor *in = kept ? s->kept_in[k] : NULL, *out = kept ? s->kept_out[k] : NULL;
         if (!kept) {
             start_tape(run, tape, &g->group, TAPE_RECORD);
+            tape->replay = true;
             out = run_layer(run, tape, l, i, true, &in);
         }
         float *seed = tape_seed(tape, out);

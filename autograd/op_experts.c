@@ -150,15 +150,15 @@ static void gate_and_up(const Plan *plan, const Expert *expert, size_t n, Rows x
 {
     size_t F = plan->F, R = rank_of(expert->in);
     rows_pack_nt(n, 1, x, expert->gate, pack);
-    rows_nt_slice(n, rows_of(gu, 2 * F), false, pack, expert->gate, 0, F);
+    rows_nt_slice(n, rows_of(gu, 2 * F), false, pack, expert->gate, 0, F, (RowsNext){0});
     pack_again_nt(n, x, expert->gate, expert->up, pack);
-    rows_nt_slice(n, rows_of(gu + F, 2 * F), false, pack, expert->up, 0, F);
+    rows_nt_slice(n, rows_of(gu + F, 2 * F), false, pack, expert->up, 0, F, (RowsNext){0});
     if (!expert->in) return;
     Weight A, B;
     pack_again_nt(n, x, expert->up, values_of(expert->in->A, &A), pack);
-    rows_nt_slice(n, rows_of(u, R), false, pack, &A, 0, R);
+    rows_nt_slice(n, rows_of(u, R), false, pack, &A, 0, R, (RowsNext){0});
     rows_pack_nt(n, expert->in->scale, rows_of(u, R), values_of(expert->in->B, &B), pack_low);
-    rows_nt_slice(n, rows_of(gu + expert->in->col, 2 * F), true, pack_low, &B, 0, B.rows);
+    rows_nt_slice(n, rows_of(gu + expert->in->col, 2 * F), true, pack_low, &B, 0, B.rows, (RowsNext){0});
 }
 
 /* ---- the way up ----------------------------------------------------------------------------------------------- */
@@ -199,7 +199,7 @@ static void hidden_rows(const Plan *plan, size_t e, const Tensor *x, const Tenso
     Weight A, B;
     bool serves = rows_pack_serves(expert->down, values_of(expert->out->A, &A));
     if (!serves) rows_pack_nt(n, 1, rows_of(a, F), &A, pack);
-    rows_nt_slice(n, rows_of(low, R), false, serves ? packed->hidden[e] : pack, &A, 0, R);
+    rows_nt_slice(n, rows_of(low, R), false, serves ? packed->hidden[e] : pack, &A, 0, R, (RowsNext){0});
     rows_pack_nt(n, expert->out->scale, rows_of(low, R), values_of(expert->out->B, &B), packed->low[e]);
 }
 
@@ -209,9 +209,9 @@ static void add_down(const Plan *plan, size_t run, const Packed *packed, float *
         size_t at = plan->begin[e], n = pairs_of(plan, e);
         if (n == 0) continue;
         Rows to = rows_pick(y, plan->D, plan->token + at);
-        rows_nt_slice(n, to, true, packed->hidden[e], plan->experts[e].down, begin, end);
+        rows_nt_slice(n, to, true, packed->hidden[e], plan->experts[e].down, begin, end, (RowsNext){0});
         Weight B;
-        if (packed->low[e]) rows_nt_slice(n, to, true, packed->low[e], values_of(plan->experts[e].out->B, &B), begin, end);
+        if (packed->low[e]) rows_nt_slice(n, to, true, packed->low[e], values_of(plan->experts[e].out->B, &B), begin, end, (RowsNext){0});
     }
 }
 
@@ -303,14 +303,14 @@ static void back_through_down(const Plan *plan, const Expert *expert, size_t n, 
 {
     size_t D = plan->D, F = plan->F, R = rank_of(expert->out);
     rows_pack_nn(n, 1, rows_of(b->G, D), expert->down, b->pack);
-    rows_nn_slice(n, rows_of(b->da, F), false, b->pack, expert->down, 0, F);
+    rows_nn_slice(n, rows_of(b->da, F), false, b->pack, expert->down, 0, F, (RowsNext){0});
     if (!expert->out) return;
     Weight A, B;
     if (!rows_pack_serves(expert->down, values_of(expert->out->B, &B))) rows_pack_nn(n, 1, rows_of(b->G, D), &B, b->pack);
-    rows_nn_slice(n, rows_of(b->dlow, R), false, b->pack, &B, 0, R);
+    rows_nn_slice(n, rows_of(b->dlow, R), false, b->pack, &B, 0, R, (RowsNext){0});
     row_scale(n * R, b->dlow, expert->out->scale, b->dlow);
     rows_pack_nn(n, 1, rows_of(b->dlow, R), values_of(expert->out->A, &A), b->pack);
-    rows_nn_slice(n, rows_of(b->da, F), true, b->pack, &A, 0, F);
+    rows_nn_slice(n, rows_of(b->da, F), true, b->pack, &A, 0, F, (RowsNext){0});
 }
 
 static void weigh(size_t n, size_t width, float *rows, const float *w, const Plan *plan, size_t at)
@@ -354,7 +354,7 @@ static void expert_backward(const Plan *plan, size_t e, const Group *group, cons
         R = rank_of(expert->out);
         float *u = b->gu; /* gate and up computed here have served */
         rows_pack_nt(n, 1, rows_of(b->a, F), values_of(expert->out->A, &A), b->pack);
-        rows_nt_slice(n, rows_of(u, R), false, b->pack, &A, 0, R);
+        rows_nt_slice(n, rows_of(u, R), false, b->pack, &A, 0, R, (RowsNext){0});
         weigh(n, D, b->G, w->data, plan, at);
         weigh(n, R, b->dlow, w->data, plan, at);
         sum_pair(group, expert->out, n, token, b->G, D, u, b->dlow, b->a, F);
@@ -362,7 +362,7 @@ static void expert_backward(const Plan *plan, size_t e, const Group *group, cons
     if (expert->in) {
         R = rank_of(expert->in);
         rows_pack_nn(n, 1, rows_of(b->dgu + expert->in->col, 2 * F), values_of(expert->in->B, &B), b->pack);
-        rows_nn_slice(n, rows_of(b->dlow, R), false, b->pack, &B, 0, R);
+        rows_nn_slice(n, rows_of(b->dlow, R), false, b->pack, &B, 0, R, (RowsNext){0});
         row_scale(n * R, b->dlow, expert->in->scale, b->dlow);
         sum_pair(group, expert->in, n, token, b->dgu + expert->in->col, 2 * F, low, b->dlow, b->x, D);
         if (packed->low) rows_pack_nn(n, 1, rows_of(b->dlow, R), values_of(expert->in->A, &A), packed->low[e]);
@@ -380,9 +380,9 @@ static void add_back(const Plan *plan, size_t run, const PackedBack *packed, flo
         if (n == 0) continue;
         Rows to = rows_pick(dx, plan->D, plan->token + at);
         Weight A;
-        rows_nn_slice(n, to, true, packed->gate[e], expert->gate, begin, end);
-        rows_nn_slice(n, to, true, packed->up[e], expert->up, begin, end);
-        if (expert->in) rows_nn_slice(n, to, true, packed->low[e], values_of(expert->in->A, &A), begin, end);
+        rows_nn_slice(n, to, true, packed->gate[e], expert->gate, begin, end, (RowsNext){0});
+        rows_nn_slice(n, to, true, packed->up[e], expert->up, begin, end, (RowsNext){0});
+        if (expert->in) rows_nn_slice(n, to, true, packed->low[e], values_of(expert->in->A, &A), begin, end, (RowsNext){0});
     }
 }
 

@@ -36,6 +36,13 @@ static inline size_t short_columns(size_t inner)
 
 static inline size_t packed_stride(size_t inner) { return inner <= SHORT ? SHORT_STRIDE : STRIDE; }
 
+/* What a call fetches into L2 for later, while it multiplies: rows of `lines` lines of memory, `step` bytes apart.
+ * Fetching past the end of a weight does no harm. */
+typedef struct {
+    const char *at;
+    size_t rows, lines, step;
+} Fetch;
+
 typedef struct {
     size_t per_word; /* inner elements in a word: 1, or 2 of bf16 */
 
@@ -48,10 +55,11 @@ typedef struct {
      *   nt_short  the same for up to SHORT words of W->cols, at most short_columns
      *   nn        columns [begin, end) of y, at most NN_COLUMNS or short_columns; inner [at, at + n) */
     void (*nt)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
-               size_t n, float *panel);
-    void (*nt_short)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, float *panel);
+               size_t n, float *panel, Fetch next);
+    void (*nt_short)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, float *panel,
+                     Fetch next);
     void (*nn)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
-               size_t n, float *panel);
+               size_t n, float *panel, Fetch next);
 } Products;
 
 typedef struct {

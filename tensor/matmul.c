@@ -101,26 +101,52 @@ void rows_pack_nt(size_t T, float s, Rows x, const Weight *W, float *scratch)
 
 /* ---- slices -------------------------------------------------------------------------------------------------- */
 
-void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end)
+/* A stretch of `elements` in each of `rows` rows of W, from (row, col) on. */
+static Fetch fetch_of(const Weight *W, size_t row, size_t col, size_t rows, size_t elements)
+{
+    size_t bytes = dtype_bytes(W->dtype);
+    if (row >= W->rows || col >= W->cols) return (Fetch){0};
+    return (Fetch){(const char *)W->data + (row * W->cols + col) * bytes, least(rows, W->rows - row),
+                   (least(elements, W->cols - col) * bytes + 63) / 64, W->cols * bytes};
+}
+
+/* What nt and nn read for the columns of y from begin on, inner index from at on: one block of one panel. */
+static Fetch fetch_nt(const Weight *W, size_t begin, size_t at, size_t block) { return fetch_of(W, begin, at, ROWS_SLICE, block); }
+static Fetch fetch_nn(const Weight *W, size_t begin, size_t at, size_t block) { return fetch_of(W, at, begin, block, NN_COLUMNS); }
+
+/* What is read after a block of the panel [begin, stop): the next block, the next panel, the next slice. */
+static Fetch fetch_next(Fetch (*fetch)(const Weight *, size_t, size_t, size_t), const Plan *p, const Weight *W, size_t at, size_t begin,
+                        size_t stop, size_t end, RowsNext next)
+{
+    if (at + p->block < p->inner) return fetch(W, begin, at + p->block, p->block);
+    if (stop < end) return fetch(W, stop, 0, p->block);
+    return next.W ? fetch(next.W, next.begin, 0, p->block) : (Fetch){0};
+}
+
+void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, RowsNext next)
 {
     Plan p = plan_of(true, W);
     size_t columns = p.lanes ? ROWS_SLICE : short_columns(p.words);
-    for (; begin < end; begin += columns) {
-        size_t stop = least(begin + columns, end);
-        if (!p.lanes) p.with->nt_short(T, y, add, packed, W, begin, stop, panel);
+    for (size_t stop; begin < end; begin = stop) {
+        stop = least(begin + columns, end);
+        if (!p.lanes) p.with->nt_short(T, y, add, packed, W, begin, stop, panel, fetch_next(fetch_nt, &p, W, 0, begin, stop, end, next));
         else
             for (size_t b = 0, at = 0; at < p.inner; b++, at += p.block)
-                p.with->nt(T, y, add || b, packed + lanes_at(T, b), W, begin, stop, at, least(p.block, p.inner - at), panel);
+                p.with->nt(T, y, add || b, packed + lanes_at(T, b), W, begin, stop, at, least(p.block, p.inner - at), panel,
+                           fetch_next(fetch_nt, &p, W, at, begin, stop, end, next));
     }
 }
 
-void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end)
+void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, RowsNext next)
 {
     Plan p = plan_of(false, W);
     size_t columns = p.words <= SHORT ? short_columns(p.words) : NN_COLUMNS;
-    for (; begin < end; begin += columns)
+    for (size_t stop; begin < end; begin = stop) {
+        stop = least(begin + columns, end);
         for (size_t b = 0, at = 0; at < p.inner; b++, at += p.block)
-            p.with->nn(T, y, add || b, packed + rows_at(T, b), W, begin, least(begin + columns, end), at, least(p.block, p.inner - at), panel);
+            p.with->nn(T, y, add || b, packed + rows_at(T, b), W, begin, stop, at, least(p.block, p.inner - at), panel,
+                       fetch_next(fetch_nn, &p, W, at, begin, stop, end, next));
+    }
 }
 
 /* ---- whole products ------------------------------------------------------------------------------------------ */
@@ -151,12 +177,12 @@ static void narrow_rows(const Product *p, const Plan *plan, size_t begin, size_t
         size_t n = least(plan->block, plan->inner - at);
         if (plan->lanes) {
             with->pack_lanes(T, n, p->s, rows_right(x, at), scratch);
-            with->nt(T, y, p->add || at, scratch, p->W, 0, p->width, at, n, panel);
+            with->nt(T, y, p->add || at, scratch, p->W, 0, p->width, at, n, panel, (Fetch){0});
         } else {
             with->pack_rows(T, n, plan->stride, p->s, rows_right(x, at), scratch);
             zero_tile(words_of(with, n), plan->stride, scratch + T * plan->stride);
-            if (p->transposed) with->nt_short(T, y, p->add, scratch, p->W, 0, p->width, panel);
-            else with->nn(T, y, p->add || at, scratch, p->W, 0, p->width, at, n, panel);
+            if (p->transposed) with->nt_short(T, y, p->add, scratch, p->W, 0, p->width, panel, (Fetch){0});
+            else with->nn(T, y, p->add || at, scratch, p->W, 0, p->width, at, n, panel, (Fetch){0});
         }
     }
 }
@@ -182,7 +208,7 @@ static void pack_all(const Product *p, const Plan *plan, float *scratch)
 static void wide_part(const Product *p, size_t i, size_t n, const float *packed)
 {
     size_t begin = part(p->width, ROWS_SLICE, i, n), end = part(p->width, ROWS_SLICE, i + 1, n);
-    (p->transposed ? rows_nt_slice : rows_nn_slice)(p->T, p->y, p->add, packed, p->W, begin, end);
+    (p->transposed ? rows_nt_slice : rows_nn_slice)(p->T, p->y, p->add, packed, p->W, begin, end, (RowsNext){0});
 }
 
 static void product(const Product *p, float *scratch)
@@ -284,7 +310,7 @@ static bool bf16_works(void)
     if (sigaction(SIGILL, &trap, &before)) return false;
     if (sigsetjmp(refusal, 1) == 0) {
         products_bf16.pack_rows(1, 2, SHORT_STRIDE, 1, rows_of(x, 2), packed);
-        products_bf16.nt_short(1, rows_of(&y, 1), false, packed, &W, 0, 1, panel);
+        products_bf16.nt_short(1, rows_of(&y, 1), false, packed, &W, 0, 1, panel, (Fetch){0});
     }
     sigaction(SIGILL, &before, NULL);
     return *(volatile float *)&y == 9;

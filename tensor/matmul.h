@@ -48,8 +48,15 @@ enum { ROWS_SLICE = 96 };
 void rows_pack_nt(size_t T, float s, Rows x, const Weight *W, float *scratch);
 void rows_pack_nn(size_t T, float s, Rows x, const Weight *W, float *scratch);
 bool rows_pack_serves(const Weight *packed_for, const Weight *W);
-void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end);
-void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end);
+
+/* Where the thread's next slice of the same kind begins, so that its weights are fetched while this one is multiplied;
+ * {0} when nobody knows. A hint: no bit depends on it. */
+typedef struct {
+    const Weight *W;
+    size_t begin;
+} RowsNext;
+void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, RowsNext next);
+void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, RowsNext next);
 
 /* G = s a' b      a [T][M], b [T][N] with row strides lda, ldb; G [M][N] dense, overwritten.
  * Rows are added in a way that depends on T, M and N alone. T = 0 gives zeros. */

@@ -26,8 +26,9 @@ KERNELS  := plain
 PRODUCTS := plain
 endif
 
-SOURCES := $(filter-out tensor/kernel.c tensor/kernel_rows.c,$(wildcard $(LAYERS:=/*.c)))
-LIBOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/%,$(SOURCES))) $(PRODUCTS:%=$(BUILD)/tensor/kernel_%.o) $(KERNELS:%=$(BUILD)/tensor/kernel_rows_%.o)
+SOURCES := $(filter-out tensor/kernel.c tensor/kernel_rows.c tensor/kernel_narrow.c,$(wildcard $(LAYERS:=/*.c)))
+LIBOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/%,$(SOURCES))) $(PRODUCTS:%=$(BUILD)/tensor/kernel_%.o) \
+           $(foreach k,$(KERNELS),$(BUILD)/tensor/kernel_rows_$(k).o $(BUILD)/tensor/kernel_narrow_$(k).o)
 CLIOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter cli/%,$(SOURCES)))
 UNITS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard $(LAYERS:%=tests/%/*.c) tests/fuzz/*.c))
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
@@ -57,7 +58,7 @@ $(BUILD)/tensor/$(1)_$(2).o: tensor/$(1).c
 	@$$(CC) $$(FLAGS) -O3 $$($(2)) -DKERNEL=$(2) -DKERNEL_$(2) -c $$< -o $$@
 endef
 $(foreach k,$(PRODUCTS),$(eval $(call kernel,kernel,$(k))))
-$(foreach k,$(KERNELS),$(eval $(call kernel,kernel_rows,$(k))))
+$(foreach k,$(KERNELS),$(eval $(call kernel,kernel_rows,$(k))) $(eval $(call kernel,kernel_narrow,$(k))))
 
 $(BUILD)/optim/adamw.o: CFLAGS += -fno-math-errno # so that sqrtf is an instruction in a vectorised loop
 
@@ -139,7 +140,7 @@ CLANG = clang $(filter-out -MMD -MP,$(FLAGS)) -fsyntax-only
 clang:
 	@for f in $(SOURCES) $(wildcard tests/*.c tests/*/*.c bench/*.c); do $(CLANG) $$f || exit 1; done
 	@$(foreach k,$(PRODUCTS),$(CLANG) $($(k)) -DKERNEL=$(k) -DKERNEL_$(k) tensor/kernel.c &&) :
-	@$(foreach k,$(KERNELS),$(CLANG) $($(k)) -DKERNEL=$(k) -DKERNEL_$(k) tensor/kernel_rows.c &&) :
+	@$(foreach k,$(KERNELS),$(foreach f,rows narrow,$(CLANG) $($(k)) -DKERNEL=$(k) -DKERNEL_$(k) tensor/kernel_$(f).c &&)) :
 	@echo "clang: no warning"
 
 ## asan       the unit tests under address and undefined-behaviour sanitizers

@@ -338,41 +338,6 @@ INLINE size_t take_groups(size_t left)
     return MAX_GROUPS == 1 ? 1 : left == 4 || left == 2 ? 2 : left >= 3 ? 3 : 1;
 }
 
-/* A small square, rows to columns: in[i][j] -> out[j][i], times s; for s = 1 only moved, which words of bf16 need. */
-#if defined KERNEL_plain
-enum { SQUARE = 4 };
-INLINE void transpose(const float *const in[SQUARE], float *out, size_t step, float s)
-{
-    for (size_t j = 0; j < SQUARE; j++)
-        for (size_t i = 0; i < SQUARE; i++) out[j * step + i] = s == 1 ? in[i][j] : in[i][j] * s;
-}
-#else
-enum { SQUARE = 8 };
-INLINE void transpose(const float *const in[SQUARE], float *out, size_t step, float s)
-{
-    __m256 a[8], b[8];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) a[i] = s == 1 ? _mm256_loadu_ps(in[i]) : _mm256_mul_ps(_mm256_loadu_ps(in[i]), _mm256_set1_ps(s));
-#pragma GCC unroll 4
-    for (int i = 0; i < 8; i += 2) { /* pairs, then fours, then halves */
-        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
-        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < 8; i += 4) {
-        a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
-        a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xEE);
-        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
-        a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xEE);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        _mm256_storeu_ps(out + (size_t)i * step, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
-        _mm256_storeu_ps(out + (size_t)(i + 4) * step, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
-    }
-}
-#endif
-
 /* LANES rows of n columns to [n][LANES]. */
 static void rows_to_lanes(size_t n, const float *row[LANES], float s, float *out)
 {

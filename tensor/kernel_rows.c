@@ -22,16 +22,6 @@ INLINE void store_part(size_t n, float *x, V v)
     for (size_t i = 0; i < n; i++) x[i] = lane[i];
 }
 
-/* LANES sums to one, halves onto each other. */
-INLINE float fold(const V part[PARTS])
-{
-    float lane[LANES];
-    for (size_t p = 0; p < PARTS; p++) store(lane + p * W, part[p]);
-    for (size_t half = LANES / 2; half; half /= 2)
-        for (size_t i = 0; i < half; i++) lane[i] += lane[i + half];
-    return lane[0];
-}
-
 /* What is left of a row, filled up to LANES. */
 INLINE const float *filled(float lane[LANES], size_t n, const float *x, float fill)
 {
@@ -205,5 +195,5 @@ static void swiglu_backward(size_t n, float *dg, float *du, const float *g, cons
 }
 
 const Kernels PASTE(kernels_, KERNEL) = {
-    TEXT(KERNEL), &PASTE(products_, KERNEL), dot, sum_row, max_row, axpy, scale, exp_row, sigmoid, swiglu, swiglu_backward,
+    TEXT(KERNEL), &PASTE(products_, KERNEL), dot, sum_row, max_row, axpy, scale, exp_row, sigmoid, PASTE(narrow_, KERNEL), PASTE(sum_tn_, KERNEL), swiglu, swiglu_backward,
 };

@@ -19,7 +19,6 @@
 enum {
     NARROW_ROWS = 192,      /* rows packed at once: with the panel of W they stay in L2 */
     PACK_ROWS = 3 * LANES,  /* rows that a thread packs at once */
-    SUM_CHUNK = 512,        /* rows and columns of G that one call to cblas computes: part of its bits */
     WORTH_A_TEAM = 1 << 20, /* multiply-adds; less than this takes less than waking threads */
 };
 
@@ -236,6 +235,37 @@ void rows_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, float
     product(&(Product){false, T, W->cols, y, x, add, s, W}, scratch);
 }
 
+/* ---- few columns, and sums over rows ---------------------------------------------------------------------------- */
+
+static void narrow(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across, size_t along)
+{
+    bool team = !omp_in_parallel() && T * n * columns >= WORTH_A_TEAM;
+#pragma omp parallel if (team)
+    {
+        size_t i = team ? (size_t)omp_get_thread_num() : 0, of = team ? (size_t)omp_get_num_threads() : 1;
+        size_t begin = part(T, LANES, i, of), end = part(T, LANES, i + 1, of);
+        if (begin < end) kernels->narrow(end - begin, rows_from(y, begin), s, rows_from(x, begin), n, columns, w, across, along);
+    }
+}
+
+void rows_narrow_in(size_t T, Rows u, float s, Rows x, size_t r, size_t N, const float *A) { narrow(T, u, s, x, N, r, A, N, 1); }
+void rows_narrow_back(size_t T, Rows du, float s, Rows dy, size_t r, size_t N, const float *B) { narrow(T, du, s, dy, N, r, B, 1, r); }
+
+void sum_tn(size_t T, size_t M, size_t N, float *G, float s, const float *a, size_t lda, const float *b, size_t ldb)
+{
+    bool turned = M > N; /* the narrow side comes first */
+    size_t few = turned ? N : M, wide = turned ? M : N;
+    size_t across = (wide + SUM_COLUMNS - 1) / SUM_COLUMNS, chunks = (few + NARROW_COLUMNS - 1) / NARROW_COLUMNS * across;
+    if (T == 0) memset(G, 0, M * N * sizeof *G);
+    if (T == 0) return;
+#pragma omp parallel for schedule(dynamic) if (!omp_in_parallel() && T * M * N >= WORTH_A_TEAM)
+    for (size_t i = 0; i < chunks; i++) {
+        size_t j = i / across * NARROW_COLUMNS, c = i % across * SUM_COLUMNS;
+        kernels->sum_tn(T, least(NARROW_COLUMNS, few - j), least(SUM_COLUMNS, wide - c), s, (turned ? b : a) + j, turned ? ldb : lda,
+                        (turned ? a : b) + c, turned ? lda : ldb, turned ? G + c * N + j : G + j * N + c, N, turned);
+    }
+}
+
 /* ---- OpenBLAS ------------------------------------------------------------------------------------------------ */
 
 static void gemm(CBLAS_TRANSPOSE a, CBLAS_TRANSPOSE b, size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s,
@@ -243,19 +273,6 @@ static void gemm(CBLAS_TRANSPOSE a, CBLAS_TRANSPOSE b, size_t M, size_t N, size_
 {
     cblas_sgemm(CblasRowMajor, a, b, (blasint)M, (blasint)N, (blasint)K, s, A, (blasint)lda, B, (blasint)ldb,
                 add ? 1.0f : 0.0f, C, (blasint)ldc);
-}
-
-void sum_tn(size_t T, size_t M, size_t N, float *G, float s, const float *a, size_t lda, const float *b, size_t ldb)
-{
-    size_t across = (N + SUM_CHUNK - 1) / SUM_CHUNK, chunks = (M + SUM_CHUNK - 1) / SUM_CHUNK * across;
-    if (T == 0) memset(G, 0, M * N * sizeof *G);
-    if (T == 0) return;
-#pragma omp parallel for schedule(dynamic) if (!omp_in_parallel() && T * M * N >= WORTH_A_TEAM)
-    for (size_t i = 0; i < chunks; i++) {
-        size_t m = i / across * SUM_CHUNK, n = i % across * SUM_CHUNK;
-        gemm(CblasTrans, CblasNoTrans, least(SUM_CHUNK, M - m), least(SUM_CHUNK, N - n), T, G + m * N + n, N, false, s,
-             a + m, lda, b + n, ldb);
-    }
 }
 
 void block_nt(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb)

@@ -29,6 +29,13 @@ static inline Rows rows_pick(const void *data, size_t stride, const uint32_t *in
     return (Rows){(float *)(size_t)data, stride, index};
 }
 
+/* The same rows from column c on. */
+static inline Rows rows_right(Rows rows, size_t c)
+{
+    rows.data += c;
+    return rows;
+}
+
 /* Scratch that a product of T rows and inner length K needs, in floats. */
 size_t rows_scratch(size_t T, size_t K);
 
@@ -41,7 +48,14 @@ void rows_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, float
 /* y = s x W       x [T][N], W [N][K], y [T][K];  add: y += s x W.    Inner length N = W->rows; scratch for (T, N). */
 void rows_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, float *scratch);
 
-/* The same for columns [begin, end) of y only, on the calling thread, with x packed beforehand, so that threads can
+/* LoRA's inner side, few columns: rows are read where they lie, so that nothing is packed.
+ *   in    u = s x A'     x [T][N], A [r][N], u [T][r]
+ *   back  du = s dy B    dy [T][N], B [N][r], du [T][r]
+ * Threads: as rows_nt, but splits rows. */
+void rows_narrow_in(size_t T, Rows u, float s, Rows x, size_t r, size_t N, const float *A);
+void rows_narrow_back(size_t T, Rows du, float s, Rows dy, size_t r, size_t N, const float *B);
+
+/* rows_nt and rows_nn for columns [begin, end) of y only, on the calling thread, with x packed beforehand, so that threads can
  * share the packing. begin is a multiple of ROWS_SLICE; end is one, too, or the width of y.
  * x packed for one W serves other weights of its inner length when rows_pack_serves says so. */
 enum { ROWS_SLICE = 96 };

@@ -336,7 +336,7 @@ static void threads_and_slices_change_no_bit(void **state)
 #pragma omp parallel for
             for (size_t begin = 0; begin < width; begin += step * ROWS_SLICE) {
                 size_t end = begin + step * ROWS_SLICE < width ? begin + step * ROWS_SLICE : width;
-                (transposed ? rows_nt_slice : rows_nn_slice)(T, rows_of(y[3], width), false, scratch, &w.w, begin, end);
+                (transposed ? rows_nt_slice : rows_nn_slice)(T, rows_of(y[3], width), false, scratch, &w.w, begin, end, (RowsNext){&w.w, 0});
             }
             for (int j = 1; j < 4; j++) assert_memory_equal(y[j], y[0], T * width * 4);
             for (int j = 0; j < 4; j++) free(y[j]);

@@ -54,9 +54,12 @@ typedef struct {
                size_t n, float *panel);
 } Products;
 
+typedef struct Blocks Blocks; /* block.h */
+
 typedef struct {
     const char *name;
     const Products *products;
+    const Blocks *blocks;
     float (*dot)(size_t n, const float *a, const float *b);
     float (*sum)(size_t n, const float *x);
     float (*max)(size_t n, const float *x);
@@ -69,6 +72,7 @@ typedef struct {
 } Kernels;
 
 extern const Products products_avx512, products_avx2, products_plain, products_bf16;
+extern const Blocks blocks_avx512, blocks_avx2, blocks_plain, blocks_bf16;
 extern const Kernels kernels_avx512, kernels_avx2, kernels_plain;
 extern const Kernels *kernels; /* plain until matmul_init */
 

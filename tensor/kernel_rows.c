@@ -182,5 +182,6 @@ static void swiglu_backward(size_t n, float *dg, float *du, const float *g, cons
 }
 
 const Kernels PASTE(kernels_, KERNEL) = {
-    TEXT(KERNEL), &PASTE(products_, KERNEL), dot, sum_row, max_row, axpy, scale, exp_row, sigmoid, swiglu, swiglu_backward,
+    TEXT(KERNEL), &PASTE(products_, KERNEL), &PASTE(blocks_, KERNEL), dot, sum_row, max_row, axpy, scale, exp_row, sigmoid,
+    swiglu, swiglu_backward,
 };

@@ -2,12 +2,8 @@
  *
  * A panel of W is brought to words where it stays in L2; a tile of ROWS x GROUPS vectors of sums then stays in registers
  * while the inner index runs. Lanes are tokens in nt (W is never transposed), columns of W in nn. The sums of any element
- * do not depend on the tile that held it, so tiles may differ between instruction sets.
- *
- * A word is what a lane multiplies in one step: a float, or two bf16 that follow each other along the inner index, the
- * first in the lower half, zero where the inner length ends between them. Words of bf16 pass through vectors of floats
- * as bits: they are moved, never computed with. */
-#include "tensor/vector.h"
+ * do not depend on the tile that held it, so tiles may differ between instruction sets. */
+#include "tensor/words.h"
 
 #if defined KERNEL_avx512 /* and bf16 */
 enum { MAX_GROUPS = 3, WIDE_1 = 24, WIDE_2 = 12, WIDE_3 = 8, TAIL = 8, MAX_ROWS = 24 };
@@ -16,37 +12,7 @@ enum { MAX_GROUPS = 1, WIDE_1 = 6, TAIL = 4, MAX_ROWS = 6 };
 #else
 enum { MAX_GROUPS = 1, WIDE_1 = 2, TAIL = 2, MAX_ROWS = 2 };
 #endif
-#if defined KERNEL_bf16
-enum { PER_WORD = 2 };
-#else
-enum { PER_WORD = 1 };
-#endif
 enum { RUN = 192, SHORT_RUN = 24 };
-
-INLINE size_t words_of(size_t n) { return (n + PER_WORD - 1) / PER_WORD; }
-
-/* The same word in every lane. */
-INLINE V word_at(const float *word)
-{
-#if defined KERNEL_bf16
-    int32_t bits;
-    memcpy(&bits, word, sizeof bits);
-    return (V)_mm512_set1_epi32(bits);
-#else
-    return all(*word);
-#endif
-}
-
-/* sum + x y. Of pairs: fma(x[0], y[0], fma(x[1], y[1], sum)), to nearest, ties to even, subnormal numbers as zeros on
- * the way in and out. Source: Intel SDM vol. 2, VDPBF16PS. */
-INLINE V add_product(V sum, V x, V y)
-{
-#if defined KERNEL_bf16
-    return (V)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)y);
-#else
-    return fma_v(x, y, sum);
-#endif
-}
 
 /* ---- words of W ---------------------------------------------------------------------------------------------- */
 

@@ -65,9 +65,20 @@ typedef struct {
                size_t n, float *panel, Fetch next);
 } Products;
 
+typedef struct Blocks Blocks; /* block.h */
+
+/* y = s x W' of few columns, element (j, k) of W at w[j * across + k * along], one of the two steps 1. */
+typedef void Narrow(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across, size_t along);
+
+/* g = s a' b, a [T][columns], b [T][n]; columns <= NARROW_COLUMNS, n <= SUM_COLUMNS; turned: g = s b' a. Rows of g are ldg
+ * apart. Every element is one chain of fused multiply-adds over rows in order, times s. */
+typedef void SumTn(size_t T, size_t columns, size_t n, float s, const float *a, size_t lda, const float *b, size_t ldb, float *g, size_t ldg,
+                   bool turned);
+
 typedef struct {
     const char *name;
     const Products *products;
+    const Blocks *blocks;
     float (*dot)(size_t n, const float *a, const float *b);
     float (*sum)(size_t n, const float *x);
     float (*max)(size_t n, const float *x);
@@ -75,26 +86,16 @@ typedef struct {
     void (*scale)(size_t n, float *y, float a, const float *x);
     float (*exp)(size_t n, float *y, const float *x, float shift); /* y = exp(x - shift), returns its sum; y may be NULL */
     void (*sigmoid)(size_t n, float *y, const float *x);
-    /* y = s x W' of few columns, element (j, k) of W at w[j * across + k * along], one of the two 1. Rows of y are `columns` long. */
-    void (*narrow)(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across, size_t along);
-    /* g = s a' b, a [T][columns], b [T][n]; columns <= NARROW_COLUMNS, n <= SUM_COLUMNS; turned: g = s b' a. Rows of g are ldg apart.
-     * Every element is one chain of fused multiply-adds over rows in order, times s. */
-    void (*sum_tn)(size_t T, size_t columns, size_t n, float s, const float *a, size_t lda, const float *b, size_t ldb, float *g, size_t ldg,
-                   bool turned);
+    Narrow *narrow;
+    SumTn *sum_tn;
     void (*swiglu)(size_t n, float *a, const float *g, const float *u);
     void (*swiglu_backward)(size_t n, float *dg, float *du, const float *g, const float *u, const float *da);
 } Kernels;
 
 extern const Products products_avx512, products_avx2, products_plain, products_bf16;
-void sum_tn_avx512(size_t T, size_t columns, size_t n, float s, const float *a, size_t lda, const float *b, size_t ldb, float *g, size_t ldg,
-                bool turned);
-void narrow_avx512(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across, size_t along);
-void sum_tn_avx2(size_t T, size_t columns, size_t n, float s, const float *a, size_t lda, const float *b, size_t ldb, float *g, size_t ldg,
-                bool turned);
-void narrow_avx2(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across, size_t along);
-void sum_tn_plain(size_t T, size_t columns, size_t n, float s, const float *a, size_t lda, const float *b, size_t ldb, float *g, size_t ldg,
-                bool turned);
-void narrow_plain(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across, size_t along);
+extern const Blocks blocks_avx512, blocks_avx2, blocks_plain, blocks_bf16;
+extern Narrow narrow_avx512, narrow_avx2, narrow_plain;
+extern SumTn sum_tn_avx512, sum_tn_avx2, sum_tn_plain;
 extern const Kernels kernels_avx512, kernels_avx2, kernels_plain;
 extern const Kernels *kernels; /* plain until matmul_init */
 

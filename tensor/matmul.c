@@ -5,7 +5,7 @@
  * at a time, which then stay in cache, and packing needs no pass over memory of its own. */
 #include "tensor/matmul.h"
 
-#include "tensor/kernel.h"
+#include "tensor/block.h"
 
 #include <cblas.h>
 #include <omp.h>
@@ -234,6 +234,8 @@ void rows_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, float
 {
     product(&(Product){false, T, W->cols, y, x, add, s, W}, scratch);
 }
+
+const Blocks *blocks_of_path(bool pairs) { return rounded && pairs ? &blocks_bf16 : kernels->blocks; }
 
 /* ---- few columns, and sums over rows ---------------------------------------------------------------------------- */
 

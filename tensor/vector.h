@@ -101,4 +101,27 @@ INLINE void transpose(const float *const in[SQUARE], float *out, size_t step, fl
 }
 #endif
 
+/* x = n ln 2 + r, |r| <= ln 2 / 2, exp(r) by the polynomial of Cephes, expf (Moshier, netlib.org/cephes), error below
+ * 2 ulp; n ln2_hi is exact without fma, too. Below -104 the result is zero, above 89 infinite; in between 2^n is applied
+ * in two factors, as it may be no normal number itself. Dead lanes compute exp(0): subnormal results cost a hundred
+ * cycles each. */
+INLINE V exp_v(V x)
+{
+    I dead = x < all(-104);
+    x = pick(dead, all(0), x);
+    x = pick(x > all(89), all(89), x);
+    V shifter = all(0x1.8p23f), shifted = fma_v(x, all(0x1.715476p0f), shifter), n = shifted - shifter;
+    V r = fma_v(n, all(2.12194440e-4f), fma_v(n, all(-0.693359375f), x));
+    V p = all(1.9875691500e-4f);
+    p = fma_v(p, r, all(1.3981999507e-3f));
+    p = fma_v(p, r, all(8.3334519073e-3f));
+    p = fma_v(p, r, all(4.1665795894e-2f));
+    p = fma_v(p, r, all(1.6666665459e-1f));
+    p = fma_v(p, r, all(5.0000001201e-1f));
+    p = fma_v(p, r * r, r) + all(1);
+    I power = (I)shifted - (I)shifter, half = power >> 1;
+    V y = p * (V)((half + 127) << 23) * (V)((power - half + 127) << 23);
+    return (V)((I)y & ~dead);
+}
+
 #endif

@@ -147,7 +147,7 @@ static void turns_are_noted_where_a_conversation_may_be_cut(void **state)
 static ChatTemplate recognised(const char *directory, const char *name)
 {
     ChatTemplate template = CHAT_TEMPLATES;
-    assert_ok(chat_recognise(&template, directory, name));
+    assert_ok(template_recognise(&template, directory, name));
     return template;
 }
 
@@ -158,7 +158,7 @@ static void a_model_is_recognised_by_the_template_it_ships(void **state)
     ChatTemplate template;
     assert_int_equal(recognised("examples/tiny-glm5", NULL), CHAT_GLM47);
     assert_int_equal(recognised("examples/tiny-glm5", "glm45"), CHAT_GLM45);
-    assert_string_equal(chat_template_name(CHAT_GLM45), "glm45");
+    assert_string_equal(template_of(CHAT_GLM45)->name, "glm45");
     assert_ok(file_read(&text, &bytes, "examples/tiny-glm5/chat_template.jinja"));
 
     Json *config = json_new_object(); /* where older models keep it */
@@ -170,7 +170,7 @@ static void a_model_is_recognised_by_the_template_it_ships(void **state)
 
     text[bytes - 1] = '\n'; /* one byte is enough to be another template; white space at the end is not */
     assert_ok(file_write(scratch_path(state, "chat_template.jinja", path), text, bytes));
-    assert_fails(chat_recognise(&template, *state, NULL), ERR_FORMAT, "chat_template can be one of glm47 (GLM-4.7");
+    assert_fails(template_recognise(&template, *state, NULL), ERR_FORMAT, "chat_template can be one of glm47 (GLM-4.7");
     text[bytes - 1] = '}';
     memcpy(text + bytes, "\n", 1);
     assert_ok(file_write(path, text, bytes + 1));
@@ -195,7 +195,7 @@ static void templates_whose_bytes_are_not_known_are_recognised_by_their_words(vo
         ChatTemplate template;
         assert_ok(file_write(path, cases[i].text, strlen(cases[i].text)));
         if (cases[i].template == CHAT_TEMPLATES)
-            assert_fails(chat_recognise(&template, *state, NULL), ERR_FORMAT, "glm52 (GLM-5.2), deepseek_v3 (DeepSeek-V3)");
+            assert_fails(template_recognise(&template, *state, NULL), ERR_FORMAT, "glm52 (GLM-5.2), deepseek_v3 (DeepSeek-V3)");
         else assert_int_equal(recognised(*state, NULL), cases[i].template);
     }
 }
@@ -203,8 +203,8 @@ static void templates_whose_bytes_are_not_known_are_recognised_by_their_words(vo
 static void an_unknown_template_is_refused_with_the_known_ones(void **state)
 {
     ChatTemplate template;
-    assert_fails(chat_recognise(&template, *state, NULL), ERR_FORMAT, "no chat template; chat_template can be one of glm47");
-    assert_fails(chat_recognise(&template, *state, "llama"), ERR_USAGE, "chat_template llama: no such template; chat_template can be");
+    assert_fails(template_recognise(&template, *state, NULL), ERR_FORMAT, "no chat template; chat_template can be one of glm47");
+    assert_fails(template_recognise(&template, *state, "llama"), ERR_USAGE, "chat_template llama: no such template; chat_template can be");
 }
 
 int main(void)

@@ -127,7 +127,7 @@ static Err *chat_case(Raw record, const char *path, size_t line, Count *count)
                            .add_generation_prompt = prompt.at && *prompt.at == 't'};
     raw_string(&name, raw_find(record, "template"));
     raw_string(&want, raw_find(record, "expected"));
-    Err *err = chat_recognise(&options.template, ".", name.data);
+    Err *err = template_recognise(&options.template, ".", name.data);
     if (!err) err = chat_render(&chat, &options, raw_find(record, "messages"), raw_find(record, "tools"));
     if (!err)
         judge(count, chat.text.n == want.n && !memcmp(chat.text.data, want.data, want.n), path, line,

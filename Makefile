@@ -111,7 +111,7 @@ run-units: units $(BUILD)/graft
 ## fuzz       random bytes for every reader, FUZZ_SECONDS each (clang; libclang-rt-dev)
 FUZZ_SECONDS ?= 60
 fuzz:
-	@$(MAKE) --no-print-directory CC=clang BUILD=build/fuzz SANITIZE="-DFUZZING -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined" fuzzers
+	@$(MAKE) --no-print-directory CC=clang BUILD=build/fuzz SANITIZE="-DFUZZING -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -Wno-pass-failed" fuzzers
 	@for f in $(FUZZERS); do mkdir -p build/fuzz/found/$$f; echo "  fuzz  $$f"; \
 	    build/fuzz/fuzz_$$f -max_total_time=$(FUZZ_SECONDS) -use_value_profile=1 -verbosity=0 -print_final_stats=1 \
 	    -artifact_prefix=build/fuzz/found/$$f- build/fuzz/found/$$f tests/fuzz/corpus/$$f || exit 1; done

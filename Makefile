@@ -101,7 +101,7 @@ run-tools: fidelity same_bits
 	@for t in glm5shaped qwen3 removed deepseek; do \
 	    $(BUILD)/tests/tokenizer_cases tests/fixtures/tokenizer/$$t.tokenizer.json.gz tests/fixtures/tokenizer/$$t.encode.jsonl tests/fixtures/tokenizer/$$t.decode.jsonl || exit 1; done
 	@$(BUILD)/tests/tokenizer_cases examples/tiny-glm5/tokenizer.json tests/fixtures/tokenizer/tinyglm5.encode.jsonl tests/fixtures/tokenizer/tinyglm5.decode.jsonl
-	@$(BUILD)/tests/chat_cases tests/fixtures/chat_template/cases.jsonl
+	@for c in cases later; do $(BUILD)/tests/chat_cases tests/fixtures/chat_template/$$c.jsonl || exit 1; done
 
 units: $(UNITS)
 tools: $(TOOLS)
@@ -130,6 +130,12 @@ bench: $(BENCHES)
 INTEROP_STRINGS ?= 100000
 interop-data: $(BUILD)/tests/tokenizer_ids
 	@sh tests/interop/data.sh $(BUILD)/tests/tokenizer_ids $(INTEROP_STRINGS)
+
+## interop-chat  random conversations against Jinja2 (downloads it); TEMPLATES=DIR adds glm51.jinja, glm52.jinja, deepseek_v3.jinja from there
+INTEROP_CONVERSATIONS ?= 10000
+TEMPLATES ?=
+interop-chat: $(BUILD)/tests/chat_cases
+	@sh tests/interop/chat.sh $(BUILD)/tests/chat_cases $(INTEROP_CONVERSATIONS) $(TEMPLATES)
 
 ## check      sanitizers, gcc and clang without a warning, layers, headers
 check: layers headers clang asan
@@ -178,5 +184,5 @@ clean:
 help:
 	@grep -h '^## ' Makefile | sed 's/^## /  make /'
 
-.PHONY: all check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench layers headers clean help interop-data experiment-which-experts
+.PHONY: all check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench layers headers clean help interop-data interop-chat experiment-which-experts
 .SECONDARY:

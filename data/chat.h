@@ -5,8 +5,7 @@
  * `<|endoftext|>` that end_of_text appends. A DeepSeek turn ends with a token of its own, which is scored.
  * Not scored: what the prompt holds (`<|assistant|>`, `<think>`, an empty thinking block), and a turn whose thinking
  * the template leaves out, for it was not written in that context. What a tool answers never is.
- * Source: docs/glm5.md; the templates that GLM-4.5, 4.6, 4.7 and 5 were released with; for 5.1 and 5.2 what other
- * projects' readers of the released files say of them. */
+ * Source: docs/glm5.md; data/template.c. */
 #ifndef GRAFT_DATA_CHAT_H
 #define GRAFT_DATA_CHAT_H
 

@@ -1,26 +1,45 @@
 #include "data/glm_tools.h"
 
-static bool is_true(Raw value) { return raw_is(value, JSON_BOOL) && *value.at == 't'; }
+/* ---- tools ---- */
 
-/* GLM-5.1's line of a tool: its function alone, without two keys; a tool to be loaded later has none. */
-static Err *render_function(Render *r, Raw tool)
+/* A later template's: what `function` holds, or the tool itself. */
+static Err *function_of(Raw tool, Raw *function)
 {
-    Raw function = raw_find(tool, "function");
-    if (!raw_is(function, JSON_OBJECT)) function = tool;
-    if (!raw_is(function, JSON_OBJECT)) return err_new(ERR_DATA, "a tool is %s; expected an object", raw_kind_name(function));
-    if (is_true(raw_find(tool, "defer_loading")) || is_true(raw_find(function, "defer_loading"))) return NULL;
-    const char *comma = "";
-    render_put(r, "{");
+    *function = raw_find(tool, "function");
+    if (!function->at) *function = tool;
+    if (raw_is(*function, JSON_OBJECT)) return NULL;
+    return err_new(ERR_DATA, "a tool is %s; expected an object", raw_kind_name(*function));
+}
+
+/* Without two keys, and keys as they are, not as JSON would spell them. */
+static Err *function_line(Render *r, Raw function)
+{
+    const char *begin = "{\"";
     for (RawItem item = raw_first(function); item.value.at; raw_next(&item)) {
         if (raw_equals(item.key, "defer_loading") || raw_equals(item.key, "strict")) continue;
-        render_put(r, comma);
-        comma = ", ";
-        TRY(raw_python(r->out, item.key));
-        render_put(r, ": ");
+        render_put(r, begin);
+        begin = ", \"";
+        raw_string(r->out, item.key);
+        render_put(r, "\": ");
         TRY(raw_python(r->out, item.value));
     }
-    render_put(r, "}\n");
+    render_put(r, *begin == '{' ? "{}\n" : "}\n");
     return NULL;
+}
+
+static Err *tool_line(Render *r, Raw tool)
+{
+    Raw function, defer;
+    if (!r->template->later) {
+        TRY(raw_python(r->out, tool));
+        render_put(r, "\n");
+        return NULL;
+    }
+    TRY(function_of(tool, &function));
+    defer = raw_find(function, "defer_loading");
+    if (defer.at && !raw_is(defer, JSON_BOOL) && !raw_is(defer, JSON_NULL))
+        return err_new(ERR_DATA, "defer_loading is %s; expected true or false", raw_kind_name(defer));
+    return raw_is(defer, JSON_BOOL) && *defer.at == 't' ? NULL : function_line(r, function); /* deferred: loaded by a reference */
 }
 
 Err *glm_tools(Render *r)
@@ -29,21 +48,16 @@ Err *glm_tools(Render *r)
     if (!tool.value.at) return NULL;
     render_put(r, "<|system|>\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
                   "You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n");
-    for (; tool.value.at; raw_next(&tool)) {
-        if (r->template->later) {
-            TRY(err_wrap(render_function(r, tool.value), "tools"));
-            continue;
-        }
-        TRY(err_wrap(raw_python(r->out, tool.value), "tools"));
-        render_put(r, "\n");
-    }
+    for (; tool.value.at; raw_next(&tool)) TRY(err_wrap(tool_line(r, tool.value), "tools"));
     render_put(r, "</tools>\n\nFor each function call, "
                   "output the function name and arguments within the following XML format:\n");
     render_put(r, r->template->call_format);
     return NULL;
 }
 
-static void render_tool_result(Render *r, const Text *result)
+/* ---- results ---- */
+
+static void put_result(Render *r, const Text *result)
 {
     render_put(r, r->template->nl);
     render_put(r, "<tool_response>");
@@ -53,48 +67,75 @@ static void render_tool_result(Render *r, const Text *result)
     render_put(r, "</tool_response>");
 }
 
-static void render_result_string(Render *r, Raw string)
+static Err *put_string(Render *r, Raw string)
 {
+    if (!raw_is(string, JSON_STRING)) /* the templates would print Python's view of it, or fail */
+        return err_new(ERR_DATA, "a part of a tool's content is no string and has no output that is one");
     text_clear(&r->content);
     raw_string(&r->content, string);
-    render_tool_result(r, &r->content);
+    put_result(r, &r->content);
+    return NULL;
 }
 
-/* A list of GLM-5.1 and later that is no list of outputs is text like any other. */
-static bool is_visible_list(const Render *r, Raw content)
+/* The tools that a tool found, as lines of their own. */
+static Err *put_references(Render *r, Raw references)
 {
-    if (!r->template->later || !raw_is(content, JSON_ARRAY)) return false;
+    if (!r->tools.at) return err_new(ERR_DATA, "a tool_reference without tools");
+    render_put(r, "<tool_response><tools>\n");
+    for (RawItem reference = raw_first(references); reference.value.at; raw_next(&reference)) {
+        Raw name = raw_find(reference.value, "name"), function;
+        if (!raw_is(name, JSON_STRING)) return err_new(ERR_DATA, "a tool_reference's name is %s; expected a string", raw_kind_name(name));
+        text_clear(&r->content);
+        raw_string(&r->content, name);
+        TRY(text_error(&r->content));
+        for (RawItem tool = raw_first(r->tools); tool.value.at; raw_next(&tool)) {
+            TRY(err_wrap(function_of(tool.value, &function), "tools"));
+            if (raw_equals(raw_find(function, "name"), r->content.data)) TRY(function_line(r, function));
+        }
+    }
+    render_put(r, "</tools></tool_response>");
+    return NULL;
+}
+
+static Err *put_outputs(Render *r, Raw content)
+{
     for (RawItem item = raw_first(content); item.value.at; raw_next(&item))
-        if (raw_find(item.value, "output").at) return false;
-    return true;
+        TRY(put_string(r, raw_is(item.value, JSON_STRING) && !r->template->later ? item.value : raw_find(item.value, "output")));
+    return NULL;
+}
+
+/* Up to GLM-5 a list is a run of results of its own. */
+static Err *earlier_result(Render *r, Raw content, bool goes_on)
+{
+    if (content.at && !raw_is(content, JSON_STRING) && !raw_is(content, JSON_ARRAY))
+        return err_new(ERR_DATA, "content is %s; expected a string or a list", raw_kind_name(content));
+    if (!goes_on || !raw_is(content, JSON_STRING)) render_put(r, "<|observation|>");
+    return raw_is(content, JSON_STRING) ? put_string(r, content) : put_outputs(r, content);
+}
+
+/* From GLM-5.1 on the first element of a list says what the list is. */
+static Err *later_result(Render *r, Raw content, bool goes_on)
+{
+    Raw first = raw_is(content, JSON_ARRAY) ? raw_first(content).value : (Raw){0};
+    if (!goes_on) render_put(r, "<|observation|>");
+    if (raw_equals(raw_find(first, "type"), "tool_reference")) return put_references(r, content);
+    if (r->template->lists_outputs && raw_find(first, "output").at) return put_outputs(r, content);
+    text_clear(&r->content);
+    TRY(render_visible(r, &r->content, content));
+    put_result(r, &r->content);
+    return NULL;
 }
 
 Err *glm_tool_result(Render *r, const Message *message)
 {
     Raw content = raw_find(message->item.value, "content");
-    bool run_goes_on = message->before == ROLE_TOOL;
-    if (content.at && raw_kind(content) != JSON_STRING && raw_kind(content) != JSON_ARRAY)
-        return err_new(ERR_DATA, "content is %s; expected a string or a list", raw_kind_name(content));
-    bool visible_list = is_visible_list(r, content);
-    if ((!visible_list && !raw_is(content, JSON_STRING)) || !run_goes_on) render_put(r, "<|observation|>");
-    if (raw_is(content, JSON_STRING)) render_result_string(r, content);
-    for (RawItem item = raw_first(content); item.value.at; raw_next(&item)) {
-        if (raw_equals(raw_find(item.value, "type"), "tool_reference"))
-            return err_new(ERR_DATA, "a tool_reference in a tool's content is not supported");
-        if (visible_list) continue;
-        Raw output = raw_kind(item.value) == JSON_STRING ? item.value : raw_find(item.value, "output");
-        if (!raw_is(output, JSON_STRING)) /* the templates would print Python's view of it */
-            return err_new(ERR_DATA, "a part of a tool's content is no string and has no output that is one");
-        render_result_string(r, output);
-    }
-    if (!visible_list) return NULL;
-    text_clear(&r->content);
-    TRY(render_visible(r, &r->content, content));
-    render_tool_result(r, &r->content);
-    return NULL;
+    bool goes_on = message->before == ROLE_TOOL;
+    return r->template->later ? later_result(r, content, goes_on) : earlier_result(r, content, goes_on);
 }
 
-static Err *render_call(Render *r, Raw call)
+/* ---- calls ---- */
+
+static Err *put_call(Render *r, Raw call)
 {
     Raw function = raw_find(call, "function");
     if (raw_first(function).value.at) call = function; /* wrapped, or bare */
@@ -127,6 +168,6 @@ Err *glm_tool_calls(Render *r, Raw message)
     if (calls.at && raw_kind(calls) != JSON_ARRAY && raw_kind(calls) != JSON_NULL)
         return err_new(ERR_DATA, "tool_calls is %s; expected an array", raw_kind_name(calls));
     for (RawItem call = raw_first(calls); call.value.at; raw_next(&call))
-        TRY(err_wrap(render_call(r, call.value), "tool_calls"));
+        TRY(err_wrap(put_call(r, call.value), "tool_calls"));
     return NULL;
 }

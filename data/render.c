@@ -18,7 +18,6 @@ Err *render_role(Raw message, Role *role)
 
 static void null_content(const Render *r, Text *out) { text_put(out, r->options->null_as_none ? "None" : ""); }
 
-/* The later templates tell the model what it cannot see. */
 static void name_media(Text *out, Raw part)
 {
     static const char *const media[][2] = {{"image", "image"}, {"image_url", "image"}, {"video", "video"}, {"video_url", "video"},
@@ -42,7 +41,7 @@ Err *render_visible(const Render *r, Text *out, Raw content)
         return err_new(ERR_DATA, "content is %s; expected a string or a list of parts", raw_kind_name(content));
     for (RawItem part = raw_first(content); part.value.at; raw_next(&part)) {
         if (raw_kind(part.value) == JSON_STRING) raw_string(out, part.value);
-        if (r->template->later) name_media(out, part.value);
+        if (r->template->names_media) name_media(out, part.value);
         if (!raw_equals(raw_find(part.value, "type"), "text")) continue;
         Raw text = raw_find(part.value, "text");
         if (raw_is(text, JSON_STRING)) raw_string(out, text);

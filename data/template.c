@@ -1,5 +1,5 @@
-/* Source: chat_template.jinja of zai-org/GLM-4.7-Flash (3,120 bytes) and of zai-org/GLM-4.5 (3,242 bytes); the
- * chat_template in tokenizer_config.json of deepseek-ai/DeepSeek-V3, whose part for tools is left out. */
+/* Source: chat_template.jinja of zai-org/GLM-4.5 (3,242 bytes), GLM-4.7-Flash (3,120), GLM-5.1 (4,672) and GLM-5.2 (5,076,
+ * the last one a newline); the chat_template in tokenizer_config.json of deepseek-ai/DeepSeek-V3. All are MIT-licensed. */
 #include "data/template.h"
 
 #include "base/digest.h"
@@ -22,12 +22,13 @@ static const Template templates[CHAT_TEMPLATES] = {
                     .sha256 = "44f815868bf02fa458dd2f741a338046f4bf45f398eb6d067766726b9d96cce3",
                     .call_format = "<tool_call>{function-name}\n<arg_key>{arg-key-1}</arg_key>\n<arg_value>{arg-value-1}</arg_value>\n"
                                    "<arg_key>{arg-key-2}</arg_key>\n<arg_value>{arg-value-2}</arg_value>\n...\n</tool_call>"},
-    [CHAT_GLM51] = {.name = "glm51", .models = "GLM-5.1", .nl = "", .call_format = CALL_FORMAT, .end = GLM_END, .later = true,
-                    .words = {"[gMASK]<sop>", "<arg_key>", "defer_loading"}, .not_words = {"Reasoning Effort", "<|image|>"}},
+    [CHAT_GLM51] = {.name = "glm51", .models = "GLM-5.1", .nl = "", .call_format = CALL_FORMAT, .end = GLM_END, .later = true, .fills_thinking = true,
+                    .sha256 = "03b1bbff20331e54647c68167e8ac7f0b5b7ceb40ead372f44826624a9ad79cd"},
     [CHAT_GLM52] = {.name = "glm52", .models = "GLM-5.2", .nl = "", .call_format = CALL_FORMAT, .end = GLM_END, .later = true, .opens_thinking = true,
-                    .sha256 = "172dc74a35e1752df75ecfb2b2cf9326d2852bb1379868ebeec9571654489679"},
-    [CHAT_DEEPSEEK_V3] = {.name = "deepseek_v3", .models = "DeepSeek-V3", .nl = "", .call_format = "", .end = END_SENTENCE,
-                          .words = {"<｜User｜>", "<｜Assistant｜>", END_SENTENCE, "ns.system_prompt"}, .not_words = {"think"}},
+                    .tells_effort = true, .names_media = true, .lists_outputs = true,
+                    .sha256 = "dedbb4dae748fa22459663ee32851fa5d4910124bbeb795085d47214d6c78529"},
+    [CHAT_DEEPSEEK_V3] = {.name = "deepseek_v3", .models = "DeepSeek-V3", .end = END_SENTENCE, .not_words = "think",
+                          .words = {"<｜User｜>", "<｜Assistant｜>", END_SENTENCE, "ns.system_prompt", "is_first_sp"}},
 };
 
 const Template *template_of(ChatTemplate template) { return &templates[template]; }
@@ -73,9 +74,7 @@ static bool says(const Template *template, const Text *text)
     if (template->sha256) return false;
     for (size_t i = 0; i < sizeof template->words / sizeof *template->words && template->words[i]; i++)
         if (!strstr(text->data, template->words[i])) return false;
-    for (size_t i = 0; i < sizeof template->not_words / sizeof *template->not_words && template->not_words[i]; i++)
-        if (strstr(text->data, template->not_words[i])) return false;
-    return true;
+    return !strstr(text->data, template->not_words);
 }
 
 static Err *recognise_text(ChatTemplate *template, const Text *text)

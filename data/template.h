@@ -17,14 +17,19 @@ typedef enum {
 
 typedef struct {
     const char *name, *models;
-    const char *sha256;       /* of the released file; NULL: its bytes are not known, so its words tell */
-    const char *words[5];     /* all of them in the file ... */
-    const char *not_words[2]; /* ... and none of these */
-    const char *nl;
-    const char *call_format;  /* the end of the tools block */
-    const char *end;          /* the token that closes a document */
-    bool opens_thinking;      /* a turn without thinking has an empty block, not a bare </think> */
-    bool later;               /* as GLM-5.1: tools unwrapped, thinking as it is, media named */
+    const char *sha256;      /* of the released file, without white space at its end; NULL: its words tell */
+    const char *words[5];    /* all of them in the file ... */
+    const char *not_words;   /* ... and not this */
+    const char *end;         /* the token that closes a document */
+    /* of the GLM templates */
+    const char *nl;          /* after role tokens, and between the parts of tool calls and results */
+    const char *call_format; /* the end of the tools block */
+    bool opens_thinking;     /* a turn whose thinking is not shown has an empty block, not a bare </think> */
+    bool later;              /* GLM-5.1 on: a tool is its function alone, thinking stands as it is */
+    bool fills_thinking;     /* GLM-5.1: where thinking is on, a turn that has none shows an empty block */
+    bool tells_effort;       /* GLM-5.2: begins with the reasoning effort; ... */
+    bool names_media;        /* ... tells the model what it cannot see; ... */
+    bool lists_outputs;      /* ... a result may be a list of outputs */
 } Template;
 
 /* A model's: by `name` when given, else by what its directory ships (chat_template.jinja, or the chat_template of

@@ -104,7 +104,7 @@ run-tools: fidelity same_bits
 	@for t in glm5shaped qwen3 removed deepseek; do \
 	    $(BUILD)/tests/tokenizer_cases tests/fixtures/tokenizer/$$t.tokenizer.json.gz tests/fixtures/tokenizer/$$t.encode.jsonl tests/fixtures/tokenizer/$$t.decode.jsonl || exit 1; done
 	@$(BUILD)/tests/tokenizer_cases examples/tiny-glm5/tokenizer.json tests/fixtures/tokenizer/tinyglm5.encode.jsonl tests/fixtures/tokenizer/tinyglm5.decode.jsonl
-	@$(BUILD)/tests/chat_cases tests/fixtures/chat_template/cases.jsonl
+	@for c in cases later; do $(BUILD)/tests/chat_cases tests/fixtures/chat_template/$$c.jsonl || exit 1; done
 
 units: $(UNITS)
 tools: $(TOOLS)
@@ -114,7 +114,7 @@ run-units: units $(BUILD)/graft
 ## fuzz       random bytes for every reader, FUZZ_SECONDS each (clang; libclang-rt-dev)
 FUZZ_SECONDS ?= 60
 fuzz:
-	@$(MAKE) --no-print-directory CC=clang BUILD=build/fuzz SANITIZE="-DFUZZING -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined" fuzzers
+	@$(MAKE) --no-print-directory CC=clang BUILD=build/fuzz SANITIZE="-DFUZZING -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -Wno-pass-failed" fuzzers
 	@for f in $(FUZZERS); do mkdir -p build/fuzz/found/$$f; echo "  fuzz  $$f"; \
 	    build/fuzz/fuzz_$$f -max_total_time=$(FUZZ_SECONDS) -use_value_profile=1 -verbosity=0 -print_final_stats=1 \
 	    -artifact_prefix=build/fuzz/found/$$f- build/fuzz/found/$$f tests/fuzz/corpus/$$f || exit 1; done
@@ -134,6 +134,12 @@ bench: $(BENCHES)
 INTEROP_STRINGS ?= 100000
 interop-data: $(BUILD)/tests/tokenizer_ids
 	@sh tests/interop/data.sh $(BUILD)/tests/tokenizer_ids $(INTEROP_STRINGS)
+
+## interop-chat  random conversations against Jinja2 (downloads it); TEMPLATES=DIR adds glm51.jinja, glm52.jinja, deepseek_v3.jinja from there
+INTEROP_CONVERSATIONS ?= 10000
+TEMPLATES ?=
+interop-chat: $(BUILD)/tests/chat_cases
+	@sh tests/interop/chat.sh $(BUILD)/tests/chat_cases $(INTEROP_CONVERSATIONS) $(TEMPLATES)
 
 ## check      sanitizers, gcc and clang without a warning, layers, headers
 check: layers headers clang asan
@@ -182,5 +188,5 @@ clean:
 help:
 	@grep -h '^## ' Makefile | sed 's/^## /  make /'
 
-.PHONY: all check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench layers headers clean help interop-data experiment-which-experts
+.PHONY: all check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench layers headers clean help interop-data interop-chat experiment-which-experts
 .SECONDARY:

@@ -9,13 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A stretch [begin, end) of a layer's block whose parameters share one learning rate. */
-typedef enum { RATE_A, RATE_B, RATE_ROUTER } RateKind;
-typedef struct {
-    size_t begin, end;
-    RateKind kind;
-} RateSpan;
-
 struct Step {
     Dp *dp;
     Model *model;
@@ -26,11 +19,7 @@ struct Step {
     Tape *kept;              /* [n_kept], the first [keep_layers][n_groups] of them for the step at work */
     Tensor **kept_out, **kept_in;
     Forest forest;
-    size_t n_slices;         /* floats of this rank's slices, all layers */
-    size_t *slice_at;        /* [L + 1] where a layer's slice begins */
-    size_t *chunk_at;        /* [L + 1] first CLIP_CHUNK of each layer, all ranks */
-    float *gradient, *m, *v; /* [n_slices] */
-    double *chunk_sums;      /* [chunk_at[L]] */
+    Slices slices;
     /* buffers of a batch */
     size_t n_choices;
     Boundaries hidden;       /* [L - lowest + 1] of [T][D] */
@@ -42,8 +31,6 @@ struct Step {
     double *load_all;        /* [E] */
     BalanceStep *balance;    /* [L] */
     uint64_t *counts;        /* [L][2 E + 1] load, live, tokens with a gradient */
-    RateSpan *spans;         /* of all slices, in order */
-    size_t *span_at;         /* [L + 1] first span of each layer */
     size_t failed_first, failed_end; /* micro-batches at work when it failed */
 };
 
@@ -51,71 +38,20 @@ struct Step {
 
 static size_t count_width(const Step *s) { return 2 * s->model->router.E + 1; }
 
-static int by_begin(const void *a, const void *b)
+static Err *make_tables(Step *s)
 {
-    size_t x = ((const RateSpan *)a)->begin, y = ((const RateSpan *)b)->begin;
-    return (x > y) - (x < y);
-}
-
-/* Neighbours of one kind become one span: the experts' A lie together, and so do their B. */
-static size_t merge_spans(size_t n, RateSpan *spans)
-{
-    size_t kept = 0;
-    qsort(spans, n, sizeof *spans, by_begin);
-    for (size_t i = 0; i < n; i++) {
-        if (kept && spans[kept - 1].kind == spans[i].kind && spans[kept - 1].end == spans[i].begin) spans[kept - 1].end = spans[i].end;
-        else spans[kept++] = spans[i];
-    }
-    return kept;
-}
-
-static Err *set_spans(Step *s)
-{
-    size_t L = s->model->n_layers, n = 0;
-    TRY(mem_new(&s->span_at, L + 1, sizeof *s->span_at));
-    for (size_t l = 0; l < L && s->adapter; l++) n += s->adapter->layers[l].n_params;
-    TRY(mem_new(&s->spans, n, sizeof *s->spans));
-    for (size_t l = 0; l < L && s->adapter; l++) {
-        const LayerAdapter *layer = &s->adapter->layers[l];
-        RateSpan *span = s->spans + s->span_at[l];
-        for (size_t i = 0; i < layer->n_params; i++) {
-            const Param *p = &layer->params[i];
-            RateKind kind = p == layer->router ? RATE_ROUTER : i % 2 ? RATE_B : RATE_A; /* pairs come first, A before B */
-            span[i] = (RateSpan){p->offset, p->offset + param_count(p), kind};
-        }
-        s->span_at[l + 1] = s->span_at[l] + (layer->n_params ? merge_spans(layer->n_params, span) : 0);
-    }
-    return NULL;
-}
-
-static Err *set_slices(Step *s)
-{
-    size_t L = s->model->n_layers, begin, end;
-    TRY(mem_new(&s->slice_at, L + 1, sizeof *s->slice_at));
-    TRY(mem_new(&s->chunk_at, L + 1, sizeof *s->chunk_at));
-    for (size_t l = 0; l < L; l++) {
-        size_t n = s->adapter ? s->adapter->layers[l].n : 0;
-        dp_slice(s->dp, s->dp->rank, n, &begin, &end);
-        s->slice_at[l + 1] = s->slice_at[l] + end - begin;
-        s->chunk_at[l + 1] = s->chunk_at[l] + clip_n_chunks(n);
-    }
-    s->n_slices = s->slice_at[L];
-    TRY(mem_new(&s->gradient, s->n_slices, sizeof *s->gradient));
-    TRY(mem_new(&s->m, s->n_slices, sizeof *s->m));
-    TRY(mem_new(&s->v, s->n_slices, sizeof *s->v));
-    TRY(mem_new(&s->chunk_sums, s->chunk_at[L], sizeof *s->chunk_sums));
+    size_t L = s->model->n_layers;
+    TRY(slices_init(&s->slices, s->dp, s->adapter, L));
     TRY(mem_new(&s->balance, L, sizeof *s->balance));
     TRY(mem_new(&s->counts, L * count_width(s), sizeof *s->counts));
-    TRY(set_spans(s));
-    TRY(mem_new(&s->load_all, s->model->router.E + 1, sizeof *s->load_all));
-    return NULL;
+    return mem_new(&s->load_all, s->model->router.E + 1, sizeof *s->load_all);
 }
 
 Err *step_new(Step **step, Dp *dp, Model *model, Adapter *adapter, const StepConfig *config)
 {
     TRY(mem_new(step, 1, sizeof **step));
     **step = (Step){.dp = dp, .model = model, .adapter = adapter, .config = *config};
-    Err *err = set_slices(*step);
+    Err *err = make_tables(*step);
     if (err) {
         step_free(*step);
         *step = NULL;
@@ -162,15 +98,15 @@ void step_free(Step *s)
     boundaries_free(&s->hidden);
     tape_free(&s->tape);
     forest_free(&s->forest);
-    void *owned[] = {s->slice_at, s->chunk_at, s->gradient, s->m, s->v, s->chunk_sums, s->dx, s->stats, s->totals,
-                     s->load_all, s->balance, s->counts, s->spans, s->span_at};
+    slices_free(&s->slices);
+    void *owned[] = {s->dx, s->stats, s->totals, s->load_all, s->balance, s->counts};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
     free(s);
 }
 
-float *step_gradient(Step *s, size_t l) { return s->gradient + s->slice_at[l]; }
-float *step_moment_m(Step *s, size_t l) { return s->m + s->slice_at[l]; }
-float *step_moment_v(Step *s, size_t l) { return s->v + s->slice_at[l]; }
+float *step_gradient(Step *s, size_t l) { return s->slices.gradient + s->slices.at[l]; }
+float *step_moment_m(Step *s, size_t l) { return s->slices.m + s->slices.at[l]; }
+float *step_moment_v(Step *s, size_t l) { return s->slices.v + s->slices.at[l]; }
 
 /* ---- one batch's buffers -------------------------------------------------------------------------------------- */
 
@@ -488,24 +424,11 @@ static Err *layer_down(const Run *run, size_t l)
     return NULL;
 }
 
-/* The sums over micro-batches, which no tape sees. */
-static Err *guard_slice(const LayerAdapter *layer, size_t begin, size_t end, const float *slice)
-{
-    for (size_t i = begin; i < end; i++) {
-        if (isfinite(slice[i - begin])) continue;
-        const Param *p = layer->params;
-        while (i < p->offset || i >= p->offset + param_count(p)) p++;
-        return err_new(ERR_NUMERIC, "the gradient of %s: row %zu, column %zu is %g", p->name, (i - p->offset) / p->cols,
-                       (i - p->offset) % p->cols, (double)slice[i - begin]);
-    }
-    return NULL;
-}
-
 static Err *down_and_reduce(const Run *run, size_t l)
 {
     Step *s = run->s;
     const size_t *first = run->batch->rank_micro;
-    size_t n = s->adapter->layers[l].n, begin, end;
+    size_t n = s->adapter->layers[l].n;
     TRY(forest_begin(&s->forest, n, first[s->dp->rank], first[s->dp->rank + 1]));
     adapter_set_forest(s->adapter, l, n ? &s->forest : NULL);
     TRY(layer_acquire(s->model, l));
@@ -513,12 +436,8 @@ static Err *down_and_reduce(const Run *run, size_t l)
     layer_release(s->model, l);
     adapter_set_forest(s->adapter, l, NULL);
     if (err || n == 0) return err;
-    float *slice = step_gradient(s, l);
     profile_mark(s->config.profile);
-    TRY(dp_reduce(s->dp, &s->forest, first, slice));
-    dp_slice(s->dp, s->dp->rank, n, &begin, &end);
-    if (s->config.guard) TRY(guard_slice(&s->adapter->layers[l], begin, end, slice));
-    clip_chunk_sums(end - begin, slice, s->chunk_sums + s->chunk_at[l] + begin / CLIP_CHUNK);
+    TRY(slices_reduce(&s->slices, l, &s->forest, first, s->config.guard));
     profile_note(s->config.profile, "reduce", PROFILE_DOWN);
     return NULL;
 }
@@ -530,24 +449,6 @@ static Err *go_down(const Run *run)
         TRY(err_wrap(down_and_reduce(run, l), "layer %zu, on the way down", l));
     }
     return NULL;
-}
-
-/* Sums of squares of every layer's chunks, known to all ranks. */
-static Err *share_chunk_sums(Step *s)
-{
-    size_t *first, begin, end;
-    TRY(mem_new(&first, (size_t)s->dp->size + 1, sizeof *first));
-    Err *err = NULL;
-    for (size_t l = 0; l < s->model->n_layers && !err; l++) {
-        for (int r = 0; r < s->dp->size; r++) {
-            dp_slice(s->dp, r, s->adapter->layers[l].n, &begin, &end);
-            first[r] = clip_n_chunks(begin);
-            first[r + 1] = clip_n_chunks(end);
-        }
-        err = dp_share_rows(s->dp, first, 1, s->chunk_sums + s->chunk_at[l]);
-    }
-    free(first);
-    return err;
 }
 
 /* ---- the step ------------------------------------------------------------------------------------------------- */
@@ -585,23 +486,7 @@ Err *step_gradients(Step *s, const Batch *batch, uint64_t number, const StepProb
     Run run = {.s = s, .batch = batch, .adapter = s->adapter, .train = true, .lowest = lowest, .keep_from = L - keep, .number = number, .probe = probe};
     s->failed_first = s->failed_end = 0;
     TRY(gradients(&run, result));
-    TRY(share_chunk_sums(s));
-    result->grad_norm = clip_norm(s->chunk_at[L], s->chunk_sums);
-    return NULL;
-}
-
-/* AdamW on the own part [begin, end) of a layer's block, stretch by stretch of one learning rate. */
-static void update_slice(Step *s, size_t l, uint64_t t, const StepRates *rates, double scale, size_t begin, size_t end)
-{
-    const LayerAdapter *layer = &s->adapter->layers[l];
-    float *values = s->adapter->values + layer->offset;
-    for (const RateSpan *span = s->spans + s->span_at[l]; span < s->spans + s->span_at[l + 1]; span++) {
-        size_t from = span->begin > begin ? span->begin : begin, to = span->end < end ? span->end : end;
-        double rate = span->kind == RATE_ROUTER ? rates->router : span->kind == RATE_B ? rates->B : rates->A;
-        if (from < to)
-            adamw_update(&s->config.adamw, t, rate, scale, to - from, values + from, step_moment_m(s, l) + from - begin,
-                         step_moment_v(s, l) + from - begin, step_gradient(s, l) + from - begin);
-    }
+    return slices_norm(&s->slices, &result->grad_norm);
 }
 
 Err *step_update(Step *s, uint64_t t, const StepRates *rates, StepResult *result)
@@ -610,14 +495,7 @@ Err *step_update(Step *s, uint64_t t, const StepRates *rates, StepResult *result
     if (!isfinite(result->grad_norm)) return err_new(ERR_NUMERIC, "the gradient's norm is %g", result->grad_norm);
     double scale = clip_scale(result->grad_norm, s->config.max_grad_norm);
     profile_mark(s->config.profile);
-    for (size_t l = 0; l < s->model->n_layers; l++) {
-        const LayerAdapter *layer = &s->adapter->layers[l];
-        size_t begin, end;
-        if (layer->n == 0) continue;
-        dp_slice(s->dp, s->dp->rank, layer->n, &begin, &end);
-        update_slice(s, l, t, rates, scale, begin, end);
-        TRY(dp_share(s->dp, layer->n, s->adapter->values + layer->offset));
-    }
+    TRY(slices_update(&s->slices, &s->config.adamw, t, rates, scale));
     profile_note(s->config.profile, "update", PROFILE_DOWN);
     return NULL;
 }

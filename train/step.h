@@ -11,9 +11,9 @@
 #define GRAFT_TRAIN_STEP_H
 
 #include "model/model.h"
-#include "optim/adamw.h"
 #include "train/batch.h"
 #include "train/boundaries.h"
+#include "train/slices.h"
 
 typedef struct {
     AdamW adamw;
@@ -42,11 +42,6 @@ typedef struct {
     double grad_norm;
     size_t tokens, scored;
 } StepResult;
-
-/* Learning rates of one update, by what a parameter is. */
-typedef struct {
-    double A, B, router;
-} StepRates;
 
 typedef struct Step Step;
 

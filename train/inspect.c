@@ -19,7 +19,7 @@
 static void add_settings(Json *out, const Json *settings)
 {
     static const char *const keys[] = {"model_name_or_path", "train_file", "eval_file", "r", "lora_alpha", "target_modules", "layers_to_transform",
-                                       "train_router", "init_adapter", "train_batch_size", "learning_rate", "lr_scheduler_type"};
+                                       "train_router", "init_adapter", "train_batch_size", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const Json *value = json_find(settings, keys[i]);
         if (value && json_kind(value) != JSON_NULL) json_add(out, keys[i], json_duplicate(value));

@@ -120,9 +120,9 @@ static StepRates rates_now(const Run *run)
 {
     const Settings *s = &run->settings;
     double router = s->router_learning_rate > 0 ? s->router_learning_rate : s->learning_rate;
-    return (StepRates){.A = schedule_rate(run->schedule, s->learning_rate, run->done, run->warmup, run->total),
-                       .B = schedule_rate(run->schedule, s->learning_rate * s->loraplus_lr_ratio, run->done, run->warmup, run->total),
-                       .router = schedule_rate(run->schedule, router, run->done, run->warmup, run->total)};
+    return (StepRates){.A = schedule_rate(&run->schedule, s->learning_rate, run->done),
+                       .B = schedule_rate(&run->schedule, s->learning_rate * s->loraplus_lr_ratio, run->done),
+                       .router = schedule_rate(&run->schedule, router, run->done)};
 }
 
 /* Gradients; the first step of this process goes to a dump where one is asked for. */

@@ -36,8 +36,8 @@ typedef struct {
     Metrics metrics;
     TensorBoard *board; /* NULL: none, and on ranks that do not write */
     Progress progress;
-    ScheduleKind schedule;
-    uint64_t done, total, warmup; /* steps */
+    Schedule schedule;
+    uint64_t done, total; /* steps */
     uint64_t tokens_seen; /* by this process */
     uint64_t scored_seen; /* since the start, resumed or not */
     char *config_json;

@@ -44,6 +44,7 @@ const Option settings_table[] = {
     {"loraplus_lr_ratio", OPT_NUMBER, AT(loraplus_lr_ratio), .preset = "1", .min = 1e-6, .max = 1e6, .help = "LoRA+: B learns at this times learning_rate"},
     {"router_learning_rate", OPT_NUMBER, AT(router_learning_rate), .min = 0, .max = 10, .help = "of a trained router; 0: learning_rate"},
     {"lr_scheduler_type", OPT_TEXT, AT(lr_scheduler_type), .preset = "cosine", .choices = SCHEDULE_CHOICES, .help = "after the warm-up"},
+    {"lr_scheduler_kwargs", OPT_JSON, AT(lr_scheduler_kwargs), .help = "cosine_with_min_lr: {\"min_lr\": 1e-5} or {\"min_lr_rate\": 0.1}; warmup_stable_decay: {\"num_decay_steps\": 100}, decay_type, min_lr_ratio"},
     {"warmup_ratio", OPT_NUMBER, AT(warmup_ratio), .preset = "0.05", .min = 0, .max = 1, .help = "share of all steps"},
     {"warmup_steps", OPT_INT, AT(warmup_steps), .preset = "0", .min = 0, .max = 1e9, .help = "overrides warmup_ratio when above 0"},
     {"weight_decay", OPT_NUMBER, AT(weight_decay), .preset = "0", .min = 0, .max = 10, .help = "decoupled, of all trained values"},

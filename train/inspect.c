@@ -127,7 +127,7 @@ static Err *adapter(Json *out, const char *path)
 
 /* ---- a run ---------------------------------------------------------------------------------------------------- */
 
-static void add_curve(Json *out, const char *name, const char *file, const Curve *curve)
+static void add_curve(Json *out, const char *name, const char *file, const char *domain, const Curve *curve)
 {
     char key[256];
     Json *ends = json_new_object();
@@ -141,7 +141,7 @@ static void add_curve(Json *out, const char *name, const char *file, const Curve
     for (size_t i = 1; i < curve->n; i++)
         if (curve->points[i].y < least) least = curve->points[i].y;
     json_add_number(ends, "lowest", least);
-    snprintf(key, sizeof key, "%s%s%s", name, *file ? " " : "", file);
+    snprintf(key, sizeof key, "%s%s%s%s%s", name, *file ? " " : "", file, *domain ? " " : "", domain);
     json_add(out, key, ends);
 }
 
@@ -150,10 +150,10 @@ static Err *run_curves(Json *out, const char *path)
     PlotRun run;
     TRY(plot_run_read(&run, path));
     if (run.loss.n) json_add_number(out, "steps", run.loss.points[run.loss.n - 1].x);
-    add_curve(out, "loss", "", &run.loss);
-    for (size_t i = 0; i < run.n_evals; i++) add_curve(out, "eval_loss", run.evals[i].file, &run.evals[i].loss);
-    add_curve(out, "grad_norm", "", &run.grad_norm);
-    add_curve(out, "load_max_over_mean", "", &run.load);
+    add_curve(out, "loss", "", "", &run.loss);
+    for (size_t i = 0; i < run.n_evals; i++) add_curve(out, "eval_loss", run.evals[i].file, run.evals[i].domain, &run.evals[i].loss);
+    add_curve(out, "grad_norm", "", "", &run.grad_norm);
+    add_curve(out, "load_max_over_mean", "", "", &run.load);
     plot_run_free(&run);
     return NULL;
 }

@@ -90,16 +90,24 @@ static void drop_choices(Step *s)
     s->n_choices = 0;
 }
 
-void step_free(Step *s)
+void step_rest(Step *s)
 {
-    if (!s) return;
     drop_kept(s);
     drop_choices(s);
     boundaries_free(&s->hidden);
     tape_free(&s->tape);
     forest_free(&s->forest);
+    free(s->dx);
+    s->dx = NULL;
+    s->dx_floats = 0;
+}
+
+void step_free(Step *s)
+{
+    if (!s) return;
+    step_rest(s);
     slices_free(&s->slices);
-    void *owned[] = {s->dx, s->stats, s->totals, s->load_all, s->balance, s->counts};
+    void *owned[] = {s->stats, s->totals, s->load_all, s->balance, s->counts};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
     free(s);
 }
@@ -127,8 +135,6 @@ static size_t width_of(const Step *s) { return (size_t)s->model->config.hidden_s
 typedef struct {
     Step *s;
     const Batch *batch;
-    const Adapter *adapter;
-    bool train;
     size_t lowest;      /* boundaries below are not kept */
     size_t keep_from;   /* tapes of layers from here on are kept */
     uint64_t number;
@@ -150,12 +156,11 @@ static Err *prepare(Run *run)
     size_t L = s->model->n_layers, floats = batch->T * width_of(s);
     TRY(model_reserve_positions(s->model, batch->longest));
     TRY(boundaries_begin(&s->hidden, L - run->lowest + 1, floats, s->config.scratch_dir));
-    if (run->train) TRY(grow_floats(&s->dx, &s->dx_floats, floats));
+    TRY(grow_floats(&s->dx, &s->dx_floats, floats));
     drop_choices(s);
     TRY(mem_new(&s->choices, batch->n_groups, sizeof *s->choices));
     for (; s->n_choices < batch->n_groups; s->n_choices++)
         TRY(choices_new(&s->choices[s->n_choices], s->model, &batch->groups[s->n_choices].group));
-    if (!run->train) return NULL;
     TRY(make_kept(s, (L - run->keep_from) * batch->n_groups));
     if (!balances(&s->config)) return NULL;
     size_t width = balance_width(s->model->router.E);
@@ -173,7 +178,7 @@ static void start_tape(const Run *run, Tape *tape, const Group *group, TapeMode 
     tape_begin(tape, group, mode);
     tape->lean = c->lean;
     tape->guard = c->guard;
-    tape->dropout = run->train ? (float)c->lora_dropout : 0;
+    tape->dropout = (float)c->lora_dropout;
     tape->dropout_key = rng_key(rng_name(c->seed, "dropout"), run->number);
 }
 
@@ -203,7 +208,7 @@ static Tensor *run_layer(const Run *run, Tape *tape, size_t l, size_t i, bool ma
     Step *s = run->s;
     const BatchGroup *g = &run->batch->groups[i];
     size_t D = width_of(s), E = s->model->router.E;
-    bool sparse = !s->model->layers[l].dense, balance = run->train && sparse && balances(&s->config);
+    bool sparse = !s->model->layers[l].dense, balance = sparse && balances(&s->config);
     LayerTrace trace = {0};
     LayerPass pass = {.choices = &s->choices[i], .made = made, .trace = &trace};
     if (balance) {
@@ -211,8 +216,8 @@ static Tensor *run_layer(const Run *run, Tape *tape, size_t l, size_t i, bool ma
         pass.balance = &s->balance[l];
         if (!made) pass.balance_stats = layer_stats(run, l) + g->group.first_micro * balance_width(E);
     }
-    *in = tape_leaf(tape, g->group.T, D, boundary(run, l) + g->row * D, run->train && (run->probe || l > run->lowest));
-    Tensor *out = layer_forward(tape, s->model, l, run->adapter, *in, &pass);
+    *in = tape_leaf(tape, g->group.T, D, boundary(run, l) + g->row * D, run->probe || l > run->lowest);
+    Tensor *out = layer_forward(tape, s->model, l, s->adapter, *in, &pass);
     if (!made && sparse && !tape->err) {
         show(run, "router.logits", l, g, E, trace.router_logits->data);
         show(run, "router.weights", l, g, s->model->router.K, trace.route.weights->data);
@@ -242,7 +247,7 @@ static Err *layer_up(const Run *run, size_t l)
 {
     Step *s = run->s;
     size_t D = width_of(s);
-    bool keep = run->train && l >= run->keep_from;
+    bool keep = l >= run->keep_from;
     if (l >= run->lowest) TRY(boundaries_keep(&s->hidden, l - run->lowest));
     for (size_t i = 0; i < run->batch->n_groups; i++) {
         const BatchGroup *g = &run->batch->groups[i];
@@ -308,15 +313,15 @@ static Err *gather_balance(const Run *run, StepResult *result)
 
 /* ---- head ----------------------------------------------------------------------------------------------------- */
 
-/* Loss of one group's scored rows; with training, its gradient into dx. nll and right are sums per document. */
-static Err *head_group(const Run *run, const BatchGroup *g, double *nll, double *right)
+/* Loss of one group's scored rows, and its gradient into dx. nll: sums per document. */
+static Err *head_group(const Run *run, const BatchGroup *g, double *nll)
 {
     Step *s = run->s;
     Tape *tape = &s->tape;
     size_t D = width_of(s), T = g->group.T, n = 0;
-    start_tape(run, tape, &g->group, run->train ? TAPE_RECORD : TAPE_OFF);
+    start_tape(run, tape, &g->group, TAPE_RECORD);
     float *x = tape_floats(tape, T * D);
-    int32_t *targets = tape_alloc(tape, T * sizeof *targets), *best = tape_alloc(tape, T * sizeof *best);
+    int32_t *targets = tape_alloc(tape, T * sizeof *targets);
     size_t *row = tape_alloc(tape, T * sizeof *row);
     TRY(tape_error(tape));
     const float *last = boundary(run, s->model->n_layers) + g->row * D;
@@ -326,17 +331,15 @@ static Err *head_group(const Run *run, const BatchGroup *g, double *nll, double 
         targets[n] = g->targets[t];
         row[n++] = t;
     }
-    if (run->train) memset(s->dx + g->row * D, 0, T * D * sizeof *s->dx);
+    memset(s->dx + g->row * D, 0, T * D * sizeof *s->dx);
     if (n == 0) return NULL;
-    Tensor *in = tape_leaf(tape, n, D, x, run->train);
-    Tensor *loss = model_loss(tape, s->model, in, targets, right ? best : NULL);
+    Tensor *in = tape_leaf(tape, n, D, x, true);
+    Tensor *loss = model_loss(tape, s->model, in, targets, NULL);
     TRY(tape_error(tape));
     for (size_t i = 0, d = 0; i < n; i++) {
         while (row[i] >= g->group.doc_start[d + 1]) d++;
         nll[g->group.first_doc + d] += (double)loss->data[i];
-        if (right) right[g->group.first_doc + d] += best[i] == targets[i];
     }
-    if (!run->train) return NULL;
     float *dloss = tape_seed(tape, loss), share = (float)(1 / (double)run->batch->scored);
     for (size_t i = 0; i < n && dloss; i++) dloss[i] = share;
     TRY(tape_backward(tape));
@@ -344,11 +347,10 @@ static Err *head_group(const Run *run, const BatchGroup *g, double *nll, double 
     return NULL;
 }
 
-static Err *head(const Run *run, double *nll, double *right)
+static Err *head(const Run *run, double *nll)
 {
-    for (size_t i = 0; i < run->batch->n_groups; i++) TRY(in_group(run, &run->batch->groups[i], head_group(run, &run->batch->groups[i], nll, right)));
-    TRY(dp_share_rows(run->s->dp, run->batch->rank_doc, 1, nll));
-    return right ? dp_share_rows(run->s->dp, run->batch->rank_doc, 1, right) : NULL;
+    for (size_t i = 0; i < run->batch->n_groups; i++) TRY(in_group(run, &run->batch->groups[i], head_group(run, &run->batch->groups[i], nll)));
+    return dp_share_rows(run->s->dp, run->batch->rank_doc, 1, nll);
 }
 
 /* ---- counts --------------------------------------------------------------------------------------------------- */
@@ -471,7 +473,7 @@ static Err *gradients(Run *run, StepResult *result)
     count_load(run);
     if (balances(&s->config)) TRY(gather_balance(run, result));
     TRY(mem_new(&nll, batch->n_docs, sizeof *nll));
-    Err *err = head(run, nll, NULL);
+    Err *err = head(run, nll);
     result->loss = sum_of(batch->n_docs, nll) / (double)batch->scored;
     free(nll);
     if (!err) err = go_down(run);
@@ -483,7 +485,7 @@ Err *step_gradients(Step *s, const Batch *batch, uint64_t number, const StepProb
 {
     size_t L = s->model->n_layers, lowest = probe ? 0 : adapter_lowest_layer(s->adapter); /* who looks sees all */
     size_t keep = s->config.keep_layers < L - lowest ? s->config.keep_layers : L - lowest;
-    Run run = {.s = s, .batch = batch, .adapter = s->adapter, .train = true, .lowest = lowest, .keep_from = L - keep, .number = number, .probe = probe};
+    Run run = {.s = s, .batch = batch, .lowest = lowest, .keep_from = L - keep, .number = number, .probe = probe};
     s->failed_first = s->failed_end = 0;
     TRY(gradients(&run, result));
     return slices_norm(&s->slices, &result->grad_norm);
@@ -507,19 +509,4 @@ bool step_failed_at(const Step *s, size_t *first, size_t *end)
     *first = s->failed_first;
     *end = s->failed_end;
     return *end != 0;
-}
-
-static Err *evaluate(Run *run, double *nll, double *right)
-{
-    TRY(prepare(run));
-    TRY(go_up(run));
-    return head(run, nll, right);
-}
-
-Err *step_evaluate(Step *s, const Adapter *adapter, const Batch *batch, double *nll, double *right)
-{
-    Run run = {.s = s, .batch = batch, .adapter = adapter, .lowest = s->model->n_layers, .keep_from = s->model->n_layers};
-    memset(nll, 0, batch->n_docs * sizeof *nll);
-    memset(right, 0, batch->n_docs * sizeof *right);
-    return evaluate(&run, nll, right);
 }

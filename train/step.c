@@ -14,6 +14,7 @@ struct Step {
     Model *model;
     Adapter *adapter;
     StepConfig config;
+    TapeRoom room;           /* of all tapes */
     Tape tape;               /* of the layer and group at work */
     size_t n_kept;
     Tape *kept;              /* [n_kept], the first [keep_layers][n_groups] of them for the step at work */
@@ -96,6 +97,7 @@ void step_rest(Step *s)
     drop_choices(s);
     boundaries_free(&s->hidden);
     tape_free(&s->tape);
+    tape_room_free(&s->room);
     forest_free(&s->forest);
     free(s->dx);
     s->dx = NULL;
@@ -175,6 +177,7 @@ static void start_tape(const Run *run, Tape *tape, const Group *group, TapeMode 
 {
     const StepConfig *c = &run->s->config;
     tape->profile = c->profile;
+    tape->room = &run->s->room;
     tape_begin(tape, group, mode);
     tape->lean = c->lean;
     tape->guard = c->guard;

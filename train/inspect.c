@@ -8,6 +8,7 @@
 #include "ckpt/checkpoint.h"
 #include "plot/run.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -181,19 +182,47 @@ static Err *run(Json *out, const char *path)
 
 /* ---- in words ------------------------------------------------------------------------------------------------- */
 
+static Err *print_value(FILE *stream, const Json *value);
+
+/* "first 5.23, last 4.26" or "q_a_proj, o_proj" */
+static Err *print_members(FILE *stream, const Json *value)
+{
+    for (const Json *member = json_first(value); member; member = json_next(member)) {
+        if (json_kind(value) == JSON_OBJECT) fprintf(stream, "%s ", json_key(member));
+        TRY(print_value(stream, member));
+        if (json_next(member)) fputs(", ", stream);
+    }
+    return NULL;
+}
+
+static Err *print_value(FILE *stream, const Json *value)
+{
+    char *text;
+    JsonKind kind = json_kind(value);
+    if (kind == JSON_OBJECT || kind == JSON_ARRAY) return print_members(stream, value);
+    if (kind == JSON_STRING) {
+        fputs(json_string(value), stream);
+    } else if (kind == JSON_NUMBER && json_number(value) != floor(json_number(value))) {
+        fprintf(stream, "%.5g", json_number(value));
+    } else {
+        TRY(json_print(value, false, &text));
+        fputs(text, stream);
+        free(text);
+    }
+    return NULL;
+}
+
 static Err *to_text(const Json *out, char **text)
 {
-    size_t bytes;
+    size_t bytes, width = 0;
     FILE *stream = open_memstream(text, &bytes);
     Err *err = stream ? NULL : err_new(ERR_MEMORY, "out of memory");
+    for (const Json *member = json_first(out); member; member = json_next(member))
+        if (strlen(json_key(member)) > width) width = strlen(json_key(member));
     for (const Json *member = json_first(out); member && !err; member = json_next(member)) {
-        char *value;
-        if (json_kind(member) == JSON_STRING) {
-            fprintf(stream, "%-28s %s\n", json_key(member), json_string(member));
-        } else if (!(err = json_print(member, false, &value))) {
-            fprintf(stream, "%-28s %s\n", json_key(member), value);
-            free(value);
-        }
+        fprintf(stream, "%-*s  ", (int)width, json_key(member));
+        err = print_value(stream, member);
+        fputc('\n', stream);
     }
     if (stream) fclose(stream);
     return err;

@@ -157,8 +157,9 @@ static void lay_ticks(Layout *layout)
     for (size_t i = 0; i < layout->chart->n_panels; i++) {
         Frame *frame = &layout->frames[i];
         size_t along = (size_t)fmax(frame->area.h / 50, fmin(frame->area.h / 34, 3));
-        axis_ticks(&frame->y, along);
         if (frame->panel->heat) axis_ticks(&frame->bar, along);
+        if (frame->panel->heat && (double)frame->panel->heat->rows * 1.2 * TEXT_SIZE < frame->area.h) along = frame->panel->heat->rows; /* each row */
+        axis_ticks(&frame->y, along);
     }
 }
 

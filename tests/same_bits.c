@@ -37,7 +37,7 @@ typedef struct {
     char state[80];   /* of the first run; the others must equal it */
     char *metrics;
     bool evaluates;   /* lines of evaluations count, too */
-    uint64_t kill_key;
+    uint64_t kill_key, run_ms; /* run_ms: what the first run took, start to end */
     size_t passed, failed;
 } Bits;
 
@@ -156,13 +156,22 @@ static void judge(Bits *bits, const char *what, const char *directory, int code)
     free(metrics);
 }
 
+static uint64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
 static void run_way(Bits *bits, const Way *way)
 {
     char directory[128], what[96];
     const char *const limit[] = {"--memory_limit", way->memory, NULL};
     snprintf(directory, sizeof directory, "%s/g%s-r%d-t%d-k%d-m%s", bits->scratch, way->group, way->ranks, way->threads, way->keep, way->memory ? way->memory : "");
     snprintf(what, sizeof what, "group_tokens %-4s ranks %d threads %d kept layers %d %s", way->group, way->ranks, way->threads, way->keep, way->memory ? way->memory : "");
+    uint64_t began = now_ms();
     judge(bits, what, directory, train(bits, directory, way, way->memory ? limit : NULL));
+    if (!bits->run_ms) bits->run_ms = now_ms() - began;
 }
 
 /* The same data, not kept: read and tokenized as the steps need it. */
@@ -277,12 +286,21 @@ static int plot(const Bits *bits, const char *directory)
     return posix_spawn(&child, bits->graft, NULL, NULL, (char *const *)(size_t)words, environ) == 0 ? wait_for(child) : -1;
 }
 
-/* Kill a run until `kills` have struck, each after up to `most_ms`, and each time go on with other ranks and threads, every
- * other time with evaluation and pictures; then let it finish. */
-static void run_killed(Bits *bits, size_t kills, uint64_t most_ms)
+/* Has the run written a line? */
+static bool has_begun(const char *directory)
+{
+    char metrics[160];
+    struct stat st;
+    snprintf(metrics, sizeof metrics, "%s/metrics.jsonl", directory);
+    return stat(metrics, &st) == 0 && st.st_size > 0;
+}
+
+/* Kill a run until `kills` have struck, each somewhere in the time that a run takes, and each time go on with other ranks and
+ * threads, every other time with evaluation and pictures; then let it finish. */
+static void run_killed(Bits *bits, size_t kills)
 {
     char directory[128], what[96];
-    size_t struck = 0, drawn = 0;
+    size_t struck = 0, begun = 0, drawn = 0;
     snprintf(directory, sizeof directory, "%s/killed", bits->scratch);
     for (size_t i = 0; struck < kills && i < 4 * kills; i++) {
         if (has_checkpoint(directory, STEPS)) { /* it was ready: judge it, and begin a new one */
@@ -293,12 +311,14 @@ static void run_killed(Bits *bits, size_t kills, uint64_t most_ms)
         pid_t child;
         go_on_watched(bits, directory, &ways[i % N_WAYS], i % 2, &child);
         if (child < 0) continue;
-        sleep_ms(200 + rng_below(bits->kill_key, i, most_ms));
-        struck += !has_ended(child);
+        sleep_ms(rng_below(bits->kill_key, i, bits->run_ms * 3 / 2));
+        bool strikes = !has_ended(child);
+        struck += strikes;
+        begun += strikes && has_begun(directory);
         kill_all(child);
-        if (i % 2 && has_checkpoint(directory, STOP_AFTER) && plot(bits, directory) == 0) drawn++;
+        if (i % 2 && has_begun(directory)) drawn += plot(bits, directory) == 0;
     }
-    snprintf(what, sizeof what, "killed %zu times at random moments, drawn %zu, resumed", struck, drawn);
+    snprintf(what, sizeof what, "killed %zu times (%zu after a step), drawn %zu times, resumed", struck, begun, drawn);
     judge(bits, what, directory, go_on_watched(bits, directory, &ways[kills % N_WAYS], false, NULL));
 }
 
@@ -357,12 +377,10 @@ static void run_unwritable(Bits *bits)
 /* SIGUSR1 saves and goes on, SIGTERM saves and ends; neither leaves a trace in the result. */
 static void run_signalled(Bits *bits, const Way *before, const Way *after)
 {
-    char directory[128], what[96], metrics[160];
+    char directory[128], what[96];
     snprintf(directory, sizeof directory, "%s/signal-%d", bits->scratch, before->ranks);
-    snprintf(metrics, sizeof metrics, "%s/metrics.jsonl", directory);
     pid_t child = start(bits, directory, before, NULL);
-    struct stat st = {0};
-    while (child > 0 && !has_ended(child) && (stat(metrics, &st) || st.st_size == 0)) sleep_ms(1);
+    while (child > 0 && !has_ended(child) && !has_begun(directory)) sleep_ms(1);
     if (child > 0) kill(child, SIGUSR1);
     sleep_ms(100);
     if (child > 0) kill(child, SIGTERM);
@@ -564,7 +582,7 @@ static void run_everything(Bits *bits)
     run_resumed(bits, &(Way){"0", 1, 2, 0, NULL}, &(Way){"1", 3, 1, 2, NULL});
     run_resumed(bits, &(Way){"400", 2, 1, 0, NULL}, &(Way){"0", 1, 1, 0, NULL});
     run_resumed(bits, &(Way){"1", 3, 1, 1, NULL}, &(Way){"400", 2, 2, 0, NULL});
-    run_killed(bits, 2, 1500);
+    run_killed(bits, 2);
     run_befallen(bits);
     run_shared_out(bits);
     run_control(bits, "another seed", "--seed", "8");
@@ -597,7 +615,7 @@ int main(int argc, char **argv)
     bits.kill_key = rng_key((uint64_t)time(NULL), 0);
     if (argc == 6) {
         run_way(&bits, &ways[0]);
-        run_killed(&bits, strtoul(argv[5], NULL, 10), 2500);
+        run_killed(&bits, strtoul(argv[5], NULL, 10));
         run_befallen(&bits);
     } else {
         run_everything(&bits);

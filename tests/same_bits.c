@@ -15,6 +15,7 @@
 #include "train/step.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <ftw.h>
 #include <signal.h>
 #include <spawn.h>
@@ -70,7 +71,7 @@ static pid_t start(const Bits *bits, const char *directory, const Way *way, cons
     posix_spawn_file_actions_init(&actions);
     char log[PATH_BYTES];
     snprintf(log, sizeof log, "%s.log", directory);
-    posix_spawn_file_actions_addopen(&actions, 2, log, 0x241 /* write, create, truncate */, 0644);
+    posix_spawn_file_actions_addopen(&actions, 2, log, O_WRONLY | O_CREAT | O_TRUNC, 0644);
     pid_t child;
     bool started = posix_spawn(&child, bits->graft, &actions, NULL, (char *const *)(size_t)words, environ) == 0;
     posix_spawn_file_actions_destroy(&actions);
@@ -282,8 +283,13 @@ static int plot(const Bits *bits, const char *directory)
     char picture[160];
     snprintf(picture, sizeof picture, "%s/loss.png", directory);
     const char *const words[] = {bits->graft, "plot", directory, "--output", picture, NULL};
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0);
     pid_t child;
-    return posix_spawn(&child, bits->graft, NULL, NULL, (char *const *)(size_t)words, environ) == 0 ? wait_for(child) : -1;
+    int code = posix_spawn(&child, bits->graft, &actions, NULL, (char *const *)(size_t)words, environ) == 0 ? wait_for(child) : -1;
+    posix_spawn_file_actions_destroy(&actions);
+    return code;
 }
 
 /* Has the run written a line? */

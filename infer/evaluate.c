@@ -214,20 +214,12 @@ static RowSums row_sums(size_t V, const float *z, const float *other)
     return s;
 }
 
-static size_t best_of(size_t V, const float *z)
-{
-    size_t best = 0;
-    for (size_t i = 1; i < V; i++)
-        if (z[i] > z[best]) best = i;
-    return best;
-}
-
 /* One scored row; base NULL: this is variant 0. */
 static DocumentScore score_row(size_t V, const float *z, const float *base, int32_t target)
 {
     RowSums a = row_sums(V, z, base);
     double lse = a.max + log(a.sum);
-    DocumentScore score = {.nll = lse - (double)z[target], .right = best_of(V, z) == (size_t)target};
+    DocumentScore score = {.nll = lse - (double)z[target], .right = row_largest(V, z) == target};
     if (!base) return score;
     RowSums b = row_sums(V, base, z);
     double lse_base = b.max + log(b.sum);

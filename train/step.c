@@ -337,7 +337,7 @@ static Err *head_group(const Run *run, const BatchGroup *g, double *nll)
     memset(s->dx + g->row * D, 0, T * D * sizeof *s->dx);
     if (n == 0) return NULL;
     Tensor *in = tape_leaf(tape, n, D, x, true);
-    Tensor *loss = model_loss(tape, s->model, in, targets, NULL);
+    Tensor *loss = model_loss(tape, s->model, in, targets);
     TRY(tape_error(tape));
     for (size_t i = 0, d = 0; i < n; i++) {
         while (row[i] >= g->group.doc_start[d + 1]) d++;

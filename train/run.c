@@ -124,7 +124,7 @@ static Err *check_idle(const Run *run)
         routers = routers || run->adapter->layers[l].router;
         sparse = sparse || !run->model->layers[l].dense;
     }
-    if (s->router_learning_rate > 0 && !routers) return err_new(ERR_USAGE, "router_learning_rate is given, and no router is trained; see train_router");
+    if (s->router_learning_rate > 0 && !routers) return err_new(ERR_USAGE, "router_learning_rate is given, and no router is trained in full; see train_router");
     if (s->router_bias_update_rate > 0 && !sparse) return err_new(ERR_USAGE, "router_bias_update_rate is given, and this model has no router");
     if (s->early_stopping_patience && !s->eval_file.count) return err_new(ERR_USAGE, "early_stopping_patience needs an eval_file");
     return NULL;

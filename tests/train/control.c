@@ -187,6 +187,27 @@ static void a_second_stage_begins_where_the_first_ended(void **state)
     run_close(&second);
 }
 
+static void a_router_is_trained_by_pairs_and_served_to_the_next_stage(void **state)
+{
+    Run first, second;
+    char out[PATH_BYTES], next[PATH_BYTES], path[PATH_BYTES], *config;
+    size_t bytes;
+    scratch_path(state, "first", out);
+    scratch_path(state, "second", next);
+    assert_ok(RUN(&first, out, "--target_modules", "[\"gate\"]", "--aux_loss_coef", "0.1", "--max_steps", "2"));
+    assert_int_equal(first.audit->n_errors, 0);
+    assert_int_equal(first.audit->n_parts, 5); /* layers 1 to 5 */
+    assert_ok(file_join(path, out, "adapter/adapter_config.json"));
+    assert_ok(file_read(&config, &bytes, path));
+    assert_non_null(strstr(strstr(config, "\"target_parameters\""), "gate.weight"));
+    free(config);
+    assert_ok(OPEN(&second, next, "--init_adapter", out, "--max_steps", "1"));
+    assert_int_equal(second.adapter->n, first.adapter->n);
+    assert_memory_equal(second.adapter->values, first.adapter->values, first.adapter->n * sizeof(float));
+    run_close(&second);
+    run_close(&first);
+}
+
 static void coefficients_by_layer_are_those_of_one_number(void **state)
 {
     Run run;
@@ -212,7 +233,7 @@ static void what_cannot_work_is_refused(void **state)
         {{"--aux_loss_coef", "{\"77\":1}"}, "layer 77 has no router"},
         {{"--aux_loss_coef", "{\"1\":-1}"}, "from 0 to 1e6"},
         {{"--layers_to_transform", "[3]", "--aux_loss_coef", "{\"2\":1}"}, "at or below the router of layer 2"},
-        {{"--router_learning_rate", "1e-4"}, "no router is trained"},
+        {{"--router_learning_rate", "1e-4"}, "no router is trained in full"},
         {{"--early_stopping_patience", "2"}, "needs an eval_file"},
     };
     char out[PATH_BYTES];
@@ -329,6 +350,7 @@ int main(int argc, char **argv)
         small_run(every_domain_of_a_held_out_file_has_its_loss),
         small_run(an_evaluation_does_not_depend_on_how_it_is_cut),
         small_run(a_second_stage_begins_where_the_first_ended),
+        small_run(a_router_is_trained_by_pairs_and_served_to_the_next_stage),
         small_run(coefficients_by_layer_are_those_of_one_number),
         small_run(what_cannot_work_is_refused),
         small_run(biases_move_against_the_load_and_come_back_from_a_checkpoint),

@@ -167,6 +167,11 @@ experiment-which-experts: deps
 	@$(MAKE) --no-print-directory all
 	@sh experiments/which-experts/run.sh $(BUILD)/graft runs/which-experts
 
+## experiment-router-balance  what evens the experts' load: balance losses or a bias; seven runs, ten minutes
+experiment-router-balance: deps
+	@$(MAKE) --no-print-directory all
+	@sh experiments/router-balance/run.sh $(BUILD)/graft runs/router-balance
+
 ## layers     includes go only down the house plan, and each library has one door
 layers:
 	@sh tests/layers.sh "$(LAYERS)" "$(SIBLINGS)"
@@ -188,5 +193,5 @@ clean:
 help:
 	@grep -h '^## ' Makefile | sed 's/^## /  make /'
 
-.PHONY: all check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench layers headers clean help interop-data interop-chat experiment-which-experts
+.PHONY: all check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench layers headers clean help interop-data interop-chat experiment-which-experts experiment-router-balance
 .SECONDARY:

@@ -179,8 +179,7 @@ void op_balance(Tape *tape, Tensor *logits, const RouterShape *shape, const Bala
 
 /* Cross-entropy of every row against its target, in nats: nll [rows][1]; logits = x W' exist a few rows at a time.
  *   targets [rows]     token ids
- *   best    [rows]     out: the token of the largest logit (ties to the lower id), or NULL
  * The gradient of the logits is computed in the same pass, when it is wanted. */
-Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets, int32_t *best);
+Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets);
 
 #endif

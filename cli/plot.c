@@ -2,7 +2,7 @@
 #include "base/memory.h"
 #include "base/options.h"
 #include "cli/verbs.h"
-#include "plot/run.h"
+#include "plot/picture.h"
 
 #include <stddef.h>
 #include <stdlib.h>

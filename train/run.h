@@ -36,8 +36,8 @@ typedef struct {
     Metrics metrics;
     TensorBoard *board; /* NULL: none, and on ranks that do not write */
     Progress progress;
-    ScheduleKind schedule;
-    uint64_t done, total, warmup; /* steps */
+    Schedule schedule;
+    uint64_t done, total; /* steps */
     uint64_t tokens_seen; /* by this process */
     uint64_t scored_seen; /* since the start, resumed or not */
     char *config_json;
@@ -79,6 +79,14 @@ MUST_USE Err *run_find_fault(Run *run, Err *err);
 
 /* The documents of the step that follows `done` ones, cut for this run. group_tokens 1: every micro-batch alone. */
 MUST_USE Err *run_batch(const Run *run, size_t group_tokens, Batch *batch);
+
+/* A new line for the metrics, which says where it stands; and write it where metrics go. The line is taken. */
+Json *run_line(const Run *run);
+MUST_USE Err *run_note(Run *run, Json *line);
+
+/* Evaluate on all held-out files, note every file's and domain's loss, keep the best step. Collective. */
+MUST_USE Err *run_evaluate(Run *run);
+bool run_is_out_of_patience(const Run *run);
 
 /* Train to the end, or until a signal: then the last finished step is saved and ERR_STOPPED returned. Collective. */
 MUST_USE Err *loop_run(Run *run);

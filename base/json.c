@@ -220,6 +220,8 @@ void json_set(Json *object, const char *key, Json *child)
     else json_add(object, key, child);
 }
 
+void json_set_number(Json *object, const char *key, double number) { json_set(object, key, cJSON_CreateNumber(number)); }
+
 Json *json_duplicate(const Json *value) { return cJSON_Duplicate(value, 1); }
 
 bool json_equal(const Json *a, const Json *b) { return cJSON_Compare(a, b, 1); }

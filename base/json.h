@@ -59,6 +59,7 @@ void json_add_number(Json *container, const char *key, double number);
 void json_add_bool(Json *container, const char *key, bool yes);
 void json_add_null(Json *container, const char *key);
 void json_set(Json *object, const char *key, Json *child); /* replaces a member, or adds it */
+void json_set_number(Json *object, const char *key, double number);
 Json *json_duplicate(const Json *value);
 bool json_equal(const Json *a, const Json *b);
 

@@ -335,13 +335,25 @@ static Err *stop_between_layers(const Run *run)
     return err_new(ERR_STOPPED, "stopped inside a step");
 }
 
+/* The weights of a layer; what a profile notes from here on is this layer's, and so is the wait. */
+static Err *acquire(const Run *run, size_t l, ProfileWay way)
+{
+    Profile *profile = run->s->config.profile;
+    profile_layer(profile, (long)l);
+    profile_mark(profile);
+    TRY(layer_acquire(run->s->model, l));
+    profile_note(profile, "weights", way);
+    return NULL;
+}
+
 static Err *go_up(const Run *run)
 {
+    profile_layer(run->s->config.profile, PROFILE_OUTSIDE);
     layers_walk(run->s->model, run->lowest);
     TRY(embed(run));
     for (size_t l = 0; l < run->s->model->n_layers; l++) {
         TRY(stop_between_layers(run));
-        TRY(layer_acquire(run->s->model, l));
+        TRY(acquire(run, l, PROFILE_UP));
         Err *err = layer_up(run, l);
         layer_release(run->s->model, l);
         if (err) return err_wrap(err, "layer %zu", l);
@@ -410,6 +422,7 @@ static Err *head_group(const Run *run, const BatchGroup *g, double *nll, double 
 
 static Err *head(const Run *run, double *nll, double *right)
 {
+    profile_layer(run->s->config.profile, PROFILE_OUTSIDE);
     for (size_t i = 0; i < run->batch->n_groups; i++) TRY(in_group(run, &run->batch->groups[i], head_group(run, &run->batch->groups[i], nll, right)));
     TRY(dp_share_rows(run->s->dp, run->batch->rank_doc, 1, nll));
     return right ? dp_share_rows(run->s->dp, run->batch->rank_doc, 1, right) : NULL;
@@ -508,7 +521,7 @@ static Err *down_and_reduce(const Run *run, size_t l)
     size_t n = s->adapter->layers[l].n, begin, end;
     TRY(forest_begin(&s->forest, n, first[s->dp->rank], first[s->dp->rank + 1]));
     adapter_set_forest(s->adapter, l, n ? &s->forest : NULL);
-    TRY(layer_acquire(s->model, l));
+    TRY(acquire(run, l, PROFILE_DOWN));
     Err *err = layer_down(run, l);
     layer_release(s->model, l);
     adapter_set_forest(s->adapter, l, NULL);
@@ -609,6 +622,7 @@ Err *step_update(Step *s, uint64_t t, const StepRates *rates, StepResult *result
     if (!isfinite(result->loss)) return err_new(ERR_NUMERIC, "the loss is %g", result->loss);
     if (!isfinite(result->grad_norm)) return err_new(ERR_NUMERIC, "the gradient's norm is %g", result->grad_norm);
     double scale = clip_scale(result->grad_norm, s->config.max_grad_norm);
+    profile_layer(s->config.profile, PROFILE_OUTSIDE);
     profile_mark(s->config.profile);
     for (size_t l = 0; l < s->model->n_layers; l++) {
         const LayerAdapter *layer = &s->adapter->layers[l];

@@ -16,6 +16,9 @@ MUST_USE Err *json_parse(Json **root, const char *text, size_t bytes);
 MUST_USE Err *json_read_file(Json **root, const char *path);
 void json_free(Json *root);
 
+/* The values of a JSON Lines file as one array. Fails also on a blank line, naming the record. */
+MUST_USE Err *json_read_lines(Json **array, const char *path);
+
 typedef enum { JSON_NULL, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT } JsonKind;
 JsonKind json_kind(const Json *value);
 const char *json_kind_name(const Json *value); /* "a number", "an object", ... for messages */

@@ -146,7 +146,7 @@ static Cost cost_o(const Ops *o, ProfileWay way) { return count_linear(o->T, &o-
 static Cost cost_router(const Ops *o, ProfileWay way) { return count_linear(o->T, &o->layer->router, way); }
 static Cost cost_lora(const Ops *o, ProfileWay way) { return count_lora(o->T, o->layer->o_proj.cols, o->layer->o_proj.rows, R, way); }
 static Cost cost_rmsnorm(const Ops *o, ProfileWay way) { return count_elements(o->T * hidden(o), way == PROFILE_UP ? 4 : 8, way == PROFILE_UP ? 2 : 4); }
-static Cost cost_add(const Ops *o, ProfileWay way) { return way == PROFILE_UP ? count_elements(o->T * hidden(o), 1, 3) : count_elements(o->T * hidden(o), 1, 3); }
+static Cost cost_add(const Ops *o, ProfileWay way) { (void)way; return count_elements(o->T * hidden(o), 1, 3); }
 static Cost cost_rope(const Ops *o, ProfileWay way) { (void)way; return count_elements(o->T * o->model->attention.n_heads * o->model->attention.rope, 3, 2); }
 static Cost cost_index(const Ops *o, ProfileWay way) { (void)way; return count_index(o->T, pairs(o, false), &o->model->index); }
 static Cost cost_attention(const Ops *o, ProfileWay way) { return count_attention(o->T, pairs(o, false), &o->model->attention, way); }
@@ -155,7 +155,7 @@ static Cost cost_swiglu(const Ops *o, ProfileWay way) { return count_elements(o-
 static Cost cost_route(const Ops *o, ProfileWay way) { return count_elements(o->T * o->model->router.E, way == PROFILE_UP ? 12 : 4, way == PROFILE_UP ? 1 : 2); }
 static Cost cost_experts(const Ops *o, ProfileWay way) { return count_experts(o->T, o->model->router.K, o->model->router.E, o->layer->experts, 0, way); }
 static Cost cost_adapted(const Ops *o, ProfileWay way) { return count_experts(o->T, o->model->router.K, o->model->router.E, o->layer->experts, R, way); }
-static Cost cost_loss(const Ops *o, ProfileWay way) { return way == PROFILE_UP ? count_loss(o->T, &o->model->lm_head) : count_elements(o->T * hidden(o), 1, 3); }
+static Cost cost_loss(const Ops *o, ProfileWay way) { (void)way; return count_loss(o->T, &o->model->lm_head); }
 static Cost cost_adamw(const Ops *o, ProfileWay way) { (void)way; return count_elements(o->lora->n, 14, 7); }
 
 /* name: the tape's, by which the profile knows it. frozen: it multiplies with the path's numbers, else in fp32. */
@@ -186,7 +186,7 @@ static const Operation operations[] = {
     {"experts", "frozen", SHORT, true, true, run_experts, cost_experts},
     {"experts", "pairs of r 8", SHORT, true, true, run_adapted, cost_adapted},
     {"experts", "frozen", LONG, true, true, run_experts, cost_experts},
-    {"loss", "head", SHORT, true, true, run_loss, cost_loss},
+    {"loss", "head", SHORT, true, false, run_loss, cost_loss},
     {"update", "a layer's pairs", SHORT, false, false, run_adamw, cost_adamw},
 };
 enum { N_OPERATIONS = sizeof operations / sizeof *operations };

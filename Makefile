@@ -119,13 +119,17 @@ $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/%.o $(SUPPORT) $(BUILD)/libgraft.a
 bench: $(BUILD)/graft
 	@mkdir -p $(BUILD)/bench
 	@$(BUILD)/graft bench --directory $(BUILD)/bench --json $(BUILD)/bench/results.jsonl
-	@$(BUILD)/graft plot $(BUILD)/bench/results.jsonl --output $(BUILD)/bench/roofline.png
+	@$(BUILD)/graft plot $(BUILD)/bench/results.jsonl --kind roofline --output $(BUILD)/bench/roofline.png
 	@$(BUILD)/graft plot $(BUILD)/bench/results.jsonl --kind profile --output $(BUILD)/bench/profile.png
 
 ## bench-steady  300 training steps: time constant, memory flat
 bench-steady: $(BUILD)/graft
 	@[ -f $(BUILD)/bench/S/config.json ] || $(BUILD)/graft bench $(BUILD)/bench/S --make S --seed 0
 	@$(BUILD)/graft bench $(BUILD)/bench/S --steps 300
+
+## race       beside transformers and peft: the same files, tokens and adapter, losses compared first (downloads 6 GB of PyPI)
+race: $(BUILD)/graft
+	@sh bench/race/race.sh $(BUILD)/graft $(BUILD)/race
 
 ## interop-data  random strings against PyPI's tokenizers (downloads it)
 INTEROP_STRINGS ?= 100000

@@ -358,6 +358,7 @@ static Err *go_up(const Run *run)
         layer_release(run->s->model, l);
         if (err) return err_wrap(err, "layer %zu", l);
     }
+    profile_layer(run->s->config.profile, PROFILE_OUTSIDE);
     return NULL;
 }
 
@@ -422,7 +423,6 @@ static Err *head_group(const Run *run, const BatchGroup *g, double *nll, double 
 
 static Err *head(const Run *run, double *nll, double *right)
 {
-    profile_layer(run->s->config.profile, PROFILE_OUTSIDE);
     for (size_t i = 0; i < run->batch->n_groups; i++) TRY(in_group(run, &run->batch->groups[i], head_group(run, &run->batch->groups[i], nll, right)));
     TRY(dp_share_rows(run->s->dp, run->batch->rank_doc, 1, nll));
     return right ? dp_share_rows(run->s->dp, run->batch->rank_doc, 1, right) : NULL;

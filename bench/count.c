@@ -100,6 +100,12 @@ double count_frozen(const Model *model)
     return 4 * sum.both + 2 * sum.once;
 }
 
+double count_forward(const Model *model)
+{
+    Sum sum = sum_of(model);
+    return 2 * (sum.both + sum.once);
+}
+
 double count_with_attention(const Model *model, size_t n)
 {
     double pairs = count_pairs(n, 0), sum = 0;

@@ -40,7 +40,10 @@ Cost count_elements(size_t n, double flop, double arrays);
  * often a step really computes them. */
 double count_frozen(const Model *model);
 
-/* The same, and attention's own products of a document of `n` tokens that sees its whole past, index scores included. */
+/* Of a token on its way up alone. */
+double count_forward(const Model *model);
+
+/* Both ways, and attention's own products of a document of `n` tokens that sees its whole past, index scores included. */
 double count_with_attention(const Model *model, size_t n);
 
 /* A step of T tokens: frozen arithmetic, and all weights up and down once. */

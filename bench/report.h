@@ -4,7 +4,7 @@
  *     product     dtype, rows, cols, tokens, way, path; threads 1
  *     operation   operation, shape, tokens, way
  *     step        model, targets, tokens, ... (bench/steps.h)
- *     generate    (bench/generate.h)
+ *     generate    model, batch, prompt, ... (bench/generate.h)
  *
  * A measured record has flop, bytes (bench/count.h), seconds, gflops, gbs, peak_gflops of the same rounds and share, which
  * is gflops / peak_gflops. */

@@ -7,6 +7,7 @@
 #include "base/machine.h"
 #include "base/memory.h"
 #include "base/peak.h"
+#include "bench/generate.h"
 #include "bench/operations.h"
 #include "bench/products.h"
 #include "bench/random_model.h"
@@ -147,6 +148,29 @@ static Err *measure_steps(Suite *s, char models[N_CASES][PATH_BYTES])
     return err;
 }
 
+/* ---- text ----------------------------------------------------------------------------------------------------- */
+
+static Err *generate_case(Suite *s, Model *model, int64_t batch)
+{
+    Json *record;
+    GenerateConfig config = {.batch = batch, .prompt = 512, .new_tokens = 64, .rounds = 3};
+    TRY(generate_measure(&record, model, "S", &config));
+    generate_print(record);
+    return report_add(s->report, record);
+}
+
+static Err *measure_text(Suite *s, const char *directory)
+{
+    Model *model;
+    Err *err = NULL;
+    printf("Text: prompts of 512 tokens, 64 more each, greedy\n");
+    TRY(model_open(&model, directory));
+    for (int64_t batch = 1; batch <= 32 && !err; batch = batch == 1 ? 8 : 4 * batch) err = generate_case(s, model, batch);
+    model_close(model);
+    printf("\n");
+    return err;
+}
+
 /* ---- all of it ------------------------------------------------------------------------------------------------ */
 
 static Err *measure(Suite *s)
@@ -157,6 +181,7 @@ static Err *measure(Suite *s)
     TRY(measure_machine(s, weights));
     if (s->config->products) TRY(products_measure(s->report, strcmp(s->config->compute, "auto") ? s->config->compute : NULL));
     if (s->config->operations) TRY(operations_measure(s->report, models[0], s->machine.memory_gbs));
+    if (s->config->generate) TRY(measure_text(s, models[0]));
     return s->config->steps ? measure_steps(s, models) : NULL;
 }
 

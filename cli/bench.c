@@ -1,5 +1,6 @@
 /* graft bench [DIR] [options]: how fast this machine could be, and how much of that is reached. */
 #include "base/options.h"
+#include "bench/generate.h"
 #include "bench/random_model.h"
 #include "bench/report.h"
 #include "bench/steps.h"
@@ -14,10 +15,11 @@
 typedef struct {
     SuiteConfig suite;
     StepsConfig step;
+    GenerateConfig text;
     char *json, *directory, *compute, *make;
     TextList parts;
     int64_t threads;
-    bool profile, help;
+    bool profile, generate, help;
 } BenchSettings;
 
 #define AT(field) offsetof(BenchSettings, field)
@@ -26,7 +28,7 @@ static const Option bench_table[] = {
     {"json", OPT_TEXT, AT(json), .help = "write what was found to this file, JSON Lines; graft plot draws them"},
     {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = MATMUL_CHOICES, .help = "path of computation"},
     {"threads", OPT_INT, AT(threads), .preset = "0", .min = 0, .max = 1024, .help = "0: as OpenMP chooses"},
-    {.help = "Without a DIR: products, operations and training steps of made-up models"},
+    {.help = "Without a DIR: products, operations, texts and training steps of made-up models"},
     {"directory", OPT_TEXT, AT(directory), .preset = "build/bench", .help = "where the models are; they are made there, 2.5 GB, unless they are there"},
     {"parts", OPT_LIST, AT(parts), .help = "only these of " SUITE_PARTS},
     {"rounds", OPT_INT, AT(suite.rounds), .preset = "3", .min = 1, .max = 16, .help = "of training steps, configurations taking turns"},
@@ -42,6 +44,10 @@ static const Option bench_table[] = {
     {"weights_limit", OPT_TEXT, AT(step.weights_limit), .help = "frozen weights in this much memory, the rest streamed: 4GiB"},
     {"seed", OPT_INT, AT(step.seed), .preset = "1", .min = 0, .max = 1e6, .help = "of tokens and adapter"},
     {"profile", OPT_FLAG, AT(profile), .help = "say where the time goes, by operation and by layer"},
+    {"generate", OPT_FLAG, AT(generate), .help = "no training steps: greedy texts of random prompts"},
+    {"batch", OPT_INT, AT(text.batch), .preset = "1", .min = 1, .max = 1e5, .help = "texts at once"},
+    {"prompt", OPT_INT, AT(text.prompt), .preset = "512", .min = 1, .max = 1e6, .help = "tokens of each one's prompt"},
+    {"new", OPT_INT, AT(text.new_tokens), .preset = "64", .min = 2, .max = 1e6, .help = "tokens of each one after it"},
     {"make", OPT_TEXT, AT(make), .help = "measure nothing: make a random model of this shape in DIR, S or a config.json, from the seed"},
     {"help", OPT_FLAG, AT(help), .help = "this list"},
     {0}};
@@ -50,8 +56,8 @@ static const Option bench_table[] = {
 static void print_help(void)
 {
     puts("graft bench [DIR] [options]\n\n"
-         "Measure this machine (multiplications, memory, disk), then graft as shares of that: products, operations and\n"
-         "training steps. With a DIR, the training steps of the model there.\n");
+         "Measure this machine (multiplications, memory, disk), then graft as shares of that: products, operations, texts\n"
+         "and training steps. With a DIR, the training steps of the model there, or its texts.\n");
     options_help(stdout, bench_table);
 }
 
@@ -111,6 +117,20 @@ static Err *bench_model(BenchSettings *s, const char *directory)
     return err;
 }
 
+static Err *bench_text(BenchSettings *s, const char *directory)
+{
+    Model *model;
+    Json *record;
+    if (!matmul_init(s->compute)) return err_new(ERR_USAGE, "compute: this CPU has no %s", s->compute);
+    TRY(model_open(&model, directory));
+    s->text.rounds = 3;
+    Err *err = generate_measure(&record, model, directory, &s->text);
+    model_close(model);
+    if (err) return err;
+    generate_print(record);
+    return write_record(s->json, record);
+}
+
 static Err *bench(BenchSettings *s, int argc, char **argv)
 {
     const char *directory = NULL;
@@ -124,7 +144,8 @@ static Err *bench(BenchSettings *s, int argc, char **argv)
     if (s->threads) omp_set_num_threads((int)s->threads);
     if (s->make && !directory) return err_new(ERR_USAGE, "make: in which DIR?");
     if (s->make) return random_model_make(s->make, directory, (uint64_t)s->step.seed);
-    return directory ? bench_model(s, directory) : bench_suite(s);
+    if (!directory) return bench_suite(s);
+    return s->generate ? bench_text(s, directory) : bench_model(s, directory);
 }
 
 int verb_bench(int argc, char **argv)

@@ -106,15 +106,29 @@ static Err *read_operation(Picture *p, const Json *record)
     return NULL;
 }
 
-static Err *read_whole(Picture *p, const Json *record, const char *name, const char *tokens_key)
+static Err *read_step(Picture *p, const Json *record)
 {
     const char *model, *what;
     char label[LABEL_BYTES];
     double tokens;
     TRY(json_get_string(record, "model", &model));
-    TRY(json_get_string(record, name, &what));
-    TRY(json_get_number(record, tokens_key, &tokens));
+    TRY(json_get_string(record, "targets", &what));
+    TRY(json_get_number(record, "tokens", &tokens));
     snprintf(label, sizeof label, "step %s, %s \u00b7 %.0f", model, what, tokens);
+    Mark *mark = mark_of(p, label);
+    if (!mark) return NULL;
+    mark->whole = mark->has[0] = true;
+    return read_place(record, &mark->at[0]);
+}
+
+/* Only a text alone has a place: of more, the reading is shared. */
+static Err *read_text(Picture *p, const Json *record)
+{
+    const char *model;
+    char label[LABEL_BYTES];
+    if (!json_find(record, "bytes")) return NULL;
+    TRY(json_get_string(record, "model", &model));
+    snprintf(label, sizeof label, "decode %s, one text", model);
     Mark *mark = mark_of(p, label);
     if (!mark) return NULL;
     mark->whole = mark->has[0] = true;
@@ -127,7 +141,8 @@ static Err *read_record(Picture *p, const Json *record)
     TRY(json_get_string(record, "kind", &kind));
     if (strcmp(kind, "machine") == 0) return read_machine(&p->roof, record);
     if (strcmp(kind, "operation") == 0) return read_operation(p, record);
-    return strcmp(kind, "step") == 0 ? read_whole(p, record, "targets", "tokens") : NULL;
+    if (strcmp(kind, "generate") == 0) return read_text(p, record);
+    return strcmp(kind, "step") == 0 ? read_step(p, record) : NULL;
 }
 
 static Err *read_records(Picture *p, const Json *records)
@@ -335,7 +350,7 @@ static void draw_titles(const Picture *p, const char *title)
     canvas_text(p->canvas, (Point){28, 26}, &style, title ? title : p->roof.cpu);
     style.size = text_size;
     style.colour = palette_faint_ink;
-    snprintf(text, sizeof text, "%.0f threads, %s \u00b7 filled: forward, ring: backward, square: a whole training step \u00b7 the last number: tokens", p->roof.threads, p->roof.path);
+    snprintf(text, sizeof text, "%.0f threads, %s \u00b7 filled: forward, ring: backward, square: a whole step \u00b7 the last number: tokens", p->roof.threads, p->roof.path);
     canvas_text(p->canvas, (Point){28, 58}, &style, text);
 }
 

@@ -65,6 +65,7 @@ static void a_step_counts_each_frozen_product_twice_and_the_indexer_once(void **
     double dense = 3 * 1024 * 2048, sparse = 1024 * 64 + 9 * 3 * 1024 * 384, head = 16384 * 1024;
     double frozen = 4 * (6 * attention + dense + 5 * sparse + head) + 2 * 6 * indexer;
     assert_true(count_frozen(model) == frozen);
+    assert_true(count_forward(model) == 2 * (6 * (attention + indexer) + dense + 5 * sparse + head));
     double keys = 513.0 / 2; /* of a mean token among 512 */
     double own = 6 * keys * (2 * 16 * (128 + 128) + 2 * 16 * (3 * 128 + 2 * 128) + 2 * 8 * 64);
     assert_true(count_with_attention(model, 512) == frozen + own);

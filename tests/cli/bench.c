@@ -57,6 +57,8 @@ static void a_model_is_made_measured_and_drawn(void **state)
     assert_int_equal(json_count(lines), 1);
     assert_true(json_count(json_find(json_first(lines), "profile")) > 20);
     json_free(lines);
+    snprintf(words, sizeof words, "bench %s --generate --prompt 8 --new 3", directory);
+    check_said(bench(words), 0, "decode");
     snprintf(words, sizeof words, "plot --kind profile %s --output %s", json, png);
     check_said(bench(words), 0, "wrote");
     assert_true(file_exists(png));

@@ -76,7 +76,7 @@ void balance_gather(Tape *tape, const RouterShape *shape, Tensor *logits, double
             *seq += (double)E / ((double)shape->K * (double)n * (double)n) * product;
         }
     }
-    arena_reset(&tape->scratch);
+    tape_scratch_reset(tape);
     profile_note(tape->profile, "balance_gather", PROFILE_UP);
 }
 

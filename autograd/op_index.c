@@ -72,6 +72,6 @@ void op_index(Tape *tape, const IndexShape *shape, Tensor *q, Tensor *k, Tensor 
             choose_block(&doc, at, rows, mine, mine + BLOCK * longest, (uint32_t *)(void *)(mine + 2 * BLOCK * longest));
         }
     }
-    arena_reset(&tape->scratch);
+    tape_scratch_reset(tape);
     profile_note(tape->profile, "index", PROFILE_UP);
 }

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+static TapeRoom *room_of(Tape *tape) { return tape->room ? tape->room : &tape->own; }
+
 void tape_begin(Tape *tape, const Group *group, TapeMode mode)
 {
     tape_reset(tape);
@@ -16,16 +18,23 @@ void tape_begin(Tape *tape, const Group *group, TapeMode mode)
 void tape_reset(Tape *tape)
 {
     arena_reset(&tape->arena);
-    arena_reset(&tape->scratch);
+    arena_reset(&room_of(tape)->gradients);
+    tape_scratch_reset(tape);
     tape->last = NULL;
     tape->n_nodes = 0;
     tape->dummy = (Tensor){.shape = {1, 1}};
 }
 
+void tape_room_free(TapeRoom *room)
+{
+    arena_free(&room->scratch);
+    arena_free(&room->gradients);
+}
+
 void tape_free(Tape *tape)
 {
     arena_free(&tape->arena);
-    arena_free(&tape->scratch);
+    tape_room_free(&tape->own);
     err_free(tape->err);
     *tape = (Tape){0};
 }
@@ -52,7 +61,9 @@ static size_t times(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MA
 
 float *tape_floats(Tape *tape, size_t n) { return tape_alloc(tape, times(n, sizeof(float))); }
 
-float *tape_scratch(Tape *tape, size_t n) { return alloc_from(tape, &tape->scratch, times(n, sizeof(float))); }
+float *tape_scratch(Tape *tape, size_t n) { return alloc_from(tape, &room_of(tape)->scratch, times(n, sizeof(float))); }
+
+void tape_scratch_reset(Tape *tape) { arena_reset(&room_of(tape)->scratch); }
 
 static Tensor *new_tensor(Tape *tape, size_t rows, size_t cols, float *data, bool wants)
 {
@@ -118,7 +129,7 @@ static void check_gradients(Tape *tape, const Node *node)
 
 Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *kept, bool trains, size_t n_in, Tensor *const *in)
 {
-    arena_reset(&tape->scratch);
+    tape_scratch_reset(tape);
     profile_note(tape->profile, op->name, PROFILE_UP);
     if (tape->err) return &tape->dummy;
     if (tape->guard) tape_expect_finite(tape, out, op->name);
@@ -144,7 +155,7 @@ float *tape_seed(Tape *tape, Tensor *tensor)
 {
     if (tensor->grad || tape->err) return tensor->grad;
     size_t n = tensor->shape[0] * tensor->shape[1];
-    tensor->grad = tape_floats(tape, n);
+    tensor->grad = alloc_from(tape, &room_of(tape)->gradients, times(n, sizeof(float)));
     if (tensor->grad) zero(n, tensor->grad);
     return tensor->grad;
 }
@@ -159,7 +170,7 @@ Err *tape_backward(Tape *tape)
         profile_note(tape->profile, "gradients = 0", PROFILE_DOWN);
         if (!tape->err) node->op->backward(node);
         if (tape->guard && !tape->err) check_gradients(tape, node);
-        arena_reset(&tape->scratch);
+        tape_scratch_reset(tape);
         profile_note(tape->profile, node->op->name, PROFILE_DOWN);
     }
     return tape_error(tape);

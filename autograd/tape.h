@@ -15,7 +15,9 @@
  *   2. An operation is recorded only if an input wants a gradient or a parameter of it trains.
  *   3. When a node's backward runs, its output's gradient is complete, and every input that wants one has a
  *      gradient buffer; backward adds to it.
- *   4. An operation in place (out is also an input) is walked like any other: the gradient is shared. */
+ *   4. An operation in place (out is also an input) is walked like any other: the gradient is shared.
+ *   5. Tapes that share a room are walked back one after another: between a tape's first seed and its reset no other of
+ *      them begins or is reset. */
 #ifndef GRAFT_AUTOGRAD_TAPE_H
 #define GRAFT_AUTOGRAD_TAPE_H
 
@@ -52,9 +54,15 @@ struct Node {
 
 typedef enum { TAPE_OFF, TAPE_RECORD } TapeMode;
 
+/* What only the tape at work needs, so that one serves all tapes of a step. */
+typedef struct {
+    Arena scratch;   /* emptied when an operation returns */
+    Arena gradients; /* emptied with the tape */
+} TapeRoom;
+
 struct Tape {
-    Arena arena;
-    Arena scratch;        /* emptied when an operation returns */
+    Arena arena;          /* results, and what operations keep of them */
+    TapeRoom own, *room;  /* room: shared, of the caller; NULL: its own */
     const Group *group;
     TapeMode mode;
     bool lean;            /* keep little: compute on the way back what can be computed again */
@@ -72,6 +80,7 @@ struct Tape {
 void tape_begin(Tape *tape, const Group *group, TapeMode mode);
 void tape_reset(Tape *tape); /* empty; memory is kept */
 void tape_free(Tape *tape);
+void tape_room_free(TapeRoom *room);
 
 /* A tensor around data of the caller. Owner of data: the caller. */
 Tensor *tape_leaf(Tape *tape, size_t rows, size_t cols, float *data, bool wants);
@@ -93,8 +102,9 @@ Tensor *tape_tensor(Tape *tape, size_t rows, size_t cols);
 void *tape_alloc(Tape *tape, size_t bytes);
 float *tape_floats(Tape *tape, size_t n);
 
-/* n floats until the operation (forward or backward) returns. */
+/* n floats until the operation (forward or backward) returns; one that records nothing gives them back itself. */
 float *tape_scratch(Tape *tape, size_t n);
+void tape_scratch_reset(Tape *tape);
 
 /* Note a failure unless condition holds; false when the tape has failed, now or earlier. */
 bool tape_expect(Tape *tape, bool condition, const char *format, ...) PRINTF(3, 4);

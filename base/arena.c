@@ -1,5 +1,6 @@
-/* Chunks form a list; a reset goes back to the first one. A chunk is at least CHUNK_BYTES, or as large as the one
- * block that did not fit. Chunks come from mmap, so that untouched pages cost nothing. */
+/* Chunks form a list; a reset goes back to the first one. A chunk is CHUNK_BYTES, or as large as the one block
+ * that did not fit. Chunks come from mmap, so that untouched pages cost nothing, and begin where huge pages do:
+ * with 4 KiB pages, taking them from the kernel was a tenth of a short run. */
 #define _GNU_SOURCE
 #include "base/arena.h"
 
@@ -16,7 +17,7 @@ enum { GAP = 64 };
 enum { GAP = 0 };
 #endif
 
-enum { CHUNK_BYTES = 1 << 20, ALIGN = 64 };
+enum { CHUNK_BYTES = 16 << 20, HUGE_PAGE = 2 << 20, ALIGN = 64 };
 
 struct ArenaChunk {
     ArenaChunk *next;
@@ -25,11 +26,23 @@ struct ArenaChunk {
 
 static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
+/* Fresh memory that begins where a huge page may; bytes are whole ones. NULL when there is none. */
+static void *map_aligned(size_t bytes)
+{
+    char *at = mmap(NULL, bytes + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED) return NULL;
+    size_t before = round_up((uintptr_t)at, HUGE_PAGE) - (uintptr_t)at;
+    if (before) munmap(at, before);
+    munmap(at + before + bytes, HUGE_PAGE - before);
+    madvise(at + before, bytes, MADV_HUGEPAGE); /* a wish */
+    return at + before;
+}
+
 static ArenaChunk *chunk_new(size_t payload)
 {
-    size_t bytes = round_up(payload + ALIGN, CHUNK_BYTES);
-    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (at == MAP_FAILED) return NULL;
+    size_t bytes = payload + ALIGN < CHUNK_BYTES ? CHUNK_BYTES : round_up(payload + ALIGN, HUGE_PAGE);
+    void *at = map_aligned(bytes);
+    if (!at) return NULL;
     ArenaChunk *chunk = at;
     *chunk = (ArenaChunk){.bytes = bytes, .used = ALIGN};
     ASAN_POISON_MEMORY_REGION((char *)at + ALIGN, bytes - ALIGN);
@@ -43,10 +56,7 @@ void *arena_alloc(Arena *arena, size_t bytes)
     bytes = round_up((bytes ? bytes : 1) + GAP, ALIGN);
     ArenaChunk *chunk = arena->current;
     /* A chunk that is too small for this block is skipped until the next reset. */
-    while (chunk && chunk->bytes - chunk->used < bytes && chunk->next) {
-        chunk = chunk->next;
-        chunk->used = ALIGN;
-    }
+    while (chunk && chunk->bytes - chunk->used < bytes && chunk->next) chunk = chunk->next;
     if (!chunk || chunk->bytes - chunk->used < bytes) {
         ArenaChunk *fresh = chunk_new(bytes);
         if (!fresh) return NULL;
@@ -65,9 +75,11 @@ void *arena_alloc(Arena *arena, size_t bytes)
 
 void arena_reset(Arena *arena)
 {
-    for (ArenaChunk *chunk = arena->first; chunk; chunk = chunk->next) ASAN_POISON_MEMORY_REGION((char *)chunk + ALIGN, chunk->bytes - ALIGN);
+    for (ArenaChunk *chunk = arena->first; chunk; chunk = chunk->next) {
+        ASAN_POISON_MEMORY_REGION((char *)chunk + ALIGN, chunk->used - ALIGN);
+        chunk->used = ALIGN;
+    }
     arena->current = arena->first;
-    if (arena->first) arena->first->used = ALIGN;
     arena->used_bytes = 0;
 }
 

@@ -21,6 +21,7 @@ struct Step {
     Model *model;
     Adapter *adapter;
     StepConfig config;
+    TapeRoom room;           /* of all tapes */
     Tape tape;               /* of the layer and group at work */
     size_t n_kept;
     Tape *kept;              /* [n_kept], the first [keep_layers][n_groups] of them for the step at work */
@@ -161,6 +162,7 @@ void step_free(Step *s)
     drop_choices(s);
     boundaries_free(&s->hidden);
     tape_free(&s->tape);
+    tape_room_free(&s->room);
     forest_free(&s->forest);
     void *owned[] = {s->slice_at, s->chunk_at, s->gradient, s->m, s->v, s->chunk_sums, s->dx, s->stats, s->totals,
                      s->load_all, s->balance, s->counts, s->spans, s->span_at};
@@ -234,6 +236,7 @@ static void start_tape(const Run *run, Tape *tape, const Group *group, TapeMode 
 {
     const StepConfig *c = &run->s->config;
     tape->profile = c->profile;
+    tape->room = &run->s->room;
     tape_begin(tape, group, mode);
     tape->lean = c->lean;
     tape->guard = c->guard;

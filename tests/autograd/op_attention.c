@@ -166,6 +166,6 @@ int main(void)
         cmocka_unit_test(the_first_row_is_its_own_value),
         cmocka_unit_test(what_does_not_fit_is_an_error),
     };
-    matmul_init(NULL);
+    matmul_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

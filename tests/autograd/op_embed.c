@@ -106,6 +106,6 @@ int main(void)
         cmocka_unit_test(a_token_outside_of_the_vocabulary_is_an_error),
         cmocka_unit_test(tensors_of_two_shapes_do_not_add),
     };
-    matmul_init(NULL);
+    matmul_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -340,6 +340,6 @@ int main(void)
         cmocka_unit_test(the_order_of_experts_changes_no_more_than_rounding),
         cmocka_unit_test(what_does_not_fit_is_an_error),
     };
-    matmul_init(NULL);
+    matmul_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -175,6 +175,6 @@ int main(void)
         cmocka_unit_test(new_rows_choose_among_cached_keys),
         cmocka_unit_test(what_does_not_fit_is_an_error),
     };
-    matmul_init(NULL);
+    matmul_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -177,6 +177,6 @@ int main(void)
         cmocka_unit_test(weights_that_do_not_fit_are_an_error),
         cmocka_unit_test(a_trained_weight_wants_the_rows_of_the_group),
     };
-    matmul_init(NULL);
+    matmul_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

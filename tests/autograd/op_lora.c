@@ -263,6 +263,6 @@ int main(void)
         cmocka_unit_test(what_does_not_fit_is_an_error_that_names_the_pair),
         cmocka_unit_test(the_rows_are_those_of_the_group),
     };
-    matmul_init(NULL);
+    matmul_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

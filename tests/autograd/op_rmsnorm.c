@@ -139,6 +139,6 @@ int main(void)
         cmocka_unit_test(columns_outside_of_x_are_an_error),
         cmocka_unit_test(a_row_of_zeros_stays_zero),
     };
-    matmul_init(NULL);
+    matmul_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -259,7 +259,7 @@ int main(int argc, char **argv)
 {
     (void)argc;
     matmul_prepare(argv);
-    matmul_init(NULL);
+    matmul_init("fp32");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_sound_step_has_no_fault_and_experts_without_tokens_are_listed),
         cmocka_unit_test(tokens_that_nothing_scored_depends_on_are_told_apart),

@@ -90,7 +90,7 @@ int main(int argc, char **argv)
 {
     (void)argc;
     matmul_prepare(argv);
-    matmul_init(NULL);
+    matmul_init("fp32");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(twenty_steps_are_those_of_torch),
         cmocka_unit_test(every_parameter_learns_at_the_rate_of_its_group),

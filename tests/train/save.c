@@ -191,7 +191,7 @@ static void a_resume_with_another_run_in_mind_is_refused_and_changes_nothing(voi
         assert_fails(train(output, MORE("--resume_from_checkpoint", "auto", cases[i].key, cases[i].value ? cases[i].value : base), NULL), cases[i].kind, cases[i].part);
         if (fingerprint(output) != before) fail_msg("%s: the refused resume changed the run's directory", cases[i].key);
     }
-    matmul_init(NULL);
+    matmul_init("fp32");
 }
 
 static void a_damaged_checkpoint_is_refused_by_name(void **state)

@@ -391,7 +391,7 @@ static Err *open_parts(Chat *c)
     TRY(file_join(path, s->model, "tokenizer.json"));
     TRY(tokenizer_open(&c->tokenizer, path));
     TRY(encoder_new(&c->encoder, c->tokenizer));
-    TRY(chat_recognise(&c->template, s->model, s->chat_template));
+    TRY(template_recognise(&c->template, s->model, s->chat_template));
     if (s->tools) TRY(reader_whole(&c->tools, s->tools));
     if (s->system) TRY(mem_copy_text(&c->system, s->system));
     c->messages = json_new_array();

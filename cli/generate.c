@@ -330,7 +330,7 @@ static Err *open_parts(Writer *w)
     if (s->adapter) TRY(adapter_open(&w->adapter, w->model, s->adapter));
     TRY(file_join(path, s->model, "tokenizer.json"));
     TRY(tokenizer_open(&w->tokenizer, path));
-    if (!s->raw) TRY(chat_recognise(&w->template, s->model, s->chat_template));
+    if (!s->raw) TRY(template_recognise(&w->template, s->model, s->chat_template));
     TRY(set_stops(w));
     return encoder_new(&w->encoder, w->tokenizer);
 }

@@ -163,6 +163,7 @@ static Err *take_step(Loop *loop)
     run->tokens_seen += result.tokens;
     run->scored_seen += result.scored;
     double seconds = log_seconds() - began;
+    run_time_step(run, run->done == loop->first + 1, seconds);
     show_progress(loop, &result, rates.A, seconds);
     return note_step(run, &result, &rates, seconds);
 }
@@ -285,5 +286,6 @@ Err *loop_run(Run *run)
     Err *err = step_after_step(&loop);
     if (err && err_kind(err) == ERR_STOPPED) return stop(run, err);
     if (!err && run->done > loop.first) run_describe_use(run, run->done - loop.first, log_seconds() - loop.started);
+    if (!err) err = run_write_timing(run);
     return err ? err : dp_agree(&run->dp, finish(run));
 }

@@ -22,6 +22,13 @@ typedef struct {
     double smoothed_loss;
 } Progress;
 
+/* Where the time of steps went, but for the first of this process: it meets cold memory. */
+typedef struct {
+    Profile profile;
+    uint64_t steps;
+    double seconds;
+} Timing;
+
 typedef struct {
     Settings settings;
     Dp dp;
@@ -41,6 +48,7 @@ typedef struct {
     uint64_t tokens_seen; /* by this process */
     uint64_t scored_seen; /* since the start, resumed or not */
     char *config_json;
+    Timing timing;                /* of settings.profile */
     Work work;
     Budget budget;
     double flops;                 /* of a step with the longest documents, all ranks */
@@ -72,6 +80,10 @@ MUST_USE Err *run_resume(Run *run, const char *path);
 /* What is trained, on what, how: a few lines for people. */
 void run_describe(const Run *run);
 void run_describe_read(const Run *run); /* of data that was read step by step: what it came to */
+
+/* Take a step of so many seconds into the profile; at the end a table on stdout, and profile.jsonl in output_dir. */
+void run_time_step(Run *run, bool first, double seconds);
+MUST_USE Err *run_write_timing(const Run *run);
 
 /* What is wrong with a step whose numbers are not finite: its gradients once more, looking after every operation.
  * Takes err, gives back what it found instead. */

@@ -72,6 +72,7 @@ const Option settings_table[] = {
     {"memory_limit", OPT_TEXT, AT(memory_limit), .help = "for everything on this host, all ranks together: 8GiB; what is free less a tenth when not given. Never changes a bit"},
     {"scratch_dir", OPT_TEXT, AT(scratch_dir), .help = "hidden states between layers go to a file there when memory has no room; output_dir when not given"},
     {"guard", OPT_FLAG, AT(guard), .help = "stop at the first number that is not finite and name its operation"},
+    {"profile", OPT_FLAG, AT(profile), .help = "say at the end where the time of the steps went, by operation and by layer; also to output_dir/profile.jsonl, for graft plot --kind profile"},
     {"dump", OPT_TEXT, AT(dump), .help = "write every named activation and gradient of the next step to this directory, as safetensors"},
     {"bf16_adapter", OPT_FLAG, AT(bf16_adapter), .help = "write the exported adapter in BF16 instead of F32"},
     {"help", OPT_FLAG, AT(help), .help = "this list"},

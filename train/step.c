@@ -180,6 +180,7 @@ static void start_tape(const Run *run, Tape *tape, const Group *group, TapeMode 
     tape->room = &run->s->room;
     tape_begin(tape, group, mode);
     tape->lean = c->lean;
+    tape->replay = false;
     tape->guard = c->guard;
     tape->dropout = (float)c->lora_dropout;
     tape->dropout_key = rng_key(rng_name(c->seed, "dropout"), run->number);
@@ -279,17 +280,30 @@ static Err *stop_between_layers(const Run *run)
     return err_new(ERR_STOPPED, "stopped inside a step");
 }
 
+/* The weights of a layer; what a profile notes from here on is this layer's, and so is the wait. */
+static Err *acquire(const Run *run, size_t l, ProfileWay way)
+{
+    Profile *profile = run->s->config.profile;
+    profile_layer(profile, (long)l);
+    profile_mark(profile);
+    TRY(layer_acquire(run->s->model, l));
+    profile_note(profile, "weights", way);
+    return NULL;
+}
+
 static Err *go_up(const Run *run)
 {
+    profile_layer(run->s->config.profile, PROFILE_OUTSIDE);
     layers_walk(run->s->model, run->lowest);
     TRY(embed(run));
     for (size_t l = 0; l < run->s->model->n_layers; l++) {
         TRY(stop_between_layers(run));
-        TRY(layer_acquire(run->s->model, l));
+        TRY(acquire(run, l, PROFILE_UP));
         Err *err = layer_up(run, l);
         layer_release(run->s->model, l);
         if (err) return err_wrap(err, "layer %zu", l);
     }
+    profile_layer(run->s->config.profile, PROFILE_OUTSIDE);
     return NULL;
 }
 
@@ -415,6 +429,7 @@ static Err *layer_down(const Run *run, size_t l)
         Tensor *in = kept ? s->kept_in[k] : NULL, *out = kept ? s->kept_out[k] : NULL;
         if (!kept) {
             start_tape(run, tape, &g->group, TAPE_RECORD);
+            tape->replay = true;
             out = run_layer(run, tape, l, i, true, &in);
         }
         float *seed = tape_seed(tape, out);
@@ -436,7 +451,7 @@ static Err *down_and_reduce(const Run *run, size_t l)
     size_t n = s->adapter->layers[l].n;
     TRY(forest_begin(&s->forest, n, first[s->dp->rank], first[s->dp->rank + 1]));
     adapter_set_forest(s->adapter, l, n ? &s->forest : NULL);
-    TRY(layer_acquire(s->model, l));
+    TRY(acquire(run, l, PROFILE_DOWN));
     Err *err = layer_down(run, l);
     layer_release(s->model, l);
     adapter_set_forest(s->adapter, l, NULL);
@@ -499,6 +514,7 @@ Err *step_update(Step *s, uint64_t t, const StepRates *rates, StepResult *result
     if (!isfinite(result->loss)) return err_new(ERR_NUMERIC, "the loss is %g", result->loss);
     if (!isfinite(result->grad_norm)) return err_new(ERR_NUMERIC, "the gradient's norm is %g", result->grad_norm);
     double scale = clip_scale(result->grad_norm, s->config.max_grad_norm);
+    profile_layer(s->config.profile, PROFILE_OUTSIDE);
     profile_mark(s->config.profile);
     TRY(slices_update(&s->slices, &s->config.adamw, t, rates, scale));
     profile_note(s->config.profile, "update", PROFILE_DOWN);

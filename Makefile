@@ -119,12 +119,13 @@ fuzzers: $(FUZZERS:%=$(BUILD)/fuzz_%)
 $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/%.o $(SUPPORT) $(BUILD)/libgraft.a
 	@$(CC) $(FLAGS) -fsanitize=fuzzer $^ $(LIBS) $(shell pkg-config --libs cmocka) -o $@
 
-## bench      speed: products as shares of the CPU's peak, training steps of shape S
+## bench      speed: products as shares of the CPU's peak, training steps of shape S, the tokenizer
 bench: $(BENCHES)
 	@[ -f $(BUILD)/bench/S/config.json ] || $(BUILD)/bench/make_model S $(BUILD)/bench/S
 	@OMP_NUM_THREADS=1 $(BUILD)/bench/matmul
 	@for targets in attn attn+experts; do \
 	    $(BUILD)/bench/step $(BUILD)/bench/S --targets $$targets | tail -n 1 || exit 1; done
+	@$(BUILD)/bench/tokenizer
 
 ## interop-data  random strings against PyPI's tokenizers (downloads it)
 INTEROP_STRINGS ?= 100000

@@ -123,11 +123,13 @@ $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/%.o $(SUPPORT) $(BUILD)/libgraft.a
 	@$(CC) $(FLAGS) -fsanitize=fuzzer $^ $(LIBS) $(shell pkg-config --libs cmocka) -o $@
 
 ## bench      speed as shares of this machine's: products, operations, steps; makes models of 2.5 GB in build/bench
-bench: $(BUILD)/graft
+bench: $(BUILD)/graft $(BENCHES)
 	@mkdir -p $(BUILD)/bench
 	@$(BUILD)/graft bench --directory $(BUILD)/bench --json $(BUILD)/bench/results.jsonl
 	@$(BUILD)/graft plot $(BUILD)/bench/results.jsonl --kind roofline --output $(BUILD)/bench/roofline.png
 	@$(BUILD)/graft plot $(BUILD)/bench/results.jsonl --kind profile --output $(BUILD)/bench/profile.png
+	@OMP_NUM_THREADS=1 $(BUILD)/bench/tools/attention
+	@$(BUILD)/bench/tools/tokenizer
 
 ## bench-steady  300 training steps: time constant, memory flat
 bench-steady: $(BUILD)/graft

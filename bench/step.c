@@ -175,8 +175,7 @@ static Err *report(Bench *b)
     free(text);
     if (b->model->stream) {
         StreamStats stats = stream_stats(b->model->stream);
-        printf("streamed: %zu layers stay, %zu slots of %s, %s read in all (%s), waited %.2f s\n", stats.plan.n_resident, stats.plan.n_slots,
-               BYTES(stats.plan.slot_bytes), BYTES(stats.read_bytes), stats.direct ? "directly" : "through the page cache", stats.waited_seconds);
+        printf("streamed: %s; %s read in all (%s), waited %.2f s\n", stream_describe((char[STREAM_TEXT_BYTES]){0}, &stats.plan), BYTES(stats.read_bytes), stats.direct ? "directly" : "through the page cache", stats.waited_seconds);
     }
     if (b->settings->profile) profile_print(&b->profile, n);
     return NULL;

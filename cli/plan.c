@@ -195,9 +195,8 @@ static void show_memory(const Planner *p)
     const StreamPlan *w = &b->weights;
     printf("memory of a host: %s of %s\n", BYTES(b->total), BYTES(b->limit));
     if (b->streamed)
-        printf("  weights          %s: embedding and head %s, %zu of %zu layers that stay %s, %zu slot%s of %s\n", BYTES(w->fixed_bytes + w->resident_bytes + w->n_slots * w->slot_bytes),
-               BYTES(w->fixed_bytes), w->n_resident, p->model->n_layers, BYTES(w->resident_bytes), w->n_slots, w->n_slots == 1 ? "" : "s", BYTES(w->slot_bytes));
-    else printf("  weights          %s: all\n", BYTES(w->fixed_bytes + w->layer_bytes));
+        printf("  weights          %s: embedding and head %s; %s\n", BYTES(stream_plan_bytes(w)), BYTES(w->fixed_bytes), stream_describe((char[STREAM_TEXT_BYTES]){0}, w));
+    else printf("  weights          %s: all\n", BYTES(w->fixed_bytes + stream_layer_bytes(w)));
     printf("  tapes            %s\n  boundaries       %s%s\n  adapter          %s (%zu parameters)\n  moments          %s\n  the rest         %s\n", BYTES(b->tapes),
            BYTES(b->boundaries), b->spilled ? "; the others in a file" : "", BYTES(b->adapter), p->adapter->n, BYTES(b->moments), BYTES(b->program + b->data));
     printf("  the least        %s\n", BYTES(b->least));

@@ -179,6 +179,7 @@ static Err *layer_up(Work *w, size_t l)
 
 static Err *go_up(Work *w)
 {
+    layers_walk(w->model, w->model->n_layers, w->n_parts * w->out->n_variants);
     TRY(embed(w));
     for (size_t l = 0; l < w->model->n_layers; l++) {
         TRY(layer_acquire(w->model, l));

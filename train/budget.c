@@ -4,6 +4,7 @@
 
 #include "base/bytes.h"
 #include "base/memory.h"
+#include "model/stream_parts.h"
 
 #include <math.h>
 #include <stdint.h>
@@ -95,87 +96,117 @@ static size_t forest_bytes(const Adapter *adapter, const Work *work)
 
 static size_t held(const Budget *b) { return b->program + b->data + b->adapter + b->moments + b->boundaries + b->tapes; }
 
-static size_t down_passes(const Model *model, const Adapter *adapter, const size_t *bytes, const bool *resident)
+/* The bytes that parts from layer `from` on pass through slots, their experts `laps` times: in one more lap the slots still
+ * have all but one of what they can hold. */
+static size_t pass_bytes(const Parts *parts, const bool *resident, const StreamRing *runs, size_t from, size_t laps)
 {
-    size_t sum = 0;
-    for (size_t l = lowest_of(model, adapter); l < model->n_layers; l++) sum += resident[l] ? 0 : bytes[l];
+    size_t sum = 0, kept = runs->n_slots ? (runs->n_slots - 1) * runs->slot_bytes : 0;
+    for (size_t l = from; l < parts->n_layers; l++) {
+        size_t core = parts->first[l], experts = 0;
+        for (size_t p = core + 1; p < parts->first[l + 1]; p++) experts += resident[p] ? 0 : parts->parts[p].bytes;
+        sum += (resident[core] ? 0 : parts->parts[core].bytes) + experts + (laps - 1) * (experts - at_most(experts, kept));
+    }
     return sum;
 }
 
-/* Groups shrink by halves until their tapes are no more than `most`. */
-static void choose_group(Budget *b, const Model *model, const Adapter *adapter, const Work *work, size_t most)
+/* What a step reads: slots still hold the last parts at the top, and at the bottom where that is layer 0. */
+static size_t step_bytes(const Parts *parts, const bool *resident, const StreamPlan *w, const Adapter *adapter, size_t lowest, size_t laps)
 {
-    size_t rows = rank_tokens(work), floor = at_least(work->longest, work->micro_batch_tokens);
-    size_t T = at_most(work->group_tokens ? at_least(work->group_tokens, floor) : rows, rows);
-    b->group_tokens = work->group_tokens;
-    b->tapes = work->local_ranks * tape_bytes(model, adapter, work, T);
-    while (b->tapes > most && T > floor) {
-        T = at_least(T / 2, floor);
-        b->group_tokens = T;
-        b->tapes = work->local_ranks * tape_bytes(model, adapter, work, T);
+    size_t turn = w->cores.n_slots * w->cores.slot_bytes + w->runs.n_slots * w->runs.slot_bytes, up = pass_bytes(parts, resident, &w->runs, 0, laps);
+    if (!adapter) return up;
+    size_t down = pass_bytes(parts, resident, &w->runs, lowest, laps);
+    return up - (lowest ? 0 : at_most(up, turn)) + down - at_most(down, turn);
+}
+
+/* Weights in what the rest leaves of the limit. */
+static Err *fit_weights(Budget *b, Model *model, const Adapter *adapter, size_t laps)
+{
+    size_t share = b->limit - at_most(b->limit, held(b));
+    Parts parts;
+    bool *resident = NULL;
+    TRY(parts_cut(&parts, model, share, true));
+    Err *err = mem_new(&resident, parts.n, sizeof *resident);
+    if (!err) err = parts_plan(&parts, share, &b->weights, resident);
+    b->streamed = !err && share < b->weights.fixed_bytes + stream_layer_bytes(&b->weights);
+    b->read_bytes = b->streamed ? step_bytes(&parts, resident, &b->weights, adapter, lowest_of(model, adapter), laps) : 0;
+    free(resident);
+    parts_free(&parts);
+    return err;
+}
+
+/* Groups as asked for, or by halves smaller; whole layers stream once whatever the groups, so that tapes need not take more
+ * than `most`; experts stream once for every group, so that the least is read. Fails: when none fits. */
+static Err *choose_group(Budget *b, Model *model, const Adapter *adapter, const Work *work, size_t most)
+{
+    size_t rows = rank_tokens(work), floor = at_most(at_least(work->longest, work->micro_batch_tokens), rows);
+    size_t T = at_most(work->group_tokens ? at_least(work->group_tokens, floor) : rows, rows), best_cost = SIZE_MAX;
+    Budget best = *b;
+    Err *err = NULL;
+    for (size_t first = T;; T = at_least(T / 2, floor)) {
+        Budget trial = *b;
+        trial.group_tokens = T == first ? work->group_tokens : T;
+        trial.tapes = work->local_ranks * tape_bytes(model, adapter, work, T);
+        err_free(err);
+        err = fit_weights(&trial, model, adapter, (rows + T - 1) / T);
+        size_t cost = trial.weights.runs.n ? trial.read_bytes : trial.tapes <= most ? 0 : trial.tapes;
+        if (!err && cost < best_cost) {
+            best_cost = cost;
+            best = trial;
+        }
+        if (T == floor) break;
     }
+    if (best_cost == SIZE_MAX) return err;
+    err_free(err);
+    *b = best;
+    return NULL;
 }
 
 static Err *too_small(const Budget *b, const Work *work)
 {
-    return err_new(ERR_MEMORY, "memory_limit is %s; this run needs %s at least: weights %s (embedding, head, one layer), tapes %s, boundaries %s, adapter and moments %s, the rest %s. "
+    return err_new(ERR_MEMORY, "memory_limit is %s; this run needs %s at least: weights %s (embedding, head, the largest part of a layer), tapes %s, boundaries %s, adapter and moments %s, the rest %s. "
                    "What else would help: shorter documents (max_length %zu now)%s%s, fewer ranks on the host, FP8 weights",
                    BYTES(b->limit), BYTES(b->least), BYTES(b->weights.least_bytes), BYTES(b->tapes), BYTES(b->boundaries), BYTES(b->adapter + b->moments),
                    BYTES(b->program + b->data), work->longest, work->keep_layers ? ", keep_layers 0" : "", work->may_spill ? "" : ", a scratch_dir");
 }
 
-static Err *share_out(Budget *b, Model *model, const Adapter *adapter, const Work *work, const size_t *bytes, bool *resident)
+/* The least: smallest groups, boundaries spilled when they may be, one slot of each kind. */
+static Err *find_least(Budget *b, Model *model, const Adapter *adapter, const Work *work)
 {
-    size_t L = model->n_layers, choices = choice_bytes(model, work) * work->local_ranks, layers = 0;
+    Parts parts;
+    TRY(parts_cut(&parts, model, 0, true));
+    err_free(parts_plan(&parts, 0, &b->weights, NULL));
+    parts_free(&parts);
+    b->tapes = work->local_ranks * tape_bytes(model, adapter, work, at_most(at_least(work->longest, work->micro_batch_tokens), rank_tokens(work)));
+    b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, work->may_spill);
+    b->least = held(b) + b->weights.least_bytes;
+    return b->limit < b->least ? too_small(b, work) : NULL;
+}
+
+static Err *share_out(Budget *b, Model *model, const Adapter *adapter, const Work *work)
+{
+    size_t choices = choice_bytes(model, work) * work->local_ranks;
     b->program = work->local_ranks * (PROGRAM_BYTES + model->rope.n * 8) + choices;
     b->data = work->local_ranks * work->data_bytes;
     if (adapter) {
         b->adapter = work->local_ranks * adapter->n * sizeof(float);
         b->moments = work->local_ranks * (3 * adapter->n / work->ranks * sizeof(float) + forest_bytes(adapter, work));
     }
-    for (size_t l = 0; l < L; l++) layers += bytes[l];
-    /* The least: smallest groups, boundaries spilled when they may be, one slot. */
-    StreamPlan least;
-    Err *err = stream_plan(&least, 0, bytes[L], L, bytes, NULL);
-    err_free(err);
-    choose_group(b, model, adapter, work, 0);
-    b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, work->may_spill);
-    b->least = held(b) + least.least_bytes;
-    b->weights = least;
-    if (b->limit < b->least) return too_small(b, work);
-    size_t fixed = b->program + b->data + b->adapter + b->moments + least.least_bytes, left = b->limit - fixed;
-    choose_group(b, model, adapter, work, left / 4);
+    TRY(find_least(b, model, adapter, work));
+    size_t left = b->limit - (b->program + b->data + b->adapter + b->moments + b->weights.least_bytes);
     b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, false);
     b->spilled = work->may_spill && adapter && b->boundaries > left / 4;
     if (b->spilled) b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, true);
-    if (held(b) + least.least_bytes > b->limit) choose_group(b, model, adapter, work, 0);
-    size_t share = b->limit - at_most(b->limit, held(b));
-    TRY(stream_plan(&b->weights, share, bytes[L], L, bytes, resident));
-    b->streamed = share < bytes[L] + layers;
-    if (!b->streamed) return NULL;
-    /* Slots still hold the last layers at each turn. */
-    size_t turns = b->weights.n_slots * b->weights.slot_bytes, passes = b->weights.pass_bytes;
-    size_t down = adapter ? down_passes(model, adapter, bytes, resident) : 0;
-    b->read_bytes = passes - at_most(passes, turns) + (down - at_most(down, turns));
-    if (!adapter) b->read_bytes = passes;
-    return NULL;
+    return choose_group(b, model, adapter, work, left / 4);
 }
 
 Err *budget_make(Budget *b, Model *model, const Adapter *adapter, const Work *work, size_t limit)
 {
-    size_t *bytes, L = model->n_layers;
-    bool *resident = NULL;
     *b = (Budget){.limit = limit};
-    TRY(mem_new(&bytes, L + 1, sizeof *bytes));
-    Err *err = stream_sizes(model, bytes);
-    if (!err) err = mem_new(&resident, L, sizeof *resident);
-    if (!err) err = share_out(b, model, adapter, work, bytes, resident);
-    free(resident);
-    free(bytes);
+    TRY(share_out(b, model, adapter, work));
     const StreamPlan *w = &b->weights;
-    b->total = held(b) + (b->streamed ? w->fixed_bytes + w->resident_bytes + w->n_slots * w->slot_bytes : w->fixed_bytes + w->layer_bytes);
+    b->total = held(b) + (b->streamed ? stream_plan_bytes(w) : w->fixed_bytes + stream_layer_bytes(w));
     if (b->spilled) b->scratch_bytes = 2 * work->local_ranks * (boundary_bytes(model, adapter, work, false) - boundary_bytes(model, adapter, work, true));
-    return err;
+    return NULL;
 }
 
 Err *budget_limit(size_t *bytes, const char *limit)

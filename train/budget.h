@@ -2,9 +2,9 @@
  *
  *     limit = program + data + adapter + moments + boundaries + tapes + weights
  *
- * The first four are given. Groups shrink until tapes take a quarter of what is left at the most, boundaries go to a file
- * when they take another quarter, and weights get the rest: embedding and head, residents, slots. Bytes are of all ranks of
- * one host. */
+ * The first four are given. Boundaries go to a file when they take a quarter of what is left. Groups shrink until tapes take
+ * another at the most; where experts stream inside a layer, once for every group, until the least is read. Weights get the
+ * rest: embedding and head, parts that stay, slots. Bytes are of all ranks of one host. */
 #ifndef GRAFT_TRAIN_BUDGET_H
 #define GRAFT_TRAIN_BUDGET_H
 

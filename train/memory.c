@@ -161,12 +161,11 @@ void run_describe_memory(const Run *run)
     const Budget *b = &run->budget;
     const StreamPlan *w = &b->weights;
     log_line("  memory    %s of %s: weights %s%s, tapes %s, boundaries %s%s, adapter and moments %s, the rest %s", BYTES(b->total), BYTES(b->limit),
-             BYTES(b->streamed ? w->fixed_bytes + w->resident_bytes + w->n_slots * w->slot_bytes : w->fixed_bytes + w->layer_bytes),
+             BYTES(b->streamed ? stream_plan_bytes(w) : w->fixed_bytes + stream_layer_bytes(w)),
              b->streamed ? "" : " (all)", BYTES(b->tapes), BYTES(b->boundaries), b->spilled ? " (the rest in a file)" : "", BYTES(b->adapter + b->moments),
              BYTES(b->program + b->data));
-    if (b->streamed)
-        log_line("  streamed  %zu of %zu layers stay, the rest passes through %zu slot%s of %s: %s read per step", w->n_resident, run->model->n_layers,
-                 w->n_slots, w->n_slots == 1 ? "" : "s", BYTES(w->slot_bytes), BYTES(b->read_bytes));
+    char parts[STREAM_TEXT_BYTES];
+    if (b->streamed) log_line("  streamed  %s: %s read per step", stream_describe(parts, w), BYTES(b->read_bytes));
     describe_time(run);
     if ((int64_t)b->group_tokens != run->settings.group_tokens) log_line("  groups    of %zu tokens, so that tapes fit", b->group_tokens);
 }
@@ -181,7 +180,7 @@ void run_describe_use(const Run *run, uint64_t steps, double seconds)
         log_line("  speed     %.0f tokens/s with evaluations and saves (planned: %.0f without)", (double)run->tokens_seen / seconds, plan.tokens_per_second);
     if (!run->model->stream || steps == 0) return;
     StreamStats stats = stream_stats(run->model->stream);
-    size_t once = stats.plan.fixed_bytes + stats.plan.resident_bytes;
+    size_t once = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.runs.resident_bytes;
     log_line("  streamed  %s read %s: once what stays, and %s per step with its evaluations (planned: %s without); %.1f s of %.1f s waited for the disk", BYTES(stats.read_bytes),
              stats.direct ? "directly" : "through the page cache", BYTES((double)(stats.read_bytes - once) / (double)steps), BYTES(b->read_bytes),
              stats.waited_seconds, seconds);

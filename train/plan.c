@@ -11,7 +11,7 @@ void plan_times(Plan *p, const Model *model, const Adapter *adapter, const Work 
     p->share = 0.6 * rows / (rows + 8);
     p->seconds[BOUND_ARITHMETIC] = p->flops / (1e9 * m->gflops * p->share * (double)hosts);
     p->seconds[BOUND_DISK] = m->disk_gbs > 0 ? (double)(b->read_bytes + b->scratch_bytes) / (1e9 * m->disk_gbs) : 0;
-    p->seconds[BOUND_MEMORY] = m->memory_gbs > 0 ? 3 * (double)b->weights.layer_bytes / (1e9 * m->memory_gbs) : 0;
+    p->seconds[BOUND_MEMORY] = m->memory_gbs > 0 ? 3 * (double)stream_layer_bytes(&b->weights) / (1e9 * m->memory_gbs) : 0;
     p->seconds[BOUND_NETWORK] = hosts > 1 && network_gbs > 0 && adapter ? 2 * 4 * (double)adapter->n / (1e9 * network_gbs) : 0;
     p->bound = BOUND_ARITHMETIC;
     for (Bound i = 0; i < BOUNDS; i++)

@@ -341,7 +341,7 @@ static Err *stop_between_layers(const Run *run)
 
 static Err *go_up(const Run *run)
 {
-    layers_walk(run->s->model, run->lowest);
+    layers_walk(run->s->model, run->lowest, run->batch->most_groups);
     TRY(embed(run));
     for (size_t l = 0; l < run->s->model->n_layers; l++) {
         TRY(stop_between_layers(run));

@@ -1,4 +1,4 @@
-/* The speed of a training step: one document of random tokens, LoRA of rank 8, AdamW.
+/* The speed of a training step: documents of random tokens, LoRA of rank 8, AdamW; under a memory limit its plan, too.
  *
  *     build/bench/make_model S build/bench/S
  *     build/bench/step build/bench/S --targets attn+experts --profile
@@ -16,6 +16,7 @@
 #include "base/peak.h"
 #include "tensor/matmul.h"
 #include "model/stream.h"
+#include "train/plan.h"
 #include "train/step.h"
 
 #include <stddef.h>
@@ -24,15 +25,17 @@
 #include <string.h>
 
 typedef struct {
-    int64_t tokens, steps, warm_up, r, keep_layers, threads, seed;
-    char *targets, *path, *weights_limit;
+    int64_t tokens, document, group_tokens, steps, warm_up, r, keep_layers, threads, seed;
+    char *targets, *path, *memory_limit, *scratch_dir;
     bool lean, profile, help;
 } Settings;
 
 static const Option options[] = {
-    {"targets", OPT_TEXT, offsetof(Settings, targets), .preset = "attn+experts", .choices = "attn attn+shared attn+experts",
-     .help = "attention's projections; and the shared expert; and all routed experts"},
+    {"targets", OPT_TEXT, offsetof(Settings, targets), .preset = "attn+experts", .choices = "attn attn+16 attn+shared attn+experts",
+     .help = "attention's projections; and 16 experts of each layer, the shared expert, or that and all routed experts"},
     {"tokens", OPT_INT, offsetof(Settings, tokens), .preset = "512", .min = 2, .max = 1e6, .help = "of a step"},
+    {"document", OPT_INT, offsetof(Settings, document), .preset = "0", .min = 0, .max = 1e6, .help = "tokens of each document; 0: one document"},
+    {"group_tokens", OPT_INT, offsetof(Settings, group_tokens), .preset = "8192", .min = 0, .max = 1e9, .help = "as in training, under a memory limit"},
     {"steps", OPT_INT, offsetof(Settings, steps), .preset = "7", .min = 1, .max = 1e6, .help = "that are counted"},
     {"warm_up", OPT_INT, offsetof(Settings, warm_up), .preset = "2", .min = 0, .max = 1e6, .help = "steps before them"},
     {"r", OPT_INT, offsetof(Settings, r), .preset = "8", .min = 1, .max = 1024, .help = "LoRA's rank"},
@@ -40,7 +43,8 @@ static const Option options[] = {
     {"lean", OPT_FLAG, offsetof(Settings, lean), .help = "experts compute gate and up again on the way back"},
     {"threads", OPT_INT, offsetof(Settings, threads), .preset = "0", .min = 0, .max = 1024, .help = "0: as OpenMP chooses"},
     {"path", OPT_TEXT, offsetof(Settings, path), .preset = "auto", .choices = MATMUL_CHOICES, .help = "of computation"},
-    {"weights_limit", OPT_TEXT, offsetof(Settings, weights_limit), .help = "frozen weights in this much memory, the rest streamed: 4GiB"},
+    {"memory_limit", OPT_TEXT, offsetof(Settings, memory_limit), .help = "as in training; none: all weights lie in the mapping"},
+    {"scratch_dir", OPT_TEXT, offsetof(Settings, scratch_dir), .preset = ".", .help = "for boundaries under a memory limit"},
     {"seed", OPT_INT, offsetof(Settings, seed), .preset = "1", .min = 0, .max = 1e6, .help = "of tokens and adapter"},
     {"profile", OPT_FLAG, offsetof(Settings, profile), .help = "print where the time goes"},
     {"help", OPT_FLAG, offsetof(Settings, help), .help = "this list"},
@@ -52,12 +56,29 @@ typedef struct {
     Adapter *adapter;
     Dp dp;
     Step *step;
+    Plan plan; /* under a memory limit */
+    bool planned; /* its times, too */
     Profile profile;
     double *seconds, *cpu, *peak; /* [steps] */
     double loss;
 } Bench;
 
 /* ---- what is trained ------------------------------------------------------------------------------------------ */
+
+/* The first n experts of every sparse layer, as ESFT lists them. */
+static Json *some_experts(const Model *model, size_t n)
+{
+    Json *layers = json_new_object();
+    for (size_t l = 0; l < model->n_layers; l++) {
+        char key[24];
+        if (model->layers[l].dense) continue;
+        Json *ids = json_new_array();
+        for (size_t e = 0; e < n && e < model->router.E; e++) json_add_number(ids, NULL, (double)e);
+        snprintf(key, sizeof key, "%zu", l);
+        json_add(layers, key, ids);
+    }
+    return layers;
+}
 
 static Err *make_adapter(Bench *b)
 {
@@ -68,8 +89,9 @@ static Err *make_adapter(Bench *b)
     Json *names = json_new_array(), *experts = json_new_object();
     for (size_t i = 0; i < 6; i++)
         if (i > 2 || (i == 0) == no_low_rank) json_add_string(names, NULL, attention[i]);
-    for (size_t i = 0; i < 3 && strcmp(targets, "attn") != 0; i++) json_add_string(names, NULL, shared[i]);
-    json_add_string(experts, "experts", strcmp(targets, "attn+experts") == 0 ? "all" : "none");
+    for (size_t i = 0; i < 3 && strcmp(targets, "attn") != 0 && strcmp(targets, "attn+16") != 0; i++) json_add_string(names, NULL, shared[i]);
+    if (strcmp(targets, "attn+16") == 0) json_add(experts, "experts", some_experts(b->model, 16));
+    else json_add_string(experts, "experts", strcmp(targets, "attn+experts") == 0 ? "all" : "none");
     LoraConfig lora = {.r = b->settings->r, .lora_alpha = 2 * (double)b->settings->r, .target_modules = names,
                        .experts = json_find(experts, "experts")};
     Err *err = adapter_new(&b->adapter, b->model, &lora, (uint64_t)b->settings->seed);
@@ -78,15 +100,35 @@ static Err *make_adapter(Bench *b)
     return err;
 }
 
+static size_t micro_tokens(const Bench *b)
+{
+    enum { MICRO = 1024 }; /* training's default */
+    return b->settings->document ? MICRO : (size_t)b->settings->tokens;
+}
+
+/* Documents of one length share the tokens of `doc`. */
 static Err *make_batch(Bench *b, size_t number, Document *doc, Batch *batch)
 {
+    size_t length = b->settings->document ? (size_t)b->settings->document : doc->n, n = doc->n / length;
+    Document *docs;
+    const Document **list;
     uint64_t vocabulary = (uint64_t)b->model->config.vocab_size, from = (uint64_t)b->settings->seed << 40;
     for (size_t i = 0; i < doc->n; i++) {
         doc->ids[i] = (int32_t)(rng_mix(from + (number * doc->n + i + 1) * 0x9E3779B97F4A7C15u) % vocabulary);
         doc->targets[i] = -1;
         if (i > 0) doc->targets[i - 1] = doc->ids[i];
     }
-    return batch_new(batch, &b->dp, 1, (const Document *[]){doc}, doc->n, 0);
+    TRY(mem_new(&docs, n, sizeof *docs));
+    Err *err = mem_new(&list, n, sizeof *list);
+    for (size_t d = 0; d < n && !err; d++) {
+        docs[d] = (Document){.n = length, .n_scored = length - 1, .ids = doc->ids + d * length, .targets = doc->targets + d * length};
+        docs[d].targets[length - 1] = -1;
+        list[d] = &docs[d];
+    }
+    if (!err) err = batch_new(batch, &b->dp, n, list, micro_tokens(b), b->plan.budget.group_tokens);
+    free(docs);
+    free(list);
+    return err;
 }
 
 /* ---- what it costs -------------------------------------------------------------------------------------------- */
@@ -175,6 +217,11 @@ static Err *report(Bench *b)
     free(text);
     if (b->model->stream) {
         StreamStats stats = stream_stats(b->model->stream);
+        const Budget *p = &b->plan.budget;
+        size_t once = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.runs.resident_bytes;
+        printf("planned: %s of memory, %s read a step in groups of %zu", BYTES(p->total), BYTES(p->read_bytes), p->group_tokens);
+        if (b->planned) printf(", %.3g s a step (arithmetic %.3g s, disk %.3g s)", b->plan.step_seconds, b->plan.seconds[BOUND_ARITHMETIC], b->plan.seconds[BOUND_DISK]);
+        printf("\nread: %s a step, boundaries %s\n", BYTES((double)(stats.read_bytes - once) / (double)(n + (size_t)b->settings->warm_up)), p->spilled ? "in a file" : "in memory");
         printf("streamed: %s; %s read in all (%s), waited %.2f s\n", stream_describe((char[STREAM_TEXT_BYTES]){0}, &stats.plan), BYTES(stats.read_bytes), stats.direct ? "directly" : "through the page cache", stats.waited_seconds);
     }
     if (b->settings->profile) profile_print(&b->profile, n);
@@ -218,6 +265,21 @@ static Err *steps(Bench *b)
     return err ? err : report(b);
 }
 
+/* As training fits a run into its limit. */
+static Err *fit(Bench *b)
+{
+    const Settings *s = b->settings;
+    size_t limit, tokens = (size_t)s->tokens;
+    Machine machine;
+    Work work = {.ranks = 1, .local_ranks = 1, .threads = (size_t)omp_get_max_threads(), .step_tokens = tokens, .longest = s->document ? (size_t)s->document : tokens,
+                 .micro_batch_tokens = micro_tokens(b), .group_tokens = (size_t)s->group_tokens, .keep_layers = (size_t)s->keep_layers, .data_bytes = 8 * tokens, .may_spill = true};
+    TRY(budget_limit(&limit, s->memory_limit));
+    TRY(budget_make(&b->plan.budget, b->model, b->adapter, &work, limit));
+    TRY(machine_load(&machine, &b->planned));
+    if (b->planned) plan_times(&b->plan, b->model, b->adapter, &work, &machine, 1, 0);
+    return b->plan.budget.streamed ? stream_open(b->model, b->plan.budget.weights.limit_bytes, NULL) : NULL;
+}
+
 static Err *measure(Bench *b, const char *directory)
 {
     const Settings *s = b->settings;
@@ -226,13 +288,9 @@ static Err *measure(Bench *b, const char *directory)
     b->dp = (Dp){.size = 1};
     TRY(model_open(&b->model, directory));
     TRY(make_adapter(b));
-    if (s->weights_limit) {
-        size_t bytes;
-        TRY(bytes_parse(&bytes, s->weights_limit, "weights_limit"));
-        TRY(stream_open(b->model, bytes, NULL));
-    }
+    if (s->memory_limit) TRY(fit(b));
     StepConfig config = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8}, .max_grad_norm = 1, .seed = (uint64_t)s->seed,
-                         .keep_layers = (size_t)s->keep_layers, .lean = s->lean, .profile = s->profile ? &b->profile : NULL};
+                         .keep_layers = (size_t)s->keep_layers, .lean = s->lean, .scratch_dir = b->plan.budget.spilled ? s->scratch_dir : NULL, .profile = s->profile ? &b->profile : NULL};
     TRY(step_new(&b->step, &b->dp, b->model, b->adapter, &config));
     return steps(b);
 }

@@ -1,17 +1,15 @@
-/* Tape bytes are counted from the operations (model/attention.c, model/moe.c): every tensor of a layer once with its
- * gradient, plus what the largest operation needs while it runs. Blocks lie in chunks that do not always fit: SLACK. */
 #include "train/budget.h"
 
 #include "base/bytes.h"
 #include "base/memory.h"
 #include "model/stream_parts.h"
+#include "train/tapes.h"
 
-#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 
-enum { PROGRAM_BYTES = 32 << 20 }; /* code, libraries, stacks, tables of tensors */
-static const double slack = 1.15;
+enum { PROGRAM_BYTES = 32 << 20, /* code, libraries, stacks, tables of tensors */
+       PAGE_TABLES = 256 };        /* 8 bytes for each page of 4 KiB, and as much for what the kernel keeps beside them */
 
 static size_t at_least(size_t a, size_t b) { return a > b ? a : b; }
 static size_t at_most(size_t a, size_t b) { return a < b ? a : b; }
@@ -23,47 +21,10 @@ static size_t rank_tokens(const Work *work)
     return work->ranks == 1 || most > work->step_tokens ? work->step_tokens : most;
 }
 
-/* ---- tapes ---------------------------------------------------------------------------------------------------- */
-
-typedef struct {
-    double tape, scratch; /* bytes */
-} Sizes;
-
-/* One layer over T rows, tape on. */
-static Sizes layer_sizes(const Model *model, size_t l, size_t T, const Work *work)
+static size_t tape_bytes(const Model *model, const Adapter *adapter, const Work *work, size_t T, double experts)
 {
-    const ModelConfig *c = &model->config;
-    const Layer *layer = &model->layers[l];
-    double D = (double)c->hidden_size, H = (double)c->num_attention_heads, R = (double)c->kv_lora_rank, rope = (double)c->qk_rope_head_dim;
-    double q = H * (double)c->qk_head_dim, kv = H * (double)(c->qk_nope_head_dim + c->v_head_dim), o = H * (double)c->v_head_dim;
-    double row = 2 * (2 * (double)c->q_lora_rank + q + 2 * R + rope + kv + o) + 2 * H, widest = at_least((size_t)q, (size_t)kv), scratch;
-    if (layer->dense) {
-        double F = (double)c->intermediate_size;
-        row += 2 * (4 * D + 3 * F) + D;
-        scratch = (double)T * at_least((size_t)(2 * F), (size_t)widest);
-    } else {
-        double E = (double)c->n_routed_experts, K = (double)c->num_experts_per_tok, F = (double)c->moe_intermediate_size, shared = F * (double)c->n_shared_experts;
-        double most = fmin((double)T, 3 * (double)T * K / E + 64); /* rows of the busiest expert */
-        row += 2 * (5 * D + E + 3 * shared) + D + K * (2 * F + 8);
-        scratch = fmax((double)T * 2 * K * F + (double)work->threads * most * (2 * D + 7 * F), (double)T * widest);
-    }
-    return (Sizes){4 * (double)T * row, 4 * scratch};
+    return tapes_bytes(model, adapter, &(TapeWork){.T = T, .longest = work->longest, .threads = work->threads, .experts = experts, .kept_layers = work->keep_layers, .kept_rows = rank_tokens(work)});
 }
-
-static size_t tape_bytes(const Model *model, const Adapter *adapter, const Work *work, size_t T)
-{
-    size_t L = model->n_layers, rows = rank_tokens(work);
-    double most = 0, kept = 0;
-    for (size_t l = 0; l < L; l++) {
-        Sizes sizes = layer_sizes(model, l, T, work);
-        if (!adapter) sizes.tape *= 0.5;
-        if (sizes.tape + sizes.scratch > most) most = sizes.tape + sizes.scratch;
-        if (adapter && l + work->keep_layers >= L) kept += layer_sizes(model, l, rows, work).tape + sizes.scratch;
-    }
-    return (size_t)(slack * (most + kept));
-}
-
-/* ---- the rest ------------------------------------------------------------------------------------------------- */
 
 static size_t lowest_of(const Model *model, const Adapter *adapter) { return adapter ? adapter_lowest_layer(adapter) : model->n_layers; }
 
@@ -118,8 +79,16 @@ static size_t step_bytes(const Parts *parts, const bool *resident, const StreamP
     return up - (lowest ? 0 : at_most(up, turn)) + down - at_most(down, turn);
 }
 
-/* Weights in what the rest leaves of the limit. */
-static Err *fit_weights(Budget *b, Model *model, const Adapter *adapter, size_t laps)
+/* The share of a layer's experts in its largest run. */
+static double run_share(const Parts *parts)
+{
+    size_t most = 1;
+    for (size_t l = 0; l < parts->n_layers; l++) most = at_least(most, parts->first[l + 1] - parts->first[l] - 1);
+    return 1 / (double)most;
+}
+
+/* Weights in what the rest leaves of the limit; *experts: the share of a layer's that are there at once. */
+static Err *fit_weights(Budget *b, Model *model, const Adapter *adapter, size_t laps, double *experts)
 {
     size_t share = b->limit - at_most(b->limit, held(b));
     Parts parts;
@@ -129,9 +98,33 @@ static Err *fit_weights(Budget *b, Model *model, const Adapter *adapter, size_t 
     if (!err) err = parts_plan(&parts, share, &b->weights, resident);
     b->streamed = !err && share < b->weights.fixed_bytes + stream_layer_bytes(&b->weights);
     b->read_bytes = b->streamed ? step_bytes(&parts, resident, &b->weights, adapter, lowest_of(model, adapter), laps) : 0;
+    *experts = b->streamed ? run_share(&parts) : 1;
     free(resident);
     parts_free(&parts);
     return err;
+}
+
+/* Smaller runs make smaller tapes, and those leave more to weights: shares of experts are tried from all downward, until tapes
+ * that allow for them leave room for parts that keep to them. */
+static Err *fit_group(Budget *b, Model *model, const Adapter *adapter, const Work *work, size_t T)
+{
+    double allowed = 1, experts = 1;
+    size_t laps = (rank_tokens(work) + T - 1) / T;
+    Err *err = NULL;
+    do {
+        err_free(err);
+        b->tapes = work->local_ranks * tape_bytes(model, adapter, work, T, allowed);
+        err = fit_weights(b, model, adapter, laps, &experts);
+        allowed /= 2;
+    } while ((err || experts > 2 * allowed) && allowed > 1 / (double)at_least(model->router.E, 1));
+    if (err || experts > allowed) return err;
+    Budget closer = *b; /* they are smaller than allowed for */
+    closer.tapes = work->local_ranks * tape_bytes(model, adapter, work, T, experts);
+    double again;
+    err = fit_weights(&closer, model, adapter, laps, &again);
+    if (!err && again <= experts) *b = closer;
+    err_free(err);
+    return NULL;
 }
 
 /* Groups as asked for, or by halves smaller; whole layers stream once whatever the groups, so that tapes need not take more
@@ -145,9 +138,8 @@ static Err *choose_group(Budget *b, Model *model, const Adapter *adapter, const 
     for (size_t first = T;; T = at_least(T / 2, floor)) {
         Budget trial = *b;
         trial.group_tokens = T == first ? work->group_tokens : T;
-        trial.tapes = work->local_ranks * tape_bytes(model, adapter, work, T);
         err_free(err);
-        err = fit_weights(&trial, model, adapter, (rows + T - 1) / T);
+        err = fit_group(&trial, model, adapter, work, T);
         size_t cost = trial.weights.runs.n ? trial.read_bytes : trial.tapes <= most ? 0 : trial.tapes;
         if (!err && cost < best_cost) {
             best_cost = cost;
@@ -175,8 +167,10 @@ static Err *find_least(Budget *b, Model *model, const Adapter *adapter, const Wo
     Parts parts;
     TRY(parts_cut(&parts, model, 0, true));
     err_free(parts_plan(&parts, 0, &b->weights, NULL));
+    double experts = run_share(&parts);
     parts_free(&parts);
-    b->tapes = work->local_ranks * tape_bytes(model, adapter, work, at_most(at_least(work->longest, work->micro_batch_tokens), rank_tokens(work)));
+    b->program += at_most(b->limit, b->weights.fixed_bytes + stream_layer_bytes(&b->weights)) / PAGE_TABLES;
+    b->tapes = work->local_ranks * tape_bytes(model, adapter, work, at_most(at_least(work->longest, work->micro_batch_tokens), rank_tokens(work)), experts);
     b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, work->may_spill);
     b->least = held(b) + b->weights.least_bytes;
     return b->limit < b->least ? too_small(b, work) : NULL;

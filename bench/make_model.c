@@ -2,6 +2,7 @@
  *
  *     build/bench/make_model S build/bench/S              configs/S.json
  *     build/bench/make_model my/config.json DIR --seed 3
+ *     build/bench/make_model G1 DIR --fp8                 matrices in blocks of 128 x 128, as FP8 repositories have them
  *
  * Matrices are normal with deviation 1 / sqrt(columns), so that a normed row keeps its size through each of them; the
  * embedding's is 1, so that tokens differ more than their contexts and routing is spread; norms lie near 1;
@@ -12,6 +13,7 @@
 #include "base/rng.h"
 #include "model/config.h"
 #include "tensor/safetensors.h"
+#include "tensor/weight.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -20,16 +22,18 @@ enum { SHARD_BYTES = 1000000000 };
 
 typedef struct {
     int64_t seed;
-    bool help;
+    bool fp8, help;
 } Settings;
 
 static const Option options[] = {
     {"seed", OPT_INT, offsetof(Settings, seed), .preset = "0", .min = 0, .max = 1e15, .help = "of every value"},
+    {"fp8", OPT_FLAG, offsetof(Settings, fp8), .help = "quantise what FP8 repositories quantise"},
     {"help", OPT_FLAG, offsetof(Settings, help), .help = "this list"},
     {0}};
 
 typedef struct {
     uint64_t seed;
+    bool fp8;
     size_t n, capacity;
     TensorView *views; /* names owned */
 } List;
@@ -51,18 +55,24 @@ static float bell(uint64_t key, uint64_t index)
     return (float)(sum - 2 * 0xFFFF) * 2.6428759e-5f; /* sqrt(3) / 65536 */
 }
 
+static const char scales[] = "_scale_inv";
+static const float code_deviation = 64; /* codes use most of E4M3's range; a block's factor takes it out again */
+
 static Err *fill(void *context, const TensorView *view, size_t at, size_t bytes, void *out)
 {
     const List *list = context;
     uint64_t key = rng_name(list->seed, view->name);
     size_t size = dtype_bytes(view->dtype), n = bytes / size, first = at / size;
     bool vector = view->n_dims == 1, bias = ends_with(view->name, ".bias"), table = strcmp(view->name, "model.embed_tokens.weight") == 0;
-    float deviation = table ? 1 : vector ? 0.02f : (float)(1 / sqrt((double)view->shape[1])), mean = vector && !bias ? 1 : 0;
+    bool factors = ends_with(view->name, scales);
+    float deviation = factors ? 1 / (code_deviation * sqrtf((float)(view->shape[1] * WEIGHT_BLOCK))) : table ? 1 : vector ? 0.02f : (float)(1 / sqrt((double)view->shape[1])), mean = vector && !bias ? 1 : 0;
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < n; i++) {
         if (view->dtype == DTYPE_F32) {
-            float value = (rng_uniform(key, first + i) - 0.5f) * 0.1f;
+            float value = factors ? deviation : (rng_uniform(key, first + i) - 0.5f) * 0.1f;
             memcpy((char *)out + 4 * i, &value, 4);
+        } else if (view->dtype == DTYPE_F8_E4M3) {
+            ((uint8_t *)out)[i] = f8_e4m3_from_f32(code_deviation * bell(key, first + i));
         } else {
             uint16_t value = bf16_from_f32(mean + deviation * bell(key, first + i));
             memcpy((char *)out + 2 * i, &value, 2);
@@ -73,17 +83,23 @@ static Err *fill(void *context, const TensorView *view, size_t at, size_t bytes,
 
 /* ---- files ---------------------------------------------------------------------------------------------------- */
 
+static Err *add_view(List *list, const char *name, const char *suffix, DType dtype, size_t n_dims, size_t rows, size_t cols)
+{
+    TRY(mem_grow(&list->views, &list->capacity, list->n + 1, sizeof *list->views));
+    TensorView *view = &list->views[list->n];
+    *view = (TensorView){.dtype = dtype, .n_dims = n_dims, .shape = {n_dims == 1 ? cols : rows, cols}, .bytes = rows * cols * dtype_bytes(dtype)};
+    TRY(mem_format((char **)(void *)&view->name, "%s%s", name, suffix));
+    list->n++;
+    return NULL;
+}
+
 static Err *list_tensor(void *context, const char *name, const TensorSpec *spec)
 {
     List *list = context;
-    TRY(mem_grow(&list->views, &list->capacity, list->n + 1, sizeof *list->views));
-    TensorView *view = &list->views[list->n];
-    *view = (TensorView){.dtype = spec->must_f32 ? DTYPE_F32 : DTYPE_BF16, .n_dims = spec->vector ? 1 : 2, .shape = {spec->rows, spec->cols}};
-    if (spec->vector) view->shape[0] = spec->cols;
-    view->bytes = spec->rows * spec->cols * dtype_bytes(view->dtype);
-    TRY(mem_copy_text((char **)(void *)&view->name, name));
-    list->n++;
-    return NULL;
+    bool fp8 = list->fp8 && spec->may_fp8;
+    TRY(add_view(list, name, "", spec->must_f32 ? DTYPE_F32 : fp8 ? DTYPE_F8_E4M3 : DTYPE_BF16, spec->vector ? 1 : 2, spec->rows, spec->cols));
+    if (!fp8) return NULL;
+    return add_view(list, name, scales, DTYPE_F32, 2, (spec->rows + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK, (spec->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK);
 }
 
 /* Where the shard that begins at tensor `at` ends. */
@@ -140,6 +156,25 @@ static Err *write_shards(const char *directory, List *list)
     return err;
 }
 
+/* The shape's config, which says so when matrices are FP8. Owner of *text: the caller. */
+static Err *config_text(char **text, const char *from, bool fp8)
+{
+    size_t bytes;
+    Json *root;
+    if (!fp8) return file_read(text, &bytes, from);
+    TRY(json_read_file(&root, from));
+    Json *how = json_new_object(), *block = json_new_array();
+    json_add_string(how, "quant_method", "fp8");
+    json_add_string(how, "fmt", "e4m3");
+    json_add_string(how, "activation_scheme", "dynamic");
+    for (int i = 0; i < 2; i++) json_add_number(block, NULL, WEIGHT_BLOCK);
+    json_add(how, "weight_block_size", block);
+    json_add(root, "quantization_config", how);
+    Err *err = json_print(root, true, text);
+    json_free(root);
+    return err;
+}
+
 /* The file itself, or configs/SHAPE.json. */
 static Err *config_path(char path[PATH_BYTES], const char *shape)
 {
@@ -156,15 +191,14 @@ static Err *make(const char *shape, const char *directory, List *list)
 {
     char from[PATH_BYTES], to[PATH_BYTES], *text = NULL;
     ModelConfig config;
-    size_t bytes;
     TRY(config_path(from, shape));
     TRY(model_config_read(&config, from));
     Err *err = model_config_tensors(&config, false, list_tensor, list);
     if (!err) err = file_make_directory(directory);
     if (!err) err = write_shards(directory, list);
-    if (!err) err = file_read(&text, &bytes, from); /* last: a directory with a config is whole */
+    if (!err) err = config_text(&text, from, list->fp8); /* last: a directory with a config is whole */
     if (!err) err = file_join(to, directory, "config.json");
-    if (!err) err = file_write(to, text, bytes);
+    if (!err) err = file_write(to, text, strlen(text));
     free(text);
     model_config_free(&config);
     return err;
@@ -184,6 +218,7 @@ static Err *run(int argc, char **argv)
         return settings.help ? NULL : err_new(ERR_USAGE, "which shape, and where?");
     }
     list.seed = (uint64_t)settings.seed;
+    list.fp8 = settings.fp8;
     Err *err = make(words[0], words[1], &list);
     for (size_t i = 0; i < list.n; i++) free((char *)(size_t)list.views[i].name);
     free(list.views);

@@ -221,7 +221,7 @@ static Err *report(Bench *b)
         size_t once = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.runs.resident_bytes;
         printf("planned: %s of memory, %s read a step in groups of %zu", BYTES(p->total), BYTES(p->read_bytes), p->group_tokens);
         if (b->planned) printf(", %.3g s a step (arithmetic %.3g s, disk %.3g s)", b->plan.step_seconds, b->plan.seconds[BOUND_ARITHMETIC], b->plan.seconds[BOUND_DISK]);
-        printf("\nread: %s a step, boundaries %s\n", BYTES((double)(stats.read_bytes - once) / (double)(n + (size_t)b->settings->warm_up)), p->spilled ? "in a file" : "in memory");
+        printf("\ntapes: planned %s, held %s\nread: %s a step, boundaries %s\n", BYTES(p->tapes), BYTES(step_tape_bytes(b->step)), BYTES((double)(stats.read_bytes - once) / (double)(n + (size_t)b->settings->warm_up)), p->spilled ? "in a file" : "in memory");
         printf("streamed: %s; %s read in all (%s), waited %.2f s\n", stream_describe((char[STREAM_TEXT_BYTES]){0}, &stats.plan), BYTES(stats.read_bytes), stats.direct ? "directly" : "through the page cache", stats.waited_seconds);
     }
     if (b->settings->profile) profile_print(&b->profile, n);
@@ -237,7 +237,7 @@ static Err *one_step(Bench *b, size_t number, Document *doc)
     StepResult result;
     TRY(make_batch(b, number, doc, &batch));
     if (number == warm_up) b->profile = (Profile){0};
-    double peak = peak_of_team(strncmp(matmul_path(), "bf16/", 5) == 0, 1000000), start = log_seconds(), cpu = log_cpu_seconds();
+    double peak = peak_of_team(matmul_is_bf16(), 1000000), start = log_seconds(), cpu = log_cpu_seconds();
     Err *err = step_gradients(b->step, &batch, number, NULL, &result);
     if (!err) err = step_update(b->step, number + 1, &(StepRates){1e-4, 1e-4, 1e-4}, &result);
     if (number >= warm_up) {
@@ -276,8 +276,8 @@ static Err *fit(Bench *b)
     TRY(budget_limit(&limit, s->memory_limit));
     TRY(budget_make(&b->plan.budget, b->model, b->adapter, &work, limit));
     TRY(machine_load(&machine, &b->planned));
-    if (b->planned) plan_times(&b->plan, b->model, b->adapter, &work, &machine, 1, 0);
-    return b->plan.budget.streamed ? stream_open(b->model, b->plan.budget.weights.limit_bytes, NULL) : NULL;
+    if (b->planned) plan_times(&b->plan, b->model, b->adapter, &work, &machine, matmul_is_bf16(), 1, 0);
+    return b->plan.budget.streamed ? stream_open(b->model, b->plan.budget.weights.limit_bytes, b->plan.budget.weights.part_bytes, NULL) : NULL;
 }
 
 static Err *measure(Bench *b, const char *directory)

@@ -376,11 +376,11 @@ static Err *start_readers(Stream *s)
     return NULL;
 }
 
-static Err *open_into(Stream *s, size_t limit)
+static Err *open_into(Stream *s, size_t limit, size_t part_bytes)
 {
     bool *resident;
     if (s->host.size > MOST_RANKS) return err_new(ERR_USAGE, "%d ranks on one host; weights are shared by %d at most", s->host.size, MOST_RANKS);
-    TRY(parts_cut(&s->parts, s->model, limit, false));
+    TRY(parts_cut(&s->parts, s->model, part_bytes, false));
     TRY(mem_new(&s->holds, s->parts.n + 1, sizeof *s->holds));
     TRY(mem_new(&resident, s->parts.n, sizeof *resident));
     Err *err = parts_plan(&s->parts, limit, &s->plan, resident);
@@ -394,13 +394,13 @@ static Err *open_into(Stream *s, size_t limit)
     return err ? err : lend_runs(s);
 }
 
-Err *stream_open(Model *model, size_t limit, StreamHost *host)
+Err *stream_open(Model *model, size_t limit, size_t part_bytes, StreamHost *host)
 {
     Stream *s;
     TRY(mem_new(&s, 1, sizeof *s));
     s->model = model;
     s->host = host ? *host : (StreamHost){.size = 1};
-    Err *err = open_into(s, limit);
+    Err *err = open_into(s, limit, part_bytes);
     if (!err) {
         if (host) *host = s->host;
         pthread_mutex_lock(&s->shared->lock);

@@ -26,9 +26,10 @@ typedef struct {
     int leader, fd;  /* of the leader: process id, descriptor of its memory; out for the leader, in for others */
 } StreamHost;
 
-/* Move the model's weights from the mapping into at most limit_bytes of memory. host NULL: one process.
+/* Move the model's weights from the mapping into at most limit_bytes of memory, in parts of part_bytes at the most (StreamPlan).
+ * host NULL: one process.
  * model_close ends it. The leader of several calls first. */
-MUST_USE Err *stream_open(Model *model, size_t limit_bytes, StreamHost *host);
+MUST_USE Err *stream_open(Model *model, size_t limit_bytes, size_t part_bytes, StreamHost *host);
 void stream_close(Stream *stream);
 
 /* The order of the layers to come: up, then down to `lowest`; n_layers: up only. laps: how often their experts are asked for

@@ -118,16 +118,31 @@ static StreamLayer size_of(const Model *model, Layer *x)
     return size;
 }
 
-/* How many runs each layer has, into first[]: the numbers of cores. */
-static Err *number_parts(Parts *p, Model *model, size_t limit, size_t fixed)
+/* Sizes of all layers. Owner: the caller. */
+static Err *sizes_of(Model *model, StreamLayer **sizes)
 {
-    size_t L = model->n_layers;
+    TRY(mem_new(sizes, model->n_layers, sizeof **sizes));
+    for (size_t l = 0; l < model->n_layers; l++) (*sizes)[l] = size_of(model, &model->layers[l]);
+    return NULL;
+}
+
+Err *parts_size(Model *model, size_t limit, size_t *part_bytes)
+{
     StreamLayer *sizes;
-    TRY(mem_new(&sizes, L, sizeof *sizes));
-    for (size_t l = 0; l < L; l++) sizes[l] = size_of(model, &model->layers[l]);
-    size_t most = stream_part_most(limit > fixed ? limit - fixed : 0, L, sizes);
-    for (size_t l = 0; l < L; l++) p->first[l + 1] = p->first[l] + 1 + stream_runs(&sizes[l], most);
-    p->n = p->first[L];
+    size_t fixed = room_of(&model->embed_tokens) + room_of(&model->lm_head);
+    TRY(sizes_of(model, &sizes));
+    *part_bytes = stream_part_most(limit > fixed ? limit - fixed : 0, model->n_layers, sizes);
+    free(sizes);
+    return NULL;
+}
+
+/* How many runs each layer has, into first[]: the numbers of cores. */
+static Err *number_parts(Parts *p, Model *model, size_t part_bytes)
+{
+    StreamLayer *sizes;
+    TRY(sizes_of(model, &sizes));
+    for (size_t l = 0; l < model->n_layers; l++) p->first[l + 1] = p->first[l] + 1 + stream_runs(&sizes[l], part_bytes);
+    p->n = p->first[model->n_layers];
     free(sizes);
     return NULL;
 }
@@ -147,13 +162,13 @@ static Err *make_layer(Parts *p, Model *model, size_t l, bool sizes_only)
     return NULL;
 }
 
-static Err *cut(Parts *p, Model *model, size_t limit, bool sizes_only)
+static Err *cut(Parts *p, Model *model, size_t part_bytes, bool sizes_only)
 {
     size_t L = model->n_layers;
     Part ends = {0};
     TRY(mem_new(&p->first, L + 1, sizeof *p->first));
     Err *err = make_part(&ends, model->weights, 2, (Weight *[]){&model->embed_tokens, &model->lm_head}, NULL, 0, 0, sizes_only);
-    if (!err) err = number_parts(p, model, limit, ends.bytes);
+    if (!err) err = number_parts(p, model, part_bytes);
     if (!err) err = mem_new(&p->begin, p->n, sizeof *p->begin);
     if (!err) err = mem_new(&p->parts, p->n + 1, sizeof *p->parts);
     if (err) {
@@ -184,18 +199,10 @@ Err *parts_plan(const Parts *p, size_t limit, StreamPlan *plan, bool *resident)
     return err;
 }
 
-/* Where tensors lie far from their neighbours parts take more than their tensors: then the smallest ones may fit. */
-Err *parts_cut(Parts *p, Model *model, size_t limit, bool sizes_only)
+Err *parts_cut(Parts *p, Model *model, size_t part_bytes, bool sizes_only)
 {
-    StreamPlan plan;
     *p = (Parts){.n_layers = model->n_layers};
-    Err *err = cut(p, model, limit, sizes_only);
-    if (!err && limit && (err = parts_plan(p, limit, &plan, NULL))) {
-        err_free(err);
-        parts_free(p);
-        *p = (Parts){.n_layers = model->n_layers};
-        err = cut(p, model, 0, sizes_only);
-    }
+    Err *err = cut(p, model, part_bytes, sizes_only);
     if (err) parts_free(p);
     return err;
 }

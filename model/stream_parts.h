@@ -34,9 +34,12 @@ typedef struct {
     Part *parts;       /* [n + 1] */
 } Parts;
 
-/* Cut for a limit: as stream_part_most says. sizes_only: without refs and pieces.
+/* Cut so that a part takes part_bytes at the most, where it can be cut; sizes_only: without refs and pieces.
  * Owner: the caller, until parts_free, which takes empty (all zero) ones, too. */
-MUST_USE Err *parts_cut(Parts *parts, Model *model, size_t limit_bytes, bool sizes_only);
+MUST_USE Err *parts_cut(Parts *parts, Model *model, size_t part_bytes, bool sizes_only);
+
+/* The most that parts should take under a limit: as stream_part_most says. */
+MUST_USE Err *parts_size(Model *model, size_t limit_bytes, size_t *part_bytes);
 void parts_free(Parts *parts);
 
 /* The plan for parts; resident [n], or NULL. */

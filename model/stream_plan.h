@@ -12,8 +12,10 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 enum { STREAM_LEAST_RUN = 8 }; /* experts; threads must have something to share */
+#define STREAM_WHOLE SIZE_MAX
 
 /* A layer's bytes: all but its experts, and those, one like another. */
 typedef struct {
@@ -34,6 +36,7 @@ typedef struct {
 
 typedef struct {
     size_t limit_bytes; /* what weights may take */
+    size_t part_bytes;  /* the most that a part of a layer was to take; STREAM_WHOLE: layers are not cut */
     size_t fixed_bytes; /* embedding and head */
     size_t least_bytes; /* the smallest limit that works with these parts */
     StreamRing cores, runs;

@@ -87,21 +87,46 @@ static double run_share(const Parts *parts)
     return 1 / (double)most;
 }
 
-/* Weights in what the rest leaves of the limit; *experts: the share of a layer's that are there at once. */
-static Err *fit_weights(Budget *b, Model *model, const Adapter *adapter, size_t laps, double *experts)
+/* Weights in what the rest leaves of the limit, in parts of part_bytes at the most. */
+static Err *fit_parts(Budget *b, Model *model, const Adapter *adapter, size_t laps, size_t part_bytes, double *experts)
 {
     size_t share = b->limit - at_most(b->limit, held(b));
     Parts parts;
     bool *resident = NULL;
-    TRY(parts_cut(&parts, model, share, true));
+    TRY(parts_cut(&parts, model, part_bytes, true));
     Err *err = mem_new(&resident, parts.n, sizeof *resident);
     if (!err) err = parts_plan(&parts, share, &b->weights, resident);
+    b->weights.part_bytes = part_bytes;
     b->streamed = !err && share < b->weights.fixed_bytes + stream_layer_bytes(&b->weights);
     b->read_bytes = b->streamed ? step_bytes(&parts, resident, &b->weights, adapter, lowest_of(model, adapter), laps) : 0;
     *experts = b->streamed ? run_share(&parts) : 1;
     free(resident);
     parts_free(&parts);
     return err;
+}
+
+/* The better of layers as they are and parts of them, where they are read once for each group; the smallest parts where
+ * nothing else fits. *experts: the share of a layer's that are there at once. */
+static Err *fit_weights(Budget *b, Model *model, const Adapter *adapter, size_t laps, double *experts)
+{
+    size_t parts[3] = {STREAM_WHOLE, 0, 0}, best = SIZE_MAX;
+    Budget base = *b;
+    Err *err = NULL;
+    TRY(parts_size(model, b->limit - at_most(b->limit, held(b)), &parts[1]));
+    for (size_t i = laps > 1 ? 0 : 1; i < 3; i++) {
+        Budget trial = base;
+        double there;
+        if (i == 2 && best != SIZE_MAX) break;
+        err_free(err);
+        err = fit_parts(&trial, model, adapter, laps, parts[i], &there);
+        if (err || trial.read_bytes >= best) continue;
+        best = trial.read_bytes;
+        *b = trial;
+        *experts = there;
+    }
+    if (best == SIZE_MAX) return err;
+    err_free(err);
+    return NULL;
 }
 
 /* Smaller runs make smaller tapes, and those leave more to weights: shares of experts are tried from all downward, until tapes
@@ -127,12 +152,13 @@ static Err *fit_group(Budget *b, Model *model, const Adapter *adapter, const Wor
     return NULL;
 }
 
-/* Groups as asked for, or by halves smaller; whole layers stream once whatever the groups, so that tapes need not take more
- * than `most`; experts stream once for every group, so that the least is read. Fails: when none fits. */
-static Err *choose_group(Budget *b, Model *model, const Adapter *adapter, const Work *work, size_t most)
+/* Groups as asked for, or by halves smaller where that saves a quarter of what is read: their tapes leave more to weights. Large
+ * groups multiply faster. Fails: when none fits. */
+static Err *choose_group(Budget *b, Model *model, const Adapter *adapter, const Work *work)
 {
     size_t rows = rank_tokens(work), floor = at_most(at_least(work->longest, work->micro_batch_tokens), rows);
-    size_t T = at_most(work->group_tokens ? at_least(work->group_tokens, floor) : rows, rows), best_cost = SIZE_MAX;
+    size_t T = at_most(work->group_tokens ? at_least(work->group_tokens, floor) : rows, rows);
+    bool found = false;
     Budget best = *b;
     Err *err = NULL;
     for (size_t first = T;; T = at_least(T / 2, floor)) {
@@ -140,14 +166,11 @@ static Err *choose_group(Budget *b, Model *model, const Adapter *adapter, const 
         trial.group_tokens = T == first ? work->group_tokens : T;
         err_free(err);
         err = fit_group(&trial, model, adapter, work, T);
-        size_t cost = trial.weights.runs.n ? trial.read_bytes : trial.tapes <= most ? 0 : trial.tapes;
-        if (!err && cost < best_cost) {
-            best_cost = cost;
-            best = trial;
-        }
+        if (!err && (!found || trial.read_bytes < best.read_bytes / 4 * 3)) best = trial;
+        found = found || !err;
         if (T == floor) break;
     }
-    if (best_cost == SIZE_MAX) return err;
+    if (!found) return err;
     err_free(err);
     *b = best;
     return NULL;
@@ -190,7 +213,7 @@ static Err *share_out(Budget *b, Model *model, const Adapter *adapter, const Wor
     b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, false);
     b->spilled = work->may_spill && adapter && b->boundaries > left / 4;
     if (b->spilled) b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, true);
-    return choose_group(b, model, adapter, work, left / 4);
+    return choose_group(b, model, adapter, work);
 }
 
 Err *budget_make(Budget *b, Model *model, const Adapter *adapter, const Work *work, size_t limit)
@@ -216,29 +239,39 @@ Err *budget_apply(Budget *b, Model *model, const Adapter *adapter, const Work *w
     size_t bytes;
     TRY(budget_limit(&bytes, limit));
     TRY(budget_make(b, model, adapter, work, bytes));
-    return b->streamed ? stream_open(model, b->weights.limit_bytes, NULL) : NULL;
+    return b->streamed ? stream_open(model, b->weights.limit_bytes, b->weights.part_bytes, NULL) : NULL;
 }
 
 /* ---- arithmetic ----------------------------------------------------------------------------------------------- */
 
 static double size_of(const Weight *w) { return w->data ? (double)w->rows * (double)w->cols : 0; }
 
-double budget_flops(const Model *model, const Adapter *adapter, const Work *work)
+/* The indexer's products and scores, once a step. */
+static double index_work(const Model *model, const Layer *x, const Work *work)
 {
-    double tokens = (double)work->step_tokens, sum = 0, keys = (double)work->longest / 2;
+    double once = size_of(&x->index_q) + size_of(&x->index_k) + size_of(&x->index_heads);
+    if (x->indexer && work->longest > model->index.top_k) once += (double)work->longest / 2 * (double)(model->index.n_heads * model->index.dim);
+    return once;
+}
+
+Flops budget_flops(const Model *model, const Adapter *adapter, const Work *work)
+{
+    const AttentionShape *a = &model->attention;
+    double tokens = (double)work->step_tokens, keys = (double)work->longest / 2;
     size_t lowest = lowest_of(model, adapter), L = model->n_layers;
+    Flops f = {.products = 2 * tokens * size_of(&model->lm_head) * (adapter ? 2 : 1)};
     if (model->index.top_k && keys > (double)model->index.top_k) keys = (double)model->index.top_k;
     for (size_t l = 0; l < L; l++) {
         const Layer *x = &model->layers[l];
-        const AttentionShape *a = &model->attention;
-        double both = size_of(&x->q_proj) + size_of(&x->q_down) + size_of(&x->q_up) + size_of(&x->kv_down) + size_of(&x->kv_up) + size_of(&x->o_proj);
-        double once = size_of(&x->index_q) + size_of(&x->index_k) + size_of(&x->index_heads);
-        double scores = keys * (double)a->n_heads * (double)(a->nope + a->rope + a->v);
-        both += size_of(&x->gate) + size_of(&x->up) + size_of(&x->down);
-        if (!x->dense) both += size_of(&x->router) + (double)model->router.K * (size_of(x->expert_weights) + size_of(x->expert_weights + 1) + size_of(x->expert_weights + 2));
-        if (x->indexer && work->longest > model->index.top_k) once += (double)work->longest / 2 * (double)(model->index.n_heads * model->index.dim);
         double passes = l < lowest ? 1 : l + work->keep_layers >= L ? 2 : 3; /* up, again, back */
-        sum += 2 * (both * passes + once + scores * (passes == 1 ? 1 : passes + 0.5));
+        double both = size_of(&x->q_proj) + size_of(&x->q_down) + size_of(&x->q_up) + size_of(&x->kv_down) + size_of(&x->kv_up) + size_of(&x->o_proj);
+        both += size_of(&x->gate) + size_of(&x->up) + size_of(&x->down) + (x->dense ? 0 : size_of(&x->router));
+        f.products += 2 * tokens * (both * passes + index_work(model, x, work));
+        f.attention += 2 * tokens * keys * (double)a->n_heads * (double)(a->nope + a->rope + a->v) * (passes == 1 ? 1 : passes + 0.5);
+        if (x->dense) continue;
+        /* gate, up and down on the way up; again gate and up, unless they were kept, and the gradients of three */
+        double again = passes == 3 ? 5.0 / 3 : passes - 1;
+        f.experts += 2 * tokens * (double)model->router.K * 3 * size_of(x->expert_weights) * (1 + again);
     }
-    return tokens * (sum + 2 * size_of(&model->lm_head) * (adapter ? 2 : 1));
+    return f;
 }

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/rng.h"
+#include "tensor/matmul.h"
 #include "train/plan.h"
 #include "train/run.h"
 
@@ -81,7 +82,7 @@ static Err *make_budget(Run *run, int local_ranks, size_t limit)
                  .micro_batch_tokens = (size_t)s->micro_batch_tokens, .group_tokens = (size_t)s->group_tokens, .keep_layers = (size_t)s->keep_layers,
                  .may_spill = true};
     TRY(most_tokens(run, &work));
-    run->flops = budget_flops(run->model, run->adapter, &work);
+    run->flops = flops_all(budget_flops(run->model, run->adapter, &work));
     run->work = work;
     return budget_make(&run->budget, run->model, run->adapter, &work, limit);
 }
@@ -91,7 +92,7 @@ static Err *start_stream(Run *run, StreamHost host, int leader, Card *cards)
 {
     Err *err = NULL;
     bool streamed = run->budget.streamed;
-    if (streamed && host.rank == 0) err = stream_open(run->model, run->budget.weights.limit_bytes, &host);
+    if (streamed && host.rank == 0) err = stream_open(run->model, run->budget.weights.limit_bytes, run->budget.weights.part_bytes, &host);
     TRY(dp_agree(&run->dp, err));
     cards[run->dp.rank].process = host.leader;
     cards[run->dp.rank].fd = host.fd;
@@ -99,7 +100,7 @@ static Err *start_stream(Run *run, StreamHost host, int leader, Card *cards)
     if (streamed && host.rank) {
         host.leader = (int)cards[leader].process;
         host.fd = (int)cards[leader].fd;
-        err = stream_open(run->model, run->budget.weights.limit_bytes, &host);
+        err = stream_open(run->model, run->budget.weights.limit_bytes, run->budget.weights.part_bytes, &host);
     }
     return dp_agree(&run->dp, err);
 }
@@ -144,7 +145,7 @@ static bool planned_step(const Run *run, Plan *plan)
     err_free(err); /* a plan is a courtesy */
     if (!found) return false;
     *plan = (Plan){.budget = run->budget};
-    plan_times(plan, run->model, run->adapter, &run->work, &machine, run->work.ranks / run->work.local_ranks, 0);
+    plan_times(plan, run->model, run->adapter, &run->work, &machine, matmul_is_bf16(), run->work.ranks / run->work.local_ranks, 0);
     return true;
 }
 

@@ -170,6 +170,13 @@ void step_free(Step *s)
     free(s);
 }
 
+size_t step_tape_bytes(const Step *s)
+{
+    size_t bytes = s->tape.arena.held_bytes + s->room.scratch.held_bytes + s->room.gradients.held_bytes;
+    for (size_t i = 0; i < s->n_kept; i++) bytes += s->kept[i].arena.held_bytes;
+    return bytes;
+}
+
 float *step_gradient(Step *s, size_t l) { return s->gradient + s->slice_at[l]; }
 float *step_moment_m(Step *s, size_t l) { return s->m + s->slice_at[l]; }
 float *step_moment_v(Step *s, size_t l) { return s->v + s->slice_at[l]; }

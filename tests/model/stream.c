@@ -80,7 +80,7 @@ static void every_order_of_layers_finds_their_bytes(const char *directory)
     for (size_t extra = 0; extra < 4; extra++) {
         assert_ok(model_open(&model, directory));
         size_t L = model->n_layers;
-        assert_ok(stream_open(model, least_of(model, extra), NULL));
+        assert_ok(stream_open(model, least_of(model, extra), 0, NULL));
         for (int walk = 0; walk < 3; walk++) {
             size_t lowest = walk < 2 ? (size_t)walk : L;
             layers_walk(model, lowest, 1 + (size_t)walk);
@@ -109,7 +109,7 @@ static void so_have_runs_of_experts(void **state)
     Model *model;
     (void)state;
     assert_ok(model_open(&model, "examples/tiny-glm5"));
-    assert_ok(stream_open(model, least_of(model, 0), NULL));
+    assert_ok(stream_open(model, least_of(model, 0), 0, NULL));
     assert_non_null(model->layers[model->n_layers - 1].runs);
     model_close(model);
     every_order_of_layers_finds_their_bytes("examples/tiny-glm5");
@@ -143,7 +143,7 @@ static void a_file_that_shrinks_is_named(void **state)
         copy_file(from, to);
     }
     assert_ok(model_open(&model, directory));
-    assert_ok(stream_open(model, least_of(model, 0), NULL));
+    assert_ok(stream_open(model, least_of(model, 0), 0, NULL));
     for (size_t i = 0; i < 2 * model->n_layers; i++) {
         assert_ok(layer_acquire(model, i % model->n_layers));
         layer_release(model, i % model->n_layers);

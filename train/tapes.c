@@ -98,7 +98,7 @@ static Sizes head_sizes(const Model *model, const Adapter *adapter, size_t T)
 static size_t arena_bytes(size_t floats)
 {
     enum { CHUNK = 16 << 20 };
-    return 4 * floats + floats / 8 + CHUNK;
+    return 4 * floats + floats / 4 + CHUNK;
 }
 
 size_t tapes_bytes(const Model *model, const Adapter *adapter, const TapeWork *work)

@@ -26,8 +26,11 @@ KERNELS  := plain
 PRODUCTS := plain
 endif
 
-SOURCES := $(filter-out tensor/kernel.c tensor/kernel_rows.c,$(wildcard $(LAYERS:=/*.c)))
-LIBOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/%,$(SOURCES))) $(PRODUCTS:%=$(BUILD)/tensor/kernel_%.o) $(KERNELS:%=$(BUILD)/tensor/kernel_rows_%.o)
+BY_WORDS  := kernel kernel_block kernel_attention
+BY_FLOATS := kernel_rows kernel_narrow
+SOURCES := $(filter-out $(patsubst %,tensor/%.c,$(BY_WORDS) $(BY_FLOATS)),$(wildcard $(LAYERS:=/*.c)))
+LIBOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/%,$(SOURCES))) $(foreach f,$(BY_WORDS),$(PRODUCTS:%=$(BUILD)/tensor/$(f)_%.o)) \
+           $(foreach f,$(BY_FLOATS),$(KERNELS:%=$(BUILD)/tensor/$(f)_%.o))
 CLIOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter cli/%,$(SOURCES)))
 UNITS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard $(LAYERS:%=tests/%/*.c) tests/fuzz/*.c))
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
@@ -56,8 +59,8 @@ $(BUILD)/tensor/$(1)_$(2).o: tensor/$(1).c
 	@echo "  cc    $$< ($(2))"
 	@$$(CC) $$(FLAGS) -O3 $$($(2)) -DKERNEL=$(2) -DKERNEL_$(2) -c $$< -o $$@
 endef
-$(foreach k,$(PRODUCTS),$(eval $(call kernel,kernel,$(k))))
-$(foreach k,$(KERNELS),$(eval $(call kernel,kernel_rows,$(k))))
+$(foreach f,$(BY_WORDS),$(foreach k,$(PRODUCTS),$(eval $(call kernel,$(f),$(k)))))
+$(foreach f,$(BY_FLOATS),$(foreach k,$(KERNELS),$(eval $(call kernel,$(f),$(k)))))
 
 $(BUILD)/optim/adamw.o: CFLAGS += -fno-math-errno # so that sqrtf is an instruction in a vectorised loop
 
@@ -119,10 +122,11 @@ fuzzers: $(FUZZERS:%=$(BUILD)/fuzz_%)
 $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/%.o $(SUPPORT) $(BUILD)/libgraft.a
 	@$(CC) $(FLAGS) -fsanitize=fuzzer $^ $(LIBS) $(shell pkg-config --libs cmocka) -o $@
 
-## bench      speed: products as shares of the CPU's peak, training steps of shape S
+## bench      speed: products and attention as shares of the CPU's peak, training steps of shape S
 bench: $(BENCHES)
 	@[ -f $(BUILD)/bench/S/config.json ] || $(BUILD)/bench/make_model S $(BUILD)/bench/S
 	@OMP_NUM_THREADS=1 $(BUILD)/bench/matmul
+	@OMP_NUM_THREADS=1 $(BUILD)/bench/attention
 	@for targets in attn attn+experts; do \
 	    $(BUILD)/bench/step $(BUILD)/bench/S --targets $$targets | tail -n 1 || exit 1; done
 
@@ -138,8 +142,8 @@ check: layers headers clang asan
 CLANG = clang $(filter-out -MMD -MP,$(FLAGS)) -fsyntax-only
 clang:
 	@for f in $(SOURCES) $(wildcard tests/*.c tests/*/*.c bench/*.c); do $(CLANG) $$f || exit 1; done
-	@$(foreach k,$(PRODUCTS),$(CLANG) $($(k)) -DKERNEL=$(k) -DKERNEL_$(k) tensor/kernel.c &&) :
-	@$(foreach k,$(KERNELS),$(CLANG) $($(k)) -DKERNEL=$(k) -DKERNEL_$(k) tensor/kernel_rows.c &&) :
+	@$(foreach f,$(BY_WORDS),$(foreach k,$(PRODUCTS),$(CLANG) $($(k)) -DKERNEL=$(k) -DKERNEL_$(k) tensor/$(f).c &&)) :
+	@$(foreach f,$(BY_FLOATS),$(foreach k,$(KERNELS),$(CLANG) $($(k)) -DKERNEL=$(k) -DKERNEL_$(k) tensor/$(f).c &&)) :
 	@echo "clang: no warning"
 
 ## asan       the unit tests under address and undefined-behaviour sanitizers

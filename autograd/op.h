@@ -90,7 +90,8 @@ typedef struct {
  *   kr  [T][..]                    columns [kr_col, + rope): the rotated key part, shared by all heads
  *   keys  NULL: every key of the past
  *   returns [T][H * v]
- * Works on 64 queries against their past at a time, never T x T per head. */
+ * Works on a tile of queries and keys at a time, never T x T per head. On the bf16 path gradients of q, kv and kr are
+ * products of factors rounded to bf16; the result is not. */
 Tensor *op_attention(Tape *tape, const AttentionShape *shape, Tensor *q, Tensor *kv, Tensor *kr, size_t kr_col, const Keys *keys);
 
 /* The same for new rows of cached documents, from the latents: scores are q_abs . c + q_rope . k_rope with

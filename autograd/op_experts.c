@@ -122,6 +122,21 @@ static void give_back(const ExpertRuns *runs, size_t i)
 
 static size_t pairs_of(const Plan *plan, size_t e) { return plan->begin[e + 1] - plan->begin[e]; }
 
+/* The first expert with tokens in [e, end), or end; and one past the last of [begin, e), or begin. */
+static size_t busy_from(const Plan *plan, size_t e, size_t end)
+{
+    while (e < end && !pairs_of(plan, e)) e++;
+    return e;
+}
+static size_t busy_below(const Plan *plan, size_t e, size_t begin)
+{
+    while (e > begin && !pairs_of(plan, e - 1)) e--;
+    return e;
+}
+
+/* The routing weight of a pair; w is [T][K]. */
+static float weight_of_pair(const Plan *plan, const float *w, size_t pair) { return w[plan->token[pair] * plan->K + plan->slot[pair]]; }
+
 /* The widest inner length of any product, for packing. */
 static size_t inner_most(const Plan *plan)
 {
@@ -139,26 +154,43 @@ static void columns_of(size_t width, size_t i, size_t n, size_t *begin, size_t *
     if (*end > width) *end = width;
 }
 
-/* x packed for W; what is packed already stays where it serves. */
-static void pack_again_nt(size_t n, Rows x, const Weight *packed_for, const Weight *W, float *pack)
+/* y += s u B' */
+static void add_pair(const Lora *lora, size_t n, Rows y, const float *u, float *pack)
 {
-    if (!rows_pack_serves(packed_for, W)) rows_pack_nt(n, 1, x, W, pack);
+    Weight B;
+    rows_pack_nt(n, lora->scale, rows_of(u, lora->A->rows), values_of(lora->B, &B), pack);
+    rows_nt_slice(n, rows_right(y, lora->col), true, pack, &B, 0, B.rows, (RowsNext){0});
 }
 
-/* gu [n][2F] = [x Wg' | x Wu'] + LoRA; u [n][R] is what B has seen. One packing of x serves all that multiply alike. */
-static void gate_and_up(const Plan *plan, const Expert *expert, size_t n, Rows x, float *gu, float *u, float *pack, float *pack_low)
+/* gu [n][2F] = [x Wg' | x Wu'] + LoRA; u [n][R] is what B has seen. One packing of x serves both when they multiply alike.
+ * next: the gate that the thread turns to then, or NULL. */
+static void gate_and_up(const Plan *plan, const Expert *expert, size_t n, Rows x, float *gu, float *u, float *pack, const Weight *next)
 {
-    size_t F = plan->F, R = rank_of(expert->in);
+    size_t F = plan->F;
     rows_pack_nt(n, 1, x, expert->gate, pack);
-    rows_nt_slice(n, rows_of(gu, 2 * F), false, pack, expert->gate, 0, F);
-    pack_again_nt(n, x, expert->gate, expert->up, pack);
-    rows_nt_slice(n, rows_of(gu + F, 2 * F), false, pack, expert->up, 0, F);
+    rows_nt_slice(n, rows_of(gu, 2 * F), false, pack, expert->gate, 0, F, (RowsNext){expert->up, 0});
+    if (!rows_pack_serves(expert->gate, expert->up)) rows_pack_nt(n, 1, x, expert->up, pack);
+    rows_nt_slice(n, rows_of(gu + F, 2 * F), false, pack, expert->up, 0, F, (RowsNext){next, 0});
     if (!expert->in) return;
-    Weight A, B;
-    pack_again_nt(n, x, expert->up, values_of(expert->in->A, &A), pack);
-    rows_nt_slice(n, rows_of(u, R), false, pack, &A, 0, R);
-    rows_pack_nt(n, expert->in->scale, rows_of(u, R), values_of(expert->in->B, &B), pack_low);
-    rows_nt_slice(n, rows_of(gu + expert->in->col, 2 * F), true, pack_low, &B, 0, B.rows);
+    rows_narrow_in(n, rows_of(u, expert->in->A->rows), 1, x, expert->in->A->rows, plan->D, expert->in->A->data);
+    add_pair(expert->in, n, rows_of(gu, 2 * F), u, pack);
+}
+
+/* Experts of a run on threads, largest first. A thread takes its next one before it works on this one, so that it knows
+ * what to fetch. */
+static size_t take_turn(size_t *turn)
+{
+    size_t mine;
+#pragma omp atomic capture
+    mine = (*turn)++;
+    return mine;
+}
+
+/* The expert at a place of the order, NULL beyond the run or where no token came. */
+static const Expert *expert_at(const Plan *plan, size_t run, size_t i)
+{
+    if (i >= plan->runs->begin[run + 1] || !pairs_of(plan, plan->order[i])) return NULL;
+    return &plan->experts[plan->order[i]];
 }
 
 /* ---- the way up ----------------------------------------------------------------------------------------------- */
@@ -182,47 +214,48 @@ static size_t place_packed(const Plan *plan, size_t i, const Packed *packed, flo
     return at;
 }
 
-static void hidden_rows(const Plan *plan, size_t e, const Tensor *x, const Tensor *w, const Packed *packed, float *scratch, size_t pack_floats)
+static void hidden_rows(const Plan *plan, size_t e, const Tensor *x, const Tensor *w, const Packed *packed, float *scratch, size_t pack_floats, const Expert *next)
 {
     const Expert *expert = &plan->experts[e];
-    size_t at = plan->begin[e], n = plan->begin[e + 1] - at, F = plan->F, R = rank_of(expert->out);
-    float *pack = scratch, *pack_low = pack + pack_floats, *a = pack_low + pack_floats, *low = a + plan->most * F;
-    float *gu = low + plan->most * plan->rank_most;
+    size_t at = plan->begin[e], n = pairs_of(plan, e), F = plan->F, R = rank_of(expert->out);
+    float *pack = scratch, *a = pack + pack_floats, *low = a + plan->most * F, *gu = low + plan->most * plan->rank_most;
     if (plan->gate_up) gu = plan->gate_up + at * 2 * F;
-    gate_and_up(plan, expert, n, rows_pick(x->data, plan->D, plan->token + at), gu, plan->gate_up ? plan->low + at * plan->rank_most : low, pack, pack_low);
+    gate_and_up(plan, expert, n, rows_pick(x->data, plan->D, plan->token + at), gu, plan->gate_up ? plan->low + at * plan->rank_most : low, pack, next ? next->gate : NULL);
     for (size_t i = 0; i < n; i++) {
         row_swiglu(F, a + i * F, gu + i * 2 * F, gu + i * 2 * F + F);
-        row_scale(F, a + i * F, w->data[plan->token[at + i] * plan->K + plan->slot[at + i]], a + i * F);
+        row_scale(F, a + i * F, weight_of_pair(plan, w->data, at + i), a + i * F);
     }
     rows_pack_nt(n, 1, rows_of(a, F), expert->down, packed->hidden[e]);
     if (!expert->out) return;
-    Weight A, B;
-    bool serves = rows_pack_serves(expert->down, values_of(expert->out->A, &A));
-    if (!serves) rows_pack_nt(n, 1, rows_of(a, F), &A, pack);
-    rows_nt_slice(n, rows_of(low, R), false, serves ? packed->hidden[e] : pack, &A, 0, R);
+    Weight B;
+    rows_narrow_in(n, rows_of(low, R), 1, rows_of(a, F), R, F, expert->out->A->data);
     rows_pack_nt(n, expert->out->scale, rows_of(low, R), values_of(expert->out->B, &B), packed->low[e]);
 }
 
 static void add_down(const Plan *plan, size_t run, const Packed *packed, float *y, size_t begin, size_t end)
 {
-    for (size_t e = plan->runs->begin[run]; e < plan->runs->begin[run + 1]; e++) {
-        size_t at = plan->begin[e], n = pairs_of(plan, e);
-        if (n == 0) continue;
-        Rows to = rows_pick(y, plan->D, plan->token + at);
-        rows_nt_slice(n, to, true, packed->hidden[e], plan->experts[e].down, begin, end);
+    size_t stop = plan->runs->begin[run + 1];
+    for (size_t e = busy_from(plan, plan->runs->begin[run], stop), next; e < stop; e = next) {
+        next = busy_from(plan, e + 1, stop);
+        size_t n = pairs_of(plan, e);
+        Rows to = rows_pick(y, plan->D, plan->token + plan->begin[e]);
+        rows_nt_slice(n, to, true, packed->hidden[e], plan->experts[e].down, begin, end, (RowsNext){next < stop ? plan->experts[next].down : NULL, begin});
         Weight B;
-        if (packed->low[e]) rows_nt_slice(n, to, true, packed->low[e], values_of(plan->experts[e].out->B, &B), begin, end);
+        if (packed->low[e]) rows_nt_slice(n, to, true, packed->low[e], values_of(plan->experts[e].out->B, &B), begin, end, (RowsNext){0});
     }
 }
 
 static void run_up(const Plan *plan, size_t run, const Tensor *x, const Tensor *w, const Packed *packed, float *scratch, size_t each, size_t pack, float *y)
 {
+    size_t turn = plan->runs->begin[run];
 #pragma omp parallel
     {
         float *mine = scratch + (size_t)omp_get_thread_num() * each;
-#pragma omp for schedule(dynamic, 1)
-        for (size_t i = plan->runs->begin[run]; i < plan->runs->begin[run + 1]; i++)
-            if (pairs_of(plan, plan->order[i])) hidden_rows(plan, plan->order[i], x, w, packed, mine, pack);
+        for (size_t i = take_turn(&turn), next; i < plan->runs->begin[run + 1]; i = next) {
+            next = take_turn(&turn);
+            if (expert_at(plan, run, i)) hidden_rows(plan, plan->order[i], x, w, packed, mine, pack, expert_at(plan, run, next));
+        }
+#pragma omp barrier
         size_t begin, end;
         columns_of(plan->D, (size_t)omp_get_thread_num(), (size_t)omp_get_num_threads(), &begin, &end);
         if (begin < end) add_down(plan, run, packed, y, begin, end);
@@ -232,7 +265,7 @@ static void run_up(const Plan *plan, size_t run, const Tensor *x, const Tensor *
 static void experts_up(Tape *tape, const Plan *plan, const Tensor *x, const Tensor *w, float *y)
 {
     size_t n_threads = (size_t)omp_get_max_threads(), pack = rows_scratch(plan->most, inner_most(plan)), most = 0;
-    size_t each = (2 * pack + plan->most * (3 * plan->F + plan->rank_most) + 15) / 16 * 16;
+    size_t each = (pack + plan->most * (3 * plan->F + plan->rank_most) + 15) / 16 * 16;
     Packed packed = {(float **)(void *)tape_scratch(tape, plan->E * 2), (float **)(void *)tape_scratch(tape, plan->E * 2)};
     for (size_t i = 0; i < plan->runs->n; i++) {
         size_t floats = place_packed(plan, i, &packed, NULL);
@@ -299,73 +332,80 @@ static void sum_pair(const Group *group, const Lora *lora, size_t n, const uint3
 }
 
 /* da_ = G Wd + s (G B) A, and the sums of LoRA on down; b->dlow = s G B. */
-static void back_through_down(const Plan *plan, const Expert *expert, size_t n, const Bench *b)
+static void back_through_down(const Plan *plan, const Expert *expert, size_t n, Rows G, const Bench *b, const Expert *next)
 {
-    size_t D = plan->D, F = plan->F, R = rank_of(expert->out);
-    rows_pack_nn(n, 1, rows_of(b->G, D), expert->down, b->pack);
-    rows_nn_slice(n, rows_of(b->da, F), false, b->pack, expert->down, 0, F);
+    size_t F = plan->F, R = rank_of(expert->out);
+    rows_pack_nn(n, 1, G, expert->down, b->pack);
+    rows_nn_slice(n, rows_of(b->da, F), false, b->pack, expert->down, 0, F, (RowsNext){next ? next->down : NULL, 0});
     if (!expert->out) return;
-    Weight A, B;
-    if (!rows_pack_serves(expert->down, values_of(expert->out->B, &B))) rows_pack_nn(n, 1, rows_of(b->G, D), &B, b->pack);
-    rows_nn_slice(n, rows_of(b->dlow, R), false, b->pack, &B, 0, R);
-    row_scale(n * R, b->dlow, expert->out->scale, b->dlow);
+    Weight A;
+    rows_narrow_back(n, rows_of(b->dlow, R), expert->out->scale, G, R, plan->D, expert->out->B->data);
     rows_pack_nn(n, 1, rows_of(b->dlow, R), values_of(expert->out->A, &A), b->pack);
-    rows_nn_slice(n, rows_of(b->da, F), true, b->pack, &A, 0, F);
+    rows_nn_slice(n, rows_of(b->da, F), true, b->pack, &A, 0, F, (RowsNext){0});
 }
 
-static void weigh(size_t n, size_t width, float *rows, const float *w, const Plan *plan, size_t at)
+/* Rows of an expert's pairs from those of their tokens, times their weights where there are some. */
+static void gather(const Plan *plan, size_t at, size_t n, size_t width, float *rows, const float *of_tokens, const float *w)
 {
     for (size_t i = 0; i < n; i++)
-        row_scale(width, rows + i * width, w[plan->token[at + i] * plan->K + plan->slot[at + i]], rows + i * width);
+        row_scale(width, rows + i * width, w ? weight_of_pair(plan, w, at + i) : 1, of_tokens + plan->token[at + i] * width);
+}
+
+/* The sums of LoRA on down: u = a A', and the gradients of y and of u with the routing weight in. */
+static void sum_down(const Plan *plan, size_t e, const Group *group, const float *w, const float *dy, const Bench *b)
+{
+    const Expert *expert = &plan->experts[e];
+    size_t at = plan->begin[e], n = pairs_of(plan, e), R = rank_of(expert->out);
+    float *u = b->gu; /* gate and up computed here have served */
+    rows_narrow_in(n, rows_of(u, R), 1, rows_of(b->a, plan->F), R, plan->F, expert->out->A->data);
+    gather(plan, at, n, plan->D, b->G, dy, w);
+    for (size_t i = 0; i < n; i++) row_scale(R, b->dlow + i * R, weight_of_pair(plan, w, at + i), b->dlow + i * R);
+    sum_pair(group, expert->out, n, plan->token + at, b->G, plan->D, u, b->dlow, b->a, plan->F);
+}
+
+/* b->dgu from the gradient of y; b->a is the hidden row before weighting. gu is kept, or computed again here. */
+static void back_to_gate_and_up(const Plan *plan, size_t e, const Tensor *w, const float *gu, const Bench *b)
+{
+    size_t at = plan->begin[e], n = pairs_of(plan, e), F = plan->F, K = plan->K;
+    for (size_t i = 0; i < n; i++) {
+        const float *gate = gu + i * 2 * F, *up = gate + F;
+        float *da = b->da + i * F, *dgu = b->dgu + i * 2 * F;
+        row_swiglu(F, b->a + i * F, gate, up);
+        if (w->grad) w->grad[plan->token[at + i] * K + plan->slot[at + i]] += row_dot(F, b->a + i * F, da);
+        row_scale(F, da, weight_of_pair(plan, w->data, at + i), da);
+        row_swiglu_backward(F, dgu, dgu + F, gate, up, da);
+    }
+}
+
+/* No token came: the gradients are zeros, and are said so. */
+static void sum_nothing(const Group *group, const Plan *plan, const Expert *expert)
+{
+    sum_pair(group, expert->out, 0, plan->token, NULL, plan->D, NULL, NULL, NULL, plan->F);
+    sum_pair(group, expert->in, 0, plan->token, NULL, 2 * plan->F, NULL, NULL, NULL, plan->D);
 }
 
 static void expert_backward(const Plan *plan, size_t e, const Group *group, const Tensor *x, const Tensor *w, const float *dy,
-                            const PackedBack *packed, const Bench *b)
+                            const PackedBack *packed, const Bench *b, const Expert *next)
 {
     const Expert *expert = &plan->experts[e];
-    size_t at = plan->begin[e], n = plan->begin[e + 1] - at, D = plan->D, F = plan->F, R;
+    size_t at = plan->begin[e], n = pairs_of(plan, e), D = plan->D, F = plan->F, R = rank_of(expert->in);
     const uint32_t *token = plan->token + at;
-    if (n == 0) { /* no token came: its gradients are zeros, and are said so */
-        sum_pair(group, expert->out, 0, token, b->G, D, b->low, b->dlow, b->a, F);
-        sum_pair(group, expert->in, 0, token, b->dgu, 2 * F, b->low, b->dlow, b->x, D);
+    float *gu = plan->gate_up ? plan->gate_up + at * 2 * F : b->gu, *low = plan->gate_up ? plan->low + at * plan->rank_most : b->low;
+    if (n == 0) {
+        sum_nothing(group, plan, expert);
         return;
     }
-    for (size_t i = 0; i < n; i++) {
-        memcpy(b->x + i * D, x->data + token[i] * D, D * sizeof *b->x);
-        memcpy(b->G + i * D, dy + token[i] * D, D * sizeof *b->G);
-    }
-    back_through_down(plan, expert, n, b);
-    float *gu = b->gu, *low = b->low; /* low = x A' of gate|up, used last */
-    if (plan->gate_up) {
-        gu = plan->gate_up + at * 2 * F;
-        low = plan->low + at * plan->rank_most;
-    } else {
-        gate_and_up(plan, expert, n, rows_of(b->x, D), gu, low, b->pack, b->pack + rows_scratch(n, D));
-    }
-    for (size_t i = 0; i < n; i++) {
-        row_swiglu(F, b->a + i * F, gu + i * 2 * F, gu + i * 2 * F + F);
-        if (w->grad) w->grad[token[i] * plan->K + plan->slot[at + i]] += row_dot(F, b->a + i * F, b->da + i * F);
-    }
-    weigh(n, F, b->da, w->data, plan, at);
-    for (size_t i = 0; i < n; i++)
-        row_swiglu_backward(F, b->dgu + i * 2 * F, b->dgu + i * 2 * F + F, gu + i * 2 * F, gu + i * 2 * F + F, b->da + i * F);
-    Weight A, B;
-    if (expert->out && param_trains(expert->out->A)) {
-        R = rank_of(expert->out);
-        float *u = b->gu; /* gate and up computed here have served */
-        rows_pack_nt(n, 1, rows_of(b->a, F), values_of(expert->out->A, &A), b->pack);
-        rows_nt_slice(n, rows_of(u, R), false, b->pack, &A, 0, R);
-        weigh(n, D, b->G, w->data, plan, at);
-        weigh(n, R, b->dlow, w->data, plan, at);
-        sum_pair(group, expert->out, n, token, b->G, D, u, b->dlow, b->a, F);
-    }
+    back_through_down(plan, expert, n, rows_pick(dy, D, token), b, next);
+    if (!plan->gate_up) gate_and_up(plan, expert, n, rows_pick(x->data, D, token), gu, low, b->pack, NULL);
+    back_to_gate_and_up(plan, e, w, gu, b);
+    if (expert->out && param_trains(expert->out->A)) sum_down(plan, e, group, w->data, dy, b);
     if (expert->in) {
-        R = rank_of(expert->in);
-        rows_pack_nn(n, 1, rows_of(b->dgu + expert->in->col, 2 * F), values_of(expert->in->B, &B), b->pack);
-        rows_nn_slice(n, rows_of(b->dlow, R), false, b->pack, &B, 0, R);
-        row_scale(n * R, b->dlow, expert->in->scale, b->dlow);
-        sum_pair(group, expert->in, n, token, b->dgu + expert->in->col, 2 * F, low, b->dlow, b->x, D);
-        if (packed->low) rows_pack_nn(n, 1, rows_of(b->dlow, R), values_of(expert->in->A, &A), packed->low[e]);
+        const Lora *in = expert->in;
+        Weight A;
+        rows_narrow_back(n, rows_of(b->dlow, R), in->scale, rows_of(b->dgu + in->col, 2 * F), R, in->B->rows, in->B->data);
+        if (param_trains(in->A)) gather(plan, at, n, D, b->x, x->data, NULL);
+        sum_pair(group, in, n, token, b->dgu + in->col, 2 * F, low, b->dlow, b->x, D);
+        if (packed->low) rows_pack_nn(n, 1, rows_of(b->dlow, R), values_of(in->A, &A), packed->low[e]);
     }
     if (!packed->gate) return;
     rows_pack_nn(n, 1, rows_of(b->dgu, 2 * F), expert->gate, packed->gate[e]);
@@ -374,15 +414,16 @@ static void expert_backward(const Plan *plan, size_t e, const Group *group, cons
 
 static void add_back(const Plan *plan, size_t run, const PackedBack *packed, float *dx, size_t begin, size_t end)
 {
-    for (size_t e = plan->runs->begin[run + 1]; e-- > plan->runs->begin[run];) {
-        const Expert *expert = &plan->experts[e];
-        size_t at = plan->begin[e], n = pairs_of(plan, e);
-        if (n == 0) continue;
-        Rows to = rows_pick(dx, plan->D, plan->token + at);
+    size_t first = plan->runs->begin[run];
+    for (size_t e = busy_below(plan, plan->runs->begin[run + 1], first), next; e > first; e = next) {
+        next = busy_below(plan, e - 1, first);
+        const Expert *expert = &plan->experts[e - 1];
+        size_t n = pairs_of(plan, e - 1);
+        Rows to = rows_pick(dx, plan->D, plan->token + plan->begin[e - 1]);
         Weight A;
-        rows_nn_slice(n, to, true, packed->gate[e], expert->gate, begin, end);
-        rows_nn_slice(n, to, true, packed->up[e], expert->up, begin, end);
-        if (expert->in) rows_nn_slice(n, to, true, packed->low[e], values_of(expert->in->A, &A), begin, end);
+        rows_nn_slice(n, to, true, packed->gate[e - 1], expert->gate, begin, end, (RowsNext){expert->up, begin});
+        rows_nn_slice(n, to, true, packed->up[e - 1], expert->up, begin, end, (RowsNext){next > first ? plan->experts[next - 1].gate : NULL, begin});
+        if (expert->in) rows_nn_slice(n, to, true, packed->low[e - 1], values_of(expert->in->A, &A), begin, end, (RowsNext){0});
     }
 }
 
@@ -413,11 +454,15 @@ static size_t place_packed_back(const Plan *plan, size_t i, const PackedBack *pa
 static void run_back(const Plan *plan, size_t run, const Group *group, const Tensor *x, const Tensor *w, const float *dy, const PackedBack *packed,
                      float *scratch, size_t each, size_t pack)
 {
+    size_t turn = plan->runs->begin[run];
 #pragma omp parallel
     {
         Bench bench = bench_at(plan, scratch + (size_t)omp_get_thread_num() * each, pack);
-#pragma omp for schedule(dynamic, 1)
-        for (size_t i = plan->runs->begin[run]; i < plan->runs->begin[run + 1]; i++) expert_backward(plan, plan->order[i], group, x, w, dy, packed, &bench);
+        for (size_t i = take_turn(&turn), next; i < plan->runs->begin[run + 1]; i = next) {
+            next = take_turn(&turn);
+            expert_backward(plan, plan->order[i], group, x, w, dy, packed, &bench, expert_at(plan, run, next));
+        }
+#pragma omp barrier
         size_t begin, end;
         columns_of(plan->D, (size_t)omp_get_thread_num(), (size_t)omp_get_num_threads(), &begin, &end);
         if (x->wants && begin < end) add_back(plan, run, packed, x->grad, begin, end);
@@ -429,7 +474,7 @@ static void experts_backward(Node *node)
     Tape *tape = node->tape;
     const Plan *plan = node->kept;
     Tensor *x = node->in[0], *w = node->in[1], *y = node->out;
-    size_t n_threads = (size_t)omp_get_max_threads(), pack = 2 * rows_scratch(plan->most, inner_most(plan)), each = bench_floats(plan, pack), most = 0;
+    size_t n_threads = (size_t)omp_get_max_threads(), pack = rows_scratch(plan->most, inner_most(plan)), each = bench_floats(plan, pack), most = 0;
     each = (each + 15) / 16 * 16;
     float *scratch = tape_scratch(tape, n_threads * each), *block = NULL;
     PackedBack packed = {0};

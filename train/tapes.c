@@ -2,6 +2,8 @@
 
 #include "tensor/matmul.h"
 
+enum { ATTENTION_ROOM = 1 << 18 }; /* floats of a thread's tiles, rounded up (autograd/op_attention.c) */
+
 /* Floats. results and gradients are of one layer's tape, scratch what its largest operation needs while it runs. */
 typedef struct {
     size_t results, gradients, scratch;
@@ -56,13 +58,13 @@ static size_t experts_scratch(const Widths *w, const TapeWork *work, size_t T, s
     size_t rows = smaller(pairs, (size_t)(1.2 * work->experts * (double)pairs)), experts = (size_t)(work->experts * (double)w->E) + 1, each = pairs / w->E + 1;
     size_t packed = rows_scratch(each, w->expert) / each * rows + experts * rows_scratch(1, r ? r : 1);
     size_t bench = back ? most * (2 * w->D + 6 * w->expert + 2 * r) : most * (3 * w->expert + r);
-    return (back ? 2 : 1) * packed + work->threads * (bench + 2 * pack);
+    return (back ? 2 : 1) * packed + work->threads * (bench + pack);
 }
 
 static size_t scratch_up(const Widths *w, const TapeWork *work, size_t T, size_t r)
 {
     size_t most = rows_scratch(T, larger(larger(w->D, w->o), larger(w->F, w->low_q))) + T * r;
-    most = larger(most, work->threads * 64 * work->longest);
+    most = larger(most, work->threads * ATTENTION_ROOM);
     if (w->index) most = larger(most, work->threads * 65 * work->longest);
     return w->E ? larger(most, experts_scratch(w, work, T, r, false)) : most;
 }
@@ -70,7 +72,7 @@ static size_t scratch_up(const Widths *w, const TapeWork *work, size_t T, size_t
 static size_t scratch_back(const Widths *w, const TapeWork *work, size_t T, size_t r)
 {
     size_t most = rows_scratch(T, larger(larger(w->q, w->kv), larger(w->F, w->D))) + T * r;
-    most = larger(most, w->heads * T * w->rope + work->threads * 128 * work->longest);
+    most = larger(most, w->heads * T * (w->rope + 1) + work->threads * ATTENTION_ROOM);
     most = larger(most, T * larger(2 * w->F, w->D));
     return w->E ? larger(most, experts_scratch(w, work, T, r, true)) : most;
 }
@@ -94,11 +96,11 @@ static Sizes head_sizes(const Model *model, const Adapter *adapter, size_t T)
     return (Sizes){T * (2 * D + 5 + (adapter ? D : 0)), adapter ? T * (2 * D + 1) : 0, step * V + rows_scratch(step, larger(V, D))};
 }
 
-/* Arenas grow by chunks, and blocks leave some of them open. */
+/* Arenas are touched by huge pages, and blocks leave some chunks open. */
 static size_t arena_bytes(size_t floats)
 {
-    enum { CHUNK = 16 << 20 };
-    return 4 * floats + floats / 4 + CHUNK;
+    enum { HUGE_PAGE = 2 << 20 };
+    return 4 * floats + floats / 4 + HUGE_PAGE;
 }
 
 size_t tapes_bytes(const Model *model, const Adapter *adapter, const TapeWork *work)

@@ -9,7 +9,7 @@
 #include <omp.h>
 #include <stdlib.h>
 
-enum { N_DOCS = 4, LENGTH = 768 };
+enum { N_DOCS = 4, LENGTH = 768, CHUNKS = 3 * (16 << 20) /* that three arenas have open */ };
 
 static Model *model;
 static Adapter *adapter;
@@ -70,7 +70,7 @@ static void tapes_take_what_is_counted(void **state)
         TapeWork work = {.T = ways[i].group ? ways[i].group : N_DOCS * LENGTH, .longest = LENGTH, .threads = (size_t)omp_get_max_threads(), .experts = 1,
                          .kept_layers = ways[i].keep, .kept_rows = N_DOCS * LENGTH};
         double counted = (double)tapes_bytes(model, adapter, &work), really = (double)held(ways[i].group, ways[i].keep);
-        if (really > counted || really < 0.75 * counted) fail_msg("way %zu: %.1f MB counted, %.1f MB held", i, counted / 1e6, really / 1e6);
+        if (really > counted + CHUNKS || really < 0.75 * counted) fail_msg("way %zu: %.1f MB counted, %.1f MB held", i, counted / 1e6, really / 1e6);
     }
 }
 

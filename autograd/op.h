@@ -9,6 +9,9 @@
 #include "autograd/tape.h"
 #include "tensor/weight.h"
 
+/* Row loops over fewer numbers stay on one thread, which is done before others are awake. Never changes a bit. */
+enum { WORTH_A_TEAM = 1 << 14 };
+
 /* ---- op_embed.c ------------------------------------------------------------------------------------------------ */
 
 /* Rows of a frozen table, widened. ids [T], below table->rows. No gradient. */
@@ -179,8 +182,7 @@ void op_balance(Tape *tape, Tensor *logits, const RouterShape *shape, const Bala
 
 /* Cross-entropy of every row against its target, in nats: nll [rows][1]; logits = x W' exist a few rows at a time.
  *   targets [rows]     token ids
- *   best    [rows]     out: the token of the largest logit (ties to the lower id), or NULL
  * The gradient of the logits is computed in the same pass, when it is wanted. */
-Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets, int32_t *best);
+Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets);
 
 #endif

@@ -16,6 +16,7 @@ Tensor *moe_forward(Tape *tape, const Model *model, size_t l, const LayerAdapter
 {
     const Layer *layer = &model->layers[l];
     Tensor *logits = op_linear_trained(tape, h, &layer->router, lora ? lora->router : NULL);
+    logits = op_lora(tape, logits, h, lora ? lora->pairs[LORA_ROUTER] : NULL);
     tape_expect_finite(tape, logits, "router");
     if (pass->balance_stats) balance_gather(tape, &model->router, logits, pass->balance_stats);
     if (pass->coefficient) op_balance(tape, logits, &model->router, pass->coefficient, pass->balance);

@@ -51,7 +51,7 @@ INLINE V pick(I mask, V yes, V no) { return (V)((mask & (I)yes) | (~mask & (I)no
 /* LANES sums to one, halves onto each other: always (l, l + 8), (l, l + 4), (l, l + 2), (l, l + 1). */
 INLINE float fold(const V part[PARTS])
 {
-#if defined KERNEL_plain
+#if !defined KERNEL_avx512 && !defined KERNEL_avx2
     V half[2] = {part[0] + part[2], part[1] + part[3]}, four = half[0] + half[1];
     return (four[0] + four[2]) + (four[1] + four[3]);
 #else
@@ -67,7 +67,7 @@ INLINE float fold(const V part[PARTS])
 }
 
 /* A small square, rows to columns: in[i][j] -> out[j][i], times s; for s = 1 only moved, which words of bf16 need. */
-#if defined KERNEL_plain
+#if !defined KERNEL_avx512 && !defined KERNEL_avx2
 enum { SQUARE = 4 };
 INLINE void transpose(const float *const in[SQUARE], float *out, size_t step, float s)
 {

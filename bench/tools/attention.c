@@ -1,7 +1,7 @@
 /* Attention forward and backward on both paths, as shares of one core's fp32 and bf16 peak, measured in the same rounds.
  *
- *     make build/bench/attention
- *     OMP_NUM_THREADS=1 build/bench/attention [compute]
+ *     make build/bench/tools/attention
+ *     OMP_NUM_THREADS=1 build/bench/tools/attention [compute]
  *
  * Counted are the multiply-adds that causal attention needs: n (n + 1) / 2 scores of a head, two products forward, five
  * backward. "chosen": every query sees n / 4 keys of its past, as an indexer chooses them; counted as if it saw all.

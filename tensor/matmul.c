@@ -396,4 +396,6 @@ bool matmul_init(const char *compute)
     return true;
 }
 
+bool matmul_is_bf16(void) { return rounded != NULL; }
+
 const char *matmul_path(void) { return path; }

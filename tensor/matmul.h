@@ -99,5 +99,6 @@ bool matmul_init(const char *compute);
 /* The compute path, as checkpoints record it: "fp32/avx512 openblas/SkylakeX", "bf16/avx512bf16 openblas/SkylakeX".
  * Valid after matmul_init. */
 const char *matmul_path(void);
+bool matmul_is_bf16(void); /* frozen weights are multiplied in bf16 */
 
 #endif

@@ -276,30 +276,6 @@ void sum_tn(size_t T, size_t M, size_t N, float *G, float s, const float *a, siz
     }
 }
 
-/* ---- OpenBLAS ------------------------------------------------------------------------------------------------ */
-
-static void gemm(CBLAS_TRANSPOSE a, CBLAS_TRANSPOSE b, size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s,
-                 const float *A, size_t lda, const float *B, size_t ldb)
-{
-    cblas_sgemm(CblasRowMajor, a, b, (blasint)M, (blasint)N, (blasint)K, s, A, (blasint)lda, B, (blasint)ldb,
-                add ? 1.0f : 0.0f, C, (blasint)ldc);
-}
-
-void block_nt(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb)
-{
-    gemm(CblasNoTrans, CblasTrans, M, N, K, C, ldc, add, s, A, lda, B, ldb);
-}
-
-void block_nn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb)
-{
-    gemm(CblasNoTrans, CblasNoTrans, M, N, K, C, ldc, add, s, A, lda, B, ldb);
-}
-
-void block_tn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb)
-{
-    gemm(CblasTrans, CblasNoTrans, M, N, K, C, ldc, add, s, A, lda, B, ldb);
-}
-
 /* ---- the path ------------------------------------------------------------------------------------------------ */
 
 static char path[96];

@@ -3,7 +3,8 @@
  *   rows_*   give every row the same bits in any company: a row's sum depends on its own numbers and the inner length
  *            only, never on how many rows are in the call, on their order, or on the number of threads;
  *   sum_*    add over rows, once for each micro-batch: their shape is fixed by the data alone. They may use cblas.
- *   block_*  small products inside one document: shapes fixed by its length alone. cblas. (Attention's own are in block.h.)
+ *   block_*  small products inside one document, whose shapes its length alone fixes: bits depend on the shape, too.
+ *            Factors are packed at every call; who uses one again packs it himself (block.h).
  *
  * All sums are fp32. So are all factors, but for one path: bf16 rounds the x of a product with a BF16 or FP8 weight to bf16
  * (to nearest, ties to even; subnormal numbers count as zeros). Neither weight is rounded: FP8 codes are exact in bf16,

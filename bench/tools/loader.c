@@ -1,8 +1,8 @@
 /* A large file through the loader, without a model: what a start costs, how fast documents come, whether memory grows.
  *
- *     make build/bench/loader
+ *     make build/bench/tools/loader
  *     sh bench/records.sh 10000000 > big.jsonl                        # 10 GB
- *     build/bench/loader big.jsonl DIRECTORY STEPS [FIRST_STEP]       # the index is kept in DIRECTORY
+ *     build/bench/tools/loader big.jsonl DIRECTORY STEPS [FIRST_STEP]       # the index is kept in DIRECTORY
  *
  * Steps are of 256 documents. Memory is told apart: what is the process's own, and pages of the mapped index. Each line
  * has a hash of its step's tokens: a start at FIRST_STEP must come to the same one as a run that went there. */

@@ -1,8 +1,8 @@
 /* A tokenizer's speed: how long its file takes to open, and megabytes a second of one thread on English text, on strings of
  * all kinds (once with a new encoder, whose cache of words is empty, and over and over), and on single words of a megabyte.
  *
- *     make build/bench/tokenizer
- *     build/bench/tokenizer [TOKENIZER_JSON]      # without one: of GLM-5's shape
+ *     make build/bench/tools/tokenizer
+ *     build/bench/tools/tokenizer [TOKENIZER_JSON]      # without one: of GLM-5's shape
  *
  * Each number is the best of several rounds, of processor time: neighbours only make it worse. */
 #include "base/log.h"

@@ -1,0 +1,55 @@
+#include "bench/generate.h"
+
+#include "base/machine.h"
+#include "bench/report.h"
+#include "infer/speed.h"
+#include "tensor/matmul.h"
+
+#include <omp.h>
+#include <stdio.h>
+
+/* What one token that decodes alone computes, over what it must read. */
+static void add_token(Json *record, const Model *model, double tokens_per_s, double memory_gbs)
+{
+    Cost cost = {count_forward(model), generation_bytes(model)};
+    json_add_number(record, "flop", cost.flop);
+    json_add_number(record, "bytes", cost.bytes);
+    json_add_number(record, "gflops", 1e-9 * cost.flop * tokens_per_s);
+    json_add_number(record, "gbs", 1e-9 * cost.bytes * tokens_per_s);
+    json_add_number(record, "share_of_bandwidth", 1e-9 * cost.bytes * tokens_per_s / memory_gbs);
+}
+
+Err *generate_measure(Json **record, Model *model, const char *name, const GenerateConfig *c)
+{
+    Machine machine;
+    GenerationSpeed speed;
+    SpeedConfig config = {(size_t)c->batch, (size_t)c->prompt, (size_t)c->new_tokens, (size_t)c->rounds};
+    machine_measure(&machine);
+    TRY(generation_speed(&speed, model, NULL, &config));
+    *record = report_record("generate");
+    json_add_string(*record, "model", name);
+    json_add_string(*record, "path", matmul_path());
+    json_add_number(*record, "threads", omp_get_max_threads());
+    json_add_number(*record, "batch", (double)c->batch);
+    json_add_number(*record, "prompt", (double)c->prompt);
+    json_add_number(*record, "new", (double)c->new_tokens);
+    json_add_number(*record, "prefill_tokens_per_s", speed.prefill);
+    json_add_number(*record, "decode_tokens_per_s", speed.decode);
+    json_add_number(*record, "weight_bytes_per_token", generation_bytes(model));
+    json_add_number(*record, "memory_gbs", machine.memory_gbs);
+    if (c->batch == 1) add_token(*record, model, speed.decode, machine.memory_gbs);
+    return NULL;
+}
+
+static double number(const Json *record, const char *key) { return json_number(json_find(record, key)); }
+
+void generate_print(const Json *record)
+{
+    printf("%-5s %3.0f %-5s prefill %8.1f tokens/s   decode %7.1f tokens/s", json_string(json_find(record, "model")), number(record, "batch"),
+           number(record, "batch") == 1 ? "text" : "texts", number(record, "prefill_tokens_per_s"), number(record, "decode_tokens_per_s"));
+    if (json_find(record, "share_of_bandwidth"))
+        printf("   %.0f MB of weights a token: %.2f of %.1f GB/s", 1e-6 * number(record, "weight_bytes_per_token"), number(record, "share_of_bandwidth"),
+               number(record, "memory_gbs"));
+    printf("   %s\n", json_string(json_find(record, "path")));
+    fflush(stdout);
+}

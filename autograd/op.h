@@ -9,6 +9,9 @@
 #include "autograd/tape.h"
 #include "tensor/weight.h"
 
+/* Row loops over fewer numbers stay on one thread, which is done before others are awake. Never changes a bit. */
+enum { WORTH_A_TEAM = 1 << 14 };
+
 /* ---- op_embed.c ------------------------------------------------------------------------------------------------ */
 
 /* Rows of a frozen table, widened. ids [T], below table->rows. No gradient. */

@@ -40,7 +40,7 @@ Tensor *op_rmsnorm(Tape *tape, Tensor *x, size_t col, size_t n, const float *wei
     float *rs = tape_floats(tape, T);
     if (!tape_expect(tape, col + n <= D, "rmsnorm: columns %zu to %zu of %zu", col, col + n, D)) return &tape->dummy;
     *kept = (Kept){col, weight, rs};
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (T * n >= WORTH_A_TEAM)
     for (size_t t = 0; t < T; t++) {
         const float *xt = x->data + t * D + col;
         float *yt = y->data + t * n, r = (float)(1 / sqrt((double)row_dot(n, xt, xt) / (double)n + eps));
@@ -57,7 +57,7 @@ Tensor *op_layernorm(Tape *tape, Tensor *x, const float *weight, const float *bi
     size_t T = x->shape[0], D = x->shape[1];
     Tensor *y = tape_tensor(tape, T, D);
     if (tape->err) return &tape->dummy;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (T * D >= WORTH_A_TEAM)
     for (size_t t = 0; t < T; t++) {
         const float *xt = x->data + t * D;
         float *yt = y->data + t * D, mean = row_sum(D, xt) / (float)D;

@@ -29,7 +29,7 @@ static void turn(const Group *group, const Kept *k, float direction, size_t widt
 {
     for (size_t d = 0; d < group->n_docs; d++) {
         size_t begin = group->doc_start[d], end = group->doc_start[d + 1], past = group->doc_past ? group->doc_past[d] : 0;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if ((end - begin) * width >= WORTH_A_TEAM)
         for (size_t t = begin; t < end; t++) turn_row(k, past + t - begin, direction, x + t * width);
     }
 }

@@ -93,7 +93,7 @@ Route op_route(Tape *tape, Tensor *logits, const float *bias, const RouterShape 
         !tape_expect(tape, T == tape->group->T, "route: %zu rows of logits, %zu tokens", T, tape->group->T))
         return (Route){ids, &tape->dummy};
     *kept = (Kept){*shape, ids, s, sum};
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (T * E >= WORTH_A_TEAM)
     for (size_t t = 0; t < T; t++) {
         float *all = scratch + (size_t)omp_get_thread_num() * 2 * E, total = 0;
         int32_t *chosen = ids + t * K;

@@ -24,7 +24,7 @@ Tensor *op_swiglu(Tape *tape, Tensor *x)
     size_t T = x->shape[0], F = x->shape[1] / 2;
     Tensor *a = tape_tensor(tape, T, F);
     if (!tape_expect(tape, x->shape[1] % 2 == 0, "swiglu: x is %zu wide", x->shape[1])) return &tape->dummy;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (T * F >= WORTH_A_TEAM)
     for (size_t t = 0; t < T; t++) row_swiglu(F, a->data + t * F, x->data + t * 2 * F, x->data + t * 2 * F + F);
     return tape_record(tape, &swiglu, a, NULL, false, 1, (Tensor *[]){x});
 }

@@ -330,14 +330,54 @@ static Err *expect_extra(void *context, const char *name)
     return err_new(ERR_FORMAT, "%s/%s is in the file, but this run keeps no such thing", EXTRAS, name);
 }
 
-static Err *read_extras(const Checkpoint *ckpt, const H5File *file)
+static Err *read_extra(const CkptExtra *extra, const H5File *file)
 {
     char path[PATH_BYTES];
-    for (const CkptExtra *extra = ckpt->extras; extra < ckpt->extras + ckpt->n_extras; extra++) {
-        TRY(extra_path(path, extra));
-        TRY(h5_read(file, path, extra_type(extra), 1, &extra->n, extra_data(extra)));
-    }
+    TRY(extra_path(path, extra));
+    return h5_read(file, path, extra_type(extra), 1, &extra->n, extra_data(extra));
+}
+
+static Err *read_extras(const Checkpoint *ckpt, const H5File *file)
+{
+    for (size_t i = 0; i < ckpt->n_extras; i++) TRY(read_extra(&ckpt->extras[i], file));
     return NULL;
+}
+
+/* Extras that the file has, among those that are asked for. */
+typedef struct {
+    const Checkpoint *ckpt;
+    bool *found;
+} Wanted;
+
+static Err *find_extra(void *context, const char *name)
+{
+    const Wanted *wanted = context;
+    for (size_t i = 0; i < wanted->ckpt->n_extras; i++)
+        if (strcmp(wanted->ckpt->extras[i].name, name) == 0) wanted->found[i] = true;
+    return NULL;
+}
+
+static Err *read_found(const Checkpoint *ckpt, const H5File *file, bool *found)
+{
+    memset(found, 0, ckpt->n_extras * sizeof *found);
+    TRY(h5_visit(file, EXTRAS, find_extra, &(Wanted){ckpt, found}));
+    for (size_t i = 0; i < ckpt->n_extras; i++)
+        if (found[i]) TRY(read_extra(&ckpt->extras[i], file));
+    return NULL;
+}
+
+Err *checkpoint_load_values(Checkpoint *ckpt, const char *path, bool *found)
+{
+    H5File file = {0};
+    ckpt->info = (CkptInfo){0};
+    Err *err = h5_open(&file, path);
+    if (!err) err = read_info(&file, &ckpt->info);
+    if (!err) err = audit_group(ckpt, &file, 0);
+    if (!err) err = read_arrays(ckpt, &file, 0);
+    if (!err) err = read_found(ckpt, &file, found);
+    if (err) checkpoint_info_free(&ckpt->info);
+    h5_discard(&file);
+    return err_wrap(err, "load checkpoint %s", path);
 }
 
 Err *checkpoint_load(Checkpoint *ckpt, const char *path)

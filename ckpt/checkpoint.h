@@ -13,6 +13,7 @@
 
 #include "base/file.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum { CHECKPOINT_VERSION = 2 };
@@ -63,6 +64,10 @@ MUST_USE Err *checkpoint_save(const Checkpoint *ckpt, const char *path);
  * Fails: ERR_FORMAT, naming the array, what was found and what was expected; ERR_IO when there is no such file.
  * Owner: the texts of info are the caller's, until checkpoint_info_free. */
 MUST_USE Err *checkpoint_load(Checkpoint *ckpt, const char *path);
+
+/* The adapter alone: values, and of the extras those that the file has. Moments and what else is there stay unread.
+ *   found  [n_extras] out */
+MUST_USE Err *checkpoint_load_values(Checkpoint *ckpt, const char *path, bool *found);
 
 /* The attributes alone: to inspect, or to rebuild the configuration that a resume needs before it has arrays. */
 MUST_USE Err *checkpoint_peek(CkptInfo *info, const char *path);

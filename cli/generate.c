@@ -3,25 +3,21 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "cli/sampling.h"
+#include "cli/subject.h"
 #include "cli/verbs.h"
 #include "data/chat.h"
 #include "data/reader.h"
-#include "infer/adapters.h"
 #include "infer/answer.h"
 #include "infer/generate.h"
-#include "infer/cache.h"
-#include "tensor/matmul.h"
-#include "train/budget.h"
 
-#include <omp.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct {
     bool help, no_cache, raw, logprobs;
-    char *model, *prompt, *data, *output, *system, *adapter, *chat_template, *compute, *memory_limit;
+    SubjectSettings subject;
+    char *prompt, *data, *output, *system, *chat_template;
     TextList stop;
     int64_t samples, at_once, group_tokens;
     SamplingSettings sampling;
@@ -30,8 +26,7 @@ typedef struct {
 #define AT(field) offsetof(GenerateSettings, field)
 
 static const Option generate_table[] = {
-    {"model", OPT_TEXT, AT(model), .help = "a Hugging Face directory"},
-    {"adapter", OPT_TEXT, AT(adapter), .help = "a PEFT directory or a run"},
+    SUBJECT_OPTIONS(AT(subject), "a PEFT directory, a checkpoint or a run; none: the base"),
     {"prompt", OPT_TEXT, AT(prompt), .help = "the user's message"},
     {"data", OPT_TEXT, AT(data), .help = "instead: JSON Lines with messages, question or prompt, answered together; or plain text, a prompt per line"},
     {"output", OPT_TEXT, AT(output), .help = "where the answers to --data go, as JSON Lines; standard output when not given"},
@@ -46,8 +41,7 @@ static const Option generate_table[] = {
     {.help = "Work"},
     {"at_once", OPT_INT, AT(at_once), .preset = "32", .min = 1, .max = 1e6, .help = "texts that are written together; never changes one"},
     {"group_tokens", OPT_INT, AT(group_tokens), .preset = "8192", .min = 0, .max = 1e9, .help = "tokens run through a layer together; never changes a text"},
-    {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = MATMUL_CHOICES, .help = "arithmetic of the frozen products"},
-    {"memory_limit", OPT_TEXT, AT(memory_limit), .help = "for everything: 8GiB; what is free less a tenth when not given. Never changes a bit"},
+    SUBJECT_WORK_OPTIONS(AT(subject)),
     {"no_cache", OPT_FLAG, AT(no_cache), .help = "compute everything again for every token: to compare"},
     {"help", OPT_FLAG, AT(help), .help = "this list"},
     {0}};
@@ -68,9 +62,7 @@ typedef struct {
 
 typedef struct {
     GenerateSettings settings;
-    Model *model;
-    Adapter *adapter;
-    Tokenizer *tokenizer;
+    Subject subject;
     Encoder *encoder;
     ChatTemplate template;
     ChatText chat;
@@ -209,7 +201,7 @@ static Err *write_line(FILE *stream, const Writer *w, size_t i, const Voice *voi
     if (w->settings.logprobs) {
         Json *list = json_new_array(), *pair;
         for (size_t t = 0; t < made->n; t++) {
-            const char *token = tokenizer_token(w->tokenizer, made->tokens[t]);
+            const char *token = tokenizer_token(w->subject.tokenizer, made->tokens[t]);
             pair = json_new_object();
             json_add_number(pair, "id", made->tokens[t]);
             json_add_string(pair, "token", token ? token : "");
@@ -253,7 +245,7 @@ static void set_generation(Writer *w, size_t i, Generation *g, Voice *voice)
                       .n_stop = w->n_stop_ids, .no_cache = s->no_cache, .sampling = sampling_of(&s->sampling), .on_token = on_token, .context = voice};
     if (samples > 1) g->sampling.seed = rng_key(rng_name(g->sampling.seed, "sample of a prompt"), i % samples);
     *voice = (Voice){.aloud = !s->data && samples == 1};
-    answer_open(&voice->answer, w->tokenizer, w->n_stop, w->stop_texts);
+    answer_open(&voice->answer, w->subject.tokenizer, w->n_stop, w->stop_texts);
 }
 
 static Err *write_texts(Writer *w)
@@ -268,7 +260,7 @@ static Err *write_texts(Writer *w)
     if (!err) err = mem_new(&voices, n, sizeof *voices);
     for (size_t i = 0; i < n && !err; i++) set_generation(w, i, &generations[i], &voices[i]);
     double began = log_seconds();
-    if (!err) err = generate_all(w->model, w->adapter, n, generations, (size_t)s->at_once, (size_t)s->group_tokens, made);
+    if (!err) err = generate_all(w->subject.model, subject_adapter(&w->subject, w->subject.n), n, generations, (size_t)s->at_once, (size_t)s->group_tokens, made);
     double seconds = log_seconds() - began;
     if (!err) err = write_all(w, n, voices, made);
     size_t tokens = 0;
@@ -290,7 +282,7 @@ static Err *write_texts(Writer *w)
 /* The model's end tokens, and --stop: a number is an id. */
 static Err *set_stops(Writer *w)
 {
-    const ModelConfig *c = &w->model->config;
+    const ModelConfig *c = &w->subject.model->config;
     const TextList *stop = &w->settings.stop;
     TRY(mem_new(&w->stop_ids, MAX_EOS + stop->count, sizeof *w->stop_ids));
     TRY(mem_new(&w->stop_texts, stop->count, sizeof *w->stop_texts));
@@ -305,41 +297,33 @@ static Err *set_stops(Writer *w)
 }
 
 /* Room for prompts of some thousand tokens and for what is written after them. */
-static Err *fit_memory(Writer *w)
+static SubjectWork work_of(const Writer *w)
 {
     enum { PROMPT_TOKENS = 2048 };
-    GenerateSettings *s = &w->settings;
+    const GenerateSettings *s = &w->settings;
     size_t most = PROMPT_TOKENS + (size_t)s->sampling.max_new_tokens, at_once = s->data || s->samples > 1 ? (size_t)s->at_once : 1;
-    Budget budget;
-    Work work = {.ranks = 1, .local_ranks = 1, .threads = (size_t)omp_get_max_threads(), .step_tokens = at_once * PROMPT_TOKENS, .longest = PROMPT_TOKENS,
-                 .micro_batch_tokens = 1, .group_tokens = (size_t)s->group_tokens, .data_bytes = cache_bytes(w->model, at_once, most)};
-    TRY(budget_apply(&budget, w->model, NULL, &work, s->memory_limit));
-    s->group_tokens = (int64_t)budget.group_tokens;
-    return NULL;
+    return (SubjectWork){at_once * PROMPT_TOKENS, PROMPT_TOKENS, cache_bytes(w->subject.model, at_once, most)};
 }
 
 static Err *open_parts(Writer *w)
 {
-    const GenerateSettings *s = &w->settings;
-    char path[PATH_BYTES];
-    if (!s->model) return err_new(ERR_USAGE, "--model is missing");
+    GenerateSettings *s = &w->settings;
     if (!s->prompt == !s->data) return err_new(ERR_USAGE, "give --prompt or --data");
-    if (!matmul_init(s->compute)) return err_new(ERR_USAGE, "compute %s: this CPU cannot do that", s->compute);
-    TRY(model_open(&w->model, s->model));
-    TRY(fit_memory(w));
-    if (s->adapter) TRY(adapter_open(&w->adapter, w->model, s->adapter));
-    TRY(file_join(path, s->model, "tokenizer.json"));
-    TRY(tokenizer_open(&w->tokenizer, path));
-    if (!s->raw) TRY(template_recognise(&w->template, s->model, s->chat_template));
+    if (s->subject.adapter.count > 1) return err_new(ERR_USAGE, "--adapter: %zu are given; one writes at a time", s->subject.adapter.count);
+    TRY(subject_open(&w->subject, &s->subject));
+    SubjectWork work = work_of(w);
+    TRY(subject_fit(&w->subject, &s->subject, &work, &s->group_tokens));
+    TRY(subject_add_all(&w->subject, &s->subject));
+    if (!s->raw) TRY(template_recognise(&w->template, s->subject.model, s->chat_template));
     TRY(set_stops(w));
-    return encoder_new(&w->encoder, w->tokenizer);
+    return encoder_new(&w->encoder, w->subject.tokenizer);
 }
 
 static Err *run(Writer *w, int argc, char **argv)
 {
-    TRY(sampling_arguments(&w->settings, generate_table, argc, argv, AT(model)));
+    TRY(sampling_arguments(&w->settings, generate_table, argc, argv, AT(subject.model)));
     if (w->settings.help) {
-        printf("graft generate --model DIR --prompt TEXT [--adapter DIR]\n");
+        printf("graft generate --model DIR --prompt TEXT [--adapter PATH]\n");
         options_help(stdout, generate_table);
         return NULL;
     }
@@ -360,9 +344,7 @@ int verb_generate(int argc, char **argv)
     text_free(&w.messages);
     chat_text_free(&w.chat);
     encoder_free(w.encoder);
-    tokenizer_close(w.tokenizer);
-    adapter_free(w.adapter);
-    model_close(w.model);
+    subject_close(&w.subject);
     options_free(&w.settings, generate_table);
     return err_report("generate", err);
 }

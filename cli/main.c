@@ -12,10 +12,10 @@ static const struct {
     const char *help;
 } verbs[] = {
     {"train", verb_train, "train an adapter:             graft train CONFIG.json [--key value ...]"},
-    {"eval", verb_eval, "base and adapters compared:   graft eval --model DIR --data FILE,... [--adapter DIR,...]"},
-    {"generate", verb_generate, "text from base and adapter:   graft generate --model DIR --prompt TEXT [--adapter DIR]"},
+    {"eval", verb_eval, "base and adapters compared:   graft eval --model DIR --data FILE,... [--adapter PATH,...]"},
+    {"generate", verb_generate, "text from base and adapter:   graft generate --model DIR --prompt TEXT [--adapter PATH]"},
     {"preview", verb_preview, "what of the data is scored:    graft preview --model DIR DATA... [--html page.html]"},
-    {"chat", verb_chat, "talk with base and adapters:  graft chat --model DIR [--adapter DIR,...]"},
+    {"chat", verb_chat, "talk with base and adapters:  graft chat --model DIR [--adapter PATH,...]"},
     {"inspect", verb_inspect, "what a path holds:            graft inspect MODEL|RUN|CHECKPOINT|ADAPTER"},
     {"plan", verb_plan, "memory, bytes and time of a run: graft plan CONFIG.json|MODEL [--key value ...]"},
     {"doctor", verb_doctor, "what this machine has:        graft doctor [FILE]"},

@@ -2,6 +2,7 @@
 
 #include "base/memory.h"
 #include "ckpt/adapter_file.h"
+#include "infer/trained.h"
 #include "model/slots.h"
 #include "tensor/safetensors.h"
 
@@ -186,11 +187,15 @@ static Err *open_peft(Adapter **adapter, const Model *model, const char *path)
 
 Err *adapter_open(Adapter **adapter, const Model *model, const char *path)
 {
-    char inner[PATH_BYTES], config[PATH_BYTES];
+    char inner[PATH_BYTES], config[PATH_BYTES], checkpoint[PATH_BYTES];
+    bool found = false;
+    if (ends_with(path, ".h5")) return trained_open(adapter, model, path);
     TRY(file_join(inner, path, "adapter"));
     TRY(file_join(config, inner, "adapter_config.json"));
-    const char *directory = file_exists(config) ? inner : path; /* a run's directory holds its adapter */
-    return err_wrap(open_peft(adapter, model, directory), "adapter %s", directory);
+    if (file_exists(config)) return err_wrap(open_peft(adapter, model, inner), "adapter %s", inner);
+    TRY(file_join(config, path, "adapter_config.json"));
+    if (!file_exists(config) && file_exists(path)) TRY(checkpoint_newest(path, checkpoint, &found));
+    return found ? trained_open(adapter, model, checkpoint) : err_wrap(open_peft(adapter, model, path), "adapter %s", path);
 }
 
 /* ---- out ------------------------------------------------------------------------------------------------------ */

@@ -4,7 +4,8 @@
 
 #include "model/model.h"
 
-/* path: a PEFT directory, or a run's directory (its exported adapter/). */
+/* An adapter, whatever it is: a PEFT directory; a checkpoint of ours, .h5; or a run's directory, that is its exported
+ * adapter/ or, as long as there is none, its newest checkpoint. */
 MUST_USE Err *adapter_open(Adapter **adapter, const Model *model, const char *path);
 
 /* Write a PEFT directory that transformers, vLLM and SGLang read; what is not adapted in a layer's experts is written as

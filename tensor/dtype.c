@@ -40,11 +40,11 @@ uint16_t bf16_from_f32(float x)
 
 float f8_e4m3_to_f32(uint8_t x)
 {
-    int exponent = x >> 3 & 15, mantissa = x & 7;
-    float size = (x & 0x7F) == 0x7F ? NAN
-                 : exponent         ? ldexpf((float)(8 + mantissa), exponent - 10) /* 1.mmm 2^(e - 7) */
-                                    : ldexpf((float)mantissa, -9);                 /* 0.mmm 2^-6      */
-    return x & 0x80 ? -size : size;
+    uint32_t size = x & 0x7F, bits = size == 0x7F ? 0x7FC00000 : (size << 20) + (120u << 23); /* the exponent's bias grows from 7 to 127 */
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    if (size < 8) value = (float)size * 0x1p-9f; /* 0.mmm 2^-6 */
+    return x & 0x80 ? -value : value;
 }
 
 uint8_t f8_e4m3_from_f32(float x)
@@ -67,6 +67,14 @@ float f16_to_f32(uint16_t x)
     return x & 0x8000 ? -size : size;
 }
 
+typedef uint16_t Half __attribute__((aligned(1), may_alias)); /* files align nothing */
+
+static void widen_halves(size_t n, float *restrict out, const Half *restrict data)
+{
+#pragma omp simd
+    for (size_t i = 0; i < n; i++) out[i] = bf16_to_f32(data[i]);
+}
+
 void dtype_widen(size_t n, float *out, DType dtype, const void *data)
 {
     const unsigned char *at = data; /* not aligned */
@@ -76,12 +84,7 @@ void dtype_widen(size_t n, float *out, DType dtype, const void *data)
     case DTYPE_F8_E4M3:
         for (size_t i = 0; i < n; i++) out[i] = f8_e4m3_to_f32(at[i]);
         return;
-    case DTYPE_BF16:
-        for (size_t i = 0; i < n; i++) {
-            memcpy(&half, at + 2 * i, 2);
-            out[i] = bf16_to_f32(half);
-        }
-        return;
+    case DTYPE_BF16: widen_halves(n, out, data); return;
     case DTYPE_F16:
         for (size_t i = 0; i < n; i++) {
             memcpy(&half, at + 2 * i, 2);

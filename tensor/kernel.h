@@ -10,7 +10,8 @@
  * product comes before its first). Pairs of FP8: a chain for each WEIGHT_BLOCK elements, and S = fma(chain, factor, S).
  *
  * Packed x, one block after the other, inner lengths in words:
- *   nt, inner length > SHORT   lanes are tokens: [group of LANES tokens][inner][LANES], absent tokens zero
+ *   nt of more than FEW_ROWS, inner length > SHORT
+ *                              lanes are tokens: [group of LANES tokens][inner][LANES], absent tokens zero
  *   nn, and nt otherwise       [token][stride], stride packed_stride(inner); and ROW_TILE tokens of zeros after the last */
 #ifndef GRAFT_TENSOR_KERNEL_H
 #define GRAFT_TENSOR_KERNEL_H
@@ -20,6 +21,8 @@
 enum {
     LANES = 16,
     ROW_TILE = 8,
+    FEW_ROWS = ROW_TILE,        /* up to this many rows of x, nt reads W once and turns it: text that comes token by token */
+    FEW_COLUMNS = 2 * LANES,
     BLOCK = 512,                /* words of a block: part of every result's bits */
     SHORT = 64,                 /* up to this inner length W fits beside y's columns: no transposed write-out */
     NN_COLUMNS = 2 * ROWS_SLICE, /* columns of W widened at once in nn */
@@ -56,11 +59,13 @@ typedef struct {
     /* One block of one panel, its place and length in elements. y starts at column 0, packed at this block; panel is PANEL_FLOATS floats.
      *   nt        columns [begin, end) of y, at most ROWS_SLICE; inner [at, at + n)
      *   nt_short  the same for up to SHORT words of W->cols, at most short_columns
+     *   nt_few    the same for up to FEW_ROWS rows and any columns, begin a multiple of FEW_COLUMNS
      *   nn        columns [begin, end) of y, at most NN_COLUMNS or short_columns; inner [at, at + n) */
     void (*nt)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
                size_t n, float *panel, Fetch next);
     void (*nt_short)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, float *panel,
                      Fetch next);
+    void (*nt_few)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, size_t n);
     void (*nn)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
                size_t n, float *panel, Fetch next);
 } Products;

@@ -20,6 +20,7 @@ enum {
     NARROW_ROWS = 192,      /* rows packed at once: with the panel of W they stay in L2 */
     PACK_ROWS = 3 * LANES,  /* rows that a thread packs at once */
     WORTH_A_TEAM = 1 << 20, /* multiply-adds; less than this takes less than waking threads */
+    WORTH_READING = 1 << 17, /* the same in elements of W, for few rows: memory is what they wait for */
 };
 
 const Kernels *kernels = &kernels_plain;
@@ -56,11 +57,11 @@ typedef struct {
     size_t block, stride; /* elements of a block; words from row to row where x is not packed as lanes */
 } Plan;
 
-static Plan plan_of(bool transposed, const Weight *W)
+static Plan plan_of(bool transposed, size_t T, const Weight *W)
 {
     const Products *with = rounded && !weight_is_exact(W) ? rounded : kernels->products;
     size_t inner = transposed ? W->cols : W->rows, words = words_of(with, inner);
-    return (Plan){with, transposed && words > SHORT, inner, words, block_of(with), packed_stride(words)};
+    return (Plan){with, transposed && words > SHORT && T > FEW_ROWS, inner, words, block_of(with), packed_stride(words)};
 }
 
 bool rows_pack_serves(const Weight *packed_for, const Weight *W) { return !rounded || weight_is_exact(packed_for) == weight_is_exact(W); }
@@ -88,13 +89,13 @@ static void pack(const Plan *p, size_t T, float s, Rows x, float *scratch)
 
 void rows_pack_nn(size_t T, float s, Rows x, const Weight *W, float *scratch)
 {
-    Plan p = plan_of(false, W);
+    Plan p = plan_of(false, T, W);
     pack(&p, T, s, x, scratch);
 }
 
 void rows_pack_nt(size_t T, float s, Rows x, const Weight *W, float *scratch)
 {
-    Plan p = plan_of(true, W);
+    Plan p = plan_of(true, T, W);
     pack(&p, T, s, x, scratch);
 }
 
@@ -122,23 +123,30 @@ static Fetch fetch_next(Fetch (*fetch)(const Weight *, size_t, size_t, size_t), 
     return next.W ? fetch(next.W, next.begin, 0, p->block) : (Fetch){0};
 }
 
+/* One block of columns [begin, end), its length from element `at` on; x is packed from there on. */
+static void nt_block(const Plan *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, Fetch next)
+{
+    size_t n = least(p->block, p->inner - at);
+    if (p->lanes) p->with->nt(T, y, add, packed, W, begin, end, at, n, panel, next);
+    else if (p->words > SHORT) p->with->nt_few(T, y, add, packed, W, begin, end, at, n);
+    else p->with->nt_short(T, y, add, packed, W, begin, end, panel, next);
+}
+
 void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, RowsNext next)
 {
-    Plan p = plan_of(true, W);
-    size_t columns = p.lanes ? ROWS_SLICE : short_columns(p.words);
+    Plan p = plan_of(true, T, W);
+    size_t columns = p.words > SHORT ? ROWS_SLICE : short_columns(p.words);
     for (size_t stop; begin < end; begin = stop) {
         stop = least(begin + columns, end);
-        if (!p.lanes) p.with->nt_short(T, y, add, packed, W, begin, stop, panel, fetch_next(fetch_nt, &p, W, 0, begin, stop, end, next));
-        else
-            for (size_t b = 0, at = 0; at < p.inner; b++, at += p.block)
-                p.with->nt(T, y, add || b, packed + lanes_at(T, b), W, begin, stop, at, least(p.block, p.inner - at), panel,
-                           fetch_next(fetch_nt, &p, W, at, begin, stop, end, next));
+        for (size_t b = 0, at = 0; at < p.inner; b++, at += p.block)
+            nt_block(&p, T, y, add || b, packed + (p.lanes ? lanes_at(T, b) : rows_at(T, b)), W, begin, stop, at,
+                     fetch_next(fetch_nt, &p, W, at, begin, stop, end, next));
     }
 }
 
 void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, RowsNext next)
 {
-    Plan p = plan_of(false, W);
+    Plan p = plan_of(false, T, W);
     size_t columns = p.words <= SHORT ? short_columns(p.words) : NN_COLUMNS;
     for (size_t stop; begin < end; begin = stop) {
         stop = least(begin + columns, end);
@@ -174,15 +182,13 @@ static void narrow_rows(const Product *p, const Plan *plan, size_t begin, size_t
     Rows x = rows_from(p->x, begin), y = rows_from(p->y, begin);
     for (size_t at = 0; at < plan->inner; at += plan->block) {
         size_t n = least(plan->block, plan->inner - at);
-        if (plan->lanes) {
-            with->pack_lanes(T, n, p->s, rows_right(x, at), scratch);
-            with->nt(T, y, p->add || at, scratch, p->W, 0, p->width, at, n, panel, (Fetch){0});
-        } else {
+        if (plan->lanes) with->pack_lanes(T, n, p->s, rows_right(x, at), scratch);
+        else {
             with->pack_rows(T, n, plan->stride, p->s, rows_right(x, at), scratch);
             zero_tile(words_of(with, n), plan->stride, scratch + T * plan->stride);
-            if (p->transposed) with->nt_short(T, y, p->add, scratch, p->W, 0, p->width, panel, (Fetch){0});
-            else with->nn(T, y, p->add || at, scratch, p->W, 0, p->width, at, n, panel, (Fetch){0});
         }
+        if (p->transposed) nt_block(plan, T, y, p->add || at, scratch, p->W, 0, p->width, at, (Fetch){0});
+        else with->nn(T, y, p->add || at, scratch, p->W, 0, p->width, at, n, panel, (Fetch){0});
     }
 }
 
@@ -206,20 +212,22 @@ static void pack_all(const Product *p, const Plan *plan, float *scratch)
 
 static void wide_part(const Product *p, size_t i, size_t n, const float *packed)
 {
-    size_t begin = part(p->width, ROWS_SLICE, i, n), end = part(p->width, ROWS_SLICE, i + 1, n);
+    size_t unit = p->transposed && p->T <= FEW_ROWS ? FEW_COLUMNS : ROWS_SLICE, begin = part(p->width, unit, i, n), end = part(p->width, unit, i + 1, n);
     (p->transposed ? rows_nt_slice : rows_nn_slice)(p->T, p->y, p->add, packed, p->W, begin, end, (RowsNext){0});
 }
 
 static void product(const Product *p, float *scratch)
 {
-    Plan plan = plan_of(p->transposed, p->W);
-    bool team = !omp_in_parallel() && p->T * plan.inner * p->width >= WORTH_A_TEAM;
+    Plan plan = plan_of(p->transposed, p->T, p->W);
+    bool few = p->transposed && p->T <= FEW_ROWS, narrow = p->width <= ROWS_SLICE;
+    bool worth = plan.inner * p->width * (few ? 1 : p->T) >= (few ? WORTH_READING : WORTH_A_TEAM), team = worth && !omp_in_parallel();
+    if (few && !narrow) pack(&plan, p->T, p->s, p->x, scratch); /* sooner than a team would meet for it */
 #pragma omp parallel if (team)
     {
         size_t i = team ? (size_t)omp_get_thread_num() : 0, n = team ? (size_t)omp_get_num_threads() : 1;
-        if (p->width <= ROWS_SLICE) narrow_part(p, &plan, i, n);
+        if (narrow) narrow_part(p, &plan, i, n);
         else {
-            pack_all(p, &plan, scratch);
+            if (!few) pack_all(p, &plan, scratch);
             wide_part(p, i, n, scratch);
         }
     }

@@ -3,28 +3,12 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "ckpt/checkpoint.h"
+#include "infer/trained.h"
 #include "tensor/matmul.h"
 #include "train/run.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-/* The adapter's table of contents in the checkpoint's words. */
-static Err *table(const Adapter *adapter, AdapterArray **from, CkptArray **to, size_t *n)
-{
-    TRY(adapter_arrays(adapter, from, n));
-    Err *err = mem_new(to, *n, sizeof **to);
-    if (err) {
-        arrays_free(*from, *n);
-        return err;
-    }
-    for (size_t i = 0; i < *n; i++) {
-        const AdapterArray *a = &(*from)[i];
-        (*to)[i] = (CkptArray){.name = a->name, .n_dims = a->n_dims, .offset = a->offset, .ids = a->ids};
-        memcpy((*to)[i].dims, a->dims, sizeof a->dims);
-    }
-    return NULL;
-}
 
 typedef struct {
     AdapterArray *names;
@@ -54,7 +38,7 @@ static Err *saved_new(Saved *saved, const Run *run, bool vectors)
     const Adapter *a = run->adapter;
     size_t n;
     *saved = (Saved){0};
-    TRY(table(a, &saved->names, &saved->arrays, &n));
+    TRY(trained_table(a, &saved->names, &saved->arrays, &n));
     saved->ckpt = (Checkpoint){.n_arrays = n, .arrays = saved->arrays, .n = a->n, .values = a->values};
     list_extras(saved, run);
     if (!vectors) return NULL;

@@ -14,30 +14,31 @@ enum { BLOCK = 512 }; /* words of a block */
 
 static const DType dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3};
 
-/* A random weight whose data and scales lie one byte off any alignment, and end where the allocation ends. */
+/* A random weight whose data and scales lie one byte off any alignment, but for the data of those 64, 128, ... wide, and end
+ * where the allocation ends. */
 typedef struct {
     Weight w;
-    char *data, *scale;
+    char *data, *scale; /* allocated */
     float *wide;  /* the same as floats, by weight_read */
     float *codes; /* FP8 without its factors */
 } Test;
 
 static Test test_weight(DType dtype, size_t rows, size_t cols)
 {
-    size_t bytes = dtype_bytes(dtype), n = rows * cols, n_scales = (rows + 127) / 128 * ((cols + 127) / 128);
-    Test t = {.data = malloc(n * bytes + 1), .scale = malloc(n_scales * 4 + 1), .wide = floats(n), .codes = floats(n)};
+    size_t bytes = dtype_bytes(dtype), off = cols % 64 > 0, n = rows * cols, n_scales = (rows + 127) / 128 * ((cols + 127) / 128);
+    Test t = {.data = malloc(n * bytes + off), .scale = malloc(n_scales * 4 + 1), .wide = floats(n), .codes = floats(n)};
     for (size_t i = 0; i < n; i++) {
         float x = 4 * rng_uniform(rows * 1000 + cols, i) - 2;
         uint16_t half = bf16_from_f32(x);
         uint8_t byte = f8_e4m3_from_f32(x);
-        memcpy(t.data + 1 + i * bytes, dtype == DTYPE_F32 ? (void *)&x : dtype == DTYPE_BF16 ? (void *)&half : &byte, bytes);
+        memcpy(t.data + off + i * bytes, dtype == DTYPE_F32 ? (void *)&x : dtype == DTYPE_BF16 ? (void *)&half : &byte, bytes);
     }
-    if (dtype == DTYPE_F8_E4M3) dtype_widen(n, t.codes, dtype, t.data + 1);
+    if (dtype == DTYPE_F8_E4M3) dtype_widen(n, t.codes, dtype, t.data + off);
     for (size_t i = 0; i < n_scales; i++) {
         float scale = 0.5f + rng_uniform(77, i);
         memcpy(t.scale + 1 + 4 * i, &scale, 4);
     }
-    t.w = (Weight){.dtype = dtype, .rows = rows, .cols = cols, .data = t.data + 1, .scale = t.scale + 1};
+    t.w = (Weight){.dtype = dtype, .rows = rows, .cols = cols, .data = t.data + off, .scale = t.scale + 1};
     for (size_t r = 0; r < rows; r++) weight_read(&t.w, r, 0, cols, t.wide + r * cols);
     return t;
 }
@@ -140,6 +141,7 @@ static void every_kind_of_weight_and_edge_meets_every_direction(void **state)
             check(i % 2, dtypes[i / 2 % 3], 200, 130, 8, i / 6 % 2, i / 12); /* narrow, more rows than one packing */
             check(i % 2, dtypes[i / 2 % 3], 25, 8, 333, i / 6 % 2, i / 12);  /* short */
             if (i < 6) check(i % 2, dtypes[i / 2 % 3], 9, 64, 1500, false, true); /* short, more columns than a panel */
+            for (size_t T = 1; T <= 9; T++) check(true, dtypes[i % 3], T, i / 3 % 2 ? 1312 : 2112, i / 6 % 2 ? 160 : 75, i % 2, i / 12); /* few rows */
         }
     }
 }

@@ -1,0 +1,176 @@
+#include "cli/eval_report.h"
+
+#include "base/file.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- for people ----------------------------------------------------------------------------------------------- */
+
+static bool is_share(const char *metric) { return strstr(metric, "accuracy") || strstr(metric, "match"); }
+
+static void print_metric(const Metric *m)
+{
+    double by = is_share(m->name) ? 100 : 1;
+    const char *unit = is_share(m->name) ? "%" : "";
+    char text[96];
+    if (m->compared && strncmp(m->name, "kl", 2) != 0)
+        snprintf(text, sizeof text, "%.*f%s (%+.*f: %+.*f to %+.*f)", by == 100 ? 1 : 4, by * m->value, unit, by == 100 ? 1 : 4, by * m->difference.value,
+                 by == 100 ? 1 : 4, by * m->difference.low, by == 100 ? 1 : 4, by * m->difference.high);
+    else
+        snprintf(text, sizeof text, "%.*f%s", by == 100 ? 1 : 4, by * m->value, unit);
+    printf("    %-15s %s\n", m->name, text);
+}
+
+static void print_part(const Eval *e, const EvalPart *part)
+{
+    const EvalFile *file = &e->files[part->file];
+    double bottom = 0;
+    for (size_t i = 0; i < e->n_records; i++) bottom += eval_is_in(part, &e->records[i]) ? e->records[i].bottom : 0;
+    printf("%s%s%s: %zu records", file->path, part->domain ? ", " : "", part->domain ? part->domain : "", part->n);
+    if (file->kind == RECORD_LOSS) printf(", %.0f scored tokens", bottom);
+    printf("\n");
+    for (size_t v = 0; v < e->n_variants; v++) {
+        printf("  %s\n", subject_name(&e->subject, v));
+        for (size_t m = 0; m < part->summaries[v].n; m++) print_metric(&part->summaries[v].metrics[m]);
+    }
+}
+
+static void print_routing(const Eval *e)
+{
+    printf("routing: share of tokens whose experts changed; entropy of the load (1: even); busiest expert over the mean\n");
+    for (size_t v = 0; v < e->n_variants; v++)
+        for (size_t l = 0; l < e->evaluated.n_layers; l++) {
+            if (e->subject.model->layers[l].dense) continue;
+            RoutingShift shift = scores_routing(&e->evaluated, v, l);
+            if (e->settings.routing) printf("  layer %-3zu %6.1f%%  %6.3f  %6.2f  %s\n", l, 100 * shift.changed, shift.entropy, shift.max_over_mean, subject_name(&e->subject, v));
+        }
+    for (size_t v = 1; v < e->n_variants && !e->settings.routing; v++) {
+        double sum = 0, most = 0, n = 0;
+        for (size_t l = 0; l < e->evaluated.n_layers; l++) {
+            if (e->subject.model->layers[l].dense) continue;
+            double changed = scores_routing(&e->evaluated, v, l).changed;
+            sum += changed;
+            most = fmax(most, changed);
+            n++;
+        }
+        printf("  %5.1f%% on average, %.1f%% in the layer that moved most  %s\n", 100 * sum / n, 100 * most, subject_name(&e->subject, v));
+    }
+}
+
+void eval_print(const Eval *e)
+{
+    for (size_t p = 0; p < e->n_parts; p++) print_part(e, &e->parts[p]);
+    if (e->n_documents && e->subject.model->router.E && (e->n_variants > 1 || e->settings.routing)) print_routing(e);
+    if (e->n_variants > 1) printf("in brackets: the difference to the base and its %.0f %% interval (%zu bootstrap draws of records)\n", 100 * e->settings.level, (size_t)e->settings.bootstrap);
+    if (e->evaluated.readings > 1) printf("the weights were read %zu times; more --hidden_mib would read them once\n", e->evaluated.readings);
+}
+
+/* ---- for programs --------------------------------------------------------------------------------------------- */
+
+static Json *json_of_summary(const char *name, const Summary *summary)
+{
+    Json *row = json_new_object();
+    json_add_string(row, "name", name);
+    for (size_t i = 0; i < summary->n; i++) {
+        const Metric *m = &summary->metrics[i];
+        char key[48];
+        json_add_number(row, m->name, m->value);
+        if (!m->compared || strncmp(m->name, "kl", 2) == 0) continue;
+        Json *difference = json_new_object();
+        json_add_number(difference, "value", m->difference.value);
+        json_add_number(difference, "low", m->difference.low);
+        json_add_number(difference, "high", m->difference.high);
+        snprintf(key, sizeof key, "%s_difference", m->name);
+        json_add(row, key, difference);
+    }
+    return row;
+}
+
+static Json *json_of_part(const Eval *e, const EvalPart *part)
+{
+    Json *object = json_new_object(), *results = json_new_array();
+    double bottom = 0;
+    for (size_t i = 0; i < e->n_records; i++) bottom += eval_is_in(part, &e->records[i]) ? e->records[i].scored : 0;
+    json_add_string(object, "file", e->files[part->file].path);
+    if (part->domain) json_add_string(object, "domain", part->domain);
+    json_add_string(object, "kind", record_kind_name(e->files[part->file].kind));
+    json_add_number(object, "records", (double)part->n);
+    if (bottom > 0) json_add_number(object, "scored", bottom);
+    for (size_t v = 0; v < e->n_variants; v++) json_add(results, NULL, json_of_summary(subject_name(&e->subject, v), &part->summaries[v]));
+    json_add(object, "results", results);
+    return object;
+}
+
+static Json *json_of_routing(const Eval *e, size_t v)
+{
+    Json *object = json_new_object(), *layers = json_new_array();
+    json_add_string(object, "name", subject_name(&e->subject, v));
+    for (size_t l = 0; l < e->evaluated.n_layers; l++) {
+        if (e->subject.model->layers[l].dense) continue;
+        RoutingShift shift = scores_routing(&e->evaluated, v, l);
+        Json *layer = json_new_object();
+        json_add_number(layer, "layer", (double)l);
+        json_add_number(layer, "changed", shift.changed);
+        json_add_number(layer, "entropy", shift.entropy);
+        json_add_number(layer, "max_over_mean", shift.max_over_mean);
+        json_add(layers, NULL, layer);
+    }
+    json_add(object, "layers", layers);
+    return object;
+}
+
+Err *eval_print_json(const Eval *e)
+{
+    Json *object = json_new_object(), *parts = json_new_array(), *routing = json_new_array();
+    char *text;
+    json_add_string(object, "model", e->settings.subject.model);
+    json_add_number(object, "readings", (double)e->evaluated.readings);
+    for (size_t p = 0; p < e->n_parts; p++) json_add(parts, NULL, json_of_part(e, &e->parts[p]));
+    json_add(object, "parts", parts);
+    for (size_t v = 0; v < e->n_variants && e->n_documents; v++) json_add(routing, NULL, json_of_routing(e, v));
+    json_add(object, "routing", routing);
+    Err *err = json_print(object, true, &text);
+    json_free(object);
+    if (err) return err;
+    puts(text);
+    free(text);
+    return NULL;
+}
+
+/* One line: {"file", "line", "name", and every metric of this record alone}. */
+static Err *write_record(const Eval *e, FILE *stream, size_t i, size_t v)
+{
+    const EvalRecord *r = &e->records[i];
+    RecordKind kind = e->files[r->file].kind;
+    Json *line = json_new_object();
+    char *text;
+    json_add_string(line, "file", e->files[r->file].path);
+    json_add_number(line, "line", (double)r->line);
+    if (r->domain) json_add_string(line, "domain", r->domain);
+    json_add_string(line, "name", subject_name(&e->subject, v));
+    if (r->scored > 0) json_add_number(line, "scored", r->scored);
+    for (size_t m = 0; record_metric(kind, m); m++)
+        if (v || strncmp(record_metric(kind, m), "kl", 2) != 0) json_add_number(line, record_metric(kind, m), e->scores[v][i].top[m] / r->bottom);
+    if (kind == RECORD_CHOICE) json_add_number(line, "choice", (double)eval_choice(r, e->evaluated.variants[v].documents, true));
+    Err *err = json_print(line, false, &text);
+    json_free(line);
+    if (err) return err;
+    fprintf(stream, "%s\n", text);
+    free(text);
+    return NULL;
+}
+
+Err *eval_write_records(const Eval *e)
+{
+    const char *path = e->settings.records;
+    if (!path) return NULL;
+    FILE *stream = fopen(path, "w");
+    if (!stream) return err_errno("open %s", path);
+    Err *err = NULL;
+    for (size_t i = 0; i < e->n_records && !err; i++)
+        for (size_t v = 0; v < e->n_variants && !err; v++) err = write_record(e, stream, i, v);
+    return err_first(err, file_close(&stream, path));
+}

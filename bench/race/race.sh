@@ -24,6 +24,7 @@ quiet() {
         "$@"
         python3 "$here/compare.py" quiet "$out" && return
     done
+    echo "race: neighbours disturbed $out three times" >&2
 }
 peer_once() {
     $run "$venv/bin/python" "$here/$script" "$model" "$@" 2>"$dir/peer.log" >"$out.draft" || { cat "$dir/peer.log"; exit 1; }

@@ -93,7 +93,8 @@ typedef struct {
  *   kr  [T][..]                    columns [kr_col, + rope): the rotated key part, shared by all heads
  *   keys  NULL: every key of the past
  *   returns [T][H * v]
- * Works on 64 queries against their past at a time, never T x T per head. */
+ * Works on a tile of queries and keys at a time, never T x T per head. On the bf16 path gradients of q, kv and kr are
+ * products of factors rounded to bf16; the result is not. */
 Tensor *op_attention(Tape *tape, const AttentionShape *shape, Tensor *q, Tensor *kv, Tensor *kr, size_t kr_col, const Keys *keys);
 
 /* The same for new rows of cached documents, from the latents: scores are q_abs . c + q_rope . k_rope with
@@ -138,9 +139,20 @@ typedef struct {
     const Lora *in, *out;           /* on gate|up and on down; NULL: none */
 } Expert;
 
+/* Experts that are not all in memory: runs of consecutive ones, one of which is borrowed at a time, upward on the way up,
+ * downward on the way back. Without acquire and release they are only worked through in runs. */
+typedef struct {
+    size_t n;
+    const size_t *begin; /* [n + 1] first expert of each run */
+    Err *(*acquire)(void *context, size_t run);
+    void (*release)(void *context, size_t run);
+    void *context;
+} ExpertRuns;
+
 /* y[t] = sum_k weights[t][k] expert(ids[t][k])(x[t]), experts added in id order; returns [T][D].
- * Gate and up are computed again on the way back, so that inner activations live on no tape. */
-Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *experts);
+ * runs NULL: all experts are there. A lean tape computes gate and up again on the way back, so that inner activations live on
+ * no tape; a replayed one computes them there only, and leaves y zero. Owner of runs: the caller, until the tape's reset. */
+Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *experts, const ExpertRuns *runs);
 
 /* ---- op_balance.c ---------------------------------------------------------------------------------------------- */
 
@@ -170,8 +182,7 @@ void op_balance(Tape *tape, Tensor *logits, const RouterShape *shape, const Bala
 
 /* Cross-entropy of every row against its target, in nats: nll [rows][1]; logits = x W' exist a few rows at a time.
  *   targets [rows]     token ids
- *   best    [rows]     out: the token of the largest logit (ties to the lower id), or NULL
  * The gradient of the logits is computed in the same pass, when it is wanted. */
-Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets, int32_t *best);
+Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets);
 
 #endif

@@ -6,7 +6,9 @@
  * So a token's sum has one order, whoever computes it, and y is written without a buffer of all pairs' outputs.
  * The way back has the same two passes, with G the gradient of y and a_ the hidden row before weighting:
  *   1. gate and up, kept or computed again;  da_ = G Wd,  dw = a_ . da_,  da = w da_,  dg and du by SwiGLU; the pairs' LoRA sums
- *   2. dx[t] += dg Wg + du Wu
+ *   2. dx[t] += dg Wg + du Wu, experts in falling order: a run of them that was borrowed last on the way up is asked for first.
+ * Experts that are not all in memory are borrowed a run at a time (ExpertRuns), each run through both passes; the orders of sums
+ * above know nothing of runs. A replayed tape wants nothing of y, so that all of the way up is left to the way back.
  * LoRA joins each product as in op_lora: gate|up share one A.   Source: docs/glm5.md; transformers 5.23.0,
  * GlmMoeDsaExperts. */
 #include "autograd/op.h"
@@ -21,10 +23,11 @@ typedef struct {
     size_t E, K, D, F, N, most; /* most: rows of the largest expert */
     const Expert *experts;
     const int32_t *ids;
+    const ExpertRuns *runs;
     size_t *begin;    /* [E + 1] first pair of each expert */
     uint32_t *token;  /* [N] */
     uint32_t *slot;   /* [N] k, the position among its token's experts */
-    uint32_t *order;  /* [E] experts, largest first */
+    uint32_t *order;  /* [E] experts of each run, largest first */
     size_t rank_most; /* of any pair */
     float *gate_up;   /* [N][2F] kept for the way back, or NULL: compute again */
     float *low;       /* [N][rank_most], an expert's rows dense: what B of gate|up has seen; with gate_up */
@@ -63,7 +66,19 @@ static size_t rank_most(const Plan *plan)
     return most;
 }
 
-static Plan *make_plan(Tape *tape, const int32_t *ids, size_t T, size_t K, size_t D, size_t E, const Expert *experts)
+/* One run of all, for those that are always there. */
+static const ExpertRuns *all_at_once(Tape *tape, size_t E)
+{
+    ExpertRuns *runs = tape_alloc(tape, sizeof *runs);
+    size_t *begin = tape_alloc(tape, 2 * sizeof *begin);
+    if (tape->err) return NULL;
+    begin[0] = 0;
+    begin[1] = E;
+    *runs = (ExpertRuns){.n = 1, .begin = begin};
+    return runs;
+}
+
+static Plan *make_plan(Tape *tape, const int32_t *ids, size_t T, size_t K, size_t D, size_t E, const Expert *experts, const ExpertRuns *runs)
 {
     size_t N = T * K;
     Plan *plan = tape_alloc(tape, sizeof *plan);
@@ -71,8 +86,9 @@ static Plan *make_plan(Tape *tape, const int32_t *ids, size_t T, size_t K, size_
     uint32_t *token = tape_alloc(tape, N * sizeof *token), *slot = tape_alloc(tape, N * sizeof *slot);
     uint32_t *order = tape_alloc(tape, E * sizeof *order);
     Load *loads = (Load *)(void *)tape_scratch(tape, 2 * E);
+    if (!runs) runs = all_at_once(tape, E);
     if (tape->err) return NULL;
-    *plan = (Plan){.E = E, .K = K, .D = D, .F = experts[0].gate->rows, .N = N, .experts = experts, .ids = ids, .begin = begin, .token = token, .slot = slot, .order = order};
+    *plan = (Plan){.E = E, .K = K, .D = D, .F = experts[0].gate->rows, .N = N, .experts = experts, .ids = ids, .runs = runs, .begin = begin, .token = token, .slot = slot, .order = order};
     for (size_t e = 0; e < E; e++) loads[e] = (Load){(uint32_t)e, 0};
     for (size_t i = 0; i < N; i++) loads[ids[i]].n++;
     begin[0] = 0;
@@ -87,10 +103,39 @@ static Plan *make_plan(Tape *tape, const int32_t *ids, size_t T, size_t K, size_
         slot[at] = (uint32_t)(i % K);
     }
     plan->rank_most = rank_most(plan);
-    qsort(loads, E, sizeof *loads, larger_first);
+    for (size_t i = 0; i < runs->n; i++) qsort(loads + runs->begin[i], runs->begin[i + 1] - runs->begin[i], sizeof *loads, larger_first);
     for (size_t e = 0; e < E; e++) order[e] = loads[e].expert;
     return plan;
 }
+
+/* Have the experts of run i in memory; false after an error. */
+static bool borrow(Tape *tape, const ExpertRuns *runs, size_t i)
+{
+    if (runs->acquire && !tape->err) tape->err = runs->acquire(runs->context, i);
+    return !tape->err;
+}
+
+static void give_back(const ExpertRuns *runs, size_t i)
+{
+    if (runs->release) runs->release(runs->context, i);
+}
+
+static size_t pairs_of(const Plan *plan, size_t e) { return plan->begin[e + 1] - plan->begin[e]; }
+
+/* The first expert with tokens in [e, end), or end; and one past the last of [begin, e), or begin. */
+static size_t busy_from(const Plan *plan, size_t e, size_t end)
+{
+    while (e < end && !pairs_of(plan, e)) e++;
+    return e;
+}
+static size_t busy_below(const Plan *plan, size_t e, size_t begin)
+{
+    while (e > begin && !pairs_of(plan, e - 1)) e--;
+    return e;
+}
+
+/* The routing weight of a pair; w is [T][K]. */
+static float weight_of_pair(const Plan *plan, const float *w, size_t pair) { return w[plan->token[pair] * plan->K + plan->slot[pair]]; }
 
 /* The widest inner length of any product, for packing. */
 static size_t inner_most(const Plan *plan)
@@ -109,26 +154,43 @@ static void columns_of(size_t width, size_t i, size_t n, size_t *begin, size_t *
     if (*end > width) *end = width;
 }
 
-/* x packed for W; what is packed already stays where it serves. */
-static void pack_again_nt(size_t n, Rows x, const Weight *packed_for, const Weight *W, float *pack)
+/* y += s u B' */
+static void add_pair(const Lora *lora, size_t n, Rows y, const float *u, float *pack)
 {
-    if (!rows_pack_serves(packed_for, W)) rows_pack_nt(n, 1, x, W, pack);
+    Weight B;
+    rows_pack_nt(n, lora->scale, rows_of(u, lora->A->rows), values_of(lora->B, &B), pack);
+    rows_nt_slice(n, rows_right(y, lora->col), true, pack, &B, 0, B.rows, (RowsNext){0});
 }
 
-/* gu [n][2F] = [x Wg' | x Wu'] + LoRA; u [n][R] is what B has seen. One packing of x serves all that multiply alike. */
-static void gate_and_up(const Plan *plan, const Expert *expert, size_t n, Rows x, float *gu, float *u, float *pack, float *pack_low)
+/* gu [n][2F] = [x Wg' | x Wu'] + LoRA; u [n][R] is what B has seen. One packing of x serves both when they multiply alike.
+ * next: the gate that the thread turns to then, or NULL. */
+static void gate_and_up(const Plan *plan, const Expert *expert, size_t n, Rows x, float *gu, float *u, float *pack, const Weight *next)
 {
-    size_t F = plan->F, R = rank_of(expert->in);
+    size_t F = plan->F;
     rows_pack_nt(n, 1, x, expert->gate, pack);
-    rows_nt_slice(n, rows_of(gu, 2 * F), false, pack, expert->gate, 0, F);
-    pack_again_nt(n, x, expert->gate, expert->up, pack);
-    rows_nt_slice(n, rows_of(gu + F, 2 * F), false, pack, expert->up, 0, F);
+    rows_nt_slice(n, rows_of(gu, 2 * F), false, pack, expert->gate, 0, F, (RowsNext){expert->up, 0});
+    if (!rows_pack_serves(expert->gate, expert->up)) rows_pack_nt(n, 1, x, expert->up, pack);
+    rows_nt_slice(n, rows_of(gu + F, 2 * F), false, pack, expert->up, 0, F, (RowsNext){next, 0});
     if (!expert->in) return;
-    Weight A, B;
-    pack_again_nt(n, x, expert->up, values_of(expert->in->A, &A), pack);
-    rows_nt_slice(n, rows_of(u, R), false, pack, &A, 0, R);
-    rows_pack_nt(n, expert->in->scale, rows_of(u, R), values_of(expert->in->B, &B), pack_low);
-    rows_nt_slice(n, rows_of(gu + expert->in->col, 2 * F), true, pack_low, &B, 0, B.rows);
+    rows_narrow_in(n, rows_of(u, expert->in->A->rows), 1, x, expert->in->A->rows, plan->D, expert->in->A->data);
+    add_pair(expert->in, n, rows_of(gu, 2 * F), u, pack);
+}
+
+/* Experts of a run on threads, largest first. A thread takes its next one before it works on this one, so that it knows
+ * what to fetch. */
+static size_t take_turn(size_t *turn)
+{
+    size_t mine;
+#pragma omp atomic capture
+    mine = (*turn)++;
+    return mine;
+}
+
+/* The expert at a place of the order, NULL beyond the run or where no token came. */
+static const Expert *expert_at(const Plan *plan, size_t run, size_t i)
+{
+    if (i >= plan->runs->begin[run + 1] || !pairs_of(plan, plan->order[i])) return NULL;
+    return &plan->experts[plan->order[i]];
 }
 
 /* ---- the way up ----------------------------------------------------------------------------------------------- */
@@ -137,49 +199,83 @@ typedef struct {
     float **hidden, **low; /* [E] packed a, and packed (a A') of LoRA on down */
 } Packed;
 
-/* Room for every expert's packed rows; false after an error. */
-static bool make_packed(Tape *tape, const Plan *plan, Packed *packed)
+/* Where the packed rows of run i lie in a block; returns its floats. Pointers are set where there is a block. */
+static size_t place_packed(const Plan *plan, size_t i, const Packed *packed, float *block)
 {
-    packed->hidden = (float **)(void *)tape_scratch(tape, plan->E * 2);
-    packed->low = (float **)(void *)tape_scratch(tape, plan->E * 2);
-    for (size_t e = 0; e < plan->E && !tape->err; e++) {
-        size_t n = plan->begin[e + 1] - plan->begin[e];
-        packed->hidden[e] = n ? tape_scratch(tape, rows_scratch(n, plan->F)) : NULL;
-        packed->low[e] = n && plan->experts[e].out ? tape_scratch(tape, rows_scratch(n, rank_of(plan->experts[e].out))) : NULL;
+    size_t at = 0;
+    for (size_t e = plan->runs->begin[i]; e < plan->runs->begin[i + 1]; e++) {
+        size_t n = pairs_of(plan, e), hidden = n ? rows_scratch(n, plan->F) : 0, low = n && plan->experts[e].out ? rows_scratch(n, rank_of(plan->experts[e].out)) : 0;
+        if (block) {
+            packed->hidden[e] = block + at;
+            packed->low[e] = low ? block + at + hidden : NULL;
+        }
+        at += hidden + low;
     }
-    return !tape->err;
+    return at;
 }
 
-static void hidden_rows(const Plan *plan, size_t e, const Tensor *x, const Tensor *w, const Packed *packed, float *scratch, size_t pack_floats)
+static void hidden_rows(const Plan *plan, size_t e, const Tensor *x, const Tensor *w, const Packed *packed, float *scratch, size_t pack_floats, const Expert *next)
 {
     const Expert *expert = &plan->experts[e];
-    size_t at = plan->begin[e], n = plan->begin[e + 1] - at, F = plan->F, R = rank_of(expert->out);
-    float *pack = scratch, *pack_low = pack + pack_floats, *a = pack_low + pack_floats, *low = a + plan->most * F;
-    float *gu = low + plan->most * plan->rank_most;
+    size_t at = plan->begin[e], n = pairs_of(plan, e), F = plan->F, R = rank_of(expert->out);
+    float *pack = scratch, *a = pack + pack_floats, *low = a + plan->most * F, *gu = low + plan->most * plan->rank_most;
     if (plan->gate_up) gu = plan->gate_up + at * 2 * F;
-    gate_and_up(plan, expert, n, rows_pick(x->data, plan->D, plan->token + at), gu, plan->gate_up ? plan->low + at * plan->rank_most : low, pack, pack_low);
+    gate_and_up(plan, expert, n, rows_pick(x->data, plan->D, plan->token + at), gu, plan->gate_up ? plan->low + at * plan->rank_most : low, pack, next ? next->gate : NULL);
     for (size_t i = 0; i < n; i++) {
         row_swiglu(F, a + i * F, gu + i * 2 * F, gu + i * 2 * F + F);
-        row_scale(F, a + i * F, w->data[plan->token[at + i] * plan->K + plan->slot[at + i]], a + i * F);
+        row_scale(F, a + i * F, weight_of_pair(plan, w->data, at + i), a + i * F);
     }
     rows_pack_nt(n, 1, rows_of(a, F), expert->down, packed->hidden[e]);
     if (!expert->out) return;
-    Weight A, B;
-    bool serves = rows_pack_serves(expert->down, values_of(expert->out->A, &A));
-    if (!serves) rows_pack_nt(n, 1, rows_of(a, F), &A, pack);
-    rows_nt_slice(n, rows_of(low, R), false, serves ? packed->hidden[e] : pack, &A, 0, R);
+    Weight B;
+    rows_narrow_in(n, rows_of(low, R), 1, rows_of(a, F), R, F, expert->out->A->data);
     rows_pack_nt(n, expert->out->scale, rows_of(low, R), values_of(expert->out->B, &B), packed->low[e]);
 }
 
-static void add_down(const Plan *plan, const Packed *packed, float *y, size_t begin, size_t end)
+static void add_down(const Plan *plan, size_t run, const Packed *packed, float *y, size_t begin, size_t end)
 {
-    for (size_t e = 0; e < plan->E; e++) {
-        size_t at = plan->begin[e], n = plan->begin[e + 1] - at;
-        if (n == 0) continue;
-        Rows to = rows_pick(y, plan->D, plan->token + at);
-        rows_nt_slice(n, to, true, packed->hidden[e], plan->experts[e].down, begin, end);
+    size_t stop = plan->runs->begin[run + 1];
+    for (size_t e = busy_from(plan, plan->runs->begin[run], stop), next; e < stop; e = next) {
+        next = busy_from(plan, e + 1, stop);
+        size_t n = pairs_of(plan, e);
+        Rows to = rows_pick(y, plan->D, plan->token + plan->begin[e]);
+        rows_nt_slice(n, to, true, packed->hidden[e], plan->experts[e].down, begin, end, (RowsNext){next < stop ? plan->experts[next].down : NULL, begin});
         Weight B;
-        if (packed->low[e]) rows_nt_slice(n, to, true, packed->low[e], values_of(plan->experts[e].out->B, &B), begin, end);
+        if (packed->low[e]) rows_nt_slice(n, to, true, packed->low[e], values_of(plan->experts[e].out->B, &B), begin, end, (RowsNext){0});
+    }
+}
+
+static void run_up(const Plan *plan, size_t run, const Tensor *x, const Tensor *w, const Packed *packed, float *scratch, size_t each, size_t pack, float *y)
+{
+    size_t turn = plan->runs->begin[run];
+#pragma omp parallel
+    {
+        float *mine = scratch + (size_t)omp_get_thread_num() * each;
+        for (size_t i = take_turn(&turn), next; i < plan->runs->begin[run + 1]; i = next) {
+            next = take_turn(&turn);
+            if (expert_at(plan, run, i)) hidden_rows(plan, plan->order[i], x, w, packed, mine, pack, expert_at(plan, run, next));
+        }
+#pragma omp barrier
+        size_t begin, end;
+        columns_of(plan->D, (size_t)omp_get_thread_num(), (size_t)omp_get_num_threads(), &begin, &end);
+        if (begin < end) add_down(plan, run, packed, y, begin, end);
+    }
+}
+
+static void experts_up(Tape *tape, const Plan *plan, const Tensor *x, const Tensor *w, float *y)
+{
+    size_t n_threads = (size_t)omp_get_max_threads(), pack = rows_scratch(plan->most, inner_most(plan)), most = 0;
+    size_t each = (pack + plan->most * (3 * plan->F + plan->rank_most) + 15) / 16 * 16;
+    Packed packed = {(float **)(void *)tape_scratch(tape, plan->E * 2), (float **)(void *)tape_scratch(tape, plan->E * 2)};
+    for (size_t i = 0; i < plan->runs->n; i++) {
+        size_t floats = place_packed(plan, i, &packed, NULL);
+        if (floats > most) most = floats;
+    }
+    float *scratch = tape_scratch(tape, n_threads * each), *block = tape_scratch(tape, most);
+    for (size_t i = 0; i < plan->runs->n && borrow(tape, plan->runs, i); i++) {
+        place_packed(plan, i, &packed, block);
+        run_up(plan, i, x, w, &packed, scratch, each, pack, y);
+        give_back(plan->runs, i);
     }
 }
 
@@ -236,90 +332,98 @@ static void sum_pair(const Group *group, const Lora *lora, size_t n, const uint3
 }
 
 /* da_ = G Wd + s (G B) A, and the sums of LoRA on down; b->dlow = s G B. */
-static void back_through_down(const Plan *plan, const Expert *expert, size_t n, const Bench *b)
+static void back_through_down(const Plan *plan, const Expert *expert, size_t n, Rows G, const Bench *b, const Expert *next)
 {
-    size_t D = plan->D, F = plan->F, R = rank_of(expert->out);
-    rows_pack_nn(n, 1, rows_of(b->G, D), expert->down, b->pack);
-    rows_nn_slice(n, rows_of(b->da, F), false, b->pack, expert->down, 0, F);
+    size_t F = plan->F, R = rank_of(expert->out);
+    rows_pack_nn(n, 1, G, expert->down, b->pack);
+    rows_nn_slice(n, rows_of(b->da, F), false, b->pack, expert->down, 0, F, (RowsNext){next ? next->down : NULL, 0});
     if (!expert->out) return;
-    Weight A, B;
-    if (!rows_pack_serves(expert->down, values_of(expert->out->B, &B))) rows_pack_nn(n, 1, rows_of(b->G, D), &B, b->pack);
-    rows_nn_slice(n, rows_of(b->dlow, R), false, b->pack, &B, 0, R);
-    row_scale(n * R, b->dlow, expert->out->scale, b->dlow);
+    Weight A;
+    rows_narrow_back(n, rows_of(b->dlow, R), expert->out->scale, G, R, plan->D, expert->out->B->data);
     rows_pack_nn(n, 1, rows_of(b->dlow, R), values_of(expert->out->A, &A), b->pack);
-    rows_nn_slice(n, rows_of(b->da, F), true, b->pack, &A, 0, F);
+    rows_nn_slice(n, rows_of(b->da, F), true, b->pack, &A, 0, F, (RowsNext){0});
 }
 
-static void weigh(size_t n, size_t width, float *rows, const float *w, const Plan *plan, size_t at)
+/* Rows of an expert's pairs from those of their tokens, times their weights where there are some. */
+static void gather(const Plan *plan, size_t at, size_t n, size_t width, float *rows, const float *of_tokens, const float *w)
 {
     for (size_t i = 0; i < n; i++)
-        row_scale(width, rows + i * width, w[plan->token[at + i] * plan->K + plan->slot[at + i]], rows + i * width);
+        row_scale(width, rows + i * width, w ? weight_of_pair(plan, w, at + i) : 1, of_tokens + plan->token[at + i] * width);
+}
+
+/* The sums of LoRA on down: u = a A', and the gradients of y and of u with the routing weight in. */
+static void sum_down(const Plan *plan, size_t e, const Group *group, const float *w, const float *dy, const Bench *b)
+{
+    const Expert *expert = &plan->experts[e];
+    size_t at = plan->begin[e], n = pairs_of(plan, e), R = rank_of(expert->out);
+    float *u = b->gu; /* gate and up computed here have served */
+    rows_narrow_in(n, rows_of(u, R), 1, rows_of(b->a, plan->F), R, plan->F, expert->out->A->data);
+    gather(plan, at, n, plan->D, b->G, dy, w);
+    for (size_t i = 0; i < n; i++) row_scale(R, b->dlow + i * R, weight_of_pair(plan, w, at + i), b->dlow + i * R);
+    sum_pair(group, expert->out, n, plan->token + at, b->G, plan->D, u, b->dlow, b->a, plan->F);
+}
+
+/* b->dgu from the gradient of y; b->a is the hidden row before weighting. gu is kept, or computed again here. */
+static void back_to_gate_and_up(const Plan *plan, size_t e, const Tensor *w, const float *gu, const Bench *b)
+{
+    size_t at = plan->begin[e], n = pairs_of(plan, e), F = plan->F, K = plan->K;
+    for (size_t i = 0; i < n; i++) {
+        const float *gate = gu + i * 2 * F, *up = gate + F;
+        float *da = b->da + i * F, *dgu = b->dgu + i * 2 * F;
+        row_swiglu(F, b->a + i * F, gate, up);
+        if (w->grad) w->grad[plan->token[at + i] * K + plan->slot[at + i]] += row_dot(F, b->a + i * F, da);
+        row_scale(F, da, weight_of_pair(plan, w->data, at + i), da);
+        row_swiglu_backward(F, dgu, dgu + F, gate, up, da);
+    }
+}
+
+/* No token came: the gradients are zeros, and are said so. */
+static void sum_nothing(const Group *group, const Plan *plan, const Expert *expert)
+{
+    sum_pair(group, expert->out, 0, plan->token, NULL, plan->D, NULL, NULL, NULL, plan->F);
+    sum_pair(group, expert->in, 0, plan->token, NULL, 2 * plan->F, NULL, NULL, NULL, plan->D);
 }
 
 static void expert_backward(const Plan *plan, size_t e, const Group *group, const Tensor *x, const Tensor *w, const float *dy,
-                            const PackedBack *packed, const Bench *b)
+                            const PackedBack *packed, const Bench *b, const Expert *next)
 {
     const Expert *expert = &plan->experts[e];
-    size_t at = plan->begin[e], n = plan->begin[e + 1] - at, D = plan->D, F = plan->F, R;
+    size_t at = plan->begin[e], n = pairs_of(plan, e), D = plan->D, F = plan->F, R = rank_of(expert->in);
     const uint32_t *token = plan->token + at;
-    if (n == 0) { /* no token came: its gradients are zeros, and are said so */
-        sum_pair(group, expert->out, 0, token, b->G, D, b->low, b->dlow, b->a, F);
-        sum_pair(group, expert->in, 0, token, b->dgu, 2 * F, b->low, b->dlow, b->x, D);
+    float *gu = plan->gate_up ? plan->gate_up + at * 2 * F : b->gu, *low = plan->gate_up ? plan->low + at * plan->rank_most : b->low;
+    if (n == 0) {
+        sum_nothing(group, plan, expert);
         return;
     }
-    for (size_t i = 0; i < n; i++) {
-        memcpy(b->x + i * D, x->data + token[i] * D, D * sizeof *b->x);
-        memcpy(b->G + i * D, dy + token[i] * D, D * sizeof *b->G);
-    }
-    back_through_down(plan, expert, n, b);
-    float *gu = b->gu, *low = b->low; /* low = x A' of gate|up, used last */
-    if (plan->gate_up) {
-        gu = plan->gate_up + at * 2 * F;
-        low = plan->low + at * plan->rank_most;
-    } else {
-        gate_and_up(plan, expert, n, rows_of(b->x, D), gu, low, b->pack, b->pack + rows_scratch(n, D));
-    }
-    for (size_t i = 0; i < n; i++) {
-        row_swiglu(F, b->a + i * F, gu + i * 2 * F, gu + i * 2 * F + F);
-        if (w->grad) w->grad[token[i] * plan->K + plan->slot[at + i]] += row_dot(F, b->a + i * F, b->da + i * F);
-    }
-    weigh(n, F, b->da, w->data, plan, at);
-    for (size_t i = 0; i < n; i++)
-        row_swiglu_backward(F, b->dgu + i * 2 * F, b->dgu + i * 2 * F + F, gu + i * 2 * F, gu + i * 2 * F + F, b->da + i * F);
-    Weight A, B;
-    if (expert->out && param_trains(expert->out->A)) {
-        R = rank_of(expert->out);
-        float *u = b->gu; /* gate and up computed here have served */
-        rows_pack_nt(n, 1, rows_of(b->a, F), values_of(expert->out->A, &A), b->pack);
-        rows_nt_slice(n, rows_of(u, R), false, b->pack, &A, 0, R);
-        weigh(n, D, b->G, w->data, plan, at);
-        weigh(n, R, b->dlow, w->data, plan, at);
-        sum_pair(group, expert->out, n, token, b->G, D, u, b->dlow, b->a, F);
-    }
+    back_through_down(plan, expert, n, rows_pick(dy, D, token), b, next);
+    if (!plan->gate_up) gate_and_up(plan, expert, n, rows_pick(x->data, D, token), gu, low, b->pack, NULL);
+    back_to_gate_and_up(plan, e, w, gu, b);
+    if (expert->out && param_trains(expert->out->A)) sum_down(plan, e, group, w->data, dy, b);
     if (expert->in) {
-        R = rank_of(expert->in);
-        rows_pack_nn(n, 1, rows_of(b->dgu + expert->in->col, 2 * F), values_of(expert->in->B, &B), b->pack);
-        rows_nn_slice(n, rows_of(b->dlow, R), false, b->pack, &B, 0, R);
-        row_scale(n * R, b->dlow, expert->in->scale, b->dlow);
-        sum_pair(group, expert->in, n, token, b->dgu + expert->in->col, 2 * F, low, b->dlow, b->x, D);
-        if (packed->low) rows_pack_nn(n, 1, rows_of(b->dlow, R), values_of(expert->in->A, &A), packed->low[e]);
+        const Lora *in = expert->in;
+        Weight A;
+        rows_narrow_back(n, rows_of(b->dlow, R), in->scale, rows_of(b->dgu + in->col, 2 * F), R, in->B->rows, in->B->data);
+        if (param_trains(in->A)) gather(plan, at, n, D, b->x, x->data, NULL);
+        sum_pair(group, in, n, token, b->dgu + in->col, 2 * F, low, b->dlow, b->x, D);
+        if (packed->low) rows_pack_nn(n, 1, rows_of(b->dlow, R), values_of(in->A, &A), packed->low[e]);
     }
     if (!packed->gate) return;
     rows_pack_nn(n, 1, rows_of(b->dgu, 2 * F), expert->gate, packed->gate[e]);
     rows_pack_nn(n, 1, rows_of(b->dgu + F, 2 * F), expert->up, packed->up[e]);
 }
 
-static void add_back(const Plan *plan, const PackedBack *packed, float *dx, size_t begin, size_t end)
+static void add_back(const Plan *plan, size_t run, const PackedBack *packed, float *dx, size_t begin, size_t end)
 {
-    for (size_t e = 0; e < plan->E; e++) {
-        const Expert *expert = &plan->experts[e];
-        size_t at = plan->begin[e], n = plan->begin[e + 1] - at;
-        if (n == 0) continue;
-        Rows to = rows_pick(dx, plan->D, plan->token + at);
+    size_t first = plan->runs->begin[run];
+    for (size_t e = busy_below(plan, plan->runs->begin[run + 1], first), next; e > first; e = next) {
+        next = busy_below(plan, e - 1, first);
+        const Expert *expert = &plan->experts[e - 1];
+        size_t n = pairs_of(plan, e - 1);
+        Rows to = rows_pick(dx, plan->D, plan->token + plan->begin[e - 1]);
         Weight A;
-        rows_nn_slice(n, to, true, packed->gate[e], expert->gate, begin, end);
-        rows_nn_slice(n, to, true, packed->up[e], expert->up, begin, end);
-        if (expert->in) rows_nn_slice(n, to, true, packed->low[e], values_of(expert->in->A, &A), begin, end);
+        rows_nn_slice(n, to, true, packed->gate[e - 1], expert->gate, begin, end, (RowsNext){expert->up, begin});
+        rows_nn_slice(n, to, true, packed->up[e - 1], expert->up, begin, end, (RowsNext){next > first ? plan->experts[next - 1].gate : NULL, begin});
+        if (expert->in) rows_nn_slice(n, to, true, packed->low[e - 1], values_of(expert->in->A, &A), begin, end, (RowsNext){0});
     }
 }
 
@@ -328,14 +432,41 @@ static bool make_packed_back(Tape *tape, const Plan *plan, PackedBack *packed)
     packed->gate = (float **)(void *)tape_scratch(tape, plan->E * 2);
     packed->up = (float **)(void *)tape_scratch(tape, plan->E * 2);
     packed->low = (float **)(void *)tape_scratch(tape, plan->E * 2);
-    for (size_t e = 0; e < plan->E && !tape->err; e++) {
-        size_t n = plan->begin[e + 1] - plan->begin[e];
-        if (n == 0) continue;
-        packed->gate[e] = tape_scratch(tape, rows_scratch(n, plan->F));
-        packed->up[e] = tape_scratch(tape, rows_scratch(n, plan->F));
-        packed->low[e] = plan->experts[e].in ? tape_scratch(tape, rows_scratch(n, rank_of(plan->experts[e].in))) : NULL;
-    }
     return !tape->err;
+}
+
+/* As place_packed. */
+static size_t place_packed_back(const Plan *plan, size_t i, const PackedBack *packed, float *block)
+{
+    size_t at = 0;
+    for (size_t e = plan->runs->begin[i]; e < plan->runs->begin[i + 1]; e++) {
+        size_t n = pairs_of(plan, e), wide = n ? rows_scratch(n, plan->F) : 0, low = n && plan->experts[e].in ? rows_scratch(n, rank_of(plan->experts[e].in)) : 0;
+        if (block) {
+            packed->gate[e] = block + at;
+            packed->up[e] = block + at + wide;
+            packed->low[e] = low ? block + at + 2 * wide : NULL;
+        }
+        at += 2 * wide + low;
+    }
+    return at;
+}
+
+static void run_back(const Plan *plan, size_t run, const Group *group, const Tensor *x, const Tensor *w, const float *dy, const PackedBack *packed,
+                     float *scratch, size_t each, size_t pack)
+{
+    size_t turn = plan->runs->begin[run];
+#pragma omp parallel
+    {
+        Bench bench = bench_at(plan, scratch + (size_t)omp_get_thread_num() * each, pack);
+        for (size_t i = take_turn(&turn), next; i < plan->runs->begin[run + 1]; i = next) {
+            next = take_turn(&turn);
+            expert_backward(plan, plan->order[i], group, x, w, dy, packed, &bench, expert_at(plan, run, next));
+        }
+#pragma omp barrier
+        size_t begin, end;
+        columns_of(plan->D, (size_t)omp_get_thread_num(), (size_t)omp_get_num_threads(), &begin, &end);
+        if (x->wants && begin < end) add_back(plan, run, packed, x->grad, begin, end);
+    }
 }
 
 static void experts_backward(Node *node)
@@ -343,20 +474,21 @@ static void experts_backward(Node *node)
     Tape *tape = node->tape;
     const Plan *plan = node->kept;
     Tensor *x = node->in[0], *w = node->in[1], *y = node->out;
-    size_t n_threads = (size_t)omp_get_max_threads(), pack = 2 * rows_scratch(plan->most, inner_most(plan)), each = bench_floats(plan, pack);
+    size_t n_threads = (size_t)omp_get_max_threads(), pack = rows_scratch(plan->most, inner_most(plan)), each = bench_floats(plan, pack), most = 0;
     each = (each + 15) / 16 * 16;
-    float *scratch = tape_scratch(tape, n_threads * each);
+    float *scratch = tape_scratch(tape, n_threads * each), *block = NULL;
     PackedBack packed = {0};
-    if (x->wants) make_packed_back(tape, plan, &packed);
-    if (tape->err) return;
-#pragma omp parallel
-    {
-        Bench bench = bench_at(plan, scratch + (size_t)omp_get_thread_num() * each, pack);
-#pragma omp for schedule(dynamic, 1)
-        for (size_t i = 0; i < plan->E; i++) expert_backward(plan, plan->order[i], tape->group, x, w, y->grad, &packed, &bench);
-        size_t begin, end;
-        columns_of(plan->D, (size_t)omp_get_thread_num(), (size_t)omp_get_num_threads(), &begin, &end);
-        if (x->wants && begin < end) add_back(plan, &packed, x->grad, begin, end);
+    if (x->wants && make_packed_back(tape, plan, &packed)) {
+        for (size_t i = 0; i < plan->runs->n; i++) {
+            size_t floats = place_packed_back(plan, i, &packed, NULL);
+            if (floats > most) most = floats;
+        }
+        block = tape_scratch(tape, most);
+    }
+    for (size_t i = plan->runs->n; i-- > 0 && borrow(tape, plan->runs, i);) {
+        if (block) place_packed_back(plan, i, &packed, block);
+        run_back(plan, i, tape->group, x, w, y->grad, &packed, scratch, each, pack);
+        give_back(plan->runs, i);
     }
 }
 
@@ -399,35 +531,20 @@ static bool fits(Tape *tape, const Tensor *x, Route route, size_t E, const Exper
     return true;
 }
 
-Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *experts)
+Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *experts, const ExpertRuns *runs)
 {
     size_t T = x->shape[0], D = x->shape[1], K = route.weights->shape[1];
     Tensor *y = tape_tensor(tape, T, D);
     if (!fits(tape, x, route, E, experts)) return &tape->dummy;
-    Plan *plan = make_plan(tape, route.ids, T, K, D, E, experts);
+    Plan *plan = make_plan(tape, route.ids, T, K, D, E, experts, runs);
     if (!plan) return &tape->dummy;
-    size_t n_threads = (size_t)omp_get_max_threads(), pack = rows_scratch(plan->most, inner_most(plan));
-    size_t each = (2 * pack + plan->most * (3 * plan->F + plan->rank_most) + 15) / 16 * 16;
     Tensor *in[] = {x, route.weights};
-    if (!tape->lean && tape_wants(tape, trains(E, experts), 2, in)) {
+    if (!tape->lean && !tape->replay && tape_wants(tape, trains(E, experts), 2, in)) {
         plan->gate_up = tape_floats(tape, plan->N * 2 * plan->F);
         plan->low = tape_floats(tape, plan->N * plan->rank_most);
+        if (tape->err) return &tape->dummy;
     }
-    float *scratch = tape_scratch(tape, n_threads * each);
-    Packed packed;
-    if (!make_packed(tape, plan, &packed)) return &tape->dummy;
     memset(y->data, 0, T * D * sizeof *y->data);
-#pragma omp parallel
-    {
-        float *mine = scratch + (size_t)omp_get_thread_num() * each;
-#pragma omp for schedule(dynamic, 1)
-        for (size_t i = 0; i < E; i++) {
-            size_t e = plan->order[i];
-            if (plan->begin[e] < plan->begin[e + 1]) hidden_rows(plan, e, x, route.weights, &packed, mine, pack);
-        }
-        size_t begin, end;
-        columns_of(D, (size_t)omp_get_thread_num(), (size_t)omp_get_num_threads(), &begin, &end);
-        if (begin < end) add_down(plan, &packed, y->data, begin, end);
-    }
+    if (!tape->replay) experts_up(tape, plan, x, route.weights, y->data);
     return tape_record(tape, &experts_op, y, plan, trains(E, experts), 2, in);
 }

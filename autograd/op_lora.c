@@ -56,12 +56,12 @@ static void lora_backward(Node *node)
     const Lora *lora = kept->lora;
     const Param *A = lora->A, *B = lora->B;
     size_t T = x->shape[0], D = x->shape[1], O = y->shape[1], N = B->rows, R = A->rows;
-    Weight a = weight_of(A->name, R, D, A->data), b = weight_of(B->name, N, R, B->data);
+    Weight a = weight_of(A->name, R, D, A->data);
     const float *dy = y->grad + lora->col;
     float *du = tape_scratch(tape, T * R), *xd = dropped(tape, lora, x);
-    float *scratch = tape_scratch(tape, rows_scratch(T, N > R ? N : R));
+    float *scratch = tape_scratch(tape, rows_scratch(T, R));
     if (tape->err) return;
-    rows_nn(T, rows_of(du, R), false, lora->scale, rows_of(dy, O), &b, scratch); /* du = s dy B */
+    rows_narrow_back(T, rows_of(du, R), lora->scale, rows_of(dy, O), R, N, B->data); /* du = s dy B */
     for (size_t m = 0; m < tape->group->n_micro && param_trains(A); m++) {
         Span span = group_span(tape->group, m);
         sum_tn(span.n, N, R, param_leaf(B, span.number), lora->scale, dy + span.begin * O, O, kept->u + span.begin * R, R);
@@ -92,13 +92,13 @@ Tensor *op_lora(Tape *tape, Tensor *y, Tensor *x, const Lora *lora)
                      A->cols, B->rows, B->cols, lora->col) ||
         !tape_expect(tape, T == tape->group->T, "%s: %zu rows, %zu tokens", A->name, T, tape->group->T))
         return &tape->dummy;
-    Weight a = weight_of(A->name, R, D, A->data), b = weight_of(B->name, B->rows, R, B->data);
+    Weight b = weight_of(B->name, B->rows, R, B->data);
     Kept *kept = tape_alloc(tape, sizeof *kept);
     float *u = tape_floats(tape, T * R), *xd = dropped(tape, lora, x);
-    float *scratch = tape_scratch(tape, rows_scratch(T, D > R ? D : R));
+    float *scratch = tape_scratch(tape, rows_scratch(T, R));
     if (tape->err) return &tape->dummy;
     *kept = (Kept){lora, u};
-    rows_nt(T, rows_of(u, R), false, 1, rows_of(xd, D), &a, scratch);                          /* u  = drop(x) A' */
+    rows_narrow_in(T, rows_of(u, R), 1, rows_of(xd, D), R, D, A->data);                        /* u  = drop(x) A' */
     rows_nt(T, rows_of(y->data + lora->col, O), true, lora->scale, rows_of(u, R), &b, scratch); /* y += s u B'     */
     return tape_record(tape, &lora_op, y, kept, param_trains(A), 2, (Tensor *[]){y, x});
 }

@@ -24,7 +24,7 @@ static void loss_backward(Node *node)
 
 static const Op loss = {.name = "loss", .backward = loss_backward};
 
-Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets, int32_t *best)
+Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets)
 {
     size_t n = x->shape[0], D = x->shape[1], V = W->rows, step = LOGITS_AT_ONCE / V;
     if (step < LEAST_ROWS) step = LEAST_ROWS;
@@ -44,7 +44,6 @@ Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets, 
 #pragma omp parallel for schedule(static)
         for (size_t i = 0; i < m; i++) {
             float *row = z + i * V, target = row[targets[at + i]];
-            if (best) best[at + i] = row_largest(V, row);
             nll->data[at + i] = (wants ? row_softmax(V, row) : row_logsumexp(V, row)) - target;
             row[targets[at + i]] -= 1;
         }

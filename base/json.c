@@ -47,6 +47,28 @@ Err *json_read_file(Json **root, const char *path)
     return err_wrap(err, "%s", path);
 }
 
+Err *json_read_lines(Json **array, const char *path)
+{
+    char *text;
+    size_t bytes, number = 0;
+    *array = NULL;
+    TRY(file_read(&text, &bytes, path));
+    Json *lines = json_new_array();
+    Err *err = NULL;
+    for (const char *at = text, *end = text + bytes; at < end && !err;) {
+        const char *newline = memchr(at, '\n', (size_t)(end - at)), *stop = newline ? newline : end;
+        Json *line;
+        number++;
+        err = err_wrap(json_parse(&line, at, (size_t)(stop - at)), "%s: record %zu", path, number);
+        if (!err) json_add(lines, NULL, line);
+        at = newline ? newline + 1 : end;
+    }
+    free(text);
+    if (err) json_free(lines);
+    else *array = lines;
+    return err;
+}
+
 void json_free(Json *root) { cJSON_Delete(root); }
 
 JsonKind json_kind(const Json *value)
@@ -219,6 +241,8 @@ void json_set(Json *object, const char *key, Json *child)
     if (json_find(object, key)) cJSON_ReplaceItemInObjectCaseSensitive(object, key, child);
     else json_add(object, key, child);
 }
+
+void json_set_number(Json *object, const char *key, double number) { json_set(object, key, cJSON_CreateNumber(number)); }
 
 Json *json_duplicate(const Json *value) { return cJSON_Duplicate(value, 1); }
 

@@ -16,6 +16,9 @@ MUST_USE Err *json_parse(Json **root, const char *text, size_t bytes);
 MUST_USE Err *json_read_file(Json **root, const char *path);
 void json_free(Json *root);
 
+/* The values of a JSON Lines file as one array. Fails also on a blank line, naming the record. */
+MUST_USE Err *json_read_lines(Json **array, const char *path);
+
 typedef enum { JSON_NULL, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT } JsonKind;
 JsonKind json_kind(const Json *value);
 const char *json_kind_name(const Json *value); /* "a number", "an object", ... for messages */
@@ -59,6 +62,7 @@ void json_add_number(Json *container, const char *key, double number);
 void json_add_bool(Json *container, const char *key, bool yes);
 void json_add_null(Json *container, const char *key);
 void json_set(Json *object, const char *key, Json *child); /* replaces a member, or adds it */
+void json_set_number(Json *object, const char *key, double number);
 Json *json_duplicate(const Json *value);
 bool json_equal(const Json *a, const Json *b);
 

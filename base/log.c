@@ -1,8 +1,10 @@
 #define _GNU_SOURCE
 #include "base/log.h"
 
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -29,17 +31,25 @@ void log_line(const char *format, ...)
     fflush(stderr);
 }
 
+/* What fits into one row: a longer line would leave its first rows behind when it is overwritten. */
+static int row_width(void)
+{
+    struct winsize window;
+    return ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1 ? window.ws_col - 1 : INT_MAX;
+}
+
 void log_progress(bool keep, const char *format, ...)
 {
-    bool terminal = isatty(STDERR_FILENO);
-    if (!enabled || (!terminal && !keep)) return;
+    char line[1024];
+    if (!enabled || (!isatty(STDERR_FILENO) && !keep)) return;
     clear();
     va_list args;
     va_start(args, format);
-    vfprintf(stderr, format, args);
+    vsnprintf(line, sizeof line, format, args);
     va_end(args);
-    if (keep) fputc('\n', stderr);
-    else showing = true;
+    if (keep) fprintf(stderr, "%s\n", line);
+    else fprintf(stderr, "%.*s", row_width(), line);
+    showing = !keep;
     fflush(stderr);
 }
 

@@ -12,7 +12,8 @@ void log_enable(bool on);
 /* One line, ended here. Clears a progress line that is being shown. */
 void log_line(const char *format, ...) PRINTF(1, 2);
 
-/* A line that the next one overwrites; on something that is no terminal it is an ordinary line when `keep`, else nothing. */
+/* A line that the next one overwrites, cut to the terminal's width; an ordinary line when `keep`. Nothing on something that
+ * is no terminal, unless `keep`. */
 void log_progress(bool keep, const char *format, ...) PRINTF(2, 3);
 
 /* Seconds on a clock that only goes forward. */

@@ -400,11 +400,6 @@ Err *h5_set_u64(H5File *file, const char *object, const char *key, uint64_t valu
     return set_attribute(file, object, key, H5T_STD_U64LE, H5T_NATIVE_UINT64, &value);
 }
 
-Err *h5_set_f64(H5File *file, const char *object, const char *key, double value)
-{
-    return set_attribute(file, object, key, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, &value);
-}
-
 /* Open an attribute that holds one value; *type is as stored. */
 static Err *open_attribute(const H5File *file, const char *object, const char *key, hid_t *attribute, hid_t *type)
 {
@@ -442,23 +437,13 @@ done:
     return err;
 }
 
-static Err *get_number(const H5File *file, const char *object, const char *key, hid_t stored, hid_t memory, void *value)
+Err *h5_get_u64(const H5File *file, const char *object, const char *key, uint64_t *value)
 {
     hid_t attribute, type;
     Err *err = open_attribute(file, object, key, &attribute, &type);
-    if (!err && H5Tequal(type, stored) <= 0) err = err_new(ERR_FORMAT, "attribute %s is of another type", key);
-    if (!err && H5Aread(attribute, memory, value) < 0) err = failed(ERR_FORMAT, "read attribute", key);
+    if (!err && H5Tequal(type, H5T_STD_U64LE) <= 0) err = err_new(ERR_FORMAT, "attribute %s is of another type", key);
+    if (!err && H5Aread(attribute, H5T_NATIVE_UINT64, value) < 0) err = failed(ERR_FORMAT, "read attribute", key);
     drop(type);
     drop(attribute);
     return err;
-}
-
-Err *h5_get_u64(const H5File *file, const char *object, const char *key, uint64_t *value)
-{
-    return get_number(file, object, key, H5T_STD_U64LE, H5T_NATIVE_UINT64, value);
-}
-
-Err *h5_get_f64(const H5File *file, const char *object, const char *key, double *value)
-{
-    return get_number(file, object, key, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, value);
 }

@@ -57,10 +57,8 @@ MUST_USE Err *h5_visit(const H5File *file, const char *group, Err *(*visit)(void
 /* Attributes of a group or array, "/" for the file. */
 MUST_USE Err *h5_set_text(H5File *file, const char *object, const char *key, const char *text);
 MUST_USE Err *h5_set_u64(H5File *file, const char *object, const char *key, uint64_t value);
-MUST_USE Err *h5_set_f64(H5File *file, const char *object, const char *key, double value);
 MUST_USE Err *h5_get_text(const H5File *file, const char *object, const char *key, char **text); /* Owner: the caller */
 MUST_USE Err *h5_get_u64(const H5File *file, const char *object, const char *key, uint64_t *value);
-MUST_USE Err *h5_get_f64(const H5File *file, const char *object, const char *key, double *value);
 
 const char *h5_type_name(H5Type type);
 

@@ -173,7 +173,7 @@ static Err *open_parts(Talk *c)
     const ChatSettings *s = &c->settings;
     TRY(subject_open(&c->subject, &s->subject));
     TRY(encoder_new(&c->encoder, c->subject.tokenizer));
-    TRY(chat_recognise(&c->template, s->subject.model, s->chat_template));
+    TRY(template_recognise(&c->template, s->subject.model, s->chat_template));
     if (s->tools) TRY(read_tools(c));
     if (s->system) TRY(mem_copy_text(&c->system, s->system));
     c->messages = json_new_array();

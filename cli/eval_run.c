@@ -167,7 +167,7 @@ static Err *write_answers(Eval *e, size_t f)
 Err *eval_score(Eval *e)
 {
     const EvalSettings *s = &e->settings;
-    EvaluateConfig config = {(size_t)s->group_tokens, (size_t)s->hidden_mib << 20};
+    EvaluateConfig config = {.group_tokens = (size_t)s->group_tokens, .hidden_bytes = (size_t)s->hidden_mib << 20};
     TRY(mem_new(&e->scores, e->n_variants, sizeof *e->scores));
     for (size_t v = 0; v < e->n_variants; v++) TRY(mem_new(&e->scores[v], e->n_records, sizeof **e->scores));
     if (e->n_documents) {

@@ -314,7 +314,7 @@ static Err *open_parts(Writer *w)
     SubjectWork work = work_of(w);
     TRY(subject_fit(&w->subject, &s->subject, &work, &s->group_tokens));
     TRY(subject_add_all(&w->subject, &s->subject));
-    if (!s->raw) TRY(chat_recognise(&w->template, s->subject.model, s->chat_template));
+    if (!s->raw) TRY(template_recognise(&w->template, s->subject.model, s->chat_template));
     TRY(set_stops(w));
     return encoder_new(&w->encoder, w->subject.tokenizer);
 }

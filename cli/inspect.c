@@ -2,21 +2,33 @@
  * holds. */
 #include "base/options.h"
 #include "cli/verbs.h"
+#include "model/model.h"
 #include "model/report.h"
 #include "train/inspect.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 typedef struct {
-    bool json, help;
+    bool json, check, help;
 } InspectConfig;
 
 static const Option inspect_options[] = {
     {"json", OPT_FLAG, offsetof(InspectConfig, json), .help = "write JSON instead of text"},
+    {"check", OPT_FLAG, offsetof(InspectConfig, check), .help = "read every weight of a model, too, and name the first number that is not finite"},
     {"help", OPT_FLAG, offsetof(InspectConfig, help), .help = "this list"},
     {0}};
+
+static Err *check_numbers(const char *path)
+{
+    Model *model;
+    TRY(model_open(&model, path));
+    Err *err = weights_check_finite(model->weights);
+    model_close(model);
+    return err;
+}
 
 static Err *inspect(int argc, char **argv)
 {
@@ -36,7 +48,8 @@ static Err *inspect(int argc, char **argv)
     if (!known) TRY(model_report(path, config.json, &text));
     printf("%s%s", text, config.json ? "\n" : "");
     free(text);
-    return NULL;
+    if (!config.check) return NULL;
+    return known ? err_new(ERR_USAGE, "--check is for models; %s is none", path) : check_numbers(path);
 }
 
 int verb_inspect(int argc, char **argv) { return err_report("inspect", inspect(argc, argv)); }

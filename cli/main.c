@@ -19,6 +19,7 @@ static const struct {
     {"inspect", verb_inspect, "what a path holds:            graft inspect MODEL|RUN|CHECKPOINT|ADAPTER"},
     {"plan", verb_plan, "memory, bytes and time of a run: graft plan CONFIG.json|MODEL [--key value ...]"},
     {"doctor", verb_doctor, "what this machine has:        graft doctor [FILE]"},
+    {"bench", verb_bench, "speed, as shares of this machine's: graft bench [MODEL] [--json FILE]"},
     {"plot", verb_plot, "training curves as PNG:       graft plot RUN... --output loss.png"},
 };
 enum { N_VERBS = sizeof verbs / sizeof *verbs };

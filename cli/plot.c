@@ -2,18 +2,21 @@
 #include "base/memory.h"
 #include "base/options.h"
 #include "cli/verbs.h"
-#include "plot/run.h"
+#include "plot/picture.h"
+#include "plot/profile.h"
+#include "plot/roofline.h"
 
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct {
-    char *output, *title;
+    char *output, *title, *kind;
     bool help;
 } PlotConfig;
 
 static const Option plot_options[] = {
+    {"kind", OPT_TEXT, offsetof(PlotConfig, kind), .preset = "curves", .choices = "curves roofline profile", .help = "roofline and profile: of the file that graft bench --json writes"},
     {"output", OPT_TEXT, offsetof(PlotConfig, output), .preset = "loss.png", .help = "the PNG file to write"},
     {"title", OPT_TEXT, offsetof(PlotConfig, title), .help = "above the picture, instead of the run's name"},
     {"help", OPT_FLAG, offsetof(PlotConfig, help), .help = "this list"},
@@ -23,7 +26,8 @@ static void print_help(void)
 {
     puts("graft plot RUN... [options]\n\n"
          "Draw the loss, learning rate, gradient norm and expert load of training runs over each other.\n"
-         "A RUN is a directory that holds metrics.jsonl, or such a file itself.\n");
+         "A RUN is a directory that holds metrics.jsonl, or such a file itself. With --kind, one file of\n"
+         "graft bench --json: its roofline, or where the time of its first profiled training step went.\n");
     options_help(stdout, plot_options);
 }
 
@@ -37,7 +41,10 @@ static Err *plot(PlotConfig *config, int argc, char **argv, const char **runs)
         return NULL;
     }
     if (n_runs == 0) return err_new(ERR_USAGE, "no run given; --help says how");
-    TRY(plot_runs(config->output, config->title, n_runs, runs));
+    bool curves = strcmp(config->kind, "curves") == 0;
+    if (!curves && n_runs != 1) return err_new(ERR_USAGE, "kind %s takes one file, not %zu", config->kind, n_runs);
+    if (curves) TRY(plot_runs(config->output, config->title, n_runs, runs));
+    else TRY((strcmp(config->kind, "roofline") == 0 ? plot_roofline : plot_profile)(config->output, config->title, runs[0]));
     log_line("wrote %s", config->output);
     return NULL;
 }

@@ -308,7 +308,7 @@ static Err *open_parts(Previewer *p)
     TRY(data_settings_read(&p->options, &s->data, s->model));
     TRY(file_join(path, s->model, "tokenizer.json"));
     TRY(tokenizer_open(&p->tokenizer, path));
-    p->preview.template = chat_template_name(p->options.chat.template);
+    p->preview.template = template_of(p->options.chat.template)->name;
     p->preview.train_on = s->data.train_on;
     p->preview.max_length = p->options.max_length;
     return builder_new(&p->builder, p->tokenizer, &p->options);

@@ -10,6 +10,7 @@ int verb_inspect(int argc, char **argv);
 int verb_plot(int argc, char **argv);
 int verb_plan(int argc, char **argv);
 int verb_doctor(int argc, char **argv);
+int verb_bench(int argc, char **argv);
 int verb_preview(int argc, char **argv);
 
 #endif

@@ -5,21 +5,12 @@
  * `<|endoftext|>` that end_of_text appends. A DeepSeek turn ends with a token of its own, which is scored.
  * Not scored: what the prompt holds (`<|assistant|>`, `<think>`, an empty thinking block), and a turn whose thinking
  * the template leaves out, for it was not written in that context. What a tool answers never is.
- * Source: docs/glm5.md; the templates that GLM-4.5, 4.6, 4.7 and 5 were released with; for 5.1 and 5.2 what other
- * projects' readers of the released files say of them. */
+ * Source: docs/glm5.md; data/template.c. */
 #ifndef GRAFT_DATA_CHAT_H
 #define GRAFT_DATA_CHAT_H
 
 #include "data/raw.h"
-
-typedef enum {
-    CHAT_GLM47, /* GLM-4.7, GLM-4.7-Flash, GLM-5 */
-    CHAT_GLM45, /* GLM-4.5, GLM-4.6 */
-    CHAT_GLM51, /* GLM-5.1 */
-    CHAT_GLM52, /* GLM-5.2 */
-    CHAT_DEEPSEEK_V3, /* conversations without tools */
-    CHAT_TEMPLATES,
-} ChatTemplate;
+#include "data/template.h"
 
 typedef enum { CHAT_UNSET, CHAT_NO, CHAT_YES } ChatSwitch; /* a template tells "not given" from both */
 
@@ -54,14 +45,6 @@ typedef struct {
     ChatTurn *turns;  /* where a conversation may be cut; a run of tool results is one turn */
     size_t n_turns, turn_capacity;
 } ChatText;
-
-/* The template of a model: by `name` when given, else by what its directory ships (chat_template.jinja, or the
- * chat_template of tokenizer_config.json): by its SHA-256 where the released file's is known, else by words that only
- * that template has. Fails: ERR_USAGE, an unknown name; ERR_FORMAT, none there or an unknown one;
- * both name the known ones. */
-MUST_USE Err *chat_recognise(ChatTemplate *template, const char *model_directory, const char *name);
-const char *chat_template_name(ChatTemplate template);
-const char *chat_end_of_text(ChatTemplate template); /* the token that closes a document */
 
 /* Render into `out`, which is emptied first. `tools` may be absent, null, or a string that holds the array; so may a
  * tool call's arguments be a string that holds the object. A message with `"weight": 0` is not scored.

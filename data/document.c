@@ -75,7 +75,7 @@ static Err *render_text(Builder *b)
     ChatText *chat = &b->chat;
     text_clear(&chat->text);
     text_add(&chat->text, b->record.text.data, b->record.text.n);
-    text_put(&chat->text, chat_end_of_text(b->options.chat.template));
+    text_put(&chat->text, template_of(b->options.chat.template)->end);
     chat->n_turns = chat->head = chat->n_scored = 0;
     TRY(text_error(&chat->text));
     TRY(mem_grow(&chat->scored, &chat->scored_capacity, 1, sizeof *chat->scored));

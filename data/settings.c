@@ -23,5 +23,5 @@ Err *data_settings_read(DocumentOptions *options, const DataSettings *s, const c
                              : strcmp(s->train_on, "all") == 0 ? CHAT_TRAIN_ALL
                                                                : CHAT_TRAIN_ASSISTANT,
                  .train_on_reasoning = s->train_on_reasoning ? CHAT_UNSET : CHAT_NO}};
-    return chat_recognise(&options->chat.template, model_directory, s->chat_template);
+    return template_recognise(&options->chat.template, model_directory, s->chat_template);
 }

@@ -34,7 +34,7 @@ typedef struct {
      .help = "the template's own: no keeps the thinking of earlier turns"},                                                  \
     {"reasoning_effort", OPT_TEXT, DATA_AT(at, reasoning_effort), .preset = "max", .choices = "max high", .help = "GLM-5.2's own"}
 
-/* Settings of a table with its presets -> what data/document.h takes. Fails: as chat_recognise does. */
+/* Settings of a table with its presets -> what data/document.h takes. Fails: as template_recognise does. */
 MUST_USE Err *data_settings_read(DocumentOptions *options, const DataSettings *settings, const char *model_directory);
 
 #endif

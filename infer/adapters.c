@@ -16,11 +16,50 @@
 static Err *take_pair(ModulePair *to, const AdapterPair *from)
 {
     if (from->embedding) return err_new(ERR_FORMAT, "%s: LoRA on the embedding is not supported", from->module);
-    *to = (ModulePair){.module = from->module, .r = from->r, .in = from->in, .out = from->out, .scale = from->scale};
+    *to = (ModulePair){.r = from->r, .in = from->in, .out = from->out, .scale = from->scale};
     TRY(mem_new(&to->A, from->r * from->in, sizeof *to->A));
     TRY(mem_new(&to->B, from->out * from->r, sizeof *to->B));
     adapter_file_read_pair(from, to->A, to->B);
+    to->module = from->module;
     return NULL;
+}
+
+static bool all_zero(size_t n, const float *x)
+{
+    size_t i = 0;
+    while (i < n && x[i] == 0) i++;
+    return i == n;
+}
+
+static bool is_zero(const ModulePair *p) { return all_zero(p->r * p->in, p->A) && all_zero(p->out * p->r, p->B); }
+
+/* Are both of the same routed expert? */
+static bool same_expert(const ModulePair *a, const ModulePair *b)
+{
+    size_t n = (size_t)(strrchr(a->module, '.') - a->module) + 1;
+    return strstr(a->module, ".mlp.experts.") && strncmp(a->module, b->module, n) == 0 && !strchr(b->module + n, '.');
+}
+
+/* Where only some experts of a layer are adapted, zeros stand for the others (ckpt/adapter_file): A and B would stay zero
+ * for ever, so they are left out. Pairs come by module. Returns how many are left. */
+static size_t drop_placeholders(size_t n, ModulePair *pairs)
+{
+    size_t kept = 0;
+    for (size_t i = 0, end; i < n; i = end) {
+        bool zero = same_expert(&pairs[i], &pairs[i]);
+        for (end = i; end < n && (end == i || same_expert(&pairs[i], &pairs[end])); end++) zero = zero && is_zero(&pairs[end]);
+        for (size_t j = i; j < end; j++) {
+            ModulePair pair = pairs[j];
+            pairs[j] = (ModulePair){0};
+            if (!zero) {
+                pairs[kept++] = pair;
+                continue;
+            }
+            free(pair.A);
+            free(pair.B);
+        }
+    }
+    return kept;
 }
 
 static bool ends_with(const char *text, const char *end)
@@ -112,11 +151,11 @@ static Err *take_extra(const Model *model, ModulePair *to, size_t *n, const Adap
 
 static Err *import(Adapter **adapter, const Model *model, const AdapterFile *file, const char *directory, ModulePair *pairs)
 {
-    size_t n = file->n_pairs;
     char path[PATH_BYTES];
     TRY(file_join(path, directory, BIAS_FILE));
     bool moved = file_exists(path);
     for (size_t i = 0; i < file->n_pairs; i++) TRY(take_pair(&pairs[i], &file->pairs[i]));
+    size_t n = drop_placeholders(file->n_pairs, pairs);
     for (size_t i = 0; i < file->n_extras; i++)
         if (!moved || !ends_with(file->extras[i].name, ".e_score_correction_bias")) TRY(take_extra(model, pairs, &n, &file->extras[i]));
     return adapter_from_pairs(adapter, model, n, pairs);
@@ -136,9 +175,9 @@ static Err *open_peft(Adapter **adapter, const Model *model, const char *path)
             *adapter = NULL;
         }
         for (size_t i = 0; i < most; i++) {
+            if (!pairs[i].A) free((char *)(size_t)pairs[i].module); /* a router's name is our own */
             free(pairs[i].A);
             free(pairs[i].B);
-            if (i >= file->n_pairs) free((char *)(size_t)pairs[i].module);
         }
         free(pairs);
     }

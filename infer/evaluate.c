@@ -27,6 +27,7 @@ typedef struct {
     Model *model;
     const Adapter *const *adapters;
     const Document *const *documents;
+    const EvaluateConfig *config;
     size_t D, V;
     size_t *start;     /* [n_variants] the layer from which on a variant goes its own way */
     size_t begin, end; /* documents of this reading */
@@ -179,8 +180,10 @@ static Err *layer_up(Work *w, size_t l)
 
 static Err *go_up(Work *w)
 {
+    layers_walk(w->model, w->model->n_layers);
     TRY(embed(w));
     for (size_t l = 0; l < w->model->n_layers; l++) {
+        if (w->config->between_layers) TRY(w->config->between_layers(w->config->context));
         TRY(layer_acquire(w->model, l));
         Err *err = layer_up(w, l);
         layer_release(w->model, l);
@@ -211,20 +214,12 @@ static RowSums row_sums(size_t V, const float *z, const float *other)
     return s;
 }
 
-static size_t best_of(size_t V, const float *z)
-{
-    size_t best = 0;
-    for (size_t i = 1; i < V; i++)
-        if (z[i] > z[best]) best = i;
-    return best;
-}
-
 /* One scored row; base NULL: this is variant 0. */
 static DocumentScore score_row(size_t V, const float *z, const float *base, int32_t target)
 {
     RowSums a = row_sums(V, z, base);
     double lse = a.max + log(a.sum);
-    DocumentScore score = {.nll = lse - (double)z[target], .right = best_of(V, z) == (size_t)target};
+    DocumentScore score = {.nll = lse - (double)z[target], .right = row_largest(V, z) == target};
     if (!base) return score;
     RowSums b = row_sums(V, base, z);
     double lse_base = b.max + log(b.sum);
@@ -338,18 +333,20 @@ static Err *prepare(Work *w)
     return model_reserve_positions(w->model, longest);
 }
 
-static Err *run(Work *w, const EvaluateConfig *config)
+static Err *run(Work *w)
 {
     Scores *out = w->out;
     TRY(prepare(w));
-    for (; w->begin < out->n_documents; w->begin = w->end, out->readings++) {
-        cut_reading(w, config->hidden_bytes);
-        TRY(make_parts(w, config->group_tokens));
+    do {
+        w->begin = w->end;
+        cut_reading(w, w->config->hidden_bytes);
+        TRY(make_parts(w, w->config->group_tokens));
         TRY(make_rows(w));
         TRY(go_up(w));
         TRY(head(w));
         drop_reading(w);
-    }
+        out->readings++;
+    } while (w->end < out->n_documents);
     for (size_t v = 1; v < out->n_variants; v++) /* what was not computed again is variant 0's */
         memcpy(out->variants[v].load, out->variants[0].load, w->start[v] * out->n_experts * sizeof *out->variants[v].load);
     return NULL;
@@ -359,9 +356,9 @@ Err *evaluate(Scores *out, Model *model, size_t n_variants, const Adapter *const
               const Document *const *documents, const EvaluateConfig *config)
 {
     *out = (Scores){.n_variants = n_variants, .n_documents = n_documents, .n_layers = model->n_layers, .n_experts = model->router.E};
-    Work w = {.out = out, .model = model, .adapters = adapters, .documents = documents, .D = (size_t)model->config.hidden_size,
+    Work w = {.out = out, .model = model, .adapters = adapters, .documents = documents, .config = config, .D = (size_t)model->config.hidden_size,
               .V = (size_t)model->config.vocab_size};
-    Err *err = run(&w, config);
+    Err *err = run(&w);
     drop_reading(&w);
     tape_free(&w.tape);
     tape_free(&w.other);

@@ -31,9 +31,12 @@ typedef struct {
 typedef struct {
     size_t group_tokens; /* run through a layer together; 0: all. Never changes a bit */
     size_t hidden_bytes; /* the most that hidden states of all variants may take; 0: no limit */
+    Err *(*between_layers)(void *context); /* called before each layer, its error ends the evaluation; NULL: nobody */
+    void *context;
 } EvaluateConfig;
 
-/* Owner: the caller, scores_free. Documents are borrowed while it runs. */
+/* Without documents the weights are read all the same: ranks of one host read together.
+ * Owner: the caller, scores_free. Documents are borrowed while it runs. */
 MUST_USE Err *evaluate(Scores *scores, Model *model, size_t n_variants, const Adapter *const *adapters, size_t n_documents,
                        const Document *const *documents, const EvaluateConfig *config);
 void scores_free(Scores *scores);

@@ -25,6 +25,7 @@ typedef enum {
     LORA_MLP_OUT,
     LORA_SHARED_IN,
     LORA_SHARED_OUT,
+    LORA_ROUTER, /* instead of, not beside, training it in full */
     LORA_PLACES,
 } LoraPlace;
 
@@ -64,8 +65,8 @@ typedef struct Adapter {
 
 /* Make an adapter as the settings say, A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0 (PEFT's default), the router's values from
  * the base. Every random number is a function of (seed, parameter, index).
- * Fails: ERR_USAGE: a pattern that matches nothing (with the nearest names), an expert or layer that is not there,
- * nothing to train at all. */
+ * Fails: ERR_USAGE: a pattern that matches nothing (with the nearest names), an expert or layer that is not there, a router
+ * both by LoRA and in full, nothing to train at all. */
 MUST_USE Err *adapter_new(Adapter **adapter, const Model *model, const LoraConfig *config, uint64_t seed);
 void adapter_free(Adapter *adapter);
 

@@ -34,9 +34,9 @@ static Tensor *last_norm(Tape *tape, const Model *model, Tensor *x)
     return op_rmsnorm(tape, x, 0, x->shape[1], model->norm, model->config.rms_norm_eps);
 }
 
-Tensor *model_loss(Tape *tape, const Model *model, Tensor *x, const int32_t *targets, int32_t *best)
+Tensor *model_loss(Tape *tape, const Model *model, Tensor *x, const int32_t *targets)
 {
-    Tensor *nll = op_loss(tape, last_norm(tape, model, x), &model->lm_head, targets, best);
+    Tensor *nll = op_loss(tape, last_norm(tape, model, x), &model->lm_head, targets);
     tape_expect_finite(tape, nll, "head");
     return nll;
 }

@@ -21,6 +21,7 @@ typedef struct {
     float *router_bias;
     Weight *expert_weights; /* [E][3]: gate, up, down */
     Expert *experts;        /* [E] without LoRA */
+    const ExpertRuns *runs; /* NULL: they are there when the layer is. Owner: stream */
 } Layer;
 
 typedef struct Model {
@@ -99,7 +100,7 @@ Tensor *layer_forward(Tape *tape, const Model *model, size_t l, const Adapter *a
 Tensor *model_embed(Tape *tape, const Model *model, const int32_t *ids);
 
 /* nll [rows][1] of rows of the last hidden state against their targets. */
-Tensor *model_loss(Tape *tape, const Model *model, Tensor *x, const int32_t *targets, int32_t *best);
+Tensor *model_loss(Tape *tape, const Model *model, Tensor *x, const int32_t *targets);
 
 /* Logits [rows][V], for a few rows. */
 Tensor *model_logits(Tape *tape, const Model *model, Tensor *x);

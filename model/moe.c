@@ -16,12 +16,13 @@ Tensor *moe_forward(Tape *tape, const Model *model, size_t l, const LayerAdapter
 {
     const Layer *layer = &model->layers[l];
     Tensor *logits = op_linear_trained(tape, h, &layer->router, lora ? lora->router : NULL);
+    logits = op_lora(tape, logits, h, lora ? lora->pairs[LORA_ROUTER] : NULL);
     tape_expect_finite(tape, logits, "router");
     if (pass->balance_stats) balance_gather(tape, &model->router, logits, pass->balance_stats);
     if (pass->coefficient) op_balance(tape, logits, &model->router, pass->coefficient, pass->balance);
     const float *bias = lora && lora->router_bias ? lora->router_bias : layer->router_bias;
     Route route = op_route(tape, logits, bias, &model->router, pass->choices->experts[l], pass->made);
     if (pass->trace) *pass->trace = (LayerTrace){logits, route};
-    Tensor *y = op_experts(tape, h, route, model->router.E, lora && lora->experts ? lora->experts : layer->experts);
+    Tensor *y = op_experts(tape, h, route, model->router.E, lora && lora->experts ? lora->experts : layer->experts, layer->runs);
     return op_add(tape, y, mlp_forward(tape, layer, lora, LORA_SHARED_IN, h));
 }

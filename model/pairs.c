@@ -22,14 +22,21 @@ static Met *met_of(const Meeting *meeting, const Slot *slot)
     return &meeting->experts[(slot->l * meeting->model->router.E + slot->expert) * 2 + (slot->kind == SLOT_EXPERT_OUT)];
 }
 
+/* A router is trained in full, or by a pair like everything else. */
+static bool locate(const Model *model, const ModulePair *pair, Slot *slot)
+{
+    if (!slot_find(model, pair->module, slot)) return false;
+    if (slot->kind == SLOT_PLACE && slot->place == LORA_ROUTER && !pair->A) slot->kind = SLOT_ROUTER;
+    return true;
+}
+
 static Err *find(const Model *model, const ModulePair *pair, Slot *slot)
 {
-    if (!slot_find(model, pair->module, slot)) return err_new(ERR_FORMAT, "adapter: this model has no module %s", pair->module);
+    if (!locate(model, pair, slot)) return err_new(ERR_FORMAT, "adapter: this model has no module %s", pair->module);
     const Weight *w = slot_weight(model, slot);
     if (pair->in != w->cols || pair->out != w->rows)
         return err_new(ERR_FORMAT, "adapter: %s is for a weight [%zu][%zu]; the model's is [%zu][%zu]", pair->module, pair->out, pair->in, w->rows, w->cols);
-    if ((slot->kind == SLOT_ROUTER) != !pair->A)
-        return err_new(ERR_FORMAT, "adapter: %s: a router is trained in full, everything else by pairs", pair->module);
+    if (slot->kind != SLOT_ROUTER && !pair->A) return err_new(ERR_FORMAT, "adapter: %s: only a router is trained in full", pair->module);
     return NULL;
 }
 
@@ -94,6 +101,8 @@ static Err *meet(Meeting *meeting, size_t n, const ModulePair *pairs, LayerFill 
         met->half[slot.half] = &pairs[i];
         *fill_of(fills, &slot) = fill_for(met, slot.kind);
     }
+    for (size_t l = 0; l < meeting->model->n_layers; l++)
+        if (fills[l].router && fills[l].places[LORA_ROUTER].halves) return err_new(ERR_FORMAT, "adapter: the router of layer %zu is there by a pair and in full", l);
     return NULL;
 }
 
@@ -101,7 +110,7 @@ static void set_all(Adapter *adapter, const Meeting *meeting, size_t n, const Mo
 {
     for (size_t i = 0; i < n; i++) {
         Slot slot;
-        slot_find(adapter->model, pairs[i].module, &slot);
+        locate(adapter->model, &pairs[i], &slot);
         if (slot.kind == SLOT_ROUTER) {
             const Param *router = adapter->layers[slot.l].router;
             memcpy(router->data, pairs[i].B, param_count(router) * sizeof(float));

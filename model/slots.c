@@ -23,6 +23,7 @@ static const struct {
     {"mlp.shared_experts.gate_proj", LORA_SHARED_IN, 0},
     {"mlp.shared_experts.up_proj", LORA_SHARED_IN, 1},
     {"mlp.shared_experts.down_proj", LORA_SHARED_OUT, 0},
+    {"mlp.gate", LORA_ROUTER, 0},
 };
 enum { N_NAMES = sizeof names / sizeof *names };
 
@@ -43,10 +44,11 @@ static const Weight *place_weight(const Model *model, size_t l, LoraPlace place,
     case LORA_SHARED_IN: w = half ? &layer->up : &layer->gate; break;
     case LORA_MLP_OUT:
     case LORA_SHARED_OUT: w = &layer->down; break;
+    case LORA_ROUTER: w = &layer->router; break;
     case LORA_PLACES: break;
     }
-    bool mlp = place == LORA_MLP_IN || place == LORA_MLP_OUT, shared = place == LORA_SHARED_IN || place == LORA_SHARED_OUT;
-    if ((mlp && !layer->dense) || (shared && layer->dense)) return NULL;
+    bool mlp = place == LORA_MLP_IN || place == LORA_MLP_OUT, sparse = place >= LORA_SHARED_IN;
+    if ((mlp && !layer->dense) || (sparse && layer->dense)) return NULL;
     return w && w->rows ? w : NULL;
 }
 
@@ -112,10 +114,7 @@ bool slot_find(const Model *model, const char *module, Slot *slot)
     if (sscanf(module, "model.layers.%zu.%n", &slot->l, &used) != 1 || used == 0 || slot->l >= model->n_layers) return false;
     const char *leaf = module + used;
     bool found = false;
-    if (strcmp(leaf, "mlp.gate") == 0) {
-        slot->kind = SLOT_ROUTER;
-        found = true;
-    } else if (find_expert(leaf, slot)) {
+    if (find_expert(leaf, slot)) {
         found = slot->expert < model->router.E;
     } else {
         for (size_t i = 0; i < N_NAMES && !found; i++) {

@@ -20,14 +20,15 @@ typedef struct {
 /* The frozen weight behind a module. */
 const Weight *slot_weight(const Model *model, const Slot *slot);
 
-/* "model.layers.3.mlp.experts.7.up_proj" and the slot it names; false: this model has no such module. */
+/* "model.layers.3.mlp.experts.7.up_proj" and the slot it names; false: this model has no such module. A router's name gives
+ * the place of its pair. */
 void slot_module(const Slot *slot, char module[MODULE_BYTES]);
 bool slot_find(const Model *model, const char *module, Slot *slot);
 
 /* "gate_up_proj" for a slot of two halves, else the module's own last name: what parameters are named by. */
 void slot_stem(const Slot *slot, char stem[MODULE_BYTES]);
 
-/* Every module of a layer, experts included, the router excluded. Stops at the first error. */
+/* Every module of a layer that can carry LoRA, experts and the router included. Stops at the first error. */
 typedef Err *(*SlotVisit)(void *context, const Slot *slot, const char *module);
 MUST_USE Err *slots_visit(const Model *model, size_t l, SlotVisit visit, void *context);
 

@@ -89,6 +89,8 @@ static Err *visit(void *context, const Slot *slot, const char *module)
     Targets *t = context;
     const Json *targets = t->config->target_modules;
     if (slot->kind != SLOT_PLACE && !t->by_name) return NULL; /* `experts` speaks for them */
+    bool router = slot->kind == SLOT_PLACE && slot->place == LORA_ROUTER, listed = targets && json_kind(targets) != JSON_STRING;
+    if (router && !listed) return NULL; /* no Linear in transformers, so it is asked for by its name alone */
     if (t->regex) {
         if (!whole_match(t->regex, module)) return NULL;
         t->hits[0]++;
@@ -125,7 +127,7 @@ static Err *no_match(const char *entry)
     static const struct {
         const char *name, *why;
     } refused[] = {
-        {"gate", "the router is trained with train_router"},
+        {"gate", "no router is in the chosen layers"},
         {"embed_tokens", "the embedding is not trained"},
         {"lm_head", "the head is not trained"},
         {"wq_b", "the indexer's choice has no gradient"},
@@ -134,7 +136,7 @@ static Err *no_match(const char *entry)
     };
     static const char *const known[] = {"q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj", "gate_proj",
                                         "up_proj", "down_proj", "shared_experts.gate_proj", "shared_experts.up_proj",
-                                        "shared_experts.down_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", NULL};
+                                        "shared_experts.down_proj", "mlp.gate", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", NULL};
     const char *dot = strrchr(entry, '.'), *last = dot ? dot + 1 : entry;
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
         if (strcmp(last, refused[i].name) == 0) return err_new(ERR_USAGE, "target_modules: %s cannot carry LoRA here: %s", entry, refused[i].why);
@@ -236,6 +238,7 @@ static Err *fill_layers(Targets *t, const bool *wanted)
         if (t->config->target_modules) TRY(slots_visit(model, l, visit, t));
         for (size_t e = 0; e < model->router.E && t->all_experts && !model->layers[l].dense; e++) use_expert(t, l, e);
         if (!t->config->train_router || model->layers[l].dense) continue;
+        if (t->fills[l].places[LORA_ROUTER].halves) return err_new(ERR_USAGE, "the router of layer %zu is a target module and trained in full by train_router; choose one", l);
         t->fills[l].router = true;
         t->n_routers++;
     }

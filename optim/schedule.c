@@ -6,44 +6,107 @@
 
 static const double PI = 3.14159265358979323846;
 
+/* ---- names and options ---------------------------------------------------------------------------------------- */
+
 static const struct {
     const char *name;
     ScheduleKind kind;
-} names[] = {
-    {"constant", SCHEDULE_CONSTANT}, /* the first of a kind is its own name */
-    {"constant_with_warmup", SCHEDULE_CONSTANT}, /* ours warms up whenever warmup_steps says so */
-    {"linear", SCHEDULE_LINEAR},
-    {"cosine", SCHEDULE_COSINE},
+    const char *keys[3]; /* of lr_scheduler_kwargs */
+} schedules[] = {
+    {"constant", SCHEDULE_CONSTANT, {NULL}},
+    {"constant_with_warmup", SCHEDULE_CONSTANT, {NULL}}, /* ours warms up whenever warmup_steps says so */
+    {"linear", SCHEDULE_LINEAR, {NULL}},
+    {"cosine", SCHEDULE_COSINE, {NULL}},
+    {"cosine_with_min_lr", SCHEDULE_COSINE_MIN, {"min_lr", "min_lr_rate"}},
+    {"warmup_stable_decay", SCHEDULE_WSD, {"num_decay_steps", "decay_type", "min_lr_ratio"}},
 };
+enum { N_SCHEDULES = sizeof schedules / sizeof *schedules, MOST_KEYS = 3 };
 
-enum { N_NAMES = sizeof names / sizeof *names };
-
-const char *schedule_name(ScheduleKind kind)
+static Err *check_keys(size_t which, const Json *kwargs)
 {
-    for (size_t i = 0; i < N_NAMES; i++)
-        if (names[i].kind == kind) return names[i].name;
-    return "unknown";
-}
-
-bool schedule_from_name(ScheduleKind *kind, const char *name)
-{
-    for (size_t i = 0; i < N_NAMES; i++) {
-        if (strcmp(names[i].name, name) != 0) continue;
-        *kind = names[i].kind;
-        return true;
+    if (kwargs && json_kind(kwargs) != JSON_OBJECT) return err_new(ERR_USAGE, "is %s; expected an object", json_kind_name(kwargs));
+    for (const Json *member = kwargs ? json_first(kwargs) : NULL; member; member = json_next(member)) {
+        bool known = false;
+        for (size_t i = 0; i < MOST_KEYS && schedules[which].keys[i]; i++) known = known || strcmp(schedules[which].keys[i], json_key(member)) == 0;
+        if (!known) return err_new(ERR_USAGE, "%s is nothing that %s knows", json_key(member), schedules[which].name);
     }
-    return false;
+    return NULL;
 }
 
-double schedule_rate(ScheduleKind kind, double learning_rate, uint64_t step, uint64_t warmup_steps,
-                     uint64_t total_steps)
+static bool has(const Json *kwargs, const char *key) { return kwargs && json_find(kwargs, key); }
+
+static Err *read_cosine_min(Schedule *s, const Json *kwargs, double learning_rate)
 {
-    double k = (double)step, W = (double)warmup_steps, T = (double)total_steps;
-    if (step < warmup_steps) return learning_rate * (k / fmax(1, W));
-    double span = fmax(1, T - W);
-    switch (kind) {
+    bool rate = has(kwargs, "min_lr_rate");
+    double least = 0;
+    if (rate == has(kwargs, "min_lr")) return err_new(ERR_USAGE, "cosine_with_min_lr needs min_lr or min_lr_rate, one of them");
+    TRY(json_get_number(kwargs, rate ? "min_lr_rate" : "min_lr", &least));
+    s->least = rate ? least : least / learning_rate;
+    if (s->least >= 0 && s->least <= 1) return NULL;
+    return err_new(ERR_USAGE, "%s is %g; expected 0 to %g", rate ? "min_lr_rate" : "min_lr", least, rate ? 1 : learning_rate);
+}
+
+static Err *read_wsd(Schedule *s, const Json *kwargs)
+{
+    static const struct { const char *name; DecayKind kind; } decays[] = {{"cosine", DECAY_COSINE}, {"linear", DECAY_LINEAR}, {"1-sqrt", DECAY_SQRT}};
+    const char *decay = "cosine";
+    int64_t steps = 0, most = (int64_t)(s->total_steps > s->warmup_steps ? s->total_steps - s->warmup_steps : 0);
+    if (!has(kwargs, "num_decay_steps")) return err_new(ERR_USAGE, "warmup_stable_decay needs num_decay_steps");
+    TRY(json_get_int(kwargs, "num_decay_steps", 0, most, &steps));
+    TRY(json_may_string(kwargs, "decay_type", &decay));
+    TRY(json_may_number(kwargs, "min_lr_ratio", &s->least));
+    s->decay_steps = (uint64_t)steps;
+    if (!(s->least >= 0 && s->least <= 1)) return err_new(ERR_USAGE, "min_lr_ratio is %g; expected 0 to 1", s->least);
+    for (size_t i = 0; i < sizeof decays / sizeof *decays; i++) {
+        if (strcmp(decays[i].name, decay) != 0) continue;
+        s->decay = decays[i].kind;
+        return NULL;
+    }
+    return err_new(ERR_USAGE, "decay_type is \"%s\"; expected cosine, linear or 1-sqrt", decay);
+}
+
+Err *schedule_init(Schedule *s, const char *name, const Json *kwargs, double learning_rate, uint64_t warmup_steps, uint64_t total_steps)
+{
+    size_t which = 0;
+    while (which < N_SCHEDULES && strcmp(schedules[which].name, name) != 0) which++;
+    if (which == N_SCHEDULES) return err_new(ERR_USAGE, "lr_scheduler_type %s is unknown", name);
+    *s = (Schedule){.kind = schedules[which].kind, .warmup_steps = warmup_steps, .total_steps = total_steps};
+    Err *err = check_keys(which, kwargs);
+    if (!err && s->kind == SCHEDULE_COSINE_MIN) err = read_cosine_min(s, kwargs, learning_rate);
+    if (!err && s->kind == SCHEDULE_WSD) err = read_wsd(s, kwargs);
+    if (err) {
+        Err *usage = err_new(ERR_USAGE, "lr_scheduler_kwargs: %s", err_message(err));
+        err_free(err);
+        return usage;
+    }
+    return NULL;
+}
+
+/* ---- rates ---------------------------------------------------------------------------------------------------- */
+
+static double half_wave(double part) { return 0.5 * (1 + cos(PI * part)); }
+
+static double decayed(DecayKind decay, double part) { return decay == DECAY_LINEAR ? 1 - part : decay == DECAY_SQRT ? 1 - sqrt(part) : half_wave(part); }
+
+static double above(double least, double factor) { return factor * (1 - least) + least; }
+
+/* Behind the warm-up. */
+static double stable_or_decaying(const Schedule *s, double k)
+{
+    double D = (double)s->decay_steps, begin = (double)s->total_steps - D;
+    if (k < begin) return 1;
+    return k < (double)s->total_steps ? above(s->least, decayed(s->decay, (k - begin) / fmax(1, D))) : s->least;
+}
+
+double schedule_rate(const Schedule *s, double learning_rate, uint64_t step)
+{
+    double k = (double)step, W = (double)s->warmup_steps, T = (double)s->total_steps, span = fmax(1, T - W);
+    if (step < s->warmup_steps) return learning_rate * above(s->kind == SCHEDULE_WSD ? s->least : 0, k / fmax(1, W));
+    switch (s->kind) {
     case SCHEDULE_LINEAR: return learning_rate * fmax(0, (T - k) / span);
-    case SCHEDULE_COSINE: return learning_rate * fmax(0, 0.5 * (1 + cos(PI * ((k - W) / span))));
+    case SCHEDULE_COSINE:
+    case SCHEDULE_COSINE_MIN: return learning_rate * fmax(0, above(s->least, half_wave((k - W) / span)));
+    case SCHEDULE_WSD: return learning_rate * fmax(0, stable_or_decaying(s, k));
     default: return learning_rate;
     }
 }

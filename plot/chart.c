@@ -1,39 +1,16 @@
-/* A chart is laid out before anything is drawn. Heights need the legends' rows, legends need the width, the width needs
- * the widest y tick, and that needs the heights: so the layout runs twice, from a guess and from what the guess gave. */
+/* Draws what plot/layout has laid out. */
 #include "plot/chart.h"
 
 #include "base/memory.h"
-#include "plot/axis.h"
+#include "plot/layout.h"
 #include "plot/palette.h"
 
-#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { LEGEND_ROWS = 4, LINE_BYTES = 512 };
-
-static const double margin = 28, gap = 26, title_size = 22, head_size = 16, text_size = 14, line_height = 21,
-                    sample_width = 30, bar_width = 18;
-
-typedef struct {
-    const Panel *panel;
-    double head;   /* y of the panel's upper edge: its title begins here */
-    Rect area;     /* where the data go */
-    size_t shown;  /* entries of the legend */
-    size_t columns;
-    double column; /* width of one; 0: all entries fit into one row, each as wide as it is */
-    Axis y, bar;   /* bar: colours of a heat map */
-} Frame;
-
-typedef struct {
-    const Chart *chart;
-    Canvas *canvas;
-    double left, right; /* of every panel's area */
-    Axis x;
-    Frame *frames;      /* [n_panels] */
-} Layout;
+enum { LINE_BYTES = 512, MOST_NUMBERS = 8 };
 
 /* ---- moving average ------------------------------------------------------------------------------------------- */
 
@@ -79,205 +56,6 @@ static void draw_text(Canvas *canvas, Point at, TextStyle style, double width, c
     }
 }
 
-static double text_width(const Layout *layout, const char *text)
-{
-    return text ? canvas_text_width(layout->canvas, text_size, text) : 0;
-}
-
-static double widest_tick(const Layout *layout, const Axis *axis)
-{
-    double widest = 0;
-    for (size_t i = 0; i < axis->n_ticks; i++) widest = fmax(widest, text_width(layout, axis->text[i]));
-    return widest;
-}
-
-/* ---- ranges --------------------------------------------------------------------------------------------------- */
-
-static void widen(double *low, double *high, double value)
-{
-    if (value < *low) *low = value;
-    if (value > *high) *high = value;
-}
-
-static bool shows(const Frame *frame, Point p) { return isfinite(p.x) && axis_shows(&frame->y, p.y); }
-
-static bool is_empty(const Frame *frame)
-{
-    const Panel *panel = frame->panel;
-    for (size_t i = 0; i < panel->n_series; i++)
-        for (size_t j = 0; j < panel->series[i].n; j++)
-            if (shows(frame, panel->series[i].points[j])) return false;
-    return !panel->heat || panel->heat->rows == 0 || panel->heat->columns == 0;
-}
-
-static void range_x(Layout *layout)
-{
-    double low = INFINITY, high = -INFINITY, pad = 0;
-    for (size_t i = 0; i < layout->chart->n_panels; i++) {
-        const Frame *frame = &layout->frames[i];
-        const Panel *panel = frame->panel;
-        if (panel->heat) {
-            widen(&low, &high, panel->heat->x_low);
-            widen(&low, &high, panel->heat->x_high);
-            continue;
-        }
-        pad = 0.015; /* room for half a marker */
-        for (size_t j = 0; j < panel->n_series; j++)
-            for (size_t k = 0; k < panel->series[j].n; k++)
-                if (shows(frame, panel->series[j].points[k])) widen(&low, &high, panel->series[j].points[k].x);
-    }
-    axis_range(&layout->x, low, high, pad);
-}
-
-static void range_heat(Frame *frame)
-{
-    const Heat *heat = frame->panel->heat;
-    double low = heat->low, high = heat->high;
-    if (low == 0 && high == 0) {
-        low = INFINITY;
-        high = -INFINITY;
-        for (size_t i = 0; i < heat->rows * heat->columns; i++)
-            if (isfinite(heat->values[i])) widen(&low, &high, heat->values[i]);
-    }
-    axis_range(&frame->y, heat->y_low, heat->y_high, 0);
-    axis_range(&frame->bar, low, high, 0);
-}
-
-static void range_y(Frame *frame)
-{
-    const Panel *panel = frame->panel;
-    double low = INFINITY, high = -INFINITY;
-    for (size_t i = 0; i < panel->n_series; i++)
-        for (size_t j = 0; j < panel->series[i].n; j++)
-            if (shows(frame, panel->series[i].points[j])) widen(&low, &high, panel->series[i].points[j].y);
-    if (panel->from_zero && !panel->log_y && low <= high) widen(&low, &high, 0);
-    axis_range(&frame->y, low, high, 0.06);
-}
-
-/* ---- layout --------------------------------------------------------------------------------------------------- */
-
-static size_t n_named(const Panel *panel)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < panel->n_series; i++) n += panel->series[i].name != NULL;
-    return n;
-}
-
-static double entry_width(const Layout *layout, const Series *series)
-{
-    return sample_width + 8 + text_width(layout, series->name) + gap;
-}
-
-/* Several rows stand in columns of equal width, so that they can be read down as well as along. */
-static void lay_legend(const Layout *layout, Frame *frame)
-{
-    const Panel *panel = frame->panel;
-    double width = layout->right - layout->left, widest = 1, all = 0;
-    for (size_t i = 0; i < panel->n_series; i++) {
-        if (!panel->series[i].name) continue;
-        widest = fmax(widest, entry_width(layout, &panel->series[i]));
-        all += entry_width(layout, &panel->series[i]);
-    }
-    frame->shown = n_named(panel);
-    frame->column = all <= width ? 0 : fmin(widest, width);
-    frame->columns = all <= width ? frame->shown : (size_t)(width / frame->column);
-    if (frame->shown > frame->columns * LEGEND_ROWS) frame->shown = frame->columns * LEGEND_ROWS;
-}
-
-static size_t legend_rows(const Frame *frame)
-{
-    return frame->shown ? (frame->shown + frame->columns - 1) / frame->columns : 0;
-}
-
-/* Height of what stands above the data of a panel. */
-static double head_height(const Frame *frame)
-{
-    const Panel *panel = frame->panel;
-    return (panel->title || panel->note ? head_size + 12 : 0) + line_height * (double)legend_rows(frame);
-}
-
-static double share_of(const Panel *panel) { return panel->share > 0 ? panel->share : 1; }
-
-/* Divide the height, from `top` on, between the panels. */
-static void lay_heights(Layout *layout, double top)
-{
-    const Chart *chart = layout->chart;
-    double left_over = (double)canvas_height(layout->canvas) - top - margin / 2, shares = 0;
-    left_over -= text_size + 14 + (chart->x_label ? line_height : 0); /* x ticks and label */
-    for (size_t i = 0; i < chart->n_panels; i++) {
-        shares += share_of(&chart->panels[i]);
-        left_over -= head_height(&layout->frames[i]) + (i ? gap : 0);
-    }
-    for (size_t i = 0; i < chart->n_panels; i++) {
-        Frame *frame = &layout->frames[i];
-        frame->head = top + (i ? gap : 0);
-        double y = round(frame->head + head_height(frame));
-        double h = floor(fmax(left_over * share_of(frame->panel) / shares, 1));
-        frame->area = (Rect){layout->left, y, layout->right - layout->left, h};
-        top = y + h;
-    }
-}
-
-static void lay_ticks(Layout *layout)
-{
-    double width = fmax(layout->right - layout->left, 1);
-    size_t about = (size_t)(width / 90);
-    do { /* fewer until they stand apart */
-        axis_ticks(&layout->x, about);
-    } while ((widest_tick(layout, &layout->x) + gap) * (double)layout->x.n_ticks > width && about-- > 1);
-    for (size_t i = 0; i < layout->chart->n_panels; i++) {
-        Frame *frame = &layout->frames[i];
-        size_t along = (size_t)fmax(frame->area.h / 50, fmin(frame->area.h / 34, 3));
-        axis_ticks(&frame->y, along);
-        if (frame->panel->heat) axis_ticks(&frame->bar, along);
-    }
-}
-
-/* Left and right margins, from the ticks there are now. */
-static void lay_widths(Layout *layout)
-{
-    double left = 0, right = 12, label = 0;
-    for (size_t i = 0; i < layout->chart->n_panels; i++) {
-        const Frame *frame = &layout->frames[i];
-        left = fmax(left, widest_tick(layout, &frame->y));
-        if (frame->panel->y_label) label = line_height + 4;
-        if (!frame->panel->heat) continue;
-        double name = frame->panel->heat->name ? gap : 0;
-        right = fmax(right, gap + bar_width + 8 + widest_tick(layout, &frame->bar) + name);
-    }
-    layout->left = round(margin + label + left + 10);
-    layout->right = round(fmax((double)canvas_width(layout->canvas) - margin - right, layout->left + 1));
-}
-
-static double titles_height(const Chart *chart)
-{
-    return margin + (chart->title ? title_size + 4 : 0) + (chart->subtitle ? line_height + 4 : 0) +
-           (chart->title || chart->subtitle ? 14 : 0);
-}
-
-static void lay_out(Layout *layout)
-{
-    const Chart *chart = layout->chart;
-    layout->left = 3 * margin;
-    layout->right = (double)canvas_width(layout->canvas) - 2 * margin;
-    for (size_t i = 0; i < chart->n_panels; i++) {
-        Frame *frame = &layout->frames[i];
-        frame->panel = &chart->panels[i];
-        frame->y.log = frame->panel->log_y && !frame->panel->heat;
-        frame->y.whole = frame->panel->heat != NULL;
-        if (frame->panel->heat) range_heat(frame);
-        else range_y(frame);
-    }
-    layout->x.whole = chart->whole_x;
-    range_x(layout);
-    for (int pass = 0; pass < 2; pass++) {
-        if (pass) lay_widths(layout);
-        for (size_t i = 0; i < chart->n_panels; i++) lay_legend(layout, &layout->frames[i]);
-        lay_heights(layout, titles_height(chart));
-        lay_ticks(layout);
-    }
-}
-
 /* ---- axes ----------------------------------------------------------------------------------------------------- */
 
 static double x_of(const Layout *layout, double x)
@@ -313,13 +91,13 @@ static void draw_grid(const Layout *layout, const Frame *frame)
 static void draw_y_axis(const Layout *layout, const Frame *frame)
 {
     const Rect *area = &frame->area;
-    TextStyle number = {.size = text_size, .colour = palette_ink, .across = 1, .up = 0.5};
+    TextStyle number = {.size = TEXT_SIZE, .colour = palette_ink, .across = 1, .up = 0.5};
     for (size_t i = 0; i < frame->y.n_ticks; i++) {
         Point at = {area->x - 10, y_of(frame, frame->y.tick[i]) + 0.5};
         canvas_text(layout->canvas, at, &number, frame->y.text[i]);
     }
-    TextStyle label = {.size = text_size, .colour = palette_faint_ink, .across = 0.5, .up = 1, .upright = true};
-    draw_text(layout->canvas, (Point){margin, area->y + area->h / 2}, label, area->h, frame->panel->y_label);
+    TextStyle label = {.size = TEXT_SIZE, .colour = palette_faint_ink, .across = 0.5, .up = 1, .upright = true};
+    draw_text(layout->canvas, (Point){MARGIN, area->y + area->h / 2}, label, area->h, frame->panel->y_label);
 }
 
 /* The line under a panel, with marks; under the last one also numbers and what they count. */
@@ -328,24 +106,41 @@ static void draw_x_axis(const Layout *layout, const Frame *frame, bool last)
     const Rect *area = &frame->area;
     double bottom = area->y + area->h;
     draw_horizontal(layout->canvas, bottom, area->x, area->x + area->w, palette_axis);
-    TextStyle number = {.size = text_size, .colour = palette_ink, .across = 0.5, .up = 1};
+    TextStyle number = {.size = TEXT_SIZE, .colour = palette_ink, .across = 0.5, .up = 1};
     for (size_t i = 0; i < layout->x.n_ticks; i++) {
         double x = x_of(layout, layout->x.tick[i]);
         draw_vertical(layout->canvas, x, bottom, bottom + 5, palette_axis);
         if (last) canvas_text(layout->canvas, (Point){x + 0.5, bottom + 12}, &number, layout->x.text[i]);
     }
     if (!last) return;
-    TextStyle label = {.size = text_size, .colour = palette_faint_ink, .across = 0.5, .up = 1};
-    Point middle = {area->x + area->w / 2, bottom + 14 + line_height};
+    TextStyle label = {.size = TEXT_SIZE, .colour = palette_faint_ink, .across = 0.5, .up = 1};
+    Point middle = {area->x + area->w / 2, bottom + 14 + LINE_HEIGHT};
     draw_text(layout->canvas, middle, label, area->w, layout->chart->x_label);
 }
 
 /* ---- lines ---------------------------------------------------------------------------------------------------- */
 
+static bool is_marked(const Series *series) { return series->kind == SERIES_MARKED || series->kind == SERIES_NUMBERED; }
+
 static void draw_marker(Canvas *canvas, Point at, Colour colour)
 {
     canvas_circle(canvas, at, 6, palette_ground); /* a rim, so that it stands out on a line of its own colour */
     canvas_circle(canvas, at, 4.5, colour);
+}
+
+/* The value above a circle; at the ends of the panel beside its middle. */
+static void draw_number(const Layout *layout, const Frame *frame, Point at, double value, Colour colour)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%.4g", value);
+    double wide = canvas_text_width(layout->canvas, TEXT_SIZE, text), left = at.x - wide / 2, most = frame->area.x + frame->area.w - wide;
+    double up = at.y - 12 - TEXT_SIZE < frame->area.y ? -12 - 0.75 * TEXT_SIZE : 12; /* below, where there is no room above */
+    TextStyle style = {.size = TEXT_SIZE, .colour = colour};
+    Colour ground = palette_ground;
+    ground.a = 200; /* so that it can be read across a line */
+    left = fmax(fmin(left, most), frame->area.x);
+    canvas_rect(layout->canvas, (Rect){left - 2, at.y - up - 0.8 * TEXT_SIZE, wide + 4, TEXT_SIZE}, ground);
+    canvas_text(layout->canvas, (Point){left, at.y - up}, &style, text);
 }
 
 /* What joins markers is there to tell series apart, not to say what happened in between. */
@@ -369,13 +164,15 @@ static void draw_series(const Layout *layout, const Frame *frame, const Series *
     Stroke bold = palette_stroke(series->colour, 2.6), thin = thin_stroke(series);
     for (size_t i = 0; i < series->n; i++) {
         Point p = series->points[i];
-        at[i] = shows(frame, p) ? (Point){x_of(layout, p.x), y_of(frame, p.y)} : (Point){NAN, NAN};
-        smooth[i] = (Point){p.x, shows(frame, p) ? p.y : NAN};
+        at[i] = layout_shows(frame, p) ? (Point){x_of(layout, p.x), y_of(frame, p.y)} : (Point){NAN, NAN};
+        smooth[i] = (Point){p.x, layout_shows(frame, p) ? p.y : NAN};
     }
     if (series->kind == SERIES_LINE) draw_line(layout->canvas, series->n, at, palette_stroke(series->colour, 2));
-    if (series->kind == SERIES_MARKED) {
+    if (is_marked(series)) {
         canvas_path(layout->canvas, series->n, at, &thin);
         for (size_t i = 0; i < series->n; i++) draw_marker(layout->canvas, at[i], thin.colour);
+        for (size_t i = 0; i < series->n && series->kind == SERIES_NUMBERED && series->n <= MOST_NUMBERS; i++)
+            if (isfinite(at[i].y)) draw_number(layout, frame, at[i], series->points[i].y, thin.colour);
     }
     if (series->kind != SERIES_SMOOTHED) return;
     draw_line(layout->canvas, series->n, at, (Stroke){1.2, palette_pale(bold.colour), 0, 0});
@@ -396,7 +193,7 @@ static Err *draw_lines(const Layout *layout, const Frame *frame)
     canvas_clip(layout->canvas, frame->area);
     for (int marked = 0; marked < 2; marked++)
         for (size_t i = 0; i < panel->n_series; i++)
-            if ((panel->series[i].kind == SERIES_MARKED) == marked)
+            if (is_marked(&panel->series[i]) == marked)
                 draw_series(layout, frame, &panel->series[i], points, points + most);
     canvas_clip_none(layout->canvas);
     free(points);
@@ -450,17 +247,17 @@ static void draw_heat(const Layout *layout, const Frame *frame)
 static void draw_bar(const Layout *layout, const Frame *frame)
 {
     const Rect *area = &frame->area;
-    double x = area->x + area->w + gap;
+    double x = area->x + area->w + GAP;
     for (double y = 0; y < area->h; y++)
-        canvas_rect(layout->canvas, (Rect){x, area->y + y, bar_width, 1}, palette_heat(1 - (y + 0.5) / area->h));
-    TextStyle number = {.size = text_size, .colour = palette_ink, .up = 0.5};
+        canvas_rect(layout->canvas, (Rect){x, area->y + y, BAR_WIDTH, 1}, palette_heat(1 - (y + 0.5) / area->h));
+    TextStyle number = {.size = TEXT_SIZE, .colour = palette_ink, .up = 0.5};
     for (size_t i = 0; i < frame->bar.n_ticks; i++) {
         double y = area->y + (1 - axis_place(&frame->bar, frame->bar.tick[i])) * area->h;
-        draw_horizontal(layout->canvas, fmin(y, area->y + area->h - 1), x + bar_width, x + bar_width + 5, palette_axis);
-        canvas_text(layout->canvas, (Point){x + bar_width + 9, y + 0.5}, &number, frame->bar.text[i]);
+        draw_horizontal(layout->canvas, fmin(y, area->y + area->h - 1), x + BAR_WIDTH, x + BAR_WIDTH + 5, palette_axis);
+        canvas_text(layout->canvas, (Point){x + BAR_WIDTH + 9, y + 0.5}, &number, frame->bar.text[i]);
     }
-    TextStyle label = {.size = text_size, .colour = palette_faint_ink, .across = 0.5, .upright = true};
-    Point edge = {(double)canvas_width(layout->canvas) - margin, area->y + area->h / 2};
+    TextStyle label = {.size = TEXT_SIZE, .colour = palette_faint_ink, .across = 0.5, .upright = true};
+    Point edge = {(double)canvas_width(layout->canvas) - MARGIN, area->y + area->h / 2};
     draw_text(layout->canvas, edge, label, area->h, frame->panel->heat->name);
 }
 
@@ -469,27 +266,27 @@ static void draw_bar(const Layout *layout, const Frame *frame)
 static void draw_sample(Canvas *canvas, Point at, const Series *series)
 {
     Stroke stroke = palette_stroke(series->colour, series->kind == SERIES_LINE ? 2 : 2.6);
-    Point from = {at.x + 4, at.y}, to = {at.x + sample_width - 4, at.y};
+    Point from = {at.x + 4, at.y}, to = {at.x + SAMPLE_WIDTH - 4, at.y};
     if (series->kind == SERIES_SMOOTHED)
-        canvas_rect(canvas, (Rect){at.x, at.y - 5, sample_width, 10}, palette_pale(stroke.colour));
-    if (series->kind == SERIES_MARKED) stroke = thin_stroke(series);
+        canvas_rect(canvas, (Rect){at.x, at.y - 5, SAMPLE_WIDTH, 10}, palette_pale(stroke.colour));
+    if (is_marked(series)) stroke = thin_stroke(series);
     canvas_line(canvas, from, to, &stroke);
-    if (series->kind == SERIES_MARKED) draw_marker(canvas, (Point){at.x + sample_width / 2, at.y}, stroke.colour);
+    if (is_marked(series)) draw_marker(canvas, (Point){at.x + SAMPLE_WIDTH / 2, at.y}, stroke.colour);
 }
 
 static void draw_legend(const Layout *layout, const Frame *frame)
 {
     const Panel *panel = frame->panel;
-    TextStyle style = {.size = text_size, .colour = palette_ink, .up = 0.5};
-    double top = frame->area.y - line_height * (double)legend_rows(frame) + 2;
-    size_t hidden = n_named(panel) - frame->shown, n = 0;
+    TextStyle style = {.size = TEXT_SIZE, .colour = palette_ink, .up = 0.5};
+    double top = frame->area.y - LINE_HEIGHT * (double)layout_legend_rows(frame) + 2;
+    size_t hidden = layout_n_named(panel) - frame->shown, n = 0;
     double x = layout->left;
     for (size_t i = 0; i < panel->n_series && n < frame->shown; i++) {
         const Series *series = &panel->series[i];
         if (!series->name) continue;
         if (frame->column > 0) x = layout->left + frame->column * (double)(n % frame->columns);
-        Point at = {x, round(top + line_height * (double)(n / frame->columns)) + 4};
-        double width = frame->column > 0 ? frame->column : entry_width(layout, series);
+        Point at = {x, round(top + LINE_HEIGHT * (double)(n / frame->columns)) + 4};
+        double width = frame->column > 0 ? frame->column : layout_entry_width(layout, series);
         n++;
         if (hidden && n == frame->shown) { /* the last place tells what has none */
             char more[64];
@@ -497,8 +294,8 @@ static void draw_legend(const Layout *layout, const Frame *frame)
             draw_text(layout->canvas, at, style, width, more);
         } else {
             draw_sample(layout->canvas, at, series);
-            at.x += sample_width + 8;
-            draw_text(layout->canvas, at, style, width - sample_width - 16, series->name);
+            at.x += SAMPLE_WIDTH + 8;
+            draw_text(layout->canvas, at, style, width - SAMPLE_WIDTH - 16, series->name);
         }
         x += width;
     }
@@ -508,9 +305,9 @@ static void draw_head(const Layout *layout, const Frame *frame)
 {
     const Panel *panel = frame->panel;
     double width = layout->right - layout->left;
-    TextStyle title = {.size = head_size, .colour = palette_ink, .up = 1};
-    TextStyle note = {.size = text_size - 1, .colour = palette_faint_ink, .across = 1, .up = 1};
-    double title_width = panel->title ? canvas_text_width(layout->canvas, head_size, panel->title) + gap : 0;
+    TextStyle title = {.size = HEAD_SIZE, .colour = palette_ink, .up = 1};
+    TextStyle note = {.size = TEXT_SIZE - 1, .colour = palette_faint_ink, .across = 1, .up = 1};
+    double title_width = panel->title ? canvas_text_width(layout->canvas, HEAD_SIZE, panel->title) + GAP : 0;
     draw_text(layout->canvas, (Point){layout->left, frame->head}, title, width, panel->title);
     if (title_width < width)
         draw_text(layout->canvas, (Point){layout->right, frame->head + 1}, note, width - title_width, panel->note);
@@ -522,8 +319,8 @@ static Err *draw_panel(const Layout *layout, const Frame *frame, bool last)
     const Rect *area = &frame->area;
     draw_head(layout, frame);
     draw_legend(layout, frame);
-    if (is_empty(frame)) {
-        TextStyle style = {.size = head_size, .colour = palette_faint_ink, .across = 0.5, .up = 0.5};
+    if (layout_is_empty(frame)) {
+        TextStyle style = {.size = HEAD_SIZE, .colour = palette_faint_ink, .across = 0.5, .up = 0.5};
         draw_text(layout->canvas, (Point){area->x + area->w / 2, area->y + area->h / 2}, style, area->w, "no data");
     } else if (frame->panel->heat) {
         draw_heat(layout, frame);
@@ -532,7 +329,7 @@ static Err *draw_panel(const Layout *layout, const Frame *frame, bool last)
         draw_grid(layout, frame);
         err = draw_lines(layout, frame);
     }
-    if (!is_empty(frame)) draw_y_axis(layout, frame);
+    if (!layout_is_empty(frame)) draw_y_axis(layout, frame);
     draw_x_axis(layout, frame, last);
     return err;
 }
@@ -540,11 +337,11 @@ static Err *draw_panel(const Layout *layout, const Frame *frame, bool last)
 static void draw_titles(const Layout *layout)
 {
     const Chart *chart = layout->chart;
-    double width = layout->right - layout->left, y = margin;
-    TextStyle title = {.size = title_size, .colour = palette_ink, .up = 1};
-    TextStyle subtitle = {.size = text_size, .colour = palette_faint_ink, .up = 1};
+    double width = layout->right - layout->left, y = MARGIN;
+    TextStyle title = {.size = TITLE_SIZE, .colour = palette_ink, .up = 1};
+    TextStyle subtitle = {.size = TEXT_SIZE, .colour = palette_faint_ink, .up = 1};
     draw_text(layout->canvas, (Point){layout->left, y}, title, width, chart->title);
-    if (chart->title) y += title_size + 8;
+    if (chart->title) y += TITLE_SIZE + 8;
     draw_text(layout->canvas, (Point){layout->left, y}, subtitle, width, chart->subtitle);
 }
 

@@ -27,6 +27,7 @@ typedef enum {
     SERIES_LINE,
     SERIES_SMOOTHED, /* a thin pale line, and its moving average as a bold one */
     SERIES_MARKED,   /* a circle at each point, joined by a thin line */
+    SERIES_NUMBERED, /* the same, and each value beside its circle while they are few */
 } SeriesKind;
 
 /* Points in the order they are joined. One that is not finite, or not above 0 on a log axis, is a gap. */

@@ -3,12 +3,9 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
-#include "plot/chart.h"
 
 #include <math.h>
 #include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,7 +15,9 @@
 
 static const struct { const char *key; size_t offset; } step_curves[] = {
     {"loss", offsetof(PlotRun, loss)},
-    {"learning_rate", offsetof(PlotRun, learning_rate)},
+    {"learning_rate", offsetof(PlotRun, rates[PLOT_RATE_A])},
+    {"learning_rate_B", offsetof(PlotRun, rates[PLOT_RATE_B])},
+    {"learning_rate_router", offsetof(PlotRun, rates[PLOT_RATE_ROUTER])},
     {"grad_norm", offsetof(PlotRun, grad_norm)},
     {"load_max_over_mean", offsetof(PlotRun, load)},
 };
@@ -31,17 +30,16 @@ static Err *curve_add(Curve *curve, double x, double y)
     return NULL;
 }
 
-static Err *find_eval(PlotRun *run, const char *file, EvalCurve **out)
+static Err *find_eval(PlotRun *run, const char *file, const char *domain, EvalCurve **out)
 {
     for (size_t i = 0; i < run->n_evals; i++) {
         *out = &run->evals[i];
-        if (strcmp((*out)->file, file) == 0) return NULL;
+        if (strcmp((*out)->file, file) == 0 && strcmp((*out)->domain, domain) == 0) return NULL;
     }
     TRY(mem_grow(&run->evals, &run->evals_room, run->n_evals + 1, sizeof *run->evals));
-    *out = &run->evals[run->n_evals];
+    *out = &run->evals[run->n_evals++];
     TRY(mem_copy_text(&(*out)->file, file));
-    run->n_evals++;
-    return NULL;
+    return mem_copy_text(&(*out)->domain, domain);
 }
 
 /* Add a member's number to a curve, if the line has it. */
@@ -81,12 +79,14 @@ static Err *take_line(PlotRun *run, const Json *line)
     TRY(json_get_int(line, "step", 0, (int64_t)1 << 53, &step));
     for (size_t i = 0; i < STEP_CURVES; i++)
         TRY(take(line, step_curves[i].key, (double)step, (Curve *)((char *)run + step_curves[i].offset)));
+    TRY(json_may_number(line, "epoch", &run->epochs));
     TRY(take_load(run, json_find(line, "expert_load"), (double)step));
     if (!json_find(line, "eval_loss")) return NULL;
     EvalCurve *eval;
-    const char *file = "";
+    const char *file = "", *domain = "";
     TRY(json_may_string(line, "eval_file", &file));
-    TRY(find_eval(run, file, &eval));
+    TRY(json_may_string(line, "eval_domain", &domain));
+    TRY(find_eval(run, file, domain, &eval));
     return take(line, "eval_loss", (double)step, &eval->loss);
 }
 
@@ -155,6 +155,7 @@ void plot_run_free(PlotRun *run)
 {
     for (size_t i = 0; i < run->n_evals; i++) {
         free(run->evals[i].file);
+        free(run->evals[i].domain);
         free(run->evals[i].loss.points);
     }
     free(run->evals);
@@ -162,202 +163,8 @@ void plot_run_free(PlotRun *run)
     free(run->load_steps);
     free(run->loads);
     free(run->loss.points);
-    free(run->learning_rate.points);
+    for (size_t i = 0; i < PLOT_RATES; i++) free(run->rates[i].points);
     free(run->grad_norm.points);
     free(run->name);
     *run = (PlotRun){0};
-}
-
-/* ---- drawing -------------------------------------------------------------------------------------------------- */
-
-enum { N_PANELS = 4 };
-
-/* One run has a colour for each kind of curve; of several, each run has one. */
-typedef struct {
-    size_t n_runs;
-    PlotRun *runs;
-    size_t n_series[N_PANELS];
-    Series *series[N_PANELS]; /* of the panels loss, learning rate, gradient norm, expert load */
-    float *heat;              /* of one run's load */
-    size_t n_names;
-    char **names;      /* made for the legend */
-} Picture;
-
-static Err *picture_new(Picture *picture, size_t n_runs)
-{
-    TRY(mem_new(&picture->runs, n_runs, sizeof *picture->runs));
-    picture->n_runs = n_runs;
-    return NULL;
-}
-
-static void picture_free(Picture *picture)
-{
-    for (size_t i = 0; i < picture->n_names; i++) free(picture->names[i]);
-    free(picture->names);
-    for (size_t i = 0; i < N_PANELS; i++) free(picture->series[i]);
-    free(picture->heat);
-    for (size_t i = 0; i < picture->n_runs; i++) plot_run_free(&picture->runs[i]);
-    free(picture->runs);
-}
-
-static void add_series(Picture *picture, size_t panel, const char *name, SeriesKind kind, size_t colour,
-                       const Curve *curve)
-{
-    if (curve->n)
-        picture->series[panel][picture->n_series[panel]++] = (Series){name, kind, colour, curve->n, curve->points};
-}
-
-/* Two runs of one name are told apart by their paths. */
-static Err *rename_twins(Picture *picture, const char *const *paths)
-{
-    for (size_t i = 0; i < picture->n_runs; i++) {
-        bool twin = false;
-        for (size_t j = 0; j < picture->n_runs; j++)
-            twin |= j != i && strcmp(picture->runs[i].name, picture->runs[j].name) == 0;
-        if (!twin) continue;
-        for (size_t j = picture->n_runs; j-- > i;) { /* all of this name, itself last */
-            PlotRun *run = &picture->runs[j];
-            if (strcmp(run->name, picture->runs[i].name)) continue;
-            free(run->name);
-            run->name = NULL;
-            TRY(mem_copy_text(&run->name, paths[j]));
-        }
-    }
-    return NULL;
-}
-
-static Err *eval_name(Picture *picture, const PlotRun *run, const EvalCurve *eval, const char **name)
-{
-    *name = "evaluation";
-    if (run->n_evals == 1 || !eval->file[0]) return NULL;
-    const char *slash = strrchr(eval->file, '/');
-    char **made = &picture->names[picture->n_names];
-    TRY(mem_format(made, "evaluation: %s", slash ? slash + 1 : eval->file));
-    picture->n_names++;
-    *name = *made;
-    return NULL;
-}
-
-static Err *add_run(Picture *picture, size_t i)
-{
-    const PlotRun *run = &picture->runs[i];
-    bool alone = picture->n_runs == 1;
-    add_series(picture, 0, alone ? "training" : run->name, SERIES_SMOOTHED, i, &run->loss);
-    for (size_t j = 0; j < run->n_evals; j++) {
-        const char *name = NULL;
-        if (alone) TRY(eval_name(picture, run, &run->evals[j], &name));
-        else if (!run->loss.n && j == 0) name = run->name; /* nothing else bears its name */
-        add_series(picture, 0, name, SERIES_MARKED, alone ? j + 1 : i, &run->evals[j].loss);
-    }
-    add_series(picture, 1, NULL, SERIES_LINE, i, &run->learning_rate);
-    add_series(picture, 2, NULL, SERIES_SMOOTHED, i, &run->grad_norm);
-    if (!alone) add_series(picture, 3, NULL, SERIES_SMOOTHED, i, &run->load);
-    return NULL;
-}
-
-static Err *gather(Picture *picture, const char *const *paths)
-{
-    size_t n_evals = 0;
-    for (size_t i = 0; i < picture->n_runs; i++) {
-        TRY(plot_run_read(&picture->runs[i], paths[i]));
-        n_evals += picture->runs[i].n_evals;
-    }
-    TRY(rename_twins(picture, paths));
-    TRY(mem_new(&picture->names, n_evals, sizeof *picture->names));
-    for (size_t i = 0; i < N_PANELS; i++)
-        TRY(mem_new(&picture->series[i], picture->n_runs + n_evals, sizeof **picture->series));
-    for (size_t i = 0; i < picture->n_runs; i++) TRY(add_run(picture, i));
-    return NULL;
-}
-
-/* What the reader needs to know about pale, bold and dots. */
-static void loss_note(const Picture *picture, size_t bytes, char note[bytes])
-{
-    size_t least = SIZE_MAX, most = 0;
-    bool evals = false;
-    for (size_t i = 0; i < picture->n_runs; i++) {
-        size_t window = chart_window(picture->runs[i].loss.n);
-        if (window < least) least = window;
-        if (window > most) most = window;
-        evals |= picture->runs[i].n_evals > 0;
-    }
-    snprintf(note, bytes, "pale: every step \u00b7 bold: mean of %zu steps%s%s", most, least < most ? " or fewer" : "",
-             evals && picture->n_runs > 1 ? " \u00b7 circles: evaluation" : "");
-}
-
-/* Layers over steps; more steps than columns are averaged. Owner of values: the caller, until free(). */
-static Err *make_heat(const PlotRun *run, Heat *heat, float **values)
-{
-    enum { MOST_COLUMNS = 400 };
-    size_t n = run->n_loads, L = run->n_layers, columns = n < MOST_COLUMNS ? n : MOST_COLUMNS;
-    TRY(mem_new(values, L * columns, sizeof **values));
-    for (size_t l = 0; l < L; l++)
-        for (size_t c = 0; c < columns; c++) {
-            size_t from = c * n / columns, to = (c + 1) * n / columns;
-            double sum = 0;
-            for (size_t i = from; i < to; i++) sum += (double)run->loads[i * L + l];
-            (*values)[l * columns + c] = (float)(sum / (double)(to - from));
-        }
-    double half = n > 1 ? (run->load_steps[n - 1] - run->load_steps[0]) / (double)(n - 1) / 2 : 0.5;
-    *heat = (Heat){.rows = L, .columns = columns, .values = *values, .x_low = run->load_steps[0] - half, .x_high = run->load_steps[n - 1] + half,
-                   .y_low = -0.5, .y_high = (double)L - 0.5, .name = "fullest / mean"};
-    return NULL;
-}
-
-static const char LOAD_TITLE[] = "Expert load: the fullest expert over the mean, by layer";
-
-static Err *draw(Picture *picture, const char *png_path, const char *title)
-{
-    Heat heat;
-    char note[128];
-    loss_note(picture, sizeof note, note);
-    Panel panels[N_PANELS] = {{.title = "Loss (nats per token)", .note = note, .share = 3, .n_series = picture->n_series[0],
-                        .series = picture->series[0]}};
-    size_t n = 1;
-    if (picture->n_series[1])
-        panels[n++] = (Panel){.title = "Learning rate", .from_zero = true, .n_series = picture->n_series[1],
-                              .series = picture->series[1]};
-    if (picture->n_series[2])
-        panels[n++] = (Panel){.title = "Gradient norm", .from_zero = true, .n_series = picture->n_series[2],
-                              .series = picture->series[2]};
-    if (picture->n_series[3])
-        panels[n++] = (Panel){.title = "Expert load: the fullest expert over the mean, worst layer", .n_series = picture->n_series[3],
-                              .series = picture->series[3]};
-    if (picture->n_runs == 1 && picture->runs[0].n_loads) {
-        TRY(make_heat(&picture->runs[0], &heat, &picture->heat));
-        panels[n++] = (Panel){.title = LOAD_TITLE, .y_label = "layer", .share = 1.5, .heat = &heat};
-    }
-    if (!title) title = picture->n_runs == 1 ? picture->runs[0].name : "Training runs";
-    Chart chart = {.title = title, .x_label = "step", .whole_x = true, .height = 560 + 150 * (n - 1), .n_panels = n,
-                   .panels = panels};
-    return chart_write(&chart, png_path);
-}
-
-Err *plot_runs(const char *png_path, const char *title, size_t n_runs, const char *const *runs)
-{
-    Picture picture = {0};
-    if (n_runs == 0) return err_new(ERR_USAGE, "no run to plot");
-    Err *err = picture_new(&picture, n_runs);
-    if (!err) err = gather(&picture, runs);
-    if (!err) err = draw(&picture, png_path, title);
-    picture_free(&picture);
-    return err;
-}
-
-Err *plot_load(const char *png_path, const char *path, bool *drawn)
-{
-    PlotRun run;
-    Heat heat;
-    float *values = NULL;
-    *drawn = false;
-    TRY(plot_run_read(&run, path));
-    Err *err = run.n_loads ? make_heat(&run, &heat, &values) : NULL;
-    if (!err && run.n_loads) {
-        Panel panel = {.title = LOAD_TITLE, .y_label = "layer", .heat = &heat};
-        err = chart_write(&(Chart){.title = run.name, .x_label = "step", .whole_x = true, .width = 900, .height = 420, .n_panels = 1, .panels = &panel}, png_path);
-        *drawn = !err;
-    }
-    free(values);
-    plot_run_free(&run);
-    return err;
 }

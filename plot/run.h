@@ -1,10 +1,11 @@
-/* What a training run wrote while it ran, and pictures of it.
+/* What a training run wrote while it ran, for pictures and tables of it.
  *
  * A metrics file is JSON Lines. A line with `loss` and its neighbours tells of one optimizer step, a line with
  * `eval_loss` of one evaluation; other keys are passed over, and so are lines with no step and neither loss:
  *
  *     {"step":12,"loss":4.31,"learning_rate":0.003,"grad_norm":0.41,"tokens_per_second":812.0,"epoch":0.1}
  *     {"step":111,"eval_loss":4.28,"eval_file":"data/eval.jsonl"}
+ *     {"step":111,"eval_loss":4.91,"eval_file":"data/eval.jsonl","eval_domain":"law"}
  *
  * "expert_load" of a step's line holds the fullest expert over the mean for every layer: the heat map.
  * null is a gap. A last line without its newline is one being written: it counts when it can be read and else not. */
@@ -18,16 +19,20 @@ typedef struct {
     Point *points; /* x: the step */
 } Curve;
 
+/* Of A and of all else; of B and of routers where theirs are other ones. */
+typedef enum { PLOT_RATE_A, PLOT_RATE_B, PLOT_RATE_ROUTER, PLOT_RATES } PlotRate;
+
 typedef struct {
-    char *file; /* "" when the lines name none */
+    char *file, *domain; /* "" when the lines name none */
     Curve loss;
 } EvalCurve;
 
 typedef struct {
     char *name; /* that of the run's directory, or of the file without its ending */
-    Curve loss, learning_rate, grad_norm;
+    Curve loss, grad_norm, rates[PLOT_RATES];
+    double epochs; /* so far; 0 when the lines do not say */
     size_t n_evals, evals_room;
-    EvalCurve *evals; /* one for each file evaluated on */
+    EvalCurve *evals; /* one for each file evaluated on, and for each of its domains */
     Curve load;       /* the most uneven layer's */
     size_t n_layers, n_loads, loads_room;
     double *load_steps; /* [n_loads] */
@@ -39,13 +44,5 @@ typedef struct {
  * Owner: the caller's struct, until plot_run_free, which takes a zeroed one too. */
 MUST_USE Err *plot_run_read(PlotRun *run, const char *path);
 void plot_run_free(PlotRun *run);
-
-/* Draw runs over each other: loss, and beneath it, smaller, learning rate, gradient norm and expert load where there are
- * any; a run alone has its load as a heat map over layer and step.
- * title NULL: one that names the run or says what is compared. */
-MUST_USE Err *plot_runs(const char *png_path, const char *title, size_t n_runs, const char *const *runs);
-
-/* The heat map alone; *drawn is false, and no file written, when the run has no expert load. */
-MUST_USE Err *plot_load(const char *png_path, const char *run, bool *drawn);
 
 #endif

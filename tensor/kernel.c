@@ -2,12 +2,8 @@
  *
  * A panel of W is brought to words where it stays in L2; a tile of ROWS x GROUPS vectors of sums then stays in registers
  * while the inner index runs. Lanes are tokens in nt (W is never transposed), columns of W in nn. The sums of any element
- * do not depend on the tile that held it, so tiles may differ between instruction sets.
- *
- * A word is what a lane multiplies in one step: a float, or two bf16 that follow each other along the inner index, the
- * first in the lower half, zero where the inner length ends between them. Words of bf16 pass through vectors of floats
- * as bits: they are moved, never computed with. */
-#include "tensor/vector.h"
+ * do not depend on the tile that held it, so tiles may differ between instruction sets. */
+#include "tensor/words.h"
 
 #if defined KERNEL_avx512 /* and bf16 */
 enum { MAX_GROUPS = 3, WIDE_1 = 24, WIDE_2 = 12, WIDE_3 = 8, TAIL = 8, MAX_ROWS = 24 };
@@ -16,37 +12,7 @@ enum { MAX_GROUPS = 1, WIDE_1 = 6, TAIL = 4, MAX_ROWS = 6 };
 #else
 enum { MAX_GROUPS = 1, WIDE_1 = 2, TAIL = 2, MAX_ROWS = 2 };
 #endif
-#if defined KERNEL_bf16
-enum { PER_WORD = 2 };
-#else
-enum { PER_WORD = 1 };
-#endif
 enum { RUN = 192, SHORT_RUN = 24 };
-
-INLINE size_t words_of(size_t n) { return (n + PER_WORD - 1) / PER_WORD; }
-
-/* The same word in every lane. */
-INLINE V word_at(const float *word)
-{
-#if defined KERNEL_bf16
-    int32_t bits;
-    memcpy(&bits, word, sizeof bits);
-    return (V)_mm512_set1_epi32(bits);
-#else
-    return all(*word);
-#endif
-}
-
-/* sum + x y. Of pairs: fma(x[0], y[0], fma(x[1], y[1], sum)), to nearest, ties to even, subnormal numbers as zeros on
- * the way in and out. Source: Intel SDM vol. 2, VDPBF16PS. */
-INLINE V add_product(V sum, V x, V y)
-{
-#if defined KERNEL_bf16
-    return (V)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)y);
-#else
-    return fma_v(x, y, sum);
-#endif
-}
 
 /* ---- words of W ---------------------------------------------------------------------------------------------- */
 
@@ -294,13 +260,15 @@ INLINE void tile(size_t groups, size_t rows, size_t ldb, size_t n, const float *
             store(out[j] + i * W, add ? load(out[j] + i * W) + sum[j][i] : sum[j][i]);
 }
 
-/* The next rows of a block of W that begins at (row, col): what one tile can fetch, nothing when all are on their way. */
-static Ahead fetch(const Weight *w, size_t row, size_t col, size_t rows, size_t lines, size_t *fetched)
+/* As many rows of what is still to be fetched as n inner steps can; when all are on their way, lanes of the tile itself, which are there. */
+static Ahead take_ahead(Fetch *next, size_t n, const float *lanes)
 {
-    size_t bytes = dtype_bytes(w->dtype), done = *fetched;
-    if (done >= rows) return (Ahead){w->data, BLOCK, 0};
-    *fetched += BLOCK / lines;
-    return (Ahead){(const char *)w->data + ((row + done) * w->cols + col) * bytes, lines, w->cols * bytes};
+    if (next->rows == 0) return (Ahead){(const char *)lanes, n, 0};
+    size_t rows = least(next->rows, n > next->lines ? n / next->lines : 1);
+    Ahead ahead = {next->at, next->lines, next->step};
+    next->at += rows * next->step;
+    next->rows -= rows;
+    return ahead;
 }
 
 typedef void Tile(size_t n, const float *a, size_t step, const float *b, float *const *out, bool add, Ahead ahead);
@@ -335,41 +303,6 @@ INLINE size_t take_groups(size_t left)
 {
     return MAX_GROUPS == 1 ? 1 : left == 4 || left == 2 ? 2 : left >= 3 ? 3 : 1;
 }
-
-/* A small square, rows to columns: in[i][j] -> out[j][i], times s; for s = 1 only moved, which words of bf16 need. */
-#if defined KERNEL_plain
-enum { SQUARE = 4 };
-INLINE void transpose(const float *const in[SQUARE], float *out, size_t step, float s)
-{
-    for (size_t j = 0; j < SQUARE; j++)
-        for (size_t i = 0; i < SQUARE; i++) out[j * step + i] = s == 1 ? in[i][j] : in[i][j] * s;
-}
-#else
-enum { SQUARE = 8 };
-INLINE void transpose(const float *const in[SQUARE], float *out, size_t step, float s)
-{
-    __m256 a[8], b[8];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) a[i] = s == 1 ? _mm256_loadu_ps(in[i]) : _mm256_mul_ps(_mm256_loadu_ps(in[i]), _mm256_set1_ps(s));
-#pragma GCC unroll 4
-    for (int i = 0; i < 8; i += 2) { /* pairs, then fours, then halves */
-        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
-        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < 8; i += 4) {
-        a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
-        a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xEE);
-        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
-        a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xEE);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        _mm256_storeu_ps(out + (size_t)i * step, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
-        _mm256_storeu_ps(out + (size_t)(i + 4) * step, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
-    }
-}
-#endif
 
 /* LANES rows of n columns to [n][LANES]. */
 static void rows_to_lanes(size_t n, const float *row[LANES], float s, float *out)
@@ -489,6 +422,13 @@ INLINE void run_tile(size_t rows, size_t groups, bool brief, size_t n, const flo
 
 /* ---- nt: lanes are tokens ------------------------------------------------------------------------------------ */
 
+/* Fetch the n columns of rows t .. that sums will be added to: they are scattered, and a tile is long enough to wait for them. */
+INLINE void fetch_rows(size_t T, size_t t, size_t rows, Rows y, size_t n)
+{
+    for (size_t stop = least(T, t + rows); t < stop; t++)
+        for (size_t i = 0; i < n; i += LANES) __builtin_prefetch(row_of(y, t) + i, 1, 2);
+}
+
 /* One square of sums, transposed, to n <= SQUARE columns of rows t .. of y. */
 INLINE void write_square(size_t T, size_t t, size_t n, const float *const row[SQUARE], Rows y, size_t column, bool add)
 {
@@ -516,21 +456,20 @@ static void write_out(size_t T, size_t t0, size_t lanes, size_t n, const float *
 }
 
 static void nt(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at,
-               size_t n, float *panel)
+               size_t n, float *panel, Fetch next)
 {
     float sums[ROWS_SLICE * LANES * MAX_GROUPS] __attribute__((aligned(64)));
-    size_t columns = end - begin, words = words_of(n), groups, rows, fetched = 0;
-    bool last = at + n == w->cols; /* then W's next block is in the rows below */
-    size_t lines = BLOCK * PER_WORD * dtype_bytes(w->dtype) / 64;
+    size_t columns = end - begin, words = words_of(n), groups, rows;
     for (size_t j = 0; j < columns; j++) fill_line(w, begin + j, at, n, panel + j * STRIDE);
     for (size_t j = columns; j < columns + ROW_TILE; j++) memset(panel + j * STRIDE, 0, words * sizeof *panel);
     for (size_t t = 0; t < T; t += groups * LANES) {
         groups = take_groups((T - t + LANES - 1) / LANES);
         const float *x = packed + t * words;
+        if (add) fetch_rows(T, t, groups * LANES, rows_right(y, begin), columns);
         for (size_t j = 0, call = 0; j < columns; j += rows, call++) {
             float *out[MAX_ROWS];
-            Ahead ahead = {(const char *)(x + (groups + call) * LANES * words), BLOCK, 0}; /* x of the next tile */
-            if (call >= groups) ahead = fetch(w, begin + (last ? columns : 0), last ? 0 : at + n, columns, lines, &fetched);
+            Ahead ahead = {(const char *)(x + (groups + call) * LANES * words), words, 0}; /* x of the next tile */
+            if (call >= groups) ahead = take_ahead(&next, words, x);
             rows = take_rows(columns - j, groups);
             for (size_t q = 0; q < rows; q++) out[q] = sums + (j + q) * groups * LANES;
             Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_LINES : FACTOR_NONE, w, begin + j, at};
@@ -560,6 +499,7 @@ static void nn_tile(size_t T, size_t t, size_t rows, Rows y, bool add, const flo
     float *out[MAX_ROWS];
     for (size_t q = 0; q < MAX_ROWS; q++) out[q] = spare[q];
     for (size_t q = 0; q < direct; q++) out[q] = row_of(y, t + q) + column;
+    if (add) fetch_rows(T, t, direct, rows_right(y, column), columns);
     for (size_t q = direct; q < rows; q++) memset(spare[q], 0, sizeof spare[q]); /* add reads it */
     Factors factors = panel.factors;
     if (factors.way == FACTOR_COLUMNS) factors.col += column;
@@ -572,11 +512,10 @@ static void nn_tile(size_t T, size_t t, size_t rows, Rows y, bool add, const flo
 }
 
 /* Rows go in runs that stay in L2 beside the panel; of short inner length, where y is all the traffic, in runs of few
- * rows whose columns stream. next: W's next block begins at this row and column. */
-static void rows_times_panel(size_t T, Rows y, bool add, const float *packed, size_t stride, Panel panel, const Weight *w,
-                             size_t next_row, size_t next_col)
+ * rows whose columns stream. */
+static void rows_times_panel(size_t T, Rows y, bool add, const float *packed, size_t stride, Panel panel, Fetch next)
 {
-    size_t all_groups = (panel.columns + LANES - 1) / LANES, groups, rows, fetched = 0;
+    size_t all_groups = (panel.columns + LANES - 1) / LANES, groups, rows;
     bool brief = stride == SHORT_STRIDE;
     size_t at_once = brief ? SHORT_RUN : RUN;
     for (size_t run = 0; run < T; run += at_once)
@@ -585,24 +524,24 @@ static void rows_times_panel(size_t T, Rows y, bool add, const float *packed, si
             for (size_t t = run, stop = least(T, run + at_once); t < stop; t += rows) {
                 rows = take_rows(stop - t, groups);
                 nn_tile(stop, t, rows, y, add, packed + t * stride, brief, panel, g, groups,
-                        fetch(w, next_row, next_col, panel.n * PER_WORD, 8, &fetched));
+                        take_ahead(&next, panel.n, panel.data + g * panel.step));
             }
         }
 }
 
 static void nn(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at,
-               size_t n, float *panel)
+               size_t n, float *panel, Fetch next)
 {
     size_t words = words_of(n), step = words * LANES + LANES;
-    bool last = at + n == w->rows; /* then W's next block is to the right */
     for (size_t r = 0; r < n; r += PER_WORD)
         fill_column(w, at + r, least(PER_WORD, n - r), begin, end - begin, panel + r / PER_WORD * LANES, step);
     Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_COLUMNS : FACTOR_NONE, w, at, begin};
     rows_times_panel(T, rows_right(y, begin), add, packed, packed_stride(words_of(w->rows)),
-                     (Panel){panel, step, words, end - begin, factors}, w, last ? 0 : at + n, last ? end : begin);
+                     (Panel){panel, step, words, end - begin, factors}, next);
 }
 
-static void nt_short(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, float *panel)
+static void nt_short(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, float *panel,
+                     Fetch next)
 {
     static const float zeros[SHORT];
     float wide_row[LANES][SHORT];
@@ -617,7 +556,7 @@ static void nt_short(size_t T, Rows y, bool add, const float *packed, const Weig
         rows_to_lanes(words, row, 1, panel + (j - begin) * words);
     }
     Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_TURNED : FACTOR_NONE, w, begin, 0};
-    rows_times_panel(T, rows_right(y, begin), add, packed, SHORT_STRIDE, (Panel){panel, step, words, end - begin, factors}, w, end, 0);
+    rows_times_panel(T, rows_right(y, begin), add, packed, SHORT_STRIDE, (Panel){panel, step, words, end - begin, factors}, next);
 }
 
 /* ---- nt for few rows: lanes are columns of y, and W streams through once --------------------------------------- */

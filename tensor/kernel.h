@@ -28,6 +28,9 @@ enum {
     NN_COLUMNS = 2 * ROWS_SLICE, /* columns of W widened at once in nn */
     STRIDE = BLOCK + 16,        /* not a power of two, so that rows of a panel do not collide in L1 */
     SHORT_STRIDE = SHORT + 16,
+    NARROW_COLUMNS = 8,         /* columns that one call of narrow packs, and of sum adds */
+    SUM_COLUMNS = 768,          /* of the wide side in one call of sum: they stay in L1 */
+    NARROW_BLOCK = 1024,        /* inner elements of a narrow product whose sums are folded at once: part of its bits */
     PANEL_FLOATS = NN_COLUMNS / LANES * (BLOCK * LANES + LANES), /* nt needs less: ROWS_SLICE * STRIDE */
 };
 
@@ -38,6 +41,13 @@ static inline size_t short_columns(size_t inner)
 }
 
 static inline size_t packed_stride(size_t inner) { return inner <= SHORT ? SHORT_STRIDE : STRIDE; }
+
+/* What a call fetches into L2 for later, while it multiplies: rows of `lines` lines of memory, `step` bytes apart.
+ * Fetching past the end of a weight does no harm. */
+typedef struct {
+    const char *at;
+    size_t rows, lines, step;
+} Fetch;
 
 typedef struct {
     size_t per_word; /* inner elements in a word: 1, or 2 of bf16 */
@@ -52,16 +62,28 @@ typedef struct {
      *   nt_few    the same for up to FEW_ROWS rows and any columns, begin a multiple of FEW_COLUMNS
      *   nn        columns [begin, end) of y, at most NN_COLUMNS or short_columns; inner [at, at + n) */
     void (*nt)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
-               size_t n, float *panel);
-    void (*nt_short)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, float *panel);
+               size_t n, float *panel, Fetch next);
+    void (*nt_short)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, float *panel,
+                     Fetch next);
     void (*nt_few)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, size_t n);
     void (*nn)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
-               size_t n, float *panel);
+               size_t n, float *panel, Fetch next);
 } Products;
+
+typedef struct Blocks Blocks; /* block.h */
+
+/* y = s x W' of few columns, element (j, k) of W at w[j * across + k * along], one of the two steps 1. */
+typedef void Narrow(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across, size_t along);
+
+/* g = s a' b, a [T][columns], b [T][n]; columns <= NARROW_COLUMNS, n <= SUM_COLUMNS; turned: g = s b' a. Rows of g are ldg
+ * apart. Every element is one chain of fused multiply-adds over rows in order, times s. */
+typedef void SumTn(size_t T, size_t columns, size_t n, float s, const float *a, size_t lda, const float *b, size_t ldb, float *g, size_t ldg,
+                   bool turned);
 
 typedef struct {
     const char *name;
     const Products *products;
+    const Blocks *blocks;
     float (*dot)(size_t n, const float *a, const float *b);
     float (*sum)(size_t n, const float *x);
     float (*max)(size_t n, const float *x);
@@ -69,11 +91,16 @@ typedef struct {
     void (*scale)(size_t n, float *y, float a, const float *x);
     float (*exp)(size_t n, float *y, const float *x, float shift); /* y = exp(x - shift), returns its sum; y may be NULL */
     void (*sigmoid)(size_t n, float *y, const float *x);
+    Narrow *narrow;
+    SumTn *sum_tn;
     void (*swiglu)(size_t n, float *a, const float *g, const float *u);
     void (*swiglu_backward)(size_t n, float *dg, float *du, const float *g, const float *u, const float *da);
 } Kernels;
 
 extern const Products products_avx512, products_avx2, products_plain, products_bf16;
+extern const Blocks blocks_avx512, blocks_avx2, blocks_plain, blocks_bf16;
+extern Narrow narrow_avx512, narrow_avx2, narrow_plain;
+extern SumTn sum_tn_avx512, sum_tn_avx2, sum_tn_plain;
 extern const Kernels kernels_avx512, kernels_avx2, kernels_plain;
 extern const Kernels *kernels; /* plain until matmul_init */
 
@@ -81,16 +108,11 @@ static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 static inline float *row_of(Rows rows, size_t i) { return rows.data + (rows.index ? rows.index[i] : i) * rows.stride; }
 
-/* The same rows from the i-th on, or from column c on. */
+/* The same rows from the i-th on. */
 static inline Rows rows_from(Rows rows, size_t i)
 {
     if (rows.index) rows.index += i;
     else rows.data += i * rows.stride;
-    return rows;
-}
-static inline Rows rows_right(Rows rows, size_t c)
-{
-    rows.data += c;
     return rows;
 }
 

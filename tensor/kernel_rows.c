@@ -1,7 +1,5 @@
 /* Row functions for one instruction set: KERNEL is avx512, avx2 or plain.
- *
- * exp: x = n ln 2 + r, |r| <= ln 2 / 2, exp(r) by the polynomial of Cephes, expf (Moshier, netlib.org/cephes), error
- * below 2 ulp; n ln2_hi is exact without fma, too. */
+ */
 #include "tensor/vector.h"
 
 #include <math.h>
@@ -20,16 +18,6 @@ INLINE void store_part(size_t n, float *x, V v)
     float lane[W];
     store(lane, v);
     for (size_t i = 0; i < n; i++) x[i] = lane[i];
-}
-
-/* LANES sums to one, halves onto each other. */
-INLINE float fold(const V part[PARTS])
-{
-    float lane[LANES];
-    for (size_t p = 0; p < PARTS; p++) store(lane + p * W, part[p]);
-    for (size_t half = LANES / 2; half; half /= 2)
-        for (size_t i = 0; i < half; i++) lane[i] += lane[i + half];
-    return lane[0];
 }
 
 /* What is left of a row, filled up to LANES. */
@@ -112,27 +100,6 @@ static void scale(size_t n, float *y, float a, const float *x)
     for (size_t i = 0; i < n; i++) y[i] = a * x[i];
 }
 
-/* Below -104 the result is zero, above 89 infinite; in between 2^n is applied in two factors, as it may be no normal
- * number itself. Dead lanes compute exp(0): subnormal results cost a hundred cycles each. */
-INLINE V exp_v(V x)
-{
-    I dead = x < all(-104);
-    x = pick(dead, all(0), x);
-    x = pick(x > all(89), all(89), x);
-    V shifter = all(0x1.8p23f), shifted = fma_v(x, all(0x1.715476p0f), shifter), n = shifted - shifter;
-    V r = fma_v(n, all(2.12194440e-4f), fma_v(n, all(-0.693359375f), x));
-    V p = all(1.9875691500e-4f);
-    p = fma_v(p, r, all(1.3981999507e-3f));
-    p = fma_v(p, r, all(8.3334519073e-3f));
-    p = fma_v(p, r, all(4.1665795894e-2f));
-    p = fma_v(p, r, all(1.6666665459e-1f));
-    p = fma_v(p, r, all(5.0000001201e-1f));
-    p = fma_v(p, r * r, r) + all(1);
-    I power = (I)shifted - (I)shifter, half = power >> 1;
-    V y = p * (V)((half + 127) << 23) * (V)((power - half + 127) << 23);
-    return (V)((I)y & ~dead);
-}
-
 static float chunk_exp(size_t n, float *y, const float *x, float shift)
 {
     V sum[PARTS] = {{0}};
@@ -205,5 +172,6 @@ static void swiglu_backward(size_t n, float *dg, float *du, const float *g, cons
 }
 
 const Kernels PASTE(kernels_, KERNEL) = {
-    TEXT(KERNEL), &PASTE(products_, KERNEL), dot, sum_row, max_row, axpy, scale, exp_row, sigmoid, swiglu, swiglu_backward,
+    TEXT(KERNEL), &PASTE(products_, KERNEL), &PASTE(blocks_, KERNEL), dot, sum_row, max_row, axpy, scale, exp_row, sigmoid,
+    PASTE(narrow_, KERNEL), PASTE(sum_tn_, KERNEL), swiglu, swiglu_backward,
 };

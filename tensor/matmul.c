@@ -5,7 +5,7 @@
  * at a time, which then stay in cache, and packing needs no pass over memory of its own. */
 #include "tensor/matmul.h"
 
-#include "tensor/kernel.h"
+#include "tensor/block.h"
 
 #include <cblas.h>
 #include <omp.h>
@@ -19,7 +19,6 @@
 enum {
     NARROW_ROWS = 192,      /* rows packed at once: with the panel of W they stay in L2 */
     PACK_ROWS = 3 * LANES,  /* rows that a thread packs at once */
-    SUM_CHUNK = 512,        /* rows and columns of G that one call to cblas computes: part of its bits */
     WORTH_A_TEAM = 1 << 20, /* multiply-adds; less than this takes less than waking threads */
     WORTH_READING = 1 << 17, /* the same in elements of W, for few rows: memory is what they wait for */
 };
@@ -102,31 +101,59 @@ void rows_pack_nt(size_t T, float s, Rows x, const Weight *W, float *scratch)
 
 /* ---- slices -------------------------------------------------------------------------------------------------- */
 
-/* One block of columns [begin, end), its length from element `at` on; x is packed from there on. */
-static void nt_block(const Plan *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at)
+/* A stretch of `elements` in each of `rows` rows of W, from (row, col) on. */
+static Fetch fetch_of(const Weight *W, size_t row, size_t col, size_t rows, size_t elements)
 {
-    size_t n = least(p->block, p->inner - at);
-    if (p->lanes) p->with->nt(T, y, add, packed, W, begin, end, at, n, panel);
-    else if (p->words > SHORT) p->with->nt_few(T, y, add, packed, W, begin, end, at, n);
-    else p->with->nt_short(T, y, add, packed, W, begin, end, panel);
+    size_t bytes = dtype_bytes(W->dtype);
+    if (row >= W->rows || col >= W->cols) return (Fetch){0};
+    return (Fetch){(const char *)W->data + (row * W->cols + col) * bytes, least(rows, W->rows - row),
+                   (least(elements, W->cols - col) * bytes + 63) / 64, W->cols * bytes};
 }
 
-void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end)
+/* What nt and nn read for the columns of y from begin on, inner index from at on: one block of one panel. */
+static Fetch fetch_nt(const Weight *W, size_t begin, size_t at, size_t block) { return fetch_of(W, begin, at, ROWS_SLICE, block); }
+static Fetch fetch_nn(const Weight *W, size_t begin, size_t at, size_t block) { return fetch_of(W, at, begin, block, NN_COLUMNS); }
+
+/* What is read after a block of the panel [begin, stop): the next block, the next panel, the next slice. */
+static Fetch fetch_next(Fetch (*fetch)(const Weight *, size_t, size_t, size_t), const Plan *p, const Weight *W, size_t at, size_t begin,
+                        size_t stop, size_t end, RowsNext next)
+{
+    if (at + p->block < p->inner) return fetch(W, begin, at + p->block, p->block);
+    if (stop < end) return fetch(W, stop, 0, p->block);
+    return next.W ? fetch(next.W, next.begin, 0, p->block) : (Fetch){0};
+}
+
+/* One block of columns [begin, end), its length from element `at` on; x is packed from there on. */
+static void nt_block(const Plan *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, Fetch next)
+{
+    size_t n = least(p->block, p->inner - at);
+    if (p->lanes) p->with->nt(T, y, add, packed, W, begin, end, at, n, panel, next);
+    else if (p->words > SHORT) p->with->nt_few(T, y, add, packed, W, begin, end, at, n);
+    else p->with->nt_short(T, y, add, packed, W, begin, end, panel, next);
+}
+
+void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, RowsNext next)
 {
     Plan p = plan_of(true, T, W);
     size_t columns = p.words > SHORT ? ROWS_SLICE : short_columns(p.words);
-    for (; begin < end; begin += columns)
+    for (size_t stop; begin < end; begin = stop) {
+        stop = least(begin + columns, end);
         for (size_t b = 0, at = 0; at < p.inner; b++, at += p.block)
-            nt_block(&p, T, y, add || b, packed + (p.lanes ? lanes_at(T, b) : rows_at(T, b)), W, begin, least(begin + columns, end), at);
+            nt_block(&p, T, y, add || b, packed + (p.lanes ? lanes_at(T, b) : rows_at(T, b)), W, begin, stop, at,
+                     fetch_next(fetch_nt, &p, W, at, begin, stop, end, next));
+    }
 }
 
-void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end)
+void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, RowsNext next)
 {
     Plan p = plan_of(false, T, W);
     size_t columns = p.words <= SHORT ? short_columns(p.words) : NN_COLUMNS;
-    for (; begin < end; begin += columns)
+    for (size_t stop; begin < end; begin = stop) {
+        stop = least(begin + columns, end);
         for (size_t b = 0, at = 0; at < p.inner; b++, at += p.block)
-            p.with->nn(T, y, add || b, packed + rows_at(T, b), W, begin, least(begin + columns, end), at, least(p.block, p.inner - at), panel);
+            p.with->nn(T, y, add || b, packed + rows_at(T, b), W, begin, stop, at, least(p.block, p.inner - at), panel,
+                       fetch_next(fetch_nn, &p, W, at, begin, stop, end, next));
+    }
 }
 
 /* ---- whole products ------------------------------------------------------------------------------------------ */
@@ -160,8 +187,8 @@ static void narrow_rows(const Product *p, const Plan *plan, size_t begin, size_t
             with->pack_rows(T, n, plan->stride, p->s, rows_right(x, at), scratch);
             zero_tile(words_of(with, n), plan->stride, scratch + T * plan->stride);
         }
-        if (p->transposed) nt_block(plan, T, y, p->add || at, scratch, p->W, 0, p->width, at);
-        else with->nn(T, y, p->add || at, scratch, p->W, 0, p->width, at, n, panel);
+        if (p->transposed) nt_block(plan, T, y, p->add || at, scratch, p->W, 0, p->width, at, (Fetch){0});
+        else with->nn(T, y, p->add || at, scratch, p->W, 0, p->width, at, n, panel, (Fetch){0});
     }
 }
 
@@ -186,7 +213,7 @@ static void pack_all(const Product *p, const Plan *plan, float *scratch)
 static void wide_part(const Product *p, size_t i, size_t n, const float *packed)
 {
     size_t unit = p->transposed && p->T <= FEW_ROWS ? FEW_COLUMNS : ROWS_SLICE, begin = part(p->width, unit, i, n), end = part(p->width, unit, i + 1, n);
-    (p->transposed ? rows_nt_slice : rows_nn_slice)(p->T, p->y, p->add, packed, p->W, begin, end);
+    (p->transposed ? rows_nt_slice : rows_nn_slice)(p->T, p->y, p->add, packed, p->W, begin, end, (RowsNext){0});
 }
 
 static void product(const Product *p, float *scratch)
@@ -216,6 +243,39 @@ void rows_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, float
     product(&(Product){false, T, W->cols, y, x, add, s, W}, scratch);
 }
 
+const Blocks *blocks_of_path(bool pairs) { return rounded && pairs ? &blocks_bf16 : kernels->blocks; }
+
+/* ---- few columns, and sums over rows ---------------------------------------------------------------------------- */
+
+static void narrow(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across, size_t along)
+{
+    bool team = !omp_in_parallel() && T * n * columns >= WORTH_A_TEAM;
+#pragma omp parallel if (team)
+    {
+        size_t i = team ? (size_t)omp_get_thread_num() : 0, of = team ? (size_t)omp_get_num_threads() : 1;
+        size_t begin = part(T, LANES, i, of), end = part(T, LANES, i + 1, of);
+        if (begin < end) kernels->narrow(end - begin, rows_from(y, begin), s, rows_from(x, begin), n, columns, w, across, along);
+    }
+}
+
+void rows_narrow_in(size_t T, Rows u, float s, Rows x, size_t r, size_t N, const float *A) { narrow(T, u, s, x, N, r, A, N, 1); }
+void rows_narrow_back(size_t T, Rows du, float s, Rows dy, size_t r, size_t N, const float *B) { narrow(T, du, s, dy, N, r, B, 1, r); }
+
+void sum_tn(size_t T, size_t M, size_t N, float *G, float s, const float *a, size_t lda, const float *b, size_t ldb)
+{
+    bool turned = M > N; /* the narrow side comes first */
+    size_t few = turned ? N : M, wide = turned ? M : N;
+    size_t across = (wide + SUM_COLUMNS - 1) / SUM_COLUMNS, chunks = (few + NARROW_COLUMNS - 1) / NARROW_COLUMNS * across;
+    if (T == 0) memset(G, 0, M * N * sizeof *G);
+    if (T == 0) return;
+#pragma omp parallel for schedule(dynamic) if (!omp_in_parallel() && T * M * N >= WORTH_A_TEAM)
+    for (size_t i = 0; i < chunks; i++) {
+        size_t j = i / across * NARROW_COLUMNS, c = i % across * SUM_COLUMNS;
+        kernels->sum_tn(T, least(NARROW_COLUMNS, few - j), least(SUM_COLUMNS, wide - c), s, (turned ? b : a) + j, turned ? ldb : lda,
+                        (turned ? a : b) + c, turned ? lda : ldb, turned ? G + c * N + j : G + j * N + c, N, turned);
+    }
+}
+
 /* ---- OpenBLAS ------------------------------------------------------------------------------------------------ */
 
 static void gemm(CBLAS_TRANSPOSE a, CBLAS_TRANSPOSE b, size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s,
@@ -223,19 +283,6 @@ static void gemm(CBLAS_TRANSPOSE a, CBLAS_TRANSPOSE b, size_t M, size_t N, size_
 {
     cblas_sgemm(CblasRowMajor, a, b, (blasint)M, (blasint)N, (blasint)K, s, A, (blasint)lda, B, (blasint)ldb,
                 add ? 1.0f : 0.0f, C, (blasint)ldc);
-}
-
-void sum_tn(size_t T, size_t M, size_t N, float *G, float s, const float *a, size_t lda, const float *b, size_t ldb)
-{
-    size_t across = (N + SUM_CHUNK - 1) / SUM_CHUNK, chunks = (M + SUM_CHUNK - 1) / SUM_CHUNK * across;
-    if (T == 0) memset(G, 0, M * N * sizeof *G);
-    if (T == 0) return;
-#pragma omp parallel for schedule(dynamic) if (!omp_in_parallel() && T * M * N >= WORTH_A_TEAM)
-    for (size_t i = 0; i < chunks; i++) {
-        size_t m = i / across * SUM_CHUNK, n = i % across * SUM_CHUNK;
-        gemm(CblasTrans, CblasNoTrans, least(SUM_CHUNK, M - m), least(SUM_CHUNK, N - n), T, G + m * N + n, N, false, s,
-             a + m, lda, b + n, ldb);
-    }
 }
 
 void block_nt(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb)
@@ -290,7 +337,7 @@ static bool bf16_works(void)
     if (sigaction(SIGILL, &trap, &before)) return false;
     if (sigsetjmp(refusal, 1) == 0) {
         products_bf16.pack_rows(1, 2, SHORT_STRIDE, 1, rows_of(x, 2), packed);
-        products_bf16.nt_short(1, rows_of(&y, 1), false, packed, &W, 0, 1, panel);
+        products_bf16.nt_short(1, rows_of(&y, 1), false, packed, &W, 0, 1, panel, (Fetch){0});
     }
     sigaction(SIGILL, &before, NULL);
     return *(volatile float *)&y == 9;

@@ -3,7 +3,7 @@
  *   rows_*   give every row the same bits in any company: a row's sum depends on its own numbers and the inner length
  *            only, never on how many rows are in the call, on their order, or on the number of threads;
  *   sum_*    add over rows, once for each micro-batch: their shape is fixed by the data alone. They may use cblas.
- *   block_*  small products of one document's attention: shapes fixed by the document's length alone. cblas.
+ *   block_*  small products inside one document: shapes fixed by its length alone. cblas. (Attention's own are in block.h.)
  *
  * All sums are fp32. So are all factors, but for one path: bf16 rounds the x of a product with a BF16 or FP8 weight to bf16
  * (to nearest, ties to even; subnormal numbers count as zeros). Neither weight is rounded: FP8 codes are exact in bf16,
@@ -29,6 +29,13 @@ static inline Rows rows_pick(const void *data, size_t stride, const uint32_t *in
     return (Rows){(float *)(size_t)data, stride, index};
 }
 
+/* The same rows from column c on. */
+static inline Rows rows_right(Rows rows, size_t c)
+{
+    rows.data += c;
+    return rows;
+}
+
 /* Scratch that a product of T rows and inner length K needs, in floats. */
 size_t rows_scratch(size_t T, size_t K);
 
@@ -41,15 +48,29 @@ void rows_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, float
 /* y = s x W       x [T][N], W [N][K], y [T][K];  add: y += s x W.    Inner length N = W->rows; scratch for (T, N). */
 void rows_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, float *scratch);
 
-/* The same for columns [begin, end) of y only, on the calling thread, with x packed beforehand, so that threads can
+/* LoRA's inner side, few columns: rows are read where they lie, so that nothing is packed.
+ *   in    u = s x A'     x [T][N], A [r][N], u [T][r]
+ *   back  du = s dy B    dy [T][N], B [N][r], du [T][r]
+ * Threads: as rows_nt, but splits rows. */
+void rows_narrow_in(size_t T, Rows u, float s, Rows x, size_t r, size_t N, const float *A);
+void rows_narrow_back(size_t T, Rows du, float s, Rows dy, size_t r, size_t N, const float *B);
+
+/* rows_nt and rows_nn for columns [begin, end) of y only, on the calling thread, with x packed beforehand, so that threads can
  * share the packing. begin is a multiple of ROWS_SLICE; end is one, too, or the width of y.
  * x packed for one W serves other weights of its inner length when rows_pack_serves says so. */
 enum { ROWS_SLICE = 96 };
 void rows_pack_nt(size_t T, float s, Rows x, const Weight *W, float *scratch);
 void rows_pack_nn(size_t T, float s, Rows x, const Weight *W, float *scratch);
 bool rows_pack_serves(const Weight *packed_for, const Weight *W);
-void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end);
-void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end);
+
+/* Where the thread's next slice of the same kind begins, so that its weights are fetched while this one is multiplied;
+ * {0} when nobody knows. A hint: no bit depends on it. */
+typedef struct {
+    const Weight *W;
+    size_t begin;
+} RowsNext;
+void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, RowsNext next);
+void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, RowsNext next);
 
 /* G = s a' b      a [T][M], b [T][N] with row strides lda, ldb; G [M][N] dense, overwritten.
  * Rows are added in a way that depends on T, M and N alone. T = 0 gives zeros. */

@@ -48,4 +48,80 @@ INLINE V load(const float *x)
 INLINE void store(float *x, V v) { memcpy(x, &v, sizeof v); }
 INLINE V pick(I mask, V yes, V no) { return (V)((mask & (I)yes) | (~mask & (I)no)); }
 
+/* LANES sums to one, halves onto each other: always (l, l + 8), (l, l + 4), (l, l + 2), (l, l + 1). */
+INLINE float fold(const V part[PARTS])
+{
+#if !defined KERNEL_avx512 && !defined KERNEL_avx2
+    V half[2] = {part[0] + part[2], part[1] + part[3]}, four = half[0] + half[1];
+    return (four[0] + four[2]) + (four[1] + four[3]);
+#else
+#if defined KERNEL_avx512
+    __m256 eight = _mm256_add_ps(_mm512_castps512_ps256((__m512)part[0]), _mm512_extractf32x8_ps((__m512)part[0], 1));
+#else
+    __m256 eight = _mm256_add_ps((__m256)part[0], (__m256)part[1]);
+#endif
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#endif
+}
+
+/* A small square, rows to columns: in[i][j] -> out[j][i], times s; for s = 1 only moved, which words of bf16 need. */
+#if !defined KERNEL_avx512 && !defined KERNEL_avx2
+enum { SQUARE = 4 };
+INLINE void transpose(const float *const in[SQUARE], float *out, size_t step, float s)
+{
+    for (size_t j = 0; j < SQUARE; j++)
+        for (size_t i = 0; i < SQUARE; i++) out[j * step + i] = s == 1 ? in[i][j] : in[i][j] * s;
+}
+#else
+enum { SQUARE = 8 };
+INLINE void transpose(const float *const in[SQUARE], float *out, size_t step, float s)
+{
+    __m256 a[8], b[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) a[i] = s == 1 ? _mm256_loadu_ps(in[i]) : _mm256_mul_ps(_mm256_loadu_ps(in[i]), _mm256_set1_ps(s));
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) { /* pairs, then fours, then halves */
+        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+        a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xEE);
+        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
+        a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xEE);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        _mm256_storeu_ps(out + (size_t)i * step, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
+        _mm256_storeu_ps(out + (size_t)(i + 4) * step, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+    }
+}
+#endif
+
+/* x = n ln 2 + r, |r| <= ln 2 / 2, exp(r) by the polynomial of Cephes, expf (Moshier, netlib.org/cephes), error below
+ * 2 ulp; n ln2_hi is exact without fma, too. Below -104 the result is zero, above 89 infinite; in between 2^n is applied
+ * in two factors, as it may be no normal number itself. Dead lanes compute exp(0): subnormal results cost a hundred
+ * cycles each. */
+INLINE V exp_v(V x)
+{
+    I dead = x < all(-104);
+    x = pick(dead, all(0), x);
+    x = pick(x > all(89), all(89), x);
+    V shifter = all(0x1.8p23f), shifted = fma_v(x, all(0x1.715476p0f), shifter), n = shifted - shifter;
+    V r = fma_v(n, all(2.12194440e-4f), fma_v(n, all(-0.693359375f), x));
+    V p = all(1.9875691500e-4f);
+    p = fma_v(p, r, all(1.3981999507e-3f));
+    p = fma_v(p, r, all(8.3334519073e-3f));
+    p = fma_v(p, r, all(4.1665795894e-2f));
+    p = fma_v(p, r, all(1.6666665459e-1f));
+    p = fma_v(p, r, all(5.0000001201e-1f));
+    p = fma_v(p, r * r, r) + all(1);
+    I power = (I)shifted - (I)shifter, half = power >> 1;
+    V y = p * (V)((half + 127) << 23) * (V)((power - half + 127) << 23);
+    return (V)((I)y & ~dead);
+}
+
 #endif

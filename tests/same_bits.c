@@ -5,7 +5,7 @@
  * random moments (KILLS times) and while a checkpoint is written; sends signals; fills the disk; evaluates and draws.
  * Compares the SHA-256 of adapter and moments that each run reports, and its metrics without what depends on the clock.
  * Two controls show that the comparison can fail. Then, in one process: a document's hidden states and gradients alone
- * and among others. With KILLS given, the kills alone. */
+ * and among others. With KILLS given, only what may befall a run, with that many kills. */
 #define _GNU_SOURCE
 #include "base/file.h"
 #include "base/json.h"
@@ -15,6 +15,7 @@
 #include "train/step.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <ftw.h>
 #include <signal.h>
 #include <spawn.h>
@@ -36,7 +37,8 @@ typedef struct {
     char scratch[64];
     char state[80];   /* of the first run; the others must equal it */
     char *metrics;
-    uint64_t kill_key;
+    bool evaluates;   /* lines of evaluations count, too */
+    uint64_t kill_key, run_ms; /* run_ms: what the first run took, start to end */
     size_t passed, failed;
 } Bits;
 
@@ -69,7 +71,7 @@ static pid_t start(const Bits *bits, const char *directory, const Way *way, cons
     posix_spawn_file_actions_init(&actions);
     char log[PATH_BYTES];
     snprintf(log, sizeof log, "%s.log", directory);
-    posix_spawn_file_actions_addopen(&actions, 2, log, 0x241 /* write, create, truncate */, 0644);
+    posix_spawn_file_actions_addopen(&actions, 2, log, O_WRONLY | O_CREAT | O_TRUNC, 0644);
     pid_t child;
     bool started = posix_spawn(&child, bits->graft, &actions, NULL, (char *const *)(size_t)words, environ) == 0;
     posix_spawn_file_actions_destroy(&actions);
@@ -104,8 +106,9 @@ static int train(const Bits *bits, const char *directory, const Way *way, const 
     return code;
 }
 
-/* The run's state digest, and its metrics without the clock's members. Owner of *metrics: the caller. */
-static Err *result_of(const char *directory, char state[80], char **metrics)
+/* The run's state digest, and its metrics without the clock's members; without evaluations unless they count.
+ * Owner of *metrics: the caller. */
+static Err *result_of(const Bits *bits, const char *directory, char state[80], char **metrics)
 {
     char path[PATH_BYTES], *text, *line, *rest = NULL;
     size_t bytes, capacity = 0, n = 0;
@@ -116,7 +119,7 @@ static Err *result_of(const char *directory, char state[80], char **metrics)
     Err *err = NULL;
     for (line = strtok_r(text, "\n", &rest); line && !err; line = strtok_r(NULL, "\n", &rest)) {
         const char *clock = strstr(line, ",\"seconds\""), *digest = strstr(line, "\"state_sha256\":\"");
-        if (strstr(line, "\"eval_loss\"")) continue;
+        if (!bits->evaluates && strstr(line, "\"eval_loss\"")) continue;
         size_t keep = clock ? (size_t)(clock - line) : strlen(line);
         err = mem_grow(metrics, &capacity, n + keep + 2, 1);
         if (err) break;
@@ -140,7 +143,7 @@ static int remove_one(const char *path, const struct stat *st, int flag, struct 
 static void judge(Bits *bits, const char *what, const char *directory, int code)
 {
     char state[80] = "", *metrics = NULL;
-    Err *err = code ? NULL : result_of(directory, state, &metrics);
+    Err *err = code ? NULL : result_of(bits, directory, state, &metrics);
     if (!bits->metrics && !err && *state) {
         snprintf(bits->state, sizeof bits->state, "%s", state);
         bits->metrics = metrics ? strdup(metrics) : NULL;
@@ -154,13 +157,22 @@ static void judge(Bits *bits, const char *what, const char *directory, int code)
     free(metrics);
 }
 
+static uint64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
 static void run_way(Bits *bits, const Way *way)
 {
     char directory[128], what[96];
     const char *const limit[] = {"--memory_limit", way->memory, NULL};
     snprintf(directory, sizeof directory, "%s/g%s-r%d-t%d-k%d-m%s", bits->scratch, way->group, way->ranks, way->threads, way->keep, way->memory ? way->memory : "");
     snprintf(what, sizeof what, "group_tokens %-4s ranks %d threads %d kept layers %d %s", way->group, way->ranks, way->threads, way->keep, way->memory ? way->memory : "");
+    uint64_t began = now_ms();
     judge(bits, what, directory, train(bits, directory, way, way->memory ? limit : NULL));
+    if (!bits->run_ms) bits->run_ms = now_ms() - began;
 }
 
 /* The same data, not kept: read and tokenized as the steps need it. */
@@ -248,26 +260,72 @@ static bool has_ended(pid_t child)
 static const Way ways[] = {{"0", 1, 2, 0, NULL}, {"400", 2, 1, 0, NULL}, {"1", 3, 1, 2, NULL}, {"400", 1, 1, 3, NULL}};
 enum { N_WAYS = sizeof ways / sizeof *ways };
 
-/* Kill a run `kills` times after up to `most_ms`, each time going on with other ranks and threads; then let it finish. */
-static void run_killed(Bits *bits, size_t kills, uint64_t most_ms)
+static const char *const watch[] = {"--eval_steps", "1", "--tensorboard", "true", "--early_stopping_patience", "9", NULL};
+
+/* Words to go on with, and with evaluation, best step and TensorBoard on where asked. */
+static int go_on_watched(const Bits *bits, const char *directory, const Way *way, bool watched, pid_t *child)
+{
+    const char *words[16];
+    size_t n = 0;
+    for (const char *const *at = onward(directory); *at; at++) words[n++] = *at;
+    if (watched) words[n++] = "--eval_file";
+    if (watched) words[n++] = bits->data;
+    for (size_t i = 0; watched && watch[i]; i++) words[n++] = watch[i];
+    words[n] = NULL;
+    if (!child) return train(bits, directory, way, words);
+    *child = start(bits, directory, way, words);
+    return 0;
+}
+
+/* Draw what there is, whatever state the run is in. */
+static int plot(const Bits *bits, const char *directory)
+{
+    char picture[160];
+    snprintf(picture, sizeof picture, "%s/loss.png", directory);
+    const char *const words[] = {bits->graft, "plot", directory, "--output", picture, NULL};
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0);
+    pid_t child;
+    int code = posix_spawn(&child, bits->graft, &actions, NULL, (char *const *)(size_t)words, environ) == 0 ? wait_for(child) : -1;
+    posix_spawn_file_actions_destroy(&actions);
+    return code;
+}
+
+/* Has the run written a line? */
+static bool has_begun(const char *directory)
+{
+    char metrics[160];
+    struct stat st;
+    snprintf(metrics, sizeof metrics, "%s/metrics.jsonl", directory);
+    return stat(metrics, &st) == 0 && st.st_size > 0;
+}
+
+/* Kill a run until `kills` have struck, each somewhere in the time that a run takes, and each time go on with other ranks and
+ * threads, every other time with evaluation and pictures; then let it finish. */
+static void run_killed(Bits *bits, size_t kills)
 {
     char directory[128], what[96];
-    size_t struck = 0;
+    size_t struck = 0, begun = 0, drawn = 0;
     snprintf(directory, sizeof directory, "%s/killed", bits->scratch);
-    for (size_t i = 0; i < kills; i++) {
+    for (size_t i = 0; struck < kills && i < 4 * kills; i++) {
         if (has_checkpoint(directory, STEPS)) { /* it was ready: judge it, and begin a new one */
             snprintf(what, sizeof what, "killed %zu times until here, resumed", struck);
-            judge(bits, what, directory, train(bits, directory, &ways[i % N_WAYS], go_on));
+            judge(bits, what, directory, go_on_watched(bits, directory, &ways[i % N_WAYS], i % 2, NULL));
             nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
         }
-        pid_t child = start(bits, directory, &ways[i % N_WAYS], onward(directory));
+        pid_t child;
+        go_on_watched(bits, directory, &ways[i % N_WAYS], i % 2, &child);
         if (child < 0) continue;
-        sleep_ms(200 + rng_below(bits->kill_key, i, most_ms));
-        struck += !has_ended(child);
+        sleep_ms(rng_below(bits->kill_key, i, bits->run_ms * 3 / 2));
+        bool strikes = !has_ended(child);
+        struck += strikes;
+        begun += strikes && has_begun(directory);
         kill_all(child);
+        if (i % 2 && has_begun(directory)) drawn += plot(bits, directory) == 0;
     }
-    snprintf(what, sizeof what, "killed %zu times at random moments, resumed", struck);
-    judge(bits, what, directory, train(bits, directory, &ways[kills % N_WAYS], onward(directory)));
+    snprintf(what, sizeof what, "killed %zu times (%zu after a step), drawn %zu times, resumed", struck, begun, drawn);
+    judge(bits, what, directory, go_on_watched(bits, directory, &ways[kills % N_WAYS], false, NULL));
 }
 
 /* Kill a run as soon as the draft of its n-th checkpoint is there, so that the file is half written. */
@@ -325,12 +383,10 @@ static void run_unwritable(Bits *bits)
 /* SIGUSR1 saves and goes on, SIGTERM saves and ends; neither leaves a trace in the result. */
 static void run_signalled(Bits *bits, const Way *before, const Way *after)
 {
-    char directory[128], what[96], metrics[160];
+    char directory[128], what[96];
     snprintf(directory, sizeof directory, "%s/signal-%d", bits->scratch, before->ranks);
-    snprintf(metrics, sizeof metrics, "%s/metrics.jsonl", directory);
     pid_t child = start(bits, directory, before, NULL);
-    struct stat st = {0};
-    while (child > 0 && !has_ended(child) && (stat(metrics, &st) || st.st_size == 0)) sleep_ms(1);
+    while (child > 0 && !has_ended(child) && !has_begun(directory)) sleep_ms(1);
     if (child > 0) kill(child, SIGUSR1);
     sleep_ms(100);
     if (child > 0) kill(child, SIGTERM);
@@ -340,18 +396,25 @@ static void run_signalled(Bits *bits, const Way *before, const Way *after)
     judge(bits, what, directory, saved ? train(bits, directory, after, onward(directory)) : 1);
 }
 
+/* What is looked at changes nothing; and evaluations, too, say the same however they are shared out. */
 static void run_watched(Bits *bits)
 {
-    char directory[128];
-    snprintf(directory, sizeof directory, "%s/watched", bits->scratch);
-    const char *const watch[] = {"--eval_file", bits->data, "--eval_steps", "1", "--tensorboard", "true", "--early_stopping_patience", "9", NULL};
-    int code = train(bits, directory, &ways[1], watch);
-    char picture[160];
-    snprintf(picture, sizeof picture, "%s/loss.png", directory);
-    const char *const plot[] = {bits->graft, "plot", directory, "--output", picture, NULL};
-    pid_t child;
-    if (code == 0 && posix_spawn(&child, bits->graft, NULL, NULL, (char *const *)(size_t)plot, environ) == 0) code = wait_for(child);
-    judge(bits, "evaluation, best, TensorBoard and plot on", directory, code);
+    Bits own = *bits;
+    own.passed = own.failed = 0;
+    own.metrics = NULL;
+    own.evaluates = true;
+    for (size_t i = 0; i < 3; i++) {
+        char directory[128], what[96];
+        snprintf(directory, sizeof directory, "%s/watched-%zu", bits->scratch, i);
+        snprintf(what, sizeof what, "evaluation, best, TensorBoard and plot on, ranks %d", ways[i].ranks);
+        int code = go_on_watched(bits, directory, &ways[i], true, NULL);
+        if (code == 0) code = plot(bits, directory);
+        if (i == 0) judge(bits, what, directory, code);
+        judge(&own, "  and the evaluations' lines", directory, code);
+    }
+    free(own.metrics);
+    bits->passed += own.passed;
+    bits->failed += own.failed;
 }
 
 /* Four documents, each a micro-batch: one rank has four of them, two have two, four have one. */
@@ -379,7 +442,7 @@ static void run_control(Bits *bits, const char *what, const char *key, const cha
     char directory[128], state[80] = "", *metrics = NULL;
     snprintf(directory, sizeof directory, "%s/control-%s", bits->scratch, key + 2);
     int code = train(bits, directory, &(Way){"0", 1, 1, 0, NULL}, (const char *const[]){key, value, NULL});
-    Err *err = code ? NULL : result_of(directory, state, &metrics);
+    Err *err = code ? NULL : result_of(bits, directory, state, &metrics);
     bool differs = !code && !err && *state && strcmp(state, bits->state) != 0;
     printf("  control: %-49s %.16s%s\n", what, *state ? state : "(no result)", differs ? " differs" : "  FAIL");
     bits->passed += differs;
@@ -499,6 +562,16 @@ static Err *run_alone(Bits *bits)
     return err;
 }
 
+static void run_befallen(Bits *bits)
+{
+    run_half_written(bits);
+    run_full_disk(bits);
+    run_unwritable(bits);
+    run_signalled(bits, &ways[0], &ways[1]);
+    run_signalled(bits, &ways[1], &ways[3]);
+    run_watched(bits);
+}
+
 static void run_everything(Bits *bits)
 {
     static const char *const groups[] = {"1", "400", "0"}; /* one micro-batch, two, all */
@@ -515,13 +588,8 @@ static void run_everything(Bits *bits)
     run_resumed(bits, &(Way){"0", 1, 2, 0, NULL}, &(Way){"1", 3, 1, 2, NULL});
     run_resumed(bits, &(Way){"400", 2, 1, 0, NULL}, &(Way){"0", 1, 1, 0, NULL});
     run_resumed(bits, &(Way){"1", 3, 1, 1, NULL}, &(Way){"400", 2, 2, 0, NULL});
-    run_killed(bits, 2, 1500);
-    run_half_written(bits);
-    run_full_disk(bits);
-    run_unwritable(bits);
-    run_signalled(bits, &ways[0], &ways[1]);
-    run_signalled(bits, &ways[1], &ways[3]);
-    run_watched(bits);
+    run_killed(bits, 2);
+    run_befallen(bits);
     run_shared_out(bits);
     run_control(bits, "another seed", "--seed", "8");
     run_control(bits, "other micro-batches", "--micro_batch_tokens", "100");
@@ -553,8 +621,8 @@ int main(int argc, char **argv)
     bits.kill_key = rng_key((uint64_t)time(NULL), 0);
     if (argc == 6) {
         run_way(&bits, &ways[0]);
-        run_killed(&bits, strtoul(argv[5], NULL, 10), 2500);
-        run_half_written(&bits);
+        run_killed(&bits, strtoul(argv[5], NULL, 10));
+        run_befallen(&bits);
     } else {
         run_everything(&bits);
     }

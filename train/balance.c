@@ -21,7 +21,7 @@ static bool can_act(const Adapter *adapter, size_t l)
     const LayerAdapter *layer = &adapter->layers[l];
     bool attention = false;
     for (size_t i = 0; i <= LORA_O; i++) attention = attention || layer->pairs[i];
-    return adapter_lowest_layer(adapter) < l || attention || layer->router;
+    return adapter_lowest_layer(adapter) < l || attention || layer->router || layer->pairs[LORA_ROUTER];
 }
 
 static Err *check_value(const char *key, const Json *value)

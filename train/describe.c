@@ -23,9 +23,9 @@ static void count_experts(const Run *run, size_t *experts, size_t *layers)
 static void describe_modules(const Run *run)
 {
     static const char *const names[LORA_PLACES] = {"q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj",
-                                                   "mlp.gate|up", "mlp.down", "shared.gate|up", "shared.down"};
+                                                   "mlp.gate|up", "mlp.down", "shared.gate|up", "shared.down", "router"};
     char line[512] = "";
-    size_t experts, layers, routers = 0;
+    size_t experts, layers, routers = 0, by_pairs = 0;
     for (size_t i = 0; i < LORA_PLACES; i++) {
         size_t n = 0;
         for (size_t l = 0; l < run->adapter->n_layers; l++) n += run->adapter->layers[l].pairs[i] != NULL;
@@ -34,8 +34,11 @@ static void describe_modules(const Run *run)
     if (*line) log_line("  pairs     %s", line);
     count_experts(run, &experts, &layers);
     if (experts) log_line("  experts   %zu in %zu layers, gate and up share one A", experts, layers);
-    for (size_t l = 0; l < run->adapter->n_layers; l++) routers += run->adapter->layers[l].router != NULL;
-    log_line("  router    %s", routers ? "trained in full" : "frozen; so are norms, indexer, embedding and head");
+    for (size_t l = 0; l < run->adapter->n_layers; l++) {
+        routers += run->adapter->layers[l].router != NULL;
+        by_pairs += run->adapter->layers[l].pairs[LORA_ROUTER] != NULL;
+    }
+    log_line("  router    %s", routers ? "trained in full" : by_pairs ? "trained by pairs" : "frozen; so are norms, indexer, embedding and head");
 }
 
 static void add_word(char line[512], const char *word) { snprintf(line + strlen(line), 512 - strlen(line), "%s%s", *line ? ", " : "", word); }
@@ -85,7 +88,7 @@ static void describe_rates(const Run *run)
     if (s->loraplus_lr_ratio != 1) snprintf(B, sizeof B, ", B at %g", s->learning_rate * s->loraplus_lr_ratio);
     if (s->router_learning_rate > 0) snprintf(router, sizeof router, ", router at %g", s->router_learning_rate);
     log_line("  steps     %llu of %lld documents, %llu warm-up, %s from %g%s%s", (unsigned long long)run->total, (long long)s->train_batch_size,
-             (unsigned long long)run->warmup, s->lr_scheduler_type, s->learning_rate, B, router);
+             (unsigned long long)run->schedule.warmup_steps, s->lr_scheduler_type, s->learning_rate, B, router);
 }
 
 static void describe_totals(const char *who, const DatasetTotals *t, int64_t max_length)

@@ -1,17 +1,34 @@
-/* The loss of base or adapter on a data set. */
+/* The loss of an adapter on held-out documents: of the whole file, and of each domain that its records name. */
 #ifndef GRAFT_TRAIN_EVALUATE_H
 #define GRAFT_TRAIN_EVALUATE_H
 
 #include "data/dataset.h"
-#include "train/step.h"
+#include "model/model.h"
+#include "train/dp.h"
 
+/* Sums over scored tokens, added document by document. */
 typedef struct {
-    double nll;      /* sum over scored tokens, added document by document */
-    size_t scored, right, documents;
+    const char *domain; /* NULL: the whole file. Borrowed from the data set */
+    double nll, right;
+    size_t scored, documents;
+} EvalPart;
+
+/* Owner: the caller, evaluation_free, which takes an empty (all zero) one. */
+typedef struct {
+    size_t n;
+    EvalPart *parts; /* the whole file, then its domains in the order of their first records */
 } Evaluation;
 
-/* Over all documents of a data set, a few thousand tokens at a time. adapter NULL: the base. Collective. */
-MUST_USE Err *evaluate_dataset(Step *step, Dp *dp, const Adapter *adapter, const Dataset *dataset, size_t micro_batch_tokens,
-                               size_t group_tokens, Evaluation *evaluation);
+typedef struct {
+    size_t group_tokens;      /* run through a layer together; 0: all of a pass */
+    size_t pass_tokens;       /* of a rank, for which the weights are read once; their hidden states are held */
+    const volatile int *stop; /* set from outside: leave between two layers. NULL: never */
+} EvaluateHow;
+
+/* adapter NULL: the base. The same bits for any number of ranks and any `how`, and those of `graft eval`. Collective.
+ * Fails: ERR_STOPPED on all ranks, after the same layer. */
+MUST_USE Err *evaluate_dataset(Evaluation *evaluation, Model *model, const Dp *dp, const Adapter *adapter, const Dataset *dataset,
+                               const EvaluateHow *how);
+void evaluation_free(Evaluation *evaluation);
 
 #endif

@@ -8,6 +8,7 @@
 #include "ckpt/checkpoint.h"
 #include "plot/run.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +20,7 @@
 static void add_settings(Json *out, const Json *settings)
 {
     static const char *const keys[] = {"model_name_or_path", "train_file", "eval_file", "r", "lora_alpha", "target_modules", "layers_to_transform",
-                                       "train_router", "init_adapter", "train_batch_size", "learning_rate", "lr_scheduler_type"};
+                                       "train_router", "init_adapter", "train_batch_size", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const Json *value = json_find(settings, keys[i]);
         if (value && json_kind(value) != JSON_NULL) json_add(out, keys[i], json_duplicate(value));
@@ -127,7 +128,7 @@ static Err *adapter(Json *out, const char *path)
 
 /* ---- a run ---------------------------------------------------------------------------------------------------- */
 
-static void add_curve(Json *out, const char *name, const char *file, const Curve *curve)
+static void add_curve(Json *out, const char *name, const char *file, const char *domain, const Curve *curve)
 {
     char key[256];
     Json *ends = json_new_object();
@@ -141,7 +142,7 @@ static void add_curve(Json *out, const char *name, const char *file, const Curve
     for (size_t i = 1; i < curve->n; i++)
         if (curve->points[i].y < least) least = curve->points[i].y;
     json_add_number(ends, "lowest", least);
-    snprintf(key, sizeof key, "%s%s%s", name, *file ? " " : "", file);
+    snprintf(key, sizeof key, "%s%s%s%s%s", name, *file ? " " : "", file, *domain ? " " : "", domain);
     json_add(out, key, ends);
 }
 
@@ -150,10 +151,10 @@ static Err *run_curves(Json *out, const char *path)
     PlotRun run;
     TRY(plot_run_read(&run, path));
     if (run.loss.n) json_add_number(out, "steps", run.loss.points[run.loss.n - 1].x);
-    add_curve(out, "loss", "", &run.loss);
-    for (size_t i = 0; i < run.n_evals; i++) add_curve(out, "eval_loss", run.evals[i].file, &run.evals[i].loss);
-    add_curve(out, "grad_norm", "", &run.grad_norm);
-    add_curve(out, "load_max_over_mean", "", &run.load);
+    add_curve(out, "loss", "", "", &run.loss);
+    for (size_t i = 0; i < run.n_evals; i++) add_curve(out, "eval_loss", run.evals[i].file, run.evals[i].domain, &run.evals[i].loss);
+    add_curve(out, "grad_norm", "", "", &run.grad_norm);
+    add_curve(out, "load_max_over_mean", "", "", &run.load);
     plot_run_free(&run);
     return NULL;
 }
@@ -181,19 +182,47 @@ static Err *run(Json *out, const char *path)
 
 /* ---- in words ------------------------------------------------------------------------------------------------- */
 
+static Err *print_value(FILE *stream, const Json *value);
+
+/* "first 5.23, last 4.26" or "q_a_proj, o_proj" */
+static Err *print_members(FILE *stream, const Json *value)
+{
+    for (const Json *member = json_first(value); member; member = json_next(member)) {
+        if (json_kind(value) == JSON_OBJECT) fprintf(stream, "%s ", json_key(member));
+        TRY(print_value(stream, member));
+        if (json_next(member)) fputs(", ", stream);
+    }
+    return NULL;
+}
+
+static Err *print_value(FILE *stream, const Json *value)
+{
+    char *text;
+    JsonKind kind = json_kind(value);
+    if (kind == JSON_OBJECT || kind == JSON_ARRAY) return print_members(stream, value);
+    if (kind == JSON_STRING) {
+        fputs(json_string(value), stream);
+    } else if (kind == JSON_NUMBER && json_number(value) != floor(json_number(value))) {
+        fprintf(stream, "%.5g", json_number(value));
+    } else {
+        TRY(json_print(value, false, &text));
+        fputs(text, stream);
+        free(text);
+    }
+    return NULL;
+}
+
 static Err *to_text(const Json *out, char **text)
 {
-    size_t bytes;
+    size_t bytes, width = 0;
     FILE *stream = open_memstream(text, &bytes);
     Err *err = stream ? NULL : err_new(ERR_MEMORY, "out of memory");
+    for (const Json *member = json_first(out); member; member = json_next(member))
+        if (strlen(json_key(member)) > width) width = strlen(json_key(member));
     for (const Json *member = json_first(out); member && !err; member = json_next(member)) {
-        char *value;
-        if (json_kind(member) == JSON_STRING) {
-            fprintf(stream, "%-28s %s\n", json_key(member), json_string(member));
-        } else if (!(err = json_print(member, false, &value))) {
-            fprintf(stream, "%-28s %s\n", json_key(member), value);
-            free(value);
-        }
+        fprintf(stream, "%-*s  ", (int)width, json_key(member));
+        err = print_value(stream, member);
+        fputc('\n', stream);
     }
     if (stream) fclose(stream);
     return err;

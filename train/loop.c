@@ -2,7 +2,6 @@
  *     metrics of the step, audit (after step 1 and before planned saves), evaluation, checkpoint, signals
  * so that a resume from a checkpoint writes exactly the lines that are missing. */
 #include "base/log.h"
-#include "base/memory.h"
 #include "train/balance.h"
 #include "train/dump.h"
 #include "train/run.h"
@@ -10,7 +9,6 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 typedef struct {
@@ -21,8 +19,7 @@ typedef struct {
 
 static double epoch_of(const Run *run, uint64_t step) { return (double)step / (double)loader_steps_per_epoch(run->loader); }
 
-/* A line begins with where it stands. */
-static Json *new_line(const Run *run)
+Json *run_line(const Run *run)
 {
     Json *line = json_new_object();
     json_add_number(line, "step", (double)run->done);
@@ -30,7 +27,7 @@ static Json *new_line(const Run *run)
     return line;
 }
 
-/* ---- one step ------------------------------------------------------------------------------------------------- */
+/* ---- one step --------------------------------------------------------------------------------------------------- */
 
 Err *run_batch(const Run *run, size_t group_tokens, Batch *batch)
 {
@@ -69,7 +66,7 @@ static void add_load(Json *line, const Run *run)
     json_add(line, "expert_load", layers);
 }
 
-static Err *note(Run *run, Json *line)
+Err *run_note(Run *run, Json *line)
 {
     Err *err = run->board ? tensorboard_line(run->board, line) : NULL;
     if (!err) return metrics_write(&run->metrics, line);
@@ -79,7 +76,7 @@ static Err *note(Run *run, Json *line)
 
 static Err *note_step(Run *run, const StepResult *result, const StepRates *rates, double seconds)
 {
-    Json *line = new_line(run);
+    Json *line = run_line(run);
     json_add_number(line, "loss", result->loss);
     json_add_number(line, "learning_rate", rates->A);
     if (rates->B != rates->A) json_add_number(line, "learning_rate_B", rates->B);
@@ -92,7 +89,7 @@ static Err *note_step(Run *run, const StepResult *result, const StepRates *rates
     json_add_number(line, "seconds", seconds);
     json_add_number(line, "tokens_per_second", (double)result->tokens / seconds);
     json_add_number(line, "memory_bytes", (double)log_peak_bytes());
-    return note(run, line);
+    return run_note(run, line);
 }
 
 static void time_left(char text[32], double seconds)
@@ -108,21 +105,20 @@ static void show_progress(const Loop *loop, const StepResult *result, double rat
     char left[32], load[32] = "";
     double per_step = (log_seconds() - loop->started) / (double)(run->done - loop->first);
     time_left(left, per_step * (double)(run->total - run->done));
-    if (worst_load(run) > 0) snprintf(load, sizeof load, "load %.1fx  ", worst_load(run));
+    if (worst_load(run) > 0) snprintf(load, sizeof load, "load %.1fx  ", worst_load(run)); /* what matters most comes first: rows are cut */
     bool keep = run->done % (uint64_t)run->settings.logging_steps == 0 || run->done == run->total;
-    log_progress(keep, "step %llu/%llu  epoch %.2f  loss %.4f (smoothed %.4f)  lr %.2e  norm %.3f  %s%.0f tok/s  %.0f MiB  %s left",
-                 (unsigned long long)run->done, (unsigned long long)run->total, epoch_of(run, run->done), result->loss,
-                 run->progress.smoothed_loss, rate, result->grad_norm, load, (double)result->tokens / seconds,
-                 (double)log_peak_bytes() / 1048576, left);
+    log_progress(keep, "step %llu/%llu  %s left  loss %.4f (smoothed %.4f)  %.0f tok/s  lr %.2e  norm %.3f  %s%.0f MiB  epoch %.2f",
+                 (unsigned long long)run->done, (unsigned long long)run->total, left, result->loss, run->progress.smoothed_loss,
+                 (double)result->tokens / seconds, rate, result->grad_norm, load, (double)log_peak_bytes() / 1048576, epoch_of(run, run->done));
 }
 
 static StepRates rates_now(const Run *run)
 {
     const Settings *s = &run->settings;
     double router = s->router_learning_rate > 0 ? s->router_learning_rate : s->learning_rate;
-    return (StepRates){.A = schedule_rate(run->schedule, s->learning_rate, run->done, run->warmup, run->total),
-                       .B = schedule_rate(run->schedule, s->learning_rate * s->loraplus_lr_ratio, run->done, run->warmup, run->total),
-                       .router = schedule_rate(run->schedule, router, run->done, run->warmup, run->total)};
+    return (StepRates){.A = schedule_rate(&run->schedule, s->learning_rate, run->done),
+                       .B = schedule_rate(&run->schedule, s->learning_rate * s->loraplus_lr_ratio, run->done),
+                       .router = schedule_rate(&run->schedule, router, run->done)};
 }
 
 /* Gradients; the first step of this process goes to a dump where one is asked for. */
@@ -167,64 +163,12 @@ static Err *take_step(Loop *loop)
     run->tokens_seen += result.tokens;
     run->scored_seen += result.scored;
     double seconds = log_seconds() - began;
+    run_time_step(run, run->done == loop->first + 1, seconds);
     show_progress(loop, &result, rates.A, seconds);
     return note_step(run, &result, &rates, seconds);
 }
 
-/* ---- evaluation ----------------------------------------------------------------------------------------------- */
-
-/* A new best is saved at once, and exported, beside the checkpoints that come and go. */
-static Err *save_best(Run *run)
-{
-    char best[PATH_BYTES];
-    TRY(run_best_directory(run, best));
-    TRY(run_save(run, best, 1));
-    if (run->dp.rank != 0) return NULL;
-    return adapter_export(run->adapter, best, run->settings.model_name_or_path, run->settings.bf16_adapter);
-}
-
-static Err *weigh(Run *run, double loss)
-{
-    Progress *p = &run->progress;
-    p->evaluated = true;
-    if (run->done == 0) return NULL; /* the base's own loss is no result of training */
-    if (p->best_step && !(loss < p->best_loss)) {
-        p->waited++;
-        return NULL;
-    }
-    *p = (Progress){.best_loss = loss, .best_step = run->done, .evaluated = true, .smoothed_loss = p->smoothed_loss};
-    return run->settings.keep_best ? dp_agree(&run->dp, save_best(run)) : NULL;
-}
-
-static Err *note_evaluation(Run *run, const char *file, const Evaluation *e)
-{
-    double loss = e->nll / (double)e->scored;
-    log_line("  held out  step %llu: loss %.4f, perplexity %.2f, %zu scored tokens%s%s", (unsigned long long)run->done, loss, exp(loss), e->scored,
-             run->settings.eval_file.count > 1 ? " of " : "", run->settings.eval_file.count > 1 ? file : "");
-    Json *line = new_line(run);
-    json_add_number(line, "eval_loss", loss);
-    json_add_string(line, "eval_file", file);
-    json_add_number(line, "eval_scored", (double)e->scored);
-    return note(run, line);
-}
-
-/* All files, then all lines: who is stopped in between evaluates again after the resume. */
-static Err *evaluate_now(Run *run)
-{
-    const Settings *s = &run->settings;
-    Evaluation *each, sum = {0};
-    TRY(mem_new(&each, s->eval_file.count, sizeof *each));
-    Err *err = NULL;
-    for (size_t i = 0; i < s->eval_file.count && !err; i++) {
-        err = evaluate_dataset(run->step, &run->dp, run->adapter, run->evals[i], (size_t)s->micro_batch_tokens, run->budget.group_tokens, &each[i]);
-        sum.nll += each[i].nll;
-        sum.scored += each[i].scored;
-    }
-    for (size_t i = 0; i < s->eval_file.count && !err; i++) err = note_evaluation(run, s->eval_file.items[i], &each[i]);
-    free(each);
-    if (!err && !isfinite(sum.nll)) err = err_new(ERR_NUMERIC, "the loss on held-out data after step %llu is %g", (unsigned long long)run->done, sum.nll);
-    return err ? err : weigh(run, sum.nll / (double)sum.scored);
-}
+/* ---- evaluation and saving -------------------------------------------------------------------------------------- */
 
 static bool eval_due(const Run *run)
 {
@@ -232,13 +176,6 @@ static bool eval_due(const Run *run)
     uint64_t every = run->settings.eval_steps ? (uint64_t)run->settings.eval_steps : loader_steps_per_epoch(run->loader);
     return run->done % every == 0 || run->done == run->total;
 }
-
-static bool out_of_patience(const Run *run)
-{
-    return run->settings.early_stopping_patience && run->progress.waited >= (uint64_t)run->settings.early_stopping_patience;
-}
-
-/* ---- saving --------------------------------------------------------------------------------------------------- */
 
 static bool save_due(const Run *run)
 {
@@ -255,9 +192,9 @@ static Err *audit_now(Run *run, bool planned)
         json_free(result);
         return NULL;
     }
-    Json *line = new_line(run);
+    Json *line = run_line(run);
     json_add(line, "audit", result);
-    return note(run, line);
+    return run_note(run, line);
 }
 
 static Err *save_now(Run *run)
@@ -266,7 +203,7 @@ static Err *save_now(Run *run)
     return run_save(run, run->settings.output_dir, (size_t)run->settings.save_total_limit);
 }
 
-/* ---- signals -------------------------------------------------------------------------------------------------- */
+/* ---- signals ---------------------------------------------------------------------------------------------------- */
 
 /* The last finished step is saved, and how the run ends says so. Takes err. */
 static Err *stop(Run *run, Err *err)
@@ -293,22 +230,22 @@ static Err *obey_signals(Run *run)
     return NULL;
 }
 
-/* ---- the run -------------------------------------------------------------------------------------------------- */
+/* ---- the run ---------------------------------------------------------------------------------------------------- */
 
 static Err *step_after_step(Loop *loop)
 {
     Run *run = loop->run;
     if (eval_due(run)) { /* at the start, or because a signal came in between */
-        TRY(evaluate_now(run));
+        TRY(run_evaluate(run));
         if (run->done && save_due(run)) TRY(save_now(run));
     }
-    while (run->done < run->total && !out_of_patience(run)) {
+    while (run->done < run->total && !run_is_out_of_patience(run)) {
         TRY(take_step(loop));
         bool due = save_due(run);
         if (run->done == 1 || due) TRY(audit_now(run, true));
-        if (eval_due(run)) TRY(evaluate_now(run));
-        if (out_of_patience(run) && !due) TRY(audit_now(run, false));
-        if (due || out_of_patience(run)) TRY(save_now(run));
+        if (eval_due(run)) TRY(run_evaluate(run));
+        if (run_is_out_of_patience(run) && !due) TRY(audit_now(run, false));
+        if (due || run_is_out_of_patience(run)) TRY(save_now(run));
         if (run->done < run->total) TRY(obey_signals(run));
     }
     return NULL;
@@ -326,7 +263,7 @@ static Err *finish(Run *run)
 {
     char path[PATH_BYTES], base[DIGEST_BYTES];
     const Progress *p = &run->progress;
-    if (out_of_patience(run)) log_line("  stopped   early: %llu evaluations brought nothing better", (unsigned long long)p->waited);
+    if (run_is_out_of_patience(run)) log_line("  stopped   early: %llu evaluations brought nothing better", (unsigned long long)p->waited);
     if (p->best_step) log_line("  best      step %llu, loss %.4f%s", (unsigned long long)p->best_step, p->best_loss, run->settings.keep_best ? ", in best/" : "");
     weights_digest(run->model->weights, base);
     if (strcmp(base, run->base_digest) != 0) return err_new(ERR_FORMAT, "the base model's files changed while this run read them");
@@ -349,5 +286,6 @@ Err *loop_run(Run *run)
     Err *err = step_after_step(&loop);
     if (err && err_kind(err) == ERR_STOPPED) return stop(run, err);
     if (!err && run->done > loop.first) run_describe_use(run, run->done - loop.first, log_seconds() - loop.started);
+    if (!err) err = run_write_timing(run);
     return err ? err : dp_agree(&run->dp, finish(run));
 }

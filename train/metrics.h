@@ -1,6 +1,7 @@
 /* metrics.jsonl: one JSON object a line, flushed as it is written; a resume cuts the file back to what its checkpoint
  * knew. Lines of a step: step, epoch, loss, learning_rate, grad_norm, tokens, scored, balance losses when they act, and
- * last what depends on the clock. Lines of an evaluation: step, epoch, eval_loss, eval_scored. */
+ * last what depends on the clock. Lines of an evaluation, one for
+ * each file and for each of its domains: step, epoch, eval_loss, eval_accuracy, eval_file, eval_domain, eval_scored. */
 #ifndef GRAFT_TRAIN_METRICS_H
 #define GRAFT_TRAIN_METRICS_H
 

@@ -37,7 +37,6 @@ static Err *read_settings(Run *run, int argc, char **argv)
     TRY(need(s->output_dir, "output_dir"));
     if (s->init_adapter && (s->target_modules || s->experts || s->train_router))
         return err_new(ERR_USAGE, "init_adapter says what is trained; leave out target_modules, experts and train_router");
-    if (!schedule_from_name(&run->schedule, s->lr_scheduler_type)) return err_new(ERR_USAGE, "lr_scheduler_type %s is unknown", s->lr_scheduler_type);
     return NULL;
 }
 
@@ -87,9 +86,9 @@ static Err *plan_steps(Run *run)
     TRY(dataset_digest(run->train, run->data_digest));
     uint64_t per_epoch = loader_steps_per_epoch(run->loader);
     run->total = s->max_steps ? (uint64_t)s->max_steps : (uint64_t)ceil(s->num_train_epochs * (double)per_epoch);
-    run->warmup = s->warmup_steps ? (uint64_t)s->warmup_steps : schedule_warmup_steps(run->total, s->warmup_ratio);
     if (run->total == 0) return err_new(ERR_USAGE, "no step to take: num_train_epochs is %g", s->num_train_epochs);
-    return NULL;
+    uint64_t warmup = s->warmup_steps ? (uint64_t)s->warmup_steps : schedule_warmup_steps(run->total, s->warmup_ratio);
+    return schedule_init(&run->schedule, s->lr_scheduler_type, s->lr_scheduler_kwargs, s->learning_rate, warmup, run->total);
 }
 
 /* `experts` may name a file: ESFT's expert_cfg.json. */
@@ -125,7 +124,7 @@ static Err *check_idle(const Run *run)
         routers = routers || run->adapter->layers[l].router;
         sparse = sparse || !run->model->layers[l].dense;
     }
-    if (s->router_learning_rate > 0 && !routers) return err_new(ERR_USAGE, "router_learning_rate is given, and no router is trained; see train_router");
+    if (s->router_learning_rate > 0 && !routers) return err_new(ERR_USAGE, "router_learning_rate is given, and no router is trained in full; see train_router");
     if (s->router_bias_update_rate > 0 && !sparse) return err_new(ERR_USAGE, "router_bias_update_rate is given, and this model has no router");
     if (s->early_stopping_patience && !s->eval_file.count) return err_new(ERR_USAGE, "early_stopping_patience needs an eval_file");
     return NULL;
@@ -142,6 +141,7 @@ static Err *make_step(Run *run)
         .seed = (uint64_t)s->seed,
         .keep_layers = (size_t)s->keep_layers,
         .guard = s->guard,
+        .profile = s->profile ? &run->timing.profile : NULL,
         .scratch_dir = run->scratch_dir};
     TRY(check_idle(run));
     TRY(balance_coefficients(s, run->adapter, &run->balance));
@@ -266,6 +266,7 @@ void run_close(Run *run)
     dataset_close(run->train);
     tokenizer_close(run->tokenizer);
     model_close(run->model);
+    profile_free(&run->timing.profile);
     free(run->config_json);
     options_free(&run->settings, settings_table);
 }

@@ -22,6 +22,13 @@ typedef struct {
     double smoothed_loss;
 } Progress;
 
+/* Where the time of steps went, but for the first of this process: it meets cold memory. */
+typedef struct {
+    Profile profile;
+    uint64_t steps;
+    double seconds;
+} Timing;
+
 typedef struct {
     Settings settings;
     Dp dp;
@@ -36,11 +43,12 @@ typedef struct {
     Metrics metrics;
     TensorBoard *board; /* NULL: none, and on ranks that do not write */
     Progress progress;
-    ScheduleKind schedule;
-    uint64_t done, total, warmup; /* steps */
+    Schedule schedule;
+    uint64_t done, total; /* steps */
     uint64_t tokens_seen; /* by this process */
     uint64_t scored_seen; /* since the start, resumed or not */
     char *config_json;
+    Timing timing;                /* of settings.profile */
     Work work;
     Budget budget;
     double flops;                 /* of a step with the longest documents, all ranks */
@@ -73,12 +81,24 @@ MUST_USE Err *run_resume(Run *run, const char *path);
 void run_describe(const Run *run);
 void run_describe_read(const Run *run); /* of data that was read step by step: what it came to */
 
+/* Take a step of so many seconds into the profile; at the end a table on stdout, and profile.jsonl in output_dir. */
+void run_time_step(Run *run, bool first, double seconds);
+MUST_USE Err *run_write_timing(const Run *run);
+
 /* What is wrong with a step whose numbers are not finite: its gradients once more, looking after every operation.
  * Takes err, gives back what it found instead. */
 MUST_USE Err *run_find_fault(Run *run, Err *err);
 
 /* The documents of the step that follows `done` ones, cut for this run. group_tokens 1: every micro-batch alone. */
 MUST_USE Err *run_batch(const Run *run, size_t group_tokens, Batch *batch);
+
+/* A new line for the metrics, which says where it stands; and write it where metrics go. The line is taken. */
+Json *run_line(const Run *run);
+MUST_USE Err *run_note(Run *run, Json *line);
+
+/* Evaluate on all held-out files, note every file's and domain's loss, keep the best step. Collective. */
+MUST_USE Err *run_evaluate(Run *run);
+bool run_is_out_of_patience(const Run *run);
 
 /* Train to the end, or until a signal: then the last finished step is saved and ERR_STOPPED returned. Collective. */
 MUST_USE Err *loop_run(Run *run);

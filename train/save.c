@@ -153,31 +153,45 @@ static Err *check_same(const char *what, const char *file, const char *run)
     return err_new(ERR_USAGE, "%s differs: the checkpoint has %s, this run %s", what, file ? file : "none", run);
 }
 
+static bool is_among(const char *key, const char *const *keys)
+{
+    while (*keys && strcmp(*keys, key) != 0) keys++;
+    return *keys;
+}
+
+/* Say that a setting is another one; of those that the trained pairs depend on, refuse it. */
+static Err *tell_change(const char *key, const Json *was, const Json *now)
+{
+    static const char *const scales[] = {"lora_alpha", "use_rslora", NULL};
+    char *was_text, *now_text;
+    TRY(json_print(was, false, &was_text));
+    Err *err = json_print(now, false, &now_text);
+    if (!err) {
+        if (is_among(key, scales))
+            err = err_new(ERR_USAGE, "%s is %s; the checkpoint has %s, and its pairs mean something else at another scale", key, now_text, was_text);
+        else log_line("  resumed   with another %s: %s, it was %s", key, now_text, was_text);
+        free(now_text);
+    }
+    free(was_text);
+    return err;
+}
+
 /* What the checkpoint's settings say otherwise; those that name places or speed do not count. */
 static Err *tell_changes(const Run *run, const char *before)
 {
     static const char *const free_to_change[] = {"output_dir", "group_tokens", "keep_layers", "resume_from_checkpoint", "overwrite_output_dir",
-                                                 "resume_on_another_path", "ranks", "threads", "guard", "logging_steps", "save_steps",
-                                                 "save_total_limit", "keep_best", "tensorboard", "dump", "early_stopping_patience", "model_name_or_path", "train_file", "bf16_adapter", "compute"};
-    Json *old, *new;
+                                                 "resume_on_another_path", "ranks", "threads", "memory_limit", "scratch_dir", "preload_mb", "guard",
+                                                 "logging_steps", "save_steps", "save_total_limit", "keep_best", "tensorboard", "dump",
+                                                 "early_stopping_patience", "model_name_or_path", "train_file", "bf16_adapter", "compute", NULL};
+    Json *old, *new = NULL;
     TRY(json_parse(&old, before, strlen(before)));
     Err *err = json_parse(&new, run->config_json, strlen(run->config_json));
-    for (const Json *member = err ? NULL : json_first(new); member; member = json_next(member)) {
-        const Json *was = json_find(old, json_key(member));
-        char *now_text, *was_text;
-        bool counts = was && !json_equal(was, member);
-        for (size_t i = 0; i < sizeof free_to_change / sizeof *free_to_change; i++) counts = counts && strcmp(json_key(member), free_to_change[i]) != 0;
-        if (!counts) continue;
-        if ((err = json_print(was, false, &was_text))) break;
-        if (!(err = json_print(member, false, &now_text))) {
-            log_line("  resumed   with another %s: %s, it was %s", json_key(member), now_text, was_text);
-            free(now_text);
-        }
-        free(was_text);
-        if (err) break;
+    for (const Json *now = err ? NULL : json_first(new); now && !err; now = json_next(now)) {
+        const Json *was = json_find(old, json_key(now));
+        if (was && !json_equal(was, now) && !is_among(json_key(now), free_to_change)) err = tell_change(json_key(now), was, now);
     }
     json_free(old);
-    if (!err) json_free(new);
+    json_free(new);
     return err;
 }
 

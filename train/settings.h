@@ -26,6 +26,7 @@ typedef struct {
     /* optimiser, Hugging Face's trainer's names */
     double learning_rate, loraplus_lr_ratio, router_learning_rate, weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm, warmup_ratio;
     char *lr_scheduler_type;
+    Json *lr_scheduler_kwargs;
     int64_t warmup_steps, max_steps;
     double num_train_epochs;
     /* the run */
@@ -36,7 +37,7 @@ typedef struct {
     bool overwrite_output_dir, resume_on_another_path;
     int64_t ranks, threads;
     char *compute, *memory_limit, *scratch_dir;
-    bool guard, bf16_adapter;
+    bool guard, profile, bf16_adapter;
 } Settings;
 
 extern const Option settings_table[];

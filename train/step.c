@@ -9,13 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A stretch [begin, end) of a layer's block whose parameters share one learning rate. */
-typedef enum { RATE_A, RATE_B, RATE_ROUTER } RateKind;
-typedef struct {
-    size_t begin, end;
-    RateKind kind;
-} RateSpan;
-
 struct Step {
     Dp *dp;
     Model *model;
@@ -27,11 +20,7 @@ struct Step {
     Tape *kept;              /* [n_kept], the first [keep_layers][n_groups] of them for the step at work */
     Tensor **kept_out, **kept_in;
     Forest forest;
-    size_t n_slices;         /* floats of this rank's slices, all layers */
-    size_t *slice_at;        /* [L + 1] where a layer's slice begins */
-    size_t *chunk_at;        /* [L + 1] first CLIP_CHUNK of each layer, all ranks */
-    float *gradient, *m, *v; /* [n_slices] */
-    double *chunk_sums;      /* [chunk_at[L]] */
+    Slices slices;
     /* buffers of a batch */
     size_t n_choices;
     Boundaries hidden;       /* [L - lowest + 1] of [T][D] */
@@ -43,8 +32,6 @@ struct Step {
     double *load_all;        /* [E] */
     BalanceStep *balance;    /* [L] */
     uint64_t *counts;        /* [L][2 E + 1] load, live, tokens with a gradient */
-    RateSpan *spans;         /* of all slices, in order */
-    size_t *span_at;         /* [L + 1] first span of each layer */
     size_t failed_first, failed_end; /* micro-batches at work when it failed */
 };
 
@@ -52,71 +39,20 @@ struct Step {
 
 static size_t count_width(const Step *s) { return 2 * s->model->router.E + 1; }
 
-static int by_begin(const void *a, const void *b)
+static Err *make_tables(Step *s)
 {
-    size_t x = ((const RateSpan *)a)->begin, y = ((const RateSpan *)b)->begin;
-    return (x > y) - (x < y);
-}
-
-/* Neighbours of one kind become one span: the experts' A lie together, and so do their B. */
-static size_t merge_spans(size_t n, RateSpan *spans)
-{
-    size_t kept = 0;
-    qsort(spans, n, sizeof *spans, by_begin);
-    for (size_t i = 0; i < n; i++) {
-        if (kept && spans[kept - 1].kind == spans[i].kind && spans[kept - 1].end == spans[i].begin) spans[kept - 1].end = spans[i].end;
-        else spans[kept++] = spans[i];
-    }
-    return kept;
-}
-
-static Err *set_spans(Step *s)
-{
-    size_t L = s->model->n_layers, n = 0;
-    TRY(mem_new(&s->span_at, L + 1, sizeof *s->span_at));
-    for (size_t l = 0; l < L && s->adapter; l++) n += s->adapter->layers[l].n_params;
-    TRY(mem_new(&s->spans, n, sizeof *s->spans));
-    for (size_t l = 0; l < L && s->adapter; l++) {
-        const LayerAdapter *layer = &s->adapter->layers[l];
-        RateSpan *span = s->spans + s->span_at[l];
-        for (size_t i = 0; i < layer->n_params; i++) {
-            const Param *p = &layer->params[i];
-            RateKind kind = p == layer->router ? RATE_ROUTER : i % 2 ? RATE_B : RATE_A; /* pairs come first, A before B */
-            span[i] = (RateSpan){p->offset, p->offset + param_count(p), kind};
-        }
-        s->span_at[l + 1] = s->span_at[l] + (layer->n_params ? merge_spans(layer->n_params, span) : 0);
-    }
-    return NULL;
-}
-
-static Err *set_slices(Step *s)
-{
-    size_t L = s->model->n_layers, begin, end;
-    TRY(mem_new(&s->slice_at, L + 1, sizeof *s->slice_at));
-    TRY(mem_new(&s->chunk_at, L + 1, sizeof *s->chunk_at));
-    for (size_t l = 0; l < L; l++) {
-        size_t n = s->adapter ? s->adapter->layers[l].n : 0;
-        dp_slice(s->dp, s->dp->rank, n, &begin, &end);
-        s->slice_at[l + 1] = s->slice_at[l] + end - begin;
-        s->chunk_at[l + 1] = s->chunk_at[l] + clip_n_chunks(n);
-    }
-    s->n_slices = s->slice_at[L];
-    TRY(mem_new(&s->gradient, s->n_slices, sizeof *s->gradient));
-    TRY(mem_new(&s->m, s->n_slices, sizeof *s->m));
-    TRY(mem_new(&s->v, s->n_slices, sizeof *s->v));
-    TRY(mem_new(&s->chunk_sums, s->chunk_at[L], sizeof *s->chunk_sums));
+    size_t L = s->model->n_layers;
+    TRY(slices_init(&s->slices, s->dp, s->adapter, L));
     TRY(mem_new(&s->balance, L, sizeof *s->balance));
     TRY(mem_new(&s->counts, L * count_width(s), sizeof *s->counts));
-    TRY(set_spans(s));
-    TRY(mem_new(&s->load_all, s->model->router.E + 1, sizeof *s->load_all));
-    return NULL;
+    return mem_new(&s->load_all, s->model->router.E + 1, sizeof *s->load_all);
 }
 
 Err *step_new(Step **step, Dp *dp, Model *model, Adapter *adapter, const StepConfig *config)
 {
     TRY(mem_new(step, 1, sizeof **step));
     **step = (Step){.dp = dp, .model = model, .adapter = adapter, .config = *config};
-    Err *err = set_slices(*step);
+    Err *err = make_tables(*step);
     if (err) {
         step_free(*step);
         *step = NULL;
@@ -155,24 +91,32 @@ static void drop_choices(Step *s)
     s->n_choices = 0;
 }
 
-void step_free(Step *s)
+void step_rest(Step *s)
 {
-    if (!s) return;
     drop_kept(s);
     drop_choices(s);
     boundaries_free(&s->hidden);
     tape_free(&s->tape);
     tape_room_free(&s->room);
     forest_free(&s->forest);
-    void *owned[] = {s->slice_at, s->chunk_at, s->gradient, s->m, s->v, s->chunk_sums, s->dx, s->stats, s->totals,
-                     s->load_all, s->balance, s->counts, s->spans, s->span_at};
+    free(s->dx);
+    s->dx = NULL;
+    s->dx_floats = 0;
+}
+
+void step_free(Step *s)
+{
+    if (!s) return;
+    step_rest(s);
+    slices_free(&s->slices);
+    void *owned[] = {s->stats, s->totals, s->load_all, s->balance, s->counts};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
     free(s);
 }
 
-float *step_gradient(Step *s, size_t l) { return s->gradient + s->slice_at[l]; }
-float *step_moment_m(Step *s, size_t l) { return s->m + s->slice_at[l]; }
-float *step_moment_v(Step *s, size_t l) { return s->v + s->slice_at[l]; }
+float *step_gradient(Step *s, size_t l) { return s->slices.gradient + s->slices.at[l]; }
+float *step_moment_m(Step *s, size_t l) { return s->slices.m + s->slices.at[l]; }
+float *step_moment_v(Step *s, size_t l) { return s->slices.v + s->slices.at[l]; }
 
 /* ---- one batch's buffers -------------------------------------------------------------------------------------- */
 
@@ -193,8 +137,6 @@ static size_t width_of(const Step *s) { return (size_t)s->model->config.hidden_s
 typedef struct {
     Step *s;
     const Batch *batch;
-    const Adapter *adapter;
-    bool train;
     size_t lowest;      /* boundaries below are not kept */
     size_t keep_from;   /* tapes of layers from here on are kept */
     uint64_t number;
@@ -216,12 +158,11 @@ static Err *prepare(Run *run)
     size_t L = s->model->n_layers, floats = batch->T * width_of(s);
     TRY(model_reserve_positions(s->model, batch->longest));
     TRY(boundaries_begin(&s->hidden, L - run->lowest + 1, floats, s->config.scratch_dir));
-    if (run->train) TRY(grow_floats(&s->dx, &s->dx_floats, floats));
+    TRY(grow_floats(&s->dx, &s->dx_floats, floats));
     drop_choices(s);
     TRY(mem_new(&s->choices, batch->n_groups, sizeof *s->choices));
     for (; s->n_choices < batch->n_groups; s->n_choices++)
         TRY(choices_new(&s->choices[s->n_choices], s->model, &batch->groups[s->n_choices].group));
-    if (!run->train) return NULL;
     TRY(make_kept(s, (L - run->keep_from) * batch->n_groups));
     if (!balances(&s->config)) return NULL;
     size_t width = balance_width(s->model->router.E);
@@ -239,8 +180,9 @@ static void start_tape(const Run *run, Tape *tape, const Group *group, TapeMode 
     tape->room = &run->s->room;
     tape_begin(tape, group, mode);
     tape->lean = c->lean;
+    tape->replay = false;
     tape->guard = c->guard;
-    tape->dropout = run->train ? (float)c->lora_dropout : 0;
+    tape->dropout = (float)c->lora_dropout;
     tape->dropout_key = rng_key(rng_name(c->seed, "dropout"), run->number);
 }
 
@@ -270,7 +212,7 @@ static Tensor *run_layer(const Run *run, Tape *tape, size_t l, size_t i, bool ma
     Step *s = run->s;
     const BatchGroup *g = &run->batch->groups[i];
     size_t D = width_of(s), E = s->model->router.E;
-    bool sparse = !s->model->layers[l].dense, balance = run->train && sparse && balances(&s->config);
+    bool sparse = !s->model->layers[l].dense, balance = sparse && balances(&s->config);
     LayerTrace trace = {0};
     LayerPass pass = {.choices = &s->choices[i], .made = made, .trace = &trace};
     if (balance) {
@@ -278,8 +220,8 @@ static Tensor *run_layer(const Run *run, Tape *tape, size_t l, size_t i, bool ma
         pass.balance = &s->balance[l];
         if (!made) pass.balance_stats = layer_stats(run, l) + g->group.first_micro * balance_width(E);
     }
-    *in = tape_leaf(tape, g->group.T, D, boundary(run, l) + g->row * D, run->train && (run->probe || l > run->lowest));
-    Tensor *out = layer_forward(tape, s->model, l, run->adapter, *in, &pass);
+    *in = tape_leaf(tape, g->group.T, D, boundary(run, l) + g->row * D, run->probe || l > run->lowest);
+    Tensor *out = layer_forward(tape, s->model, l, s->adapter, *in, &pass);
     if (!made && sparse && !tape->err) {
         show(run, "router.logits", l, g, E, trace.router_logits->data);
         show(run, "router.weights", l, g, s->model->router.K, trace.route.weights->data);
@@ -309,7 +251,7 @@ static Err *layer_up(const Run *run, size_t l)
 {
     Step *s = run->s;
     size_t D = width_of(s);
-    bool keep = run->train && l >= run->keep_from;
+    bool keep = l >= run->keep_from;
     if (l >= run->lowest) TRY(boundaries_keep(&s->hidden, l - run->lowest));
     for (size_t i = 0; i < run->batch->n_groups; i++) {
         const BatchGroup *g = &run->batch->groups[i];
@@ -338,17 +280,30 @@ static Err *stop_between_layers(const Run *run)
     return err_new(ERR_STOPPED, "stopped inside a step");
 }
 
+/* The weights of a layer; what a profile notes from here on is this layer's, and so is the wait. */
+static Err *acquire(const Run *run, size_t l, ProfileWay way)
+{
+    Profile *profile = run->s->config.profile;
+    profile_layer(profile, (long)l);
+    profile_mark(profile);
+    TRY(layer_acquire(run->s->model, l));
+    profile_note(profile, "weights", way);
+    return NULL;
+}
+
 static Err *go_up(const Run *run)
 {
+    profile_layer(run->s->config.profile, PROFILE_OUTSIDE);
     layers_walk(run->s->model, run->lowest);
     TRY(embed(run));
     for (size_t l = 0; l < run->s->model->n_layers; l++) {
         TRY(stop_between_layers(run));
-        TRY(layer_acquire(run->s->model, l));
+        TRY(acquire(run, l, PROFILE_UP));
         Err *err = layer_up(run, l);
         layer_release(run->s->model, l);
         if (err) return err_wrap(err, "layer %zu", l);
     }
+    profile_layer(run->s->config.profile, PROFILE_OUTSIDE);
     return NULL;
 }
 
@@ -375,15 +330,15 @@ static Err *gather_balance(const Run *run, StepResult *result)
 
 /* ---- head ----------------------------------------------------------------------------------------------------- */
 
-/* Loss of one group's scored rows; with training, its gradient into dx. nll and right are sums per document. */
-static Err *head_group(const Run *run, const BatchGroup *g, double *nll, double *right)
+/* Loss of one group's scored rows, and its gradient into dx. nll: sums per document. */
+static Err *head_group(const Run *run, const BatchGroup *g, double *nll)
 {
     Step *s = run->s;
     Tape *tape = &s->tape;
     size_t D = width_of(s), T = g->group.T, n = 0;
-    start_tape(run, tape, &g->group, run->train ? TAPE_RECORD : TAPE_OFF);
+    start_tape(run, tape, &g->group, TAPE_RECORD);
     float *x = tape_floats(tape, T * D);
-    int32_t *targets = tape_alloc(tape, T * sizeof *targets), *best = tape_alloc(tape, T * sizeof *best);
+    int32_t *targets = tape_alloc(tape, T * sizeof *targets);
     size_t *row = tape_alloc(tape, T * sizeof *row);
     TRY(tape_error(tape));
     const float *last = boundary(run, s->model->n_layers) + g->row * D;
@@ -393,17 +348,15 @@ static Err *head_group(const Run *run, const BatchGroup *g, double *nll, double 
         targets[n] = g->targets[t];
         row[n++] = t;
     }
-    if (run->train) memset(s->dx + g->row * D, 0, T * D * sizeof *s->dx);
+    memset(s->dx + g->row * D, 0, T * D * sizeof *s->dx);
     if (n == 0) return NULL;
-    Tensor *in = tape_leaf(tape, n, D, x, run->train);
-    Tensor *loss = model_loss(tape, s->model, in, targets, right ? best : NULL);
+    Tensor *in = tape_leaf(tape, n, D, x, true);
+    Tensor *loss = model_loss(tape, s->model, in, targets);
     TRY(tape_error(tape));
     for (size_t i = 0, d = 0; i < n; i++) {
         while (row[i] >= g->group.doc_start[d + 1]) d++;
         nll[g->group.first_doc + d] += (double)loss->data[i];
-        if (right) right[g->group.first_doc + d] += best[i] == targets[i];
     }
-    if (!run->train) return NULL;
     float *dloss = tape_seed(tape, loss), share = (float)(1 / (double)run->batch->scored);
     for (size_t i = 0; i < n && dloss; i++) dloss[i] = share;
     TRY(tape_backward(tape));
@@ -411,11 +364,10 @@ static Err *head_group(const Run *run, const BatchGroup *g, double *nll, double 
     return NULL;
 }
 
-static Err *head(const Run *run, double *nll, double *right)
+static Err *head(const Run *run, double *nll)
 {
-    for (size_t i = 0; i < run->batch->n_groups; i++) TRY(in_group(run, &run->batch->groups[i], head_group(run, &run->batch->groups[i], nll, right)));
-    TRY(dp_share_rows(run->s->dp, run->batch->rank_doc, 1, nll));
-    return right ? dp_share_rows(run->s->dp, run->batch->rank_doc, 1, right) : NULL;
+    for (size_t i = 0; i < run->batch->n_groups; i++) TRY(in_group(run, &run->batch->groups[i], head_group(run, &run->batch->groups[i], nll)));
+    return dp_share_rows(run->s->dp, run->batch->rank_doc, 1, nll);
 }
 
 /* ---- counts --------------------------------------------------------------------------------------------------- */
@@ -477,6 +429,7 @@ static Err *layer_down(const Run *run, size_t l)
         Tensor *in = kept ? s->kept_in[k] : NULL, *out = kept ? s->kept_out[k] : NULL;
         if (!kept) {
             start_tape(run, tape, &g->group, TAPE_RECORD);
+            tape->replay = true;
             out = run_layer(run, tape, l, i, true, &in);
         }
         float *seed = tape_seed(tape, out);
@@ -491,37 +444,20 @@ static Err *layer_down(const Run *run, size_t l)
     return NULL;
 }
 
-/* The sums over micro-batches, which no tape sees. */
-static Err *guard_slice(const LayerAdapter *layer, size_t begin, size_t end, const float *slice)
-{
-    for (size_t i = begin; i < end; i++) {
-        if (isfinite(slice[i - begin])) continue;
-        const Param *p = layer->params;
-        while (i < p->offset || i >= p->offset + param_count(p)) p++;
-        return err_new(ERR_NUMERIC, "the gradient of %s: row %zu, column %zu is %g", p->name, (i - p->offset) / p->cols,
-                       (i - p->offset) % p->cols, (double)slice[i - begin]);
-    }
-    return NULL;
-}
-
 static Err *down_and_reduce(const Run *run, size_t l)
 {
     Step *s = run->s;
     const size_t *first = run->batch->rank_micro;
-    size_t n = s->adapter->layers[l].n, begin, end;
+    size_t n = s->adapter->layers[l].n;
     TRY(forest_begin(&s->forest, n, first[s->dp->rank], first[s->dp->rank + 1]));
     adapter_set_forest(s->adapter, l, n ? &s->forest : NULL);
-    TRY(layer_acquire(s->model, l));
+    TRY(acquire(run, l, PROFILE_DOWN));
     Err *err = layer_down(run, l);
     layer_release(s->model, l);
     adapter_set_forest(s->adapter, l, NULL);
     if (err || n == 0) return err;
-    float *slice = step_gradient(s, l);
     profile_mark(s->config.profile);
-    TRY(dp_reduce(s->dp, &s->forest, first, slice));
-    dp_slice(s->dp, s->dp->rank, n, &begin, &end);
-    if (s->config.guard) TRY(guard_slice(&s->adapter->layers[l], begin, end, slice));
-    clip_chunk_sums(end - begin, slice, s->chunk_sums + s->chunk_at[l] + begin / CLIP_CHUNK);
+    TRY(slices_reduce(&s->slices, l, &s->forest, first, s->config.guard));
     profile_note(s->config.profile, "reduce", PROFILE_DOWN);
     return NULL;
 }
@@ -533,24 +469,6 @@ static Err *go_down(const Run *run)
         TRY(err_wrap(down_and_reduce(run, l), "layer %zu, on the way down", l));
     }
     return NULL;
-}
-
-/* Sums of squares of every layer's chunks, known to all ranks. */
-static Err *share_chunk_sums(Step *s)
-{
-    size_t *first, begin, end;
-    TRY(mem_new(&first, (size_t)s->dp->size + 1, sizeof *first));
-    Err *err = NULL;
-    for (size_t l = 0; l < s->model->n_layers && !err; l++) {
-        for (int r = 0; r < s->dp->size; r++) {
-            dp_slice(s->dp, r, s->adapter->layers[l].n, &begin, &end);
-            first[r] = clip_n_chunks(begin);
-            first[r + 1] = clip_n_chunks(end);
-        }
-        err = dp_share_rows(s->dp, first, 1, s->chunk_sums + s->chunk_at[l]);
-    }
-    free(first);
-    return err;
 }
 
 /* ---- the step ------------------------------------------------------------------------------------------------- */
@@ -573,7 +491,7 @@ static Err *gradients(Run *run, StepResult *result)
     count_load(run);
     if (balances(&s->config)) TRY(gather_balance(run, result));
     TRY(mem_new(&nll, batch->n_docs, sizeof *nll));
-    Err *err = head(run, nll, NULL);
+    Err *err = head(run, nll);
     result->loss = sum_of(batch->n_docs, nll) / (double)batch->scored;
     free(nll);
     if (!err) err = go_down(run);
@@ -585,26 +503,10 @@ Err *step_gradients(Step *s, const Batch *batch, uint64_t number, const StepProb
 {
     size_t L = s->model->n_layers, lowest = probe ? 0 : adapter_lowest_layer(s->adapter); /* who looks sees all */
     size_t keep = s->config.keep_layers < L - lowest ? s->config.keep_layers : L - lowest;
-    Run run = {.s = s, .batch = batch, .adapter = s->adapter, .train = true, .lowest = lowest, .keep_from = L - keep, .number = number, .probe = probe};
+    Run run = {.s = s, .batch = batch, .lowest = lowest, .keep_from = L - keep, .number = number, .probe = probe};
     s->failed_first = s->failed_end = 0;
     TRY(gradients(&run, result));
-    TRY(share_chunk_sums(s));
-    result->grad_norm = clip_norm(s->chunk_at[L], s->chunk_sums);
-    return NULL;
-}
-
-/* AdamW on the own part [begin, end) of a layer's block, stretch by stretch of one learning rate. */
-static void update_slice(Step *s, size_t l, uint64_t t, const StepRates *rates, double scale, size_t begin, size_t end)
-{
-    const LayerAdapter *layer = &s->adapter->layers[l];
-    float *values = s->adapter->values + layer->offset;
-    for (const RateSpan *span = s->spans + s->span_at[l]; span < s->spans + s->span_at[l + 1]; span++) {
-        size_t from = span->begin > begin ? span->begin : begin, to = span->end < end ? span->end : end;
-        double rate = span->kind == RATE_ROUTER ? rates->router : span->kind == RATE_B ? rates->B : rates->A;
-        if (from < to)
-            adamw_update(&s->config.adamw, t, rate, scale, to - from, values + from, step_moment_m(s, l) + from - begin,
-                         step_moment_v(s, l) + from - begin, step_gradient(s, l) + from - begin);
-    }
+    return slices_norm(&s->slices, &result->grad_norm);
 }
 
 Err *step_update(Step *s, uint64_t t, const StepRates *rates, StepResult *result)
@@ -612,15 +514,9 @@ Err *step_update(Step *s, uint64_t t, const StepRates *rates, StepResult *result
     if (!isfinite(result->loss)) return err_new(ERR_NUMERIC, "the loss is %g", result->loss);
     if (!isfinite(result->grad_norm)) return err_new(ERR_NUMERIC, "the gradient's norm is %g", result->grad_norm);
     double scale = clip_scale(result->grad_norm, s->config.max_grad_norm);
+    profile_layer(s->config.profile, PROFILE_OUTSIDE);
     profile_mark(s->config.profile);
-    for (size_t l = 0; l < s->model->n_layers; l++) {
-        const LayerAdapter *layer = &s->adapter->layers[l];
-        size_t begin, end;
-        if (layer->n == 0) continue;
-        dp_slice(s->dp, s->dp->rank, layer->n, &begin, &end);
-        update_slice(s, l, t, rates, scale, begin, end);
-        TRY(dp_share(s->dp, layer->n, s->adapter->values + layer->offset));
-    }
+    TRY(slices_update(&s->slices, &s->config.adamw, t, rates, scale));
     profile_note(s->config.profile, "update", PROFILE_DOWN);
     return NULL;
 }
@@ -632,19 +528,4 @@ bool step_failed_at(const Step *s, size_t *first, size_t *end)
     *first = s->failed_first;
     *end = s->failed_end;
     return *end != 0;
-}
-
-static Err *evaluate(Run *run, double *nll, double *right)
-{
-    TRY(prepare(run));
-    TRY(go_up(run));
-    return head(run, nll, right);
-}
-
-Err *step_evaluate(Step *s, const Adapter *adapter, const Batch *batch, double *nll, double *right)
-{
-    Run run = {.s = s, .batch = batch, .adapter = adapter, .lowest = s->model->n_layers, .keep_from = s->model->n_layers};
-    memset(nll, 0, batch->n_docs * sizeof *nll);
-    memset(right, 0, batch->n_docs * sizeof *right);
-    return evaluate(&run, nll, right);
 }

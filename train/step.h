@@ -11,9 +11,9 @@
 #define GRAFT_TRAIN_STEP_H
 
 #include "model/model.h"
-#include "optim/adamw.h"
 #include "train/batch.h"
 #include "train/boundaries.h"
+#include "train/slices.h"
 
 typedef struct {
     AdamW adamw;
@@ -43,11 +43,6 @@ typedef struct {
     size_t tokens, scored;
 } StepResult;
 
-/* Learning rates of one update, by what a parameter is. */
-typedef struct {
-    double A, B, router;
-} StepRates;
-
 typedef struct Step Step;
 
 /* model and adapter are borrowed for the step's life; the step owns moments and buffers. */
@@ -76,9 +71,8 @@ const uint64_t *step_load(const Step *step, size_t l);
 const uint64_t *step_live(const Step *step, size_t l);
 uint64_t step_live_tokens(const Step *step, size_t l);
 
-/* Loss sums of documents, tape off, dropout off: nll [n_docs] and the tokens whose best guess is the target.
- * adapter NULL: the base. Collective. Fails: ERR_STOPPED as above. */
-MUST_USE Err *step_evaluate(Step *step, const Adapter *adapter, const Batch *batch, double *nll, double *right);
+/* Give back what the last batch took, until the next one takes it again. */
+void step_rest(Step *step);
 
 /* The gradient of this rank's slice of layer l, and its moments; dp_slice says which part. */
 float *step_gradient(Step *step, size_t l);

@@ -4,7 +4,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "plot/run.h"
+#include "plot/picture.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -204,24 +204,23 @@ static void put_scalar(Message *summary, const char *tag, double x)
     put_message(summary, 1, &value);
 }
 
-static void name_tag(char tag[256], const char *key, const char *file)
+static void name_tag(char tag[256], const char *key, const char *file, const char *domain)
 {
-    const char *slash = file ? strrchr(file, '/') : NULL;
-    if (file) snprintf(tag, 256, "%s/%s", key, slash ? slash + 1 : file);
-    else snprintf(tag, 256, "%s", key);
+    snprintf(tag, 256, "%s%s%s%s%s", key, file ? "/" : "", file ? file : "", domain ? "/" : "", domain ? domain : "");
 }
 
 Err *tensorboard_line(TensorBoard *board, const Json *line)
 {
     Message event = {0}, summary = {0};
     char tag[256];
-    const char *file = NULL;
+    const char *file = NULL, *domain = NULL;
     int64_t step = 0;
     TRY(json_get_int(line, "step", 0, INT64_MAX, &step));
     TRY(json_may_string(line, "eval_file", &file));
+    TRY(json_may_string(line, "eval_domain", &domain));
     for (const Json *member = json_first(line); member; member = json_next(member)) {
         if (json_kind(member) != JSON_NUMBER || strcmp(json_key(member), "step") == 0) continue;
-        name_tag(tag, json_key(member), file);
+        name_tag(tag, json_key(member), file, domain);
         put_scalar(&summary, tag, json_number(member));
     }
     begin_event(&event, (uint64_t)step);

@@ -5,7 +5,7 @@
  *     data      an Event: wall_time 1, step 2, file_version 3 or summary 5 or session_log 7
  *
  * A resumed run begins a file with SessionLog START at its first step: readers drop later steps of older files.
- * Tags are the metrics' keys; an evaluation's is eval_loss/FILE. Source: TensorFlow, core/util/event.proto,
+ * Tags are the metrics' keys; an evaluation's are eval_loss/FILE and eval_loss/FILE/DOMAIN. Source: TensorFlow, core/util/event.proto,
  * core/framework/summary.proto, lib/io/record_writer.h. */
 #ifndef GRAFT_TRAIN_TENSORBOARD_H
 #define GRAFT_TRAIN_TENSORBOARD_H

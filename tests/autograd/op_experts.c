@@ -37,6 +37,8 @@ typedef struct {
     int32_t *ids; /* [T][K] ascending */
     const Weight **gate, **up, **down;
     size_t first[16]; /* the number of an expert's first parameter */
+    const ExpertRuns *runs;
+    bool replay;
 } Experts;
 
 static Lora *pair(Tape *tape, Param *A, Param *B, size_t col, float scale)
@@ -66,7 +68,8 @@ static Tensor *build(Tape *tape, const Trial *trial, Call *call)
 {
     const Experts *x = trial->op;
     Route route = {x->ids + call->row * x->c->K, call->in[1]};
-    return op_experts(tape, call->in[0], route, x->c->E, experts_on(tape, x, call));
+    tape->replay = x->replay;
+    return op_experts(tape, call->in[0], route, x->c->E, experts_on(tape, x, call), x->runs);
 }
 
 static void reference(const Trial *trial, void *const *in, void *out)
@@ -173,6 +176,109 @@ static void an_expert_without_tokens_has_a_gradient_of_zeros(void **state)
         for (size_t j = 0; j < trial.in[i].rows * trial.in[i].cols; j++) assert_true(got.grad[i][j] == 0);
     arena_free(&arena);
     trial_free(&trial);
+}
+
+/* ---- experts that come and go ------------------------------------------------------------------------------------ */
+
+/* Weights have data only while their run is borrowed. */
+typedef struct {
+    Weight there[16][3], lent[16][3];
+    size_t begin[8], seen[32], n_seen, fails_at;
+    bool held;
+    ExpertRuns runs;
+} Lender;
+
+static Err *lend(void *context, size_t run)
+{
+    Lender *lender = context;
+    assert_false(lender->held);
+    if (lender->n_seen == lender->fails_at) return err_new(ERR_IO, "shard 7 has gone");
+    lender->seen[lender->n_seen++] = run;
+    lender->held = true;
+    for (size_t e = lender->begin[run]; e < lender->begin[run + 1]; e++) memcpy(lender->lent[e], lender->there[e], sizeof lender->lent[e]);
+    return NULL;
+}
+
+static void take_back(void *context, size_t run)
+{
+    Lender *lender = context;
+    lender->held = false;
+    for (size_t e = lender->begin[run]; e < lender->begin[run + 1]; e++)
+        for (size_t i = 0; i < 3; i++) lender->lent[e][i].data = lender->lent[e][i].scale = NULL;
+}
+
+/* Lend the trial's experts in the runs that begin at begin[]. */
+static void lend_in_runs(Lender *lender, Trial *trial, size_t n, const size_t *begin)
+{
+    Experts *x = (Experts *)(size_t)trial->op;
+    *lender = (Lender){.fails_at = SIZE_MAX};
+    memcpy(lender->begin, begin, (n + 1) * sizeof *begin);
+    lender->runs = (ExpertRuns){n, lender->begin, lend, take_back, lender};
+    for (size_t e = 0; e < x->c->E; e++) {
+        const Weight **all[] = {x->gate, x->up, x->down};
+        for (size_t i = 0; i < 3; i++) {
+            lender->lent[e][i] = lender->there[e][i] = *all[i][e];
+            all[i][e] = &lender->lent[e][i];
+        }
+    }
+    for (size_t run = 0; run < n; run++) take_back(lender, run);
+    x->runs = &lender->runs;
+}
+
+static void experts_that_come_and_go_change_no_bit(void **state)
+{
+    static const struct { size_t n, begin[6]; } ways[] = {{1, {0, 5}}, {2, {0, 2, 5}}, {3, {0, 1, 4, 5}}, {5, {0, 1, 2, 3, 4, 5}}};
+    (void)state;
+    Arena arena = {0};
+    for (size_t i = 0; i < 2 * sizeof ways / sizeof *ways; i++) {
+        size_t n = ways[i / 2].n;
+        Trial trial;
+        Lender lender;
+        make_case(&trial, &cases[2]);
+        Experts *x = (Experts *)(size_t)trial.op;
+        Outcome want = trial_run(&trial, &arena);
+        lend_in_runs(&lender, &trial, n, ways[i / 2].begin);
+        x->replay = i % 2; /* then only the way back borrows */
+        Outcome got = trial_run(&trial, &arena);
+        if (!x->replay) assert_memory_equal(got.out, want.out, trial.group.T * cases[2].D * sizeof(float));
+        for (size_t j = 0; j < trial.n_in; j++) assert_memory_equal(got.grad[j], want.grad[j], trial.in[j].rows * trial.in[j].cols * sizeof(float));
+        assert_int_equal(lender.n_seen, x->replay ? n : 2 * n);
+        for (size_t run = 0; run < n; run++) {
+            if (!x->replay) assert_int_equal(lender.seen[run], run);
+            assert_int_equal(lender.seen[lender.n_seen - 1 - run], run);
+        }
+        trial_free(&trial);
+    }
+    arena_free(&arena);
+}
+
+static void experts_that_do_not_come_are_an_error(void **state)
+{
+    (void)state;
+    for (size_t fails_at = 0; fails_at < 4; fails_at++) {
+        Trial trial;
+        Lender lender;
+        Tape tape = {0};
+        Call call = {0};
+        Case c = cases[2];
+        c.adapted = 0;
+        make_case(&trial, &c);
+        lend_in_runs(&lender, &trial, 2, (size_t[]){0, 2, 5});
+        lender.fails_at = fails_at;
+        tape_begin(&tape, &trial.group, TAPE_RECORD);
+        for (size_t i = 0; i < 2; i++) call.in[i] = tape_leaf(&tape, trial.in[i].rows, trial.in[i].cols, trial.in[i].values, true);
+        Tensor *y = build(&tape, &trial, &call);
+        Err *err = tape_error(&tape);
+        assert_int_equal(err != NULL, fails_at < 2);
+        if (!err) {
+            tape_seed(&tape, y);
+            err = tape_backward(&tape);
+        }
+        assert_fails(err, ERR_IO, "shard 7 has gone");
+        assert_false(lender.held);
+        tape_free(&tape);
+        trial_free(&trial);
+    }
 }
 
 static void fresh_adapters_change_nothing(void **state)
@@ -290,7 +396,7 @@ static void refused(Misfit *m, const char *part)
     Group group = {.T = 3, .n_docs = 1, .doc_start = (size_t[]){0, 3}, .n_micro = 1, .micro_start = (size_t[]){0, 3}};
     tape_begin(&tape, &group, TAPE_RECORD);
     Tensor *x = tape_leaf(&tape, m->rows, m->cols, m->values, true), *w = tape_leaf(&tape, m->weight_rows, 2, m->values, true);
-    Tensor *y = op_experts(&tape, x, (Route){m->ids, w}, m->E, m->experts);
+    Tensor *y = op_experts(&tape, x, (Route){m->ids, w}, m->E, m->experts, NULL);
     if (!part) assert_ok(tape_error(&tape));
     else {
         assert_ptr_equal(y, &tape.dummy);
@@ -334,6 +440,7 @@ int main(void)
         cmocka_unit_test(forward_agrees_with_double),
         cmocka_unit_test(backward_matches_finite_differences),
         cmocka_unit_test(grouping_and_threads_change_no_bit),
+        cmocka_unit_test(experts_that_come_and_go_change_no_bit), cmocka_unit_test(experts_that_do_not_come_are_an_error),
         cmocka_unit_test(an_expert_without_tokens_has_a_gradient_of_zeros),
         cmocka_unit_test(fresh_adapters_change_nothing),
         cmocka_unit_test(the_order_of_rows_changes_no_bit),

@@ -23,7 +23,7 @@ enum { N_CASES = sizeof cases / sizeof *cases };
 static Tensor *build(Tape *tape, const Trial *trial, Call *call)
 {
     const Head *head = trial->op;
-    return op_loss(tape, call->in[0], head->W, head->targets + call->row, NULL);
+    return op_loss(tape, call->in[0], head->W, head->targets + call->row);
 }
 
 static void reference(const Trial *trial, void *const *in, void *out)
@@ -88,7 +88,7 @@ static void without_a_gradient_the_value_is_the_same_to_the_bit(void **state)
     float nll[2][6];
     for (int off = 0; off < 2; off++) {
         tape_begin(&tape, &trial.group, off ? TAPE_OFF : TAPE_RECORD);
-        Tensor *y = op_loss(&tape, tape_leaf(&tape, 6, 20, trial.in[0].values, true), head->W, head->targets, NULL);
+        Tensor *y = op_loss(&tape, tape_leaf(&tape, 6, 20, trial.in[0].values, true), head->W, head->targets);
         assert_ok(tape_error(&tape));
         assert_int_equal(tape.n_nodes, !off);
         memcpy(nll[off], y->data, sizeof nll[off]);
@@ -98,20 +98,6 @@ static void without_a_gradient_the_value_is_the_same_to_the_bit(void **state)
     trial_free(&trial);
 }
 
-static void the_best_token_is_the_largest_logit_and_ties_go_to_the_lower_id(void **state)
-{
-    (void)state;
-    Tape tape = {0};
-    float x[] = {1, -1, 0}, values[] = {1, 3, -2, 3, -2};
-    Weight W = weight_of("lm_head", 5, 1, values);
-    int32_t best[3];
-    tape_begin(&tape, &(Group){.T = 3, .n_docs = 1, .doc_start = (size_t[]){0, 3}}, TAPE_RECORD);
-    op_loss(&tape, tape_leaf(&tape, 3, 1, x, true), &W, (int32_t[]){0, 1, 2}, best);
-    assert_ok(tape_error(&tape));
-    assert_true(best[0] == 1 && best[1] == 2 && best[2] == 0);
-    tape_free(&tape);
-}
-
 static void large_logits_keep_a_finite_loss_and_gradient(void **state)
 {
     (void)state;
@@ -119,7 +105,7 @@ static void large_logits_keep_a_finite_loss_and_gradient(void **state)
     float x[] = {1000, -1000}, values[] = {1, 0, -1};
     Weight W = weight_of("lm_head", 3, 1, values);
     tape_begin(&tape, &(Group){.T = 2, .n_docs = 1, .doc_start = (size_t[]){0, 2}}, TAPE_RECORD);
-    Tensor *in = tape_leaf(&tape, 2, 1, x, true), *nll = op_loss(&tape, in, &W, (int32_t[]){0, 0}, NULL);
+    Tensor *in = tape_leaf(&tape, 2, 1, x, true), *nll = op_loss(&tape, in, &W, (int32_t[]){0, 0});
     tape_seed(&tape, nll)[0] = tape_seed(&tape, nll)[1] = 1;
     assert_ok(tape_backward(&tape));
     assert_true(nll->data[0] == 0 && nll->data[1] == 2000);
@@ -144,7 +130,7 @@ static void what_does_not_fit_is_an_error(void **state)
     for (size_t i = 0; i < 3; i++) {
         tape_begin(&tape, &group, TAPE_RECORD);
         Tensor *in = tape_leaf(&tape, 2, wrong[i].D, x, true);
-        assert_ptr_equal(op_loss(&tape, in, &W, (int32_t[]){0, wrong[i].target}, NULL), &tape.dummy);
+        assert_ptr_equal(op_loss(&tape, in, &W, (int32_t[]){0, wrong[i].target}), &tape.dummy);
         assert_fails(tape_error(&tape), ERR_FORMAT, wrong[i].part);
     }
     tape_free(&tape);
@@ -158,7 +144,6 @@ int main(void)
         cmocka_unit_test(company_and_threads_change_no_bit),
         cmocka_unit_test(rows_in_several_pieces_are_the_same),
         cmocka_unit_test(without_a_gradient_the_value_is_the_same_to_the_bit),
-        cmocka_unit_test(the_best_token_is_the_largest_logit_and_ties_go_to_the_lower_id),
         cmocka_unit_test(large_logits_keep_a_finite_loss_and_gradient),
         cmocka_unit_test(what_does_not_fit_is_an_error),
     };

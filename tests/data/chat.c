@@ -10,8 +10,9 @@ static void every_fixture_is_rendered_byte_for_byte(void **state)
     Count count = {0};
     (void)state;
     assert_ok(cases_chat("tests/fixtures/chat_template/cases.jsonl", &count));
+    assert_ok(cases_chat("tests/fixtures/chat_template/later.jsonl", &count));
     assert_int_equal(count.failed, 0);
-    assert_int_equal(count.passed, 83);
+    assert_int_equal(count.passed, 83 + 180);
 }
 
 static void assert_rendered(const ChatOptions *options, const char *messages, const char *expected)
@@ -63,11 +64,12 @@ static void arguments_may_be_a_string_that_holds_their_json(void **state)
 #define TWO_TURNS S("Be brief.") "," U("Q1") "," A("r1", "A1") "," U("Q2") "," A("r2", "A2")
 #define MAX_EFFORT "[gMASK]<sop><|system|>Reasoning Effort: Max"
 
-/* The worked examples that are published of GLM-5.1 and 5.2, and the rules beside them. */
-static void later_templates_are_rendered_as_their_readers_say(void **state)
+/* The worked examples that are published of GLM-5.2, and the rules of both templates one by one. */
+static void later_templates_are_rendered_by_their_rules(void **state)
 {
     ChatOptions ask = {.template = CHAT_GLM52, .add_generation_prompt = true}, high = ask, off = ask, glm52 = {.template = CHAT_GLM52},
-                keep = {.template = CHAT_GLM52, .clear_thinking = CHAT_NO}, glm51 = {.template = CHAT_GLM51}, off51 = {.template = CHAT_GLM51};
+                keep = {.template = CHAT_GLM52, .clear_thinking = CHAT_NO}, glm51 = {.template = CHAT_GLM51}, off51 = {.template = CHAT_GLM51},
+                off52 = {.template = CHAT_GLM52, .enable_thinking = CHAT_NO};
     (void)state;
     high.effort_high = true;
     off.enable_thinking = off51.enable_thinking = CHAT_NO;
@@ -84,25 +86,61 @@ static void later_templates_are_rendered_as_their_readers_say(void **state)
                     "[gMASK]<sop><|system|>Be brief.<|user|>Q1<|assistant|></think>A1<|user|>Q2<|assistant|><think>r2</think>A2");
     assert_rendered(&glm51, "[" U("x") "," A(" r\\n", " y ") "]", "[gMASK]<sop><|user|>x<|assistant|><think> r\n</think>y"); /* as it is */
     assert_rendered(&glm51, "[" U("x") "," A("", "y") "]", "[gMASK]<sop><|user|>x<|assistant|><think></think>y");
-    assert_rendered(&glm51, "[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"},\"?\"]}]",
+    assert_rendered(&glm51, "[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"},\"?\"]}]", "[gMASK]<sop><|user|>?");
+    assert_rendered(&off52, "[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"},\"?\"]}]",
                     "[gMASK]<sop><|user|><reminder>You are unable to process this image because you don't have multi-modal input ability. "
                     "Try different methods.</reminder>?");
     assert_rendered(&glm51, "[{\"role\":\"tool\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},\"b\"]}]",
                     "[gMASK]<sop><|observation|><tool_response>ab</tool_response>");
+    assert_rendered(&off52, "[{\"role\":\"tool\",\"content\":[{\"output\":\"a\"},{\"output\":\"b\"}]},{\"role\":\"tool\"}]",
+                    "[gMASK]<sop><|observation|><tool_response>a</tool_response><tool_response>b</tool_response><tool_response></tool_response>");
 }
+
+#define PLAIN(text) "{\"role\":\"assistant\",\"content\":\"" text "\"}"
+
+static void glm51_opens_an_empty_block_where_the_model_could_have_thought(void **state)
+{
+    ChatOptions on = {.template = CHAT_GLM51}, off = {.template = CHAT_GLM51, .enable_thinking = CHAT_NO},
+                keep = {.template = CHAT_GLM51, .clear_thinking = CHAT_NO};
+    (void)state;
+    assert_rendered(&on, "[" U("q") "," PLAIN("a") "]", "[gMASK]<sop><|user|>q<|assistant|><think></think>a");
+    assert_rendered(&off, "[" U("q") "," PLAIN("a") "]", "[gMASK]<sop><|user|>q<|assistant|></think>a");
+    assert_rendered(&keep, "[" U("q") "," A("r", "a") "," PLAIN("b") "," U("p") "," PLAIN("c") "," U("o") "]",
+                    "[gMASK]<sop><|user|>q<|assistant|><think>r</think>a<|assistant|><think></think>b<|user|>p<|assistant|></think>c<|user|>o");
+}
+
+static void render_with_tools(ChatText *chat, ChatTemplate template, const char *messages, const char *tools)
+{
+    Raw list, tool_list;
+    assert_ok(raw_open(&list, messages, strlen(messages)));
+    assert_ok(raw_open(&tool_list, tools, strlen(tools)));
+    assert_ok(chat_render(chat, &(ChatOptions){.template = template}, list, tool_list));
+}
+
+static const char tools[] = "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"strict\":true,\"parameters\":{\"strict\":1}}},"
+                            "{\"name\":\"g\",\"a\\\"b\":2.50,\"defer_loading\":true}]";
 
 static void later_templates_write_the_function_of_a_tool_alone(void **state)
 {
-    static const char tools[] = "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"strict\":true,\"parameters\":{\"strict\":1}}},"
-                                "{\"type\":\"function\",\"defer_loading\":true,\"function\":{\"name\":\"g\"}}]";
-    ChatOptions options = {.template = CHAT_GLM51};
     ChatText chat = {0};
-    Raw list, messages;
     (void)state;
-    assert_ok(raw_open(&list, tools, strlen(tools)));
-    assert_ok(raw_open(&messages, "[]", 2));
-    assert_ok(chat_render(&chat, &options, messages, list));
+    render_with_tools(&chat, CHAT_GLM51, "[]", tools); /* one is to be loaded later */
     assert_non_null(strstr(chat.text.data, "<tools>\n{\"name\": \"f\", \"parameters\": {\"strict\": 1}}\n</tools>"));
+    render_with_tools(&chat, CHAT_GLM47, "[]", tools);
+    assert_non_null(strstr(chat.text.data, "<tools>\n{\"type\": \"function\", "));
+    chat_text_free(&chat);
+}
+
+static void a_reference_brings_the_line_of_its_tool(void **state)
+{
+    static const char found[] = "[{\"role\":\"tool\",\"content\":[{\"type\":\"tool_reference\",\"name\":\"g\"},{\"type\":\"tool_reference\",\"name\":\"none\"}]}]";
+    ChatText chat = {0};
+    Raw list;
+    (void)state;
+    render_with_tools(&chat, CHAT_GLM52, found, tools); /* a key stands as it is: the template does not spell it for JSON */
+    assert_non_null(strstr(chat.text.data, "<|observation|><tool_response><tools>\n{\"name\": \"g\", \"a\"b\": 2.5}\n</tools></tool_response>"));
+    assert_ok(raw_open(&list, found, strlen(found)));
+    assert_fails(chat_render(&chat, &(ChatOptions){.template = CHAT_GLM52}, list, (Raw){0}), ERR_DATA, "a tool_reference without tools");
     chat_text_free(&chat);
 }
 
@@ -147,7 +185,7 @@ static void turns_are_noted_where_a_conversation_may_be_cut(void **state)
 static ChatTemplate recognised(const char *directory, const char *name)
 {
     ChatTemplate template = CHAT_TEMPLATES;
-    assert_ok(chat_recognise(&template, directory, name));
+    assert_ok(template_recognise(&template, directory, name));
     return template;
 }
 
@@ -158,7 +196,7 @@ static void a_model_is_recognised_by_the_template_it_ships(void **state)
     ChatTemplate template;
     assert_int_equal(recognised("examples/tiny-glm5", NULL), CHAT_GLM47);
     assert_int_equal(recognised("examples/tiny-glm5", "glm45"), CHAT_GLM45);
-    assert_string_equal(chat_template_name(CHAT_GLM45), "glm45");
+    assert_string_equal(template_of(CHAT_GLM45)->name, "glm45");
     assert_ok(file_read(&text, &bytes, "examples/tiny-glm5/chat_template.jinja"));
 
     Json *config = json_new_object(); /* where older models keep it */
@@ -170,7 +208,7 @@ static void a_model_is_recognised_by_the_template_it_ships(void **state)
 
     text[bytes - 1] = '\n'; /* one byte is enough to be another template; white space at the end is not */
     assert_ok(file_write(scratch_path(state, "chat_template.jinja", path), text, bytes));
-    assert_fails(chat_recognise(&template, *state, NULL), ERR_FORMAT, "chat_template can be one of glm47 (GLM-4.7");
+    assert_fails(template_recognise(&template, *state, NULL), ERR_FORMAT, "chat_template can be one of glm47 (GLM-4.7");
     text[bytes - 1] = '}';
     memcpy(text + bytes, "\n", 1);
     assert_ok(file_write(path, text, bytes + 1));
@@ -185,17 +223,17 @@ static void templates_whose_bytes_are_not_known_are_recognised_by_their_words(vo
     static const struct {
         const char *text;
         ChatTemplate template; /* CHAT_TEMPLATES: unknown */
-    } cases[] = {{"[gMASK]<sop>{% if tool.defer_loading %}<arg_key>", CHAT_GLM51},
-                 {"[gMASK]<sop>Reasoning Effort: {% if tool.defer_loading %}<arg_key>", CHAT_TEMPLATES}, /* 5.2 is known by its digest */
-                 {"{{ns.system_prompt}}<｜User｜><｜Assistant｜><｜end▁of▁sentence｜>", CHAT_DEEPSEEK_V3},
-                 {"{{ns.system_prompt}}<｜User｜><｜Assistant｜></think><｜end▁of▁sentence｜>", CHAT_TEMPLATES}};
+    } cases[] = {{"[gMASK]<sop>{% if tool.defer_loading %}<arg_key>", CHAT_TEMPLATES}, /* GLM's are known by their digests */
+                 {"{{ns.system_prompt}}is_first_sp<｜User｜><｜Assistant｜><｜end▁of▁sentence｜>", CHAT_DEEPSEEK_V3},
+                 {"{{ns.system_prompt}}<｜User｜><｜Assistant｜><｜end▁of▁sentence｜>", CHAT_TEMPLATES}, /* keeps the last system message alone */
+                 {"{{ns.system_prompt}}is_first_sp<｜User｜><｜Assistant｜></think><｜end▁of▁sentence｜>", CHAT_TEMPLATES}};
     char path[PATH_BYTES];
     scratch_path(state, "chat_template.jinja", path);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         ChatTemplate template;
         assert_ok(file_write(path, cases[i].text, strlen(cases[i].text)));
         if (cases[i].template == CHAT_TEMPLATES)
-            assert_fails(chat_recognise(&template, *state, NULL), ERR_FORMAT, "glm52 (GLM-5.2), deepseek_v3 (DeepSeek-V3)");
+            assert_fails(template_recognise(&template, *state, NULL), ERR_FORMAT, "glm52 (GLM-5.2), deepseek_v3 (DeepSeek-V3)");
         else assert_int_equal(recognised(*state, NULL), cases[i].template);
     }
 }
@@ -203,8 +241,8 @@ static void templates_whose_bytes_are_not_known_are_recognised_by_their_words(vo
 static void an_unknown_template_is_refused_with_the_known_ones(void **state)
 {
     ChatTemplate template;
-    assert_fails(chat_recognise(&template, *state, NULL), ERR_FORMAT, "no chat template; chat_template can be one of glm47");
-    assert_fails(chat_recognise(&template, *state, "llama"), ERR_USAGE, "chat_template llama: no such template; chat_template can be");
+    assert_fails(template_recognise(&template, *state, NULL), ERR_FORMAT, "no chat template; chat_template can be one of glm47");
+    assert_fails(template_recognise(&template, *state, "llama"), ERR_USAGE, "chat_template llama: no such template; chat_template can be");
 }
 
 int main(void)
@@ -214,8 +252,10 @@ int main(void)
         cmocka_unit_test(odd_inputs_are_rendered_as_the_templates_do),
         cmocka_unit_test(null_content_is_empty_unless_the_templates_none_is_asked_for),
         cmocka_unit_test(arguments_may_be_a_string_that_holds_their_json),
-        cmocka_unit_test(later_templates_are_rendered_as_their_readers_say),
+        cmocka_unit_test(later_templates_are_rendered_by_their_rules),
+        cmocka_unit_test(glm51_opens_an_empty_block_where_the_model_could_have_thought),
         cmocka_unit_test(later_templates_write_the_function_of_a_tool_alone),
+        cmocka_unit_test(a_reference_brings_the_line_of_its_tool),
         cmocka_unit_test(deepseek_v3_has_its_system_messages_in_front),
         cmocka_unit_test(turns_are_noted_where_a_conversation_may_be_cut),
         scratch_test(templates_whose_bytes_are_not_known_are_recognised_by_their_words),

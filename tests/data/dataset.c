@@ -45,7 +45,7 @@ static void the_demo_has_the_tokens_and_scored_tokens_that_peft_counted(void **s
     for (size_t i = 0; i < 2; i++) {
         Dataset *ds;
         ChatOptions recognised = {0};
-        assert_ok(chat_recognise(&recognised.template, "examples/tiny-glm5", NULL));
+        assert_ok(template_recognise(&recognised.template, "examples/tiny-glm5", NULL));
         assert_ok(open_with(&ds, splits[i].path, tokenizer, &recognised, 512));
         DatasetTotals totals = dataset_totals(ds);
         assert_int_equal(dataset_count(ds), splits[i].records);

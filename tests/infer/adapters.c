@@ -26,6 +26,7 @@ static void export_then_open_gives_the_same_logits(void **state)
     static const struct { const char *model, *targets, *experts; } cases[] = {
         {"dense", "'all-linear'", NULL},
         {"dense", "['o_proj', 'kv_b_proj']", "'none'"},
+        {"dense", "['gate', 'o_proj']", "'none'"},
         {"sparse", "['q_a_proj', 'gate_proj', 'up_proj', 'down_proj']", NULL},
         {"lite_noqlora", "'all-linear'", NULL},
         {"fp8", "'all-linear'", NULL},

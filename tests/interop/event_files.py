@@ -10,11 +10,11 @@ board.Reload()
 expected = {}
 for line in open(os.path.join(run, "metrics.jsonl")):
     line = json.loads(line)
-    file = line.get("eval_file")
+    place = "".join("/" + part for part in (line.get("eval_file"), line.get("eval_domain")) if part)
     for key, value in line.items():
         if key == "step" or isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
-        expected.setdefault(key + ("/" + os.path.basename(file) if file else ""), []).append((line["step"], value))
+        expected.setdefault(key + place, []).append((line["step"], value))
 
 # tensorboard turns simple values into tensors or leaves them scalars, by its version
 found = {tag: [(e.step, e.value) for e in board.Scalars(tag)] for tag in board.Tags()["scalars"]}

@@ -71,6 +71,7 @@ static void adapters_go_through_pairs_and_come_back_the_same(void **state)
     static const struct { const char *model, *targets, *experts; } cases[] = {
         {"dense", "'all-linear'", NULL},
         {"dense", "['gate_proj']", NULL},
+        {"dense", "['gate', 'o_proj']", NULL},
         {"dense", "['up_proj']", NULL},
         {"dense", "['down_proj']", NULL},
         {"sparse", "['o_proj']", "{'2': [1, 15]}"},
@@ -274,13 +275,13 @@ static void a_module_that_is_there_twice_is_refused(void **state)
     refused(2, routers, "model.layers.1.mlp.gate is there twice");
 }
 
-static void a_router_is_no_pair_and_a_projection_no_whole_weight(void **state)
+static void a_router_is_a_pair_or_whole_and_a_projection_no_whole_weight(void **state)
 {
     (void)state;
-    ModulePair pair = pair_of("model.layers.1.mlp.gate", 2, D, 16, 1);
-    refused(1, &pair, "a router is trained in full");
     ModulePair whole = {.module = "model.layers.1.self_attn.o_proj", .in = 128, .out = D, .scale = 1, .B = numbers(D * 128, 1)};
-    refused(1, &whole, "everything else by pairs");
+    refused(1, &whole, "only a router is trained in full");
+    ModulePair both[] = {pair_of("model.layers.1.mlp.gate", 2, D, 16, 1), {.module = "model.layers.1.mlp.gate", .in = D, .out = 16, .scale = 1, .B = numbers(D * 16, 1)}};
+    refused(2, both, "is there by a pair and in full");
 }
 
 static void no_pairs_at_all_are_refused(void **state)
@@ -302,7 +303,7 @@ int main(void)
         cmocka_unit_test(a_module_that_is_not_there_is_named),
         cmocka_unit_test(a_wrong_shape_is_told_with_both),
         cmocka_unit_test(a_module_that_is_there_twice_is_refused),
-        cmocka_unit_test(a_router_is_no_pair_and_a_projection_no_whole_weight),
+        cmocka_unit_test(a_router_is_a_pair_or_whole_and_a_projection_no_whole_weight),
         cmocka_unit_test(no_pairs_at_all_are_refused),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);

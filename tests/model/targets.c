@@ -122,6 +122,20 @@ static void all_linear_is_every_module_that_can_carry_a_pair(void **state)
     chosen(noqlora, "'all-linear'", NULL, "'none'", 2 * 4 + 3 + 3, " model.layers.0.self_attn.q_proj ");
 }
 
+/* It is no Linear in transformers: nothing but its own name asks for it. */
+static void a_router_carries_a_pair_when_it_is_named(void **state)
+{
+    (void)state;
+    chosen(dense, "['gate']", NULL, NULL, 2, " model.layers.1.mlp.gate ");
+    chosen(dense, "['mlp.gate', 'o_proj']", NULL, "'none'", 2 + 3, " model.layers.2.mlp.gate ");
+    chosen(dense, "'.*layers.1.mlp.*'", NULL, "'none'", 3, NULL);
+    refused("'.*mlp.gate'", NULL, NULL, "no router");
+    Adapter *adapter;
+    Json *targets = tiny_json("['gate']");
+    assert_fails(adapter_new(&adapter, dense, &(LoraConfig){.r = 2, .lora_alpha = 4, .target_modules = targets, .train_router = true}, 0), ERR_USAGE, "choose one");
+    json_free(targets);
+}
+
 static void layers_to_transform_is_a_number_or_a_list(void **state)
 {
     (void)state;
@@ -198,7 +212,7 @@ static void a_name_that_matches_nothing_meets_the_nearest(void **state)
 static void what_cannot_carry_a_pair_says_why(void **state)
 {
     (void)state;
-    refused("['mlp.gate']", NULL, NULL, "train_router");
+    refused("['mlp.gate']", "0", NULL, "no router is in the chosen layers");
     refused("['lm_head']", NULL, NULL, "the head is not trained");
     refused("['model.embed_tokens']", NULL, NULL, "the embedding is not trained");
     refused("['indexer.wk']", NULL, NULL, "no gradient");
@@ -220,6 +234,7 @@ int main(void)
         cmocka_unit_test(a_regular_expression_must_match_the_whole_name),
         cmocka_unit_test(regular_expressions_are_read_as_python_reads_them),
         cmocka_unit_test(all_linear_is_every_module_that_can_carry_a_pair),
+        cmocka_unit_test(a_router_carries_a_pair_when_it_is_named),
         cmocka_unit_test(layers_to_transform_is_a_number_or_a_list),
         cmocka_unit_test(experts_are_all_none_or_listed),
         cmocka_unit_test(expert_lists_that_do_not_fit_are_refused),

@@ -1,5 +1,6 @@
 #include "plot/chart.h"
 
+#include "plot/layout.h"
 #include "plot/palette.h"
 
 #include <math.h>
@@ -58,7 +59,7 @@ static void a_chart_without_data_is_still_drawn(void **state)
 static void one_point_is_seen(void **state)
 {
     (void)state;
-    for (SeriesKind kind = SERIES_LINE; kind <= SERIES_MARKED; kind++)
+    for (SeriesKind kind = SERIES_LINE; kind <= SERIES_NUMBERED; kind++)
         assert_true(count_line(&(Series){NULL, kind, 1, 1, (Point[]){{12, 3.25}}}, false) >= 8);
 }
 
@@ -67,13 +68,42 @@ static void points_that_are_not_finite_are_passed_over(void **state)
     (void)state;
     Point whole[] = {{0, 1}, {1, 2}, {2, 1.5}, {3, 1}};
     Point holed[] = {{0, 1}, {1, 2}, {NAN, 1}, {1.5, NAN}, {1.7, INFINITY}, {INFINITY, 1}, {2, 1.5}, {3, 1}};
-    for (SeriesKind kind = SERIES_LINE; kind <= SERIES_MARKED; kind++) {
+    for (SeriesKind kind = SERIES_LINE; kind <= SERIES_NUMBERED; kind++) {
         size_t all = count_line(&(Series){NULL, kind, 0, 4, whole}, false);
         size_t some = count_line(&(Series){NULL, kind, 0, 8, holed}, false);
         assert_true(some > all / 3 && some < all * 2); /* the range is that of the others */
     }
     Point nothing[] = {{0, NAN}, {1, INFINITY}};
     assert_int_equal(count_line(&(Series){NULL, SERIES_SMOOTHED, 0, 2, nothing}, false), 0);
+}
+
+static void values_stand_beside_circles_while_they_are_few(void **state)
+{
+    (void)state;
+    enum { MANY = 9 };
+    Point points[MANY];
+    for (int i = 0; i < MANY; i++) points[i] = (Point){i, 1.25 + i % 3};
+    for (size_t n = 2; n <= MANY; n++) {
+        size_t marked = count_line(&(Series){NULL, SERIES_MARKED, 2, n, points}, false);
+        size_t numbered = count_line(&(Series){NULL, SERIES_NUMBERED, 2, n, points}, false);
+        if (n < MANY) assert_true(numbered > marked + 10 * n);
+        else assert_int_equal(numbered, marked);
+    }
+}
+
+static void every_row_of_a_small_heat_map_has_its_number(void **state)
+{
+    (void)state;
+    enum { ROWS = 6 };
+    Canvas *canvas = NULL;
+    float values[ROWS] = {0};
+    Heat heat = {.rows = ROWS, .columns = 1, .values = values, .x_high = 1, .y_low = -0.5, .y_high = ROWS - 0.5};
+    Panel panel = {.heat = &heat};
+    Frame frame = {0};
+    assert_null(canvas_new(&canvas, WIDTH, HEIGHT, palette_ground));
+    lay_out(&(Layout){.chart = &(Chart){.n_panels = 1, .panels = &panel}, .canvas = canvas, .frames = &frame});
+    assert_int_equal(frame.y.n_ticks, ROWS);
+    canvas_free(canvas);
 }
 
 static void a_log_axis_passes_over_zero_and_below(void **state)
@@ -166,6 +196,8 @@ int main(void)
         cmocka_unit_test(a_chart_without_data_is_still_drawn),
         cmocka_unit_test(one_point_is_seen),
         cmocka_unit_test(points_that_are_not_finite_are_passed_over),
+        cmocka_unit_test(values_stand_beside_circles_while_they_are_few),
+        cmocka_unit_test(every_row_of_a_small_heat_map_has_its_number),
         cmocka_unit_test(a_log_axis_passes_over_zero_and_below),
         cmocka_unit_test(a_legend_never_lies_on_the_data),
         cmocka_unit_test(a_heat_map_spans_its_colours_and_leaves_gaps_grey),

@@ -1,3 +1,4 @@
+#include "plot/picture.h"
 #include "plot/run.h"
 
 #include "base/file.h"
@@ -83,9 +84,10 @@ static const char two_steps[] =
     "{\"step\":0,\"eval_loss\":5.2,\"eval_file\":\"data/eval.jsonl\"}\n"
     "{\"step\":1,\"loss\":4.31,\"learning_rate\":0.003,\"grad_norm\":0.41,\"tokens_per_second\":812.0,\"epoch\":0.1}\n"
     "\n"
-    "{\"step\":2,\"loss\":null,\"learning_rate\":0.002,\"grad_norm\":0.4,\"note\":[1,2]}\r\n"
+    "{\"step\":2,\"loss\":null,\"learning_rate\":0.002,\"learning_rate_B\":0.02,\"grad_norm\":0.4,\"note\":[1,2]}\r\n"
     "{\"step\":2,\"eval_loss\":4.9,\"eval_file\":\"data/eval.jsonl\"}\n"
-    "{\"step\":2,\"eval_loss\":5.9,\"eval_file\":\"data/other.jsonl\"}\n";
+    "{\"step\":2,\"eval_loss\":5.9,\"eval_file\":\"data/other.jsonl\"}\n"
+    "{\"step\":2,\"eval_loss\":6.5,\"eval_file\":\"data/other.jsonl\",\"eval_domain\":\"law\"}\n";
 
 static void lines_become_curves(void **state)
 {
@@ -94,12 +96,18 @@ static void lines_become_curves(void **state)
     assert_string_equal(run.name, "a");
     assert_int_equal(run.loss.n, 2);
     assert_true(run.loss.points[0].x == 1 && run.loss.points[0].y == 4.31 && isnan(run.loss.points[1].y));
-    assert_int_equal(run.learning_rate.n, 2);
-    assert_true(run.learning_rate.points[1].y == 0.002);
-    assert_int_equal(run.n_evals, 2);
+    assert_int_equal(run.rates[PLOT_RATE_A].n, 2);
+    assert_true(run.rates[PLOT_RATE_A].points[1].y == 0.002);
+    assert_int_equal(run.rates[PLOT_RATE_B].n, 1);
+    assert_true(run.epochs == 0.1);
+    assert_int_equal(run.n_evals, 3);
     assert_int_equal(run.evals[0].loss.n, 2);
     assert_string_equal(run.evals[1].file, "data/other.jsonl");
+    assert_string_equal(run.evals[1].domain, "");
     assert_true(run.evals[1].loss.points[0].x == 2 && run.evals[1].loss.points[0].y == 5.9);
+    assert_string_equal(run.evals[2].file, "data/other.jsonl");
+    assert_string_equal(run.evals[2].domain, "law");
+    assert_true(run.evals[2].loss.n == 1 && run.evals[2].loss.points[0].y == 6.5);
     plot_run_free(&run);
 }
 

@@ -1,46 +1,18 @@
 /* Products against a scalar chain of fmaf: the avx512 and avx2 paths must give its bits, plain (two roundings) its value,
  * and bf16 the bits of a chain of pairs. A path that this CPU lacks is passed over, and said so. */
-#include "tensor/matmul.h"
+#include "tests/support/chains.h"
 
 #include "base/rng.h"
 
 #include <math.h>
 #include <omp.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <cmocka.h>
+enum { BLOCK = 512 }; /* words of a block */
 
-enum { BLOCK = 512, N_PATHS = 4 }; /* words of a block */
-
-static const char *const paths[N_PATHS] = {"plain", "avx2", "avx512", "bf16"};
 static const DType dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3};
-
-static bool has_path(size_t p)
-{
-    static bool told[N_PATHS];
-    bool has = matmul_init(paths[p]);
-    if (!has && !told[p]) print_message("           skipped: this CPU has no %s\n", paths[p]);
-    told[p] = true;
-    return has;
-}
-
-static float *floats(size_t n)
-{
-    float *x = NULL;
-    assert_int_equal(posix_memalign((void **)&x, 64, (n + 16) * sizeof *x), 0);
-    return x;
-}
-
-static float *normal(uint64_t key, size_t n)
-{
-    float *x = floats(n);
-    for (size_t i = 0; i < n; i++) x[i] = (float)rng_normal(key, i);
-    return x;
-}
 
 /* A random weight whose data and scales lie one byte off any alignment, but for the data of those 64, 128, ... wide, and end
  * where the allocation ends. */
@@ -81,32 +53,6 @@ static void drop(Test *t)
 
 /* ---- what the header of kernel.h promises, element by element -------------------------------------------------- */
 
-/* Subnormal numbers as zeros. */
-static float flushed(float x) { return fabsf(x) < 0x1p-126f ? copysignf(0, x) : x; }
-
-static float rounded(float x) { return bf16_to_f32(bf16_from_f32(flushed(x))); }
-
-/* One lane of VDPBF16PS: two fused multiply-adds, each rounded to nearest, the pair's upper half first; subnormal inputs
- * and results are zeros. Source: Intel SDM vol. 2, VDPBF16PS, operation; its order of the two was found by trying six
- * ways on 4 million random pairs, a quarter of them near the smallest number: only this one differed nowhere. */
-static float add_pair(float sum, const float x[2], const float y[2])
-{
-    for (int i = 1; i >= 0; i--) sum = flushed(fmaf(flushed(x[i]), flushed(y[i]), flushed(sum)));
-    return sum;
-}
-
-/* A row of x, times s, and a row or column of W from k = begin to end, in pairs: rounded, and filled up. */
-static float chain_of_pairs(size_t begin, size_t end, const float *x, float s, const float *w, size_t step)
-{
-    float sum = 0;
-    for (size_t k = begin; k < end; k += 2) {
-        float a[2] = {rounded(x[k] * s)}, b[2] = {rounded(w[k * step])};
-        if (k + 1 < end) a[1] = rounded(x[k + 1] * s), b[1] = rounded(w[(k + 1) * step]);
-        sum = add_pair(sum, a, b);
-    }
-    return sum;
-}
-
 /* FP8 codes are multiplied as they are; a block's factor meets the sum over the block. w: codes widened. */
 static float chain_of_codes(size_t begin, size_t end, const float *x, float s, const float *w, size_t step, const char *scales, size_t scale_step)
 {
@@ -116,13 +62,6 @@ static float chain_of_codes(size_t begin, size_t end, const float *x, float s, c
         memcpy(&factor, scales + at / WEIGHT_BLOCK * scale_step * 4, 4);
         sum = at == begin ? part * factor : fmaf(part, factor, sum);
     }
-    return sum;
-}
-
-static float chain(size_t begin, size_t end, const float *x, float s, const float *w, size_t step)
-{
-    float sum = 0;
-    for (size_t k = begin; k < end; k++) sum = fmaf(x[k] * s, w[k * step], sum);
     return sum;
 }
 
@@ -152,16 +91,6 @@ static void product(bool transposed, size_t T, Rows y, bool add, float s, Rows x
     float *scratch = floats(rows_scratch(T, transposed ? w->cols : w->rows));
     (transposed ? rows_nt : rows_nn)(T, y, add, s, x, w, scratch);
     free(scratch);
-}
-
-static void assert_same(const char *what, const float *got, const float *want, size_t n)
-{
-    bool exact = strncmp(matmul_path(), "fp32/plain", 10) != 0;
-    for (size_t i = 0; i < n; i++) {
-        /* plain rounds products, too: at most 2 n 2^-24 sum|x w| apart, here well below 1e-4 of the largest element */
-        bool same = exact ? !memcmp(got + i, want + i, 4) : fabsf(got[i] - want[i]) <= 1e-4f * (10 + fabsf(want[i]));
-        if (!same) fail_msg("%s, %s: element %zu is %.9g, not %.9g", matmul_path(), what, i, (double)got[i], (double)want[i]);
-    }
 }
 
 /* Gathered, scaled, added and scattered, into a y whose other rows must stay as they are. */
@@ -338,7 +267,7 @@ static void threads_and_slices_change_no_bit(void **state)
 #pragma omp parallel for
             for (size_t begin = 0; begin < width; begin += step * ROWS_SLICE) {
                 size_t end = begin + step * ROWS_SLICE < width ? begin + step * ROWS_SLICE : width;
-                (transposed ? rows_nt_slice : rows_nn_slice)(T, rows_of(y[3], width), false, scratch, &w.w, begin, end);
+                (transposed ? rows_nt_slice : rows_nn_slice)(T, rows_of(y[3], width), false, scratch, &w.w, begin, end, (RowsNext){&w.w, 0});
             }
             for (int j = 1; j < 4; j++) assert_memory_equal(y[j], y[0], T * width * 4);
             for (int j = 0; j < 4; j++) free(y[j]);

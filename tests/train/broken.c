@@ -334,6 +334,9 @@ static void a_nan_in_a_matrix_ends_the_step_and_names_the_layer(void **state)
     free(text);
     assert_ok(file_join(path, output, "adapter"));
     assert_false(file_exists(path));
+    const char *const inspect[] = {program(), "inspect", b.directory, "--check", NULL}, *const whole[] = {program(), "inspect", base, "--check", NULL};
+    check_said(wait_for(state, start(state, inspect)), ERR_NUMERIC, tensor, "is not finite");
+    check_said(wait_for(state, start(state, whole)), 0, "", NULL);
     const char *const eval[] = {program(), "eval", "--model", b.directory, "--data", data, NULL};
     check_said(wait_for(state, start(state, eval)), ERR_NUMERIC, "layer 3", "nan");
     const char *const generate[] = {program(), "generate", "--model", b.directory, "--prompt", "x", "--max_new_tokens", "2", NULL};

@@ -94,8 +94,8 @@ static void the_best_step_is_kept_and_patience_ends_a_run(void **state)
     assert_true(is_there(out, name) && is_there(out, "best/adapter_config.json") && is_there(out, "best/adapter_model.safetensors"));
     snprintf(name, sizeof name, "checkpoint-%06d.h5", (int)run.progress.best_step);
     assert_false(is_there(out, name)); /* save_total_limit took it */
-    assert_int_equal(count(metrics, "first.jsonl\""), run.done + 1);
-    assert_int_equal(count(metrics, "second.jsonl\""), run.done + 1);
+    assert_int_equal(count(metrics, "first.jsonl\",\"eval_scored"), run.done + 1);
+    assert_int_equal(count(metrics, "second.jsonl\",\"eval_scored"), run.done + 1);
     uint64_t done = run.done;
     free(metrics);
     run_close(&run);
@@ -103,6 +103,66 @@ static void the_best_step_is_kept_and_patience_ends_a_run(void **state)
                                  "--learning_rate", "0.3", "--save_total_limit", "1", "--save_steps", "1", "--resume_from_checkpoint", "auto", NULL};
     assert_ok(whole_run(&run, out, again));
     assert_int_equal(run.done, done); /* a run that has lost patience does not find it by being resumed */
+    run_close(&run);
+}
+
+/* Sums of eval_loss times eval_scored over the metrics' lines of one file: of the file itself, and of its domains. */
+static void sum_losses(const char *metrics, const char *file, double *whole, double *parts, size_t *n_parts)
+{
+    *whole = *parts = 0;
+    *n_parts = 0;
+    for (const char *at = metrics, *end; (end = strchr(at, '\n')); at = end + 1) {
+        Json *line;
+        double loss = 0, scored = 0;
+        const char *of = "";
+        assert_ok(json_parse(&line, at, (size_t)(end - at)));
+        assert_ok(json_may_string(line, "eval_file", &of));
+        if (strcmp(of, file) == 0) {
+            assert_ok(json_get_number(line, "eval_loss", &loss));
+            assert_ok(json_get_number(line, "eval_scored", &scored));
+            *(json_find(line, "eval_domain") ? parts : whole) += loss * scored;
+            *n_parts += json_find(line, "eval_domain") != NULL;
+        }
+        json_free(line);
+    }
+}
+
+static void every_domain_of_a_held_out_file_has_its_loss(void **state)
+{
+    Run run;
+    char out[PATH_BYTES], both[2 * PATH_BYTES];
+    double whole, parts;
+    size_t n;
+    scratch_path(state, "run", out);
+    snprintf(both, sizeof both, "%s,%s", data[0], data[1]);
+    assert_ok(RUN(&run, out, ATTENTION, "--eval_file", both, "--max_steps", "1"));
+    char *metrics = metrics_of(out);
+    for (size_t i = 0; i < 2; i++) {
+        sum_losses(metrics, data[i], &whole, &parts, &n);
+        assert_int_equal(n, i ? 2 : 4); /* prose and verse, prose alone; before and after */
+        assert_true(whole > 0 && fabs(whole - parts) < 1e-9 * whole);
+    }
+    free(metrics);
+    run_close(&run);
+}
+
+static void an_evaluation_does_not_depend_on_how_it_is_cut(void **state)
+{
+    Run run;
+    Evaluation once, often;
+    char out[PATH_BYTES];
+    scratch_path(state, "run", out);
+    assert_ok(OPEN(&run, out, ATTENTION, "--eval_file", data[0], "--max_steps", "1"));
+    assert_ok(evaluate_dataset(&once, run.model, &run.dp, run.adapter, run.evals[0], &(EvaluateHow){.pass_tokens = 100000}));
+    assert_ok(evaluate_dataset(&often, run.model, &run.dp, NULL, run.evals[0], &(EvaluateHow){.group_tokens = 1, .pass_tokens = 50}));
+    assert_true(once.n == 3 && often.n == 3 && !once.parts[0].domain && once.parts[0].documents == DOCUMENTS);
+    for (size_t p = 0; p < once.n; p++) /* a fresh adapter changes nothing */
+        assert_true(once.parts[p].nll == often.parts[p].nll && once.parts[p].right == often.parts[p].right && once.parts[p].scored == often.parts[p].scored);
+    evaluation_free(&once);
+    evaluation_free(&often);
+    signals_stop = 1;
+    assert_fails(evaluate_dataset(&once, run.model, &run.dp, NULL, run.evals[0], &(EvaluateHow){.pass_tokens = 50, .stop = &signals_stop}), ERR_STOPPED, "inside an evaluation");
+    signals_stop = 0;
     run_close(&run);
 }
 
@@ -114,15 +174,61 @@ static void a_second_stage_begins_where_the_first_ended(void **state)
     scratch_path(state, "second", next);
     assert_ok(RUN(&first, out, ATTENTION, "--experts", "{\"experts\":{\"2\":[1,4]}}", "--train_router", "--max_steps", "2"));
     assert_ok(OPEN(&second, next, "--init_adapter", out, "--train_file", data[1], "--max_steps", "2"));
+    assert_int_equal(second.adapter->n, first.adapter->n); /* experts 1 and 4, and no zeros for the others */
     assert_int_equal(second.adapter->layers[1].n, first.adapter->layers[1].n);
     assert_memory_equal(second.adapter->values + second.adapter->layers[1].offset, first.adapter->values + first.adapter->layers[1].offset,
                         first.adapter->layers[1].n * sizeof(float));
     assert_ok(loop_run(&second));
     assert_int_equal(second.done, 2);
+    assert_int_equal(second.audit->n_errors, 0);
     run_close(&second);
     run_close(&first);
     assert_fails(OPEN(&second, next, "--init_adapter", out, "--overwrite_output_dir", ATTENTION), ERR_USAGE, "init_adapter says what is trained");
     run_close(&second);
+}
+
+static void a_router_is_trained_by_pairs_and_served_to_the_next_stage(void **state)
+{
+    Run first, second;
+    char out[PATH_BYTES], next[PATH_BYTES], path[PATH_BYTES], *config;
+    size_t bytes;
+    scratch_path(state, "first", out);
+    scratch_path(state, "second", next);
+    assert_ok(RUN(&first, out, "--target_modules", "[\"gate\"]", "--aux_loss_coef", "0.1", "--max_steps", "2"));
+    assert_int_equal(first.audit->n_errors, 0);
+    assert_int_equal(first.audit->n_parts, 5); /* layers 1 to 5 */
+    assert_ok(file_join(path, out, "adapter/adapter_config.json"));
+    assert_ok(file_read(&config, &bytes, path));
+    assert_non_null(strstr(strstr(config, "\"target_parameters\""), "gate.weight"));
+    free(config);
+    assert_ok(OPEN(&second, next, "--init_adapter", out, "--max_steps", "1"));
+    assert_int_equal(second.adapter->n, first.adapter->n);
+    assert_memory_equal(second.adapter->values, first.adapter->values, first.adapter->n * sizeof(float));
+    run_close(&second);
+    run_close(&first);
+}
+
+static void a_profile_says_where_the_time_of_steps_goes(void **state)
+{
+    Run run;
+    Json *lines;
+    char out[PATH_BYTES], path[PATH_BYTES];
+    scratch_path(state, "run", out);
+    assert_ok(RUN(&run, out, ATTENTION, "--max_steps", "3", "--profile"));
+    assert_int_equal(run.timing.steps, 2); /* the first meets cold memory */
+    assert_ok(file_join(path, out, "profile.jsonl"));
+    assert_ok(json_read_lines(&lines, path));
+    double sum = 0, whole = json_number(json_find(json_first(lines), "seconds"));
+    bool layers[8] = {false};
+    for (const Json *row = json_first(json_find(json_first(lines), "profile")); row; row = json_next(row)) {
+        const Json *layer = json_find(row, "layer");
+        sum += 1e-3 * (json_number(json_find(row, "up_ms")) + json_number(json_find(row, "down_ms")));
+        if (json_kind(layer) == JSON_NUMBER) layers[(size_t)json_number(layer)] = true;
+    }
+    assert_true(layers[0] && layers[1] && layers[2]);
+    if (!(sum > 0.2 * whole && sum < whole)) fail_msg("the profile accounts for %g of %g seconds", sum, whole);
+    json_free(lines);
+    run_close(&run);
 }
 
 static void coefficients_by_layer_are_those_of_one_number(void **state)
@@ -150,7 +256,7 @@ static void what_cannot_work_is_refused(void **state)
         {{"--aux_loss_coef", "{\"77\":1}"}, "layer 77 has no router"},
         {{"--aux_loss_coef", "{\"1\":-1}"}, "from 0 to 1e6"},
         {{"--layers_to_transform", "[3]", "--aux_loss_coef", "{\"2\":1}"}, "at or below the router of layer 2"},
-        {{"--router_learning_rate", "1e-4"}, "no router is trained"},
+        {{"--router_learning_rate", "1e-4"}, "no router is trained in full"},
         {{"--early_stopping_patience", "2"}, "needs an eval_file"},
     };
     char out[PATH_BYTES];
@@ -264,7 +370,11 @@ int main(int argc, char **argv)
     matmul_prepare(argv);
     const struct CMUnitTest tests[] = {
         small_run(the_best_step_is_kept_and_patience_ends_a_run),
+        small_run(every_domain_of_a_held_out_file_has_its_loss),
+        small_run(an_evaluation_does_not_depend_on_how_it_is_cut),
         small_run(a_second_stage_begins_where_the_first_ended),
+        small_run(a_router_is_trained_by_pairs_and_served_to_the_next_stage),
+        small_run(a_profile_says_where_the_time_of_steps_goes),
         small_run(coefficients_by_layer_are_those_of_one_number),
         small_run(what_cannot_work_is_refused),
         small_run(biases_move_against_the_load_and_come_back_from_a_checkpoint),

@@ -6,6 +6,7 @@
 #include "tests/support/check.h"
 #include "train/step.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,33 +24,64 @@ static void fixture(const Safetensors *file, const char *key, const char *what, 
     memcpy(out, view->data, view->bytes);
 }
 
+/* The names and kwargs of tests/fixtures/rates/make_rates_fixture.py. */
+static const struct { const char *key, *name, *kwargs; } schedules[] = {
+    {"constant", "constant_with_warmup", "{}"},
+    {"linear", "linear", "{}"},
+    {"cosine", "cosine", "{}"},
+    {"cosine_min", "cosine_with_min_lr", "{\"min_lr_rate\": 0.1}"},
+    {"wsd", "warmup_stable_decay", "{\"num_decay_steps\": 6, \"min_lr_ratio\": 0.05}"},
+    {"wsd_linear", "warmup_stable_decay", "{\"num_decay_steps\": 6, \"decay_type\": \"linear\"}"},
+    {"wsd_sqrt", "warmup_stable_decay", "{\"num_decay_steps\": 6, \"decay_type\": \"1-sqrt\"}"},
+};
+
+/* Returns how many of the values have other bits in the end: a last place here and there in twenty steps, by which torch
+ * also differs from itself on another CPU (tests/fixtures/rates/README.md). */
+static size_t take_steps(const Safetensors *file, const char *key, const Schedule *schedule, double decay, int group)
+{
+    AdamW cfg = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .weight_decay = decay};
+    float theta[N], m[N] = {0}, v[N] = {0}, g[N], expected[N], given[GROUPS], largest[N] = {0};
+    fixture(file, key, groups[group], 0, N, theta);
+    for (int t = 1; t <= STEPS; t++) {
+        double rate = schedule_rate(schedule, rates[group], (uint64_t)t - 1);
+        fixture(file, key, "rates", t, GROUPS, given);
+        if ((float)rate != given[group]) fail_msg("%s, group %s, step %d: rate %.9g; torch's is %.9g", key, groups[group], t, rate, (double)given[group]);
+        fixture(file, "gradient", groups[group], t, N, g);
+        adamw_update(&cfg, (uint64_t)t, rate, 1, N, theta, m, v, g);
+        for (int j = 0; j < N; j++) largest[j] = fmaxf(largest[j], fabsf(theta[j]));
+    }
+    fixture(file, key, groups[group], STEPS, N, expected);
+    size_t others = 0;
+    for (int j = 0; j < N; j++) {
+        if (theta[j] == expected[j]) continue;
+        if (fabsf(theta[j] - expected[j]) > 4 * FLT_EPSILON * largest[j])
+            fail_msg("%s, group %s: value %d is %.9g; torch's is %.9g", key, groups[group], j, (double)theta[j], (double)expected[j]);
+        others++;
+    }
+    return others;
+}
+
 static void twenty_steps_are_those_of_torch(void **state)
 {
     (void)state;
-    static const struct { const char *key; ScheduleKind kind; double decay; } cases[] = {
-        {"constant.0", SCHEDULE_CONSTANT, 0}, {"constant.0.1", SCHEDULE_CONSTANT, 0.1}, {"linear.0", SCHEDULE_LINEAR, 0},
-        {"linear.0.1", SCHEDULE_LINEAR, 0.1}, {"cosine.0", SCHEDULE_COSINE, 0},         {"cosine.0.1", SCHEDULE_COSINE, 0.1},
-    };
     Safetensors file;
+    size_t n = 0, others = 0;
     assert_ok(safetensors_open(&file, "tests/fixtures/rates/rates.safetensors"));
-    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
-        AdamW cfg = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .weight_decay = cases[c].decay};
-        for (int i = 0; i < GROUPS; i++) {
-            float theta[N], m[N] = {0}, v[N] = {0}, g[N], expected[N], given[GROUPS];
-            fixture(&file, cases[c].key, groups[i], 0, N, theta);
-            for (int t = 1; t <= STEPS; t++) {
-                double rate = schedule_rate(cases[c].kind, rates[i], (uint64_t)t - 1, WARMUP, STEPS);
-                fixture(&file, cases[c].key, "rates", t, GROUPS, given);
-                assert_true((float)rate == given[i]);
-                fixture(&file, "gradient", groups[i], t, N, g);
-                adamw_update(&cfg, (uint64_t)t, rate, 1, N, theta, m, v, g);
+    for (size_t c = 0; c < sizeof schedules / sizeof *schedules; c++) {
+        Schedule schedule;
+        Json *kwargs;
+        char key[64];
+        assert_ok(json_parse(&kwargs, schedules[c].kwargs, strlen(schedules[c].kwargs)));
+        assert_ok(schedule_init(&schedule, schedules[c].name, kwargs, rates[0], WARMUP, STEPS));
+        json_free(kwargs);
+        for (int decayed = 0; decayed < 2; decayed++)
+            for (int i = 0; i < GROUPS; i++) {
+                snprintf(key, sizeof key, "%s.%s", schedules[c].key, decayed ? "0.1" : "0");
+                others += take_steps(&file, key, &schedule, decayed ? 0.1 : 0, i);
+                n += N;
             }
-            fixture(&file, cases[c].key, groups[i], STEPS, N, expected);
-            for (int j = 0; j < N; j++) /* the same bits but for one value in 67, where a tie was rounded the other way (optim/adamw.c) */
-                if (fabsf(theta[j] - expected[j]) > 1e-7f * (float)rates[i])
-                    fail_msg("%s, group %s: value %d is %.9g; torch's is %.9g", cases[c].key, groups[i], j, (double)theta[j], (double)expected[j]);
-        }
     }
+    if (others * 20 > n) fail_msg("%zu of %zu values have other bits than torch's", others, n);
     safetensors_close(&file);
 }
 

@@ -182,6 +182,8 @@ static void a_resume_with_another_run_in_mind_is_refused_and_changes_nothing(voi
         {"--model_name_or_path", NULL, "the base model (digest) differs", ERR_USAGE},
         {"--train_batch_size", "4", "train_batch_size differs", ERR_USAGE},
         {"--compute", "fp32/plain", "the compute path differs", ERR_USAGE},
+        {"--lora_alpha", "16", "lora_alpha is 16; the checkpoint has 32", ERR_USAGE},
+        {"--use_rslora", "true", "use_rslora is true; the checkpoint has false", ERR_USAGE},
         {"--r", "3", "layers/004", ERR_FORMAT},
         {"--target_modules", "[\"o_proj\"]", "layers/004", ERR_FORMAT},
         {"--experts", "{\"4\": [1, 7, 21]}", "layers/004/mlp.experts", ERR_FORMAT},

@@ -1,32 +1,20 @@
-/* A random model to measure and to test with: config.json, and every tensor that it asks for under its published name.
- *
- *     build/bench/make_model S build/bench/S              configs/S.json
- *     build/bench/make_model my/config.json DIR --seed 3
- *
- * Matrices are normal with deviation 1 / sqrt(columns), so that a normed row keeps its size through each of them; the
- * embedding's is 1, so that tokens differ more than their contexts and routing is spread; norms lie near 1;
- * e_score_correction_bias is uniform +-0.05. A value is a function of (seed, tensor, index). Tensors are made and
- * written a piece at a time, in shards of about 1 GB. */
+/* Tensors are made and written a piece at a time, in shards of about 1 GB. config.json comes last: a directory that has one
+ * is whole. */
+#include "bench/random_model.h"
+
+#include "base/bytes.h"
+#include "base/log.h"
 #include "base/memory.h"
-#include "base/options.h"
 #include "base/rng.h"
 #include "model/config.h"
 #include "tensor/safetensors.h"
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
 
 enum { SHARD_BYTES = 1000000000 };
-
-typedef struct {
-    int64_t seed;
-    bool help;
-} Settings;
-
-static const Option options[] = {
-    {"seed", OPT_INT, offsetof(Settings, seed), .preset = "0", .min = 0, .max = 1e15, .help = "of every value"},
-    {"help", OPT_FLAG, offsetof(Settings, help), .help = "this list"},
-    {0}};
 
 typedef struct {
     uint64_t seed;
@@ -119,7 +107,7 @@ static Err *write_index(const char *directory, Json *map, size_t bytes)
 
 static Err *write_shards(const char *directory, List *list)
 {
-    size_t shards = count_shards(list), bytes = 0, elements = 0, end;
+    size_t shards = count_shards(list), bytes = 0, end;
     Json *map = json_new_object();
     Err *err = NULL;
     for (size_t at = 0, s = 1; at < list->n && !err; at = end, s++) {
@@ -130,64 +118,106 @@ static Err *write_shards(const char *directory, List *list)
         for (size_t i = at; i < end; i++) {
             json_add_string(map, list->views[i].name, name);
             bytes += list->views[i].bytes;
-            elements += list->views[i].bytes / dtype_bytes(list->views[i].dtype);
         }
         err = safetensors_write_filled(path, list->views + at, end - at, fill, list);
     }
     if (err || shards == 1) json_free(map);
     else err = write_index(directory, map, bytes);
-    if (!err) printf("%s: %.1f M parameters, %.3f GB, %zu tensors in %zu files\n", directory, (double)elements / 1e6, (double)bytes / 1e9, list->n, shards);
     return err;
+}
+
+/* Say what is coming, and refuse what does not fit. */
+static Err *announce(const char *directory, const List *list)
+{
+    struct statvfs disk;
+    size_t bytes = 0, elements = 0;
+    for (size_t i = 0; i < list->n; i++) {
+        bytes += list->views[i].bytes;
+        elements += list->views[i].bytes / dtype_bytes(list->views[i].dtype);
+    }
+    if (statvfs(directory, &disk)) return err_errno("look for room in %s", directory);
+    size_t room = (size_t)disk.f_bavail * disk.f_frsize;
+    if (room < bytes) return err_new(ERR_IO, "%s: a model of %s does not fit into the %s that are free", directory, BYTES(bytes), BYTES(room));
+    log_line("  writes    a random model of %.1f M parameters, %s, into %s", (double)elements / 1e6, BYTES(bytes), directory);
+    return NULL;
 }
 
 /* The file itself, or configs/SHAPE.json. */
 static Err *config_path(char path[PATH_BYTES], const char *shape)
 {
-    char name[PATH_BYTES];
-    if (ends_with(shape, ".json")) {
-        snprintf(path, PATH_BYTES, "%s", shape);
-        return NULL;
-    }
-    snprintf(name, sizeof name, "%s.json", shape);
-    return file_join(path, "configs", name);
+    bool is_path = ends_with(shape, ".json");
+    int n = snprintf(path, PATH_BYTES, is_path ? "%s" : "configs/%s.json", shape);
+    if (n >= PATH_BYTES) return err_new(ERR_USAGE, "the shape's name is too long");
+    return file_exists(path) ? NULL : err_new(ERR_USAGE, "there is no shape %s: %s is not here; give the path of a config.json", shape, path);
 }
 
-static Err *make(const char *shape, const char *directory, List *list)
+static Err *write_model(List *list, const char *directory)
 {
-    char from[PATH_BYTES], to[PATH_BYTES], *text = NULL;
-    ModelConfig config;
+    TRY(file_make_directory(directory));
+    TRY(announce(directory, list));
+    return write_shards(directory, list);
+}
+
+static Err *copy_config(const char *from, const char *directory)
+{
+    char to[PATH_BYTES], *text;
     size_t bytes;
+    TRY(file_join(to, directory, "config.json"));
+    TRY(file_read(&text, &bytes, from));
+    Err *err = file_write(to, text, bytes);
+    free(text);
+    return err;
+}
+
+Err *random_model_make(const char *shape, const char *directory, uint64_t seed)
+{
+    char from[PATH_BYTES];
+    ModelConfig config;
+    List list = {.seed = seed};
     TRY(config_path(from, shape));
     TRY(model_config_read(&config, from));
-    Err *err = model_config_tensors(&config, false, list_tensor, list);
-    if (!err) err = file_make_directory(directory);
-    if (!err) err = write_shards(directory, list);
-    if (!err) err = file_read(&text, &bytes, from); /* last: a directory with a config is whole */
-    if (!err) err = file_join(to, directory, "config.json");
-    if (!err) err = file_write(to, text, bytes);
-    free(text);
-    model_config_free(&config);
-    return err;
-}
-
-static Err *run(int argc, char **argv)
-{
-    Settings settings = {0};
-    List list = {0};
-    const char *words[2];
-    size_t n_words;
-    TRY(options_defaults(&settings, options));
-    TRY(options_arguments(&settings, options, argc, argv, words, 2, &n_words));
-    if (settings.help || n_words < 2) {
-        printf("make_model SHAPE|CONFIG.json DIR [options]\n");
-        options_help(stdout, options);
-        return settings.help ? NULL : err_new(ERR_USAGE, "which shape, and where?");
-    }
-    list.seed = (uint64_t)settings.seed;
-    Err *err = make(words[0], words[1], &list);
+    Err *err = model_config_tensors(&config, false, list_tensor, &list);
+    if (!err) err = write_model(&list, directory);
+    if (!err) err = copy_config(from, directory);
     for (size_t i = 0; i < list.n; i++) free((char *)(size_t)list.views[i].name);
     free(list.views);
+    model_config_free(&config);
+    return err_wrap(err, "make a random model");
+}
+
+static Err *same_json(const char *a, const char *b, bool *same)
+{
+    Json *x, *y;
+    TRY(json_read_file(&x, a));
+    Err *err = json_read_file(&y, b);
+    if (!err) {
+        *same = json_equal(x, y);
+        json_free(y);
+    }
+    json_free(x);
     return err;
 }
 
-int main(int argc, char **argv) { return err_report("make_model", run(argc - 1, argv + 1)); }
+/* "configs/S.json" and "S" are S. */
+static const char *shape_name(const char *shape, size_t *n)
+{
+    const char *slash = strrchr(shape, '/');
+    if (slash) shape = slash + 1;
+    *n = strlen(shape) - (ends_with(shape, ".json") ? 5 : 0);
+    return shape;
+}
+
+Err *random_model_have(char directory[PATH_BYTES], const char *folder, const char *shape, uint64_t seed)
+{
+    char from[PATH_BYTES], there[PATH_BYTES], name[PATH_BYTES];
+    size_t n;
+    bool same;
+    const char *base = shape_name(shape, &n);
+    snprintf(name, sizeof name, "%.*s", (int)n, base);
+    TRY(config_path(from, shape));
+    TRY(file_join(directory, folder, name));
+    TRY(file_join(there, directory, "config.json"));
+    if (!file_exists(there)) return random_model_make(shape, directory, seed);
+    TRY(same_json(from, there, &same));
+    return same ? NULL : err_new(ERR_USAGE, "%s is not the config of %s; remove that directory, or name another with --directory", there, from);
+}

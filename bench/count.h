@@ -1,0 +1,52 @@
+/* Arithmetic and memory traffic of operations, from their shapes alone. A multiply-add counts 2; bytes are those that must
+ * move however well caches serve: every weight, input and gradient once for each time the operation has to see it, fp32
+ * activations. Whoever computes something again does more than is counted here, and shows a lower rate. */
+#ifndef GRAFT_BENCH_COUNT_H
+#define GRAFT_BENCH_COUNT_H
+
+#include "base/profile.h"
+#include "model/model.h"
+
+typedef struct {
+    double flop, bytes;
+} Cost;
+
+/* y = x W' for T rows; down: dx += dy W. */
+Cost count_linear(size_t T, const Weight *W, ProfileWay way);
+
+/* y += s (x A') B'; down: dx, dA and dB. */
+Cost count_lora(size_t T, size_t in, size_t out, size_t r, ProfileWay way);
+
+/* Query-key pairs of a document of n tokens when a query sees its past, or the top_k of it (0: all). */
+double count_pairs(size_t n, size_t top_k);
+
+/* Two products a pair up; down five: scores again, and the gradients of queries, keys, values and probabilities. */
+Cost count_attention(size_t T, double pairs, const AttentionShape *shape, ProfileWay way);
+
+/* One product a pair; no way down. */
+Cost count_index(size_t T, double pairs, const IndexShape *shape);
+
+/* T tokens, K experts each, all E experts used; r: of a pair on gate|up and one on down, 0: none. */
+Cost count_experts(size_t T, size_t K, size_t E, const Expert *expert, size_t r, ProfileWay way);
+
+/* Logits and, in the same pass, their gradient. */
+Cost count_loss(size_t T, const Weight *W);
+
+/* n elements of which `arrays` fp32 numbers are read or written, at `flop` each: a nominal count, such operations wait for
+ * memory. */
+Cost count_elements(size_t n, double flop, double arrays);
+
+/* Of a token in a step, forward and input gradient of frozen products; once for the indexer, which has no gradient. However
+ * often a step really computes them. */
+double count_frozen(const Model *model);
+
+/* Of a token on its way up alone. */
+double count_forward(const Model *model);
+
+/* Both ways, and attention's own products of a document of `n` tokens that sees its whole past, index scores included. */
+double count_with_attention(const Model *model, size_t n);
+
+/* A step of T tokens: frozen arithmetic, and all weights up and down once. */
+Cost count_step(const Model *model, size_t T);
+
+#endif

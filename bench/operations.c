@@ -1,0 +1,331 @@
+#include "bench/operations.h"
+
+#include "base/memory.h"
+#include "base/peak.h"
+#include "base/rng.h"
+#include "bench/sample.h"
+#include "optim/adamw.h"
+#include "tensor/matmul.h"
+
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ROUNDS = 5, LAYER = 1, R = 8, SHORT = 512, LONG = 2048, PEAK_ROUNDS = 1000000, MOST_OPERATIONS = 32 };
+
+typedef struct {
+    Model *model;
+    const Layer *layer;
+    Adapter *adapter;
+    const LayerAdapter *lora;
+    Forest forest;
+    Tape tape;
+    Profile profile;
+    size_t T;
+    size_t doc_start[2];
+    Group group;
+    Choices choices;
+    float *noise; /* [noise_n] */
+    size_t noise_n;
+    float *m, *v, *g;
+} Ops;
+
+/* ---- inputs --------------------------------------------------------------------------------------------------- */
+
+/* A leaf of random numbers; what comes next on the tape is on the clock. */
+static Tensor *leaf(Ops *o, size_t cols)
+{
+    size_t n = o->T * cols;
+    float *data = tape_floats(&o->tape, n);
+    for (size_t at = 0; data && at < n; at += o->noise_n) memcpy(data + at, o->noise, (n - at < o->noise_n ? n - at : o->noise_n) * sizeof *data);
+    Tensor *x = tape_leaf(&o->tape, o->T, cols, data, true);
+    profile_mark(&o->profile);
+    return x;
+}
+
+static size_t hidden(const Ops *o) { return (size_t)o->model->config.hidden_size; }
+static size_t per_head(const Ops *o) { return o->model->attention.nope + o->model->attention.rope; }
+static size_t q_width(const Ops *o) { return o->model->attention.n_heads * per_head(o); }
+static size_t kv_width(const Ops *o) { return o->model->attention.n_heads * (o->model->attention.nope + o->model->attention.v); }
+
+/* Router scores as uneven as those of late layers: some experts are liked by all. */
+static Tensor *uneven_logits(Ops *o)
+{
+    size_t E = o->model->router.E;
+    Tensor *z = leaf(o, E);
+    for (size_t t = 0; t < o->T && !o->tape.err; t++)
+        for (size_t e = 0; e < E; e++) z->data[t * E + e] += (float)(0.7 * rng_normal(1, e));
+    profile_mark(&o->profile);
+    return z;
+}
+
+/* ---- the operations ------------------------------------------------------------------------------------------- */
+
+static Tensor *run_linear(Ops *o, const Weight *W) { return op_linear(&o->tape, leaf(o, W->cols), 1, (const Weight *[]){W}); }
+static Tensor *run_q_up(Ops *o) { return run_linear(o, &o->layer->q_up); }
+static Tensor *run_o(Ops *o) { return run_linear(o, &o->layer->o_proj); }
+static Tensor *run_router(Ops *o) { return op_linear_trained(&o->tape, leaf(o, hidden(o)), &o->layer->router, NULL); }
+
+static Tensor *run_lora(Ops *o)
+{
+    Tensor *x = leaf(o, o->layer->o_proj.cols), *y = leaf(o, o->layer->o_proj.rows);
+    return op_lora(&o->tape, y, x, o->lora->pairs[LORA_O]);
+}
+
+static Tensor *run_rmsnorm(Ops *o) { return op_rmsnorm(&o->tape, leaf(o, hidden(o)), 0, hidden(o), o->layer->input_layernorm, 1e-5); }
+static Tensor *run_add(Ops *o) { return op_add(&o->tape, leaf(o, hidden(o)), leaf(o, hidden(o))); }
+
+static Tensor *run_rope(Ops *o)
+{
+    return op_rope(&o->tape, leaf(o, q_width(o)), &o->model->rope, o->model->attention.nope, o->model->attention.n_heads, per_head(o), true);
+}
+
+static Tensor *run_index(Ops *o)
+{
+    const IndexShape *shape = &o->model->index;
+    Tensor *q = leaf(o, shape->n_heads * shape->dim), *k = leaf(o, shape->dim), *w = leaf(o, shape->n_heads);
+    if (o->choices.keys[LAYER].of) op_index(&o->tape, shape, q, k, w, NULL, &o->choices.keys[LAYER]);
+    return NULL;
+}
+
+static Tensor *attend(Ops *o, const Keys *keys)
+{
+    Tensor *q = leaf(o, q_width(o)), *kv = leaf(o, kv_width(o)), *kr = leaf(o, o->model->attention.rope);
+    return op_attention(&o->tape, &o->model->attention, q, kv, kr, 0, keys);
+}
+
+static Tensor *run_attention(Ops *o) { return attend(o, NULL); }
+
+static Tensor *run_chosen(Ops *o)
+{
+    run_index(o);
+    return attend(o, o->choices.keys[LAYER].of ? &o->choices.keys[LAYER] : NULL);
+}
+
+static Tensor *run_swiglu(Ops *o) { return op_swiglu(&o->tape, leaf(o, 2 * o->layer->gate.rows)); }
+
+static Tensor *run_route(Ops *o)
+{
+    return op_route(&o->tape, uneven_logits(o), o->layer->router_bias, &o->model->router, o->choices.experts[LAYER], false).weights;
+}
+
+static Tensor *run_experts_of(Ops *o, const Expert *experts)
+{
+    Route route = op_route(&o->tape, uneven_logits(o), o->layer->router_bias, &o->model->router, o->choices.experts[LAYER], false);
+    Tensor *x = leaf(o, hidden(o));
+    return op_experts(&o->tape, x, route, o->model->router.E, experts, NULL);
+}
+
+static Tensor *run_experts(Ops *o) { return run_experts_of(o, o->layer->experts); }
+static Tensor *run_adapted(Ops *o) { return run_experts_of(o, o->lora->experts); }
+
+static Tensor *run_loss(Ops *o)
+{
+    int32_t *targets = tape_alloc(&o->tape, o->T * sizeof *targets);
+    for (size_t t = 0; targets && t < o->T; t++) targets[t] = (int32_t)(t * 7919 % o->model->lm_head.rows);
+    return op_loss(&o->tape, leaf(o, hidden(o)), &o->model->lm_head, targets);
+}
+
+static Tensor *run_adamw(Ops *o)
+{
+    static const AdamW adamw = {0.9, 0.999, 1e-8, 0};
+    size_t n = o->lora->n;
+    profile_mark(&o->profile);
+    adamw_update(&adamw, 1, 1e-4, 1, n, o->adapter->values + o->lora->offset, o->m, o->v, o->g);
+    profile_note(&o->profile, "update", PROFILE_UP);
+    return NULL;
+}
+
+/* ---- what they cost ------------------------------------------------------------------------------------------- */
+
+static double pairs(const Ops *o, bool chosen) { return count_pairs(o->T, chosen ? o->model->index.top_k : 0); }
+
+static Cost cost_q_up(const Ops *o, ProfileWay way) { return count_linear(o->T, &o->layer->q_up, way); }
+static Cost cost_o(const Ops *o, ProfileWay way) { return count_linear(o->T, &o->layer->o_proj, way); }
+static Cost cost_router(const Ops *o, ProfileWay way) { return count_linear(o->T, &o->layer->router, way); }
+static Cost cost_lora(const Ops *o, ProfileWay way) { return count_lora(o->T, o->layer->o_proj.cols, o->layer->o_proj.rows, R, way); }
+static Cost cost_rmsnorm(const Ops *o, ProfileWay way) { return count_elements(o->T * hidden(o), way == PROFILE_UP ? 4 : 8, way == PROFILE_UP ? 2 : 4); }
+static Cost cost_add(const Ops *o, ProfileWay way) { (void)way; return count_elements(o->T * hidden(o), 1, 3); }
+static Cost cost_rope(const Ops *o, ProfileWay way) { (void)way; return count_elements(o->T * o->model->attention.n_heads * o->model->attention.rope, 3, 2); }
+static Cost cost_index(const Ops *o, ProfileWay way) { (void)way; return count_index(o->T, pairs(o, false), &o->model->index); }
+static Cost cost_attention(const Ops *o, ProfileWay way) { return count_attention(o->T, pairs(o, false), &o->model->attention, way); }
+static Cost cost_chosen(const Ops *o, ProfileWay way) { return count_attention(o->T, pairs(o, true), &o->model->attention, way); }
+static Cost cost_swiglu(const Ops *o, ProfileWay way) { return count_elements(o->T * o->layer->gate.rows, way == PROFILE_UP ? 12 : 20, way == PROFILE_UP ? 3 : 7); }
+static Cost cost_route(const Ops *o, ProfileWay way) { return count_elements(o->T * o->model->router.E, way == PROFILE_UP ? 12 : 4, way == PROFILE_UP ? 1 : 2); }
+static Cost cost_experts(const Ops *o, ProfileWay way) { return count_experts(o->T, o->model->router.K, o->model->router.E, o->layer->experts, 0, way); }
+static Cost cost_adapted(const Ops *o, ProfileWay way) { return count_experts(o->T, o->model->router.K, o->model->router.E, o->layer->experts, R, way); }
+static Cost cost_loss(const Ops *o, ProfileWay way) { (void)way; return count_loss(o->T, &o->model->lm_head); }
+static Cost cost_adamw(const Ops *o, ProfileWay way) { (void)way; return count_elements(o->lora->n, 14, 7); }
+
+/* name: the tape's, by which the profile knows it. frozen: it multiplies with the path's numbers, else in fp32. */
+typedef struct {
+    const char *name, *label;
+    size_t T;
+    bool frozen, down;
+    Tensor *(*run)(Ops *);
+    Cost (*cost)(const Ops *, ProfileWay);
+} Operation;
+
+static const Operation operations[] = {
+    {"linear", "q_b_proj", SHORT, true, true, run_q_up, cost_q_up},
+    {"linear", "o_proj", SHORT, true, true, run_o, cost_o},
+    {"linear", "router", SHORT, false, true, run_router, cost_router},
+    {"lora", "pair on o_proj, r 8", SHORT, false, true, run_lora, cost_lora},
+    {"rmsnorm", "hidden", SHORT, false, true, run_rmsnorm, cost_rmsnorm},
+    {"add", "hidden", SHORT, false, true, run_add, cost_add},
+    {"rope", "queries", SHORT, false, true, run_rope, cost_rope},
+    {"index", "scores and choice", SHORT, false, false, run_index, cost_index},
+    {"index", "scores and choice", LONG, false, false, run_index, cost_index},
+    {"attention", "all keys", SHORT, false, true, run_attention, cost_attention},
+    {"attention", "all keys", LONG, false, true, run_attention, cost_attention},
+    {"attention", "chosen keys", SHORT, false, true, run_chosen, cost_chosen},
+    {"attention", "chosen keys", LONG, false, true, run_chosen, cost_chosen},
+    {"swiglu", "shared expert", SHORT, false, true, run_swiglu, cost_swiglu},
+    {"route", "uneven", SHORT, false, true, run_route, cost_route},
+    {"experts", "frozen", SHORT, true, true, run_experts, cost_experts},
+    {"experts", "pairs of r 8", SHORT, true, true, run_adapted, cost_adapted},
+    {"experts", "frozen", LONG, true, true, run_experts, cost_experts},
+    {"loss", "head", SHORT, true, false, run_loss, cost_loss},
+    {"update", "a layer's pairs", SHORT, false, false, run_adamw, cost_adamw},
+};
+enum { N_OPERATIONS = sizeof operations / sizeof *operations };
+
+/* ---- measuring ------------------------------------------------------------------------------------------------ */
+
+/* Begin a group of one document of T tokens. */
+static Err *begin(Ops *o, size_t T)
+{
+    choices_free(&o->choices);
+    o->T = T;
+    o->doc_start[1] = T;
+    o->group = (Group){.T = T, .n_docs = 1, .doc_start = o->doc_start, .n_micro = 1, .micro_start = o->doc_start};
+    TRY(model_reserve_positions(o->model, T));
+    TRY(choices_new(&o->choices, o->model, &o->group));
+    return forest_begin(&o->forest, o->lora->n, 0, 1);
+}
+
+static Err *once(Ops *o, const Operation *op, double seconds[PROFILE_WAYS])
+{
+    TRY(begin(o, op->T));
+    adapter_set_forest(o->adapter, LAYER, &o->forest);
+    profile_clear(&o->profile);
+    o->tape.profile = &o->profile;
+    tape_begin(&o->tape, &o->group, TAPE_RECORD);
+    Tensor *out = op->run(o);
+    Err *err = tape_error(&o->tape);
+    if (!err) seconds[PROFILE_UP] = profile_seconds(&o->profile, op->name, PROFILE_ALL);
+    if (!err && op->down) {
+        float *seed = tape_seed(&o->tape, out);
+        for (size_t i = 0; i < out->shape[0] * out->shape[1]; i++) seed[i] = o->noise[i % o->noise_n];
+        err = tape_backward(&o->tape);
+        if (!err) seconds[PROFILE_DOWN] = profile_seconds(&o->profile, op->name, PROFILE_ALL) - seconds[PROFILE_UP];
+    }
+    adapter_set_forest(o->adapter, LAYER, NULL);
+    tape_reset(&o->tape);
+    return err_wrap(err, "%s, %s", op->name, op->label);
+}
+
+typedef struct {
+    double seconds[N_OPERATIONS][PROFILE_WAYS][ROUNDS];
+    double fp32[ROUNDS], path[ROUNDS];
+} Times;
+
+static Err *measure(Ops *o, Times *times)
+{
+    bool bf16 = strncmp(matmul_path(), "bf16/", 5) == 0;
+    double seconds[PROFILE_WAYS] = {0};
+    for (int round = -1; round < ROUNDS; round++) { /* the first warms up */
+        if (round >= 0) times->fp32[round] = 2 * peak_of_team(false, PEAK_ROUNDS);
+        if (round >= 0) times->path[round] = bf16 ? 2 * peak_of_team(true, PEAK_ROUNDS) : times->fp32[round];
+        for (size_t i = 0; i < N_OPERATIONS; i++) {
+            TRY(once(o, &operations[i], seconds));
+            for (int way = 0; way < PROFILE_WAYS && round >= 0; way++) times->seconds[i][way][round] = seconds[way];
+        }
+    }
+    return NULL;
+}
+
+static Err *report_one(Ops *o, const Operation *op, ProfileWay way, double seconds, double peak, double memory_gbs, Report *report)
+{
+    o->T = op->T;
+    Cost cost = op->cost(o, way);
+    Json *record = report_record("operation");
+    json_add_string(record, "operation", op->name);
+    json_add_string(record, "shape", op->label);
+    json_add_number(record, "tokens", (double)op->T);
+    json_add_string(record, "way", report_way(way));
+    json_add_string(record, "path", op->frozen ? matmul_path() : "fp32");
+    json_add_number(record, "threads", omp_get_max_threads());
+    report_measure(record, cost, seconds, peak);
+    printf("%-10s %-20s %5zu  %-8s %9.3f ms %8.1f GFLOP/s %6.3f of %-4s %7.1f GB/s %6.2f of memory %8.1f FLOP/B\n", op->name, op->label, op->T, report_way(way),
+           1e3 * seconds, 1e-9 * cost.flop / seconds, cost.flop / seconds / peak, op->frozen && strncmp(matmul_path(), "bf16/", 5) == 0 ? "bf16" : "fp32",
+           1e-9 * cost.bytes / seconds, 1e-9 * cost.bytes / seconds / memory_gbs, cost.flop / cost.bytes);
+    return report_add(report, record);
+}
+
+static Err *report_all(Ops *o, Times *times, double memory_gbs, Report *report)
+{
+    double fp32 = sample_median(ROUNDS, times->fp32), path = sample_median(ROUNDS, times->path);
+    printf("Operations of %s, %d threads, shares of both threads' peak (fp32 %.0f, path's %.0f GFLOP/s) and of the memory's %.1f GB/s\n", matmul_path(),
+           omp_get_max_threads(), 1e-9 * fp32, 1e-9 * path, memory_gbs);
+    for (size_t i = 0; i < N_OPERATIONS; i++)
+        for (ProfileWay way = 0; way < (operations[i].down ? PROFILE_WAYS : PROFILE_DOWN); way++)
+            TRY(report_one(o, &operations[i], way, sample_median(ROUNDS, times->seconds[i][way]), operations[i].frozen ? path : fp32, memory_gbs, report));
+    printf("\n");
+    fflush(stdout);
+    return NULL;
+}
+
+/* ---- life ----------------------------------------------------------------------------------------------------- */
+
+static Err *attach(Ops *o)
+{
+    Json *names = json_new_array(), *experts = json_new_object();
+    json_add_string(names, NULL, "o_proj");
+    json_add_string(experts, "experts", "all");
+    LoraConfig lora = {.r = R, .lora_alpha = 2 * R, .target_modules = names, .experts = json_find(experts, "experts")};
+    Err *err = adapter_new(&o->adapter, o->model, &lora, 1);
+    json_free(names);
+    json_free(experts);
+    return err;
+}
+
+static Err *open_all(Ops *o, const char *directory)
+{
+    TRY(model_open(&o->model, directory));
+    if (o->model->n_layers <= LAYER || o->model->layers[LAYER].dense || !o->model->layers[LAYER].indexer)
+        return err_new(ERR_USAGE, "%s: layer %d must have an indexer and routed experts", directory, LAYER);
+    o->layer = &o->model->layers[LAYER];
+    TRY(attach(o));
+    o->lora = &o->adapter->layers[LAYER];
+    o->noise_n = 1 << 20;
+    TRY(mem_new(&o->noise, o->noise_n, sizeof *o->noise));
+    for (size_t i = 0; i < o->noise_n; i++) o->noise[i] = 2 * rng_uniform(7, i) - 1;
+    TRY(mem_new(&o->m, o->lora->n, sizeof *o->m));
+    TRY(mem_new(&o->v, o->lora->n, sizeof *o->v));
+    return mem_new(&o->g, o->lora->n, sizeof *o->g);
+}
+
+static void close_all(Ops *o)
+{
+    void *owned[] = {o->noise, o->m, o->v, o->g};
+    tape_free(&o->tape);
+    profile_free(&o->profile);
+    choices_free(&o->choices);
+    forest_free(&o->forest);
+    if (o->adapter) adapter_free(o->adapter);
+    if (o->model) model_close(o->model);
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
+}
+
+Err *operations_measure(Report *report, const char *directory, double memory_gbs)
+{
+    Ops o = {0};
+    Times times;
+    Err *err = open_all(&o, directory);
+    if (!err) err = measure(&o, &times);
+    if (!err) err = report_all(&o, &times, memory_gbs, report);
+    close_all(&o);
+    return err_wrap(err, "measure operations");
+}

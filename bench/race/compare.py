@@ -1,0 +1,48 @@
+#!/usr/bin/env python3
+"""compare.py losses|speeds DIR - what race.sh left there. Losses must agree step by step, or the exit code is 1."""
+import glob, json, os, re, statistics, sys
+
+LIMIT = {"fp32": 1e-4, "bf16": 1e-2}    # relative, of every step's loss
+
+
+def read(path):
+    with open(path) as f:
+        return json.loads(f.read().strip().splitlines()[-1])
+
+
+def losses(d):
+    bad = False
+    for path in sorted(glob.glob(os.path.join(d, "losses-*-peer.json"))):
+        targets, dtype = re.match(r"losses-(.*)-(fp32|bf16)-peer", os.path.basename(path)).groups()
+        peer, ours = read(path), read(path.replace("-peer.json", "-graft.json"))
+        assert peer["trainable"] == ours["trained"], (peer["trainable"], ours["trained"])
+        assert len(peer["losses"]) == len(ours["losses"]) > 1
+        worst = max(abs(a - b) / abs(a) for a, b in zip(peer["losses"], ours["losses"]))
+        print(f"{targets:13} {dtype}  {len(ours['losses'])} steps, {ours['trained']} parameters: losses differ by {worst:.1e} at most (limit {LIMIT[dtype]:.0e})"
+              f"   peer {peer['losses']}  graft {[round(x, 5) for x in ours['losses']]}")
+        bad |= worst > LIMIT[dtype]
+    return bad
+
+
+def medians(d, part, key_peer, key_ours):
+    pairs = []
+    for path in sorted(glob.glob(os.path.join(d, f"speed-{glob.escape(part)}-*-peer.json"))):
+        pairs.append((read(path)[key_peer], read(path.replace("-peer.json", "-graft.json"))[key_ours]))
+    return pairs
+
+
+def speeds(d):
+    rows = [("attn+experts", "attention + shared + experts, 512 tokens", "tok_s", "tokens_per_s"), ("attn", "attention only, 512 tokens (compiled)", "tok_s", "tokens_per_s"),
+            ("generate", "prefill of 512 tokens", "prefill_tok_s", "prefill_tokens_per_s"), ("generate", "decode, one text", "decode_tok_s", "decode_tokens_per_s")]
+    print("| tokens/s | transformers + peft | graft | times |\n|---|---|---|---|")
+    for part, name, key_peer, key_ours in rows:
+        pairs = medians(d, part, key_peer, key_ours)
+        if not pairs:
+            continue
+        peer, ours = (statistics.median(x) for x in zip(*pairs))
+        each = ", ".join(f"{b / a:.2f}" for a, b in pairs)
+        print(f"| {name} | {peer:.1f} | {ours:.1f} | {ours / peer:.2f} (rounds: {each}) |")
+    return False
+
+
+sys.exit({"losses": losses, "speeds": speeds}[sys.argv[1]](sys.argv[2]))

@@ -1,0 +1,86 @@
+#include "bench/report.h"
+
+#include "base/file.h"
+#include "base/memory.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct Report {
+    char *path;  /* NULL: nowhere */
+    char draft[PATH_BYTES];
+    FILE *stream;
+};
+
+static Err *open_stream(Report *report, const char *path)
+{
+    TRY(mem_copy_text(&report->path, path));
+    TRY(file_draft_name(report->draft, path));
+    report->stream = fopen(report->draft, "we");
+    return report->stream ? NULL : err_errno("create %s", report->draft);
+}
+
+Err *report_open(Report **report, const char *path)
+{
+    TRY(mem_new(report, 1, sizeof **report));
+    Err *err = path ? open_stream(*report, path) : NULL;
+    if (!err) return NULL;
+    report_discard(*report);
+    *report = NULL;
+    return err;
+}
+
+Err *report_add(Report *report, Json *record)
+{
+    char *text;
+    Err *err = json_print(record, false, &text);
+    json_free(record);
+    if (err || !report->stream) {
+        if (!err) free(text);
+        return err;
+    }
+    if (fprintf(report->stream, "%s\n", text) < 0) err = err_errno("write %s", report->path);
+    free(text);
+    return err;
+}
+
+Err *report_close(Report *report)
+{
+    Err *err = report->stream ? file_close(&report->stream, report->path) : NULL;
+    if (!err && report->path) {
+        err = file_replace(report->draft, report->path);
+        *report->draft = 0;
+    }
+    report_discard(report);
+    return err;
+}
+
+void report_discard(Report *report)
+{
+    if (!report) return;
+    if (report->stream) fclose(report->stream);
+    if (*report->draft) unlink(report->draft);
+    free(report->path);
+    free(report);
+}
+
+Json *report_record(const char *kind)
+{
+    Json *record = json_new_object();
+    json_add_string(record, "kind", kind);
+    return record;
+}
+
+void report_measure(Json *record, Cost cost, double seconds, double peak)
+{
+    json_add_number(record, "flop", cost.flop);
+    json_add_number(record, "bytes", cost.bytes);
+    json_add_number(record, "seconds", seconds);
+    json_add_number(record, "gflops", 1e-9 * cost.flop / seconds);
+    json_add_number(record, "gbs", 1e-9 * cost.bytes / seconds);
+    json_add_number(record, "peak_gflops", 1e-9 * peak);
+    json_add_number(record, "share", cost.flop / seconds / peak);
+}
+
+const char *report_way(ProfileWay way) { return way == PROFILE_UP ? "forward" : "backward"; }

@@ -1,0 +1,80 @@
+/* A large file through the loader, without a model: what a start costs, how fast documents come, whether memory grows.
+ *
+ *     make build/bench/tools/loader
+ *     sh bench/records.sh 10000000 > big.jsonl                        # 10 GB
+ *     build/bench/tools/loader big.jsonl DIRECTORY STEPS [FIRST_STEP]       # the index is kept in DIRECTORY
+ *
+ * Steps are of 256 documents. Memory is told apart: what is the process's own, and pages of the mapped index. Each line
+ * has a hash of its step's tokens: a start at FIRST_STEP must come to the same one as a run that went there. */
+#include "base/bytes.h"
+#include "base/log.h"
+#include "base/rng.h"
+#include "data/loader.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { BATCH = 256, LINES = 10 };
+
+typedef struct {
+    Tokenizer *tokenizer;
+    Dataset *dataset;
+    Loader *loader;
+    double start;
+    uint64_t hash, first, steps;
+} Bench;
+
+static void say(const Bench *b, const char *what)
+{
+    printf("%7.2f s, cpu %7.2f s  own %5.0f MiB, file pages %5.0f MiB  %s\n", log_seconds() - b->start, log_cpu_seconds(),
+           (double)bytes_of_proc("/proc/self/status", "RssAnon:") / 0x1p20, (double)bytes_of_proc("/proc/self/status", "RssFile:") / 0x1p20, what);
+}
+
+static Err *open_all(Bench *b, char *path, const char *directory)
+{
+    DatasetOptions options = {.document = {.chat = {.template = CHAT_GLM47}, .max_length = 2048}, .directory = directory};
+    TRY(tokenizer_open(&b->tokenizer, "examples/tiny-glm5/tokenizer.json"));
+    TRY(dataset_open(&b->dataset, b->tokenizer, &(DataFiles){&(DataFile){path, 1}, 1}, &options));
+    TRY(loader_open(&b->loader, b->dataset, BATCH, 0));
+    say(b, "indexed");
+    return NULL;
+}
+
+static Err *read_step(Bench *b, uint64_t step)
+{
+    const Document *const *documents;
+    size_t n;
+    TRY(loader_documents(b->loader, step, &n, &documents));
+    b->hash = 0;
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < documents[i]->n; k++) b->hash = rng_mix(b->hash ^ (uint32_t)documents[i]->ids[k]);
+    return NULL;
+}
+
+static Err *run(Bench *b)
+{
+    char what[80];
+    for (uint64_t s = 0; s < b->steps; s++) {
+        TRY(read_step(b, b->first + s));
+        if (s && (s + 1) % (b->steps < LINES ? 1 : b->steps / LINES)) continue;
+        snprintf(what, sizeof what, "step %llu %016llx, %zu documents", (unsigned long long)(b->first + s), (unsigned long long)b->hash,
+                 loader_totals(b->loader).documents);
+        say(b, what);
+    }
+    return NULL;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 4) {
+        fprintf(stderr, "usage: loader FILE DIRECTORY STEPS [FIRST_STEP]\n");
+        return ERR_USAGE;
+    }
+    Bench b = {.start = log_seconds(), .steps = strtoull(argv[3], NULL, 10), .first = argc > 4 ? strtoull(argv[4], NULL, 10) : 0};
+    Err *err = open_all(&b, argv[1], argv[2]);
+    if (!err) err = run(&b);
+    loader_close(b.loader);
+    dataset_close(b.dataset);
+    tokenizer_close(b.tokenizer);
+    return err_report("loader", err);
+}

@@ -1,0 +1,127 @@
+#include "ckpt/adapter_keys.h"
+
+#include "base/memory.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+bool keys_ends_with(const char *text, const char *tail)
+{
+    size_t n = strlen(text), t = strlen(tail);
+    return n >= t && !strcmp(text + n - t, tail);
+}
+
+Err *keys_name(AdapterFile *file, const char **out, const char *format, ...)
+{
+    va_list args, again;
+    va_start(args, format);
+    va_copy(again, args);
+    int n = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    char *text = n < 0 ? NULL : arena_alloc(&file->store->names, (size_t)n + 1);
+    if (text) vsnprintf(text, (size_t)n + 1, format, again);
+    va_end(again);
+    *out = text;
+    return text ? NULL : err_new(ERR_MEMORY, "out of memory for a name");
+}
+
+/* Cut the ending of a part off a name; *length is that of the module. `.default` is the adapter's name in raw files. */
+static bool cut_part(const char *name, Part *part, size_t *length)
+{
+    static const struct {
+        const char *tail;
+        Part part;
+    } tails[] = {
+        {".lora_A.weight", PART_A},           {".lora_A.default.weight", PART_A},
+        {".lora_B.weight", PART_B},           {".lora_B.default.weight", PART_B},
+        {".lora_embedding_A", PART_EMBEDDING_A}, {".lora_embedding_A.default", PART_EMBEDDING_A},
+        {".lora_embedding_B", PART_EMBEDDING_B}, {".lora_embedding_B.default", PART_EMBEDDING_B},
+    };
+    for (size_t i = 0; i < sizeof tails / sizeof *tails; i++) {
+        if (!keys_ends_with(name, tails[i].tail)) continue;
+        *part = tails[i].part;
+        *length = strlen(name) - strlen(tails[i].tail);
+        return true;
+    }
+    return false;
+}
+
+static Err *refuse_variants(const char *name)
+{
+    if (strstr(name, ".lora_magnitude_vector"))
+        return err_new(ERR_FORMAT, "%s belongs to DoRA, which graft does not read", name);
+    if (strstr(name, ".lora_B.") && keys_ends_with(name, ".bias"))
+        return err_new(ERR_FORMAT, "%s is a bias on B (lora_bias), which graft does not read", name);
+    return NULL;
+}
+
+/* Whether a name is a tensor of a module that modules_to_save lists. */
+static Err *is_extra(Reader *reader, const char *name, bool *yes)
+{
+    const char *dot = strrchr(name, '.'), *module;
+    *yes = false;
+    if (!dot) return NULL;
+    TRY(keys_name(reader->file, &module, "%.*s", (int)(dot - name), name));
+    *yes = adapter_config_lists(reader->file->config.modules_to_save, module);
+    return NULL;
+}
+
+static Err *take_extra(Reader *reader, const char *name, const TensorView *tensor)
+{
+    AdapterFile *file = reader->file;
+    if (tensor->n_dims < 1 || tensor->n_dims > 2 || tensor->bytes == 0)
+        return err_new(ERR_FORMAT, "%s has %zu dimensions; expected a matrix or a vector", tensor->name, tensor->n_dims);
+    file->extras[file->n_extras++] = (AdapterExtra){
+        .name = name,
+        .rows = tensor->n_dims == 2 ? tensor->shape[0] : 1,
+        .cols = tensor->shape[tensor->n_dims - 1],
+        .tensor = tensor,
+    };
+    return NULL;
+}
+
+static Err *take_unknown(Reader *reader, const char *name)
+{
+    enum { SHOWN = 4 };
+    if (reader->unknown++ >= SHOWN) return NULL;
+    char *longer, *before = reader->unknown_names;
+    TRY(mem_format(&longer, "%s%s%s", before ? before : "", before ? ", " : "", name));
+    free(before);
+    reader->unknown_names = longer;
+    return NULL;
+}
+
+Err *keys_take(Reader *reader, const TensorView *tensor)
+{
+    static const char PREFIX[] = "base_model.model.";
+    const char *name = tensor->name;
+    Part part;
+    size_t length;
+    bool extra;
+    if (!strncmp(name, PREFIX, strlen(PREFIX))) name += strlen(PREFIX);
+    if (keys_ends_with(name, ".base_layer.weight")) return NULL; /* PEFT's copy of a base matrix */
+    if (tensor->dtype != DTYPE_F32 && tensor->dtype != DTYPE_BF16 && tensor->dtype != DTYPE_F16)
+        return err_new(ERR_FORMAT, "%s is %s; expected F32, BF16 or F16", tensor->name, dtype_name(tensor->dtype));
+    TRY(refuse_variants(name));
+    if (cut_part(name, &part, &length)) {
+        Key *key = &reader->keys[reader->n++];
+        *key = (Key){.part = part, .tensor = tensor};
+        return keys_name(reader->file, &key->module, "%.*s", (int)length, name);
+    }
+    TRY(is_extra(reader, name, &extra));
+    return extra ? take_extra(reader, name, tensor) : take_unknown(reader, tensor->name);
+}
+
+int keys_by_module_and_part(const void *a, const void *b)
+{
+    const Key *x = a, *y = b;
+    int order = strcmp(x->module, y->module);
+    return order ? order : (int)x->part - (int)y->part;
+}
+
+const Key *keys_find(const Reader *reader, const char *module, Part part)
+{
+    Key key = {module, part, NULL};
+    return reader->n ? bsearch(&key, reader->keys, reader->n, sizeof key, keys_by_module_and_part) : NULL;
+}

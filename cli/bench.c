@@ -1,0 +1,157 @@
+/* graft bench [DIR] [options]: how fast this machine could be, and how much of that is reached. */
+#include "base/options.h"
+#include "bench/generate.h"
+#include "bench/random_model.h"
+#include "bench/report.h"
+#include "bench/steps.h"
+#include "bench/suite.h"
+#include "cli/verbs.h"
+#include "tensor/matmul.h"
+
+#include <omp.h>
+#include <stddef.h>
+#include <string.h>
+
+typedef struct {
+    SuiteConfig suite;
+    StepsConfig step;
+    GenerateConfig text;
+    char *json, *directory, *compute, *make;
+    TextList parts;
+    int64_t threads;
+    bool profile, generate, help;
+} BenchSettings;
+
+#define AT(field) offsetof(BenchSettings, field)
+static const Option bench_table[] = {
+    {.help = "Of all"},
+    {"json", OPT_TEXT, AT(json), .help = "write what was found to this file, JSON Lines; graft plot draws them"},
+    {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = MATMUL_CHOICES, .help = "path of computation"},
+    {"threads", OPT_INT, AT(threads), .preset = "0", .min = 0, .max = 1024, .help = "0: as OpenMP chooses"},
+    {.help = "Without a DIR: products, operations, texts and training steps of made-up models"},
+    {"directory", OPT_TEXT, AT(directory), .preset = "build/bench", .help = "where the models are; they are made there, 2.5 GB, unless they are there"},
+    {"parts", OPT_LIST, AT(parts), .help = "only these of " SUITE_PARTS},
+    {"rounds", OPT_INT, AT(suite.rounds), .preset = "3", .min = 1, .max = 16, .help = "of training steps, configurations taking turns"},
+    {.help = "With a DIR: training steps of this model, one document of random tokens each"},
+    {"targets", OPT_TEXT, AT(step.targets), .preset = "attn+experts", .choices = STEPS_TARGETS, .help = "attention's projections; and the shared expert; and all routed experts"},
+    {"tokens", OPT_INT, AT(step.tokens), .preset = "512", .min = 2, .max = 1e6, .help = "of a step"},
+    {"steps", OPT_INT, AT(step.steps), .preset = "7", .min = 1, .max = 1e6, .help = "that are counted; 100 and more: is their time constant?"},
+    {"warm_up", OPT_INT, AT(step.warm_up), .preset = "2", .min = 0, .max = 1e6, .help = "steps before them"},
+    {"r", OPT_INT, AT(step.r), .preset = "8", .min = 1, .max = 1024, .help = "LoRA's rank"},
+    {"init_adapter", OPT_TEXT, AT(step.init_adapter), .help = "start from this PEFT directory; it then says what is trained"},
+    {"keep_layers", OPT_INT, AT(step.keep_layers), .preset = "1000", .min = 0, .max = 1000, .help = "topmost layers that are not computed again"},
+    {"lean", OPT_FLAG, AT(step.lean), .help = "experts compute gate and up again on the way back"},
+    {"weights_limit", OPT_TEXT, AT(step.weights_limit), .help = "frozen weights in this much memory, the rest streamed: 4GiB"},
+    {"seed", OPT_INT, AT(step.seed), .preset = "1", .min = 0, .max = 1e6, .help = "of tokens and adapter"},
+    {"profile", OPT_FLAG, AT(profile), .help = "say where the time goes, by operation and by layer"},
+    {"generate", OPT_FLAG, AT(generate), .help = "no training steps: greedy texts of random prompts"},
+    {"batch", OPT_INT, AT(text.batch), .preset = "1", .min = 1, .max = 1e5, .help = "texts at once"},
+    {"prompt", OPT_INT, AT(text.prompt), .preset = "512", .min = 1, .max = 1e6, .help = "tokens of each one's prompt"},
+    {"new", OPT_INT, AT(text.new_tokens), .preset = "64", .min = 2, .max = 1e6, .help = "tokens of each one after it"},
+    {"make", OPT_TEXT, AT(make), .help = "measure nothing: make a random model of this shape in DIR, S or a config.json, from the seed"},
+    {"help", OPT_FLAG, AT(help), .help = "this list"},
+    {0}};
+#undef AT
+
+static void print_help(void)
+{
+    puts("graft bench [DIR] [options]\n\n"
+         "Measure this machine (multiplications, memory, disk), then graft as shares of that: products, operations, texts\n"
+         "and training steps. With a DIR, the training steps of the model there, or its texts.\n");
+    options_help(stdout, bench_table);
+}
+
+/* The parts that were asked for; all when none was named. */
+static Err *choose_parts(BenchSettings *s)
+{
+    SuiteConfig *c = &s->suite;
+    struct { const char *name; bool *on; } parts[] = {{"products", &c->products}, {"operations", &c->operations}, {"steps", &c->steps}, {"generate", &c->generate}};
+    const size_t n = sizeof parts / sizeof *parts;
+    for (size_t i = 0; i < n; i++) *parts[i].on = s->parts.count == 0;
+    for (size_t k = 0; k < s->parts.count; k++) {
+        size_t i = 0;
+        while (i < n && strcmp(parts[i].name, s->parts.items[k]) != 0) i++;
+        if (i == n) return err_new(ERR_USAGE, "parts: there is no %s; expected some of " SUITE_PARTS, s->parts.items[k]);
+        *parts[i].on = true;
+    }
+    return NULL;
+}
+
+static Err *bench_suite(BenchSettings *s)
+{
+    TRY(choose_parts(s));
+    s->suite.json = s->json;
+    s->suite.directory = s->directory;
+    s->suite.compute = s->compute;
+    return suite_run(&s->suite);
+}
+
+static Err *write_record(const char *path, Json *record)
+{
+    Report *report;
+    Err *err = report_open(&report, path);
+    if (err) {
+        json_free(record);
+        return err;
+    }
+    err = report_add(report, record);
+    if (!err) return report_close(report);
+    report_discard(report);
+    return err;
+}
+
+static Err *bench_model(BenchSettings *s, const char *directory)
+{
+    Profile profile = {0};
+    Json *record;
+    s->step.compute = s->compute;
+    Err *err = steps_measure(&record, directory, &s->step, s->profile ? &profile : NULL);
+    if (!err) {
+        double whole = steps_seconds(record);
+        err = steps_print(record);
+        if (!err && s->profile) profile_print(&profile, (size_t)s->step.steps, whole);
+        if (!err) err = write_record(s->json, record);
+        else json_free(record);
+    }
+    profile_free(&profile);
+    return err;
+}
+
+static Err *bench_text(BenchSettings *s, const char *directory)
+{
+    Model *model;
+    Json *record;
+    if (!matmul_init(s->compute)) return err_new(ERR_USAGE, "compute: this CPU has no %s", s->compute);
+    TRY(model_open(&model, directory));
+    s->text.rounds = 3;
+    Err *err = generate_measure(&record, model, directory, &s->text);
+    model_close(model);
+    if (err) return err;
+    generate_print(record);
+    return write_record(s->json, record);
+}
+
+static Err *bench(BenchSettings *s, int argc, char **argv)
+{
+    const char *directory = NULL;
+    size_t n;
+    TRY(options_defaults(s, bench_table));
+    TRY(options_arguments(s, bench_table, argc, argv, &directory, 1, &n));
+    if (s->help) {
+        print_help();
+        return NULL;
+    }
+    if (s->threads) omp_set_num_threads((int)s->threads);
+    if (s->make && !directory) return err_new(ERR_USAGE, "make: in which DIR?");
+    if (s->make) return random_model_make(s->make, directory, (uint64_t)s->step.seed);
+    if (!directory) return bench_suite(s);
+    return s->generate ? bench_text(s, directory) : bench_model(s, directory);
+}
+
+int verb_bench(int argc, char **argv)
+{
+    BenchSettings settings = {0};
+    Err *err = bench(&settings, argc, argv);
+    options_free(&settings, bench_table);
+    return err_report("bench", err);
+}

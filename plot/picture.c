@@ -1,0 +1,356 @@
+/* Panels are added one after another, each with room for its series; those that stay empty go again. Of one run, each kind
+ * of curve has a colour; of several, each run has one. */
+#include "plot/picture.h"
+
+#include "base/memory.h"
+#include "plot/chart.h"
+#include "plot/run.h"
+
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    size_t n_runs;
+    PlotRun *runs;
+    size_t n_panels, panels_room;
+    Panel *panels;
+    Series *series;    /* of the last panel */
+    size_t n_owned, owned_room;
+    void **owned;      /* what panels point to */
+    Heat heat;
+} Picture;
+
+static Err *own(Picture *picture, void *block)
+{
+    Err *err = mem_grow(&picture->owned, &picture->owned_room, picture->n_owned + 1, sizeof *picture->owned);
+    if (err) free(block);
+    else picture->owned[picture->n_owned++] = block;
+    return err;
+}
+
+static Err *own_text(Picture *picture, const char **out, const char *before, const char *after)
+{
+    char *text;
+    TRY(mem_format(&text, "%s%s", before, after));
+    *out = text;
+    return own(picture, text);
+}
+
+static void picture_free(Picture *picture)
+{
+    for (size_t i = 0; i < picture->n_owned; i++) free(picture->owned[i]);
+    free(picture->owned);
+    free(picture->panels);
+    for (size_t i = 0; i < picture->n_runs; i++) plot_run_free(&picture->runs[i]);
+    free(picture->runs);
+}
+
+/* ---- panels --------------------------------------------------------------------------------------------------- */
+
+static Panel *last_panel(const Picture *picture) { return &picture->panels[picture->n_panels - 1]; }
+
+static Err *begin_panel(Picture *picture, Panel panel, size_t most_series)
+{
+    TRY(mem_new(&picture->series, most_series, sizeof *picture->series));
+    TRY(own(picture, picture->series));
+    panel.series = picture->series;
+    TRY(mem_grow(&picture->panels, &picture->panels_room, picture->n_panels + 1, sizeof *picture->panels));
+    picture->panels[picture->n_panels++] = panel;
+    return NULL;
+}
+
+static void add_series(Picture *picture, Series series, const Curve *curve)
+{
+    if (!curve->n) return;
+    series.n = curve->n;
+    series.points = curve->points;
+    picture->series[last_panel(picture)->n_series++] = series;
+}
+
+static void end_panel(Picture *picture)
+{
+    if (last_panel(picture)->n_series == 0) picture->n_panels--;
+}
+
+static bool is_alone(const Picture *picture) { return picture->n_runs == 1; }
+
+/* ---- loss ----------------------------------------------------------------------------------------------------- */
+
+static const char *name_of(const char *file)
+{
+    const char *slash = strrchr(file, '/');
+    return slash ? slash + 1 : file;
+}
+
+static size_t n_files(const PlotRun *run)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < run->n_evals; i++) n += !*run->evals[i].domain;
+    return n;
+}
+
+/* What the reader needs to know about pale, bold and dots. */
+static Err *loss_note(Picture *picture, const char **note)
+{
+    size_t least = SIZE_MAX, most = 0;
+    bool evals = false;
+    char text[128];
+    for (size_t i = 0; i < picture->n_runs; i++) {
+        size_t window = chart_window(picture->runs[i].loss.n);
+        if (window < least) least = window;
+        if (window > most) most = window;
+        evals |= picture->runs[i].n_evals > 0;
+    }
+    snprintf(text, sizeof text, "pale: every step \u00b7 bold: mean of %zu steps%s%s", most, least < most ? " or fewer" : "",
+             evals && !is_alone(picture) ? " \u00b7 circles: held out" : "");
+    return own_text(picture, note, text, "");
+}
+
+static Err *add_losses(Picture *picture, size_t i, size_t *colour)
+{
+    const PlotRun *run = &picture->runs[i];
+    bool alone = is_alone(picture);
+    add_series(picture, (Series){.name = alone ? "training" : run->name, .kind = SERIES_SMOOTHED, .colour = *colour}, &run->loss);
+    for (size_t j = 0, seen = 0; j < run->n_evals; j++) {
+        const EvalCurve *eval = &run->evals[j];
+        const char *name = alone ? "held out" : NULL;
+        if (*eval->domain) continue;
+        if (alone && n_files(run) > 1 && *eval->file) TRY(own_text(picture, &name, "held out: ", name_of(eval->file)));
+        if (!alone && !run->loss.n && seen == 0) name = run->name; /* nothing else bears its name */
+        seen++;
+        if (alone) ++*colour;
+        add_series(picture, (Series){.name = name, .kind = alone && n_files(run) == 1 ? SERIES_NUMBERED : SERIES_MARKED, .colour = *colour}, &eval->loss);
+    }
+    ++*colour;
+    return NULL;
+}
+
+static Err *loss_panel(Picture *picture, size_t n_evals)
+{
+    const char *note;
+    size_t colour = 0;
+    TRY(loss_note(picture, &note));
+    TRY(begin_panel(picture, (Panel){.title = "Loss", .y_label = "nats per token", .note = note, .share = 3}, picture->n_runs + n_evals));
+    for (size_t i = 0; i < picture->n_runs; i++) TRY(add_losses(picture, i, &colour));
+    return NULL; /* also when it is empty */
+}
+
+/* One run: all its domains. */
+static Err *domains_of_one(Picture *picture)
+{
+    const PlotRun *run = &picture->runs[0];
+    TRY(begin_panel(picture, (Panel){.title = "Held-out loss by domain", .y_label = "nats per token", .share = 2}, run->n_evals));
+    for (size_t j = 0, colour = 2; j < run->n_evals; j++) {
+        const EvalCurve *eval = &run->evals[j];
+        const char *name = eval->domain, *before;
+        if (!*name) continue;
+        if (n_files(run) > 1) {
+            TRY(own_text(picture, &before, name_of(eval->file), ": "));
+            TRY(own_text(picture, &name, before, eval->domain));
+        }
+        add_series(picture, (Series){.name = name, .kind = SERIES_MARKED, .colour = colour++}, &eval->loss);
+    }
+    end_panel(picture);
+    return NULL;
+}
+
+/* Was this domain among those before: of earlier runs, or earlier in this one? */
+static bool was_drawn(const Picture *picture, size_t run, size_t eval)
+{
+    const char *domain = picture->runs[run].evals[eval].domain;
+    for (size_t i = 0; i <= run; i++)
+        for (size_t j = 0; j < (i < run ? picture->runs[i].n_evals : eval); j++)
+            if (strcmp(picture->runs[i].evals[j].domain, domain) == 0) return true;
+    return false;
+}
+
+static Err *panel_of_domain(Picture *picture, const char *domain, size_t n_evals)
+{
+    const char *title;
+    TRY(own_text(picture, &title, "Held-out loss: ", domain));
+    TRY(begin_panel(picture, (Panel){.title = title, .y_label = "nats per token", .share = 1.3}, n_evals));
+    for (size_t i = 0; i < picture->n_runs; i++)
+        for (size_t j = 0; j < picture->runs[i].n_evals; j++) {
+            const EvalCurve *eval = &picture->runs[i].evals[j];
+            if (strcmp(eval->domain, domain) == 0) add_series(picture, (Series){.kind = SERIES_MARKED, .colour = i}, &eval->loss);
+        }
+    end_panel(picture);
+    return NULL;
+}
+
+/* Several runs: a panel for every domain. */
+static Err *domains_of_all(Picture *picture, size_t n_evals)
+{
+    for (size_t i = 0; i < picture->n_runs; i++)
+        for (size_t j = 0; j < picture->runs[i].n_evals; j++) {
+            const char *domain = picture->runs[i].evals[j].domain;
+            if (*domain && !was_drawn(picture, i, j)) TRY(panel_of_domain(picture, domain, n_evals));
+        }
+    return NULL;
+}
+
+/* ---- rates, norm, load ---------------------------------------------------------------------------------------- */
+
+static Err *rate_panel(Picture *picture)
+{
+    static const char *const names[PLOT_RATES] = {"A", "B", "router"};
+    const Curve *rates = picture->runs[0].rates;
+    bool several = is_alone(picture) && (rates[PLOT_RATE_B].n || rates[PLOT_RATE_ROUTER].n), far = false;
+    for (size_t k = 1; k < PLOT_RATES && several; k++) /* smaller by far would lie on the axis */
+        for (size_t i = 0; i < rates[k].n && i < rates[0].n; i++)
+            far = far || rates[k].points[i].y > 5 * rates[0].points[i].y || rates[0].points[i].y > 5 * rates[k].points[i].y;
+    TRY(begin_panel(picture, (Panel){.title = "Learning rate", .from_zero = true, .log_y = far}, picture->n_runs * PLOT_RATES));
+    for (size_t i = 0; i < picture->n_runs; i++)
+        for (size_t k = 0; k < (is_alone(picture) ? (size_t)PLOT_RATES : 1); k++)
+            add_series(picture, (Series){.name = several ? names[k] : NULL, .kind = SERIES_LINE, .colour = is_alone(picture) ? k : i}, &picture->runs[i].rates[k]);
+    end_panel(picture);
+    return NULL;
+}
+
+static Err *norm_panel(Picture *picture)
+{
+    TRY(begin_panel(picture, (Panel){.title = "Gradient norm, before clipping", .from_zero = true}, picture->n_runs));
+    for (size_t i = 0; i < picture->n_runs; i++) add_series(picture, (Series){.kind = SERIES_SMOOTHED, .colour = i}, &picture->runs[i].grad_norm);
+    end_panel(picture);
+    return NULL;
+}
+
+/* Layers over steps; more steps than columns are averaged. */
+static Err *make_heat(Picture *picture)
+{
+    enum { MOST_COLUMNS = 400 };
+    const PlotRun *run = &picture->runs[0];
+    size_t n = run->n_loads, L = run->n_layers, columns = n < MOST_COLUMNS ? n : MOST_COLUMNS;
+    float *values;
+    TRY(mem_new(&values, L * columns, sizeof *values));
+    TRY(own(picture, values));
+    for (size_t l = 0; l < L; l++)
+        for (size_t c = 0; c < columns; c++) {
+            size_t from = c * n / columns, to = (c + 1) * n / columns;
+            double sum = 0;
+            for (size_t i = from; i < to; i++) sum += (double)run->loads[i * L + l];
+            values[l * columns + c] = (float)(sum / (double)(to - from));
+        }
+    double half = n > 1 ? (run->load_steps[n - 1] - run->load_steps[0]) / (double)(n - 1) / 2 : 0.5;
+    picture->heat = (Heat){.rows = L, .columns = columns, .values = values, .x_low = run->load_steps[0] - half, .x_high = run->load_steps[n - 1] + half,
+                           .y_low = -0.5, .y_high = (double)L - 0.5, .name = "fullest / mean"};
+    return NULL;
+}
+
+static bool has_dense(const PlotRun *run)
+{
+    for (size_t l = 0; l < run->n_layers; l++)
+        if (isnan(run->loads[l])) return true;
+    return false;
+}
+
+static Err *load_panel(Picture *picture)
+{
+    if (is_alone(picture) && picture->runs[0].n_loads) {
+        TRY(make_heat(picture));
+        return begin_panel(picture, (Panel){.title = "Expert load: tokens of the fullest expert over the mean (1: even)", .y_label = "layer", .share = 1.5,
+                                            .note = has_dense(&picture->runs[0]) ? "grey: no router" : NULL, .heat = &picture->heat}, 0);
+    }
+    TRY(begin_panel(picture, (Panel){.title = "Expert load: tokens of the fullest expert over the mean (1: even), worst layer"}, picture->n_runs));
+    for (size_t i = 0; i < picture->n_runs; i++) add_series(picture, (Series){.kind = SERIES_SMOOTHED, .colour = i}, &picture->runs[i].load);
+    end_panel(picture);
+    return NULL;
+}
+
+/* ---- the whole ------------------------------------------------------------------------------------------------ */
+
+/* Two runs of one name are told apart by their paths. */
+static Err *rename_twins(Picture *picture, const char *const *paths)
+{
+    for (size_t i = 0; i < picture->n_runs; i++) {
+        bool twin = false;
+        for (size_t j = 0; j < picture->n_runs; j++)
+            twin |= j != i && strcmp(picture->runs[i].name, picture->runs[j].name) == 0;
+        if (!twin) continue;
+        for (size_t j = picture->n_runs; j-- > i;) { /* all of this name, itself last */
+            PlotRun *run = &picture->runs[j];
+            if (strcmp(run->name, picture->runs[i].name)) continue;
+            free(run->name);
+            run->name = NULL;
+            TRY(mem_copy_text(&run->name, paths[j]));
+        }
+    }
+    return NULL;
+}
+
+static Err *gather(Picture *picture, size_t n_runs, const char *const *paths)
+{
+    size_t n_evals = 0;
+    TRY(mem_new(&picture->runs, n_runs, sizeof *picture->runs));
+    for (; picture->n_runs < n_runs; picture->n_runs++) {
+        TRY(plot_run_read(&picture->runs[picture->n_runs], paths[picture->n_runs]));
+        n_evals += picture->runs[picture->n_runs].n_evals;
+    }
+    TRY(rename_twins(picture, paths));
+    TRY(loss_panel(picture, n_evals));
+    TRY(is_alone(picture) ? domains_of_one(picture) : domains_of_all(picture, n_evals));
+    TRY(rate_panel(picture));
+    TRY(norm_panel(picture));
+    return load_panel(picture);
+}
+
+/* "222 steps, 2 epochs; held-out loss 5.226, at last 4.261" */
+static void say_result(const PlotRun *run, size_t bytes, char text[bytes])
+{
+    text[0] = 0;
+    if (run->loss.n == 0) return;
+    snprintf(text, bytes, "%.0f steps", run->loss.points[run->loss.n - 1].x);
+    if (run->epochs > 0) snprintf(text + strlen(text), bytes - strlen(text), ", %.4g epochs", run->epochs);
+    if (n_files(run) != 1 || run->evals[0].loss.n < 2) return;
+    const Curve *loss = &run->evals[0].loss;
+    snprintf(text + strlen(text), bytes - strlen(text), " \u00b7 held-out loss %.4f before, %.4f after", loss->points[0].y, loss->points[loss->n - 1].y);
+}
+
+static Err *draw(const Picture *picture, const char *png_path, const char *title)
+{
+    enum { MOST_HEIGHT = 16000 };
+    char result[128] = "";
+    double shares = 0;
+    for (size_t i = 0; i < picture->n_panels; i++) shares += picture->panels[i].share > 0 ? picture->panels[i].share : 1;
+    if (!title) title = is_alone(picture) ? picture->runs[0].name : "Training runs";
+    if (is_alone(picture)) say_result(&picture->runs[0], sizeof result, result);
+    double height = 120 + 110 * shares + 75 * (double)picture->n_panels;
+    Chart chart = {.title = title, .subtitle = *result ? result : NULL, .x_label = "optimizer step", .whole_x = true,
+                   .height = (size_t)fmin(height, MOST_HEIGHT), .n_panels = picture->n_panels, .panels = picture->panels};
+    return chart_write(&chart, png_path);
+}
+
+Err *plot_runs(const char *png_path, const char *title, size_t n_runs, const char *const *runs)
+{
+    Picture picture = {0};
+    if (n_runs == 0) return err_new(ERR_USAGE, "no run to plot");
+    Err *err = gather(&picture, n_runs, runs);
+    if (!err) err = draw(&picture, png_path, title);
+    picture_free(&picture);
+    return err;
+}
+
+static Err *gather_load(Picture *picture, const char *path)
+{
+    TRY(mem_new(&picture->runs, 1, sizeof *picture->runs));
+    TRY(plot_run_read(&picture->runs[0], path));
+    picture->n_runs = 1;
+    return picture->runs[0].n_loads ? load_panel(picture) : NULL;
+}
+
+Err *plot_load(const char *png_path, const char *path, bool *drawn)
+{
+    Picture picture = {0};
+    *drawn = false;
+    Err *err = gather_load(&picture, path);
+    if (!err && picture.n_panels) {
+        Chart chart = {.title = picture.runs[0].name, .x_label = "optimizer step", .whole_x = true, .width = 900, .height = 420, .n_panels = 1, .panels = picture.panels};
+        err = chart_write(&chart, png_path);
+        *drawn = !err;
+    }
+    picture_free(&picture);
+    return err;
+}

@@ -1,0 +1,175 @@
+/* Products with few columns for one instruction set, KERNEL: LoRA's inner side, u = s x A' and du = s dy B.
+ *
+ * Lanes run along the inner index, so that rows are read where they lie and nothing of them is packed; a few columns of W
+ * are, and stay in L1. Every element is, in blocks of NARROW_BLOCK, a chain of fused multiply-adds in each of LANES lanes,
+ * folded in halves; block sums are added in order. */
+#include "tensor/vector.h"
+
+#if defined KERNEL_avx512
+enum { ROWS = 4 };
+#elif defined KERNEL_avx2
+enum { ROWS = 1 };
+#else
+enum { ROWS = 1 };
+#endif
+enum { COLUMNS = NARROW_COLUMNS, STEP = NARROW_BLOCK + LANES };
+#if defined KERNEL_avx512
+enum { AT_ONCE = 8 };
+#else
+enum { AT_ONCE = 4 }; /* columns whose sums fit registers */
+#endif
+
+/* sum[q][j] = row q . column j over n, a multiple of LANES; each LANES sums. */
+INLINE void chains(size_t n, const float *const row[ROWS], const float *column, V sum[ROWS][AT_ONCE][PARTS])
+{
+    for (size_t k = 0; k < n; k += LANES)
+#pragma GCC unroll 4
+        for (size_t p = 0; p < PARTS; p++) {
+            V w[AT_ONCE];
+#pragma GCC unroll 8
+            for (size_t j = 0; j < AT_ONCE; j++) w[j] = load(column + j * STEP + k + p * W);
+#pragma GCC unroll 4
+            for (size_t q = 0; q < ROWS; q++) {
+                V x = load(row[q] + k + p * W);
+#pragma GCC unroll 8
+                for (size_t j = 0; j < AT_ONCE; j++) sum[q][j][p] = fma_v(x, w[j], sum[q][j][p]);
+            }
+        }
+}
+
+/* ROWS rows times AT_ONCE columns: n whole lanes of them, and the rest from a filled copy. */
+INLINE void tile(size_t n, const float *const row[ROWS], const float *column, float s, bool add, size_t rows, size_t columns, float *const out[ROWS])
+{
+    V sum[ROWS][AT_ONCE][PARTS];
+    size_t whole = n / LANES * LANES;
+#pragma GCC unroll 4
+    for (size_t q = 0; q < ROWS; q++)
+#pragma GCC unroll 8
+        for (size_t j = 0; j < AT_ONCE; j++)
+#pragma GCC unroll 4
+            for (size_t p = 0; p < PARTS; p++) sum[q][j][p] = (V){0};
+    chains(whole, row, column, sum);
+    if (whole < n) {
+        float rest[ROWS][LANES] = {{0}};
+        const float *at[ROWS];
+        for (size_t q = 0; q < ROWS; q++) at[q] = memcpy(rest[q], row[q] + whole, (n - whole) * sizeof *rest[q]);
+        chains(LANES, at, column + whole, sum);
+    }
+    for (size_t q = 0; q < rows; q++)
+        for (size_t j = 0; j < columns; j++) {
+            float value = s * fold(sum[q][j]);
+            out[q][j] = add ? out[q][j] + value : value;
+        }
+}
+
+/* `columns` columns of one block of W, filled up with zeros, each STEP floats after the last. Element (j, k) of W is
+ * W[j * across + k * along], one of the two steps 1. */
+static void pack(size_t columns, size_t n, const float *w, size_t across, size_t along, float *panel)
+{
+    size_t whole = (n + LANES - 1) / LANES * LANES;
+    if (along == 1 || columns < COLUMNS) {
+        for (size_t j = 0; j < COLUMNS; j++)
+            for (size_t k = 0; k < whole; k++) panel[j * STEP + k] = j < columns && k < n ? w[j * across + k * along] : 0;
+        return;
+    }
+    for (size_t k = 0; k < whole; k += SQUARE)
+        for (size_t j = 0; j < COLUMNS; j += SQUARE) {
+            static const float zeros[SQUARE];
+            const float *in[SQUARE];
+            for (size_t q = 0; q < SQUARE; q++) in[q] = k + q < n ? w + (k + q) * along + j : zeros;
+            transpose(in, panel + j * STEP + k, STEP, 1);
+        }
+}
+
+static void block(size_t T, Rows y, bool add, float s, Rows x, size_t n, size_t columns, const float *panel)
+{
+    for (size_t t = 0; t < T; t += ROWS) {
+        const float *row[ROWS];
+        float *out[ROWS];
+        size_t rows = least(ROWS, T - t);
+        for (size_t q = 0; q < ROWS; q++) { /* the last row again where there is none */
+            row[q] = row_of(x, t + least(q, rows - 1));
+            out[q] = row_of(y, t + least(q, rows - 1));
+        }
+        for (size_t j = 0; j < columns; j += AT_ONCE) {
+            float *to[ROWS];
+            for (size_t q = 0; q < ROWS; q++) to[q] = out[q] + j;
+            tile(n, row, panel + j * STEP, s, add, rows, least(AT_ONCE, columns - j), to);
+        }
+    }
+}
+
+void PASTE(narrow_, KERNEL)(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across, size_t along)
+{
+    static _Thread_local float panel[COLUMNS * STEP] __attribute__((aligned(64)));
+    for (size_t j = 0; j < columns; j += COLUMNS)
+        for (size_t k = 0; k < n; k += NARROW_BLOCK) {
+            size_t take = least(NARROW_BLOCK, n - k), some = least(COLUMNS, columns - j);
+            pack(some, take, w + j * across + k * along, across, along, panel);
+            block(T, rows_right(y, j), k != 0, s, rows_right(x, k), take, some, panel);
+        }
+}
+
+/* ---- sums over rows ------------------------------------------------------------------------------------------- */
+
+#if defined KERNEL_avx512
+enum { VECTORS = 3 };
+#else
+enum { VECTORS = 1 };
+#endif
+enum { SUM_ROWS = 64, SUM_STEP = SUM_COLUMNS + LANES };
+
+/* sum[j][c] += a[t][j] b[t][c] for t in order, `wide` vectors of columns c. */
+INLINE void sum_tile(size_t T, size_t wide, const float *a, size_t lda, const float *b, size_t ldb, float *sum)
+{
+    V s[COLUMNS][VECTORS];
+#pragma GCC unroll 8
+    for (size_t j = 0; j < COLUMNS; j++)
+#pragma GCC unroll 3
+        for (size_t i = 0; i < wide; i++) s[j][i] = load(sum + j * SUM_STEP + i * W);
+    for (size_t t = 0; t < T; t++, a += lda, b += ldb) {
+        V x[VECTORS];
+#pragma GCC unroll 3
+        for (size_t i = 0; i < wide; i++) x[i] = load(b + i * W);
+#pragma GCC unroll 8
+        for (size_t j = 0; j < COLUMNS; j++)
+#pragma GCC unroll 3
+            for (size_t i = 0; i < wide; i++) s[j][i] = fma_v(all(a[j]), x[i], s[j][i]);
+    }
+#pragma GCC unroll 8
+    for (size_t j = 0; j < COLUMNS; j++)
+#pragma GCC unroll 3
+        for (size_t i = 0; i < wide; i++) store(sum + j * SUM_STEP + i * W, s[j][i]);
+}
+
+/* The same for T <= SUM_ROWS rows and n columns; what is left of a vector from filled copies. */
+static void sum_rows(size_t T, size_t n, const float *a, const float *b, size_t ldb, float *sum)
+{
+    size_t c = 0;
+    for (; c + VECTORS * W <= n; c += VECTORS * W) sum_tile(T, VECTORS, a, COLUMNS, b + c, ldb, sum + c);
+    for (; c + W <= n; c += W) sum_tile(T, 1, a, COLUMNS, b + c, ldb, sum + c);
+    if (c == n) return;
+    float rest[SUM_ROWS][W] = {{0}};
+    for (size_t t = 0; t < T; t++) memcpy(rest[t], b + t * ldb + c, (n - c) * sizeof *b);
+    sum_tile(T, 1, a, COLUMNS, rest[0], W, sum + c);
+}
+
+/* g = s sum, [columns][n] or, turned, [n][columns]; rows of g are ldg apart. */
+static void write_sum(size_t columns, size_t n, float s, const float *sum, float *g, size_t ldg, bool turned)
+{
+    for (size_t j = 0; j < columns; j++)
+        for (size_t c = 0; c < n; c++) g[turned ? c * ldg + j : j * ldg + c] = s * sum[j * SUM_STEP + c];
+}
+
+void PASTE(sum_tn_, KERNEL)(size_t T, size_t columns, size_t n, float s, const float *a, size_t lda, const float *b, size_t ldb, float *g, size_t ldg, bool turned)
+{
+    static _Thread_local float sum[COLUMNS * SUM_STEP] __attribute__((aligned(64)));
+    float few[SUM_ROWS][COLUMNS] = {{0}};
+    memset(sum, 0, sizeof sum);
+    for (size_t t = 0; t < T; t += SUM_ROWS) {
+        size_t rows = least(SUM_ROWS, T - t);
+        for (size_t i = 0; i < rows; i++) memcpy(few[i], a + (t + i) * lda, columns * sizeof *a);
+        sum_rows(rows, n, few[0], b + t * ldb, ldb, sum);
+    }
+    write_sum(columns, n, s, sum, g, ldg, turned);
+}

@@ -1,0 +1,67 @@
+/* The progress line on a terminal, and off one. */
+#define _GNU_SOURCE
+#include "base/log.h"
+
+#include "tests/support/check.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+enum { COLUMNS = 40 };
+
+/* What two progress lines and an ordinary one write to a file descriptor that stands for stderr; `from` reads it. */
+static void write_lines(int to, int from, char *text, size_t bytes)
+{
+    int before = dup(STDERR_FILENO);
+    assert_true(before >= 0 && dup2(to, STDERR_FILENO) >= 0);
+    log_progress(false, "step 1/9  a line that is longer than this narrow terminal");
+    log_progress(false, "step 2/9");
+    log_progress(true, "step 3/9  a line that stays is written out, however long it is");
+    log_line("an ordinary line");
+    fflush(stderr);
+    dup2(before, STDERR_FILENO);
+    close(before);
+    close(to);
+    ssize_t n = read(from, text, bytes - 1);
+    assert_true(n > 0);
+    text[n] = 0;
+}
+
+static void a_terminal_shows_one_row_that_is_overwritten(void **state)
+{
+    (void)state;
+    char text[1024];
+    int master = posix_openpt(O_RDWR | O_NOCTTY);
+    assert_true(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0);
+    int slave = open(ptsname(master), O_RDWR | O_NOCTTY);
+    assert_true(slave >= 0 && ioctl(slave, TIOCSWINSZ, &(struct winsize){.ws_row = 24, .ws_col = COLUMNS}) == 0);
+    write_lines(slave, master, text, sizeof text);
+    close(master);
+    assert_string_equal(text, "step 1/9  a line that is longer than th"
+                              "\r\033[Kstep 2/9"
+                              "\r\033[Kstep 3/9  a line that stays is written out, however long it is\r\n"
+                              "an ordinary line\r\n");
+}
+
+static void elsewhere_only_lines_that_stay_are_written(void **state)
+{
+    (void)state;
+    char text[1024];
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    write_lines(ends[1], ends[0], text, sizeof text);
+    close(ends[0]);
+    assert_string_equal(text, "step 3/9  a line that stays is written out, however long it is\nan ordinary line\n");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_terminal_shows_one_row_that_is_overwritten),
+        cmocka_unit_test(elsewhere_only_lines_that_stay_are_written),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,111 @@
+/* Evaluation during a run: lines for every held-out file and its domains, the best step, patience. */
+#include "base/log.h"
+#include "base/memory.h"
+#include "ckpt/adapter_file.h"
+#include "train/run.h"
+#include "train/signals.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* ---- the best step -------------------------------------------------------------------------------------------- */
+
+/* A new best is saved at once, and exported, beside the checkpoints that come and go. */
+static Err *save_best(Run *run)
+{
+    char best[PATH_BYTES];
+    TRY(run_best_directory(run, best));
+    TRY(run_save(run, best, 1));
+    if (run->dp.rank != 0) return NULL;
+    return adapter_export(run->adapter, best, run->settings.model_name_or_path, run->settings.bf16_adapter);
+}
+
+static Err *weigh(Run *run, double loss)
+{
+    Progress *p = &run->progress;
+    p->evaluated = true;
+    if (run->done == 0) return NULL; /* the base's own loss is no result of training */
+    if (p->best_step && !(loss < p->best_loss)) {
+        p->waited++;
+        return NULL;
+    }
+    *p = (Progress){.best_loss = loss, .best_step = run->done, .evaluated = true, .smoothed_loss = p->smoothed_loss};
+    return run->settings.keep_best ? dp_agree(&run->dp, save_best(run)) : NULL;
+}
+
+bool run_is_out_of_patience(const Run *run)
+{
+    return run->settings.early_stopping_patience && run->progress.waited >= (uint64_t)run->settings.early_stopping_patience;
+}
+
+/* ---- lines ---------------------------------------------------------------------------------------------------- */
+
+static double loss_of(const EvalPart *part) { return part->nll / (double)part->scored; }
+
+static void tell(const Run *run, const char *file, const EvalPart *part)
+{
+    bool several = run->settings.eval_file.count > 1;
+    double loss = loss_of(part);
+    if (part->domain) {
+        log_line("            domain %s: loss %.4f, perplexity %.2f, %zu scored tokens", part->domain, loss, exp(loss), part->scored);
+        return;
+    }
+    log_line("  held out  step %llu: loss %.4f, perplexity %.2f, %zu scored tokens%s%s", (unsigned long long)run->done, loss, exp(loss), part->scored,
+             several ? " of " : "", several ? file : "");
+}
+
+static Err *note_part(Run *run, const char *file, const EvalPart *part)
+{
+    tell(run, file, part);
+    Json *line = run_line(run);
+    json_add_number(line, "eval_loss", loss_of(part));
+    json_add_number(line, "eval_accuracy", part->right / (double)part->scored);
+    json_add_string(line, "eval_file", file);
+    if (part->domain) json_add_string(line, "eval_domain", part->domain);
+    json_add_number(line, "eval_scored", (double)part->scored);
+    return run_note(run, line);
+}
+
+/* ---- evaluation ----------------------------------------------------------------------------------------------- */
+
+/* Groups as the steps', and a reading of the weights for a few thousand tokens at the least. */
+static EvaluateHow how_to(const Run *run)
+{
+    enum { LEAST_PASS = 8192 };
+    size_t step = run->work.step_tokens / (size_t)run->dp.size + 1, group = run->budget.group_tokens;
+    return (EvaluateHow){.group_tokens = group && group < step ? group : step, .pass_tokens = step > LEAST_PASS ? step : LEAST_PASS, .stop = &signals_stop};
+}
+
+static Err *evaluate_files(Run *run, Evaluation *each)
+{
+    EvaluateHow how = how_to(run);
+    step_rest(run->step); /* an evaluation takes what a step took */
+    for (size_t i = 0; i < run->settings.eval_file.count; i++)
+        TRY(evaluate_dataset(&each[i], run->model, &run->dp, run->adapter, run->evals[i], &how));
+    return NULL;
+}
+
+/* All files, then all lines: who is stopped in between evaluates again after the resume. */
+static Err *note_all(Run *run, const Evaluation *each)
+{
+    const TextList *files = &run->settings.eval_file;
+    double nll = 0, scored = 0;
+    for (size_t i = 0; i < files->count; i++) {
+        nll += each[i].parts[0].nll;
+        scored += (double)each[i].parts[0].scored;
+        for (size_t p = 0; p < each[i].n; p++) TRY(note_part(run, files->items[i], &each[i].parts[p]));
+    }
+    if (!isfinite(nll)) return err_new(ERR_NUMERIC, "the loss on held-out data after step %llu is %g", (unsigned long long)run->done, nll);
+    return weigh(run, nll / scored);
+}
+
+Err *run_evaluate(Run *run)
+{
+    Evaluation *each;
+    TRY(mem_new(&each, run->settings.eval_file.count, sizeof *each));
+    Err *err = evaluate_files(run, each);
+    if (!err) err = note_all(run, each);
+    for (size_t i = 0; i < run->settings.eval_file.count; i++) evaluation_free(&each[i]);
+    free(each);
+    return err;
+}

@@ -26,8 +26,8 @@ KERNELS  := plain
 PRODUCTS := plain
 endif
 
-BY_WORDS  := kernel kernel_block kernel_attention
-BY_FLOATS := kernel_rows kernel_narrow
+BY_WORDS  := kernel kernel_block kernel_attention kernel_latent
+BY_FLOATS := kernel_rows kernel_narrow kernel_index
 SOURCES := $(filter-out $(patsubst %,tensor/%.c,$(BY_WORDS) $(BY_FLOATS)),$(wildcard $(LAYERS:=/*.c)))
 LIBOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/%,$(SOURCES))) $(foreach f,$(BY_WORDS),$(PRODUCTS:%=$(BUILD)/tensor/$(f)_%.o)) \
            $(foreach f,$(BY_FLOATS),$(KERNELS:%=$(BUILD)/tensor/$(f)_%.o))

@@ -4,10 +4,10 @@ LAYERS   := base plot tensor autograd model data optim ckpt infer train bench cl
 SIBLINGS := model data optim ckpt
 BUILD    ?= build
 CC       := gcc
-PACKAGES := build-essential pkg-config clang libomp-dev libopenblas-dev libopenmpi-dev openmpi-bin libhdf5-dev \
+PACKAGES := build-essential pkg-config clang libomp-dev libopenmpi-dev openmpi-bin libhdf5-dev \
             libcjson-dev libpng-dev libfreetype-dev fonts-dejavu-core libcmocka-dev libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev \
             libedit-dev
-LIBRARIES := openblas ompi-c hdf5 libcjson libpng freetype2 libpcre2-8 libutf8proc zlib libzstd libedit
+LIBRARIES := ompi-c hdf5 libcjson libpng freetype2 libpcre2-8 libutf8proc zlib libzstd libedit
 
 WARN   := -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wundef -Wformat=2 -Werror
 # A product and a sum are two roundings everywhere; kernels ask for fused ones by name.
@@ -123,11 +123,13 @@ $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/%.o $(SUPPORT) $(BUILD)/libgraft.a
 	@$(CC) $(FLAGS) -fsanitize=fuzzer $^ $(LIBS) $(shell pkg-config --libs cmocka) -o $@
 
 ## bench      speed as shares of this machine's: products, operations, steps; makes models of 2.5 GB in build/bench
-bench: $(BUILD)/graft
+bench: $(BUILD)/graft $(BENCHES)
 	@mkdir -p $(BUILD)/bench
 	@$(BUILD)/graft bench --directory $(BUILD)/bench --json $(BUILD)/bench/results.jsonl
 	@$(BUILD)/graft plot $(BUILD)/bench/results.jsonl --kind roofline --output $(BUILD)/bench/roofline.png
 	@$(BUILD)/graft plot $(BUILD)/bench/results.jsonl --kind profile --output $(BUILD)/bench/profile.png
+	@OMP_NUM_THREADS=1 $(BUILD)/bench/tools/attention
+	@$(BUILD)/bench/tools/tokenizer
 
 ## bench-steady  300 training steps: time constant, memory flat
 bench-steady: $(BUILD)/graft

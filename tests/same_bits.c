@@ -260,7 +260,7 @@ static bool has_ended(pid_t child)
 static const Way ways[] = {{"0", 1, 2, 0, NULL}, {"400", 2, 1, 0, NULL}, {"1", 3, 1, 2, NULL}, {"400", 1, 1, 3, NULL}};
 enum { N_WAYS = sizeof ways / sizeof *ways };
 
-static const char *const watch[] = {"--eval_steps", "1", "--tensorboard", "true", "--early_stopping_patience", "9", NULL};
+static const char *const watch[] = {"--eval_steps", "2", "--tensorboard", "true", "--early_stopping_patience", "9", NULL};
 
 /* Words to go on with, and with evaluation, best step and TensorBoard on where asked. */
 static int go_on_watched(const Bits *bits, const char *directory, const Way *way, bool watched, pid_t *child)

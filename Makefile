@@ -4,10 +4,10 @@ LAYERS   := base plot tensor autograd model data optim ckpt infer train bench cl
 SIBLINGS := model data optim ckpt
 BUILD    ?= build
 CC       := gcc
-PACKAGES := build-essential pkg-config clang libomp-dev libopenblas-dev libopenmpi-dev openmpi-bin libhdf5-dev \
+PACKAGES := build-essential pkg-config clang libomp-dev libopenmpi-dev openmpi-bin libhdf5-dev \
             libcjson-dev libpng-dev libfreetype-dev fonts-dejavu-core libcmocka-dev libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev \
             libedit-dev
-LIBRARIES := openblas ompi-c hdf5 libcjson libpng freetype2 libpcre2-8 libutf8proc zlib libzstd libedit
+LIBRARIES := ompi-c hdf5 libcjson libpng freetype2 libpcre2-8 libutf8proc zlib libzstd libedit
 
 WARN   := -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wundef -Wformat=2 -Werror
 # A product and a sum are two roundings everywhere; kernels ask for fused ones by name.
@@ -26,8 +26,8 @@ KERNELS  := plain
 PRODUCTS := plain
 endif
 
-BY_WORDS  := kernel kernel_block kernel_attention
-BY_FLOATS := kernel_rows kernel_narrow
+BY_WORDS  := kernel kernel_block kernel_attention kernel_latent
+BY_FLOATS := kernel_rows kernel_narrow kernel_index
 SOURCES := $(filter-out $(patsubst %,tensor/%.c,$(BY_WORDS) $(BY_FLOATS)),$(wildcard $(LAYERS:=/*.c)))
 LIBOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/%,$(SOURCES))) $(foreach f,$(BY_WORDS),$(PRODUCTS:%=$(BUILD)/tensor/$(f)_%.o)) \
            $(foreach f,$(BY_FLOATS),$(KERNELS:%=$(BUILD)/tensor/$(f)_%.o))
@@ -123,16 +123,22 @@ $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/%.o $(SUPPORT) $(BUILD)/libgraft.a
 	@$(CC) $(FLAGS) -fsanitize=fuzzer $^ $(LIBS) $(shell pkg-config --libs cmocka) -o $@
 
 ## bench      speed as shares of this machine's: products, operations, steps; makes models of 2.5 GB in build/bench
-bench: $(BUILD)/graft
+bench: $(BUILD)/graft $(BENCHES)
 	@mkdir -p $(BUILD)/bench
 	@$(BUILD)/graft bench --directory $(BUILD)/bench --json $(BUILD)/bench/results.jsonl
 	@$(BUILD)/graft plot $(BUILD)/bench/results.jsonl --kind roofline --output $(BUILD)/bench/roofline.png
 	@$(BUILD)/graft plot $(BUILD)/bench/results.jsonl --kind profile --output $(BUILD)/bench/profile.png
+	@OMP_NUM_THREADS=1 $(BUILD)/bench/tools/attention
+	@$(BUILD)/bench/tools/tokenizer
 
 ## bench-steady  300 training steps: time constant, memory flat
 bench-steady: $(BUILD)/graft
 	@[ -f $(BUILD)/bench/S/config.json ] || $(BUILD)/graft bench $(BUILD)/bench/S --make S --seed 0
 	@$(BUILD)/graft bench $(BUILD)/bench/S --steps 300
+
+## bench-tokenizer  how fast tokenizer.json opens and text is encoded
+bench-tokenizer: $(BUILD)/bench/tools/tokenizer
+	@$(BUILD)/bench/tools/tokenizer
 
 ## race       beside transformers and peft: the same files, tokens and adapter, losses compared first (downloads 6 GB of PyPI)
 race: $(BUILD)/graft
@@ -201,5 +207,5 @@ clean:
 help:
 	@grep -h '^## ' Makefile | sed 's/^## /  make /'
 
-.PHONY: all check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench bench-steady race layers headers clean help interop-data interop-chat experiment-which-experts experiment-router-balance
+.PHONY: all check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench bench-steady bench-tokenizer race layers headers clean help interop-data interop-chat experiment-which-experts experiment-router-balance
 .SECONDARY:

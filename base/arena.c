@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include "base/arena.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/mman.h>
 
@@ -49,20 +50,34 @@ static ArenaChunk *chunk_new(size_t payload)
     return chunk;
 }
 
+static bool has_room(const ArenaChunk *chunk, size_t bytes) { return chunk->bytes - chunk->used >= bytes; }
+
+/* A fresh chunk instead of those from *link on, which are empty and too small: else blocks that grow from round to round would
+ * leave a trail of them. */
+static ArenaChunk *replace(Arena *arena, ArenaChunk **link, size_t bytes)
+{
+    for (ArenaChunk *old = *link, *next; old; old = next) {
+        next = old->next;
+        arena->held_bytes -= old->bytes;
+        ASAN_UNPOISON_MEMORY_REGION((char *)old, old->bytes);
+        munmap(old, old->bytes);
+    }
+    *link = chunk_new(bytes);
+    if (*link) arena->held_bytes += (*link)->bytes;
+    return *link;
+}
+
 void *arena_alloc(Arena *arena, size_t bytes)
 {
     if (bytes > SIZE_MAX / 4) return NULL;
     size_t asked = bytes;
     bytes = round_up((bytes ? bytes : 1) + GAP, ALIGN);
     ArenaChunk *chunk = arena->current;
-    /* A chunk that is too small for this block is skipped until the next reset. */
-    while (chunk && chunk->bytes - chunk->used < bytes && chunk->next) chunk = chunk->next;
-    if (!chunk || chunk->bytes - chunk->used < bytes) {
-        ArenaChunk *fresh = chunk_new(bytes);
-        if (!fresh) return NULL;
-        if (chunk) chunk->next = fresh;
-        else arena->first = fresh;
-        chunk = fresh;
+    if (!chunk || !has_room(chunk, bytes)) {
+        ArenaChunk **empty = chunk && chunk->used > ALIGN ? &chunk->next : &arena->first, **link = empty;
+        while (*link && !has_room(*link, bytes)) link = &(*link)->next; /* too small for this block: skipped until the next reset */
+        chunk = *link ? *link : replace(arena, empty, bytes);
+        if (!chunk) return NULL;
     }
     arena->current = chunk;
     void *block = (char *)chunk + chunk->used;

@@ -17,6 +17,7 @@ typedef struct {
     ArenaChunk *first, *current;
     size_t used_bytes; /* handed out since the last reset */
     size_t peak_bytes; /* the most that was ever handed out */
+    size_t held_bytes; /* taken from the system */
 } Arena;
 
 void *arena_alloc(Arena *arena, size_t bytes);

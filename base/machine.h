@@ -5,6 +5,10 @@
 #include "base/err.h"
 
 #include <stdbool.h>
+#include <stddef.h>
+
+enum { MACHINE_ROWS = 6 };
+extern const size_t machine_rows[MACHINE_ROWS]; /* 4 to 2048 */
 
 typedef struct {
     double cores;
@@ -12,7 +16,11 @@ typedef struct {
     double memory_gbs;  /* read by all cores, 1e9 bytes per second */
     double disk_gbs;    /* cold, as graft reads */
     double memory_gib;
+    double fp32[MACHINE_ROWS], bf16[MACHINE_ROWS]; /* GFLOP/s of products with so many rows (tensor/rates); 0: not known, or no such path */
 } Machine;
+
+/* GFLOP/s of products with `rows` rows: between what was measured; not measured, 0.6 rows / (rows + 8) of the peak. */
+double machine_rate(const Machine *machine, bool bf16, double rows);
 
 /* Peaks of this moment; a busy machine shows less. Takes about a second. */
 void machine_measure(Machine *machine);

@@ -8,6 +8,7 @@
 #include "base/rng.h"
 #include "model/config.h"
 #include "tensor/safetensors.h"
+#include "tensor/weight.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -18,6 +19,7 @@ enum { SHARD_BYTES = 1000000000 };
 
 typedef struct {
     uint64_t seed;
+    bool fp8;
     size_t n, capacity;
     TensorView *views; /* names owned */
 } List;
@@ -39,18 +41,25 @@ static float bell(uint64_t key, uint64_t index)
     return (float)(sum - 2 * 0xFFFF) * 2.6428759e-5f; /* sqrt(3) / 65536 */
 }
 
+static const char scales[] = "_scale_inv";
+static const float code_deviation = 64; /* codes use most of E4M3's range; a block's factor takes it out again */
+
 static Err *fill(void *context, const TensorView *view, size_t at, size_t bytes, void *out)
 {
     const List *list = context;
     uint64_t key = rng_name(list->seed, view->name);
     size_t size = dtype_bytes(view->dtype), n = bytes / size, first = at / size;
     bool vector = view->n_dims == 1, bias = ends_with(view->name, ".bias"), table = strcmp(view->name, "model.embed_tokens.weight") == 0;
+    bool factors = ends_with(view->name, scales);
     float deviation = table ? 1 : vector ? 0.02f : (float)(1 / sqrt((double)view->shape[1])), mean = vector && !bias ? 1 : 0;
+    if (factors) deviation = 1 / (code_deviation * sqrtf((float)(view->shape[1] * WEIGHT_BLOCK)));
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < n; i++) {
         if (view->dtype == DTYPE_F32) {
-            float value = (rng_uniform(key, first + i) - 0.5f) * 0.1f;
+            float value = factors ? deviation : (rng_uniform(key, first + i) - 0.5f) * 0.1f;
             memcpy((char *)out + 4 * i, &value, 4);
+        } else if (view->dtype == DTYPE_F8_E4M3) {
+            ((uint8_t *)out)[i] = f8_e4m3_from_f32(code_deviation * bell(key, first + i));
         } else {
             uint16_t value = bf16_from_f32(mean + deviation * bell(key, first + i));
             memcpy((char *)out + 2 * i, &value, 2);
@@ -61,17 +70,23 @@ static Err *fill(void *context, const TensorView *view, size_t at, size_t bytes,
 
 /* ---- files ---------------------------------------------------------------------------------------------------- */
 
+static Err *add_view(List *list, const char *name, const char *suffix, DType dtype, size_t n_dims, size_t rows, size_t cols)
+{
+    TRY(mem_grow(&list->views, &list->capacity, list->n + 1, sizeof *list->views));
+    TensorView *view = &list->views[list->n];
+    *view = (TensorView){.dtype = dtype, .n_dims = n_dims, .shape = {n_dims == 1 ? cols : rows, cols}, .bytes = rows * cols * dtype_bytes(dtype)};
+    TRY(mem_format((char **)(void *)&view->name, "%s%s", name, suffix));
+    list->n++;
+    return NULL;
+}
+
 static Err *list_tensor(void *context, const char *name, const TensorSpec *spec)
 {
     List *list = context;
-    TRY(mem_grow(&list->views, &list->capacity, list->n + 1, sizeof *list->views));
-    TensorView *view = &list->views[list->n];
-    *view = (TensorView){.dtype = spec->must_f32 ? DTYPE_F32 : DTYPE_BF16, .n_dims = spec->vector ? 1 : 2, .shape = {spec->rows, spec->cols}};
-    if (spec->vector) view->shape[0] = spec->cols;
-    view->bytes = spec->rows * spec->cols * dtype_bytes(view->dtype);
-    TRY(mem_copy_text((char **)(void *)&view->name, name));
-    list->n++;
-    return NULL;
+    bool fp8 = list->fp8 && spec->may_fp8;
+    TRY(add_view(list, name, "", spec->must_f32 ? DTYPE_F32 : fp8 ? DTYPE_F8_E4M3 : DTYPE_BF16, spec->vector ? 1 : 2, spec->rows, spec->cols));
+    if (!fp8) return NULL;
+    return add_view(list, name, scales, DTYPE_F32, 2, (spec->rows + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK, (spec->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK);
 }
 
 /* Where the shard that begins at tensor `at` ends. */
@@ -176,6 +191,7 @@ Err *random_model_make(const char *shape, const char *directory, uint64_t seed)
     List list = {.seed = seed};
     TRY(config_path(from, shape));
     TRY(model_config_read(&config, from));
+    list.fp8 = config.fp8;
     Err *err = model_config_tensors(&config, false, list_tensor, &list);
     if (!err) err = write_model(&list, directory);
     if (!err) err = copy_config(from, directory);

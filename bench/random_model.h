@@ -2,7 +2,7 @@
  *
  * Matrices are normal with deviation 1 / sqrt(columns), so that a normed row keeps its size through each of them; the
  * embedding's is 1, so that tokens differ more than their contexts and routing is spread; norms lie near 1;
- * e_score_correction_bias is uniform +-0.05. A value is a function of (seed, tensor, index). */
+ * e_score_correction_bias is uniform +-0.05. A config that says FP8 gets matrices in blocks of 128 x 128. A value is a function of (seed, tensor, index). */
 #ifndef GRAFT_BENCH_RANDOM_MODEL_H
 #define GRAFT_BENCH_RANDOM_MODEL_H
 

@@ -7,11 +7,13 @@
 #include "base/memory.h"
 #include "base/peak.h"
 #include "base/rng.h"
+#include "bench/neighbours.h"
 #include "bench/report.h"
 #include "bench/sample.h"
 #include "infer/adapters.h"
 #include "model/stream.h"
 #include "tensor/matmul.h"
+#include "train/plan.h"
 #include "train/step.h"
 
 #include <malloc.h>
@@ -36,11 +38,12 @@ typedef struct {
     Adapter *adapter;
     Dp dp;
     Step *step;
+    Plan plan; /* under a memory limit; its times where the machine is known */
     Profile *profile;
     Document doc;
     size_t n_all;                             /* steps, warm-up included */
     double *seconds, *cpu, *peak, *loss, *norm; /* [n_all] */
-    double first_step;
+    double first_step, neighbours;
     Holds settled, counted, end;              /* after the second step, before the first counted one, after the last */
 } Bench;
 
@@ -49,6 +52,21 @@ typedef struct {
 static void add_names(Json *names, size_t n, const char *const *words)
 {
     for (size_t i = 0; i < n; i++) json_add_string(names, NULL, words[i]);
+}
+
+/* The first n experts of every sparse layer, as ESFT lists them. */
+static Json *some_experts(const Model *model, size_t n)
+{
+    Json *layers = json_new_object();
+    for (size_t l = 0; l < model->n_layers; l++) {
+        char key[24];
+        if (model->layers[l].dense) continue;
+        Json *ids = json_new_array();
+        for (size_t e = 0; e < n && e < model->router.E; e++) json_add_number(ids, NULL, (double)e);
+        snprintf(key, sizeof key, "%zu", l);
+        json_add(layers, key, ids);
+    }
+    return layers;
 }
 
 static Err *make_adapter(Bench *b)
@@ -62,12 +80,41 @@ static Err *make_adapter(Bench *b)
     if (b->model->config.q_lora_rank) add_names(names, 2, low_rank);
     else add_names(names, 1, full_rank);
     add_names(names, 3, attention);
-    if (strcmp(c->targets, "attn") != 0) add_names(names, 3, shared);
-    json_add_string(experts, "experts", strcmp(c->targets, "attn+experts") == 0 ? "all" : "none");
+    bool some = strcmp(c->targets, "attn+16") == 0;
+    if (!some && strcmp(c->targets, "attn") != 0) add_names(names, 3, shared);
+    if (some) json_add(experts, "experts", some_experts(b->model, 16));
+    else json_add_string(experts, "experts", strcmp(c->targets, "attn+experts") == 0 ? "all" : "none");
     LoraConfig lora = {.r = c->r, .lora_alpha = 2 * (double)c->r, .target_modules = names, .experts = json_find(experts, "experts")};
     Err *err = adapter_new(&b->adapter, b->model, &lora, (uint64_t)c->seed);
     json_free(names);
     json_free(experts);
+    return err;
+}
+
+static size_t document_tokens(const Bench *b) { return b->config->document ? (size_t)b->config->document : (size_t)b->config->tokens; }
+
+static size_t micro_tokens(const Bench *b)
+{
+    enum { MICRO = 1024 }; /* training's default */
+    return b->config->document ? MICRO : (size_t)b->config->tokens;
+}
+
+/* The step's tokens in documents of one length. */
+static Err *cut_batch(Bench *b, Batch *batch)
+{
+    size_t length = document_tokens(b), n = b->doc.n / length;
+    Document *docs;
+    const Document **list;
+    TRY(mem_new(&docs, n, sizeof *docs));
+    Err *err = mem_new(&list, n, sizeof *list);
+    for (size_t d = 0; d < n && !err; d++) {
+        docs[d] = (Document){.n = length, .n_scored = length - 1, .ids = b->doc.ids + d * length, .targets = b->doc.targets + d * length};
+        docs[d].targets[length - 1] = -1;
+        list[d] = &docs[d];
+    }
+    if (!err) err = batch_new(batch, &b->dp, n, list, micro_tokens(b), b->plan.budget.group_tokens);
+    free(docs);
+    free(list);
     return err;
 }
 
@@ -80,7 +127,7 @@ static Err *make_batch(Bench *b, size_t number, Batch *batch)
         doc->targets[i] = -1;
         if (i > 0) doc->targets[i - 1] = doc->ids[i];
     }
-    return batch_new(batch, &b->dp, 1, (const Document *[]){doc}, doc->n, 0);
+    return cut_batch(b, batch);
 }
 
 /* ---- meters --------------------------------------------------------------------------------------------------- */
@@ -113,14 +160,12 @@ static Holds holds_now(void)
 
 /* ---- the steps ------------------------------------------------------------------------------------------------ */
 
-static bool on_bf16(void) { return strncmp(matmul_path(), "bf16/", 5) == 0; }
-
 static Err *one_step(Bench *b, size_t number)
 {
     Batch batch;
     StepResult result;
     TRY(make_batch(b, number, &batch));
-    b->peak[number] = 2 * peak_of_team(on_bf16(), PEAK_ROUNDS);
+    b->peak[number] = 2 * peak_of_team(matmul_is_bf16(), PEAK_ROUNDS);
     double start = log_seconds(), cpu = log_cpu_seconds();
     Err *err = step_gradients(b->step, &batch, number, NULL, &result);
     if (!err) err = step_update(b->step, number + 1, &(StepRates){1e-4, 1e-4, 1e-4}, &result);
@@ -135,6 +180,7 @@ static Err *one_step(Bench *b, size_t number)
 static Err *all_steps(Bench *b)
 {
     size_t warm_up = (size_t)b->config->warm_up;
+    Neighbours others = neighbours_begin();
     for (size_t i = 0; i < b->n_all; i++) {
         if (i == warm_up && b->profile) profile_clear(b->profile);
         if (i == warm_up) b->counted = holds_now();
@@ -143,6 +189,7 @@ static Err *all_steps(Bench *b)
         if (i <= 1) b->settled = holds_now();
     }
     b->end = holds_now();
+    b->neighbours = neighbours_end(&others);
     return NULL;
 }
 
@@ -172,11 +219,22 @@ static void add_memory(Json *record, const Bench *b)
     json_add_number(record, "anonymous_growth_bytes", b->end.anonymous_bytes - b->settled.anonymous_bytes);
     json_add_number(record, "heap_growth_bytes", b->end.heap_bytes - b->settled.heap_bytes);
     json_add_number(record, "faults_per_step", (b->end.faults - b->counted.faults) / (double)b->config->steps);
+    json_add_number(record, "tape_bytes", (double)step_tape_bytes(b->step));
     if (!b->model->stream) return;
+    const Plan *p = &b->plan;
     StreamStats stats = stream_stats(b->model->stream);
-    json_add_number(record, "layers_in_memory", (double)stats.plan.n_resident);
-    json_add_number(record, "read_bytes", (double)stats.read_bytes);
-    json_add_number(record, "waited_s", stats.waited_seconds);
+    size_t once = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.runs.resident_bytes;
+    json_add_string(record, "parts", stream_describe((char[STREAM_TEXT_BYTES]){0}, &stats.plan));
+    json_add_number(record, "read_bytes", (double)(stats.read_bytes - once) / (double)b->n_all);
+    json_add_number(record, "waited_s", stats.waited_seconds / (double)b->n_all);
+    json_add_bool(record, "spilled", p->budget.spilled);
+    json_add_number(record, "planned_group_tokens", (double)p->budget.group_tokens);
+    json_add_number(record, "planned_bytes", (double)p->budget.total);
+    json_add_number(record, "planned_tape_bytes", (double)p->budget.tapes);
+    json_add_number(record, "planned_read_bytes", (double)p->budget.read_bytes);
+    json_add_number(record, "planned_s", p->step_seconds);
+    json_add_number(record, "planned_arithmetic_s", p->seconds[BOUND_ARITHMETIC]);
+    json_add_number(record, "planned_disk_s", p->seconds[BOUND_DISK]);
 }
 
 static double number(const Json *record, const char *key) { return json_number(json_find(record, key)); }
@@ -231,6 +289,7 @@ static Json *make_record(const Bench *b)
     json_add_number(record, "tokens", (double)c->tokens);
     json_add_number(record, "trained", (double)b->adapter->n);
     json_add_number(record, "first_step_s", b->first_step);
+    json_add_number(record, "neighbour_cores", b->neighbours);
     add_memory(record, b);
     json_add_number(record, "flop_per_token", count_frozen(b->model));
     json_add_number(record, "flop_per_token_attention", count_with_attention(b->model, ATTENTION_TOKENS));
@@ -257,7 +316,7 @@ static void join_list(Json *a, const Json *b, const char *key)
 Err *steps_join(Json **joined, size_t n, const Json *const *records)
 {
     static const char *const lists[] = {"seconds_each", "cpu_seconds_each", "peak_each"};
-    static const char *const most[] = {"peak_rss_bytes", "anonymous_bytes", "anonymous_growth_bytes", "heap_growth_bytes", "faults_per_step"};
+    static const char *const most[] = {"peak_rss_bytes", "anonymous_bytes", "anonymous_growth_bytes", "heap_growth_bytes", "faults_per_step", "neighbour_cores"};
     double *first;
     TRY(mem_new(&first, n, sizeof *first));
     *joined = json_duplicate(records[0]);
@@ -301,6 +360,19 @@ static void print_steadiness(const Json *record)
     printf("    steady: the first %d steps take %.3f s, the last %d %.3f s (%+.1f %%)\n", STEADY, first, STEADY, last, 100 * (last / first - 1));
 }
 
+static Err *print_streaming(const Json *record)
+{
+    const char *parts;
+    TRY(json_get_string(record, "parts", &parts));
+    printf("    streamed: %s\n", parts);
+    printf("    a step: %s read, %.2f s waited; planned: %s read, %.3g s (arithmetic %.3g, disk %.3g) in groups of %.0f\n", BYTES(number(record, "read_bytes")),
+           number(record, "waited_s"), BYTES(number(record, "planned_read_bytes")), number(record, "planned_s"), number(record, "planned_arithmetic_s"),
+           number(record, "planned_disk_s"), number(record, "planned_group_tokens"));
+    printf("    memory: %s at the end, tapes %s; planned: %s, tapes %s\n", BYTES(number(record, "anonymous_bytes")), BYTES(number(record, "tape_bytes")),
+           BYTES(number(record, "planned_bytes")), BYTES(number(record, "planned_tape_bytes")));
+    return NULL;
+}
+
 Err *steps_print(const Json *record)
 {
     const char *model, *targets, *path;
@@ -313,15 +385,31 @@ Err *steps_print(const Json *record)
     printf("    first step %.2f s after the start; CPU %.2f ms a token; anonymous %.0f MB (growth %+.1f), malloc %+.1f kB and %.0f fresh pages a step later\n",
            number(record, "first_step_s"), number(record, "cpu_ms_per_token"), 1e-6 * number(record, "anonymous_bytes"),
            1e-6 * number(record, "anonymous_growth_bytes"), 1e-3 * number(record, "heap_growth_bytes"), number(record, "faults_per_step"));
-    if (json_find(record, "read_bytes"))
-        printf("    streamed: %.0f layers stay, %s read in all, waited %.2f s\n", number(record, "layers_in_memory"), BYTES(number(record, "read_bytes")),
-               number(record, "waited_s"));
+    if (json_find(record, "read_bytes")) TRY(print_streaming(record));
     print_steadiness(record);
+    neighbours_tell(number(record, "neighbour_cores"));
     fflush(stdout);
     return NULL;
 }
 
 /* ---- the run -------------------------------------------------------------------------------------------------- */
+
+/* As training fits a run into its limit. */
+static Err *fit(Bench *b)
+{
+    const StepsConfig *c = b->config;
+    size_t limit, tokens = (size_t)c->tokens;
+    Machine machine;
+    bool known;
+    Work work = {.ranks = 1, .local_ranks = 1, .threads = (size_t)omp_get_max_threads(), .step_tokens = tokens, .longest = document_tokens(b),
+                 .micro_batch_tokens = micro_tokens(b), .group_tokens = (size_t)c->group_tokens, .keep_layers = (size_t)c->keep_layers, .data_bytes = 8 * tokens, .may_spill = true};
+    TRY(budget_limit(&limit, c->memory_limit));
+    TRY(budget_make(&b->plan.budget, b->model, b->adapter, &work, limit));
+    TRY(machine_load(&machine, &known));
+    if (known) plan_times(&b->plan, b->model, b->adapter, &work, &machine, matmul_is_bf16(), 1, 0);
+    const StreamPlan *w = &b->plan.budget.weights;
+    return b->plan.budget.streamed ? stream_open(b->model, w->limit_bytes, w->part_bytes, NULL) : NULL;
+}
 
 static Err *open_all(Bench *b)
 {
@@ -329,13 +417,9 @@ static Err *open_all(Bench *b)
     if (!matmul_init(c->compute)) return err_new(ERR_USAGE, "compute: this CPU has no %s", c->compute);
     TRY(model_open(&b->model, b->directory));
     TRY(make_adapter(b));
-    if (c->weights_limit) {
-        size_t bytes;
-        TRY(bytes_parse(&bytes, c->weights_limit, "weights_limit"));
-        TRY(stream_open(b->model, bytes, NULL));
-    }
+    if (c->memory_limit) TRY(fit(b));
     StepConfig config = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8}, .max_grad_norm = 1, .seed = (uint64_t)c->seed,
-                         .keep_layers = (size_t)c->keep_layers, .lean = c->lean, .profile = b->profile};
+                         .keep_layers = (size_t)c->keep_layers, .lean = c->lean, .scratch_dir = b->plan.budget.spilled ? c->scratch_dir : NULL, .profile = b->profile};
     return step_new(&b->step, &b->dp, b->model, b->adapter, &config);
 }
 

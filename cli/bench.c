@@ -33,15 +33,18 @@ static const Option bench_table[] = {
     {"parts", OPT_LIST, AT(parts), .help = "only these of " SUITE_PARTS},
     {"rounds", OPT_INT, AT(suite.rounds), .preset = "3", .min = 1, .max = 16, .help = "of training steps, configurations taking turns"},
     {.help = "With a DIR: training steps of this model, one document of random tokens each"},
-    {"targets", OPT_TEXT, AT(step.targets), .preset = "attn+experts", .choices = STEPS_TARGETS, .help = "attention's projections; and the shared expert; and all routed experts"},
+    {"targets", OPT_TEXT, AT(step.targets), .preset = "attn+experts", .choices = STEPS_TARGETS, .help = "attention's projections; and 16 experts of each layer, the shared expert, or that and all routed experts"},
     {"tokens", OPT_INT, AT(step.tokens), .preset = "512", .min = 2, .max = 1e6, .help = "of a step"},
+    {"document", OPT_INT, AT(step.document), .preset = "0", .min = 0, .max = 1e6, .help = "tokens of each document; 0: one of all"},
     {"steps", OPT_INT, AT(step.steps), .preset = "7", .min = 1, .max = 1e6, .help = "that are counted; 100 and more: is their time constant?"},
     {"warm_up", OPT_INT, AT(step.warm_up), .preset = "2", .min = 0, .max = 1e6, .help = "steps before them"},
     {"r", OPT_INT, AT(step.r), .preset = "8", .min = 1, .max = 1024, .help = "LoRA's rank"},
     {"init_adapter", OPT_TEXT, AT(step.init_adapter), .help = "start from this PEFT directory; it then says what is trained"},
     {"keep_layers", OPT_INT, AT(step.keep_layers), .preset = "1000", .min = 0, .max = 1000, .help = "topmost layers that are not computed again"},
     {"lean", OPT_FLAG, AT(step.lean), .help = "experts compute gate and up again on the way back"},
-    {"weights_limit", OPT_TEXT, AT(step.weights_limit), .help = "frozen weights in this much memory, the rest streamed: 4GiB"},
+    {"memory_limit", OPT_TEXT, AT(step.memory_limit), .help = "as in training, and what was planned beside what was; none: all weights lie in the mapping"},
+    {"group_tokens", OPT_INT, AT(step.group_tokens), .preset = "8192", .min = 0, .max = 1e9, .help = "as in training, under a memory limit"},
+    {"scratch_dir", OPT_TEXT, AT(step.scratch_dir), .preset = ".", .help = "for boundaries under a memory limit"},
     {"seed", OPT_INT, AT(step.seed), .preset = "1", .min = 0, .max = 1e6, .help = "of tokens and adapter"},
     {"profile", OPT_FLAG, AT(profile), .help = "say where the time goes, by operation and by layer"},
     {"generate", OPT_FLAG, AT(generate), .help = "no training steps: greedy texts of random prompts"},
@@ -141,9 +144,9 @@ static Err *bench(BenchSettings *s, int argc, char **argv)
         print_help();
         return NULL;
     }
-    if (s->threads) omp_set_num_threads((int)s->threads);
     if (s->make && !directory) return err_new(ERR_USAGE, "make: in which DIR?");
     if (s->make) return random_model_make(s->make, directory, (uint64_t)s->step.seed);
+    if (s->threads) omp_set_num_threads((int)s->threads);
     if (!directory) return bench_suite(s);
     return s->generate ? bench_text(s, directory) : bench_model(s, directory);
 }

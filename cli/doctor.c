@@ -6,6 +6,7 @@
 #include "base/options.h"
 #include "cli/verbs.h"
 #include "tensor/matmul.h"
+#include "tensor/rates.h"
 
 #include <gnu/libc-version.h>
 #include <stddef.h>
@@ -62,6 +63,24 @@ static void show_cpu(Doctor *d)
         snprintf(text, sizeof text, "Other programs keep %.1f of %.0f cores busy: these figures, and training, are slower than the machine is.", load[0], d->machine.cores);
         advise(d, text);
     }
+}
+
+/* Products on both paths, then back to the one that training takes. */
+static Err *show_products(Doctor *d)
+{
+    static const char *const paths[] = {"fp32", "bf16"};
+    double *const lists[] = {d->machine.fp32, d->machine.bf16};
+    for (size_t i = 0; i < 2; i++) {
+        if (!matmul_init(paths[i])) continue;
+        TRY(rates_measure(lists[i]));
+        printf("%s%s", i ? "             " : "products     ", paths[i]);
+        for (size_t j = 0; j < MACHINE_ROWS; j++) printf("%s %.0f", j ? "," : ":", lists[i][j]);
+        printf(" GFLOP/s with");
+        for (size_t j = 0; j < MACHINE_ROWS; j++) printf("%s %zu", j ? "," : "", machine_rows[j]);
+        printf(" rows\n");
+    }
+    matmul_init(NULL);
+    return NULL;
 }
 
 static Err *write_trial(char path[PATH_BYTES], const char *directory)
@@ -140,6 +159,7 @@ static Err *doctor(int argc, char **argv, DoctorSettings *s)
     }
     matmul_init(NULL);
     show_cpu(&d);
+    TRY(show_products(&d));
     TRY(show_disk(&d, file, s->directory));
     show_limits(&d);
     show_command("mpi", "mpirun --version 2>/dev/null", "no mpirun: one rank only", &d, "Install Open MPI to train with several ranks.");

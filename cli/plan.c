@@ -3,6 +3,7 @@
 #include "base/bytes.h"
 #include "base/file.h"
 #include "cli/verbs.h"
+#include "tensor/matmul.h"
 #include "train/plan.h"
 #include "train/settings.h"
 
@@ -14,7 +15,7 @@
 
 typedef struct {
     bool help;
-    char *dtype, *memory_limit;
+    char *dtype, *memory_limit, *compute;
     int64_t tokens, max_length, micro_batch_tokens, group_tokens, keep_layers, r, ranks, hosts, steps;
     Json *target_modules, *experts, *layers_to_transform;
     double cores, gflops, memory_gbs, disk_gbs, memory_gib, network_gbs;
@@ -34,12 +35,13 @@ static const Option plan_table[] = {
     {"layers_to_transform", OPT_JSON, AT(layers_to_transform), .help = "as in training"},
     {"dtype", OPT_TEXT, AT(dtype), .choices = "bf16 fp8", .help = "of the files; as config.json says when not given"},
     {"steps", OPT_INT, AT(steps), .preset = "0", .min = 0, .max = 1e12, .help = "of the whole run"},
+    {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = MATMUL_CHOICES, .help = "path, as in training"},
     {.help = "The machine: as `graft doctor` found it, where not given"},
     {"memory_limit", OPT_TEXT, AT(memory_limit), .help = "for all ranks of a host; nine tenths of its memory when not given"},
     {"ranks", OPT_INT, AT(ranks), .preset = "1", .min = 1, .max = 65536, .help = "on each host"},
     {"hosts", OPT_INT, AT(hosts), .preset = "1", .min = 1, .max = 65536, .help = "that share the tokens of a step"},
     {"cores", OPT_NUMBER, AT(cores), .min = 0, .max = 1e6, .help = "of a host"},
-    {"gflops", OPT_NUMBER, AT(gflops), .min = 0, .max = 1e9, .help = "peak of a host on graft's path, all cores"},
+    {"gflops", OPT_NUMBER, AT(gflops), .min = 0, .max = 1e9, .help = "peak of a host on graft's path, all cores: products are planned at 0.6 n / (n + 8) of it with n rows"},
     {"memory_gib", OPT_NUMBER, AT(memory_gib), .min = 0, .max = 1e9, .help = "of a host"},
     {"memory_gbs", OPT_NUMBER, AT(memory_gbs), .min = 0, .max = 1e9, .help = "1e9 bytes per second that all cores read"},
     {"disk_gbs", OPT_NUMBER, AT(disk_gbs), .min = 0, .max = 1e9, .help = "1e9 bytes per second, cold"},
@@ -55,6 +57,7 @@ typedef struct {
     Machine machine;
     Work work;
     size_t limit;
+    bool bf16; /* the compute path */
     Plan plan;
     char name[PATH_BYTES];
 } Planner;
@@ -125,6 +128,9 @@ static Err *set_machine(Planner *p)
     const double given[] = {s->cores, s->gflops, s->memory_gbs, s->disk_gbs, s->memory_gib};
     for (size_t i = 0; i < 5; i++)
         if (given[i] > 0) *have[i] = given[i];
+    if (s->gflops > 0) memset(m->fp32, 0, sizeof m->fp32), memset(m->bf16, 0, sizeof m->bf16); /* another machine's */
+    if (!matmul_init(s->compute)) return err_new(ERR_USAGE, "this CPU has no %s", s->compute);
+    p->bf16 = matmul_is_bf16();
     if (m->gflops <= 0 || m->disk_gbs <= 0) return err_new(ERR_USAGE, "nothing is known of this machine: run `graft doctor`, or give --gflops, --disk_gbs, --memory_gbs and --memory_gib");
     const char *limit = s->memory_limit ? s->memory_limit : p->training.memory_limit;
     p->limit = (size_t)(0.9 * m->memory_gib * 1073741824);
@@ -195,9 +201,8 @@ static void show_memory(const Planner *p)
     const StreamPlan *w = &b->weights;
     printf("memory of a host: %s of %s\n", BYTES(b->total), BYTES(b->limit));
     if (b->streamed)
-        printf("  weights          %s: embedding and head %s, %zu of %zu layers that stay %s, %zu slot%s of %s\n", BYTES(w->fixed_bytes + w->resident_bytes + w->n_slots * w->slot_bytes),
-               BYTES(w->fixed_bytes), w->n_resident, p->model->n_layers, BYTES(w->resident_bytes), w->n_slots, w->n_slots == 1 ? "" : "s", BYTES(w->slot_bytes));
-    else printf("  weights          %s: all\n", BYTES(w->fixed_bytes + w->layer_bytes));
+        printf("  weights          %s: embedding and head %s; %s\n", BYTES(stream_plan_bytes(w)), BYTES(w->fixed_bytes), stream_describe((char[STREAM_TEXT_BYTES]){0}, w));
+    else printf("  weights          %s: all\n", BYTES(w->fixed_bytes + stream_layer_bytes(w)));
     printf("  tapes            %s\n  boundaries       %s%s\n  adapter          %s (%zu parameters)\n  moments          %s\n  the rest         %s\n", BYTES(b->tapes),
            BYTES(b->boundaries), b->spilled ? "; the others in a file" : "", BYTES(b->adapter), p->adapter->n, BYTES(b->moments), BYTES(b->program + b->data));
     printf("  the least        %s\n", BYTES(b->least));
@@ -220,7 +225,7 @@ static void show_step(const Planner *p)
     if (plan->budget.group_tokens) printf(", in groups of %zu", plan->budget.group_tokens);
     printf("\n  read             %s of weights", BYTES(plan->budget.read_bytes));
     if (plan->budget.scratch_bytes) printf(", %s of boundaries written and read again", BYTES(plan->budget.scratch_bytes));
-    printf("\n  arithmetic       %.3g TFLOP at %.0f%% of %.0f GFLOP/s\n", plan->flops / 1e12, 100 * plan->share, p->machine.gflops);
+    printf("\n  arithmetic       %.3g TFLOP at %.0f%% of %.0f GFLOP/s\n", flops_all(plan->flops) / 1e12, 100 * plan->share, p->machine.gflops);
     for (Bound i = 0; i < BOUNDS; i++)
         if (plan->seconds[i] > 0) printf("  %-10s       %s%s\n", bound_names[i], TIME(plan->seconds[i]), i == plan->bound ? "   <- binds" : "");
     printf("  together         %s, %.3g tokens/s\n", TIME(plan->step_seconds), plan->tokens_per_second);
@@ -248,7 +253,7 @@ static Err *show_help(Planner *p, const char *config_path, bool fp8)
             TRY(model_outline(&other, config_path, DTYPE_F8_E4M3));
             model = other;
         }
-        Err *err = plan_make(&plan, model, adapter, &work, &p->machine, (size_t)p->settings.hosts, p->settings.network_gbs, limit);
+        Err *err = plan_make(&plan, model, adapter, &work, &p->machine, p->bf16, (size_t)p->settings.hosts, p->settings.network_gbs, limit);
         model_close(other);
         gain = err ? 0 : plan.tokens_per_second / p->plan.tokens_per_second;
         err_free(err);
@@ -290,7 +295,7 @@ static Err *plan(Planner *p, int argc, char **argv)
     TRY(set_machine(p));
     set_work(p);
     TRY(show_parts(p, fp8));
-    TRY(plan_make(&p->plan, p->model, p->adapter, &p->work, &p->machine, (size_t)s->hosts, s->network_gbs, p->limit));
+    TRY(plan_make(&p->plan, p->model, p->adapter, &p->work, &p->machine, p->bf16, (size_t)s->hosts, s->network_gbs, p->limit));
     show_memory(p);
     show_step(p);
     return show_help(p, config, fp8);

@@ -25,7 +25,8 @@ static const Option plot_options[] = {
 static void print_help(void)
 {
     puts("graft plot RUN... [options]\n\n"
-         "Draw the loss, learning rate, gradient norm and expert load of training runs over each other.\n"
+         "Draw training runs over each other: loss (training, held out, by domain), learning rate, gradient norm, expert load.\n"
+         "A run alone has its load as a heat map over layer and step.\n"
          "A RUN is a directory that holds metrics.jsonl, or such a file itself. With --kind, one file of\n"
          "graft bench --json: its roofline, or where the time of its first profiled training step went.\n");
     options_help(stdout, plot_options);

@@ -110,6 +110,6 @@ int verb_train(int argc, char **argv)
     if (tell) code = err_report("train", err);
     else err_free(err);
     run_close(&run);
-    dp_close(&run.dp, failed ? code : 0);
+    dp_close(&run.dp, failed ? code : 0, tell);
     return code;
 }

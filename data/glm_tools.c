@@ -1,5 +1,7 @@
 #include "data/glm_tools.h"
 
+#include "data/python.h"
+
 /* ---- tools ---- */
 
 /* A later template's: what `function` holds, or the tool itself. */
@@ -21,7 +23,7 @@ static Err *function_line(Render *r, Raw function)
         begin = ", \"";
         raw_string(r->out, item.key);
         render_put(r, "\": ");
-        TRY(raw_python(r->out, item.value));
+        TRY(python_json(r->out, item.value));
     }
     render_put(r, *begin == '{' ? "{}\n" : "}\n");
     return NULL;
@@ -31,7 +33,7 @@ static Err *tool_line(Render *r, Raw tool)
 {
     Raw function, defer;
     if (!r->template->later) {
-        TRY(raw_python(r->out, tool));
+        TRY(python_json(r->out, tool));
         render_put(r, "\n");
         return NULL;
     }
@@ -153,13 +155,13 @@ static Err *put_call(Render *r, Raw call)
         render_put(r, r->template->nl);
         render_put(r, "<arg_value>");
         if (raw_kind(argument.value) == JSON_STRING) raw_string(r->out, argument.value);
-        else TRY(raw_python(r->out, argument.value));
+        else TRY(python_json(r->out, argument.value));
         render_put(r, "</arg_value>");
         render_put(r, r->template->nl);
     }
     render_put(r, "</tool_call>");
     text_clear(&r->content); /* content was written before; here it only looks for keys given twice */
-    return raw_python(&r->content, arguments);
+    return python_json(&r->content, arguments);
 }
 
 Err *glm_tool_calls(Render *r, Raw message)

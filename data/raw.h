@@ -1,5 +1,5 @@
 /* JSON read in place, as the text it is. Where base/json.h gives numbers as doubles and strings that end at a zero,
- * this keeps every digit and every byte, costs no memory, and can write a value again as Python's json.dumps does.
+ * this keeps every digit and every byte, and costs no memory.
  *
  *     Raw record, messages;
  *     TRY(raw_open(&record, line, bytes));                 // checks everything, once
@@ -46,8 +46,8 @@ void raw_find_all(Raw object, size_t n, const char *const keys[], Raw values[]);
 void raw_string(Text *out, Raw string);
 bool raw_equals(Raw string, const char *text);
 
-/* The value as json.dumps(value, ensure_ascii=False) writes it: integers digit for digit, floats by their repr.
- * Fails: ERR_DATA, when an object holds a key twice. */
-MUST_USE Err *raw_python(Text *out, Raw value);
+/* One step through what stands between a string's quotes: a byte as it is, or the character of an escape as UTF-8, in
+ * c[0 .. n); returns where the string goes on. */
+const char *raw_character(const char *at, const char *end, char c[4], size_t *n);
 
 #endif

@@ -339,16 +339,36 @@ static void clear(Record *record)
     *record = (Record){.text = text, .built = built, .decoded = decoded};
 }
 
+/* What a file that is not JSON Lines at all begins with. */
+static const char *hint(const char *line, size_t bytes)
+{
+    while (bytes && strchr(" \t", *line)) {
+        line++;
+        bytes--;
+    }
+    if (bytes && *line == '[') return "; records stand one on a line, without an array around them";
+    return bytes && bytes < 3 && *line == '{' ? "; a record stands whole on its line" : "";
+}
+
+static Err *open_line(Raw *object, const char *line, size_t bytes)
+{
+    static const char mark[] = "\xEF\xBB\xBF"; /* U+FEFF, which some editors put in front of a file */
+    if (bytes > 2 && !memcmp(line, mark, 3)) {
+        line += 3;
+        bytes -= 3;
+    }
+    Err *err = raw_open(object, line, bytes);
+    if (!err) return NULL;
+    Err *told = err_new(ERR_DATA, "%s%s", err_message(err), hint(line, bytes)); /* a bad record, whatever the reader of JSON calls it */
+    err_free(err);
+    return told;
+}
+
 Err *record_read(Record *record, const char *line, size_t bytes, RecordFormat expected, bool plain_prompts)
 {
     Raw object;
     clear(record);
-    Err *err = raw_open(&object, line, bytes);
-    if (err) {
-        Err *told = err_new(ERR_DATA, "%s", err_message(err)); /* a bad record, whatever the reader of JSON calls it */
-        err_free(err);
-        return told;
-    }
+    TRY(open_line(&object, line, bytes));
     TRY(recognise(object, expected, &record->format));
     TRY(read_keywords(record, find(object, "chat_template_kwargs")));
     record->domain = find(object, "domain");

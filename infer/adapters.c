@@ -36,8 +36,9 @@ static bool is_zero(const ModulePair *p) { return all_zero(p->r * p->in, p->A) &
 /* Are both of the same routed expert? */
 static bool same_expert(const ModulePair *a, const ModulePair *b)
 {
+    if (!strstr(a->module, ".mlp.experts.")) return false;
     size_t n = (size_t)(strrchr(a->module, '.') - a->module) + 1;
-    return strstr(a->module, ".mlp.experts.") && strncmp(a->module, b->module, n) == 0 && !strchr(b->module + n, '.');
+    return strncmp(a->module, b->module, n) == 0 && !strchr(b->module + n, '.');
 }
 
 /* Where only some experts of a layer are adapted, zeros stand for the others (ckpt/adapter_file): A and B would stay zero

@@ -180,7 +180,7 @@ static Err *layer_up(Work *w, size_t l)
 
 static Err *go_up(Work *w)
 {
-    layers_walk(w->model, w->model->n_layers);
+    layers_walk(w->model, w->model->n_layers, w->n_parts * w->out->n_variants);
     TRY(embed(w));
     for (size_t l = 0; l < w->model->n_layers; l++) {
         if (w->config->between_layers) TRY(w->config->between_layers(w->config->context));

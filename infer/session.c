@@ -155,6 +155,7 @@ static Err *make_packs(Packs *packs, const Stepper *st, const Model *model, size
 
 static Err *go_up(Stepper *st, Model *model, const Adapter *adapter, Session *const *sessions, Packs *packs)
 {
+    layers_walk(model, model->n_layers, packs->n);
     for (size_t i = 0; i < packs->n; i++) TRY(embed(st, model, &packs->items[i]));
     for (size_t l = 0; l < model->n_layers; l++) {
         TRY(layer_acquire(model, l));

@@ -1,18 +1,15 @@
-/* A unit is what one acquire hands out: a decoder layer, or (unit L, never given back) embedding and head. A unit's bytes
- * in memory are its spans of all shards, one after another; a Ref says which pointer of which Weight goes where in them.
- *
- * Residents are slots that are never overwritten; the ring's slots have the size of the largest layer that streams.
- * Why a resident share, and spread evenly: were the whole memory one ring, readers would have nothing to do while the
- * walk passes the layers that are still there around its turns, and everything to do in between.
+/* Parts that stay are slots that are never overwritten; a ring's slots have the size of the largest part of its kind that passes.
  *
  *     slot     EMPTY -> LOADING -> READY -> (overwritten) LOADING -> ...
- *     shared   lock, order of the walks, place of every rank in it, slots      one mapping, then the slots' bytes */
+ *     shared   lock, order of the walks, place of every rank in it, slots, where each part is     one mapping, then the slots' bytes */
 #define _GNU_SOURCE
 #include "model/stream.h"
 
 #include "base/direct.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "model/stream_order.h"
+#include "model/stream_parts.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -22,39 +19,17 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { READERS = 4, PIECE_BYTES = 8 << 20, GAP_BYTES = 256 << 10, MOST_RANKS = 256, WALKS = 8, MESSAGE_BYTES = 1024, HUGE = 2 << 20 };
-
-typedef struct {
-    const void **pointer; /* a Weight's data or scale */
-    const void *mapped;   /* what it is outside */
-    size_t shard, offset, bytes;
-    size_t at;            /* in the unit's bytes */
-} Ref;
-
-typedef struct {
-    size_t shard, offset, bytes, at; /* aligned */
-} Piece;
-
-typedef struct {
-    size_t n_refs, n_pieces, bytes;
-    Ref *refs;
-    Piece *pieces;
-    bool held;
-    size_t slot; /* that this process holds */
-} Unit;
+enum { READERS = 4, MOST_RANKS = 256, MESSAGE_BYTES = 1024, HUGE = 2 << 20 };
+static const size_t nowhere = SIZE_MAX;
 
 typedef enum { EMPTY, LOADING, READY } SlotState;
 
 typedef struct {
     SlotState state;
-    bool pinned;
-    size_t unit, at, holders;
+    bool pinned, run;   /* run: for runs of experts */
+    size_t part, at, holders;
     size_t taken, done; /* pieces */
 } Slot;
-
-typedef struct {
-    size_t start, lowest; /* visit it begins with */
-} Walk;
 
 typedef struct {
     pthread_mutex_t lock;
@@ -63,18 +38,34 @@ typedef struct {
     ErrKind kind;
     char message[MESSAGE_BYTES];
     size_t read_bytes;
-    size_t n_walks;
-    Walk walks[WALKS];
+    Order order;
     size_t place[MOST_RANKS], said[MOST_RANKS]; /* visit of each rank, walks it has announced */
     size_t n_slots;
-    Slot slots[];
+    Slot slots[]; /* then [n + 1] the slot of each part, or nowhere */
 } Shared;
+
+/* What this process holds of a part. */
+typedef struct {
+    bool held;
+    size_t slot;
+} Hold;
+
+/* What the experts' operation borrows a layer's runs by. */
+typedef struct {
+    ExpertRuns runs;
+    Stream *stream;
+    size_t l, visit; /* of the layer's core */
+} Loan;
 
 struct Stream {
     StreamPlan plan;
     StreamHost host;
-    size_t L, n_files;
-    Unit *units; /* [L + 1] */
+    Model *model;
+    size_t n_files;
+    Parts parts;
+    Hold *holds;  /* [n + 1] */
+    Loan *loans;  /* [n_layers] */
+    size_t *where; /* [n + 1], shared */
     DirectFile *files;
     Shared *shared;
     size_t mapped_bytes;
@@ -84,157 +75,10 @@ struct Stream {
     double waited;
 };
 
-/* ---- the plan ------------------------------------------------------------------------------------------------- */
-
-/* The layers that stay when r of n do. */
-static bool stays(size_t l, size_t r, size_t n) { return (l + 1) * r / n != l * r / n; }
-
-static size_t bytes_with(size_t r, size_t slots, size_t n, const size_t *bytes, StreamPlan *plan)
-{
-    plan->n_resident = r;
-    plan->resident_bytes = plan->slot_bytes = plan->pass_bytes = 0;
-    for (size_t l = 0; l < n; l++) {
-        if (stays(l, r, n)) {
-            plan->resident_bytes += bytes[l];
-        } else {
-            plan->pass_bytes += bytes[l];
-            if (bytes[l] > plan->slot_bytes) plan->slot_bytes = bytes[l];
-        }
-    }
-    plan->n_slots = slots < n - r ? slots : n - r;
-    return plan->fixed_bytes + plan->resident_bytes + plan->n_slots * plan->slot_bytes;
-}
-
-/* Three slots hide the unevenness of a disk, two let reading and computing overlap, one works. Three only where they
- * leave half of the memory to residents. */
-Err *stream_plan(StreamPlan *plan, size_t limit, size_t fixed, size_t n, const size_t *bytes, bool *resident)
-{
-    *plan = (StreamPlan){.limit_bytes = limit, .fixed_bytes = fixed};
-    for (size_t l = 0; l < n; l++) plan->layer_bytes += bytes[l];
-    plan->least_bytes = bytes_with(0, 1, n, bytes, plan);
-    if (limit < plan->least_bytes)
-        return err_new(ERR_MEMORY, "weights need %.2f GiB at least: embedding and head, and one layer at a time", (double)plan->least_bytes / 1073741824);
-    size_t slots = 1;
-    if (bytes_with(0, 2, n, bytes, plan) <= limit) slots = 2;
-    if (fixed + 6 * plan->slot_bytes <= limit) slots = 3;
-    size_t r = n;
-    while (r > 0 && bytes_with(r, slots, n, bytes, plan) > limit) r--;
-    bytes_with(r, slots, n, bytes, plan);
-    for (size_t l = 0; l < n && resident; l++) resident[l] = stays(l, r, n);
-    return NULL;
-}
-
-/* ---- units ---------------------------------------------------------------------------------------------------- */
-
-static int by_offset(const void *a, const void *b)
-{
-    const Ref *x = a, *y = b;
-    if (x->shard != y->shard) return x->shard < y->shard ? -1 : 1;
-    return (x->offset > y->offset) - (x->offset < y->offset);
-}
-
-static void add_ref(Unit *unit, const Weights *weights, const void **pointer, size_t bytes)
-{
-    Ref *ref = &unit->refs[unit->n_refs++];
-    *ref = (Ref){.pointer = pointer, .mapped = *pointer, .bytes = bytes};
-    weights_locate(weights, *pointer, &ref->shard, &ref->offset);
-}
-
-static void add_weight(Unit *unit, const Weights *weights, Weight *w)
-{
-    size_t blocks = ((w->rows + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK) * ((w->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK);
-    if (!w->data) return;
-    add_ref(unit, weights, &w->data, w->rows * w->cols * dtype_bytes(w->dtype));
-    if (w->scale) add_ref(unit, weights, &w->scale, blocks * sizeof(float));
-}
-
-/* Tensors that lie near each other in a shard share a span; tensors of a layer are neighbours in every published model. */
-static size_t set_places(Unit *unit, Piece *spans)
-{
-    size_t n = 0;
-    qsort(unit->refs, unit->n_refs, sizeof *unit->refs, by_offset);
-    for (size_t i = 0; i < unit->n_refs; i++) {
-        Ref *ref = &unit->refs[i];
-        size_t begin = ref->offset / DIRECT_ALIGN * DIRECT_ALIGN, end = direct_round(ref->offset + ref->bytes);
-        Piece *span = n ? &spans[n - 1] : NULL;
-        if (!span || span->shard != ref->shard || begin > span->offset + span->bytes + GAP_BYTES) {
-            spans[n] = (Piece){ref->shard, begin, 0, unit->bytes};
-            span = &spans[n++];
-        }
-        if (end > span->offset + span->bytes) {
-            unit->bytes += end - span->offset - span->bytes;
-            span->bytes = end - span->offset;
-        }
-        ref->at = span->at + (ref->offset - span->offset);
-    }
-    return n;
-}
-
-static Err *cut_pieces(Unit *unit)
-{
-    Piece *spans;
-    TRY(mem_new(&spans, unit->n_refs, sizeof *spans));
-    size_t n = set_places(unit, spans);
-    Err *err = mem_new(&unit->pieces, n + unit->bytes / PIECE_BYTES, sizeof *unit->pieces);
-    for (size_t s = 0; s < n && !err; s++)
-        for (size_t at = 0; at < spans[s].bytes; at += PIECE_BYTES) {
-            size_t left = spans[s].bytes - at;
-            unit->pieces[unit->n_pieces++] = (Piece){spans[s].shard, spans[s].offset + at, left < PIECE_BYTES ? left : PIECE_BYTES, spans[s].at + at};
-        }
-    free(spans);
-    return err;
-}
-
-/* The matrices of layer l; l == n_layers: embedding and head. */
-static Err *make_unit(Unit *unit, Model *model, size_t l)
-{
-    bool last = l == model->n_layers;
-    Layer none = {.dense = true}, *x = last ? &none : &model->layers[l];
-    Weight *const ends[] = {&model->embed_tokens, &model->lm_head};
-    Weight *const layer[] = {&x->q_proj, &x->q_down, &x->q_up, &x->kv_down, &x->kv_up, &x->o_proj, &x->index_q,
-                             &x->index_k, &x->index_heads, &x->gate, &x->up, &x->down, &x->router};
-    size_t n = last ? 2 : sizeof layer / sizeof *layer, experts = x->dense ? 0 : 3 * model->router.E;
-    TRY(mem_new(&unit->refs, 2 * (n + experts), sizeof *unit->refs));
-    for (size_t i = 0; i < n; i++) add_weight(unit, model->weights, last ? ends[i] : layer[i]);
-    for (size_t i = 0; i < experts; i++) add_weight(unit, model->weights, &x->expert_weights[i]);
-    return cut_pieces(unit);
-}
-
-static void unit_free(Unit *unit)
-{
-    free(unit->refs);
-    free(unit->pieces);
-}
-
-Err *stream_sizes(Model *model, size_t *bytes)
-{
-    for (size_t l = 0; l <= model->n_layers; l++) {
-        Unit unit = {0};
-        Err *err = make_unit(&unit, model, l);
-        bytes[l] = unit.bytes;
-        unit_free(&unit);
-        if (err) return err;
-    }
-    return NULL;
-}
-
 /* ---- the order ------------------------------------------------------------------------------------------------ */
 
-static size_t walk_visits(const Stream *s, const Walk *walk) { return 2 * s->L - walk->lowest; }
-
-/* The layer of a visit: the newest walk that has begun by then, and upward again and again when it is over. */
-static size_t layer_at(const Stream *s, size_t visit)
-{
-    const Shared *shared = s->shared;
-    for (size_t k = shared->n_walks; k > 0 && k + WALKS > shared->n_walks; k--) {
-        const Walk *walk = &shared->walks[(k - 1) % WALKS];
-        if (walk->start > visit) continue;
-        size_t v = visit - walk->start, visits = walk_visits(s, walk);
-        if (v >= visits) return (v - visits) % s->L;
-        return v < s->L ? v : 2 * s->L - 1 - v;
-    }
-    return visit % s->L;
-}
+static size_t part_at(const Stream *s, size_t visit) { return order_part(&s->shared->order, s->parts.n_layers, s->parts.first, visit); }
+static size_t next_use(const Stream *s, size_t from, size_t part) { return order_next(&s->shared->order, s->parts.n_layers, s->parts.first, from, part); }
 
 static size_t slowest(const Stream *s)
 {
@@ -244,55 +88,39 @@ static size_t slowest(const Stream *s)
     return least;
 }
 
-static size_t horizon(const Stream *s) { return 4 * s->L; }
-
-/* The next visit of a layer, from `from` on. */
-static size_t next_use(const Stream *s, size_t from, size_t l)
-{
-    size_t visit = from;
-    while (visit < from + horizon(s) && layer_at(s, visit) != l) visit++;
-    return visit;
-}
-
-void stream_walk(Stream *s, size_t lowest)
+void stream_walk(Stream *s, size_t lowest, size_t laps)
 {
     Shared *shared = s->shared;
+    Order *order = &shared->order;
     size_t me = (size_t)s->host.rank;
     pthread_mutex_lock(&shared->lock);
     size_t k = shared->said[me]++;
-    if (k >= shared->n_walks) {
-        const Walk *last = k ? &shared->walks[(k - 1) % WALKS] : NULL;
-        size_t start = last ? last->start + walk_visits(s, last) : 0;
-        while (start < shared->place[me]) start += s->L; /* walks upward that nobody announced */
-        shared->walks[k % WALKS] = (Walk){start, lowest};
-        shared->n_walks = k + 1;
+    if (k >= order->n) {
+        const OrderWalk *last = k ? &order->walks[(k - 1) % ORDER_WALKS] : NULL;
+        size_t start = last ? last->start + order_visits(last, s->parts.n_layers, s->parts.first) : 0;
+        while (start < shared->place[me]) start += s->parts.n; /* walks upward that nobody announced */
+        order->walks[k % ORDER_WALKS] = (OrderWalk){start, lowest, laps};
+        order->n = k + 1;
     }
-    shared->place[me] = shared->walks[k % WALKS].start;
+    shared->place[me] = order->walks[k % ORDER_WALKS].start;
     pthread_cond_broadcast(&shared->changed);
     pthread_mutex_unlock(&shared->lock);
 }
 
 /* ---- readers -------------------------------------------------------------------------------------------------- */
 
-static Slot *slot_of(const Stream *s, size_t unit)
-{
-    for (size_t i = 0; i < s->shared->n_slots; i++) {
-        Slot *slot = &s->shared->slots[i];
-        if (slot->unit == unit && (slot->pinned || slot->state != EMPTY)) return slot;
-    }
-    return NULL;
-}
+static Slot *slot_of(const Stream *s, size_t part) { return s->where[part] == nowhere ? NULL : &s->shared->slots[s->where[part]]; }
 
-/* The slot that can best be spared for a layer needed at `visit`. */
-static Slot *spare_slot(const Stream *s, size_t from, size_t visit)
+/* The slot of its kind that can best be spared for a part needed at `visit`. */
+static Slot *spare_slot(const Stream *s, bool run, size_t from, size_t visit)
 {
     Slot *best = NULL;
     size_t latest = visit;
     for (size_t i = 0; i < s->shared->n_slots; i++) {
         Slot *slot = &s->shared->slots[i];
-        if (slot->pinned || slot->holders || slot->state == LOADING) continue;
+        if (slot->pinned || slot->run != run || slot->holders || slot->state == LOADING) continue;
         if (slot->state == EMPTY) return slot;
-        size_t use = next_use(s, from, slot->unit);
+        size_t use = next_use(s, from, slot->part);
         if (use <= latest) continue;
         latest = use;
         best = slot;
@@ -300,27 +128,42 @@ static Slot *spare_slot(const Stream *s, size_t from, size_t visit)
     return best;
 }
 
-/* A slot with a piece to read: one that is being filled, else the first missing unit's. */
-static Slot *next_load(const Stream *s)
+static Slot *begin_load(Slot *slot)
 {
-    Shared *shared = s->shared;
-    size_t from = slowest(s);
-    for (size_t i = 0; i < shared->n_slots; i++)
-        if (shared->slots[i].state == LOADING && shared->slots[i].taken < s->units[shared->slots[i].unit].n_pieces) return &shared->slots[i];
-    Slot *slot = slot_of(s, s->L); /* what is needed always comes first */
-    for (size_t visit = from; slot && slot->state != EMPTY && visit < from + horizon(s); visit++) {
-        size_t l = layer_at(s, visit);
-        slot = slot_of(s, l);
-        if (slot) continue;
-        slot = spare_slot(s, from, visit);
-        if (!slot) return NULL;
-        slot->unit = l;
-        slot->state = EMPTY;
-    }
-    if (!slot || slot->state != EMPTY) return NULL;
     slot->state = LOADING;
     slot->taken = slot->done = 0;
     return slot;
+}
+
+static Slot *assign(const Stream *s, Slot *slot, size_t part)
+{
+    if (slot->state != EMPTY) s->where[slot->part] = nowhere;
+    slot->part = part;
+    s->where[part] = (size_t)(slot - s->shared->slots);
+    return begin_load(slot);
+}
+
+/* A slot with a piece to read: one that is being filled, else the first missing part's. */
+static Slot *next_load(const Stream *s)
+{
+    Shared *shared = s->shared;
+    const Parts *parts = &s->parts;
+    bool full[2] = {false, false}; /* no slot to spare: of cores, of runs */
+    for (size_t i = 0; i < shared->n_slots; i++)
+        if (shared->slots[i].state == LOADING && shared->slots[i].taken < parts->parts[shared->slots[i].part].n_pieces) return &shared->slots[i];
+    Slot *slot = slot_of(s, parts->n); /* what is needed always comes first */
+    if (slot->state == EMPTY) return begin_load(slot);
+    for (size_t from = slowest(s), visit = from; visit < from + 2 * parts->n; visit++) {
+        size_t part = part_at(s, visit);
+        bool run = parts->parts[part].run;
+        slot = slot_of(s, part);
+        if (slot && slot->state == EMPTY) return begin_load(slot); /* stays, and was never read */
+        if (slot || full[run]) continue;
+        slot = spare_slot(s, run, from, visit);
+        if (slot) return assign(s, slot, part);
+        full[run] = true;
+    }
+    return NULL;
 }
 
 static void fail(Shared *shared, Err *err)
@@ -344,8 +187,8 @@ static void *reader(void *context)
             pthread_cond_wait(&shared->changed, &shared->lock);
             continue;
         }
-        const Unit *unit = &s->units[slot->unit];
-        const Piece *piece = &unit->pieces[slot->taken++];
+        const Part *part = &s->parts.parts[slot->part];
+        const PartPiece *piece = &part->pieces[slot->taken++];
         DirectFile *file = &s->files[piece->shard];
         pthread_mutex_unlock(&shared->lock);
         Err *err = direct_read(file, piece->offset, piece->bytes, s->bytes + slot->at + piece->at);
@@ -353,7 +196,7 @@ static void *reader(void *context)
         if (err) fail(shared, err);
         shared->read_bytes += piece->bytes;
         shared->direct = shared->direct && file->direct;
-        if (++slot->done == unit->n_pieces) slot->state = READY;
+        if (++slot->done == part->n_pieces) slot->state = READY;
         if (err || slot->state == READY) pthread_cond_broadcast(&shared->changed);
     }
     pthread_cond_broadcast(&shared->changed);
@@ -363,59 +206,107 @@ static void *reader(void *context)
 
 /* ---- acquire and release -------------------------------------------------------------------------------------- */
 
-static Err *acquire_unit(Stream *s, size_t u)
+static Err *acquire_part(Stream *s, size_t p)
 {
     Shared *shared = s->shared;
-    Unit *unit = &s->units[u];
-    Slot *slot = slot_of(s, u);
+    const Part *part = &s->parts.parts[p];
+    Slot *slot = slot_of(s, p);
     double began = log_seconds();
     while (!shared->failed && !(slot && slot->state == READY)) {
         pthread_cond_wait(&shared->changed, &shared->lock);
-        slot = slot_of(s, u);
+        slot = slot_of(s, p);
     }
     s->waited += log_seconds() - began;
     if (shared->failed) return err_new(shared->kind, "%s", shared->message);
     slot->holders++;
-    unit->held = true;
-    unit->slot = (size_t)(slot - shared->slots);
-    for (size_t i = 0; i < unit->n_refs; i++) *unit->refs[i].pointer = s->bytes + slot->at + unit->refs[i].at;
+    s->holds[p] = (Hold){true, (size_t)(slot - shared->slots)};
+    for (size_t i = 0; i < part->n_refs; i++) *part->refs[i].pointer = s->bytes + slot->at + part->refs[i].at;
     return NULL;
+}
+
+/* Acquire a part at its visit, from now on this rank's place. */
+static Err *acquire_at(Stream *s, size_t visit, size_t p)
+{
+    size_t *place = &s->shared->place[s->host.rank];
+    if (visit != *place) {
+        *place = visit;
+        pthread_cond_broadcast(&s->shared->changed);
+    }
+    return acquire_part(s, p);
+}
+
+/* Lock held. */
+static void release_part(Stream *s, size_t p)
+{
+    const Part *part = &s->parts.parts[p];
+    for (size_t i = 0; i < part->n_refs; i++) *part->refs[i].pointer = part->refs[i].mapped;
+    s->shared->slots[s->holds[p].slot].holders--;
+    s->holds[p].held = false;
+    pthread_cond_broadcast(&s->shared->changed);
 }
 
 Err *stream_acquire(Stream *s, size_t l)
 {
-    Shared *shared = s->shared;
-    size_t *place = &shared->place[s->host.rank];
-    pthread_mutex_lock(&shared->lock);
-    size_t visit = next_use(s, *place, l);
-    if (visit != *place) {
-        *place = visit;
-        pthread_cond_broadcast(&shared->changed);
-    }
-    Err *err = acquire_unit(s, l);
-    pthread_mutex_unlock(&shared->lock);
+    size_t p = s->parts.first[l];
+    pthread_mutex_lock(&s->shared->lock);
+    s->loans[l].visit = next_use(s, s->shared->place[s->host.rank], p);
+    Err *err = acquire_at(s, s->loans[l].visit, p);
+    if (!err) s->shared->place[s->host.rank]++;
+    pthread_mutex_unlock(&s->shared->lock);
     return err;
 }
 
 void stream_release(Stream *s, size_t l)
 {
-    Shared *shared = s->shared;
-    Unit *unit = &s->units[l];
-    if (!unit->held) return; /* acquire failed */
-    unit->held = false;
-    for (size_t i = 0; i < unit->n_refs; i++) *unit->refs[i].pointer = unit->refs[i].mapped;
-    pthread_mutex_lock(&shared->lock);
-    shared->slots[unit->slot].holders--;
-    shared->place[s->host.rank]++;
-    pthread_cond_broadcast(&shared->changed);
-    pthread_mutex_unlock(&shared->lock);
+    size_t p = s->parts.first[l];
+    if (!s->holds[p].held) return; /* acquire failed */
+    pthread_mutex_lock(&s->shared->lock);
+    release_part(s, p);
+    pthread_mutex_unlock(&s->shared->lock);
+}
+
+/* A lap that nobody announced goes back to the layer's first one. */
+static Err *acquire_run(void *context, size_t run)
+{
+    Loan *loan = context;
+    Stream *s = loan->stream;
+    size_t p = s->parts.first[loan->l] + 1 + run;
+    pthread_mutex_lock(&s->shared->lock);
+    size_t place = s->shared->place[s->host.rank], visit = next_use(s, place, p), first = next_use(s, loan->visit, p);
+    if (first < place && visit - place > loan->runs.n) visit = first;
+    Err *err = acquire_at(s, visit, p);
+    pthread_mutex_unlock(&s->shared->lock);
+    return err;
+}
+
+static void release_run(void *context, size_t run)
+{
+    Loan *loan = context;
+    Stream *s = loan->stream;
+    pthread_mutex_lock(&s->shared->lock);
+    s->shared->place[s->host.rank]++;
+    release_part(s, s->parts.first[loan->l] + 1 + run);
+    pthread_mutex_unlock(&s->shared->lock);
+}
+
+/* From now on the experts' operation asks for the runs of the layers that have some. */
+static Err *lend_runs(Stream *s)
+{
+    size_t L = s->parts.n_layers;
+    TRY(mem_new(&s->loans, L, sizeof *s->loans));
+    for (size_t l = 0; l < L; l++) {
+        size_t core = s->parts.first[l], n = s->parts.first[l + 1] - core - 1;
+        s->loans[l] = (Loan){.runs = {n, s->parts.begin + core, acquire_run, release_run, &s->loans[l]}, .stream = s, .l = l};
+        if (n) s->model->layers[l].runs = &s->loans[l].runs;
+    }
+    return NULL;
 }
 
 /* ---- life ----------------------------------------------------------------------------------------------------- */
 
-static size_t shared_bytes(size_t n_slots)
+static size_t shared_bytes(const Stream *s, size_t n_slots)
 {
-    size_t bytes = sizeof(Shared) + n_slots * sizeof(Slot);
+    size_t bytes = sizeof(Shared) + n_slots * sizeof(Slot) + (s->parts.n + 1) * sizeof *s->where;
     return (bytes + HUGE - 1) / HUGE * HUGE;
 }
 
@@ -446,13 +337,17 @@ static Err *map_memory(Stream *s, size_t bytes)
 static void lay_out(Stream *s, const bool *resident, size_t n_slots)
 {
     Shared *shared = s->shared;
-    size_t at = shared_bytes(n_slots), n = 0;
-    for (size_t u = 0; u <= s->L; u++) {
-        if (u < s->L && !resident[u]) continue;
-        shared->slots[n++] = (Slot){.pinned = true, .unit = u, .at = at};
-        at += s->units[u].bytes;
+    const StreamRing *const rings[] = {&s->plan.cores, &s->plan.runs};
+    size_t at = shared_bytes(s, n_slots), n = 0;
+    for (size_t p = 0; p <= s->parts.n; p++) {
+        s->where[p] = nowhere;
+        if (p < s->parts.n && !resident[p]) continue;
+        s->where[p] = n;
+        shared->slots[n++] = (Slot){.pinned = true, .part = p, .at = at};
+        at += s->parts.parts[p].bytes;
     }
-    for (; n < n_slots; n++, at += s->plan.slot_bytes) shared->slots[n] = (Slot){.at = at};
+    for (size_t run = 0; run < 2; run++)
+        for (size_t i = 0; i < rings[run]->n_slots; i++, at += rings[run]->slot_bytes) shared->slots[n++] = (Slot){.run = run == 1, .at = at};
     shared->n_slots = n_slots;
     shared->direct = true;
     pthread_mutexattr_t mutex;
@@ -481,42 +376,35 @@ static Err *start_readers(Stream *s)
     return NULL;
 }
 
-static Err *open_into(Stream *s, Model *model, size_t limit, bool *resident, size_t *bytes)
+static Err *open_into(Stream *s, size_t limit, size_t part_bytes)
 {
+    bool *resident;
     if (s->host.size > MOST_RANKS) return err_new(ERR_USAGE, "%d ranks on one host; weights are shared by %d at most", s->host.size, MOST_RANKS);
-    TRY(mem_new(&s->units, s->L + 1, sizeof *s->units));
-    for (size_t u = 0; u <= s->L; u++) {
-        TRY(make_unit(&s->units[u], model, u));
-        bytes[u] = s->units[u].bytes;
-    }
-    TRY(stream_plan(&s->plan, limit, bytes[s->L], s->L, bytes, resident));
-    size_t n_slots = 1 + s->plan.n_resident + s->plan.n_slots;
-    TRY(map_memory(s, shared_bytes(n_slots) + s->plan.fixed_bytes + s->plan.resident_bytes + s->plan.n_slots * s->plan.slot_bytes));
-    if (s->host.rank == 0) {
-        lay_out(s, resident, n_slots);
-        TRY(open_files(s, model->weights));
-        TRY(start_readers(s));
-    }
-    return NULL;
+    TRY(parts_cut(&s->parts, s->model, part_bytes, false));
+    TRY(mem_new(&s->holds, s->parts.n + 1, sizeof *s->holds));
+    TRY(mem_new(&resident, s->parts.n, sizeof *resident));
+    Err *err = parts_plan(&s->parts, limit, &s->plan, resident);
+    size_t n_slots = 1 + s->plan.cores.n_resident + s->plan.cores.n_slots + s->plan.runs.n_resident + s->plan.runs.n_slots;
+    if (!err) err = map_memory(s, shared_bytes(s, n_slots) + stream_plan_bytes(&s->plan));
+    if (!err) s->where = (size_t *)(void *)(s->shared->slots + n_slots);
+    if (!err && s->host.rank == 0) lay_out(s, resident, n_slots);
+    free(resident);
+    if (!err && s->host.rank == 0) err = open_files(s, s->model->weights);
+    if (!err && s->host.rank == 0) err = start_readers(s);
+    return err ? err : lend_runs(s);
 }
 
-Err *stream_open(Model *model, size_t limit, StreamHost *host)
+Err *stream_open(Model *model, size_t limit, size_t part_bytes, StreamHost *host)
 {
     Stream *s;
-    bool *resident = NULL;
-    size_t *bytes = NULL;
     TRY(mem_new(&s, 1, sizeof *s));
-    s->L = model->n_layers;
+    s->model = model;
     s->host = host ? *host : (StreamHost){.size = 1};
-    Err *err = mem_new(&resident, s->L, sizeof *resident);
-    if (!err) err = mem_new(&bytes, s->L + 1, sizeof *bytes);
-    if (!err) err = open_into(s, model, limit, resident, bytes);
-    free(resident);
-    free(bytes);
+    Err *err = open_into(s, limit, part_bytes);
     if (!err) {
         if (host) *host = s->host;
         pthread_mutex_lock(&s->shared->lock);
-        err = acquire_unit(s, s->L);
+        err = acquire_part(s, s->parts.n);
         pthread_mutex_unlock(&s->shared->lock);
     }
     if (err) stream_close(s);
@@ -535,11 +423,13 @@ void stream_close(Stream *s)
     }
     for (size_t i = 0; i < s->n_readers; i++) pthread_join(s->readers[i], NULL);
     for (size_t i = 0; i < s->n_files; i++) direct_close(&s->files[i]);
-    for (size_t u = 0; u <= s->L && s->units; u++) unit_free(&s->units[u]);
+    for (size_t l = 0; l < s->parts.n_layers && s->loans; l++) s->model->layers[l].runs = NULL;
     if (s->shared) munmap(s->shared, s->mapped_bytes);
     if (s->host.size > 1 && s->host.rank == 0 && s->host.fd > 0) close(s->host.fd);
+    parts_free(&s->parts);
+    free(s->holds);
+    free(s->loans);
     free(s->files);
-    free(s->units);
     free(s);
 }
 

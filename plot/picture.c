@@ -196,13 +196,13 @@ static Err *domains_of_all(Picture *picture, size_t n_evals)
 
 static Err *rate_panel(Picture *picture)
 {
-    static const char *const names[PLOT_RATES] = {"A", "B", "router"};
     const Curve *rates = picture->runs[0].rates;
+    const char *const names[PLOT_RATES] = {rates[PLOT_RATE_B].n ? "A" : "pairs", "B", "router"};
     bool several = is_alone(picture) && (rates[PLOT_RATE_B].n || rates[PLOT_RATE_ROUTER].n), far = false;
     for (size_t k = 1; k < PLOT_RATES && several; k++) /* smaller by far would lie on the axis */
         for (size_t i = 0; i < rates[k].n && i < rates[0].n; i++)
             far = far || rates[k].points[i].y > 5 * rates[0].points[i].y || rates[0].points[i].y > 5 * rates[k].points[i].y;
-    TRY(begin_panel(picture, (Panel){.title = "Learning rate", .from_zero = true, .log_y = far}, picture->n_runs * PLOT_RATES));
+    TRY(begin_panel(picture, (Panel){.title = "Learning rate", .note = far ? "logarithmic" : NULL, .from_zero = true, .log_y = far}, picture->n_runs * PLOT_RATES));
     for (size_t i = 0; i < picture->n_runs; i++)
         for (size_t k = 0; k < (is_alone(picture) ? (size_t)PLOT_RATES : 1); k++)
             add_series(picture, (Series){.name = several ? names[k] : NULL, .kind = SERIES_LINE, .colour = is_alone(picture) ? k : i}, &picture->runs[i].rates[k]);
@@ -254,7 +254,7 @@ static Err *load_panel(Picture *picture)
         return begin_panel(picture, (Panel){.title = "Expert load: tokens of the fullest expert over the mean (1: even)", .y_label = "layer", .share = 1.5,
                                             .note = has_dense(&picture->runs[0]) ? "grey: no router" : NULL, .heat = &picture->heat}, 0);
     }
-    TRY(begin_panel(picture, (Panel){.title = "Expert load: tokens of the fullest expert over the mean (1: even), worst layer"}, picture->n_runs));
+    TRY(begin_panel(picture, (Panel){.title = "Expert load: tokens of the fullest expert over the mean (1: even), worst layer", .share = 1.5}, picture->n_runs));
     for (size_t i = 0; i < picture->n_runs; i++) add_series(picture, (Series){.kind = SERIES_SMOOTHED, .colour = i}, &picture->runs[i].load);
     end_panel(picture);
     return NULL;
@@ -303,7 +303,7 @@ static void say_result(const PlotRun *run, size_t bytes, char text[bytes])
     text[0] = 0;
     if (run->loss.n == 0) return;
     snprintf(text, bytes, "%.0f steps", run->loss.points[run->loss.n - 1].x);
-    if (run->epochs > 0) snprintf(text + strlen(text), bytes - strlen(text), ", %.4g epochs", run->epochs);
+    if (run->epochs > 0) snprintf(text + strlen(text), bytes - strlen(text), ", %.4g epoch%s", run->epochs, run->epochs == 1 ? "" : "s");
     if (n_files(run) != 1 || run->evals[0].loss.n < 2) return;
     const Curve *loss = &run->evals[0].loss;
     snprintf(text + strlen(text), bytes - strlen(text), " \u00b7 held-out loss %.4f before, %.4f after", loss->points[0].y, loss->points[loss->n - 1].y);

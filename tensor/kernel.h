@@ -80,10 +80,30 @@ typedef void Narrow(size_t T, Rows y, float s, Rows x, size_t n, size_t columns,
 typedef void SumTn(size_t T, size_t columns, size_t n, float s, const float *a, size_t lda, const float *b, size_t ldb, float *g, size_t ldg,
                    bool turned);
 
+/* Scores of the indexer: score[i][t] = sum over heads of w[i][h] ReLU(q[i][h] . key[t]) for n queries, i rounded up to
+ * INDEX_QUERIES, and groups of LANES keys. */
+enum { INDEX_QUERIES = 8 };
+typedef struct {
+    size_t n, n_groups, n_heads, dim;
+    const float *q;    /* [head][dim][INDEX_QUERIES] */
+    const float *w;    /* [INDEX_QUERIES][head] */
+    const float *keys; /* [group][dim][LANES] */
+    float *score;      /* [INDEX_QUERIES][stride] */
+    size_t stride;
+} IndexBlock;
+
+typedef struct {
+    void (*scores)(const IndexBlock *block);
+    /* Bits of the k largest of x[n], 1 <= k <= n, ties to the lower index. scratch: n rounded up to LANES. */
+    void (*top_k_set)(size_t n, size_t k, uint64_t *bits, const float *x, int32_t *scratch);
+} Indexing;
+
 typedef struct {
     const char *name;
     const Products *products;
     const Blocks *blocks;
+    const Indexing *indexing;
+    const struct Latents *latents; /* latent.h */
     float (*dot)(size_t n, const float *a, const float *b);
     float (*sum)(size_t n, const float *x);
     float (*max)(size_t n, const float *x);
@@ -101,6 +121,7 @@ extern const Products products_avx512, products_avx2, products_plain, products_b
 extern const Blocks blocks_avx512, blocks_avx2, blocks_plain, blocks_bf16;
 extern Narrow narrow_avx512, narrow_avx2, narrow_plain;
 extern SumTn sum_tn_avx512, sum_tn_avx2, sum_tn_plain;
+extern const Indexing indexing_avx512, indexing_avx2, indexing_plain;
 extern const Kernels kernels_avx512, kernels_avx2, kernels_plain;
 extern const Kernels *kernels; /* plain until matmul_init */
 

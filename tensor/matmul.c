@@ -1,13 +1,13 @@
 #define _GNU_SOURCE /* setenv */
-/* Products: how they are cut into panels and blocks (the kernels do the arithmetic), and the only door to OpenBLAS.
+/* Products: how they are cut into panels and blocks (the kernels do the arithmetic).
  *
  * Narrow products, whose y fits one panel (LoRA's r), are cut by rows instead: each thread packs a few rows of one block
  * at a time, which then stay in cache, and packing needs no pass over memory of its own. */
 #include "tensor/matmul.h"
 
 #include "tensor/block.h"
+#include "tensor/latent.h"
 
-#include <cblas.h>
 #include <omp.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -243,6 +243,15 @@ void rows_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, float
     product(&(Product){false, T, W->cols, y, x, add, s, W}, scratch);
 }
 
+const Latents *latents_of_path(bool pairs)
+{
+#if defined __x86_64__
+    if (rounded && pairs) return &latents_bf16;
+#endif
+    (void)pairs;
+    return kernels->latents;
+}
+
 const Blocks *blocks_of_path(bool pairs) { return rounded && pairs ? &blocks_bf16 : kernels->blocks; }
 
 /* ---- few columns, and sums over rows ---------------------------------------------------------------------------- */
@@ -274,30 +283,6 @@ void sum_tn(size_t T, size_t M, size_t N, float *G, float s, const float *a, siz
         kernels->sum_tn(T, least(NARROW_COLUMNS, few - j), least(SUM_COLUMNS, wide - c), s, (turned ? b : a) + j, turned ? ldb : lda,
                         (turned ? a : b) + c, turned ? lda : ldb, turned ? G + c * N + j : G + j * N + c, N, turned);
     }
-}
-
-/* ---- OpenBLAS ------------------------------------------------------------------------------------------------ */
-
-static void gemm(CBLAS_TRANSPOSE a, CBLAS_TRANSPOSE b, size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s,
-                 const float *A, size_t lda, const float *B, size_t ldb)
-{
-    cblas_sgemm(CblasRowMajor, a, b, (blasint)M, (blasint)N, (blasint)K, s, A, (blasint)lda, B, (blasint)ldb,
-                add ? 1.0f : 0.0f, C, (blasint)ldc);
-}
-
-void block_nt(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb)
-{
-    gemm(CblasNoTrans, CblasTrans, M, N, K, C, ldc, add, s, A, lda, B, ldb);
-}
-
-void block_nn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb)
-{
-    gemm(CblasNoTrans, CblasNoTrans, M, N, K, C, ldc, add, s, A, lda, B, ldb);
-}
-
-void block_tn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb)
-{
-    gemm(CblasTrans, CblasNoTrans, M, N, K, C, ldc, add, s, A, lda, B, ldb);
 }
 
 /* ---- the path ------------------------------------------------------------------------------------------------ */
@@ -359,27 +344,11 @@ static const Products *find_bf16(bool asked)
 }
 #endif
 
-/* The kernels that OpenBLAS should have chosen, or NULL when its choice is good. */
-static const char *better_core(void)
-{
-#if defined __x86_64__
-    static const char *const old[] = {"Prescott", "Core2", "Penryn", "Dunnington", "Atom", "Nehalem", "Opteron", "Barcelona"};
-    const char *core = openblas_get_corename();
-    __builtin_cpu_init();
-    for (size_t i = 0; i < sizeof old / sizeof *old; i++)
-        if (strcmp(core, old[i]) == 0 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-            return __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") ? "SkylakeX" : "Haswell";
-#endif
-    return NULL;
-}
-
 void matmul_prepare(char **argv)
 {
-    const char *core = getenv("OPENBLAS_CORETYPE") ? NULL : better_core();
-    bool spins = !getenv("GOMP_SPINCOUNT") && !getenv("OMP_WAIT_POLICY");
-    if (core) setenv("OPENBLAS_CORETYPE", core, 1);
-    if (spins) setenv("GOMP_SPINCOUNT", "1000", 1);
-    if (core || spins) execv("/proc/self/exe", argv); /* on failure all is as it was, only slower */
+    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
+    setenv("GOMP_SPINCOUNT", "1000", 1);
+    execv("/proc/self/exe", argv); /* on failure all is as it was, only slower */
 }
 
 bool matmul_init(const char *compute)
@@ -391,9 +360,10 @@ bool matmul_init(const char *compute)
     if (!found || (bf16 && !pairs)) return false;
     kernels = found;
     rounded = pairs;
-    openblas_set_num_threads(1);
-    snprintf(path, sizeof path, "%s%s openblas/%s", pairs ? "bf16/" : "fp32/", pairs ? "avx512bf16" : found->name, openblas_get_corename());
+    snprintf(path, sizeof path, "%s%s", pairs ? "bf16/" : "fp32/", pairs ? "avx512bf16" : found->name);
     return true;
 }
+
+bool matmul_is_bf16(void) { return rounded != NULL; }
 
 const char *matmul_path(void) { return path; }

@@ -1,8 +1,7 @@
 /* Functions along a row: arithmetic goes to the kernels, choices are made here.
  *
  * Choices order floats by an integer key: sign and magnitude turned into one unsigned number, zeros made equal, NaN
- * below -INFINITY so that it is chosen last. row_top_k keeps the k best in a heap with the worst on top; row_top_k_set
- * finds the k-th largest key byte by byte and takes all above it. */
+ * below -INFINITY so that it is chosen last. row_top_k keeps the k best in a heap with the worst on top. */
 #include "tensor/rows.h"
 
 #include "tensor/kernel.h"
@@ -90,32 +89,8 @@ void row_top_k(size_t n, size_t k, int32_t *ids, const float *x)
     }
 }
 
-/* The k-th largest key, k >= 1; *ties becomes how many of its equals are among the k. */
-static uint32_t kth_key(size_t n, size_t k, const uint32_t *keys, size_t *ties)
-{
-    uint32_t found = 0, known = 0; /* bits found so far, and which they are */
-    for (int shift = 24; shift >= 0; shift -= 8) {
-        size_t count[256] = {0}, byte = 255;
-        for (size_t i = 0; i < n; i++)
-            if ((keys[i] & known) == found) count[keys[i] >> shift & 255]++;
-        for (; count[byte] < k; byte--) k -= count[byte];
-        found |= (uint32_t)byte << shift;
-        known |= (uint32_t)255 << shift;
-    }
-    *ties = k;
-    return found;
-}
-
 void row_top_k_set(size_t n, size_t k, uint64_t *bits, const float *x, uint32_t *scratch)
 {
-    memset(bits, 0, (n + 63) / 64 * sizeof *bits);
-    if (k == 0) return;
-    for (size_t i = 0; i < n; i++) scratch[i] = key_of(x[i]);
-    size_t ties;
-    uint32_t threshold = kth_key(n, k, scratch, &ties);
-    for (size_t i = 0; i < n; i++) {
-        bool take = scratch[i] > threshold || (scratch[i] == threshold && ties > 0);
-        if (scratch[i] == threshold && ties > 0) ties--;
-        bits[i / 64] |= (uint64_t)take << i % 64;
-    }
+    if (k == 0) memset(bits, 0, (n + 63) / 64 * sizeof *bits);
+    else kernels->indexing->top_k_set(n, k, bits, x, (int32_t *)scratch);
 }

@@ -40,7 +40,7 @@ int32_t row_largest(size_t n, const float *x);
 void row_top_k(size_t n, size_t k, int32_t *ids, const float *x);
 
 /* The same choice as a set: bit i of bits[(n + 63) / 64] is set when i is among the k largest (ties to the lower id).
- * scratch: n uint32_t. */
+ * scratch: n uint32_t, rounded up to 16. */
 void row_top_k_set(size_t n, size_t k, uint64_t *bits, const float *x, uint32_t *scratch);
 
 #endif

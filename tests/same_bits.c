@@ -260,7 +260,7 @@ static bool has_ended(pid_t child)
 static const Way ways[] = {{"0", 1, 2, 0, NULL}, {"400", 2, 1, 0, NULL}, {"1", 3, 1, 2, NULL}, {"400", 1, 1, 3, NULL}};
 enum { N_WAYS = sizeof ways / sizeof *ways };
 
-static const char *const watch[] = {"--eval_steps", "1", "--tensorboard", "true", "--early_stopping_patience", "9", NULL};
+static const char *const watch[] = {"--eval_steps", "2", "--tensorboard", "true", "--early_stopping_patience", "9", NULL};
 
 /* Words to go on with, and with evaluation, best step and TensorBoard on where asked. */
 static int go_on_watched(const Bits *bits, const char *directory, const Way *way, bool watched, pid_t *child)
@@ -581,10 +581,10 @@ static void run_everything(Bits *bits)
                 for (int keep = 0; keep <= 3; keep += 3) run_way(bits, &(Way){groups[g], ranks, threads, keep, NULL});
     for (int ranks = 1; ranks <= 3; ranks++) run_unkept(bits, &(Way){"0", ranks, 1 + ranks % 2, 0, NULL});
     /* Weights streamed and boundaries in a file, from a small limit to one that nearly holds all. */
-    run_way(bits, &(Way){"0", 1, 2, 0, "64MiB"});
+    run_way(bits, &(Way){"0", 1, 2, 0, "74MiB"});
     run_way(bits, &(Way){"1", 1, 1, 3, "176MiB"});
-    run_way(bits, &(Way){"0", 2, 1, 0, "112MiB"});
-    run_way(bits, &(Way){"400", 3, 1, 0, "160MiB"});
+    run_way(bits, &(Way){"0", 2, 1, 0, "132MiB"});
+    run_way(bits, &(Way){"400", 3, 1, 0, "190MiB"});
     run_resumed(bits, &(Way){"0", 1, 2, 0, NULL}, &(Way){"1", 3, 1, 2, NULL});
     run_resumed(bits, &(Way){"400", 2, 1, 0, NULL}, &(Way){"0", 1, 1, 0, NULL});
     run_resumed(bits, &(Way){"1", 3, 1, 1, NULL}, &(Way){"400", 2, 2, 0, NULL});

@@ -52,6 +52,18 @@ static void copy_rows(Batch *b, const Document *doc)
     b->T += doc->n;
 }
 
+/* How many groups micro-batches [m, end) make. */
+static size_t count_groups(const Batch *b, const Document *const *docs, size_t m, size_t end, size_t most)
+{
+    size_t n = 0;
+    for (size_t rows = 0; m < end; rows += micro_tokens(b, docs, m++)) {
+        if (n && (most == 0 || rows + micro_tokens(b, docs, m) <= most)) continue;
+        rows = 0;
+        n++;
+    }
+    return n;
+}
+
 static Err *make_groups(Batch *b, const Dp *dp, const Document *const *docs, size_t most)
 {
     size_t first = b->rank_micro[dp->rank], end = b->rank_micro[dp->rank + 1], n_micro = end - first;
@@ -88,6 +100,10 @@ Err *batch_new(Batch *batch, const Dp *dp, size_t n_docs, const Document *const 
     Err *err = cut_micro(batch, docs, micro_batch_tokens);
     if (!err) err = share_out(batch, dp, docs);
     if (!err) err = make_groups(batch, dp, docs, group_tokens);
+    for (int r = 0; r < dp->size && !err; r++) {
+        size_t n = count_groups(batch, docs, batch->rank_micro[r], batch->rank_micro[r + 1], group_tokens);
+        if (n > batch->most_groups) batch->most_groups = n;
+    }
     if (err) batch_free(batch);
     return err;
 }

@@ -31,7 +31,7 @@ typedef struct {
     int32_t *ids, *targets;                 /* [T] */
     size_t *doc_start;                      /* offsets for all groups, each from 0 */
     size_t *micro_start;
-    size_t n_groups;
+    size_t n_groups, most_groups;           /* of this rank, of the rank that has most */
     BatchGroup *groups;
     size_t longest;                         /* tokens of the longest document */
 } Batch;

@@ -1,16 +1,15 @@
-/* Tape bytes are counted from the operations (model/attention.c, model/moe.c): every tensor of a layer once with its
- * gradient, plus what the largest operation needs while it runs. Blocks lie in chunks that do not always fit: SLACK. */
 #include "train/budget.h"
 
 #include "base/bytes.h"
 #include "base/memory.h"
+#include "model/stream_parts.h"
+#include "train/tapes.h"
 
-#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 
-enum { PROGRAM_BYTES = 32 << 20 }; /* code, libraries, stacks, tables of tensors */
-static const double slack = 1.15;
+enum { PROGRAM_BYTES = 32 << 20, /* code, libraries, stacks, tables of tensors */
+       PAGE_TABLES = 256 };        /* 8 bytes for each page of 4 KiB, and as much for what the kernel keeps beside them */
 
 static size_t at_least(size_t a, size_t b) { return a > b ? a : b; }
 static size_t at_most(size_t a, size_t b) { return a < b ? a : b; }
@@ -22,47 +21,10 @@ static size_t rank_tokens(const Work *work)
     return work->ranks == 1 || most > work->step_tokens ? work->step_tokens : most;
 }
 
-/* ---- tapes ---------------------------------------------------------------------------------------------------- */
-
-typedef struct {
-    double tape, scratch; /* bytes */
-} Sizes;
-
-/* One layer over T rows, tape on. */
-static Sizes layer_sizes(const Model *model, size_t l, size_t T, const Work *work)
+static size_t tape_bytes(const Model *model, const Adapter *adapter, const Work *work, size_t T, double experts)
 {
-    const ModelConfig *c = &model->config;
-    const Layer *layer = &model->layers[l];
-    double D = (double)c->hidden_size, H = (double)c->num_attention_heads, R = (double)c->kv_lora_rank, rope = (double)c->qk_rope_head_dim;
-    double q = H * (double)c->qk_head_dim, kv = H * (double)(c->qk_nope_head_dim + c->v_head_dim), o = H * (double)c->v_head_dim;
-    double row = 2 * (2 * (double)c->q_lora_rank + q + 2 * R + rope + kv + o) + 2 * H, widest = at_least((size_t)q, (size_t)kv), scratch;
-    if (layer->dense) {
-        double F = (double)c->intermediate_size;
-        row += 2 * (4 * D + 3 * F) + D;
-        scratch = (double)T * at_least((size_t)(2 * F), (size_t)widest);
-    } else {
-        double E = (double)c->n_routed_experts, K = (double)c->num_experts_per_tok, F = (double)c->moe_intermediate_size, shared = F * (double)c->n_shared_experts;
-        double most = fmin((double)T, 3 * (double)T * K / E + 64); /* rows of the busiest expert */
-        row += 2 * (5 * D + E + 3 * shared) + D + K * (2 * F + 8);
-        scratch = fmax((double)T * 2 * K * F + (double)work->threads * most * (2 * D + 7 * F), (double)T * widest);
-    }
-    return (Sizes){4 * (double)T * row, 4 * scratch};
+    return tapes_bytes(model, adapter, &(TapeWork){.T = T, .longest = work->longest, .threads = work->threads, .experts = experts, .kept_layers = work->keep_layers, .kept_rows = rank_tokens(work)});
 }
-
-static size_t tape_bytes(const Model *model, const Adapter *adapter, const Work *work, size_t T)
-{
-    size_t L = model->n_layers, rows = rank_tokens(work);
-    double most = 0, kept = 0;
-    for (size_t l = 0; l < L; l++) {
-        Sizes sizes = layer_sizes(model, l, T, work);
-        if (!adapter) sizes.tape *= 0.5;
-        if (sizes.tape + sizes.scratch > most) most = sizes.tape + sizes.scratch;
-        if (adapter && l + work->keep_layers >= L) kept += layer_sizes(model, l, rows, work).tape + sizes.scratch;
-    }
-    return (size_t)(slack * (most + kept));
-}
-
-/* ---- the rest ------------------------------------------------------------------------------------------------- */
 
 static size_t lowest_of(const Model *model, const Adapter *adapter) { return adapter ? adapter_lowest_layer(adapter) : model->n_layers; }
 
@@ -95,87 +57,175 @@ static size_t forest_bytes(const Adapter *adapter, const Work *work)
 
 static size_t held(const Budget *b) { return b->program + b->data + b->adapter + b->moments + b->boundaries + b->tapes; }
 
-static size_t down_passes(const Model *model, const Adapter *adapter, const size_t *bytes, const bool *resident)
+/* The bytes that parts from layer `from` on pass through slots, their experts `laps` times: in one more lap the slots still
+ * have all but one of what they can hold. */
+static size_t pass_bytes(const Parts *parts, const bool *resident, const StreamRing *runs, size_t from, size_t laps)
 {
-    size_t sum = 0;
-    for (size_t l = lowest_of(model, adapter); l < model->n_layers; l++) sum += resident[l] ? 0 : bytes[l];
+    size_t sum = 0, kept = runs->n_slots ? (runs->n_slots - 1) * runs->slot_bytes : 0;
+    for (size_t l = from; l < parts->n_layers; l++) {
+        size_t core = parts->first[l], experts = 0;
+        for (size_t p = core + 1; p < parts->first[l + 1]; p++) experts += resident[p] ? 0 : parts->parts[p].bytes;
+        sum += (resident[core] ? 0 : parts->parts[core].bytes) + experts + (laps - 1) * (experts - at_most(experts, kept));
+    }
     return sum;
 }
 
-/* Groups shrink by halves until their tapes are no more than `most`. */
-static void choose_group(Budget *b, const Model *model, const Adapter *adapter, const Work *work, size_t most)
+/* What a step reads: slots still hold the last parts at the top, and at the bottom where that is layer 0. */
+static size_t step_bytes(const Parts *parts, const bool *resident, const StreamPlan *w, const Adapter *adapter, size_t lowest, size_t laps)
 {
-    size_t rows = rank_tokens(work), floor = at_least(work->longest, work->micro_batch_tokens);
-    size_t T = at_most(work->group_tokens ? at_least(work->group_tokens, floor) : rows, rows);
-    b->group_tokens = work->group_tokens;
-    b->tapes = work->local_ranks * tape_bytes(model, adapter, work, T);
-    while (b->tapes > most && T > floor) {
-        T = at_least(T / 2, floor);
-        b->group_tokens = T;
-        b->tapes = work->local_ranks * tape_bytes(model, adapter, work, T);
+    size_t turn = w->cores.n_slots * w->cores.slot_bytes + w->runs.n_slots * w->runs.slot_bytes, up = pass_bytes(parts, resident, &w->runs, 0, laps);
+    if (!adapter) return up;
+    size_t down = pass_bytes(parts, resident, &w->runs, lowest, laps);
+    return up - (lowest ? 0 : at_most(up, turn)) + down - at_most(down, turn);
+}
+
+/* The share of a layer's experts in its largest run. */
+static double run_share(const Parts *parts)
+{
+    size_t most = 1;
+    for (size_t l = 0; l < parts->n_layers; l++) most = at_least(most, parts->first[l + 1] - parts->first[l] - 1);
+    return 1 / (double)most;
+}
+
+/* Weights in what the rest leaves of the limit, in parts of part_bytes at the most. */
+static Err *fit_parts(Budget *b, Model *model, const Adapter *adapter, size_t laps, size_t part_bytes, double *experts)
+{
+    size_t share = b->limit - at_most(b->limit, held(b));
+    Parts parts;
+    bool *resident = NULL;
+    TRY(parts_cut(&parts, model, part_bytes, true));
+    Err *err = mem_new(&resident, parts.n, sizeof *resident);
+    if (!err) err = parts_plan(&parts, share, &b->weights, resident);
+    b->weights.part_bytes = part_bytes;
+    b->streamed = !err && share < b->weights.fixed_bytes + stream_layer_bytes(&b->weights);
+    b->read_bytes = b->streamed ? step_bytes(&parts, resident, &b->weights, adapter, lowest_of(model, adapter), laps) : 0;
+    *experts = b->streamed ? run_share(&parts) : 1;
+    free(resident);
+    parts_free(&parts);
+    return err;
+}
+
+/* The better of layers as they are and parts of them, where they are read once for each group; the smallest parts where
+ * nothing else fits. *experts: the share of a layer's that are there at once, no more than tapes allow for. */
+static Err *fit_weights(Budget *b, Model *model, const Adapter *adapter, size_t laps, double allowed, double *experts)
+{
+    size_t parts[3] = {STREAM_WHOLE, 0, 0}, best = SIZE_MAX;
+    Budget base = *b;
+    Err *err = NULL;
+    TRY(parts_size(model, b->limit - at_most(b->limit, held(b)), &parts[1]));
+    for (size_t i = laps > 1 ? 0 : 1; i < 3; i++) {
+        Budget trial = base;
+        double there;
+        if (i == 2 && best != SIZE_MAX) break;
+        err_free(err);
+        err = fit_parts(&trial, model, adapter, laps, parts[i], &there);
+        if (!err && there > allowed) err = err_new(ERR_MEMORY, "tapes leave no room for runs of that many experts");
+        if (err || trial.read_bytes >= best) continue;
+        best = trial.read_bytes;
+        *b = trial;
+        *experts = there;
     }
+    if (best == SIZE_MAX) return err;
+    err_free(err);
+    return NULL;
+}
+
+/* Smaller runs make smaller tapes, and those leave more to weights: shares of experts are tried from all downward, until tapes
+ * that allow for them leave room for parts that keep to them. */
+static Err *fit_group(Budget *b, Model *model, const Adapter *adapter, const Work *work, size_t T)
+{
+    double allowed = 2, experts = 1;
+    size_t laps = (rank_tokens(work) + T - 1) / T;
+    Err *err = NULL;
+    do {
+        err_free(err);
+        allowed /= 2;
+        b->tapes = work->local_ranks * tape_bytes(model, adapter, work, T, allowed);
+        err = fit_weights(b, model, adapter, laps, allowed, &experts);
+    } while (err && allowed * (double)model->router.E > 1);
+    if (err || experts == allowed) return err;
+    Budget closer = *b; /* they are smaller than allowed for */
+    closer.tapes = work->local_ranks * tape_bytes(model, adapter, work, T, experts);
+    err = fit_weights(&closer, model, adapter, laps, experts, &experts);
+    if (!err) *b = closer;
+    err_free(err);
+    return NULL;
+}
+
+/* Groups as asked for, or by halves smaller where that saves a quarter of what is read: their tapes leave more to weights. Large
+ * groups multiply faster. Fails: when none fits. */
+static Err *choose_group(Budget *b, Model *model, const Adapter *adapter, const Work *work)
+{
+    size_t rows = rank_tokens(work), floor = at_most(at_least(work->longest, work->micro_batch_tokens), rows);
+    size_t T = at_most(work->group_tokens ? at_least(work->group_tokens, floor) : rows, rows);
+    bool found = false;
+    Budget best = *b;
+    Err *err = NULL;
+    for (size_t first = T;; T = at_least(T / 2, floor)) {
+        Budget trial = *b;
+        trial.group_tokens = T == first ? work->group_tokens : T;
+        err_free(err);
+        err = fit_group(&trial, model, adapter, work, T);
+        if (!err && (!found || trial.read_bytes < best.read_bytes / 4 * 3)) best = trial;
+        found = found || !err;
+        if (T == floor) break;
+    }
+    if (!found) return err;
+    err_free(err);
+    *b = best;
+    return NULL;
 }
 
 static Err *too_small(const Budget *b, const Work *work)
 {
-    return err_new(ERR_MEMORY, "memory_limit is %s; this run needs %s at least: weights %s (embedding, head, one layer), tapes %s, boundaries %s, adapter and moments %s, the rest %s. "
+    return err_new(ERR_MEMORY, "memory_limit is %s; this run needs %s at least: weights %s (embedding, head, the largest part of a layer), tapes %s, boundaries %s, adapter and moments %s, the rest %s. "
                    "What else would help: shorter documents (max_length %zu now)%s%s, fewer ranks on the host, FP8 weights",
                    BYTES(b->limit), BYTES(b->least), BYTES(b->weights.least_bytes), BYTES(b->tapes), BYTES(b->boundaries), BYTES(b->adapter + b->moments),
                    BYTES(b->program + b->data), work->longest, work->keep_layers ? ", keep_layers 0" : "", work->may_spill ? "" : ", a scratch_dir");
 }
 
-static Err *share_out(Budget *b, Model *model, const Adapter *adapter, const Work *work, const size_t *bytes, bool *resident)
+/* The least: smallest groups, boundaries spilled when they may be, one slot of each kind. */
+static Err *find_least(Budget *b, Model *model, const Adapter *adapter, const Work *work)
 {
-    size_t L = model->n_layers, choices = choice_bytes(model, work) * work->local_ranks, layers = 0;
+    Parts parts;
+    TRY(parts_cut(&parts, model, 0, true));
+    err_free(parts_plan(&parts, 0, &b->weights, NULL));
+    double share = run_share(&parts), allowed = 1;
+    parts_free(&parts);
+    while (allowed / 2 >= share) allowed /= 2; /* as fit_group tries them */
+    b->tapes = work->local_ranks * tape_bytes(model, adapter, work, at_most(at_least(work->longest, work->micro_batch_tokens), rank_tokens(work)), allowed);
+    b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, work->may_spill);
+    size_t tables = (b->weights.fixed_bytes + stream_layer_bytes(&b->weights)) / PAGE_TABLES, least = held(b) + b->weights.least_bytes;
+    b->least = least + at_most(least / (PAGE_TABLES - 1) + 1, tables); /* tables are a share of the limit itself */
+    b->program += at_most(b->limit / PAGE_TABLES, tables);
+    return b->limit < b->least ? too_small(b, work) : NULL;
+}
+
+static Err *share_out(Budget *b, Model *model, const Adapter *adapter, const Work *work)
+{
+    size_t choices = choice_bytes(model, work) * work->local_ranks;
     b->program = work->local_ranks * (PROGRAM_BYTES + model->rope.n * 8) + choices;
     b->data = work->local_ranks * work->data_bytes;
     if (adapter) {
         b->adapter = work->local_ranks * adapter->n * sizeof(float);
         b->moments = work->local_ranks * (3 * adapter->n / work->ranks * sizeof(float) + forest_bytes(adapter, work));
     }
-    for (size_t l = 0; l < L; l++) layers += bytes[l];
-    /* The least: smallest groups, boundaries spilled when they may be, one slot. */
-    StreamPlan least;
-    Err *err = stream_plan(&least, 0, bytes[L], L, bytes, NULL);
-    err_free(err);
-    choose_group(b, model, adapter, work, 0);
-    b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, work->may_spill);
-    b->least = held(b) + least.least_bytes;
-    b->weights = least;
-    if (b->limit < b->least) return too_small(b, work);
-    size_t fixed = b->program + b->data + b->adapter + b->moments + least.least_bytes, left = b->limit - fixed;
-    choose_group(b, model, adapter, work, left / 4);
+    TRY(find_least(b, model, adapter, work));
+    size_t left = b->limit - (b->program + b->data + b->adapter + b->moments + b->weights.least_bytes);
     b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, false);
     b->spilled = work->may_spill && adapter && b->boundaries > left / 4;
     if (b->spilled) b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, true);
-    if (held(b) + least.least_bytes > b->limit) choose_group(b, model, adapter, work, 0);
-    size_t share = b->limit - at_most(b->limit, held(b));
-    TRY(stream_plan(&b->weights, share, bytes[L], L, bytes, resident));
-    b->streamed = share < bytes[L] + layers;
-    if (!b->streamed) return NULL;
-    /* Slots still hold the last layers at each turn. */
-    size_t turns = b->weights.n_slots * b->weights.slot_bytes, passes = b->weights.pass_bytes;
-    size_t down = adapter ? down_passes(model, adapter, bytes, resident) : 0;
-    b->read_bytes = passes - at_most(passes, turns) + (down - at_most(down, turns));
-    if (!adapter) b->read_bytes = passes;
-    return NULL;
+    return choose_group(b, model, adapter, work);
 }
 
 Err *budget_make(Budget *b, Model *model, const Adapter *adapter, const Work *work, size_t limit)
 {
-    size_t *bytes, L = model->n_layers;
-    bool *resident = NULL;
     *b = (Budget){.limit = limit};
-    TRY(mem_new(&bytes, L + 1, sizeof *bytes));
-    Err *err = stream_sizes(model, bytes);
-    if (!err) err = mem_new(&resident, L, sizeof *resident);
-    if (!err) err = share_out(b, model, adapter, work, bytes, resident);
-    free(resident);
-    free(bytes);
+    TRY(share_out(b, model, adapter, work));
     const StreamPlan *w = &b->weights;
-    b->total = held(b) + (b->streamed ? w->fixed_bytes + w->resident_bytes + w->n_slots * w->slot_bytes : w->fixed_bytes + w->layer_bytes);
+    b->total = held(b) + (b->streamed ? stream_plan_bytes(w) : w->fixed_bytes + stream_layer_bytes(w));
     if (b->spilled) b->scratch_bytes = 2 * work->local_ranks * (boundary_bytes(model, adapter, work, false) - boundary_bytes(model, adapter, work, true));
-    return err;
+    return NULL;
 }
 
 Err *budget_limit(size_t *bytes, const char *limit)
@@ -191,29 +241,39 @@ Err *budget_apply(Budget *b, Model *model, const Adapter *adapter, const Work *w
     size_t bytes;
     TRY(budget_limit(&bytes, limit));
     TRY(budget_make(b, model, adapter, work, bytes));
-    return b->streamed ? stream_open(model, b->weights.limit_bytes, NULL) : NULL;
+    return b->streamed ? stream_open(model, b->weights.limit_bytes, b->weights.part_bytes, NULL) : NULL;
 }
 
 /* ---- arithmetic ----------------------------------------------------------------------------------------------- */
 
 static double size_of(const Weight *w) { return w->data ? (double)w->rows * (double)w->cols : 0; }
 
-double budget_flops(const Model *model, const Adapter *adapter, const Work *work)
+/* The indexer's products and scores, once a step. */
+static double index_work(const Model *model, const Layer *x, const Work *work)
 {
-    double tokens = (double)work->step_tokens, sum = 0, keys = (double)work->longest / 2;
+    double once = size_of(&x->index_q) + size_of(&x->index_k) + size_of(&x->index_heads);
+    if (x->indexer && work->longest > model->index.top_k) once += (double)work->longest / 2 * (double)(model->index.n_heads * model->index.dim);
+    return once;
+}
+
+Flops budget_flops(const Model *model, const Adapter *adapter, const Work *work)
+{
+    const AttentionShape *a = &model->attention;
+    double tokens = (double)work->step_tokens, keys = (double)work->longest / 2;
     size_t lowest = lowest_of(model, adapter), L = model->n_layers;
+    Flops f = {.products = 2 * tokens * size_of(&model->lm_head) * (adapter ? 2 : 1)};
     if (model->index.top_k && keys > (double)model->index.top_k) keys = (double)model->index.top_k;
     for (size_t l = 0; l < L; l++) {
         const Layer *x = &model->layers[l];
-        const AttentionShape *a = &model->attention;
-        double both = size_of(&x->q_proj) + size_of(&x->q_down) + size_of(&x->q_up) + size_of(&x->kv_down) + size_of(&x->kv_up) + size_of(&x->o_proj);
-        double once = size_of(&x->index_q) + size_of(&x->index_k) + size_of(&x->index_heads);
-        double scores = keys * (double)a->n_heads * (double)(a->nope + a->rope + a->v);
-        both += size_of(&x->gate) + size_of(&x->up) + size_of(&x->down);
-        if (!x->dense) both += size_of(&x->router) + (double)model->router.K * (size_of(x->expert_weights) + size_of(x->expert_weights + 1) + size_of(x->expert_weights + 2));
-        if (x->indexer && work->longest > model->index.top_k) once += (double)work->longest / 2 * (double)(model->index.n_heads * model->index.dim);
         double passes = l < lowest ? 1 : l + work->keep_layers >= L ? 2 : 3; /* up, again, back */
-        sum += 2 * (both * passes + once + scores * (passes == 1 ? 1 : passes + 0.5));
+        double both = size_of(&x->q_proj) + size_of(&x->q_down) + size_of(&x->q_up) + size_of(&x->kv_down) + size_of(&x->kv_up) + size_of(&x->o_proj);
+        both += size_of(&x->gate) + size_of(&x->up) + size_of(&x->down) + (x->dense ? 0 : size_of(&x->router));
+        f.products += 2 * tokens * (both * passes + index_work(model, x, work));
+        f.attention += 2 * tokens * keys * (double)a->n_heads * (double)(a->nope + a->rope + a->v) * (passes == 1 ? 1 : passes + 0.5);
+        if (x->dense) continue;
+        /* gate, up and down on the way up; again gate and up, unless they were kept, and the gradients of three */
+        double again = passes == 3 ? 5.0 / 3 : passes - 1;
+        f.experts += 2 * tokens * (double)model->router.K * 3 * size_of(x->expert_weights) * (1 + again);
     }
-    return tokens * (sum + 2 * size_of(&model->lm_head) * (adapter ? 2 : 1));
+    return f;
 }

@@ -2,9 +2,8 @@
  *
  *     limit = program + data + adapter + moments + boundaries + tapes + weights
  *
- * The first four are given. Groups shrink until tapes take a quarter of what is left at the most, boundaries go to a file
- * when they take another quarter, and weights get the rest: embedding and head, residents, slots. Bytes are of all ranks of
- * one host. */
+ * The first four are given. Boundaries go to a file when they take a quarter of what is left. Groups shrink while that saves a
+ * quarter of what is read. Weights get the rest: embedding and head, parts that stay, slots. Bytes are of all ranks of one host. */
 #ifndef GRAFT_TRAIN_BUDGET_H
 #define GRAFT_TRAIN_BUDGET_H
 
@@ -42,7 +41,11 @@ MUST_USE Err *budget_apply(Budget *budget, Model *model, const Adapter *adapter,
 /* What memory_limit says, or what is free less a tenth. */
 MUST_USE Err *budget_limit(size_t *bytes, const char *limit);
 
-/* Floating-point operations of a step's tokens: frozen products up, again on the way down, and back; attention. */
-double budget_flops(const Model *model, const Adapter *adapter, const Work *work);
+/* Floating-point operations of a step's tokens: frozen products up, again on the way down, and back. */
+typedef struct {
+    double experts, products, attention; /* of routed experts, of all other weights, of scores and values */
+} Flops;
+Flops budget_flops(const Model *model, const Adapter *adapter, const Work *work);
+static inline double flops_all(Flops f) { return f.experts + f.products + f.attention; }
 
 #endif

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { PIECE = 1 << 20, MESSAGE_BYTES = 2048 };
 
@@ -30,11 +31,14 @@ Err *dp_open(Dp *dp)
     return NULL;
 }
 
-void dp_close(Dp *dp, int code)
+void dp_close(Dp *dp, int code, bool told)
 {
+    enum { FORWARD_MS = 200, LAST_MS = 3000 };
     free(dp->buffer);
     if (dp->started && code && dp->size > 1) {
+        int wait_ms = told ? FORWARD_MS : LAST_MS;
         fflush(NULL);
+        nanosleep(&(struct timespec){.tv_sec = wait_ms / 1000, .tv_nsec = wait_ms % 1000 * 1000000L}, NULL);
         MPI_Abort(MPI_COMM_WORLD, code);
     }
     if (dp->started) MPI_Finalize();

@@ -17,8 +17,9 @@ typedef struct {
 /* Join the job that mpirun started, if it did. Call before threads. */
 MUST_USE Err *dp_open(Dp *dp);
 
-/* code 0: leave in order, with everybody. Otherwise say nothing and bring the job down with that exit code. */
-void dp_close(Dp *dp, int code);
+/* code 0: leave in order, with everybody. Otherwise bring the job down with that exit code: who has told why first, the
+ * others after a while, since mpirun drops what a rank has not yet handed over when it ends. */
+void dp_close(Dp *dp, int code, bool told);
 
 /* The error of the lowest rank that has one becomes everyone's. Collective: every rank calls it. */
 MUST_USE Err *dp_agree(const Dp *dp, Err *err);

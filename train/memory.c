@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/rng.h"
+#include "tensor/matmul.h"
 #include "train/plan.h"
 #include "train/run.h"
 
@@ -81,7 +82,7 @@ static Err *make_budget(Run *run, int local_ranks, size_t limit)
                  .micro_batch_tokens = (size_t)s->micro_batch_tokens, .group_tokens = (size_t)s->group_tokens, .keep_layers = (size_t)s->keep_layers,
                  .may_spill = true};
     TRY(most_tokens(run, &work));
-    run->flops = budget_flops(run->model, run->adapter, &work);
+    run->flops = flops_all(budget_flops(run->model, run->adapter, &work));
     run->work = work;
     return budget_make(&run->budget, run->model, run->adapter, &work, limit);
 }
@@ -91,7 +92,7 @@ static Err *start_stream(Run *run, StreamHost host, int leader, Card *cards)
 {
     Err *err = NULL;
     bool streamed = run->budget.streamed;
-    if (streamed && host.rank == 0) err = stream_open(run->model, run->budget.weights.limit_bytes, &host);
+    if (streamed && host.rank == 0) err = stream_open(run->model, run->budget.weights.limit_bytes, run->budget.weights.part_bytes, &host);
     TRY(dp_agree(&run->dp, err));
     cards[run->dp.rank].process = host.leader;
     cards[run->dp.rank].fd = host.fd;
@@ -99,7 +100,7 @@ static Err *start_stream(Run *run, StreamHost host, int leader, Card *cards)
     if (streamed && host.rank) {
         host.leader = (int)cards[leader].process;
         host.fd = (int)cards[leader].fd;
-        err = stream_open(run->model, run->budget.weights.limit_bytes, &host);
+        err = stream_open(run->model, run->budget.weights.limit_bytes, run->budget.weights.part_bytes, &host);
     }
     return dp_agree(&run->dp, err);
 }
@@ -144,7 +145,7 @@ static bool planned_step(const Run *run, Plan *plan)
     err_free(err); /* a plan is a courtesy */
     if (!found) return false;
     *plan = (Plan){.budget = run->budget};
-    plan_times(plan, run->model, run->adapter, &run->work, &machine, run->work.ranks / run->work.local_ranks, 0);
+    plan_times(plan, run->model, run->adapter, &run->work, &machine, matmul_is_bf16(), run->work.ranks / run->work.local_ranks, 0);
     return true;
 }
 
@@ -161,12 +162,11 @@ void run_describe_memory(const Run *run)
     const Budget *b = &run->budget;
     const StreamPlan *w = &b->weights;
     log_line("  memory    %s of %s: weights %s%s, tapes %s, boundaries %s%s, adapter and moments %s, the rest %s", BYTES(b->total), BYTES(b->limit),
-             BYTES(b->streamed ? w->fixed_bytes + w->resident_bytes + w->n_slots * w->slot_bytes : w->fixed_bytes + w->layer_bytes),
+             BYTES(b->streamed ? stream_plan_bytes(w) : w->fixed_bytes + stream_layer_bytes(w)),
              b->streamed ? "" : " (all)", BYTES(b->tapes), BYTES(b->boundaries), b->spilled ? " (the rest in a file)" : "", BYTES(b->adapter + b->moments),
              BYTES(b->program + b->data));
-    if (b->streamed)
-        log_line("  streamed  %zu of %zu layers stay, the rest passes through %zu slot%s of %s: %s read per step", w->n_resident, run->model->n_layers,
-                 w->n_slots, w->n_slots == 1 ? "" : "s", BYTES(w->slot_bytes), BYTES(b->read_bytes));
+    char parts[STREAM_TEXT_BYTES];
+    if (b->streamed) log_line("  streamed  %s: %s read per step", stream_describe(parts, w), BYTES(b->read_bytes));
     describe_time(run);
     if ((int64_t)b->group_tokens != run->settings.group_tokens) log_line("  groups    of %zu tokens, so that tapes fit", b->group_tokens);
 }
@@ -181,7 +181,7 @@ void run_describe_use(const Run *run, uint64_t steps, double seconds)
         log_line("  speed     %.0f tokens/s with evaluations and saves (planned: %.0f without)", (double)run->tokens_seen / seconds, plan.tokens_per_second);
     if (!run->model->stream || steps == 0) return;
     StreamStats stats = stream_stats(run->model->stream);
-    size_t once = stats.plan.fixed_bytes + stats.plan.resident_bytes;
+    size_t once = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.runs.resident_bytes;
     log_line("  streamed  %s read %s: once what stays, and %s per step with its evaluations (planned: %s without); %.1f s of %.1f s waited for the disk", BYTES(stats.read_bytes),
              stats.direct ? "directly" : "through the page cache", BYTES((double)(stats.read_bytes - once) / (double)steps), BYTES(b->read_bytes),
              stats.waited_seconds, seconds);

@@ -2,16 +2,26 @@
 
 const char *const bound_names[BOUNDS] = {"arithmetic", "disk", "memory", "network"};
 
-void plan_times(Plan *p, const Model *model, const Adapter *adapter, const Work *work, const Machine *m, size_t hosts, double network_gbs)
+/* Scores and values in blocks of 64 queries, and their softmax, by heads (bench/step --profile on shapes M and G1). */
+static const double attention_share = 0.2;
+
+static double arithmetic_seconds(const Plan *p, const Model *model, const Work *work, const Machine *m, bool bf16)
+{
+    double rows = (double)work->step_tokens / (double)work->ranks;
+    if (p->budget.group_tokens && (double)p->budget.group_tokens < rows) rows = (double)p->budget.group_tokens;
+    double experts = model->router.E ? rows * (double)model->router.K / (double)model->router.E : rows;
+    const Flops *f = &p->flops;
+    return 1e-9 * (f->experts / machine_rate(m, bf16, experts) + f->products / machine_rate(m, bf16, rows) + f->attention / (attention_share * m->gflops));
+}
+
+void plan_times(Plan *p, const Model *model, const Adapter *adapter, const Work *work, const Machine *m, bool bf16, size_t hosts, double network_gbs)
 {
     const Budget *b = &p->budget;
-    double rank_tokens = (double)work->step_tokens / (double)work->ranks, group = b->group_tokens && (double)b->group_tokens < rank_tokens ? (double)b->group_tokens : rank_tokens;
-    double rows = model->router.E ? group * (double)model->router.K / (double)model->router.E : group;
     p->flops = budget_flops(model, adapter, work);
-    p->share = 0.6 * rows / (rows + 8);
-    p->seconds[BOUND_ARITHMETIC] = p->flops / (1e9 * m->gflops * p->share * (double)hosts);
+    p->seconds[BOUND_ARITHMETIC] = arithmetic_seconds(p, model, work, m, bf16) / (double)hosts;
+    p->share = 1e-9 * flops_all(p->flops) / (p->seconds[BOUND_ARITHMETIC] * m->gflops * (double)hosts);
     p->seconds[BOUND_DISK] = m->disk_gbs > 0 ? (double)(b->read_bytes + b->scratch_bytes) / (1e9 * m->disk_gbs) : 0;
-    p->seconds[BOUND_MEMORY] = m->memory_gbs > 0 ? 3 * (double)b->weights.layer_bytes / (1e9 * m->memory_gbs) : 0;
+    p->seconds[BOUND_MEMORY] = m->memory_gbs > 0 ? 3 * (double)stream_layer_bytes(&b->weights) / (1e9 * m->memory_gbs) : 0;
     p->seconds[BOUND_NETWORK] = hosts > 1 && network_gbs > 0 && adapter ? 2 * 4 * (double)adapter->n / (1e9 * network_gbs) : 0;
     p->bound = BOUND_ARITHMETIC;
     for (Bound i = 0; i < BOUNDS; i++)
@@ -20,10 +30,10 @@ void plan_times(Plan *p, const Model *model, const Adapter *adapter, const Work 
     p->tokens_per_second = (double)work->step_tokens / p->step_seconds;
 }
 
-Err *plan_make(Plan *p, Model *model, const Adapter *adapter, const Work *work, const Machine *m, size_t hosts, double network_gbs, size_t limit)
+Err *plan_make(Plan *p, Model *model, const Adapter *adapter, const Work *work, const Machine *m, bool bf16, size_t hosts, double network_gbs, size_t limit)
 {
     *p = (Plan){0};
     TRY(budget_make(&p->budget, model, adapter, work, limit));
-    plan_times(p, model, adapter, work, m, hosts, network_gbs);
+    plan_times(p, model, adapter, work, m, bf16, hosts, network_gbs);
     return NULL;
 }

@@ -114,6 +114,13 @@ void step_free(Step *s)
     free(s);
 }
 
+size_t step_tape_bytes(const Step *s)
+{
+    size_t bytes = s->tape.arena.held_bytes + s->room.scratch.held_bytes + s->room.gradients.held_bytes;
+    for (size_t i = 0; i < s->n_kept; i++) bytes += s->kept[i].arena.held_bytes;
+    return bytes;
+}
+
 float *step_gradient(Step *s, size_t l) { return s->slices.gradient + s->slices.at[l]; }
 float *step_moment_m(Step *s, size_t l) { return s->slices.m + s->slices.at[l]; }
 float *step_moment_v(Step *s, size_t l) { return s->slices.v + s->slices.at[l]; }
@@ -294,7 +301,7 @@ static Err *acquire(const Run *run, size_t l, ProfileWay way)
 static Err *go_up(const Run *run)
 {
     profile_layer(run->s->config.profile, PROFILE_OUTSIDE);
-    layers_walk(run->s->model, run->lowest);
+    layers_walk(run->s->model, run->lowest, run->batch->most_groups);
     TRY(embed(run));
     for (size_t l = 0; l < run->s->model->n_layers; l++) {
         TRY(stop_between_layers(run));

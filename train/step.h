@@ -74,6 +74,9 @@ uint64_t step_live_tokens(const Step *step, size_t l);
 /* Give back what the last batch took, until the next one takes it again. */
 void step_rest(Step *step);
 
+/* Bytes that tapes hold, the most of any step so far; what train/tapes counts beforehand. */
+size_t step_tape_bytes(const Step *step);
+
 /* The gradient of this rank's slice of layer l, and its moments; dp_slice says which part. */
 float *step_gradient(Step *step, size_t l);
 float *step_moment_m(Step *step, size_t l);

@@ -340,7 +340,21 @@ static void a_bad_record_is_refused_with_file_line_and_what_was_seen(void **stat
         {M("{\"role\":\"assistant\",\"tool_calls\":[{\"name\":\"f\",\"arguments\":{\"x\":{\"a\":1,\"a\":2}}}]}"),
          "appears twice"},
         {M("{\"role\":\"assistant\",\"content\":\"a\",\"weight\":0.5}"), "weight is 0.5; expected 0 or 1"},
-        {"{\"messages\":[],\"tools\":5}", "tools is a number"}};
+        {"{\"messages\":[],\"tools\":5}", "tools is a number"},
+        {"[", "expected a value; records stand one on a line, without an array around them"},
+        {"{", "expected a key in quotes; a record stands whole on its line"},
+        {"7", "the record is a number; expected an object"},
+        {"{\"text\":\"a\xFF\"}", "byte 0xFF; expected valid UTF-8"},
+        {"\xFF\xFE{\"", "column 1: byte 0xFF; expected a value"}, /* UTF-16 */
+        {"{\"text\":\"\\ud800\"}", "expected the other half of a surrogate pair"},
+        {"{\"text\":\"a\tb\"}", "byte 0x09; expected a control character to be escaped"},
+        {"{\"text\":NaN}", "expected a value"},
+        {"{\"text\":\"a\"} {\"text\":\"b\"}", "expected nothing after the value"},
+        {"{\"input_ids\":[1,99999999999999999999]}", "input_ids[1] is 99999999999999999999; expected an integer"},
+        {"{\"input_ids\":[1,-1]}", "input_ids[1] is -1; the tokenizer has 0 to 4095"},
+        {"{\"input_ids\":[1,1e400]}", "input_ids[1] is 1e400; expected an integer"},
+        {"{\"input_ids\":[1,true]}", "input_ids[1] is true; expected an integer"},
+        {"{\"input_ids\":[1,2],\"labels\":[0,null]}", "labels[0] is 0"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char file[1000];
         Dataset *ds;
@@ -358,6 +372,23 @@ static void a_bad_record_is_refused_with_file_line_and_what_was_seen(void **stat
     assert_fails(open_with(&ds, file_with(state, good), tokenizer, &options, 0), ERR_USAGE, "max_length");
 }
 
+/* What editors and other systems leave in a file, and what only looks like a record. */
+static void careless_files_are_read_all_the_same(void **state)
+{
+    static const char text[] = "\xEF\xBB\xBF" M(U("q") "," A("a")) "\r\n\r\n \t\r\n" M(U("q") "," A("b")), zero[] = M(U("q") "," A("a")) "\n{\"text\":\"\0\"}\n";
+    Dataset *ds;
+    assert_ok(open_with(&ds, file_with(state, text), tokenizer, &options, 512));
+    assert_int_equal(dataset_count(ds), 2);
+    assert_int_equal(dataset_document(ds, 0)->n, dataset_document(ds, 1)->n);
+    assert_int_equal(dataset_document(ds, 1)->record, 4);
+    dataset_close(ds);
+    assert_ok(file_write(path, zero, sizeof zero - 1));
+    assert_fails(open_with(&ds, path, tokenizer, &options, 512), ERR_DATA, "line 2: not valid JSON at line 1, column 10: byte 0x00; expected a control character to be escaped");
+    assert_fails(open_with(&ds, file_with(state, ""), tokenizer, &options, 512), ERR_DATA, "has no records");
+    assert_fails(open_with(&ds, file_with(state, "\x1f\x8b\x08"), tokenizer, &options, 512), ERR_IO, path);
+    assert_fails(open_with(&ds, file_with(state, "\x28\xb5\x2f\xfdxyz"), tokenizer, &options, 512), ERR_IO, path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -372,6 +403,7 @@ int main(void)
         scratch_test(files_are_told_in_three_ways),
         scratch_test(long_records_are_cut_from_the_right),
         scratch_test(a_bad_record_is_refused_with_file_line_and_what_was_seen),
+        scratch_test(careless_files_are_read_all_the_same),
     };
     return cmocka_run_group_tests(tests, open_tokenizer, close_tokenizer);
 }

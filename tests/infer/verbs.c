@@ -91,6 +91,8 @@ static void the_cache_writes_what_no_cache_writes(void **state)
     assert_said("nowhere.h5: No such file or directory");
 }
 
+static const char first_record[] = "{\"file\":\"examples/devils/devils_eval.jsonl\",\"line\":1,\"domain\":\"verse\",\"name\":\"base\"";
+
 static void a_gate_that_strikes_ends_with_ten(void **state)
 {
     char directory[PATH_BYTES], options[3 * PATH_BYTES], records[PATH_BYTES], *text;
@@ -103,10 +105,7 @@ static void a_gate_that_strikes_ends_with_ten(void **state)
     assert_said("graft eval: kl < 1 holds for ");
     assert_null(strstr(said, "base + 9 holds"));
     assert_ok(file_read(&text, &bytes, records));
-    static const char first[] = "{\"file\":\"examples/devils/devils_eval.jsonl\",\"line\":1,";
-    assert_true(bytes > sizeof first && strncmp(text, first, strlen(first)) == 0);
-    assert_non_null(strstr(text, "\"name\":\"base\",\"scored\":"));
-    assert_non_null(strstr(text, "\"kl_base\":"));
+    assert_int_equal(strncmp(text, first_record, strlen(first_record)), 0);
     free(text);
 }
 

@@ -1,9 +1,10 @@
-/* Whatever streams has the bytes of its file, in any order of layers; plans keep their limits; a file that changes says so. */
+/* Whatever streams has the bytes of its file, in any order of layers; a file that changes says so. */
 #include "tests/support/check.h"
 
 #include "base/bytes.h"
 #include "base/memory.h"
 #include "model/stream.h"
+#include "model/stream_parts.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -11,13 +12,16 @@
 
 static const char fixture[] = "tests/fixtures/model/sparse";
 
+/* What the smallest parts want with so many slots more than one. */
 static size_t least_of(Model *model, size_t extra_slots)
 {
-    size_t bytes[64], most = 0, L = model->n_layers;
-    assert_true(L < 64);
-    assert_ok(stream_sizes(model, bytes));
-    for (size_t l = 0; l < L; l++) most = bytes[l] > most ? bytes[l] : most;
-    return bytes[L] + (1 + extra_slots) * most;
+    Parts parts;
+    StreamPlan plan;
+    assert_ok(parts_cut(&parts, model, 0, true));
+    assert_fails(parts_plan(&parts, 0, &plan, NULL), ERR_MEMORY, "at least");
+    size_t slot = (plan.cores.slot_bytes + plan.runs.slot_bytes), least = plan.least_bytes;
+    parts_free(&parts);
+    return least + extra_slots * slot;
 }
 
 static bool same(const Weight *w, const Weight *plain)
@@ -33,15 +37,41 @@ static void check_layer(const Model *model, const Model *plain, size_t l)
     const Layer *x = &model->layers[l], *y = &plain->layers[l];
     assert_true(x->kv_down.data != NULL && same(&x->q_down, &y->q_down) && same(&x->kv_down, &y->kv_down) && same(&x->o_proj, &y->o_proj));
     assert_true(same(&x->gate, &y->gate) && same(&x->down, &y->down) && same(&x->index_q, &y->index_q));
-    for (size_t i = 0; !x->dense && i < 3 * model->router.E; i++) assert_true(same(&x->expert_weights[i], &y->expert_weights[i]));
 }
 
-static void visit(Model *model, const Model *plain, size_t l)
+static void check_experts(const Model *model, const Model *plain, size_t l, size_t begin, size_t end)
+{
+    const Layer *x = &model->layers[l], *y = &plain->layers[l];
+    for (size_t i = 3 * begin; i < 3 * end; i++) assert_true(same(&x->expert_weights[i], &y->expert_weights[i]));
+}
+
+/* Runs come and go while the layer is there: rising, then falling, or in a lap that nobody announced. */
+static void check_runs(Model *model, const Model *plain, size_t l, bool falling)
+{
+    const ExpertRuns *runs = model->layers[l].runs;
+    if (!runs) {
+        if (!model->layers[l].dense) check_experts(model, plain, l, 0, model->router.E);
+        return;
+    }
+    assert_int_equal(runs->begin[0], 0);
+    assert_int_equal(runs->begin[runs->n], model->router.E);
+    for (size_t i = 0; i < runs->n; i++) {
+        size_t run = falling ? runs->n - 1 - i : i;
+        assert_ok(runs->acquire(runs->context, run));
+        check_experts(model, plain, l, runs->begin[run], runs->begin[run + 1]);
+        runs->release(runs->context, run);
+    }
+}
+
+static void visit_laps(Model *model, const Model *plain, size_t l, bool falling, size_t laps)
 {
     assert_ok(layer_acquire(model, l));
     check_layer(model, plain, l);
+    for (size_t lap = 0; lap < laps; lap++) check_runs(model, plain, l, falling);
     layer_release(model, l);
 }
+
+static void visit(Model *model, const Model *plain, size_t l) { visit_laps(model, plain, l, false, 1); }
 
 static void every_order_of_layers_finds_their_bytes(const char *directory)
 {
@@ -50,17 +80,17 @@ static void every_order_of_layers_finds_their_bytes(const char *directory)
     for (size_t extra = 0; extra < 4; extra++) {
         assert_ok(model_open(&model, directory));
         size_t L = model->n_layers;
-        assert_ok(stream_open(model, least_of(model, extra), NULL));
+        assert_ok(stream_open(model, least_of(model, extra), 0, NULL));
         for (int walk = 0; walk < 3; walk++) {
             size_t lowest = walk < 2 ? (size_t)walk : L;
-            layers_walk(model, lowest);
-            for (size_t l = 0; l < L; l++) visit(model, plain, l);
-            for (size_t l = L; l-- > lowest;) visit(model, plain, l);
+            layers_walk(model, lowest, 1 + (size_t)walk);
+            for (size_t l = 0; l < L; l++) visit_laps(model, plain, l, false, 1 + (size_t)walk);
+            for (size_t l = L; l-- > lowest;) visit_laps(model, plain, l, true, 1 + (size_t)walk);
         }
-        layers_walk(model, 0); /* given up half-way, then visits that nobody announced */
+        layers_walk(model, 0, 1); /* given up half-way, then visits that nobody announced */
         visit(model, plain, 0);
-        layers_walk(model, L);
-        for (size_t i = 0; i < 3 * L; i++) visit(model, plain, i * 5 % L);
+        layers_walk(model, L, 1);
+        for (size_t i = 0; i < 3 * L; i++) visit_laps(model, plain, i * 5 % L, i % 2, i % 3); /* laps that nobody announced, too */
         assert_true(same(&model->lm_head, &plain->lm_head) && same(&model->embed_tokens, &plain->embed_tokens));
         assert_true(stream_stats(model->stream).read_bytes > 0);
         model_close(model);
@@ -74,31 +104,21 @@ static void streamed_weights_have_the_bytes_of_their_file(void **state)
     every_order_of_layers_finds_their_bytes(fixture);
 }
 
+static void so_have_runs_of_experts(void **state)
+{
+    Model *model;
+    (void)state;
+    assert_ok(model_open(&model, "examples/tiny-glm5"));
+    assert_ok(stream_open(model, least_of(model, 0), 0, NULL));
+    assert_non_null(model->layers[model->n_layers - 1].runs);
+    model_close(model);
+    every_order_of_layers_finds_their_bytes("examples/tiny-glm5");
+}
+
 static void so_have_streamed_fp8_weights_and_their_scales(void **state)
 {
     (void)state;
     every_order_of_layers_finds_their_bytes("tests/fixtures/model/fp8");
-}
-
-static void plans_keep_their_limit_and_use_it(void **state)
-{
-    size_t bytes[40], n = 40;
-    bool resident[40];
-    StreamPlan plan;
-    (void)state;
-    for (size_t l = 0; l < n; l++) bytes[l] = l < 3 ? 100 : 1000;
-    assert_fails(stream_plan(&plan, 1499, 500, n, bytes, NULL), ERR_MEMORY, "at least");
-    assert_int_equal(plan.least_bytes, 1500);
-    for (size_t limit = 1500; limit < 45000; limit += 377) {
-        size_t stay = 0, streamed = 0;
-        assert_ok(stream_plan(&plan, limit, 500, n, bytes, resident));
-        for (size_t l = 0; l < n; l++) *(resident[l] ? &stay : &streamed) += bytes[l];
-        assert_int_equal(plan.resident_bytes, stay);
-        assert_int_equal(plan.pass_bytes, streamed);
-        assert_true(plan.fixed_bytes + plan.resident_bytes + plan.n_slots * plan.slot_bytes <= limit);
-        if (streamed) assert_true(limit - plan.fixed_bytes - plan.resident_bytes - plan.n_slots * plan.slot_bytes < 2000);
-    }
-    assert_int_equal(plan.n_resident, n);
 }
 
 static void copy_file(const char *from, const char *to)
@@ -123,7 +143,7 @@ static void a_file_that_shrinks_is_named(void **state)
         copy_file(from, to);
     }
     assert_ok(model_open(&model, directory));
-    assert_ok(stream_open(model, least_of(model, 0), NULL));
+    assert_ok(stream_open(model, least_of(model, 0), 0, NULL));
     for (size_t i = 0; i < 2 * model->n_layers; i++) {
         assert_ok(layer_acquire(model, i % model->n_layers));
         layer_release(model, i % model->n_layers);
@@ -142,14 +162,17 @@ static void an_outline_has_the_shapes_and_sizes_of_the_files(void **state)
 {
     char config[PATH_BYTES];
     Model *model, *outline;
-    size_t bytes[64], outlined[64];
+    Parts parts, outlined;
     (void)state;
     assert_ok(file_join(config, fixture, "config.json"));
     assert_ok(model_open(&model, fixture));
     assert_ok(model_outline(&outline, config, DTYPE_BF16));
-    assert_ok(stream_sizes(model, bytes));
-    assert_ok(stream_sizes(outline, outlined));
+    assert_ok(parts_cut(&parts, model, 0, true));
+    assert_ok(parts_cut(&outlined, outline, 0, true));
     assert_int_equal(model->n_layers, outline->n_layers);
+    assert_int_equal(parts.n, outlined.n);
+    parts_free(&parts);
+    parts_free(&outlined);
     for (size_t l = 0; l < model->n_layers; l++) {
         assert_int_equal(model->layers[l].o_proj.rows, outline->layers[l].o_proj.rows);
         assert_int_equal(model->layers[l].dense, outline->layers[l].dense);
@@ -161,8 +184,8 @@ static void an_outline_has_the_shapes_and_sizes_of_the_files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(streamed_weights_have_the_bytes_of_their_file), cmocka_unit_test(so_have_streamed_fp8_weights_and_their_scales),
-        cmocka_unit_test(plans_keep_their_limit_and_use_it), scratch_test(a_file_that_shrinks_is_named),
+        cmocka_unit_test(streamed_weights_have_the_bytes_of_their_file), cmocka_unit_test(so_have_runs_of_experts), cmocka_unit_test(so_have_streamed_fp8_weights_and_their_scales),
+        scratch_test(a_file_that_shrinks_is_named),
         cmocka_unit_test(an_outline_has_the_shapes_and_sizes_of_the_files)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -186,7 +186,7 @@ static int by_choice(const void *left, const void *right)
 static void check_choice(size_t n, size_t k, const float *x)
 {
     int32_t *sorted = malloc(n * sizeof *sorted), *ids = malloc((k + 1) * sizeof *ids);
-    uint32_t *scratch = malloc(n * sizeof *scratch);
+    uint32_t *scratch = malloc((n + 15) / 16 * 16 * sizeof *scratch);
     uint64_t *bits = malloc((n + 63) / 64 * sizeof *bits), *want = calloc((n + 63) / 64, sizeof *want);
     for (size_t i = 0; i < n; i++) sorted[i] = (int32_t)i;
     compared = x;
@@ -199,9 +199,8 @@ static void check_choice(size_t n, size_t k, const float *x)
     free(sorted), free(ids), free(scratch), free(bits), free(want);
 }
 
-static void the_k_largest_come_in_order_and_ties_go_to_the_lower_id(void **state)
+static void check_choices(void)
 {
-    (void)state;
     static const size_t sizes[][2] = {{1, 1}, {5, 0}, {5, 5}, {64, 8}, {65, 64}, {256, 8}, {1000, 300}, {LONGEST, 2048}};
     static const float special[] = {-INFINITY, INFINITY, -0.0f, 0, NAN, 1, -1, 1e-40f};
     for (size_t i = 0; i < 8; i++) {
@@ -214,7 +213,16 @@ static void the_k_largest_come_in_order_and_ties_go_to_the_lower_id(void **state
         check_choice(n, k, a);
         for (size_t j = 0; j < n; j++) a[j] = (float)j; /* rising: every one enters the heap */
         check_choice(n, k, a);
+        for (size_t j = 0; j < n; j++) a[j] = -1e30f - (float)(j % 7) * 1e28f;
+        check_choice(n, k, a);
     }
+}
+
+static void the_k_largest_come_in_order_and_ties_go_to_the_lower_id(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < 3; i++)
+        if (matmul_init(paths[i])) check_choices();
 }
 
 int main(void)

@@ -1,0 +1,127 @@
+/* A tokenizer's speed: how long its file takes to open, and megabytes a second of one thread on English text, on strings of
+ * all kinds (once with a new encoder, whose cache of words is empty, and over and over), and on single words of a megabyte.
+ *
+ *     make build/bench/tools/tokenizer
+ *     build/bench/tools/tokenizer [TOKENIZER_JSON]      # without one: of GLM-5's shape
+ *
+ * Each number is the best of several rounds, of processor time: neighbours only make it worse. */
+#include "base/log.h"
+#include "data/raw.h"
+#include "data/reader.h"
+#include "data/tokenizer.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { ROUNDS = 5, TEXT_BYTES = 8 << 20, WORD_BYTES = 1 << 20 };
+
+/* The strings under `key` anywhere in a value, one after the other. */
+static void gather(Text *out, Raw value, const char *key)
+{
+    for (RawItem item = raw_first(value); item.value.at; raw_next(&item)) {
+        if (item.key.at && raw_equals(item.key, key) && raw_is(item.value, JSON_STRING)) raw_string(out, item.value);
+        else gather(out, item.value, key);
+    }
+}
+
+static Err *read_texts(Text *out, const char *path, const char *key)
+{
+    Reader *reader;
+    const char *line;
+    size_t bytes;
+    TRY(reader_open(&reader, path));
+    Err *err = NULL;
+    while (!err && !(err = reader_line(reader, &line, &bytes)) && line) {
+        Raw record;
+        if ((err = raw_open(&record, line, bytes))) break;
+        gather(out, record, key);
+    }
+    reader_close(reader);
+    return err;
+}
+
+/* The text over and over, to TEXT_BYTES. */
+static void repeat(Text *out, const Text *text)
+{
+    while (text->n && out->n < TEXT_BYTES) text_add(out, text->data, text->n);
+}
+
+/* With a new encoder each time. */
+static Err *measure(const Tokenizer *tokenizer, const char *what, const char *text, size_t n)
+{
+    double best = 1e30;
+    Tokens tokens = {0};
+    Err *err = NULL;
+    for (int round = 0; round < ROUNDS && !err; round++) {
+        Encoder *encoder;
+        if ((err = encoder_new(&encoder, tokenizer))) break;
+        tokens.n = 0;
+        double start = log_cpu_seconds();
+        err = tokenizer_encode(encoder, text, n, &tokens);
+        double seconds = log_cpu_seconds() - start;
+        if (seconds < best) best = seconds;
+        encoder_free(encoder);
+    }
+    printf("%-38s %6.1f MB/s  (%.2f MB, %zu tokens)\n", what, (double)n / best / 1e6, (double)n / 1e6, tokens.n);
+    tokens_free(&tokens);
+    return err;
+}
+
+static Err *measure_file(const Tokenizer *tokenizer, const char *what, const char *path, const char *key)
+{
+    char again[60];
+    Text once = {0}, text = {0};
+    snprintf(again, sizeof again, "%s, over and over", what);
+    Err *err = read_texts(&once, path, key);
+    if (!err) repeat(&text, &once);
+    if (!err) err = text_error(&text);
+    if (!err) err = measure(tokenizer, what, once.data, once.n);
+    if (!err) err = measure(tokenizer, again, text.data, text.n);
+    text_free(&once);
+    text_free(&text);
+    return err;
+}
+
+static Err *measure_word(const Tokenizer *tokenizer, const char *unit)
+{
+    char what[40];
+    Text text = {0};
+    while (text.n < WORD_BYTES && !text.failed) text_put(&text, unit);
+    snprintf(what, sizeof what, "1 MB of \"%s\"", *unit == '\n' ? "\\n" : unit);
+    Err *err = text_error(&text);
+    if (!err) err = measure(tokenizer, what, text.data, text.n);
+    text_free(&text);
+    return err;
+}
+
+static Err *measure_opening(Tokenizer **tokenizer, const char *path)
+{
+    double best = 1e30;
+    *tokenizer = NULL;
+    for (int round = 0; round < ROUNDS; round++) {
+        double start = log_cpu_seconds();
+        tokenizer_close(*tokenizer);
+        TRY(tokenizer_open(tokenizer, path));
+        double seconds = log_cpu_seconds() - start;
+        if (seconds < best) best = seconds;
+    }
+    printf("%-38s %6.3f s     (%s, %zu ids)\n", "open", best, path, tokenizer_size(*tokenizer));
+    return NULL;
+}
+
+static Err *run(const char *path)
+{
+    static const char *const units[] = {"a", "ab", " ", "\n", "1", "!", "\u4e2d"};
+    Tokenizer *tokenizer = NULL;
+    Err *err = measure_opening(&tokenizer, path);
+    if (!err) err = measure_file(tokenizer, "English (the demo)", "examples/devils/devils_train.jsonl", "content");
+    if (!err) err = measure_file(tokenizer, "mixed (the fixtures)", "tests/fixtures/tokenizer/glm5shaped.encode.jsonl", "text");
+    for (size_t i = 0; i < sizeof units / sizeof *units && !err; i++) err = measure_word(tokenizer, units[i]);
+    tokenizer_close(tokenizer);
+    return err;
+}
+
+int main(int argc, char **argv)
+{
+    return err_report("tokenizer", run(argc > 1 ? argv[1] : "tests/fixtures/tokenizer/glm5shaped.tokenizer.json.gz"));
+}

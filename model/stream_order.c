@@ -1,0 +1,91 @@
+/* With n runs in a layer, one walk is   up(l) = l + laps (first[l] - l)   visits old where layer l begins on the way up; on the
+ * way down layers come the other way round, each beginning with its core. */
+#include "model/stream_order.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+static size_t up(const OrderWalk *w, const size_t *first, size_t l) { return l + w->laps * (first[l] - l); }
+
+size_t order_visits(const OrderWalk *w, size_t L, const size_t *first) { return 2 * up(w, first, L) - up(w, first, w->lowest); }
+
+/* The layer l with start(l) <= at < start(l + 1); walk NULL: of parts instead of visits. */
+static size_t layer_with(const OrderWalk *w, size_t L, const size_t *first, size_t at)
+{
+    size_t low = 0, high = L;
+    while (high - low > 1) {
+        size_t middle = (low + high) / 2;
+        if ((w ? up(w, first, middle) : first[middle]) <= at) low = middle;
+        else high = middle;
+    }
+    return low;
+}
+
+size_t order_layer(size_t L, const size_t *first, size_t part) { return layer_with(NULL, L, first, part); }
+
+static size_t part_in_walk(const OrderWalk *w, size_t L, const size_t *first, size_t v)
+{
+    size_t top = up(w, first, L);
+    bool down = v >= top;
+    size_t at = down ? 2 * top - 1 - v : v, l = layer_with(w, L, first, at), n = first[l + 1] - first[l] - 1;
+    size_t inside = down ? up(w, first, l + 1) - 1 - at : at - up(w, first, l);
+    if (inside == 0) return first[l];
+    size_t run = (inside - 1) % n;
+    return first[l] + 1 + (down ? n - 1 - run : run);
+}
+
+/* The walk that a visit belongs to, or comes after; NULL: none has begun. */
+static const OrderWalk *walk_of(const Order *o, size_t visit)
+{
+    for (size_t k = o->n; k > 0 && k + ORDER_WALKS > o->n; k--)
+        if (o->walks[(k - 1) % ORDER_WALKS].start <= visit) return &o->walks[(k - 1) % ORDER_WALKS];
+    return NULL;
+}
+
+size_t order_part(const Order *o, size_t L, const size_t *first, size_t visit)
+{
+    const OrderWalk *w = walk_of(o, visit);
+    if (!w) return visit % first[L];
+    size_t v = visit - w->start, visits = order_visits(w, L, first);
+    return v < visits ? part_in_walk(w, L, first, v) : (v - visits) % first[L];
+}
+
+/* The first of begin, begin + step, ... (laps of them) that is at least `from`; SIZE_MAX: none. */
+static size_t next_lap(size_t begin, size_t step, size_t laps, size_t from)
+{
+    size_t lap = from > begin ? (from - begin + step - 1) / step : 0;
+    return lap < laps ? begin + lap * step : SIZE_MAX;
+}
+
+static size_t next_in_walk(const OrderWalk *w, size_t L, const size_t *first, size_t from, size_t part)
+{
+    size_t l = order_layer(L, first, part), n = first[l + 1] - first[l] - 1, j = part - first[l], laps = j ? w->laps : 1, step = j ? n : 1;
+    size_t rising = next_lap(up(w, first, l) + j, step, laps, from);
+    if (rising != SIZE_MAX || l < w->lowest) return rising;
+    size_t down = 2 * up(w, first, L) - up(w, first, l + 1);
+    return next_lap(down + (j ? n + 1 - j : 0), step, laps, from);
+}
+
+/* Where the walks that begin after `visit` begin; SIZE_MAX: none does. */
+static size_t next_start(const Order *o, size_t visit)
+{
+    size_t start = SIZE_MAX;
+    for (size_t k = o->n; k > 0 && k + ORDER_WALKS > o->n && o->walks[(k - 1) % ORDER_WALKS].start > visit; k--) start = o->walks[(k - 1) % ORDER_WALKS].start;
+    return start;
+}
+
+size_t order_next(const Order *o, size_t L, const size_t *first, size_t from, size_t part)
+{
+    for (;;) {
+        const OrderWalk *w = walk_of(o, from);
+        size_t start = w ? w->start : 0, end = w ? start + order_visits(w, L, first) : 0, next = next_start(o, from);
+        if (from < end) {
+            size_t visit = next_in_walk(w, L, first, from - start, part);
+            if (visit != SIZE_MAX) return start + visit;
+            from = end;
+        }
+        size_t visit = from + (part + first[L] - (from - end) % first[L]) % first[L]; /* upward again */
+        if (visit < next) return visit;
+        from = next;
+    }
+}

@@ -1,0 +1,37 @@
+/* The order in which a walk visits the parts of a model's layers.
+ *
+ *     layer       core, then its runs of experts `laps` times: once for every group of documents
+ *     up          layers 0, 1, ... L - 1, runs rising;   down   layers L - 1, ... lowest, runs falling
+ *     afterwards  up, again and again, until a walk is announced
+ *
+ * So what is visited last on the way up is visited first on the way down, but for laps. Visits are counted from 0. */
+#ifndef GRAFT_MODEL_STREAM_ORDER_H
+#define GRAFT_MODEL_STREAM_ORDER_H
+
+#include <stddef.h>
+
+enum { ORDER_WALKS = 8 }; /* that are remembered */
+
+typedef struct {
+    size_t start;  /* visit it begins with */
+    size_t lowest; /* n_layers: up only */
+    size_t laps;
+} OrderWalk;
+
+/* Walks announced so far, each beginning where the last one ends or later. */
+typedef struct {
+    size_t n;
+    OrderWalk walks[ORDER_WALKS];
+} Order;
+
+/* first [L + 1]: the number of each layer's core; its runs follow. */
+size_t order_visits(const OrderWalk *walk, size_t L, const size_t *first);
+size_t order_part(const Order *order, size_t L, const size_t *first, size_t visit);
+
+/* The next visit of a part, from `from` on. */
+size_t order_next(const Order *order, size_t L, const size_t *first, size_t from, size_t part);
+
+/* The layer of a part. */
+size_t order_layer(size_t L, const size_t *first, size_t part);
+
+#endif

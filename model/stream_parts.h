@@ -1,0 +1,48 @@
+/* The parts that a model's weights are read in, with what they take from which file.
+ *
+ *     part    0 .. n - 1: the cores and runs of all layers, in their order; n: embedding and head
+ *     bytes   a part's spans of all shards, one after another; a PartRef says which pointer of which Weight goes where
+ *     pieces  the spans, cut for reading */
+#ifndef GRAFT_MODEL_STREAM_PARTS_H
+#define GRAFT_MODEL_STREAM_PARTS_H
+
+#include "model/model.h"
+#include "model/stream_plan.h"
+
+typedef struct {
+    const void **pointer; /* a Weight's data or scale */
+    const void *mapped;   /* what it is outside */
+    size_t shard, offset, bytes;
+    size_t at;            /* in the part's bytes */
+} PartRef;
+
+typedef struct {
+    size_t shard, offset, bytes, at; /* aligned */
+} PartPiece;
+
+typedef struct {
+    bool run;
+    size_t n_refs, n_pieces, bytes;
+    PartRef *refs;
+    PartPiece *pieces;
+} Part;
+
+typedef struct {
+    size_t n_layers, n;
+    size_t *first;     /* [n_layers + 1] a layer's core; its runs follow */
+    size_t *begin;     /* first expert of each run of layer l and E: from begin[first[l]] on, one number for each part of the layer */
+    Part *parts;       /* [n + 1] */
+} Parts;
+
+/* Cut so that a part takes part_bytes at the most, where it can be cut; sizes_only: without refs and pieces.
+ * Owner: the caller, until parts_free, which takes empty (all zero) ones, too. */
+MUST_USE Err *parts_cut(Parts *parts, Model *model, size_t part_bytes, bool sizes_only);
+
+/* The most that parts should take under a limit: as stream_part_most says. */
+MUST_USE Err *parts_size(Model *model, size_t limit_bytes, size_t *part_bytes);
+void parts_free(Parts *parts);
+
+/* The plan for parts; resident [n], or NULL. */
+MUST_USE Err *parts_plan(const Parts *parts, size_t limit_bytes, StreamPlan *plan, bool *resident);
+
+#endif

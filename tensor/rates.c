@@ -1,0 +1,66 @@
+#include "tensor/rates.h"
+
+#include "base/memory.h"
+#include "base/peak.h"
+#include "tensor/matmul.h"
+
+#include <stdlib.h>
+
+enum { OUT = 1024, IN = 2048, MATRICES = 8 };
+
+/* What one thread multiplies; the matrices together are larger than its caches. */
+typedef struct {
+    char *bytes;
+    float *x, *y, *pack;
+} Bench;
+
+static Err *bench_new(Bench *b, size_t n)
+{
+    TRY(mem_new(&b->bytes, (size_t)MATRICES * OUT * IN, dtype_bytes(DTYPE_BF16)));
+    TRY(mem_new(&b->x, n * IN, sizeof *b->x));
+    TRY(mem_new(&b->y, n * IN, sizeof *b->y));
+    return mem_new(&b->pack, rows_scratch(n, IN), sizeof *b->pack);
+}
+
+static void bench_free(Bench *b)
+{
+    free(b->bytes);
+    free(b->x);
+    free(b->y);
+    free(b->pack);
+}
+
+/* GFLOP/s of the calling thread with n rows in the mean: half as many up to one and a half times, as experts meet tokens. */
+static double rate_of(const Bench *b, size_t mean)
+{
+    const double least_seconds = 0.05;
+    double began = peak_clock(), spent = 0, flops = 0;
+    for (size_t i = 0; spent < least_seconds; i = (i + 1) % MATRICES, spent = peak_clock() - began) {
+        Weight W = {.name = "trial", .dtype = DTYPE_BF16, .rows = OUT, .cols = IN, .data = b->bytes + i * OUT * IN * dtype_bytes(DTYPE_BF16)};
+        size_t n = mean / 2 + mean * (i % 5) / 4;
+        rows_nt(n, rows_of(b->y, OUT), false, 1, rows_of(b->x, IN), &W, b->pack);
+        rows_nn(n, rows_of(b->x, IN), false, 1, rows_of(b->y, OUT), &W, b->pack);
+        flops += 4.0 * (double)n * OUT * IN;
+    }
+    return 1e-9 * flops / spent;
+}
+
+Err *rates_measure(double gflops[MACHINE_ROWS])
+{
+    Err *err = NULL;
+    double sum[MACHINE_ROWS] = {0};
+#pragma omp parallel reduction(+ : sum[:MACHINE_ROWS])
+    {
+        Bench bench = {0};
+        Err *failed = bench_new(&bench, machine_rows[MACHINE_ROWS - 1] * 3 / 2);
+        for (size_t i = 0; i < MACHINE_ROWS; i++) {
+#pragma omp barrier
+            if (!failed) sum[i] += rate_of(&bench, machine_rows[i]);
+        }
+        bench_free(&bench);
+#pragma omp critical
+        err = err_first(err, failed);
+    }
+    for (size_t i = 0; i < MACHINE_ROWS; i++) gflops[i] = sum[i];
+    return err;
+}

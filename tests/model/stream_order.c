@@ -1,0 +1,75 @@
+/* The order of parts against a list written out by hand of loops. */
+#include "tests/support/check.h"
+
+#include "model/stream_order.h"
+
+enum { L = 4, MOST = 4000 };
+static const size_t first[L + 1] = {0, 1, 5, 6, 9}; /* runs: none, 3, none, 2 */
+
+static size_t add(size_t n, size_t *list, const OrderWalk *w, size_t l, bool falling)
+{
+    size_t runs = first[l + 1] - first[l] - 1;
+    list[n++] = first[l];
+    for (size_t lap = 0; lap < w->laps; lap++)
+        for (size_t i = 0; i < runs; i++) list[n++] = first[l] + 1 + (falling ? runs - 1 - i : i);
+    return n;
+}
+
+static size_t add_walk(size_t n, size_t *list, const OrderWalk *w)
+{
+    for (size_t l = 0; l < L; l++) n = add(n, list, w, l, false);
+    for (size_t l = L; l-- > w->lowest;) n = add(n, list, w, l, true);
+    return n;
+}
+
+static size_t add_ups(size_t n, size_t *list, size_t visits)
+{
+    for (size_t i = 0; i < visits; i++) list[n++] = i % first[L];
+    return n;
+}
+
+static void check(const Order *order, const size_t *list, size_t from, size_t end)
+{
+    for (size_t v = from; v < end; v++) {
+        assert_int_equal(order_part(order, L, first, v), list[v]);
+        for (size_t part = 0; part < first[L]; part++) {
+            size_t next = v;
+            while (next < MOST && list[next] != part) next++;
+            assert_int_equal(order_next(order, L, first, v, part), next);
+        }
+    }
+}
+
+static void visits_are_those_of_the_loops(void **state)
+{
+    static size_t list[MOST + 200];
+    (void)state;
+    for (size_t lowest = 0; lowest <= L; lowest++)
+        for (size_t laps = 1; laps < 4; laps++) {
+            Order order = {0};
+            size_t n = add_ups(0, list, 13); /* before any was announced */
+            order.walks[order.n++] = (OrderWalk){n, lowest, laps};
+            n = add_walk(n, list, &order.walks[0]);
+            assert_int_equal(n - 13, order_visits(&order.walks[0], L, first));
+            order.walks[order.n++] = (OrderWalk){n, 0, 1};
+            n = add_walk(n, list, &order.walks[1]);
+            n = add_ups(n, list, 7);
+            order.walks[order.n++] = (OrderWalk){n, L, laps};
+            n = add_walk(n, list, &order.walks[2]);
+            add_ups(n, list, MOST - n);
+            check(&order, list, 0, n + 20);
+        }
+}
+
+static void parts_know_their_layer(void **state)
+{
+    (void)state;
+    for (size_t l = 0; l < L; l++)
+        for (size_t part = first[l]; part < first[l + 1]; part++) assert_int_equal(order_layer(L, first, part), l);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(visits_are_those_of_the_loops), cmocka_unit_test(parts_know_their_layer)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

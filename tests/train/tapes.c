@@ -1,0 +1,81 @@
+/* What is counted from shapes is what tapes take, whatever the group and what is kept. */
+#include "tests/support/check.h"
+
+#include "base/memory.h"
+#include "tensor/matmul.h"
+#include "train/step.h"
+#include "train/tapes.h"
+
+#include <omp.h>
+#include <stdlib.h>
+
+enum { N_DOCS = 4, LENGTH = 768, CHUNKS = 3 * (16 << 20) /* that three arenas have open */ };
+
+static Model *model;
+static Adapter *adapter;
+
+static int open_model(void **state)
+{
+    (void)state;
+    matmul_init(NULL);
+    assert_ok(model_open(&model, "examples/tiny-glm5"));
+    Json *names = json_new_array();
+    json_add_string(names, NULL, "q_b_proj");
+    json_add_string(names, NULL, "o_proj");
+    assert_ok(adapter_new(&adapter, model, &(LoraConfig){.r = 4, .lora_alpha = 8, .target_modules = names}, 5));
+    json_free(names);
+    return 0;
+}
+
+static int close_model(void **state)
+{
+    (void)state;
+    adapter_free(adapter);
+    model_close(model);
+    return 0;
+}
+
+/* Bytes that the tapes of a step hold. */
+static size_t held(size_t group_tokens, size_t keep)
+{
+    static int32_t ids[N_DOCS][LENGTH], targets[N_DOCS][LENGTH];
+    static Document docs[N_DOCS];
+    const Document *list[N_DOCS];
+    Dp dp = {.size = 1};
+    Step *step;
+    Batch batch;
+    StepResult result;
+    for (size_t d = 0; d < N_DOCS; d++) {
+        for (size_t t = 0; t < LENGTH; t++) {
+            ids[d][t] = (int32_t)((d * 131 + t * t * 17) % 1000);
+            targets[d][t] = (int32_t)((d * 13 + t * 29) % 1000);
+        }
+        docs[d] = (Document){.n = LENGTH, .ids = ids[d], .targets = targets[d], .n_scored = LENGTH};
+        list[d] = &docs[d];
+    }
+    assert_ok(step_new(&step, &dp, model, adapter, &(StepConfig){.keep_layers = keep}));
+    assert_ok(batch_new(&batch, &dp, N_DOCS, list, LENGTH, group_tokens));
+    assert_ok(step_gradients(step, &batch, 0, NULL, &result));
+    size_t bytes = step_tape_bytes(step);
+    batch_free(&batch);
+    step_free(step);
+    return bytes;
+}
+
+static void tapes_take_what_is_counted(void **state)
+{
+    static const struct { size_t group, keep; } ways[] = {{0, 0}, {LENGTH, 0}, {2 * LENGTH, 2}, {0, 6}};
+    (void)state;
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        TapeWork work = {.T = ways[i].group ? ways[i].group : N_DOCS * LENGTH, .longest = LENGTH, .threads = (size_t)omp_get_max_threads(), .experts = 1,
+                         .kept_layers = ways[i].keep, .kept_rows = N_DOCS * LENGTH};
+        double counted = (double)tapes_bytes(model, adapter, &work), really = (double)held(ways[i].group, ways[i].keep);
+        if (really > counted + CHUNKS || really < 0.75 * counted) fail_msg("way %zu: %.1f MB counted, %.1f MB held", i, counted / 1e6, really / 1e6);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(tapes_take_what_is_counted)};
+    return cmocka_run_group_tests(tests, open_model, close_model);
+}

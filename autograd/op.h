@@ -33,6 +33,16 @@ Tensor *op_linear_trained(Tape *tape, Tensor *x, const Weight *W, const Param *p
 /* y[:, col : col + O] += scale (drop(x) A') B', in place; returns y. lora NULL: nothing happens. */
 Tensor *op_lora(Tape *tape, Tensor *y, Tensor *x, const Lora *lora);
 
+/* Its two halves, for a pair whose B serves more than one operation: u = drop(x) A', and y += scale u B', in place. */
+Tensor *op_lora_down(Tape *tape, Tensor *x, const Lora *lora);
+Tensor *op_lora_up(Tape *tape, Tensor *y, Tensor *u, const Lora *lora, Tensor *const *B);
+
+/* ---- op_param.c ------------------------------------------------------------------------------------------------ */
+
+/* A parameter as a tensor for each micro-batch, [n_micro]: values are shared, gradients are the micro-batch's own. So
+ * several operations can add to them before they go to the parameter's forest. */
+Tensor *const *op_param(Tape *tape, const Param *param);
+
 /* ---- op_rmsnorm.c ---------------------------------------------------------------------------------------------- */
 
 /* y = w x / sqrt(mean(x^2) + eps) over columns [col, col + n) of x; y [rows][n]. weight [n] is frozen.
@@ -85,9 +95,16 @@ void op_index(Tape *tape, const IndexShape *shape, Tensor *q, Tensor *k, Tensor 
 typedef struct {
     size_t n_heads, nope, rope, v;
     float scale;
+    size_t latent_from; /* documents of so many tokens that choose keys are attended to over latents; 0: none */
 } AttentionShape;
 
-/* Causal attention inside each document, over chosen keys.
+/* Which of two ways document d goes: a rule of the document and the shapes alone. */
+static inline bool attends_latents(const AttentionShape *shape, const Group *group, const Keys *keys, size_t d)
+{
+    return shape->latent_from && keys && keys->of && keys->of[d] && group->doc_start[d + 1] - group->doc_start[d] >= shape->latent_from;
+}
+
+/* Causal attention inside each document, over chosen keys. Rows of documents that attend to latents are left alone.
  *   q   [T][H * (nope + rope)]     each head nope, then rope (rotated)
  *   kv  [T][H * (nope + v)]        each head the key's nope part, then the value
  *   kr  [T][..]                    columns [kr_col, + rope): the rotated key part, shared by all heads
@@ -97,7 +114,26 @@ typedef struct {
  * products of factors rounded to bf16; the result is not. */
 Tensor *op_attention(Tape *tape, const AttentionShape *shape, Tensor *q, Tensor *kv, Tensor *kr, size_t kr_col, const Keys *keys);
 
-/* The same for new rows of cached documents, from the latents: scores are q_abs . c + q_rope . k_rope with
+/* ---- op_attention_latent.c ------------------------------------------------------------------------------------- */
+
+/* The same for the documents that attend to latents, whose cost is that of the chosen keys: Wk is moved to the query and Wv
+ * behind the sum, for all heads share the latents.
+ *   latent  [T][R], kr as above; kv_up [H * (nope + v)][R]: each head the rows of Wk, then those of Wv
+ *   low     [T][r] of op_lora_down(latent, lora), and B of op_param(lora->B); lora NULL: none of them
+ *   o       what op_attention has made of the other documents, or NULL when there are none
+ * Source: DeepSeek-V2 report, section 2.1.2 (arXiv:2405.04434); docs/glm5.md, section 5. */
+typedef struct {
+    Tensor *q, *latent, *kr;
+    size_t kr_col;
+    const Weight *kv_up;
+    const Lora *lora;
+    Tensor *low, *const *B;
+} LatentInputs;
+Tensor *op_attention_latent(Tape *tape, const AttentionShape *shape, const LatentInputs *in, const Keys *keys, Tensor *o);
+
+/* ---- op_attention_cached.c ------------------------------------------------------------------------------------- */
+
+/* Attention of new rows of cached documents, from the latents: scores are q_abs . c + q_rope . k_rope with
  * q_abs[h] = q_nope[h] Wk[h], outputs (P c) Wv[h]'. No gradient: for generation only.
  *   kv_up    [H * (nope + v)][R]; lora: its pair, or NULL
  *   latent   [n_docs] of [past + n][R]; rotary [n_docs] of [past + n][rope]

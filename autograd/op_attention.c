@@ -24,8 +24,8 @@ enum { QUERIES = 96, KEYS = 192, LINES = QUERIES + BLOCK_BAND, MOST_QUERIES = 8 
 typedef struct {
     AttentionShape shape;
     size_t kr_col;
-    uint64_t **chosen; /* [n_docs] of bitmaps, entries NULL where every key is seen; the caller's */
-    float *lse;        /* [H][T] */
+    Keys keys;  /* of NULL: every key is seen; the caller's */
+    float *lse; /* [H][T] */
 } Kept;
 
 /* One head of one document: its rows, and those of what is computed. */
@@ -336,21 +336,21 @@ static size_t piece_rows(size_t T, size_t H)
 /* Room for every piece of cut_*. */
 static size_t most_pieces(size_t T, size_t n_docs) { return 2 * (T / KEYS + n_docs); }
 
-/* Queries of every document in pieces, all their keys. */
-static size_t cut_queries(const Group *group, size_t rows, Piece *pieces, size_t n, bool dq)
+/* Queries of every document in pieces, all their keys. Documents that attend to latents have none. */
+static size_t cut_queries(const Group *group, const Kept *kept, size_t rows, Piece *pieces, size_t n, bool dq)
 {
     for (size_t d = 0; d < group->n_docs; d++)
-        for (size_t at = 0, all = rows_of_document(group, d); at < all; at += rows) {
+        for (size_t at = attends_latents(&kept->shape, group, &kept->keys, d) ? SIZE_MAX : 0, all = rows_of_document(group, d); at < all; at += rows) {
             size_t end = least(at + rows, all);
             pieces[n++] = (Piece){.d = d, .key_end = end, .query = at, .query_end = end, .dq = dq, .cost = (double)(end - at) * (double)(end + at)};
         }
     return n;
 }
 
-static size_t cut_keys(const Group *group, size_t rows, Piece *pieces, size_t n)
+static size_t cut_keys(const Group *group, const Kept *kept, size_t rows, Piece *pieces, size_t n)
 {
     for (size_t d = 0; d < group->n_docs; d++)
-        for (size_t at = 0, all = rows_of_document(group, d); at < all; at += rows) {
+        for (size_t at = attends_latents(&kept->shape, group, &kept->keys, d) ? SIZE_MAX : 0, all = rows_of_document(group, d); at < all; at += rows) {
             size_t end = least(at + rows, all);
             pieces[n++] = (Piece){.d = d, .key = at, .key_end = end, .query_end = all, .dkv = true, .cost = (double)(end - at) * (double)(2 * all - end - at)};
         }
@@ -358,9 +358,9 @@ static size_t cut_keys(const Group *group, size_t rows, Piece *pieces, size_t n)
 }
 
 /* Whole documents, unless the longest is more than a thread's share. */
-static size_t cut_backward(const Group *group, size_t H, Piece *pieces)
+static size_t cut_backward(const Group *group, const Kept *kept, Piece *pieces)
 {
-    size_t n = cut_queries(group, group->T, pieces, 0, true);
+    size_t n = cut_queries(group, kept, group->T, pieces, 0, true), H = kept->shape.n_heads;
     double sum = 0, most = 0;
     for (size_t i = 0; i < n; i++) {
         pieces[i].dkv = true;
@@ -369,7 +369,7 @@ static size_t cut_backward(const Group *group, size_t H, Piece *pieces)
     }
     if (most * (double)omp_get_max_threads() <= sum) return n;
     size_t rows = piece_rows(group->T, H);
-    return cut_keys(group, rows, pieces, cut_queries(group, rows, pieces, 0, true));
+    return cut_keys(group, kept, rows, pieces, cut_queries(group, kept, rows, pieces, 0, true));
 }
 
 /* ---- the operation --------------------------------------------------------------------------------------------- */
@@ -384,7 +384,7 @@ static Head head_of(const Tape *tape, const Kept *kept, Tensor *q, Tensor *kv, T
                   .words = keys_words(group, d), .q = rows_right(rows_from(rows_of(q->data, q->shape[1]), begin), q_col), .kn = kvs, .v = rows_right(kvs, s->nope),
                   .kr = rows_right(rows_from(rows_of(kr->data, kr->shape[1]), begin), kept->kr_col),
                   .o = rows_right(rows_from(rows_of(o->data, o->shape[1]), begin), h * s->v),
-                  .chosen = kept->chosen ? kept->chosen[d] : NULL, .lse = kept->lse + h * T + begin};
+                  .chosen = kept->keys.of ? kept->keys.of[d] : NULL, .lse = kept->lse + h * T + begin};
 }
 
 /* The same rows of another array of that shape. */
@@ -404,7 +404,7 @@ static void attention_backward(Node *node)
     Piece *pieces = (Piece *)(void *)tape_scratch(tape, most_pieces(T, group->n_docs) * sizeof *pieces / sizeof(float));
     float *dq = tape_seed(tape, q), *dkv = tape_seed(tape, kv), *dkr_sum = tape_seed(tape, kr);
     if (tape->err) return;
-    size_t n = cut_backward(group, H, pieces);
+    size_t n = cut_backward(group, kept, pieces);
     qsort(pieces, n, sizeof *pieces, by_cost);
 #pragma omp parallel
     {
@@ -426,9 +426,12 @@ static void attention_backward(Node *node)
             head.dkr = rows_of(dkr + (h * T + begin) * s->rope, s->rope);
             piece_backward(&head, piece, &room);
         }
-#pragma omp for schedule(static)
-        for (size_t t = 0; t < T; t++)
-            for (size_t h = 0; h < H; h++) row_add(s->rope, dkr_sum + t * kr->shape[1] + kept->kr_col, dkr + (h * T + t) * s->rope);
+        for (size_t d = 0; d < group->n_docs; d++) {
+            if (attends_latents(s, group, &kept->keys, d)) continue;
+#pragma omp for schedule(static) nowait
+            for (size_t t = group->doc_start[d]; t < group->doc_start[d + 1]; t++)
+                for (size_t h = 0; h < H; h++) row_add(s->rope, dkr_sum + t * kr->shape[1] + kept->kr_col, dkr + (h * T + t) * s->rope);
+        }
     }
 }
 
@@ -448,8 +451,8 @@ Tensor *op_attention(Tape *tape, const AttentionShape *shape, Tensor *q, Tensor 
                      "attention: q is [%zu][%zu], kv [%zu][%zu], kr [%zu][%zu], %zu tokens", T, q->shape[1], kv->shape[0],
                      kv->shape[1], kr->shape[0], kr->shape[1], group->T))
         return &tape->dummy;
-    *kept = (Kept){*shape, kr_col, keys ? keys->of : NULL, lse};
-    size_t n = cut_queries(group, piece_rows(T, H), pieces, 0, false);
+    *kept = (Kept){*shape, kr_col, keys ? *keys : (Keys){0}, lse};
+    size_t n = cut_queries(group, kept, piece_rows(T, H), pieces, 0, false);
     qsort(pieces, n, sizeof *pieces, by_cost);
 #pragma omp parallel
     {

@@ -48,25 +48,17 @@ static float *dropped(Tape *tape, const Lora *lora, const Tensor *x)
     return copy;
 }
 
-static void lora_backward(Node *node)
+/* dA_m = du' drop(x), dx += drop'(du A). */
+static void down_backward(Tape *tape, const Lora *lora, Tensor *x, float *du)
 {
-    Tape *tape = node->tape;
-    Tensor *x = node->in[1], *y = node->out;
-    Kept *kept = node->kept;
-    const Lora *lora = kept->lora;
-    const Param *A = lora->A, *B = lora->B;
-    size_t T = x->shape[0], D = x->shape[1], O = y->shape[1], N = B->rows, R = A->rows;
+    const Param *A = lora->A;
+    size_t T = x->shape[0], D = x->shape[1], R = A->rows;
     Weight a = weight_of(A->name, R, D, A->data);
-    const float *dy = y->grad + lora->col;
-    float *du = tape_scratch(tape, T * R), *xd = dropped(tape, lora, x);
-    float *scratch = tape_scratch(tape, rows_scratch(T, R));
+    float *xd = dropped(tape, lora, x), *scratch = tape_scratch(tape, rows_scratch(T, R));
     if (tape->err) return;
-    rows_narrow_back(T, rows_of(du, R), lora->scale, rows_of(dy, O), R, N, B->data); /* du = s dy B */
     for (size_t m = 0; m < tape->group->n_micro && param_trains(A); m++) {
         Span span = group_span(tape->group, m);
-        sum_tn(span.n, N, R, param_leaf(B, span.number), lora->scale, dy + span.begin * O, O, kept->u + span.begin * R, R);
         sum_tn(span.n, R, D, param_leaf(A, span.number), 1, du + span.begin * R, R, xd + span.begin * D, D);
-        param_merge(B, span.number);
         param_merge(A, span.number);
     }
     if (!x->wants) return;
@@ -78,6 +70,26 @@ static void lora_backward(Node *node)
     drop_rows(tape, lora, D, xd, xd);
 #pragma omp parallel for schedule(static)
     for (size_t t = 0; t < T; t++) row_add(D, x->grad + t * D, xd + t * D);
+}
+
+static void lora_backward(Node *node)
+{
+    Tape *tape = node->tape;
+    Tensor *x = node->in[1], *y = node->out;
+    Kept *kept = node->kept;
+    const Lora *lora = kept->lora;
+    const Param *B = lora->B;
+    size_t T = x->shape[0], O = y->shape[1], N = B->rows, R = B->cols;
+    const float *dy = y->grad + lora->col;
+    float *du = tape_scratch(tape, T * R);
+    if (tape->err) return;
+    rows_narrow_back(T, rows_of(du, R), lora->scale, rows_of(dy, O), R, N, B->data); /* du = s dy B */
+    for (size_t m = 0; m < tape->group->n_micro && param_trains(B); m++) {
+        Span span = group_span(tape->group, m);
+        sum_tn(span.n, N, R, param_leaf(B, span.number), lora->scale, dy + span.begin * O, O, kept->u + span.begin * R, R);
+        param_merge(B, span.number);
+    }
+    down_backward(tape, lora, x, du);
 }
 
 static const Op lora_op = {.name = "lora", .backward = lora_backward};
@@ -101,4 +113,61 @@ Tensor *op_lora(Tape *tape, Tensor *y, Tensor *x, const Lora *lora)
     rows_narrow_in(T, rows_of(u, R), 1, rows_of(xd, D), R, D, A->data);                        /* u  = drop(x) A' */
     rows_nt(T, rows_of(y->data + lora->col, O), true, lora->scale, rows_of(u, R), &b, scratch); /* y += s u B'     */
     return tape_record(tape, &lora_op, y, kept, param_trains(A), 2, (Tensor *[]){y, x});
+}
+
+/* ---- in two halves ------------------------------------------------------------------------------------------- */
+
+static void lora_down_backward(Node *node) { down_backward(node->tape, node->kept, node->in[0], node->out->grad); }
+
+static const Op lora_down = {.name = "lora", .backward = lora_down_backward};
+
+Tensor *op_lora_down(Tape *tape, Tensor *x, const Lora *lora)
+{
+    const Param *A = lora->A;
+    size_t T = x->shape[0], D = x->shape[1], R = A->rows;
+    if (!tape_expect(tape, A->cols == D && T == tape->group->T, "%s: x is [%zu][%zu], A [%zu][%zu], %zu tokens", A->name, T, D, R,
+                     A->cols, tape->group->T))
+        return &tape->dummy;
+    Tensor *u = tape_tensor(tape, T, R);
+    float *xd = dropped(tape, lora, x);
+    if (tape->err) return &tape->dummy;
+    rows_narrow_in(T, rows_of(u->data, R), 1, rows_of(xd, D), R, D, A->data);
+    return tape_record(tape, &lora_down, u, (Lora *)(size_t)lora, param_trains(A), 1, (Tensor *[]){x});
+}
+
+static void lora_up_backward(Node *node)
+{
+    Tape *tape = node->tape;
+    const Lora *lora = node->kept;
+    Tensor *u = node->in[1], *y = node->out, **B = node->in + 2;
+    size_t T = u->shape[0], R = u->shape[1], O = y->shape[1], N = lora->B->rows;
+    const float *dy = y->grad + lora->col;
+    float *dB = tape_scratch(tape, N * R), *du = tape_scratch(tape, T * R);
+    if (tape->err) return;
+    rows_narrow_back(T, rows_of(du, R), lora->scale, rows_of(dy, O), R, N, lora->B->data);
+    if (u->wants) row_add(T * R, u->grad, du);
+    for (size_t m = 0; m < tape->group->n_micro && B[m]->wants; m++) {
+        Span span = group_span(tape->group, m);
+        sum_tn(span.n, N, R, dB, lora->scale, dy + span.begin * O, O, u->data + span.begin * R, R);
+        row_add(N * R, B[m]->grad, dB);
+    }
+}
+
+static const Op lora_up = {.name = "lora", .backward = lora_up_backward};
+
+Tensor *op_lora_up(Tape *tape, Tensor *y, Tensor *u, const Lora *lora, Tensor *const *B)
+{
+    size_t T = u->shape[0], R = u->shape[1], O = y->shape[1], N = lora->B->rows, n_micro = tape->group->n_micro;
+    if (!tape_expect(tape, lora->B->cols == R && y->shape[0] == T && lora->col + N <= O, "%s: u is [%zu][%zu], y [%zu][%zu], B [%zu][%zu] at column %zu",
+                     lora->B->name, T, R, y->shape[0], O, N, lora->B->cols, lora->col))
+        return &tape->dummy;
+    Weight b = weight_of(lora->B->name, N, R, lora->B->data);
+    Tensor **in = tape_alloc(tape, (2 + n_micro) * sizeof *in);
+    float *scratch = tape_scratch(tape, rows_scratch(T, R));
+    if (tape->err) return &tape->dummy;
+    in[0] = y;
+    in[1] = u;
+    for (size_t m = 0; m < n_micro; m++) in[2 + m] = B[m];
+    rows_nt(T, rows_of(y->data + lora->col, O), true, lora->scale, rows_of(u->data, R), &b, scratch);
+    return tape_record(tape, &lora_up, y, (Lora *)(size_t)lora, false, 2 + n_micro, in);
 }

@@ -62,6 +62,32 @@ static Keys *keys_in_force(const Model *model, const Choices *choices, size_t l)
     return &choices->keys[l];
 }
 
+/* How many of a group's documents attend to latents, and whether others do not. */
+static size_t count_latent(const Group *group, const AttentionShape *shape, const Keys *chosen)
+{
+    size_t n = 0;
+    for (size_t d = 0; d < group->n_docs; d++) n += attends_latents(shape, group, chosen, d);
+    return n;
+}
+
+/* Documents without a past: each the cheaper of two ways, over expanded keys and values or over latents. The pair on kv_up
+ * serves both ways of a group in which documents differ. */
+static Tensor *attend(Tape *tape, const AttentionShape *shape, LatentInputs in, const LayerAdapter *adapter, const Keys *chosen)
+{
+    size_t n_latent = count_latent(tape->group, shape, chosen);
+    Tensor *kv = NULL, *o = NULL;
+    if (n_latent == 0) {
+        kv = project(tape, in.latent, in.kv_up, adapter, LORA_KV_UP);
+        return op_attention(tape, shape, in.q, kv, in.kr, in.kr_col, chosen);
+    }
+    if (in.lora) in.B = op_param(tape, in.lora->B);
+    if (n_latent < tape->group->n_docs) kv = op_linear(tape, in.latent, 1, &in.kv_up);
+    if (in.lora) in.low = op_lora_down(tape, in.latent, in.lora);
+    if (kv && in.lora) kv = op_lora_up(tape, kv, in.low, in.lora, in.B);
+    if (kv) o = op_attention(tape, shape, in.q, kv, in.kr, in.kr_col, chosen);
+    return op_attention_latent(tape, shape, &in, chosen, o);
+}
+
 Tensor *attention_forward(Tape *tape, const Model *model, size_t l, const LayerAdapter *lora, Tensor *h, const LayerPass *pass)
 {
     const ModelConfig *cfg = &model->config;
@@ -84,17 +110,18 @@ Tensor *attention_forward(Tape *tape, const Model *model, size_t l, const LayerA
     Keys *keys = keys_in_force(model, pass->choices, l);
     if (layer->indexer && !pass->made && (keys->of || pass->cache)) choose_keys(tape, model, layer, h, cq, pass, keys);
     const Keys *chosen = keys->of ? keys : NULL;
+    const Lora *pair = lora ? lora->pairs[LORA_KV_UP] : NULL;
     Tensor *o;
     if (pass->cache) {
         remember(tape, pass->cache->latent, R, latent, 0);
         remember(tape, pass->cache->rotary, shape->rope, kv_down, R);
     }
     if (pass->cache && any_past(tape->group)) {
-        o = op_attention_cached(tape, shape, q, &layer->kv_up, lora ? lora->pairs[LORA_KV_UP] : NULL,
+        o = op_attention_cached(tape, shape, q, &layer->kv_up, pair,
                                 (const float *const *)pass->cache->latent, (const float *const *)pass->cache->rotary, chosen);
     } else {
-        Tensor *kv = project(tape, latent, &layer->kv_up, lora, LORA_KV_UP);
-        o = op_attention(tape, shape, q, kv, kv_down, R, chosen);
+        o = attend(tape, shape, (LatentInputs){.q = q, .latent = latent, .kr = kv_down, .kr_col = R, .kv_up = &layer->kv_up, .lora = pair},
+                   lora, chosen);
     }
     return project(tape, o, &layer->o_proj, lora, LORA_O);
 }

@@ -120,12 +120,22 @@ static Err *read_layer(Model *model, size_t l)
     return reader.err;
 }
 
+/* Documents of so many tokens attend to their chosen latents, shorter ones to all keys, expanded: whichever has fewer
+ * multiply-adds, up and down again. A query and head has 7 R + 4 rope for each chosen latent, 4 (nope + rope) + 3 v for each
+ * key of half a document (docs/design.md, section 3, has the times). */
+static size_t latent_from(const ModelConfig *c)
+{
+    double latent = 7 * (double)c->kv_lora_rank + 4 * (double)c->qk_rope_head_dim;
+    double key = 4 * (double)(c->qk_nope_head_dim + c->qk_rope_head_dim) + 3 * (double)c->v_head_dim;
+    return c->index_topk ? (size_t)((double)c->index_topk * fmax(2 * latent / key, 1)) + 1 : 0;
+}
+
 static void set_shapes(Model *model)
 {
     const ModelConfig *c = &model->config;
     double width = (double)(c->qk_nope_head_dim + c->qk_rope_head_dim);
     model->attention = (AttentionShape){(size_t)c->num_attention_heads, (size_t)c->qk_nope_head_dim, (size_t)c->qk_rope_head_dim,
-                                        (size_t)c->v_head_dim, (float)(rope_softmax_factor(&c->rope) / sqrt(width))};
+                                        (size_t)c->v_head_dim, (float)(rope_softmax_factor(&c->rope) / sqrt(width)), latent_from(c)};
     if (c->index_topk)
         model->index = (IndexShape){(size_t)c->index_n_heads, (size_t)c->index_head_dim, (size_t)c->index_topk,
                                     (float)(1 / sqrt((double)c->index_head_dim)), (float)(1 / sqrt((double)c->index_n_heads))};

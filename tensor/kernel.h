@@ -103,6 +103,7 @@ typedef struct {
     const Products *products;
     const Blocks *blocks;
     const Indexing *indexing;
+    const struct Latents *latents; /* latent.h */
     float (*dot)(size_t n, const float *a, const float *b);
     float (*sum)(size_t n, const float *x);
     float (*max)(size_t n, const float *x);

@@ -1,6 +1,8 @@
 /* Row functions for one instruction set: KERNEL is avx512, avx2 or plain. */
 #include "tensor/vector.h"
 
+#include "tensor/latent.h"
+
 #include <math.h>
 
 enum { CHUNK = 4096 };
@@ -171,7 +173,7 @@ static void swiglu_backward(size_t n, float *dg, float *du, const float *g, cons
 }
 
 const Kernels PASTE(kernels_, KERNEL) = {
-    TEXT(KERNEL), &PASTE(products_, KERNEL), &PASTE(blocks_, KERNEL), &PASTE(indexing_, KERNEL),
+    TEXT(KERNEL), &PASTE(products_, KERNEL), &PASTE(blocks_, KERNEL), &PASTE(indexing_, KERNEL), &PASTE(latents_, KERNEL),
     dot, sum_row, max_row, axpy, scale, exp_row, sigmoid,
     PASTE(narrow_, KERNEL), PASTE(sum_tn_, KERNEL), swiglu, swiglu_backward,
 };

@@ -6,6 +6,7 @@
 #include "tensor/matmul.h"
 
 #include "tensor/block.h"
+#include "tensor/latent.h"
 
 #include <cblas.h>
 #include <omp.h>
@@ -241,6 +242,15 @@ void rows_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, float
 void rows_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, float *scratch)
 {
     product(&(Product){false, T, W->cols, y, x, add, s, W}, scratch);
+}
+
+const Latents *latents_of_path(bool pairs)
+{
+#if defined __x86_64__
+    if (rounded && pairs) return &latents_bf16;
+#endif
+    (void)pairs;
+    return kernels->latents;
 }
 
 const Blocks *blocks_of_path(bool pairs) { return rounded && pairs ? &blocks_bf16 : kernels->blocks; }

@@ -74,7 +74,7 @@ static void make(Trial *trial, size_t i)
     trial_tensor(trial, "kv", H * (nope + v));
     trial_tensor(trial, "kr", cases[i].krw);
     Attention *a = trial_alloc(trial, sizeof *a);
-    *a = (Attention){{H, nope, rope, v, 0.4f}, cases[i].kr_col, cases[i].top_k ? choose(trial, cases[i].top_k, cases[i].recent) : NULL};
+    *a = (Attention){{H, nope, rope, v, 0.4f, 0}, cases[i].kr_col, cases[i].top_k ? choose(trial, cases[i].top_k, cases[i].recent) : NULL};
     trial->op = a;
     trial->samples = trial->group.T < 300 ? 60 : 15;
     if (nope > 200) trial->forward_within = 2e-5; /* scores around 7: errors of 2^-24 of their largest sums, in an exponent */
@@ -241,7 +241,7 @@ static void every_length_agrees_with_plain_loops_on_every_path(void **state)
     for (size_t p = 0; p < N_PATHS; p++) {
         if (!has_path(p)) continue;
         for (size_t n = 1; n <= 130; n++) {
-            Single x = single_new(n, (AttentionShape){1 + n % 3, odd[n % 7], odd[n / 2 % 5], odd[n / 3 % 7], 0.3f});
+            Single x = single_new(n, (AttentionShape){1 + n % 3, odd[n % 7], odd[n / 2 % 5], odd[n / 3 % 7], 0.3f, 0});
             single_run(&x, &tape);
             assert_plain(&x);
             single_free(&x);
@@ -256,7 +256,7 @@ static void paths_differ_where_they_may_only(void **state)
 {
     (void)state;
     static Tape tapes[N_PATHS];
-    Single x = single_new(230, (AttentionShape){2, 13, 6, 21, 0.3f}), of[N_PATHS];
+    Single x = single_new(230, (AttentionShape){2, 13, 6, 21, 0.3f, 0}), of[N_PATHS];
     bool has[N_PATHS];
     for (size_t p = 0; p < N_PATHS; p++) {
         of[p] = x;
@@ -281,7 +281,7 @@ static void what_does_not_fit_is_an_error(void **state)
     static const char *const parts[] = {"q is [3][9]", "kv [3][11]", "kr [3][2]", "kv [2][10]", "kr [2][4]", "q is [2][10]"};
     Tape tape = {0};
     float x[64] = {0};
-    AttentionShape shape = {2, 3, 2, 2, 1};
+    AttentionShape shape = {2, 3, 2, 2, 1, 0};
     Group group = {.T = 3, .n_docs = 1, .doc_start = (size_t[]){0, 3}};
     for (size_t i = 0; i < 6; i++) {
         const size_t *s = shapes[i];

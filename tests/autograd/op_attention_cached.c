@@ -193,7 +193,7 @@ static void refused(TapeMode mode, size_t rows, size_t q_width, const Weight *kv
 {
     Tape tape = {0};
     float x[256] = {0};
-    AttentionShape shape = {H, NOPE, ROPE, VALUE, 1};
+    AttentionShape shape = {H, NOPE, ROPE, VALUE, 1, 0};
     Group group = {.T = 2, .n_docs = 1, .doc_start = (size_t[]){0, 2}, .doc_past = past ? (size_t[]){3} : NULL};
     tape_begin(&tape, &group, mode);
     Tensor *q = tape_leaf(&tape, rows, q_width, x, false);

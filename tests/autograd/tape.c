@@ -36,9 +36,9 @@ static void every_operation(Tape *tape, Tensor *x /* [3][4] */)
     assert_ptr_equal(op_layernorm(tape, x, values, values, 1e-5), &tape->dummy);
     assert_ptr_equal(op_rope(tape, x, &table, 0, 1, 2, true), &tape->dummy);
     op_index(tape, &(IndexShape){1, 4, 1, 1, 1}, x, x, x, NULL, &(Keys){2, (uint64_t *[]){bits, bits}});
-    assert_ptr_equal(op_attention(tape, &(AttentionShape){1, 2, 2, 2, 1}, x, x, x, 0, NULL), &tape->dummy);
+    assert_ptr_equal(op_attention(tape, &(AttentionShape){1, 2, 2, 2, 1, 0}, x, x, x, 0, NULL), &tape->dummy);
     tape->group = &cached;
-    assert_ptr_equal(op_attention_cached(tape, &(AttentionShape){1, 2, 2, 6, 1}, x, &up, NULL, (const float *[]){values, values},
+    assert_ptr_equal(op_attention_cached(tape, &(AttentionShape){1, 2, 2, 6, 1, 0}, x, &up, NULL, (const float *[]){values, values},
                                          (const float *[]){values, values}, NULL), &tape->dummy);
     tape->group = &group;
     assert_ptr_equal(op_swiglu(tape, x), &tape->dummy);
@@ -205,7 +205,7 @@ static Tensor *run(Tape *tape, int op, Tensor *x)
     case 6: return op_loss(tape, x, &head, ids);
     case 7: return op_route(tape, x, values, &(RouterShape){4, 2, 1, 1, true, 1}, room, true).weights;
     case 8: return op_experts(tape, x, (Route){ids, tape_leaf(tape, 3, 2, copy, true)}, 2, experts, NULL);
-    case 9: return op_attention(tape, &(AttentionShape){1, 2, 2, 2, 1}, x, x, x, 0, NULL);
+    case 9: return op_attention(tape, &(AttentionShape){1, 2, 2, 2, 1, 0}, x, x, x, 0, NULL);
     case 10: return op_layernorm(tape, x, values, values, 1e-5);
     default: return op_embed(tape, &(Weight){.name = "x", .rows = 3, .cols = 4, .data = x->data}, (const int32_t[]){0, 1, 2});
     }

@@ -1,0 +1,32 @@
+/* A parameter on the tape: one tensor for each micro-batch, whose gradient becomes the leaf of that micro-batch once every
+ * operation that uses it has added its own. Recorded from the last micro-batch to the first, so that the way back, which
+ * starts at the last node, hands leaves over in order. */
+#include "autograd/op.h"
+
+#include <string.h>
+
+typedef struct {
+    const Param *param;
+    size_t number; /* of the micro-batch in its step */
+} Kept;
+
+static void param_backward(Node *node)
+{
+    const Kept *kept = node->kept;
+    memcpy(param_leaf(kept->param, kept->number), node->out->grad, param_count(kept->param) * sizeof(float));
+    param_merge(kept->param, kept->number);
+}
+
+static const Op param_op = {.name = "param", .backward = param_backward};
+
+Tensor *const *op_param(Tape *tape, const Param *param)
+{
+    size_t n = tape->group->n_micro;
+    Tensor **of = tape_alloc(tape, (n + 1) * sizeof *of);
+    Kept *kept = tape_alloc(tape, (n + 1) * sizeof *kept);
+    for (size_t m = n; m-- > 0 && !tape->err;) {
+        kept[m] = (Kept){param, group_span(tape->group, m).number};
+        of[m] = tape_record(tape, &param_op, tape_leaf(tape, param->rows, param->cols, param->data, false), kept + m, param_trains(param), 0, (Tensor *[]){NULL});
+    }
+    return of;
+}

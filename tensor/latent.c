@@ -1,0 +1,156 @@
+/* Attention over shared keys: how one query's work is cut. Keys go in runs that stay in L2 while every group of heads meets
+ * them. */
+#include "tensor/latent.h"
+
+#include <string.h>
+
+enum { RUN_KEYS = 512 };
+
+static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+static size_t words(const LatentKeys *keys, size_t n) { return n / keys->with->products->per_word; }
+static size_t groups_of(const LatentKeys *keys) { return (keys->n_heads + LANES - 1) / LANES; }
+
+/* A part is packed in whole lines; an odd number of them, so that keys do not collide in L1. */
+size_t latent_stride(const LatentKeys *keys) { return ((words(keys, keys->K) + 2 * LANES - 2) / LANES | 1) * LANES; }
+
+void latent_pack(const LatentKeys *keys, size_t begin, size_t n, size_t col, size_t width, Rows x)
+{
+    float *to = keys->keys + begin * keys->stride + words(keys, col);
+    keys->with->products->pack_rows(n, width, keys->stride, 1, x, to);
+    if (width % 2 && keys->with->products->per_word == 1)
+        for (size_t t = 0; t < n; t++) to[t * keys->stride + width] = 0;
+}
+
+/* What one query's work needs of memory. */
+typedef struct {
+    float *S, *dP;      /* [group][room][LANES] */
+    float *q, *d_o;     /* [group][words][LANES] */
+    float *paired;      /* RUN_KEYS keys as words along keys */
+    size_t score_step;  /* from group to group */
+    size_t n_floats;
+} Bench;
+
+static float *take(float **at, size_t n, size_t *sum)
+{
+    float *block = *at;
+    n = round_up(n, LANES);
+    *sum += n;
+    if (block) *at += n;
+    return block;
+}
+
+static Bench bench_of(const LatentKeys *keys, size_t n, float *scratch)
+{
+    size_t G = groups_of(keys), sum = 0, run = n < RUN_KEYS ? n + 1 : RUN_KEYS;
+    Bench b = {.score_step = (n + LATENT_ROOM) * LANES};
+    b.S = take(&scratch, G * b.score_step, &sum);
+    b.dP = take(&scratch, G * b.score_step, &sum);
+    b.q = take(&scratch, G * keys->K * LANES, &sum);
+    b.d_o = take(&scratch, G * keys->C * LANES, &sum);
+    b.paired = take(&scratch, keys->with->pair_keys ? run * keys->stride : 0, &sum);
+    b.n_floats = sum;
+    return b;
+}
+
+size_t latent_scratch(const LatentKeys *keys, size_t n) { return bench_of(keys, n, NULL).n_floats; }
+
+/* Rows of heads to [group][words][LANES]. */
+static void to_lanes(const LatentKeys *keys, size_t columns, const float *x, size_t stride, float *out)
+{
+    const Products *with = keys->with->products;
+    for (size_t h = 0; h < keys->n_heads; h += LANES)
+        for (size_t at = 0, n; at < columns; at += n) {
+            n = least(columns - at, BLOCK * with->per_word);
+            with->pack_lanes(least(LANES, keys->n_heads - h), n, 1, rows_of(x + h * stride + at, stride), out);
+            out += words(keys, n) * LANES;
+        }
+}
+
+/* S of all groups over the first `columns` columns of the keys. */
+static void score(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t columns, const float *q, float *S, size_t step)
+{
+    for (size_t at = 0; at < n; at += RUN_KEYS)
+        for (size_t g = 0; g < groups_of(keys); g++)
+            keys->with->scores(least(RUN_KEYS, n - at), ids + at, keys->keys, keys->stride, words(keys, columns), q + g * words(keys, columns) * LANES,
+                              S + g * step + at * LANES);
+}
+
+/* The first `columns` of the sum over keys, into rows of heads. */
+static void sum_keys(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t columns, const Bench *b, float *out, size_t stride)
+{
+    const Latents *with = keys->with;
+    size_t per_word = with->products->per_word;
+    for (size_t at = 0; at < n; at += RUN_KEYS) {
+        size_t some = least(RUN_KEYS, n - at), rows = (some + per_word - 1) / per_word;
+        if (with->pair_keys) with->pair_keys(some, ids + at, keys->keys, keys->stride, b->paired);
+        for (size_t g = 0; g < groups_of(keys); g++)
+            with->values(rows, with->pair_keys ? NULL : ids + at, with->pair_keys ? b->paired : keys->keys, keys->stride * per_word, columns,
+                         b->S + g * b->score_step + at / per_word * LANES, at > 0, least(LANES, keys->n_heads - g * LANES),
+                         out + g * LANES * stride, stride);
+    }
+}
+
+void latent_attend(const LatentKeys *keys, size_t n, const uint32_t *ids, const float *q, size_t q_stride, float *o,
+                   size_t o_stride, float *lse, float *scratch)
+{
+    Bench b = bench_of(keys, n, scratch);
+    float lanes[LANES];
+    to_lanes(keys, keys->K, q, q_stride, b.q);
+    score(keys, n, ids, keys->K, b.q, b.S, b.score_step);
+    for (size_t g = 0; g < groups_of(keys); g++) {
+        keys->with->softmax(n, b.S + g * b.score_step, lanes);
+        memcpy(lse + g * LANES, lanes, least(LANES, keys->n_heads - g * LANES) * sizeof *lse);
+    }
+    sum_keys(keys, n, ids, keys->C, &b, o, o_stride);
+}
+
+static LatentSums sums_of(const LatentKeys *keys, size_t n, float *at, size_t *n_floats)
+{
+    size_t per_word = keys->with->products->per_word, heads = (keys->n_heads + per_word - 1) / per_word, sum = 0;
+    LatentSums k = {.n_heads = keys->n_heads, .K = keys->K, .C = keys->C, .group_step = n * LATENT_PAIR / per_word,
+                    .q_stride = round_up(keys->K, LANES), .o_stride = round_up(keys->C, LANES)};
+    k.coef = take(&at, groups_of(keys) * k.group_step + LATENT_ROOM * LATENT_PAIR, &sum); /* tiles reach beyond the last key */
+    k.q = take(&at, heads * k.q_stride, &sum);
+    k.d_o = take(&at, heads * k.o_stride, &sum);
+    *n_floats = sum;
+    return k;
+}
+
+size_t latent_kept(const LatentKeys *keys, size_t n)
+{
+    size_t n_floats;
+    sums_of(keys, n, NULL, &n_floats);
+    return n_floats;
+}
+
+void latent_backward(const LatentKeys *exact, const LatentKeys *keys, size_t n, const uint32_t *ids, const float *q, size_t q_stride, const float *d_o,
+                     size_t o_stride, const float *lse, const float *delta, float *dq, float *kept, float *scratch)
+{
+    const Latents *with = keys->with;
+    Bench b = bench_of(keys, n, scratch);
+    size_t n_floats;
+    LatentSums k = sums_of(keys, n, kept, &n_floats);
+    to_lanes(exact, keys->K, q, q_stride, b.q);
+    to_lanes(exact, keys->C, d_o, o_stride, b.d_o);
+    score(exact, n, ids, keys->K, b.q, b.S, b.score_step);
+    score(exact, n, ids, keys->C, b.d_o, b.dP, b.score_step);
+    for (size_t g = 0; g < groups_of(keys); g++) {
+        float lanes[2][LANES] = {{0}};
+        size_t some = least(LANES, keys->n_heads - g * LANES) * sizeof *lse;
+        memcpy(lanes[0], lse + g * LANES, some);
+        memcpy(lanes[1], delta + g * LANES, some);
+        with->gradients(n, b.S + g * b.score_step, b.dP + g * b.score_step, lanes[0], lanes[1], k.coef + g * k.group_step);
+    }
+    sum_keys(keys, n, ids, keys->K, &b, dq, q_stride);
+    with->pack_heads(keys->n_heads, keys->K, q, q_stride, k.q, k.q_stride);
+    with->pack_heads(keys->n_heads, keys->C, d_o, o_stride, k.d_o, k.o_stride);
+}
+
+void latent_scatter(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t from, size_t n_some, const float *kept,
+                    float *dkey, size_t dkey_stride)
+{
+    size_t n_floats;
+    LatentSums k = sums_of(keys, n, (float *)(size_t)kept, &n_floats);
+    k.coef += from * LATENT_PAIR / keys->with->products->per_word;
+    if (n_some) keys->with->scatter(&k, n_some, ids + from, dkey, dkey_stride);
+}

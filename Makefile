@@ -4,10 +4,10 @@ LAYERS   := base plot tensor autograd model data optim ckpt infer train bench cl
 SIBLINGS := model data optim ckpt
 BUILD    ?= build
 CC       := gcc
-PACKAGES := build-essential pkg-config clang libomp-dev libopenblas-dev libopenmpi-dev openmpi-bin libhdf5-dev \
+PACKAGES := build-essential pkg-config clang libomp-dev libopenmpi-dev openmpi-bin libhdf5-dev \
             libcjson-dev libpng-dev libfreetype-dev fonts-dejavu-core libcmocka-dev libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev \
             libedit-dev
-LIBRARIES := openblas ompi-c hdf5 libcjson libpng freetype2 libpcre2-8 libutf8proc zlib libzstd libedit
+LIBRARIES := ompi-c hdf5 libcjson libpng freetype2 libpcre2-8 libutf8proc zlib libzstd libedit
 
 WARN   := -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wundef -Wformat=2 -Werror
 # A product and a sum are two roundings everywhere; kernels ask for fused ones by name.
@@ -136,6 +136,10 @@ bench-steady: $(BUILD)/graft
 	@[ -f $(BUILD)/bench/S/config.json ] || $(BUILD)/graft bench $(BUILD)/bench/S --make S --seed 0
 	@$(BUILD)/graft bench $(BUILD)/bench/S --steps 300
 
+## bench-tokenizer  how fast tokenizer.json opens and text is encoded
+bench-tokenizer: $(BUILD)/bench/tools/tokenizer
+	@$(BUILD)/bench/tools/tokenizer
+
 ## race       beside transformers and peft: the same files, tokens and adapter, losses compared first (downloads 6 GB of PyPI)
 race: $(BUILD)/graft
 	@sh bench/race/race.sh $(BUILD)/graft $(BUILD)/race
@@ -203,5 +207,5 @@ clean:
 help:
 	@grep -h '^## ' Makefile | sed 's/^## /  make /'
 
-.PHONY: all check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench bench-steady race layers headers clean help interop-data interop-chat experiment-which-experts experiment-router-balance
+.PHONY: all check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench bench-steady bench-tokenizer race layers headers clean help interop-data interop-chat experiment-which-experts experiment-router-balance
 .SECONDARY:

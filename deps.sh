@@ -6,7 +6,7 @@ if ! command -v dpkg-query >/dev/null 2>&1; then
     echo "graft needs these libraries (Debian's names): $*" >&2
     command -v pkg-config >/dev/null 2>&1 || { echo "deps: pkg-config is missing" >&2; exit 1; }
     missing=''
-    for library in openblas ompi-c hdf5 libcjson libpng freetype2 libpcre2-8 libutf8proc zlib libzstd libedit cmocka; do
+    for library in ompi-c hdf5 libcjson libpng freetype2 libpcre2-8 libutf8proc zlib libzstd libedit cmocka; do
         pkg-config --exists "$library" || missing="$missing $library"
     done
     [ -z "$missing" ] && exit 0

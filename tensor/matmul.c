@@ -1,5 +1,5 @@
 #define _GNU_SOURCE /* setenv */
-/* Products: how they are cut into panels and blocks (the kernels do the arithmetic), and the only door to OpenBLAS.
+/* Products: how they are cut into panels and blocks (the kernels do the arithmetic).
  *
  * Narrow products, whose y fits one panel (LoRA's r), are cut by rows instead: each thread packs a few rows of one block
  * at a time, which then stay in cache, and packing needs no pass over memory of its own. */
@@ -8,7 +8,6 @@
 #include "tensor/block.h"
 #include "tensor/latent.h"
 
-#include <cblas.h>
 #include <omp.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -286,30 +285,6 @@ void sum_tn(size_t T, size_t M, size_t N, float *G, float s, const float *a, siz
     }
 }
 
-/* ---- OpenBLAS ------------------------------------------------------------------------------------------------ */
-
-static void gemm(CBLAS_TRANSPOSE a, CBLAS_TRANSPOSE b, size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s,
-                 const float *A, size_t lda, const float *B, size_t ldb)
-{
-    cblas_sgemm(CblasRowMajor, a, b, (blasint)M, (blasint)N, (blasint)K, s, A, (blasint)lda, B, (blasint)ldb,
-                add ? 1.0f : 0.0f, C, (blasint)ldc);
-}
-
-void block_nt(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb)
-{
-    gemm(CblasNoTrans, CblasTrans, M, N, K, C, ldc, add, s, A, lda, B, ldb);
-}
-
-void block_nn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb)
-{
-    gemm(CblasNoTrans, CblasNoTrans, M, N, K, C, ldc, add, s, A, lda, B, ldb);
-}
-
-void block_tn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb)
-{
-    gemm(CblasTrans, CblasNoTrans, M, N, K, C, ldc, add, s, A, lda, B, ldb);
-}
-
 /* ---- the path ------------------------------------------------------------------------------------------------ */
 
 static char path[96];
@@ -369,27 +344,11 @@ static const Products *find_bf16(bool asked)
 }
 #endif
 
-/* The kernels that OpenBLAS should have chosen, or NULL when its choice is good. */
-static const char *better_core(void)
-{
-#if defined __x86_64__
-    static const char *const old[] = {"Prescott", "Core2", "Penryn", "Dunnington", "Atom", "Nehalem", "Opteron", "Barcelona"};
-    const char *core = openblas_get_corename();
-    __builtin_cpu_init();
-    for (size_t i = 0; i < sizeof old / sizeof *old; i++)
-        if (strcmp(core, old[i]) == 0 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-            return __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") ? "SkylakeX" : "Haswell";
-#endif
-    return NULL;
-}
-
 void matmul_prepare(char **argv)
 {
-    const char *core = getenv("OPENBLAS_CORETYPE") ? NULL : better_core();
-    bool spins = !getenv("GOMP_SPINCOUNT") && !getenv("OMP_WAIT_POLICY");
-    if (core) setenv("OPENBLAS_CORETYPE", core, 1);
-    if (spins) setenv("GOMP_SPINCOUNT", "1000", 1);
-    if (core || spins) execv("/proc/self/exe", argv); /* on failure all is as it was, only slower */
+    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
+    setenv("GOMP_SPINCOUNT", "1000", 1);
+    execv("/proc/self/exe", argv); /* on failure all is as it was, only slower */
 }
 
 bool matmul_init(const char *compute)
@@ -401,8 +360,7 @@ bool matmul_init(const char *compute)
     if (!found || (bf16 && !pairs)) return false;
     kernels = found;
     rounded = pairs;
-    openblas_set_num_threads(1);
-    snprintf(path, sizeof path, "%s%s openblas/%s", pairs ? "bf16/" : "fp32/", pairs ? "avx512bf16" : found->name, openblas_get_corename());
+    snprintf(path, sizeof path, "%s%s", pairs ? "bf16/" : "fp32/", pairs ? "avx512bf16" : found->name);
     return true;
 }
 

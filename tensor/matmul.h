@@ -2,8 +2,9 @@
  *
  *   rows_*   give every row the same bits in any company: a row's sum depends on its own numbers and the inner length
  *            only, never on how many rows are in the call, on their order, or on the number of threads;
- *   sum_*    add over rows, once for each micro-batch: their shape is fixed by the data alone. They may use cblas.
- *   block_*  small products inside one document: shapes fixed by its length alone. cblas. (Attention's own are in block.h.)
+ *   sum_*    add over rows, once for each micro-batch: their shape is fixed by the data alone.
+ *   block_*  small products inside one document, whose shapes its length alone fixes: bits depend on the shape, too.
+ *            Factors are packed at every call; who uses one again packs it himself (block.h).
  *
  * All sums are fp32. So are all factors, but for one path: bf16 rounds the x of a product with a BF16 or FP8 weight to bf16
  * (to nearest, ties to even; subnormal numbers count as zeros). Neither weight is rounded: FP8 codes are exact in bf16,
@@ -81,14 +82,12 @@ void block_nt(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, floa
 void block_nn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb);
 void block_tn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb);
 
-/* First thing in main: two libraries read their environment when they are loaded, and choose badly without it.
- *   OPENBLAS_CORETYPE  OpenBLAS takes its oldest kernels on a CPU that it does not know: 9 times slower
- *   GOMP_SPINCOUNT     threads that wait for each other spin; beside any other busy process a step is 5 times slower
- * (docs/design.md has the figures.) Sets what is missing and starts this program again; returns when nothing is missing.
- * argv is main's. */
+/* First thing in main: libgomp reads GOMP_SPINCOUNT when it is loaded, and without it threads that wait for each other spin;
+ * beside any other busy process a step is then 5 times slower (docs/design.md has the figures). Sets it where it is missing
+ * and starts this program again; returns when nothing is missing. argv is main's. */
 void matmul_prepare(char **argv);
 
-/* Once, before anything else: choose kernels for this CPU and keep OpenBLAS to one thread.
+/* Once, before anything else: choose kernels for this CPU.
  * compute  NULL or "auto"   bf16 where the CPU says that it has AVX512-BF16 and is not Intel's (slower there), else fp32
  *          "bf16"           also where a hypervisor hides it and the instruction works: it is tried
  *          "fp32", and "fp32/avx512", "fp32/avx2", "fp32/plain" (or without "fp32/") to take a lesser path
@@ -96,7 +95,7 @@ void matmul_prepare(char **argv);
 #define MATMUL_CHOICES "auto bf16 fp32 fp32/avx512 fp32/avx2 fp32/plain"
 bool matmul_init(const char *compute);
 
-/* The compute path, as checkpoints record it: "fp32/avx512 openblas/SkylakeX", "bf16/avx512bf16 openblas/SkylakeX".
+/* The compute path, as checkpoints record it: "fp32/avx512", "bf16/avx512bf16".
  * Valid after matmul_init. */
 const char *matmul_path(void);
 bool matmul_is_bf16(void); /* frozen weights are multiplied in bf16 */

@@ -21,7 +21,6 @@ door() { # header allowed-file
     done
 }
 door "(cjson/)?cJSON" base/json.c
-door 'cblas' tensor/matmul.c
 door 'hdf5' ckpt/h5.c
 door 'mpi\.h' train/dp.c
 door 'pcre2' data/pattern.c

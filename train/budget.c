@@ -106,8 +106,8 @@ static Err *fit_parts(Budget *b, Model *model, const Adapter *adapter, size_t la
 }
 
 /* The better of layers as they are and parts of them, where they are read once for each group; the smallest parts where
- * nothing else fits. *experts: the share of a layer's that are there at once. */
-static Err *fit_weights(Budget *b, Model *model, const Adapter *adapter, size_t laps, double *experts)
+ * nothing else fits. *experts: the share of a layer's that are there at once, no more than tapes allow for. */
+static Err *fit_weights(Budget *b, Model *model, const Adapter *adapter, size_t laps, double allowed, double *experts)
 {
     size_t parts[3] = {STREAM_WHOLE, 0, 0}, best = SIZE_MAX;
     Budget base = *b;
@@ -119,6 +119,7 @@ static Err *fit_weights(Budget *b, Model *model, const Adapter *adapter, size_t 
         if (i == 2 && best != SIZE_MAX) break;
         err_free(err);
         err = fit_parts(&trial, model, adapter, laps, parts[i], &there);
+        if (!err && there > allowed) err = err_new(ERR_MEMORY, "tapes leave no room for runs of that many experts");
         if (err || trial.read_bytes >= best) continue;
         best = trial.read_bytes;
         *b = trial;
@@ -133,21 +134,20 @@ static Err *fit_weights(Budget *b, Model *model, const Adapter *adapter, size_t 
  * that allow for them leave room for parts that keep to them. */
 static Err *fit_group(Budget *b, Model *model, const Adapter *adapter, const Work *work, size_t T)
 {
-    double allowed = 1, experts = 1;
+    double allowed = 2, experts = 1;
     size_t laps = (rank_tokens(work) + T - 1) / T;
     Err *err = NULL;
     do {
         err_free(err);
-        b->tapes = work->local_ranks * tape_bytes(model, adapter, work, T, allowed);
-        err = fit_weights(b, model, adapter, laps, &experts);
         allowed /= 2;
-    } while ((err || experts > 2 * allowed) && allowed > 1 / (double)at_least(model->router.E, 1));
-    if (err || experts > allowed) return err;
+        b->tapes = work->local_ranks * tape_bytes(model, adapter, work, T, allowed);
+        err = fit_weights(b, model, adapter, laps, allowed, &experts);
+    } while (err && allowed * (double)model->router.E > 1);
+    if (err || experts == allowed) return err;
     Budget closer = *b; /* they are smaller than allowed for */
     closer.tapes = work->local_ranks * tape_bytes(model, adapter, work, T, experts);
-    double again;
-    err = fit_weights(&closer, model, adapter, laps, &again);
-    if (!err && again <= experts) *b = closer;
+    err = fit_weights(&closer, model, adapter, laps, experts, &experts);
+    if (!err) *b = closer;
     err_free(err);
     return NULL;
 }
@@ -190,12 +190,14 @@ static Err *find_least(Budget *b, Model *model, const Adapter *adapter, const Wo
     Parts parts;
     TRY(parts_cut(&parts, model, 0, true));
     err_free(parts_plan(&parts, 0, &b->weights, NULL));
-    double experts = run_share(&parts);
+    double share = run_share(&parts), allowed = 1;
     parts_free(&parts);
-    b->program += at_most(b->limit, b->weights.fixed_bytes + stream_layer_bytes(&b->weights)) / PAGE_TABLES;
-    b->tapes = work->local_ranks * tape_bytes(model, adapter, work, at_most(at_least(work->longest, work->micro_batch_tokens), rank_tokens(work)), experts);
+    while (allowed / 2 >= share) allowed /= 2; /* as fit_group tries them */
+    b->tapes = work->local_ranks * tape_bytes(model, adapter, work, at_most(at_least(work->longest, work->micro_batch_tokens), rank_tokens(work)), allowed);
     b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, work->may_spill);
-    b->least = held(b) + b->weights.least_bytes;
+    size_t tables = (b->weights.fixed_bytes + stream_layer_bytes(&b->weights)) / PAGE_TABLES, least = held(b) + b->weights.least_bytes;
+    b->least = least + at_most(least / (PAGE_TABLES - 1) + 1, tables); /* tables are a share of the limit itself */
+    b->program += at_most(b->limit / PAGE_TABLES, tables);
     return b->limit < b->least ? too_small(b, work) : NULL;
 }
 

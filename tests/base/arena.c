@@ -53,6 +53,25 @@ static void a_reset_gives_the_same_blocks_again(void **state)
     assert_null(arena.first);
 }
 
+static void blocks_that_grow_leave_no_trail(void **state)
+{
+    Arena arena = {0};
+    (void)state;
+    for (size_t mib = 1; mib < 100; mib += 9) { /* each round asks for more than the last one had */
+        arena_reset(&arena);
+        assert_non_null(arena_alloc(&arena, 100));
+        memset(arena_alloc(&arena, mib << 20), 1, mib << 20);
+        assert_true(arena.held_bytes <= (16 << 20) + ((mib + 2) << 20));
+    }
+    size_t held = arena.held_bytes;
+    for (size_t mib = 91; mib > 9; mib -= 9) { /* what was held for the largest serves the smaller ones */
+        arena_reset(&arena);
+        assert_non_null(arena_alloc(&arena, mib << 20));
+        assert_int_equal(arena.held_bytes, held);
+    }
+    arena_free(&arena);
+}
+
 static void what_cannot_be_had_is_null(void **state)
 {
     Arena arena = {0};
@@ -67,7 +86,7 @@ static void what_cannot_be_had_is_null(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(blocks_are_aligned_and_apart), cmocka_unit_test(a_reset_gives_the_same_blocks_again),
+        cmocka_unit_test(blocks_are_aligned_and_apart), cmocka_unit_test(a_reset_gives_the_same_blocks_again), cmocka_unit_test(blocks_that_grow_leave_no_trail),
         cmocka_unit_test(what_cannot_be_had_is_null),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -302,68 +302,47 @@ static void a_sum_over_rows_is_the_sum_and_none_gives_zeros(void **state)
     omp_set_num_threads(2);
 }
 
-static void blocks_multiply_in_three_directions(void **state)
+/* C and its surroundings; A and B with strides wider than they are. */
+static void check_block(int way, bool add, size_t M, size_t N, size_t K)
 {
-    (void)state;
-    enum { M = 5, N = 7, K = 11, LD = 13 };
-    matmul_init(NULL);
-    float *A = normal(1, LD * LD), *B = normal(2, LD * LD), *C = normal(3, LD * LD), *before = normal(3, LD * LD);
-    for (int way = 0; way < 6; way++) {
-        bool add = way / 3;
-        memcpy(C, before, LD * LD * 4);
-        (way % 3 == 0 ? block_nt : way % 3 == 1 ? block_nn : block_tn)(M, N, K, C, LD, add, 2, A, LD, B, LD);
-        for (size_t i = 0; i < LD; i++)
-            for (size_t j = 0; j < LD; j++) {
-                double want = 0;
-                for (size_t k = 0; k < K; k++)
-                    want += 2.0 * (double)(way % 3 == 2 ? A[k * LD + i] : A[i % M * LD + k]) *
-                            (double)(way % 3 == 0 ? B[j * LD + k] : B[k * LD + j]);
-                if (add) want += (double)before[i * LD + j];
-                if (i >= M || j >= N) want = (double)before[i * LD + j];
-                assert_true(fabs(want - (double)C[i * LD + j]) < 1e-4);
-            }
-    }
+    bool tn = way == 2, nt = way == 0;
+    size_t lda = (tn ? M : K) + 1, ldb = (nt ? K : N) + 2, ldc = N + 3, n = (M + 1) * ldc;
+    float *A = normal(1, (tn ? K : M) * lda), *B = normal(2, (nt ? N : K) * ldb), *C = normal(3, n), *before = normal(3, n);
+    (nt ? block_nt : tn ? block_tn : block_nn)(M, N, K, C, ldc, add, 2, A, lda, B, ldb);
+    for (size_t i = 0; i <= M; i++)
+        for (size_t j = 0; j < ldc; j++) {
+            double want = add || i == M || j >= N ? (double)before[i * ldc + j] : 0;
+            for (size_t k = 0; i < M && j < N && k < K; k++)
+                want += 2.0 * (double)A[tn ? k * lda + i : i * lda + k] * (double)B[nt ? j * ldb + k : k * ldb + j];
+            if (!(fabs(want - (double)C[i * ldc + j]) < 1e-5 * (10 + (double)K)))
+                fail_msg("%s: way %d, %zu x %zu x %zu, (%zu, %zu) is %g, not %g", matmul_path(), way, M, N, K, i, j, (double)C[i * ldc + j], want);
+        }
     free(A), free(B), free(C), free(before);
 }
 
-/* OpenBLAS is called by several of our threads at once: the bits must be those of one thread alone. */
-static void concurrent_calls_to_openblas_keep_their_bits(void **state)
+static void blocks_multiply_in_three_directions(void **state)
 {
     (void)state;
-    enum { CALLS = 400, SHAPES = 10, SIZE = 160 };
-    matmul_init(NULL);
-    float *a = normal(1, SIZE * SIZE), *b = normal(2, SIZE * SIZE), *want[SHAPES];
-    for (size_t i = 0; i < SHAPES; i++) {
-        want[i] = floats(SIZE * SIZE);
-        sum_tn(10 + 15 * i, SIZE - i, 5 + 12 * i, want[i], 1, a, SIZE, b, SIZE);
-    }
-    int wrong = 0;
-#pragma omp parallel for num_threads(8) schedule(dynamic) reduction(+ : wrong)
-    for (size_t call = 0; call < CALLS; call++) {
-        size_t i = call * 7 % SHAPES;
-        float *G = malloc(SIZE * SIZE * sizeof *G);
-        sum_tn(10 + 15 * i, SIZE - i, 5 + 12 * i, G, 1, a, SIZE, b, SIZE);
-        wrong += memcmp(G, want[i], (SIZE - i) * (5 + 12 * i) * 4) != 0;
-        free(G);
-    }
-    assert_int_equal(wrong, 0);
-    for (size_t i = 0; i < SHAPES; i++) free(want[i]);
-    free(a), free(b);
+    static const size_t sizes[] = {1, 2, 3, 4, 5, 15, 17, 33, 48, 49, 64, 97, 130, 193, 200, 257, 300};
+    size_t n = sizeof sizes / sizeof *sizes, i = 0;
+    for (size_t p = 0; p < N_PATHS; p++)
+        for (size_t m = 0; has_path(p) && m < n; m++)
+            for (int way = 0; way < 6; way++, i++) check_block(way % 3, way / 3, sizes[m], sizes[i * 5 % n], sizes[i * 7 % n]);
 }
 
 static void the_path_is_named_and_an_unknown_one_refused(void **state)
 {
     (void)state;
     assert_true(matmul_init("plain"));
-    assert_int_equal(strncmp(matmul_path(), "fp32/plain openblas/", 20), 0);
+    assert_string_equal(matmul_path(), "fp32/plain");
     assert_false(matmul_init("abacus"));
     assert_false(matmul_init("fp32/abacus"));
-    assert_int_equal(strncmp(matmul_path(), "fp32/plain openblas/", 20), 0);
+    assert_string_equal(matmul_path(), "fp32/plain");
     assert_true(matmul_init("fp32"));
     assert_int_equal(strncmp(matmul_path(), "fp32/", 5), 0);
     assert_true(matmul_init("fp32/plain"));
-    assert_int_equal(strncmp(matmul_path(), "fp32/plain openblas/", 20), 0);
-    if (has_path(N_PATHS - 1)) assert_int_equal(strncmp(matmul_path(), "bf16/avx512bf16 openblas/", 25), 0);
+    assert_string_equal(matmul_path(), "fp32/plain");
+    if (has_path(N_PATHS - 1)) assert_string_equal(matmul_path(), "bf16/avx512bf16");
     assert_true(matmul_init("auto"));
     assert_true(matmul_init(NULL));
 }
@@ -380,7 +359,6 @@ int main(void)
         cmocka_unit_test(threads_and_slices_change_no_bit),
         cmocka_unit_test(a_sum_over_rows_is_the_sum_and_none_gives_zeros),
         cmocka_unit_test(blocks_multiply_in_three_directions),
-        cmocka_unit_test(concurrent_calls_to_openblas_keep_their_bits),
         cmocka_unit_test(the_path_is_named_and_an_unknown_one_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -26,7 +26,7 @@ Tensor *const *op_param(Tape *tape, const Param *param)
     Kept *kept = tape_alloc(tape, (n + 1) * sizeof *kept);
     for (size_t m = n; m-- > 0 && !tape->err;) {
         kept[m] = (Kept){param, group_span(tape->group, m).number};
-        of[m] = tape_record(tape, &param_op, tape_leaf(tape, param->rows, param->cols, param->data, false), kept + m, param_trains(param), 0, NULL);
+        of[m] = tape_record(tape, &param_op, tape_leaf(tape, param->rows, param->cols, param->data, false), kept + m, param_trains(param), 0, (Tensor *[]){NULL});
     }
     return of;
 }

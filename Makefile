@@ -136,6 +136,10 @@ bench-steady: $(BUILD)/graft
 	@[ -f $(BUILD)/bench/S/config.json ] || $(BUILD)/graft bench $(BUILD)/bench/S --make S --seed 0
 	@$(BUILD)/graft bench $(BUILD)/bench/S --steps 300
 
+## bench-tokenizer  how fast tokenizer.json opens and text is encoded
+bench-tokenizer: $(BUILD)/bench/tools/tokenizer
+	@$(BUILD)/bench/tools/tokenizer
+
 ## race       beside transformers and peft: the same files, tokens and adapter, losses compared first (downloads 6 GB of PyPI)
 race: $(BUILD)/graft
 	@sh bench/race/race.sh $(BUILD)/graft $(BUILD)/race
@@ -203,5 +207,5 @@ clean:
 help:
 	@grep -h '^## ' Makefile | sed 's/^## /  make /'
 
-.PHONY: all check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench bench-steady race layers headers clean help interop-data interop-chat experiment-which-experts experiment-router-balance
+.PHONY: all check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench bench-steady bench-tokenizer race layers headers clean help interop-data interop-chat experiment-which-experts experiment-router-balance
 .SECONDARY:

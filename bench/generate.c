@@ -1,6 +1,7 @@
 #include "bench/generate.h"
 
 #include "base/machine.h"
+#include "bench/neighbours.h"
 #include "bench/report.h"
 #include "infer/speed.h"
 #include "tensor/matmul.h"
@@ -25,7 +26,9 @@ Err *generate_measure(Json **record, Model *model, const char *name, const Gener
     GenerationSpeed speed;
     SpeedConfig config = {(size_t)c->batch, (size_t)c->prompt, (size_t)c->new_tokens, (size_t)c->rounds};
     machine_measure(&machine);
+    Neighbours others = neighbours_begin();
     TRY(generation_speed(&speed, model, NULL, &config));
+    double neighbours = neighbours_end(&others);
     *record = report_record("generate");
     json_add_string(*record, "model", name);
     json_add_string(*record, "path", matmul_path());
@@ -37,6 +40,7 @@ Err *generate_measure(Json **record, Model *model, const char *name, const Gener
     json_add_number(*record, "decode_tokens_per_s", speed.decode);
     json_add_number(*record, "weight_bytes_per_token", generation_bytes(model));
     json_add_number(*record, "memory_gbs", machine.memory_gbs);
+    json_add_number(*record, "neighbour_cores", neighbours);
     if (c->batch == 1) add_token(*record, model, speed.decode, machine.memory_gbs);
     return NULL;
 }

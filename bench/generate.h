@@ -4,7 +4,7 @@
  * the head once; its bytes a second, over what all cores read just before, is the share. More texts share most of them.
  *
  * A "generate" record: model, path, threads, batch, prompt, new, prefill_tokens_per_s, decode_tokens_per_s,
- * weight_bytes_per_token, memory_gbs; of one text alone also share_of_bandwidth, and flop, bytes, gflops, gbs of a token. */
+ * weight_bytes_per_token, memory_gbs, neighbour_cores; of one text alone also share_of_bandwidth, and flop, bytes, gflops, gbs of a token. */
 #ifndef GRAFT_BENCH_GENERATE_H
 #define GRAFT_BENCH_GENERATE_H
 

@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "base/peak.h"
 #include "base/rng.h"
+#include "bench/neighbours.h"
 #include "bench/report.h"
 #include "bench/sample.h"
 #include "infer/adapters.h"
@@ -42,7 +43,7 @@ typedef struct {
     Document doc;
     size_t n_all;                             /* steps, warm-up included */
     double *seconds, *cpu, *peak, *loss, *norm; /* [n_all] */
-    double first_step;
+    double first_step, neighbours;
     Holds settled, counted, end;              /* after the second step, before the first counted one, after the last */
 } Bench;
 
@@ -179,6 +180,7 @@ static Err *one_step(Bench *b, size_t number)
 static Err *all_steps(Bench *b)
 {
     size_t warm_up = (size_t)b->config->warm_up;
+    Neighbours others = neighbours_begin();
     for (size_t i = 0; i < b->n_all; i++) {
         if (i == warm_up && b->profile) profile_clear(b->profile);
         if (i == warm_up) b->counted = holds_now();
@@ -187,6 +189,7 @@ static Err *all_steps(Bench *b)
         if (i <= 1) b->settled = holds_now();
     }
     b->end = holds_now();
+    b->neighbours = neighbours_end(&others);
     return NULL;
 }
 
@@ -286,6 +289,7 @@ static Json *make_record(const Bench *b)
     json_add_number(record, "tokens", (double)c->tokens);
     json_add_number(record, "trained", (double)b->adapter->n);
     json_add_number(record, "first_step_s", b->first_step);
+    json_add_number(record, "neighbour_cores", b->neighbours);
     add_memory(record, b);
     json_add_number(record, "flop_per_token", count_frozen(b->model));
     json_add_number(record, "flop_per_token_attention", count_with_attention(b->model, ATTENTION_TOKENS));
@@ -312,7 +316,7 @@ static void join_list(Json *a, const Json *b, const char *key)
 Err *steps_join(Json **joined, size_t n, const Json *const *records)
 {
     static const char *const lists[] = {"seconds_each", "cpu_seconds_each", "peak_each"};
-    static const char *const most[] = {"peak_rss_bytes", "anonymous_bytes", "anonymous_growth_bytes", "heap_growth_bytes", "faults_per_step"};
+    static const char *const most[] = {"peak_rss_bytes", "anonymous_bytes", "anonymous_growth_bytes", "heap_growth_bytes", "faults_per_step", "neighbour_cores"};
     double *first;
     TRY(mem_new(&first, n, sizeof *first));
     *joined = json_duplicate(records[0]);
@@ -383,6 +387,7 @@ Err *steps_print(const Json *record)
            1e-6 * number(record, "anonymous_growth_bytes"), 1e-3 * number(record, "heap_growth_bytes"), number(record, "faults_per_step"));
     if (json_find(record, "read_bytes")) TRY(print_streaming(record));
     print_steadiness(record);
+    neighbours_tell(number(record, "neighbour_cores"));
     fflush(stdout);
     return NULL;
 }

@@ -5,6 +5,7 @@
  * it), for all steps "losses" and "grad_norms", warm-up included, and
  *
  *     first_step_s            from the start of the process to the end of the first step
+ *     neighbour_cores         that other programs kept busy meanwhile
  *     anonymous_bytes         at the end; file pages are not counted
  *     anonymous_growth_bytes  since the second step; heap_growth_bytes: the same of what malloc has handed out
  *     faults_per_step         fresh pages, minor page faults of the counted steps
@@ -39,7 +40,7 @@ MUST_USE Err *steps_print(const Json *record);
 /* Of all counted steps together. */
 double steps_seconds(const Json *record);
 
-/* The same measurement made by n processes as one: lists are joined, medians and shares taken anew, of the memory the most.
+/* The same measurement made by n processes as one: lists are joined, medians and shares taken anew, of memory and neighbours the most.
  * Owner of *joined: the caller. */
 MUST_USE Err *steps_join(Json **joined, size_t n, const Json *const *records);
 

@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/peak.h"
 #include "bench/generate.h"
+#include "bench/neighbours.h"
 #include "bench/operations.h"
 #include "bench/products.h"
 #include "bench/random_model.h"
@@ -179,9 +180,11 @@ static Err *measure(Suite *s)
     for (size_t i = 0; i < N_CASES; i++) TRY(random_model_have(models[i], s->config->directory, cases[i].shape, 0));
     TRY(file_join(weights, models[0], "model.safetensors"));
     TRY(measure_machine(s, weights));
+    Neighbours neighbours = neighbours_begin();
     if (s->config->products) TRY(products_measure(s->report, strcmp(s->config->compute, "auto") ? s->config->compute : NULL));
     if (s->config->operations) TRY(operations_measure(s->report, models[0], s->machine.memory_gbs));
     if (s->config->generate) TRY(measure_text(s, models[0]));
+    neighbours_tell(neighbours_end(&neighbours));
     return s->config->steps ? measure_steps(s, models) : NULL;
 }
 

@@ -144,9 +144,9 @@ static Err *bench(BenchSettings *s, int argc, char **argv)
         print_help();
         return NULL;
     }
-    if (s->threads) omp_set_num_threads((int)s->threads);
     if (s->make && !directory) return err_new(ERR_USAGE, "make: in which DIR?");
     if (s->make) return random_model_make(s->make, directory, (uint64_t)s->step.seed);
+    if (s->threads) omp_set_num_threads((int)s->threads);
     if (!directory) return bench_suite(s);
     return s->generate ? bench_text(s, directory) : bench_model(s, directory);
 }

@@ -51,7 +51,7 @@ static Err *choose_adapter(Talk *c, const char *which)
         for (i = 1; i <= n && strcmp(subject_name(&c->subject, i), which) != 0;) i++;
         if (i > n) TRY(subject_add(&c->subject, which));
     }
-    if (i > c->subject.n) return err_new(ERR_USAGE, "there are adapters 1 to %zu, and 0, the base", n);
+    if (i > c->subject.n) return err_new(ERR_USAGE, n ? "there is no adapter %s: 1 to %zu, or 0, the base" : "there is no adapter %s; /adapter PATH opens one", which, n);
     if (i != c->chosen) c->session.seen = 0; /* the cache is of the other one */
     c->chosen = i;
     printf("(%s)\n", subject_name(&c->subject, i));
@@ -63,6 +63,16 @@ static Err *set_thinking(Talk *c, const char *word)
     if (strcmp(word, "on") == 0 || strcmp(word, "off") == 0) c->settings.sampling.thinking = strcmp(word, "on") == 0;
     else if (strcmp(word, "show") == 0 || strcmp(word, "hide") == 0) c->settings.hide_thinking = strcmp(word, "hide") == 0;
     else return err_new(ERR_USAGE, "/thinking on, off, show or hide");
+    return NULL;
+}
+
+static Err *set_seed(Talk *c, const char *text)
+{
+    char *end;
+    long long seed = strtoll(text, &end, 10);
+    if (end == text || *end || seed < 0) return err_new(ERR_USAGE, "/seed NUMBER, not %s", *text ? text : "nothing");
+    c->settings.sampling.seed = seed;
+    c->answers = 0;
     return NULL;
 }
 
@@ -99,10 +109,8 @@ static Err *command(Talk *c, const char *line, bool *quit)
     else if (strcmp(word, "/thinking") == 0) return set_thinking(c, rest);
     else if (strcmp(word, "/again") == 0) return again(c);
     else if (strcmp(word, "/reset") == 0) talk_forget(c, json_count(c->messages));
-    else if (strcmp(word, "/seed") == 0) {
-        c->settings.sampling.seed = (int64_t)strtoll(rest, NULL, 10);
-        c->answers = 0;
-    } else return err_new(ERR_USAGE, "there is no %s; /help lists what there is", word);
+    else if (strcmp(word, "/seed") == 0) return set_seed(c, rest);
+    else return err_new(ERR_USAGE, "there is no %s; /help lists what there is", word);
     return NULL;
 }
 
@@ -151,13 +159,22 @@ static Err *open_session(Talk *c)
     return NULL;
 }
 
+static Err *read_tools(Talk *c)
+{
+    const char *path = c->settings.tools;
+    Raw tools;
+    TRY(reader_whole(&c->tools, path));
+    TRY(err_wrap(raw_open(&tools, c->tools.data, c->tools.n), "tools: %s", path));
+    return raw_is(tools, JSON_ARRAY) ? NULL : err_new(ERR_DATA, "tools: %s is no list of function descriptions: [{\"type\": \"function\", \"function\": {...}}]", path);
+}
+
 static Err *open_parts(Talk *c)
 {
     const ChatSettings *s = &c->settings;
     TRY(subject_open(&c->subject, &s->subject));
     TRY(encoder_new(&c->encoder, c->subject.tokenizer));
     TRY(template_recognise(&c->template, s->subject.model, s->chat_template));
-    if (s->tools) TRY(reader_whole(&c->tools, s->tools));
+    if (s->tools) TRY(read_tools(c));
     if (s->system) TRY(mem_copy_text(&c->system, s->system));
     c->messages = json_new_array();
     c->terminal = isatty(STDOUT_FILENO);

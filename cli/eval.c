@@ -4,6 +4,7 @@
 #include "cli/verbs.h"
 
 #include <stdio.h>
+#include <string.h>
 
 enum { GATE_FAILED = 10 }; /* exit code: apart from those of errors */
 
@@ -43,7 +44,8 @@ static void check_gates(Eval *e)
             for (size_t v = e->n_variants > 1; v < e->n_variants && !e->parts[p].domain; v++) {
                 const EvalPart *part = &e->parts[p];
                 if (!gate_strikes(&e->gates[g], &part->summaries[v], &part->summaries[0])) continue;
-                log_line("graft eval: %s holds for %s on %s", e->settings.fail_if.items[g], subject_name(&e->subject, v), e->files[part->file].path);
+                const char *condition = e->settings.fail_if.items[g];
+                log_line("graft eval: %s holds for %s on %s", condition + strspn(condition, " "), subject_name(&e->subject, v), e->files[part->file].path);
                 e->n_struck++;
             }
 }

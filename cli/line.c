@@ -1,6 +1,8 @@
 #define _GNU_SOURCE /* sigaction, getline */
 #include "cli/line.h"
 
+#include "data/unicode.h"
+
 #include <editline/readline.h>
 #include <errno.h>
 #include <locale.h>
@@ -43,11 +45,23 @@ static char *read_plain(void)
     return line;
 }
 
+/* The line itself, or another with U+FFFD where it was no UTF-8. */
+static char *mended(char *line)
+{
+    Text text = {0};
+    size_t n = line ? strlen(line) : 0;
+    if (unicode_valid(line, n) == n) return line;
+    unicode_lossy(&text, line, n, true);
+    free(line);
+    text_add(&text, "", 0);
+    return text.data;
+}
+
 char *line_read(const char *prompt)
 {
     line_forget();
-    if (!isatty(STDIN_FILENO)) return read_plain();
-    char *line = readline(prompt);
+    if (!isatty(STDIN_FILENO)) return mended(read_plain());
+    char *line = mended(readline(prompt));
     if (line && *line) add_history(line);
     if (line || !interrupted) return line;
     putchar('\n');

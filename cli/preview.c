@@ -92,7 +92,11 @@ static Err *show_tokens(const Previewer *p, ShownRecord *record)
         if (!err && i + 1 == d->n) err = stream_end(&stream, &text);
         if (err) break;
         ShownToken *token = &record->tokens[record->n++];
-        *token = (ShownToken){.id = d->ids[i], .scored = i && d->targets[i - 1] >= 0, .special = tokenizer_is_special(p->tokenizer, d->ids[i])};
+        bool special = tokenizer_is_special(p->tokenizer, d->ids[i]);
+        *token = (ShownToken){.id = d->ids[i],
+                              .scored = i && d->targets[i - 1] >= 0,
+                              .special = tokenizer_is_added(p->tokenizer, d->ids[i]),
+                              .begins_turn = special && i && i + 1 < d->n && !tokenizer_is_special(p->tokenizer, d->ids[i - 1])};
         err = fit_to_show(&text, &token->text);
     }
     text_free(&text);
@@ -192,6 +196,7 @@ static void print_record(const ShownRecord *r, bool color, bool ids)
     for (size_t i = 0; i < r->n; i++) {
         bool before = i && r->tokens[i - 1].scored;
         if (!color && r->tokens[i].scored != before) fputs(before ? "\xE2\x9F\xA7" : "\xE2\x9F\xA6", stdout);
+        if (r->tokens[i].begins_turn) putchar('\n'); /* no character of the text: those have a mark */
         print_token(&r->tokens[i], color, ids);
     }
     puts(!color && r->n && r->tokens[r->n - 1].scored ? "\xE2\x9F\xA7\n" : "\n");

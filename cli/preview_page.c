@@ -43,7 +43,7 @@ static const char style[] =
     "header p{margin:0;font-size:.88rem;font-variant-numeric:tabular-nums}pre{margin:0;padding:1rem 1.1rem;white-space:pre-wrap;overflow-wrap:anywhere;font:13.5px/1.75 ui-monospace,SFMono-Regular,Menlo,Consolas,\"DejaVu Sans Mono\",monospace;color:var(--soft)}\n"
     "pre span{border-radius:2px}pre span:hover,.legend span:hover{outline:1px solid var(--special)}.s{background:var(--wash);color:var(--scored);box-shadow:0 0 0 .5px var(--wash)}.x{color:var(--special);font-weight:600}pre b{font-weight:400;opacity:.45}\n"
     "i{display:none;font-style:normal;font-size:.68em;opacity:.75;vertical-align:super;margin:0 .15em}#ids{position:absolute;opacity:0}label{cursor:pointer;border:1px solid var(--line);border-radius:1rem;padding:.1rem .75rem;margin-left:auto}\n"
-    "#ids:checked~main label{background:var(--wash);color:var(--scored)}#ids:checked~main i{display:inline}#ids:focus-visible~main label{outline:2px solid var(--special)}.cut{color:var(--cut)}\n";
+    "#ids:checked~main label{background:var(--wash);color:var(--scored)}#ids:checked~main i{display:inline}#ids:checked~main pre span{outline:1px solid var(--line)}#ids:focus-visible~main label{outline:2px solid var(--special)}.cut{color:var(--cut)}\n";
 
 static void put_fact(FILE *out, const char *what, size_t n)
 {
@@ -108,6 +108,7 @@ static void put_record(FILE *out, const ShownRecord *r)
     fputs("</p></header><pre>", out);
     for (size_t i = 0; i < r->n; i++) {
         const ShownToken *t = &r->tokens[i];
+        if (t->begins_turn) fputs("<br>", out);
         fprintf(out, "<span%s title=\"%zu: id %d\">", t->scored && t->special ? " class=\"s x\"" : t->scored ? " class=s" : t->special ? " class=x" : "", i, t->id);
         put_html(out, t->text);
         fprintf(out, "<i>%d</i></span>", t->id);

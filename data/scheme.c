@@ -116,8 +116,8 @@ static Err *put_added(Scheme *s, const Json *item)
     if (known >= 0 && known != added.id)
         return err_new(ERR_FORMAT, "is id %d here, %d in the vocabulary", (int)id, (int)known);
     if (known < 0) TRY(vocabulary_add(&s->vocabulary, added.id, content, n, false));
-    TRY(mem_grow(&s->special, &s->n_special, (size_t)id + 1, sizeof *s->special));
-    s->special[id] |= added.special;
+    TRY(mem_grow(&s->added, &s->n_added, (size_t)id + 1, sizeof *s->added));
+    if (s->added[id] != ADDED_SPECIAL) s->added[id] = added.special ? ADDED_SPECIAL : ADDED_PLAIN;
     if (!normalized) return added_put(&s->plain, added, content, n);
     bool same = true;
     Err *err = s->nfc ? unicode_nfc(&form, content, n, &same) : NULL;
@@ -214,6 +214,6 @@ void scheme_free(Scheme *s)
     added_free(&s->plain);
     added_free(&s->normalized);
     vocabulary_free(&s->vocabulary);
-    free(s->special);
+    free(s->added);
     *s = (Scheme){0};
 }

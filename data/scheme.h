@@ -13,12 +13,13 @@ typedef struct {
 } Split;
 
 enum { MAX_SPLITS = 16 };
+enum { ADDED_NOT, ADDED_PLAIN, ADDED_SPECIAL };
 
 typedef struct {
     Vocabulary vocabulary;
     AddedSet plain, normalized; /* added tokens, by what they are looked for in */
-    bool *special;              /* by id */
-    size_t n_special;
+    uint8_t *added;             /* [n_added] by id */
+    size_t n_added;
     Split splits[MAX_SPLITS];
     size_t n_splits;
     bool nfc, ignore_merges;

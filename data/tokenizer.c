@@ -200,7 +200,11 @@ const char *tokenizer_token(const Tokenizer *tok, int32_t id)
     return tok->scheme.vocabulary.texts.data + tok->scheme.vocabulary.entries[id].text_at;
 }
 
-bool tokenizer_is_special(const Tokenizer *tok, int32_t id)
+static int kind_of(const Tokenizer *tok, int32_t id)
 {
-    return id >= 0 && (size_t)id < tok->scheme.n_special && tok->scheme.special[id];
+    return id >= 0 && (size_t)id < tok->scheme.n_added ? tok->scheme.added[id] : ADDED_NOT;
 }
+
+bool tokenizer_is_added(const Tokenizer *tok, int32_t id) { return kind_of(tok, id) != ADDED_NOT; }
+
+bool tokenizer_is_special(const Tokenizer *tok, int32_t id) { return kind_of(tok, id) == ADDED_SPECIAL; }

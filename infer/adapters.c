@@ -36,8 +36,9 @@ static bool is_zero(const ModulePair *p) { return all_zero(p->r * p->in, p->A) &
 /* Are both of the same routed expert? */
 static bool same_expert(const ModulePair *a, const ModulePair *b)
 {
+    if (!strstr(a->module, ".mlp.experts.")) return false;
     size_t n = (size_t)(strrchr(a->module, '.') - a->module) + 1;
-    return strstr(a->module, ".mlp.experts.") && strncmp(a->module, b->module, n) == 0 && !strchr(b->module + n, '.');
+    return strncmp(a->module, b->module, n) == 0 && !strchr(b->module + n, '.');
 }
 
 /* Where only some experts of a layer are adapted, zeros stand for the others (ckpt/adapter_file): A and B would stay zero
@@ -169,7 +170,7 @@ static Err *open_peft(Adapter **adapter, const Model *model, const char *path)
     size_t most = file->n_pairs + file->n_extras;
     Err *err = mem_new(&pairs, most, sizeof *pairs);
     if (!err) {
-        err = import(adapter, model, file, path, pairs);
+        err = err_wrap(import(adapter, model, file, path, pairs), "adapter %s", path);
         if (!err && (err = read_biases(*adapter, path))) {
             adapter_free(*adapter);
             *adapter = NULL;
@@ -192,10 +193,10 @@ Err *adapter_open(Adapter **adapter, const Model *model, const char *path)
     if (ends_with(path, ".h5")) return trained_open(adapter, model, path);
     TRY(file_join(inner, path, "adapter"));
     TRY(file_join(config, inner, "adapter_config.json"));
-    if (file_exists(config)) return err_wrap(open_peft(adapter, model, inner), "adapter %s", inner);
+    if (file_exists(config)) return open_peft(adapter, model, inner);
     TRY(file_join(config, path, "adapter_config.json"));
     if (!file_exists(config) && file_exists(path)) TRY(checkpoint_newest(path, checkpoint, &found));
-    return found ? trained_open(adapter, model, checkpoint) : err_wrap(open_peft(adapter, model, path), "adapter %s", path);
+    return found ? trained_open(adapter, model, checkpoint) : open_peft(adapter, model, path);
 }
 
 /* ---- out ------------------------------------------------------------------------------------------------------ */

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""compare.py losses|speeds DIR - what race.sh left there. Losses must agree step by step, or the exit code is 1."""
+"""compare.py losses|speeds DIR - what race.sh left there. Losses must agree step by step, or the exit code is 1.
+compare.py quiet FILE - exit code 1 when neighbours or the hypervisor took more than a tenth of a core meanwhile."""
 import glob, json, os, re, statistics, sys
 
 LIMIT = {"fp32": 1e-4, "bf16": 1e-2}    # relative, of every step's loss
@@ -8,6 +9,14 @@ LIMIT = {"fp32": 1e-4, "bf16": 1e-2}    # relative, of every step's loss
 def read(path):
     with open(path) as f:
         return json.loads(f.read().strip().splitlines()[-1])
+
+
+def disturbed(record):
+    return record.get("neighbour_cores", 0) > 0.1 or record.get("stolen_cores", 0) > 0.1
+
+
+def quiet(path):
+    return disturbed(read(path))
 
 
 def losses(d):
@@ -27,22 +36,27 @@ def losses(d):
 def medians(d, part, key_peer, key_ours):
     pairs = []
     for path in sorted(glob.glob(os.path.join(d, f"speed-{glob.escape(part)}-*-peer.json"))):
-        pairs.append((read(path)[key_peer], read(path.replace("-peer.json", "-graft.json"))[key_ours]))
+        peer, ours = read(path), read(path.replace("-peer.json", "-graft.json"))
+        if disturbed(peer) or disturbed(ours):
+            print(f"left out, for neighbours were busy: {os.path.basename(path)}")
+            continue
+        pairs.append((peer[key_peer], ours[key_ours]))
     return pairs
 
 
 def speeds(d):
     rows = [("attn+experts", "attention + shared + experts, 512 tokens", "tok_s", "tokens_per_s"), ("attn", "attention only, 512 tokens (compiled)", "tok_s", "tokens_per_s"),
             ("generate", "prefill of 512 tokens", "prefill_tok_s", "prefill_tokens_per_s"), ("generate", "decode, one text", "decode_tok_s", "decode_tokens_per_s")]
-    print("| tokens/s | transformers + peft | graft | times |\n|---|---|---|---|")
+    lines = ["| tokens/s | transformers + peft | graft | times |", "|---|---|---|---|"]
     for part, name, key_peer, key_ours in rows:
         pairs = medians(d, part, key_peer, key_ours)
         if not pairs:
             continue
         peer, ours = (statistics.median(x) for x in zip(*pairs))
         each = ", ".join(f"{b / a:.2f}" for a, b in pairs)
-        print(f"| {name} | {peer:.1f} | {ours:.1f} | {ours / peer:.2f} (rounds: {each}) |")
+        lines.append(f"| {name} | {peer:.1f} | {ours:.1f} | {ours / peer:.2f} (rounds: {each}) |")
+    print("\n".join(lines))
     return False
 
 
-sys.exit({"losses": losses, "speeds": speeds}[sys.argv[1]](sys.argv[2]))
+sys.exit({"losses": losses, "speeds": speeds, "quiet": quiet}[sys.argv[1]](sys.argv[2]))

@@ -18,18 +18,31 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 [ -f "$model/config.json" ] || "$graft" bench "$model" --make S --seed 0
 
-# peer NAME SCRIPT ARGS...: its one line goes to DIR/NAME.json
-peer() {
-    out=$dir/$1.json script=$2
-    shift 2
+# quiet COMMAND...: until no neighbour has disturbed what it measured, three times at the most
+quiet() {
+    for try in 1 2 3; do
+        "$@"
+        python3 "$here/compare.py" quiet "$out" && return
+    done
+    echo "race: neighbours disturbed $out three times" >&2
+}
+peer_once() {
     $run "$venv/bin/python" "$here/$script" "$model" "$@" 2>"$dir/peer.log" >"$out.draft" || { cat "$dir/peer.log"; exit 1; }
     mv "$out.draft" "$out"
 }
-# ours NAME ARGS...
+ours_once() {
+    $run "$graft" bench "$model" --json "$out" "$@" >"$dir/graft.log" 2>&1 || { cat "$dir/graft.log"; exit 1; }
+}
+# peer NAME SCRIPT ARGS..., ours NAME ARGS...: one record, in DIR/NAME.json
+peer() {
+    out=$dir/$1.json script=$2
+    shift 2
+    quiet peer_once "$@"
+}
 ours() {
     out=$dir/$1.json
     shift
-    $run "$graft" bench "$model" --json "$out" "$@" >"$dir/graft.log" 2>&1 || { cat "$dir/graft.log"; exit 1; }
+    quiet ours_once "$@"
 }
 for part in $parts; do
     case $part in

@@ -64,7 +64,7 @@ static void blocks_that_grow_leave_no_trail(void **state)
         assert_true(arena.held_bytes <= (16 << 20) + ((mib + 2) << 20));
     }
     size_t held = arena.held_bytes;
-    for (size_t mib = 91; mib > 0; mib -= 9) { /* what was held for the largest serves the smaller ones */
+    for (size_t mib = 91; mib > 9; mib -= 9) { /* what was held for the largest serves the smaller ones */
         arena_reset(&arena);
         assert_non_null(arena_alloc(&arena, mib << 20));
         assert_int_equal(arena.held_bytes, held);

@@ -1,17 +1,43 @@
-/* Any bytes as a file of records; the first byte chooses the options. What is accepted must train something, and every
+/* Any bytes as lines of records; the first byte chooses the options. What is accepted must train something, and every
  * target must be the token that follows. */
-#include "data/dataset.h"
+#include "data/document.h"
 #include "tests/support/fuzz.h"
 
 #include <stdlib.h>
+#include <string.h>
 
-static Tokenizer *tokenizer; /* opened once, for all inputs */
+static Tokenizer *tokenizer;   /* opened once, for all inputs; ... */
+static Builder *builders[256]; /* ... and one of these for each way to read */
 
-static void close_tokenizer(void) { tokenizer_close(tokenizer); }
-
-static void check(const Document *document)
+static void close_all(void)
 {
+    for (size_t i = 0; i < 256; i++) builder_free(builders[i]);
+    tokenizer_close(tokenizer);
+}
+
+static Builder *builder_of(uint8_t how)
+{
+    DocumentOptions options = {.chat = {.template = how % CHAT_TEMPLATES,
+                                        .clear_thinking = how & 8 ? CHAT_NO : CHAT_UNSET,
+                                        .enable_thinking = how & 16 ? CHAT_NO : CHAT_UNSET,
+                                        .train_on_reasoning = how & 16 ? CHAT_NO : CHAT_UNSET,
+                                        .train_on = how >> 5 & 3 ? CHAT_TRAIN_LAST + (how >> 5 & 1) : CHAT_TRAIN_ASSISTANT},
+                               .truncation = how & 128 ? TRUNCATE_LEFT : TRUNCATE_RIGHT,
+                               .plain_prompts = how & 4,
+                               .max_length = 64};
+    if (!tokenizer) {
+        if (tokenizer_open(&tokenizer, "examples/tiny-glm5/tokenizer.json")) abort();
+        atexit(close_all);
+    }
+    if (!builders[how] && builder_new(&builders[how], tokenizer, &options)) abort();
+    return builders[how];
+}
+
+static void check(const Built *built)
+{
+    const Document *document = &built->document;
     size_t n_scored = 0;
+    if (document->n > 64 || built->truncated != (built->whole > 64)) abort();
     for (size_t i = 0; i < document->n; i++) {
         if (document->targets[i] < 0) continue;
         if (i + 1 == document->n || document->targets[i] != document->ids[i + 1]) abort();
@@ -22,27 +48,17 @@ static void check(const Document *document)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
-    Dataset *dataset;
     if (bytes == 0) return 0;
-    if (!tokenizer) {
-        Err *failed = tokenizer_open(&tokenizer, "examples/tiny-glm5/tokenizer.json");
-        if (failed) abort();
-        atexit(close_tokenizer);
+    Builder *builder = builder_of(data[0]);
+    const char *at = (const char *)data + 1, *end = (const char *)data + bytes;
+    while (at < end) {
+        Built built;
+        const char *newline = memchr(at, '\n', (size_t)(end - at)), *to = newline ? newline : end;
+        Err *err = builder_read(builder, at, (size_t)(to - at), &built);
+        if (!err) check(&built);
+        err_free(err);
+        at = to + 1;
     }
-    DocumentOptions options = {.chat = {.template = data[0] % CHAT_TEMPLATES,
-                                        .clear_thinking = data[0] & 8 ? CHAT_NO : CHAT_UNSET,
-                                        .enable_thinking = data[0] & 16 ? CHAT_NO : CHAT_UNSET,
-                                        .train_on_reasoning = data[0] & 16 ? CHAT_NO : CHAT_UNSET,
-                                        .train_on = data[0] >> 5 & 3 ? CHAT_TRAIN_LAST + (data[0] >> 5 & 1) : CHAT_TRAIN_ASSISTANT},
-                               .truncation = data[0] & 128 ? TRUNCATE_LEFT : TRUNCATE_RIGHT,
-                               .plain_prompts = data[0] & 4,
-                               .max_length = 64};
-    Err *err = dataset_open_file(&dataset, tokenizer, fuzz_file(data + 1, bytes - 1), &options);
-    if (!err) {
-        for (size_t i = 0; i < dataset_count(dataset); i++) check(dataset_document(dataset, i));
-        dataset_close(dataset);
-    }
-    err_free(err);
     return 0;
 }
 

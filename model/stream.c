@@ -261,6 +261,8 @@ void stream_release(Stream *s, size_t l)
     size_t p = s->parts.first[l];
     if (!s->holds[p].held) return; /* acquire failed */
     pthread_mutex_lock(&s->shared->lock);
+    size_t end = order_end(&s->shared->order, s->parts.n_layers, s->parts.first, s->loans[l].visit, l), *place = &s->shared->place[s->host.rank];
+    if (*place < end) *place = end; /* with fewer groups than other ranks: those wait for slots that this one will not ask for */
     release_part(s, p);
     pthread_mutex_unlock(&s->shared->lock);
 }

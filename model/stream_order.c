@@ -50,6 +50,13 @@ size_t order_part(const Order *o, size_t L, const size_t *first, size_t visit)
     return v < visits ? part_in_walk(w, L, first, v) : (v - visits) % first[L];
 }
 
+size_t order_end(const Order *o, size_t L, const size_t *first, size_t core, size_t l)
+{
+    const OrderWalk *w = walk_of(o, core);
+    bool announced = w && core - w->start < order_visits(w, L, first);
+    return core + 1 + (announced ? w->laps : 1) * (first[l + 1] - first[l] - 1);
+}
+
 /* The first of begin, begin + step, ... (laps of them) that is at least `from`; SIZE_MAX: none. */
 static size_t next_lap(size_t begin, size_t step, size_t laps, size_t from)
 {

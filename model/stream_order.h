@@ -31,6 +31,9 @@ size_t order_part(const Order *order, size_t L, const size_t *first, size_t visi
 /* The next visit of a part, from `from` on. */
 size_t order_next(const Order *order, size_t L, const size_t *first, size_t from, size_t part);
 
+/* Where the visits of a layer end whose core is visited at `core`: also for who needs fewer laps than were announced. */
+size_t order_end(const Order *order, size_t L, const size_t *first, size_t core, size_t l);
+
 /* The layer of a part. */
 size_t order_layer(size_t L, const size_t *first, size_t part);
 

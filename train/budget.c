@@ -213,8 +213,14 @@ static Err *share_out(Budget *b, Model *model, const Adapter *adapter, const Wor
     TRY(find_least(b, model, adapter, work));
     size_t left = b->limit - (b->program + b->data + b->adapter + b->moments + b->weights.least_bytes);
     b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, false);
-    b->spilled = work->may_spill && adapter && b->boundaries > left / 4;
-    if (b->spilled) b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, true);
+    bool may_spill = work->may_spill && adapter;
+    if (!may_spill || b->boundaries <= left / 4) {
+        Err *err = choose_group(b, model, adapter, work);
+        if (!err || !may_spill) return err;
+        err_free(err); /* the least counts on a file, and that is what fits */
+    }
+    b->spilled = true;
+    b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, true);
     return choose_group(b, model, adapter, work);
 }
 

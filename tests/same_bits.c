@@ -584,7 +584,7 @@ static void run_everything(Bits *bits)
     run_way(bits, &(Way){"0", 1, 2, 0, "74MiB"});
     run_way(bits, &(Way){"1", 1, 1, 3, "176MiB"});
     run_way(bits, &(Way){"0", 2, 1, 0, "132MiB"});
-    run_way(bits, &(Way){"1", 2, 1, 0, "132MiB"}); /* ranks with unequal numbers of groups */
+    run_way(bits, &(Way){"1", 3, 1, 0, "183MiB"}); /* experts in runs, ranks with unequal numbers of groups */
     run_way(bits, &(Way){"400", 3, 1, 0, "190MiB"});
     run_resumed(bits, &(Way){"0", 1, 2, 0, NULL}, &(Way){"1", 3, 1, 2, NULL});
     run_resumed(bits, &(Way){"400", 2, 1, 0, NULL}, &(Way){"0", 1, 1, 0, NULL});

@@ -178,9 +178,9 @@ static Err *choose_group(Budget *b, Model *model, const Adapter *adapter, const 
 
 static Err *too_small(const Budget *b, const Work *work)
 {
-    return err_new(ERR_MEMORY, "memory_limit is %s; this run needs %s at least: weights %s (embedding, head, the largest part of a layer), tapes %s, boundaries %s, adapter and moments %s, the rest %s. "
+    return err_new(ERR_MEMORY, "memory_limit is %s; this run needs %zuMiB at least: weights %s (embedding, head, the largest part of a layer), tapes %s, boundaries %s, adapter and moments %s, the rest %s. "
                    "What else would help: shorter documents (max_length %zu now)%s%s, fewer ranks on the host, FP8 weights",
-                   BYTES(b->limit), BYTES(b->least), BYTES(b->weights.least_bytes), BYTES(b->tapes), BYTES(b->boundaries), BYTES(b->adapter + b->moments),
+                   BYTES(b->limit), (b->least >> 20) + 1, BYTES(b->weights.least_bytes), BYTES(b->tapes), BYTES(b->boundaries), BYTES(b->adapter + b->moments),
                    BYTES(b->program + b->data), work->longest, work->keep_layers ? ", keep_layers 0" : "", work->may_spill ? "" : ", a scratch_dir");
 }
 

@@ -6,6 +6,7 @@
 #include "model/stream.h"
 #include "model/stream_parts.h"
 
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -121,6 +122,33 @@ static void so_have_streamed_fp8_weights_and_their_scales(void **state)
     every_order_of_layers_finds_their_bytes("tests/fixtures/model/fp8");
 }
 
+/* Two ranks of a host, here in one process: while one takes all laps of its groups, the other has fewer groups, and waits at
+ * the layer's end. What it does not ask for must not keep its slots. */
+static void a_rank_with_fewer_groups_keeps_no_slot(void **state)
+{
+    Model *ranks[2], *plain;
+    StreamHost host[2] = {{.rank = 0, .size = 2}, {.rank = 1, .size = 2}};
+    (void)state;
+    assert_ok(model_open(&plain, "examples/tiny-glm5"));
+    for (size_t r = 0; r < 2; r++) {
+        assert_ok(model_open(&ranks[r], "examples/tiny-glm5"));
+        if (r) host[r].leader = host[0].leader, host[r].fd = host[0].fd;
+        assert_ok(stream_open(ranks[r], least_of(plain, 0), 0, &host[r]));
+    }
+    size_t L = plain->n_layers;
+    for (size_t r = 0; r < 2; r++) layers_walk(ranks[r], 0, 3);
+    alarm(60); /* a rank that waits for ever ends the test */
+#pragma omp parallel num_threads(2)
+    for (size_t i = 0; i < 2 * L; i++) {
+        size_t r = (size_t)omp_get_thread_num(), l = i < L ? i : 2 * L - 1 - i;
+        visit_laps(ranks[r], plain, l, i >= L, r ? i % 3 : 3);
+#pragma omp barrier /* ranks agree after each layer */
+    }
+    alarm(0);
+    for (size_t r = 2; r-- > 0;) model_close(ranks[r]);
+    model_close(plain);
+}
+
 static void copy_file(const char *from, const char *to)
 {
     char *text;
@@ -185,7 +213,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(streamed_weights_have_the_bytes_of_their_file), cmocka_unit_test(so_have_runs_of_experts), cmocka_unit_test(so_have_streamed_fp8_weights_and_their_scales),
-        scratch_test(a_file_that_shrinks_is_named),
+        cmocka_unit_test(a_rank_with_fewer_groups_keeps_no_slot), scratch_test(a_file_that_shrinks_is_named),
         cmocka_unit_test(an_outline_has_the_shapes_and_sizes_of_the_files)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

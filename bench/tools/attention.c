@@ -23,7 +23,7 @@ typedef struct {
     AttentionShape shape;
 } Case;
 
-static const Case cases[] = {{"S: 16 heads, 96 + 32, 128", {16, 96, 32, 128, 0.088f}}, {"GLM-5: 64 heads, 192 + 64, 256", {64, 192, 64, 256, 0.0625f}}};
+static const Case cases[] = {{"S: 16 heads, 96 + 32, 128", {16, 96, 32, 128, 0.088f, 0}}, {"GLM-5: 64 heads, 192 + 64, 256", {64, 192, 64, 256, 0.0625f, 0}}};
 static const size_t lengths[] = {128, 512, 2048};
 enum { N_CASES = sizeof cases / sizeof *cases, N_LENGTHS = sizeof lengths / sizeof *lengths, N_WAYS = 2 };
 

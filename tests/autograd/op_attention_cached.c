@@ -77,7 +77,7 @@ static void expanded_rows(Cached *c)
 static void cached_open(Cached *c, DType dtype, bool adapted, size_t top_k)
 {
     Trial *trial = &c->trial;
-    *c = (Cached){.shape = {H, NOPE, ROPE, VALUE, 0.3f}, .adapted = adapted};
+    *c = (Cached){.shape = {H, NOPE, ROPE, VALUE, 0.3f, 0}, .adapted = adapted};
     trial_init(trial, "1 70 6", NULL, NULL, H * VALUE);
     size_t T = trial->group.T;
     c->kv_up = trial_weight(trial, "kv_up", dtype, KVW, R);

@@ -26,7 +26,7 @@ KERNELS  := plain
 PRODUCTS := plain
 endif
 
-BY_WORDS  := kernel kernel_block kernel_attention kernel_latent
+BY_WORDS  := kernel kernel_few kernel_block kernel_attention kernel_latent
 BY_FLOATS := kernel_rows kernel_narrow kernel_index
 SOURCES := $(filter-out $(patsubst %,tensor/%.c,$(BY_WORDS) $(BY_FLOATS)),$(wildcard $(LAYERS:=/*.c)))
 LIBOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/%,$(SOURCES))) $(foreach f,$(BY_WORDS),$(PRODUCTS:%=$(BUILD)/tensor/$(f)_%.o)) \

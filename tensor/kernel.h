@@ -49,6 +49,8 @@ typedef struct {
     size_t rows, lines, step;
 } Fetch;
 
+typedef void NtFew(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, size_t n);
+
 typedef struct {
     size_t per_word; /* inner elements in a word: 1, or 2 of bf16 */
 
@@ -65,7 +67,7 @@ typedef struct {
                size_t n, float *panel, Fetch next);
     void (*nt_short)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, float *panel,
                      Fetch next);
-    void (*nt_few)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, size_t n);
+    NtFew *nt_few;
     void (*nn)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
                size_t n, float *panel, Fetch next);
 } Products;
@@ -119,6 +121,7 @@ typedef struct {
 
 extern const Products products_avx512, products_avx2, products_plain, products_bf16;
 extern const Blocks blocks_avx512, blocks_avx2, blocks_plain, blocks_bf16;
+extern NtFew nt_few_avx512, nt_few_avx2, nt_few_plain, nt_few_bf16;
 extern Narrow narrow_avx512, narrow_avx2, narrow_plain;
 extern SumTn sum_tn_avx512, sum_tn_avx2, sum_tn_plain;
 extern const Indexing indexing_avx512, indexing_avx2, indexing_plain;

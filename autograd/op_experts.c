@@ -11,27 +11,12 @@
  * above know nothing of runs. A replayed tape wants nothing of y, so that all of the way up is left to the way back.
  * LoRA joins each product as in op_lora: gate|up share one A.   Source: docs/glm5.md; transformers 5.23.0,
  * GlmMoeDsaExperts. */
-#include "autograd/op.h"
+#include "autograd/experts_plan.h"
 #include "tensor/matmul.h"
 #include "tensor/rows.h"
 
 #include <omp.h>
-#include <stdlib.h>
 #include <string.h>
-
-typedef struct {
-    size_t E, K, D, F, N, most; /* most: rows of the largest expert */
-    const Expert *experts;
-    const int32_t *ids;
-    const ExpertRuns *runs;
-    size_t *begin;    /* [E + 1] first pair of each expert */
-    uint32_t *token;  /* [N] */
-    uint32_t *slot;   /* [N] k, the position among its token's experts */
-    uint32_t *order;  /* [E] experts of each run, largest first */
-    size_t rank_most; /* of any pair */
-    float *gate_up;   /* [N][2F] kept for the way back, or NULL: compute again */
-    float *low;       /* [N][rank_most], an expert's rows dense: what B of gate|up has seen; with gate_up */
-} Plan;
 
 /* A parameter's values as a weight. */
 static const Weight *values_of(const Param *p, Weight *w)
@@ -40,105 +25,8 @@ static const Weight *values_of(const Param *p, Weight *w)
     return w;
 }
 
-static size_t rank_of(const Lora *lora) { return lora ? lora->A->rows : 0; }
-
-/* ---- the plan ------------------------------------------------------------------------------------------------- */
-
-typedef struct {
-    uint32_t expert, n;
-} Load;
-
-static int larger_first(const void *a, const void *b)
-{
-    const Load *x = a, *y = b;
-    if (x->n != y->n) return x->n < y->n ? 1 : -1;
-    return (x->expert > y->expert) - (x->expert < y->expert);
-}
-
-/* The largest r of any pair. */
-static size_t rank_most(const Plan *plan)
-{
-    size_t most = 1;
-    for (size_t e = 0; e < plan->E; e++) {
-        if (rank_of(plan->experts[e].in) > most) most = rank_of(plan->experts[e].in);
-        if (rank_of(plan->experts[e].out) > most) most = rank_of(plan->experts[e].out);
-    }
-    return most;
-}
-
-/* One run of all, for those that are always there. */
-static const ExpertRuns *all_at_once(Tape *tape, size_t E)
-{
-    ExpertRuns *runs = tape_alloc(tape, sizeof *runs);
-    size_t *begin = tape_alloc(tape, 2 * sizeof *begin);
-    if (tape->err) return NULL;
-    begin[0] = 0;
-    begin[1] = E;
-    *runs = (ExpertRuns){.n = 1, .begin = begin};
-    return runs;
-}
-
-static Plan *make_plan(Tape *tape, const int32_t *ids, size_t T, size_t K, size_t D, size_t E, const Expert *experts, const ExpertRuns *runs)
-{
-    size_t N = T * K;
-    Plan *plan = tape_alloc(tape, sizeof *plan);
-    size_t *begin = tape_alloc(tape, (E + 1) * sizeof *begin);
-    uint32_t *token = tape_alloc(tape, N * sizeof *token), *slot = tape_alloc(tape, N * sizeof *slot);
-    uint32_t *order = tape_alloc(tape, E * sizeof *order);
-    Load *loads = (Load *)(void *)tape_scratch(tape, 2 * E);
-    if (!runs) runs = all_at_once(tape, E);
-    if (tape->err) return NULL;
-    *plan = (Plan){.E = E, .K = K, .D = D, .F = experts[0].gate->rows, .N = N, .experts = experts, .ids = ids, .runs = runs, .begin = begin, .token = token, .slot = slot, .order = order};
-    for (size_t e = 0; e < E; e++) loads[e] = (Load){(uint32_t)e, 0};
-    for (size_t i = 0; i < N; i++) loads[ids[i]].n++;
-    begin[0] = 0;
-    for (size_t e = 0; e < E; e++) {
-        begin[e + 1] = begin[e] + loads[e].n;
-        if (loads[e].n > plan->most) plan->most = loads[e].n;
-        loads[e].n = 0;
-    }
-    for (size_t i = 0; i < N; i++) {
-        size_t at = begin[ids[i]] + loads[ids[i]].n++;
-        token[at] = (uint32_t)(i / K);
-        slot[at] = (uint32_t)(i % K);
-    }
-    plan->rank_most = rank_most(plan);
-    for (size_t i = 0; i < runs->n; i++) qsort(loads + runs->begin[i], runs->begin[i + 1] - runs->begin[i], sizeof *loads, larger_first);
-    for (size_t e = 0; e < E; e++) order[e] = loads[e].expert;
-    return plan;
-}
-
-/* Have the experts of run i in memory; false after an error. */
-static bool borrow(Tape *tape, const ExpertRuns *runs, size_t i)
-{
-    if (runs->acquire && !tape->err) tape->err = runs->acquire(runs->context, i);
-    return !tape->err;
-}
-
-static void give_back(const ExpertRuns *runs, size_t i)
-{
-    if (runs->release) runs->release(runs->context, i);
-}
-
-static size_t pairs_of(const Plan *plan, size_t e) { return plan->begin[e + 1] - plan->begin[e]; }
-
-/* The first expert with tokens in [e, end), or end; and one past the last of [begin, e), or begin. */
-static size_t busy_from(const Plan *plan, size_t e, size_t end)
-{
-    while (e < end && !pairs_of(plan, e)) e++;
-    return e;
-}
-static size_t busy_below(const Plan *plan, size_t e, size_t begin)
-{
-    while (e > begin && !pairs_of(plan, e - 1)) e--;
-    return e;
-}
-
-/* The routing weight of a pair; w is [T][K]. */
-static float weight_of_pair(const Plan *plan, const float *w, size_t pair) { return w[plan->token[pair] * plan->K + plan->slot[pair]]; }
-
 /* The widest inner length of any product, for packing. */
-static size_t inner_most(const Plan *plan)
+static size_t inner_most(const ExpertsPlan *plan)
 {
     size_t most = plan->D > 2 * plan->F ? plan->D : 2 * plan->F;
     return plan->rank_most > most ? plan->rank_most : most;
@@ -164,7 +52,7 @@ static void add_pair(const Lora *lora, size_t n, Rows y, const float *u, float *
 
 /* gu [n][2F] = [x Wg' | x Wu'] + LoRA; u [n][R] is what B has seen. One packing of x serves both when they multiply alike.
  * next: the gate that the thread turns to then, or NULL. */
-static void gate_and_up(const Plan *plan, const Expert *expert, size_t n, Rows x, float *gu, float *u, float *pack, const Weight *next)
+static void gate_and_up(const ExpertsPlan *plan, const Expert *expert, size_t n, Rows x, float *gu, float *u, float *pack, const Weight *next)
 {
     size_t F = plan->F;
     rows_pack_nt(n, 1, x, expert->gate, pack);
@@ -176,23 +64,6 @@ static void gate_and_up(const Plan *plan, const Expert *expert, size_t n, Rows x
     add_pair(expert->in, n, rows_of(gu, 2 * F), u, pack);
 }
 
-/* Experts of a run on threads, largest first. A thread takes its next one before it works on this one, so that it knows
- * what to fetch. */
-static size_t take_turn(size_t *turn)
-{
-    size_t mine;
-#pragma omp atomic capture
-    mine = (*turn)++;
-    return mine;
-}
-
-/* The expert at a place of the order, NULL beyond the run or where no token came. */
-static const Expert *expert_at(const Plan *plan, size_t run, size_t i)
-{
-    if (i >= plan->runs->begin[run + 1] || !pairs_of(plan, plan->order[i])) return NULL;
-    return &plan->experts[plan->order[i]];
-}
-
 /* ---- the way up ----------------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -200,7 +71,7 @@ typedef struct {
 } Packed;
 
 /* Where the packed rows of run i lie in a block; returns its floats. Pointers are set where there is a block. */
-static size_t place_packed(const Plan *plan, size_t i, const Packed *packed, float *block)
+static size_t place_packed(const ExpertsPlan *plan, size_t i, const Packed *packed, float *block)
 {
     size_t at = 0;
     for (size_t e = plan->runs->begin[i]; e < plan->runs->begin[i + 1]; e++) {
@@ -214,7 +85,7 @@ static size_t place_packed(const Plan *plan, size_t i, const Packed *packed, flo
     return at;
 }
 
-static void hidden_rows(const Plan *plan, size_t e, const Tensor *x, const Tensor *w, const Packed *packed, float *scratch, size_t pack_floats, const Expert *next)
+static void hidden_rows(const ExpertsPlan *plan, size_t e, const Tensor *x, const Tensor *w, const Packed *packed, float *scratch, size_t pack_floats, const Expert *next)
 {
     const Expert *expert = &plan->experts[e];
     size_t at = plan->begin[e], n = pairs_of(plan, e), F = plan->F, R = rank_of(expert->out);
@@ -232,7 +103,7 @@ static void hidden_rows(const Plan *plan, size_t e, const Tensor *x, const Tenso
     rows_pack_nt(n, expert->out->scale, rows_of(low, R), values_of(expert->out->B, &B), packed->low[e]);
 }
 
-static void add_down(const Plan *plan, size_t run, const Packed *packed, float *y, size_t begin, size_t end)
+static void add_down(const ExpertsPlan *plan, size_t run, const Packed *packed, float *y, size_t begin, size_t end)
 {
     size_t stop = plan->runs->begin[run + 1];
     for (size_t e = busy_from(plan, plan->runs->begin[run], stop), next; e < stop; e = next) {
@@ -245,7 +116,7 @@ static void add_down(const Plan *plan, size_t run, const Packed *packed, float *
     }
 }
 
-static void run_up(const Plan *plan, size_t run, const Tensor *x, const Tensor *w, const Packed *packed, float *scratch, size_t each, size_t pack, float *y)
+static void run_up(const ExpertsPlan *plan, size_t run, const Tensor *x, const Tensor *w, const Packed *packed, float *scratch, size_t each, size_t pack, float *y)
 {
     size_t turn = plan->runs->begin[run];
 #pragma omp parallel
@@ -262,7 +133,7 @@ static void run_up(const Plan *plan, size_t run, const Tensor *x, const Tensor *
     }
 }
 
-static void experts_up(Tape *tape, const Plan *plan, const Tensor *x, const Tensor *w, float *y)
+static void experts_up(Tape *tape, const ExpertsPlan *plan, const Tensor *x, const Tensor *w, float *y)
 {
     size_t n_threads = (size_t)omp_get_max_threads(), pack = rows_scratch(plan->most, inner_most(plan)), most = 0;
     size_t each = (pack + plan->most * (3 * plan->F + plan->rank_most) + 15) / 16 * 16;
@@ -272,10 +143,10 @@ static void experts_up(Tape *tape, const Plan *plan, const Tensor *x, const Tens
         if (floats > most) most = floats;
     }
     float *scratch = tape_scratch(tape, n_threads * each), *block = tape_scratch(tape, most);
-    for (size_t i = 0; i < plan->runs->n && borrow(tape, plan->runs, i); i++) {
+    for (size_t i = 0; i < plan->runs->n && experts_borrow(tape, plan->runs, i); i++) {
         place_packed(plan, i, &packed, block);
         run_up(plan, i, x, w, &packed, scratch, each, pack, y);
-        give_back(plan->runs, i);
+        experts_give_back(plan->runs, i);
     }
 }
 
@@ -291,14 +162,14 @@ typedef struct {
 } Bench;
 
 /* A row of gate and up; it serves LoRA on down as a row of r, too. */
-static size_t gate_up_width(const Plan *plan) { return 2 * plan->F > plan->rank_most ? 2 * plan->F : plan->rank_most; }
+static size_t gate_up_width(const ExpertsPlan *plan) { return 2 * plan->F > plan->rank_most ? 2 * plan->F : plan->rank_most; }
 
-static size_t bench_floats(const Plan *plan, size_t pack)
+static size_t bench_floats(const ExpertsPlan *plan, size_t pack)
 {
     return plan->most * (2 * plan->D + 4 * plan->F + gate_up_width(plan) + 2 * plan->rank_most) + pack;
 }
 
-static Bench bench_at(const Plan *plan, float *at, size_t pack)
+static Bench bench_at(const ExpertsPlan *plan, float *at, size_t pack)
 {
     size_t n = plan->most, D = plan->D, F = plan->F, R = plan->rank_most;
     Bench b = {.pack = at}; /* packing wants its alignment */
@@ -332,7 +203,7 @@ static void sum_pair(const Group *group, const Lora *lora, size_t n, const uint3
 }
 
 /* da_ = G Wd + s (G B) A, and the sums of LoRA on down; b->dlow = s G B. */
-static void back_through_down(const Plan *plan, const Expert *expert, size_t n, Rows G, const Bench *b, const Expert *next)
+static void back_through_down(const ExpertsPlan *plan, const Expert *expert, size_t n, Rows G, const Bench *b, const Expert *next)
 {
     size_t F = plan->F, R = rank_of(expert->out);
     rows_pack_nn(n, 1, G, expert->down, b->pack);
@@ -345,14 +216,14 @@ static void back_through_down(const Plan *plan, const Expert *expert, size_t n, 
 }
 
 /* Rows of an expert's pairs from those of their tokens, times their weights where there are some. */
-static void gather(const Plan *plan, size_t at, size_t n, size_t width, float *rows, const float *of_tokens, const float *w)
+static void gather(const ExpertsPlan *plan, size_t at, size_t n, size_t width, float *rows, const float *of_tokens, const float *w)
 {
     for (size_t i = 0; i < n; i++)
         row_scale(width, rows + i * width, w ? weight_of_pair(plan, w, at + i) : 1, of_tokens + plan->token[at + i] * width);
 }
 
 /* The sums of LoRA on down: u = a A', and the gradients of y and of u with the routing weight in. */
-static void sum_down(const Plan *plan, size_t e, const Group *group, const float *w, const float *dy, const Bench *b)
+static void sum_down(const ExpertsPlan *plan, size_t e, const Group *group, const float *w, const float *dy, const Bench *b)
 {
     const Expert *expert = &plan->experts[e];
     size_t at = plan->begin[e], n = pairs_of(plan, e), R = rank_of(expert->out);
@@ -364,7 +235,7 @@ static void sum_down(const Plan *plan, size_t e, const Group *group, const float
 }
 
 /* b->dgu from the gradient of y; b->a is the hidden row before weighting. gu is kept, or computed again here. */
-static void back_to_gate_and_up(const Plan *plan, size_t e, const Tensor *w, const float *gu, const Bench *b)
+static void back_to_gate_and_up(const ExpertsPlan *plan, size_t e, const Tensor *w, const float *gu, const Bench *b)
 {
     size_t at = plan->begin[e], n = pairs_of(plan, e), F = plan->F, K = plan->K;
     for (size_t i = 0; i < n; i++) {
@@ -378,13 +249,13 @@ static void back_to_gate_and_up(const Plan *plan, size_t e, const Tensor *w, con
 }
 
 /* No token came: the gradients are zeros, and are said so. */
-static void sum_nothing(const Group *group, const Plan *plan, const Expert *expert)
+static void sum_nothing(const Group *group, const ExpertsPlan *plan, const Expert *expert)
 {
     sum_pair(group, expert->out, 0, plan->token, NULL, plan->D, NULL, NULL, NULL, plan->F);
     sum_pair(group, expert->in, 0, plan->token, NULL, 2 * plan->F, NULL, NULL, NULL, plan->D);
 }
 
-static void expert_backward(const Plan *plan, size_t e, const Group *group, const Tensor *x, const Tensor *w, const float *dy,
+static void expert_backward(const ExpertsPlan *plan, size_t e, const Group *group, const Tensor *x, const Tensor *w, const float *dy,
                             const PackedBack *packed, const Bench *b, const Expert *next)
 {
     const Expert *expert = &plan->experts[e];
@@ -412,7 +283,7 @@ static void expert_backward(const Plan *plan, size_t e, const Group *group, cons
     rows_pack_nn(n, 1, rows_of(b->dgu + F, 2 * F), expert->up, packed->up[e]);
 }
 
-static void add_back(const Plan *plan, size_t run, const PackedBack *packed, float *dx, size_t begin, size_t end)
+static void add_back(const ExpertsPlan *plan, size_t run, const PackedBack *packed, float *dx, size_t begin, size_t end)
 {
     size_t first = plan->runs->begin[run];
     for (size_t e = busy_below(plan, plan->runs->begin[run + 1], first), next; e > first; e = next) {
@@ -427,7 +298,7 @@ static void add_back(const Plan *plan, size_t run, const PackedBack *packed, flo
     }
 }
 
-static bool make_packed_back(Tape *tape, const Plan *plan, PackedBack *packed)
+static bool make_packed_back(Tape *tape, const ExpertsPlan *plan, PackedBack *packed)
 {
     packed->gate = (float **)(void *)tape_scratch(tape, plan->E * 2);
     packed->up = (float **)(void *)tape_scratch(tape, plan->E * 2);
@@ -436,7 +307,7 @@ static bool make_packed_back(Tape *tape, const Plan *plan, PackedBack *packed)
 }
 
 /* As place_packed. */
-static size_t place_packed_back(const Plan *plan, size_t i, const PackedBack *packed, float *block)
+static size_t place_packed_back(const ExpertsPlan *plan, size_t i, const PackedBack *packed, float *block)
 {
     size_t at = 0;
     for (size_t e = plan->runs->begin[i]; e < plan->runs->begin[i + 1]; e++) {
@@ -451,7 +322,7 @@ static size_t place_packed_back(const Plan *plan, size_t i, const PackedBack *pa
     return at;
 }
 
-static void run_back(const Plan *plan, size_t run, const Group *group, const Tensor *x, const Tensor *w, const float *dy, const PackedBack *packed,
+static void run_back(const ExpertsPlan *plan, size_t run, const Group *group, const Tensor *x, const Tensor *w, const float *dy, const PackedBack *packed,
                      float *scratch, size_t each, size_t pack)
 {
     size_t turn = plan->runs->begin[run];
@@ -472,7 +343,7 @@ static void run_back(const Plan *plan, size_t run, const Group *group, const Ten
 static void experts_backward(Node *node)
 {
     Tape *tape = node->tape;
-    const Plan *plan = node->kept;
+    const ExpertsPlan *plan = node->kept;
     Tensor *x = node->in[0], *w = node->in[1], *y = node->out;
     size_t n_threads = (size_t)omp_get_max_threads(), pack = rows_scratch(plan->most, inner_most(plan)), each = bench_floats(plan, pack), most = 0;
     each = (each + 15) / 16 * 16;
@@ -485,10 +356,10 @@ static void experts_backward(Node *node)
         }
         block = tape_scratch(tape, most);
     }
-    for (size_t i = plan->runs->n; i-- > 0 && borrow(tape, plan->runs, i);) {
+    for (size_t i = plan->runs->n; i-- > 0 && experts_borrow(tape, plan->runs, i);) {
         if (block) place_packed_back(plan, i, &packed, block);
         run_back(plan, i, tape->group, x, w, y->grad, &packed, scratch, each, pack);
-        give_back(plan->runs, i);
+        experts_give_back(plan->runs, i);
     }
 }
 
@@ -536,7 +407,7 @@ Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *e
     size_t T = x->shape[0], D = x->shape[1], K = route.weights->shape[1];
     Tensor *y = tape_tensor(tape, T, D);
     if (!fits(tape, x, route, E, experts)) return &tape->dummy;
-    Plan *plan = make_plan(tape, route.ids, T, K, D, E, experts, runs);
+    ExpertsPlan *plan = experts_plan(tape, route.ids, T, K, D, E, experts, runs);
     if (!plan) return &tape->dummy;
     Tensor *in[] = {x, route.weights};
     if (!tape->lean && !tape->replay && tape_wants(tape, trains(E, experts), 2, in)) {

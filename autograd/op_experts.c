@@ -32,12 +32,12 @@ static size_t inner_most(const ExpertsPlan *plan)
     return plan->rank_most > most ? plan->rank_most : most;
 }
 
-/* The rows of columns [begin, end) that thread i of n owns: whole slices. */
+/* The columns [begin, end) that thread i of n owns: whole units. */
 static void columns_of(size_t width, size_t i, size_t n, size_t *begin, size_t *end)
 {
-    size_t slices = (width + ROWS_SLICE - 1) / ROWS_SLICE;
-    *begin = slices * i / n * ROWS_SLICE;
-    *end = slices * (i + 1) / n * ROWS_SLICE;
+    size_t units = (width + ROWS_UNIT - 1) / ROWS_UNIT;
+    *begin = units * i / n * ROWS_UNIT;
+    *end = units * (i + 1) / n * ROWS_UNIT;
     if (*begin > width) *begin = width;
     if (*end > width) *end = width;
 }
@@ -218,8 +218,11 @@ static void back_through_down(const ExpertsPlan *plan, const Expert *expert, siz
 /* Rows of an expert's pairs from those of their tokens, times their weights where there are some. */
 static void gather(const ExpertsPlan *plan, size_t at, size_t n, size_t width, float *rows, const float *of_tokens, const float *w)
 {
-    for (size_t i = 0; i < n; i++)
-        row_scale(width, rows + i * width, w ? weight_of_pair(plan, w, at + i) : 1, of_tokens + plan->token[at + i] * width);
+    for (size_t i = 0; i < n; i++) {
+        const float *row = of_tokens + plan->token[at + i] * width;
+        if (w) row_scale(width, rows + i * width, weight_of_pair(plan, w, at + i), row);
+        else memcpy(rows + i * width, row, width * sizeof *rows);
+    }
 }
 
 /* The sums of LoRA on down: u = a A', and the gradients of y and of u with the routing weight in. */

@@ -22,9 +22,10 @@ enum {
     LANES = 16,
     ROW_TILE = 8,
     FEW_ROWS = ROW_TILE,        /* up to this many rows of x, nt reads W once and turns it: text that comes token by token */
-    FEW_COLUMNS = 2 * LANES,
+    FEW_COLUMNS = ROWS_UNIT,
     BLOCK = 512,                /* words of a block: part of every result's bits */
     SHORT = 64,                 /* up to this inner length W fits beside y's columns: no transposed write-out */
+    ROWS_SLICE = 96,            /* columns of y in one panel of nt */
     NN_COLUMNS = 2 * ROWS_SLICE, /* columns of W widened at once in nn */
     STRIDE = BLOCK + 16,        /* not a power of two, so that rows of a panel do not collide in L1 */
     SHORT_STRIDE = SHORT + 16,

@@ -212,7 +212,7 @@ static void pack_all(const Product *p, const Plan *plan, float *scratch)
 
 static void wide_part(const Product *p, size_t i, size_t n, const float *packed)
 {
-    size_t unit = p->transposed && p->T <= FEW_ROWS ? FEW_COLUMNS : ROWS_SLICE, begin = part(p->width, unit, i, n), end = part(p->width, unit, i + 1, n);
+    size_t begin = part(p->width, ROWS_UNIT, i, n), end = part(p->width, ROWS_UNIT, i + 1, n);
     (p->transposed ? rows_nt_slice : rows_nn_slice)(p->T, p->y, p->add, packed, p->W, begin, end, (RowsNext){0});
 }
 

@@ -57,9 +57,9 @@ void rows_narrow_in(size_t T, Rows u, float s, Rows x, size_t r, size_t N, const
 void rows_narrow_back(size_t T, Rows du, float s, Rows dy, size_t r, size_t N, const float *B);
 
 /* rows_nt and rows_nn for columns [begin, end) of y only, on the calling thread, with x packed beforehand, so that threads can
- * share the packing. begin is a multiple of ROWS_SLICE; end is one, too, or the width of y.
+ * share the packing. begin is a multiple of ROWS_UNIT; end is one, too, or the width of y.
  * x packed for one W serves other weights of its inner length when rows_pack_serves says so. */
-enum { ROWS_SLICE = 96 };
+enum { ROWS_UNIT = 32 };
 void rows_pack_nt(size_t T, float s, Rows x, const Weight *W, float *scratch);
 void rows_pack_nn(size_t T, float s, Rows x, const Weight *W, float *scratch);
 bool rows_pack_serves(const Weight *packed_for, const Weight *W);

@@ -265,8 +265,8 @@ static void threads_and_slices_change_no_bit(void **state)
             (transposed ? rows_pack_nt : rows_pack_nn)(T, 0.3f, rows_of(x, inner), &w.w, scratch);
             size_t step = (i + 1) % 3 + 1;
 #pragma omp parallel for
-            for (size_t begin = 0; begin < width; begin += step * ROWS_SLICE) {
-                size_t end = begin + step * ROWS_SLICE < width ? begin + step * ROWS_SLICE : width;
+            for (size_t begin = 0; begin < width; begin += step * ROWS_UNIT) {
+                size_t end = begin + step * ROWS_UNIT < width ? begin + step * ROWS_UNIT : width;
                 (transposed ? rows_nt_slice : rows_nn_slice)(T, rows_of(y[3], width), false, scratch, &w.w, begin, end, (RowsNext){&w.w, 0});
             }
             for (int j = 1; j < 4; j++) assert_memory_equal(y[j], y[0], T * width * 4);

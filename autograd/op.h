@@ -22,18 +22,16 @@ Tensor *op_add(Tape *tape, Tensor *y, Tensor *x);
 
 /* ---- op_linear.c ----------------------------------------------------------------------------------------------- */
 
-/* y = [x W0' | x W1' | ...]: the outputs of n <= 4 frozen projections of one input, side by side. */
-Tensor *op_linear(Tape *tape, Tensor *x, size_t n, const Weight *const W[]);
+/* y = [x W0' | x W1' | ...]: the outputs of n <= 4 frozen projections of one input, side by side; and of each pair
+ * y[:, col : col + O) += scale (drop(x) A') B'. At most 4 pairs, at most one to a weight; NULL is none. */
+Tensor *op_linear(Tape *tape, Tensor *x, size_t n, const Weight *const W[], size_t n_pairs, const Lora *const pairs[]);
 
 /* y = x W' where W [O][D] itself may train (a router); values of the parameter stand for the frozen weight. */
 Tensor *op_linear_trained(Tape *tape, Tensor *x, const Weight *W, const Param *param);
 
 /* ---- op_lora.c ------------------------------------------------------------------------------------------------- */
 
-/* y[:, col : col + O] += scale (drop(x) A') B', in place; returns y. lora NULL: nothing happens. */
-Tensor *op_lora(Tape *tape, Tensor *y, Tensor *x, const Lora *lora);
-
-/* Its two halves, for a pair whose B serves more than one operation: u = drop(x) A', and y += scale u B', in place. */
+/* The two halves of a pair whose B serves more than one operation: u = drop(x) A', and y += scale u B', in place. */
 Tensor *op_lora_down(Tape *tape, Tensor *x, const Lora *lora);
 Tensor *op_lora_up(Tape *tape, Tensor *y, Tensor *u, const Lora *lora, Tensor *const *B);
 

@@ -123,9 +123,8 @@ static void pack_lines(const Head *head, size_t m, size_t n, float s, Rows x, fl
 /* n columns of so many keys to lanes. */
 static void pack_lanes(const Head *head, size_t keys, size_t n, Rows x, float *out, size_t step)
 {
-    for (size_t t = 0; t < keys; t += LANES, out += step)
-        for (size_t j = 0; j < n; j += BLOCK_WORDS)
-            head->exact->products->pack_lanes(least(LANES, keys - t), least(BLOCK_WORDS, n - j), 1, rows_right(rows_from(x, t), j), out + j * LANES);
+    for (size_t j = 0; j < n; j += BLOCK_WORDS)
+        head->exact->products->pack_lanes(keys, least(BLOCK_WORDS, n - j), 1, rows_right(x, j), out + j * LANES, step);
 }
 
 static void pack_keys(const Head *head, size_t at, size_t n, const Room *room)

@@ -11,7 +11,7 @@
  * over their own keys), and on the way back runs of keys: each key adds what its queries send, in their order. So nothing
  * depends on the block or the threads.
  * Source: DeepSeek-V2 report, section 2.1.2 (arXiv:2405.04434); docs/glm5.md, section 5. */
-#include "autograd/op.h"
+#include "autograd/lora.h"
 #include "tensor/latent.h"
 #include "tensor/rows.h"
 
@@ -48,7 +48,6 @@ typedef struct {
     size_t scratch_step;
 } Work;
 
-static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 static size_t even(size_t n) { return n + n % 2; }
 static size_t whole_lanes(size_t n) { return (n + LANES - 1) / LANES * LANES; }
 
@@ -110,7 +109,7 @@ static bool work_open(Work *w, Tape *tape, const Kept *kept, size_t d, bool back
     size_t each = (H * (w->q_wide * (back ? 2 : 1) + w->z_wide) + w->kept_step + w->most) * sizeof(float);
     w->m = least(least(w->n, QUERIES), BLOCK_BYTES / each + 1);
     size_t widest = larger(s->nope, s->v), copy = whole_lanes(widest * R);
-    size_t product = copy + rows_scratch(w->m, larger(widest, w->q_wide)), attend = larger(latent_scratch(&w->exact, w->most), latent_scratch(&w->keys, w->most));
+    size_t product = copy + rows_scratch(w->m, larger(widest, w->q_wide), w->r), attend = larger(latent_scratch(&w->exact, w->most), latent_scratch(&w->keys, w->most));
     w->scratch_step = whole_lanes(larger(larger(product, attend), widest * r));
     w->exact.keys = tape_scratch(tape, w->n * w->exact.stride + LANES);
     w->keys.keys = w->keys.with == w->exact.with ? w->exact.keys : tape_scratch(tape, w->n * w->keys.stride + LANES);
@@ -171,15 +170,15 @@ static HeadRows head_rows(const Work *w, size_t h, bool values)
 /* y = s [x W | lora x B], rows of y at the columns of a key. */
 static void project_in(const Work *w, size_t m, const HeadRows *rows, float s, Rows x, Rows y)
 {
-    rows_nn(m, y, false, s, x, &rows->W, rows->scratch);
+    rows_nn(m, y, false, s, x, &rows->W, NULL, rows->scratch);
     if (w->r) rows_narrow_back(m, rows_right(y, w->u_col), s * rows->s, x, w->r, rows->n, rows->B.data);
 }
 
 /* y (+)= s (x_c W' + lora x_u B'). */
 static void project_out(const Work *w, size_t m, const HeadRows *rows, bool add, float s, Rows x, Rows y)
 {
-    rows_nt(m, y, add, s, x, &rows->W, rows->scratch);
-    if (w->r) rows_nt(m, y, true, s * rows->s, rows_right(x, w->u_col), &rows->B, rows->scratch);
+    RowsPair pair = {w->r, rows->B.data, 0, rows->n, rows_right(x, w->u_col), s * rows->s};
+    rows_nt(m, y, add, s, x, &rows->W, &pair, rows->scratch);
 }
 
 /* Row i of head h in a block, in q, in o. */

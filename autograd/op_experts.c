@@ -9,28 +9,17 @@
  *   2. dx[t] += dg Wg + du Wu, experts in falling order: a run of them that was borrowed last on the way up is asked for first.
  * Experts that are not all in memory are borrowed a run at a time (ExpertRuns), each run through both passes; the orders of sums
  * above know nothing of runs. A replayed tape wants nothing of y, so that all of the way up is left to the way back.
- * LoRA joins each product as in op_lora: gate|up share one A.   Source: docs/glm5.md; transformers 5.23.0,
+ * LoRA rides along with each product as in op_linear: gate|up share one A.   Source: docs/glm5.md; transformers 5.23.0,
  * GlmMoeDsaExperts. */
 #include "autograd/experts_plan.h"
-#include "tensor/matmul.h"
+#include "autograd/lora.h"
 #include "tensor/rows.h"
 
 #include <omp.h>
 #include <string.h>
 
-/* A parameter's values as a weight. */
-static const Weight *values_of(const Param *p, Weight *w)
-{
-    *w = weight_of(p->name, p->rows, p->cols, p->data);
-    return w;
-}
-
-/* The widest inner length of any product, for packing. */
-static size_t inner_most(const ExpertsPlan *plan)
-{
-    size_t most = plan->D > 2 * plan->F ? plan->D : 2 * plan->F;
-    return plan->rank_most > most ? plan->rank_most : most;
-}
+/* Scratch for packing rows of any product. */
+static size_t pack_floats(const ExpertsPlan *plan) { return rows_scratch(plan->most, larger(plan->D, plan->F), plan->rank_most); }
 
 /* The columns [begin, end) that thread i of n owns: whole units. */
 static void columns_of(size_t width, size_t i, size_t n, size_t *begin, size_t *end)
@@ -42,81 +31,63 @@ static void columns_of(size_t width, size_t i, size_t n, size_t *begin, size_t *
     if (*end > width) *end = width;
 }
 
-/* y += s u B' */
-static void add_pair(const Lora *lora, size_t n, Rows y, const float *u, float *pack)
-{
-    Weight B;
-    rows_pack_nt(n, lora->scale, rows_of(u, lora->A->rows), values_of(lora->B, &B), pack);
-    rows_nt_slice(n, rows_right(y, lora->col), true, pack, &B, 0, B.rows, (RowsNext){0});
-}
-
 /* gu [n][2F] = [x Wg' | x Wu'] + LoRA; u [n][R] is what B has seen. One packing of x serves both when they multiply alike.
  * next: the gate that the thread turns to then, or NULL. */
 static void gate_and_up(const ExpertsPlan *plan, const Expert *expert, size_t n, Rows x, float *gu, float *u, float *pack, const Weight *next)
 {
-    size_t F = plan->F;
-    rows_pack_nt(n, 1, x, expert->gate, pack);
-    rows_nt_slice(n, rows_of(gu, 2 * F), false, pack, expert->gate, 0, F, (RowsNext){expert->up, 0});
-    if (!rows_pack_serves(expert->gate, expert->up)) rows_pack_nt(n, 1, x, expert->up, pack);
-    rows_nt_slice(n, rows_of(gu + F, 2 * F), false, pack, expert->up, 0, F, (RowsNext){next, 0});
-    if (!expert->in) return;
-    rows_narrow_in(n, rows_of(u, expert->in->A->rows), 1, x, expert->in->A->rows, plan->D, expert->in->A->data);
-    add_pair(expert->in, n, rows_of(gu, 2 * F), u, pack);
+    size_t F = plan->F, R = rank_of(expert->in);
+    RowsPair of_gate = lora_outer(expert->in, 0, F, u), of_up = lora_outer(expert->in, F, F, u);
+    if (expert->in) rows_narrow_in(n, rows_of(u, R), 1, x, R, plan->D, expert->in->A->data);
+    rows_pack_nt(n, 1, x, expert->gate, &of_gate, pack);
+    rows_nt_slice(n, rows_of(gu, 2 * F), false, pack, expert->gate, &of_gate, 0, F, (RowsNext){expert->up, 0});
+    if (!rows_pack_serves(expert->gate, expert->up)) rows_pack_nt(n, 1, x, expert->up, &of_up, pack);
+    rows_nt_slice(n, rows_of(gu + F, 2 * F), false, pack, expert->up, &of_up, 0, F, (RowsNext){next, 0});
 }
 
 /* ---- the way up ----------------------------------------------------------------------------------------------- */
 
-typedef struct {
-    float **hidden, **low; /* [E] packed a, and packed (a A') of LoRA on down */
-} Packed;
-
-/* Where the packed rows of run i lie in a block; returns its floats. Pointers are set where there is a block. */
-static size_t place_packed(const ExpertsPlan *plan, size_t i, const Packed *packed, float *block)
+/* Where the packed a of run i lie in a block, each with its a A' of LoRA on down; returns the floats. hidden [E] is set where
+ * there is a block. */
+static size_t place_packed(const ExpertsPlan *plan, size_t i, float **hidden, float *block)
 {
     size_t at = 0;
     for (size_t e = plan->runs->begin[i]; e < plan->runs->begin[i + 1]; e++) {
-        size_t n = pairs_of(plan, e), hidden = n ? rows_scratch(n, plan->F) : 0, low = n && plan->experts[e].out ? rows_scratch(n, rank_of(plan->experts[e].out)) : 0;
-        if (block) {
-            packed->hidden[e] = block + at;
-            packed->low[e] = low ? block + at + hidden : NULL;
-        }
-        at += hidden + low;
+        size_t n = pairs_of(plan, e);
+        if (block) hidden[e] = block + at;
+        if (n) at += rows_scratch(n, plan->F, rank_of(plan->experts[e].out));
     }
     return at;
 }
 
-static void hidden_rows(const ExpertsPlan *plan, size_t e, const Tensor *x, const Tensor *w, const Packed *packed, float *scratch, size_t pack_floats, const Expert *next)
+static void hidden_rows(const ExpertsPlan *plan, size_t e, const Tensor *x, const Tensor *w, float *packed, float *scratch, const Expert *next)
 {
     const Expert *expert = &plan->experts[e];
     size_t at = plan->begin[e], n = pairs_of(plan, e), F = plan->F, R = rank_of(expert->out);
-    float *pack = scratch, *a = pack + pack_floats, *low = a + plan->most * F, *gu = low + plan->most * plan->rank_most;
+    float *pack = scratch, *a = pack + pack_floats(plan), *low = a + plan->most * F, *gu = low + plan->most * plan->rank_most;
     if (plan->gate_up) gu = plan->gate_up + at * 2 * F;
     gate_and_up(plan, expert, n, rows_pick(x->data, plan->D, plan->token + at), gu, plan->gate_up ? plan->low + at * plan->rank_most : low, pack, next ? next->gate : NULL);
     for (size_t i = 0; i < n; i++) {
         row_swiglu(F, a + i * F, gu + i * 2 * F, gu + i * 2 * F + F);
         row_scale(F, a + i * F, weight_of_pair(plan, w->data, at + i), a + i * F);
     }
-    rows_pack_nt(n, 1, rows_of(a, F), expert->down, packed->hidden[e]);
-    if (!expert->out) return;
-    Weight B;
-    rows_narrow_in(n, rows_of(low, R), 1, rows_of(a, F), R, F, expert->out->A->data);
-    rows_pack_nt(n, expert->out->scale, rows_of(low, R), values_of(expert->out->B, &B), packed->low[e]);
+    RowsPair pair = lora_outer(expert->out, 0, plan->D, low);
+    if (expert->out) rows_narrow_in(n, rows_of(low, R), 1, rows_of(a, F), R, F, expert->out->A->data);
+    rows_pack_nt(n, 1, rows_of(a, F), expert->down, &pair, packed);
 }
 
-static void add_down(const ExpertsPlan *plan, size_t run, const Packed *packed, float *y, size_t begin, size_t end)
+static void add_down(const ExpertsPlan *plan, size_t run, float *const *hidden, float *y, size_t begin, size_t end)
 {
     size_t stop = plan->runs->begin[run + 1];
     for (size_t e = busy_from(plan, plan->runs->begin[run], stop), next; e < stop; e = next) {
         next = busy_from(plan, e + 1, stop);
         size_t n = pairs_of(plan, e);
         Rows to = rows_pick(y, plan->D, plan->token + plan->begin[e]);
-        rows_nt_slice(n, to, true, packed->hidden[e], plan->experts[e].down, begin, end, (RowsNext){next < stop ? plan->experts[next].down : NULL, begin});
-        Weight B;
-        if (packed->low[e]) rows_nt_slice(n, to, true, packed->low[e], values_of(plan->experts[e].out->B, &B), begin, end, (RowsNext){0});
+        RowsPair pair = lora_outer(plan->experts[e].out, 0, plan->D, NULL);
+        rows_nt_slice(n, to, true, hidden[e], plan->experts[e].down, &pair, begin, end, (RowsNext){next < stop ? plan->experts[next].down : NULL, begin});
     }
 }
 
-static void run_up(const ExpertsPlan *plan, size_t run, const Tensor *x, const Tensor *w, const Packed *packed, float *scratch, size_t each, size_t pack, float *y)
+static void run_up(const ExpertsPlan *plan, size_t run, const Tensor *x, const Tensor *w, float *const *hidden, float *scratch, size_t each, float *y)
 {
     size_t turn = plan->runs->begin[run];
 #pragma omp parallel
@@ -124,28 +95,25 @@ static void run_up(const ExpertsPlan *plan, size_t run, const Tensor *x, const T
         float *mine = scratch + (size_t)omp_get_thread_num() * each;
         for (size_t i = take_turn(&turn), next; i < plan->runs->begin[run + 1]; i = next) {
             next = take_turn(&turn);
-            if (expert_at(plan, run, i)) hidden_rows(plan, plan->order[i], x, w, packed, mine, pack, expert_at(plan, run, next));
+            if (expert_at(plan, run, i)) hidden_rows(plan, plan->order[i], x, w, hidden[plan->order[i]], mine, expert_at(plan, run, next));
         }
 #pragma omp barrier
         size_t begin, end;
         columns_of(plan->D, (size_t)omp_get_thread_num(), (size_t)omp_get_num_threads(), &begin, &end);
-        if (begin < end) add_down(plan, run, packed, y, begin, end);
+        if (begin < end) add_down(plan, run, hidden, y, begin, end);
     }
 }
 
 static void experts_up(Tape *tape, const ExpertsPlan *plan, const Tensor *x, const Tensor *w, float *y)
 {
-    size_t n_threads = (size_t)omp_get_max_threads(), pack = rows_scratch(plan->most, inner_most(plan)), most = 0;
-    size_t each = (pack + plan->most * (3 * plan->F + plan->rank_most) + 15) / 16 * 16;
-    Packed packed = {(float **)(void *)tape_scratch(tape, plan->E * 2), (float **)(void *)tape_scratch(tape, plan->E * 2)};
-    for (size_t i = 0; i < plan->runs->n; i++) {
-        size_t floats = place_packed(plan, i, &packed, NULL);
-        if (floats > most) most = floats;
-    }
+    size_t n_threads = (size_t)omp_get_max_threads(), most = 0;
+    size_t each = (pack_floats(plan) + plan->most * (3 * plan->F + plan->rank_most) + 15) / 16 * 16;
+    float **hidden = (float **)(void *)tape_scratch(tape, plan->E * 2);
+    for (size_t i = 0; i < plan->runs->n; i++) most = larger(most, place_packed(plan, i, hidden, NULL));
     float *scratch = tape_scratch(tape, n_threads * each), *block = tape_scratch(tape, most);
     for (size_t i = 0; i < plan->runs->n && experts_borrow(tape, plan->runs, i); i++) {
-        place_packed(plan, i, &packed, block);
-        run_up(plan, i, x, w, &packed, scratch, each, pack, y);
+        place_packed(plan, i, hidden, block);
+        run_up(plan, i, x, w, hidden, scratch, each, y);
         experts_give_back(plan->runs, i);
     }
 }
@@ -153,7 +121,7 @@ static void experts_up(Tape *tape, const ExpertsPlan *plan, const Tensor *x, con
 /* ---- the way back --------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    float **gate, **up, **low; /* [E] packed dg, du and du A-side of LoRA on gate|up */
+    float **gate, **up; /* [E] packed dg, and du with the gradient of LoRA's u on gate|up */
 } PackedBack;
 
 /* What a thread works with; each block holds `most` rows. */
@@ -162,18 +130,18 @@ typedef struct {
 } Bench;
 
 /* A row of gate and up; it serves LoRA on down as a row of r, too. */
-static size_t gate_up_width(const ExpertsPlan *plan) { return 2 * plan->F > plan->rank_most ? 2 * plan->F : plan->rank_most; }
+static size_t gate_up_width(const ExpertsPlan *plan) { return larger(2 * plan->F, plan->rank_most); }
 
-static size_t bench_floats(const ExpertsPlan *plan, size_t pack)
+static size_t bench_floats(const ExpertsPlan *plan)
 {
-    return plan->most * (2 * plan->D + 4 * plan->F + gate_up_width(plan) + 2 * plan->rank_most) + pack;
+    return plan->most * (2 * plan->D + 4 * plan->F + gate_up_width(plan) + 2 * plan->rank_most) + pack_floats(plan);
 }
 
-static Bench bench_at(const ExpertsPlan *plan, float *at, size_t pack)
+static Bench bench_at(const ExpertsPlan *plan, float *at)
 {
     size_t n = plan->most, D = plan->D, F = plan->F, R = plan->rank_most;
     Bench b = {.pack = at}; /* packing wants its alignment */
-    b.x = b.pack + pack;
+    b.x = b.pack + pack_floats(plan);
     b.G = b.x + n * D;
     b.gu = b.G + n * D;
     b.dgu = b.gu + n * gate_up_width(plan);
@@ -206,13 +174,10 @@ static void sum_pair(const Group *group, const Lora *lora, size_t n, const uint3
 static void back_through_down(const ExpertsPlan *plan, const Expert *expert, size_t n, Rows G, const Bench *b, const Expert *next)
 {
     size_t F = plan->F, R = rank_of(expert->out);
-    rows_pack_nn(n, 1, G, expert->down, b->pack);
-    rows_nn_slice(n, rows_of(b->da, F), false, b->pack, expert->down, 0, F, (RowsNext){next ? next->down : NULL, 0});
-    if (!expert->out) return;
-    Weight A;
-    rows_narrow_back(n, rows_of(b->dlow, R), expert->out->scale, G, R, plan->D, expert->out->B->data);
-    rows_pack_nn(n, 1, rows_of(b->dlow, R), values_of(expert->out->A, &A), b->pack);
-    rows_nn_slice(n, rows_of(b->da, F), true, b->pack, &A, 0, F, (RowsNext){0});
+    RowsPair pair = lora_inner(expert->out, b->dlow);
+    if (expert->out) rows_narrow_back(n, rows_of(b->dlow, R), expert->out->scale, G, R, plan->D, expert->out->B->data);
+    rows_pack_nn(n, 1, G, expert->down, &pair, b->pack);
+    rows_nn_slice(n, rows_of(b->da, F), false, b->pack, expert->down, &pair, 0, F, (RowsNext){next ? next->down : NULL, 0});
 }
 
 /* Rows of an expert's pairs from those of their tokens, times their weights where there are some. */
@@ -275,15 +240,14 @@ static void expert_backward(const ExpertsPlan *plan, size_t e, const Group *grou
     if (expert->out && param_trains(expert->out->A)) sum_down(plan, e, group, w->data, dy, b);
     if (expert->in) {
         const Lora *in = expert->in;
-        Weight A;
         rows_narrow_back(n, rows_of(b->dlow, R), in->scale, rows_of(b->dgu + in->col, 2 * F), R, in->B->rows, in->B->data);
         if (param_trains(in->A)) gather(plan, at, n, D, b->x, x->data, NULL);
         sum_pair(group, in, n, token, b->dgu + in->col, 2 * F, low, b->dlow, b->x, D);
-        if (packed->low) rows_pack_nn(n, 1, rows_of(b->dlow, R), values_of(in->A, &A), packed->low[e]);
     }
     if (!packed->gate) return;
-    rows_pack_nn(n, 1, rows_of(b->dgu, 2 * F), expert->gate, packed->gate[e]);
-    rows_pack_nn(n, 1, rows_of(b->dgu + F, 2 * F), expert->up, packed->up[e]);
+    RowsPair pair = lora_inner(expert->in, b->dlow);
+    rows_pack_nn(n, 1, rows_of(b->dgu, 2 * F), expert->gate, NULL, packed->gate[e]);
+    rows_pack_nn(n, 1, rows_of(b->dgu + F, 2 * F), expert->up, &pair, packed->up[e]);
 }
 
 static void add_back(const ExpertsPlan *plan, size_t run, const PackedBack *packed, float *dx, size_t begin, size_t end)
@@ -294,10 +258,9 @@ static void add_back(const ExpertsPlan *plan, size_t run, const PackedBack *pack
         const Expert *expert = &plan->experts[e - 1];
         size_t n = pairs_of(plan, e - 1);
         Rows to = rows_pick(dx, plan->D, plan->token + plan->begin[e - 1]);
-        Weight A;
-        rows_nn_slice(n, to, true, packed->gate[e - 1], expert->gate, begin, end, (RowsNext){expert->up, begin});
-        rows_nn_slice(n, to, true, packed->up[e - 1], expert->up, begin, end, (RowsNext){next > first ? plan->experts[next - 1].gate : NULL, begin});
-        if (expert->in) rows_nn_slice(n, to, true, packed->low[e - 1], values_of(expert->in->A, &A), begin, end, (RowsNext){0});
+        RowsPair pair = lora_inner(expert->in, NULL);
+        rows_nn_slice(n, to, true, packed->gate[e - 1], expert->gate, NULL, begin, end, (RowsNext){expert->up, begin});
+        rows_nn_slice(n, to, true, packed->up[e - 1], expert->up, &pair, begin, end, (RowsNext){next > first ? plan->experts[next - 1].gate : NULL, begin});
     }
 }
 
@@ -305,7 +268,6 @@ static bool make_packed_back(Tape *tape, const ExpertsPlan *plan, PackedBack *pa
 {
     packed->gate = (float **)(void *)tape_scratch(tape, plan->E * 2);
     packed->up = (float **)(void *)tape_scratch(tape, plan->E * 2);
-    packed->low = (float **)(void *)tape_scratch(tape, plan->E * 2);
     return !tape->err;
 }
 
@@ -314,24 +276,23 @@ static size_t place_packed_back(const ExpertsPlan *plan, size_t i, const PackedB
 {
     size_t at = 0;
     for (size_t e = plan->runs->begin[i]; e < plan->runs->begin[i + 1]; e++) {
-        size_t n = pairs_of(plan, e), wide = n ? rows_scratch(n, plan->F) : 0, low = n && plan->experts[e].in ? rows_scratch(n, rank_of(plan->experts[e].in)) : 0;
+        size_t n = pairs_of(plan, e), gate = n ? rows_scratch(n, plan->F, 0) : 0;
         if (block) {
             packed->gate[e] = block + at;
-            packed->up[e] = block + at + wide;
-            packed->low[e] = low ? block + at + 2 * wide : NULL;
+            packed->up[e] = block + at + gate;
         }
-        at += 2 * wide + low;
+        if (n) at += gate + rows_scratch(n, plan->F, rank_of(plan->experts[e].in));
     }
     return at;
 }
 
 static void run_back(const ExpertsPlan *plan, size_t run, const Group *group, const Tensor *x, const Tensor *w, const float *dy, const PackedBack *packed,
-                     float *scratch, size_t each, size_t pack)
+                     float *scratch, size_t each)
 {
     size_t turn = plan->runs->begin[run];
 #pragma omp parallel
     {
-        Bench bench = bench_at(plan, scratch + (size_t)omp_get_thread_num() * each, pack);
+        Bench bench = bench_at(plan, scratch + (size_t)omp_get_thread_num() * each);
         for (size_t i = take_turn(&turn), next; i < plan->runs->begin[run + 1]; i = next) {
             next = take_turn(&turn);
             expert_backward(plan, plan->order[i], group, x, w, dy, packed, &bench, expert_at(plan, run, next));
@@ -348,20 +309,16 @@ static void experts_backward(Node *node)
     Tape *tape = node->tape;
     const ExpertsPlan *plan = node->kept;
     Tensor *x = node->in[0], *w = node->in[1], *y = node->out;
-    size_t n_threads = (size_t)omp_get_max_threads(), pack = rows_scratch(plan->most, inner_most(plan)), each = bench_floats(plan, pack), most = 0;
-    each = (each + 15) / 16 * 16;
+    size_t n_threads = (size_t)omp_get_max_threads(), each = (bench_floats(plan) + 15) / 16 * 16, most = 0;
     float *scratch = tape_scratch(tape, n_threads * each), *block = NULL;
     PackedBack packed = {0};
     if (x->wants && make_packed_back(tape, plan, &packed)) {
-        for (size_t i = 0; i < plan->runs->n; i++) {
-            size_t floats = place_packed_back(plan, i, &packed, NULL);
-            if (floats > most) most = floats;
-        }
+        for (size_t i = 0; i < plan->runs->n; i++) most = larger(most, place_packed_back(plan, i, &packed, NULL));
         block = tape_scratch(tape, most);
     }
     for (size_t i = plan->runs->n; i-- > 0 && experts_borrow(tape, plan->runs, i);) {
         if (block) place_packed_back(plan, i, &packed, block);
-        run_back(plan, i, tape->group, x, w, y->grad, &packed, scratch, each, pack);
+        run_back(plan, i, tape->group, x, w, y->grad, &packed, scratch, each);
         experts_give_back(plan->runs, i);
     }
 }

@@ -46,7 +46,7 @@ static void pack_group(const Document *doc, size_t group)
     size_t dim = doc->shape->dim, at = group * LANES, n = least(LANES, doc->past + doc->n - at);
     for (size_t c = 0; c < dim; c += BLOCK)
         kernels->products->pack_lanes(n, least(BLOCK, dim - c), doc->shape->scale, rows_of(doc->k + at * dim + c, dim),
-                                      doc->keys + (group * dim + c) * LANES);
+                                      doc->keys + (group * dim + c) * LANES, 0);
 }
 
 /* Queries [begin, begin + n), absent ones zero. */

@@ -1,66 +1,150 @@
-/* Frozen projections:   y = x W'   on the way up,   dx += dy W   on the way back.
- * A trained one (the router) has also   dW_m = dy' x   for every micro-batch m. */
-#include "autograd/op.h"
-#include "tensor/matmul.h"
+/* Frozen projections and their pairs:
+ *     y = x W' + s u B',  u = drop(x) A'      dx += dy W + drop'(du A),  du = s dy B,  dB_m = s dy' u,  dA_m = du' drop(x)
+ * The outer sides ride along with the frozen products (RowsPair), so that y and dx are written once; where dropout acts, its
+ * mask stands between du A and dx, which then is a product of its own.
+ * A trained weight (the router) has also   dW_m = dy' x   for every micro-batch m. */
+#include "autograd/lora.h"
 
 enum { MOST = 4 };
 
 typedef struct {
-    size_t n;
-    const Weight *source[MOST]; /* the records, not the bytes: those may move between passes */
+    size_t n, n_pairs;
+    const Weight *W[MOST]; /* the records, not the bytes: those may move between passes */
+    const Lora *pair[MOST];
+    const float *u[MOST];
     const Param *param;
 } Kept;
 
+static bool meets(const Lora *lora, size_t col, size_t width) { return lora->col < col + width && col < lora->col + lora->B->rows; }
+
+/* The pair that adds to columns [col, + width), or n_pairs. */
+static size_t pair_at(const Kept *kept, size_t col, size_t width)
+{
+    size_t i = 0;
+    while (i < kept->n_pairs && !meets(kept->pair[i], col, width)) i++;
+    return i;
+}
+
+static size_t rank_most(const Kept *kept)
+{
+    size_t most = 0;
+    for (size_t i = 0; i < kept->n_pairs; i++) most = larger(most, kept->pair[i]->A->rows);
+    return most;
+}
+
+/* ---- the way back --------------------------------------------------------------------------------------------- */
+
+static void sum_trained(const Tape *tape, const Param *param, const Tensor *x, const Tensor *y)
+{
+    size_t D = x->shape[1], O = y->shape[1];
+    for (size_t m = 0; m < tape->group->n_micro; m++) {
+        Span span = group_span(tape->group, m);
+        sum_tn(span.n, O, D, param_leaf(param, span.number), 1, y->grad + span.begin * O, O, x->data + span.begin * D, D);
+        param_merge(param, span.number);
+    }
+}
+
+/* The pairs' sums; du[i] is what is left to ride along, NULL where dropout acts. */
+static void back_through_pairs(Tape *tape, const Kept *kept, Tensor *x, const Tensor *y, const float *du[MOST])
+{
+    for (size_t i = 0; i < kept->n_pairs && !tape->err; i++) {
+        const Lora *lora = kept->pair[i];
+        du[i] = lora_up_backward(tape, lora, y->grad + lora->col, y->shape[1], kept->u[i]);
+        if (!du[i]) return;
+        lora_sum_A(tape, lora, x, du[i]);
+        if (!x->wants || tape->err || !lora_drops(tape, lora)) continue;
+        lora_down_backward(tape, lora, x, du[i]);
+        du[i] = NULL;
+    }
+}
+
 static void linear_backward(Node *node)
 {
+    Tape *tape = node->tape;
     Tensor *x = node->in[0], *y = node->out;
-    Kept *kept = node->kept;
-    size_t T = x->shape[0], D = x->shape[1], O = y->shape[1], col = 0;
-    if (param_trains(kept->param))
-        for (size_t m = 0; m < node->tape->group->n_micro; m++) {
-            Span span = group_span(node->tape->group, m);
-            float *dW = param_leaf(kept->param, span.number);
-            sum_tn(span.n, O, D, dW, 1, y->grad + span.begin * O, O, x->data + span.begin * D, D);
-            param_merge(kept->param, span.number);
-        }
-    if (!x->wants) return;
-    size_t widest = 0;
-    for (size_t i = 0; i < kept->n; i++)
-        if (kept->source[i]->rows > widest) widest = kept->source[i]->rows;
-    float *scratch = tape_scratch(node->tape, rows_scratch(T, widest));
-    if (!scratch) return;
-    for (size_t i = 0; i < kept->n; col += kept->source[i++]->rows)
-        rows_nn(T, rows_of(x->grad, D), true, 1, rows_of(y->grad + col, O), kept->source[i], scratch);
+    const Kept *kept = node->kept;
+    size_t T = x->shape[0], D = x->shape[1], O = y->shape[1], col = 0, widest = 0;
+    const float *du[MOST] = {NULL};
+    if (param_trains(kept->param)) sum_trained(tape, kept->param, x, y);
+    back_through_pairs(tape, kept, x, y, du);
+    if (!x->wants || tape->err) return;
+    for (size_t i = 0; i < kept->n; i++) widest = larger(widest, kept->W[i]->rows);
+    float *scratch = tape_scratch(tape, rows_scratch(T, widest, rank_most(kept)));
+    for (size_t i = 0, width; i < kept->n && scratch; i++, col += width) {
+        width = kept->W[i]->rows;
+        size_t p = pair_at(kept, col, width);
+        RowsPair pair = p < kept->n_pairs && du[p] ? lora_inner(kept->pair[p], du[p]) : (RowsPair){0};
+        if (pair.r) du[p] = NULL; /* once for all weights that the pair adds to */
+        rows_nn(T, rows_of(x->grad, D), true, 1, rows_of(y->grad + col, O), kept->W[i], &pair, scratch);
+    }
 }
 
 static const Op linear = {.name = "linear", .backward = linear_backward};
 
-static Tensor *project(Tape *tape, Tensor *x, size_t n, const Weight *const W[], const Param *param)
+/* ---- the way up ----------------------------------------------------------------------------------------------- */
+
+static bool pair_fits(Tape *tape, const Lora *lora, size_t T, size_t D, size_t O)
 {
-    size_t T = x->shape[0], D = x->shape[1], O = 0;
-    for (size_t i = 0; i < n; i++) {
-        O += W[i]->rows;
-        if (!tape_expect(tape, W[i]->cols == D, "linear: x is %zu wide, %s is [%zu][%zu]", D, W[i]->name, W[i]->rows, W[i]->cols))
-            return &tape->dummy;
-    }
-    Tensor *y = tape_tensor(tape, T, O);
-    Kept *kept = tape_alloc(tape, sizeof *kept);
-    float *scratch = tape_scratch(tape, rows_scratch(T, D));
-    if (!tape_expect(tape, n >= 1 && n <= MOST, "linear: %zu weights", n)) return &tape->dummy;
-    *kept = (Kept){.n = n, .param = param};
-    size_t col = 0;
-    for (size_t i = 0; i < n; col += W[i++]->rows) {
-        kept->source[i] = W[i];
-        rows_nt(T, rows_of(y->data + col, O), false, 1, rows_of(x->data, D), W[i], scratch);
-    }
-    return tape_record(tape, &linear, y, kept, param_trains(param), 1, (Tensor *[]){x});
+    const Param *A = lora->A, *B = lora->B;
+    return tape_expect(tape, A->cols == D && B->cols == A->rows && lora->col + B->rows <= O,
+                       "%s: x is [%zu][%zu], y [%zu][%zu], A [%zu][%zu], B [%zu][%zu] at column %zu", A->name, T, D, T, O, A->rows,
+                       A->cols, B->rows, B->cols, lora->col) &&
+           tape_expect(tape, T == tape->group->T, "%s: %zu rows, %zu tokens", A->name, T, tape->group->T);
 }
 
-Tensor *op_linear(Tape *tape, Tensor *x, size_t n, const Weight *const W[]) { return project(tape, x, n, W, NULL); }
+static bool fits(Tape *tape, const Tensor *x, size_t n, const Weight *const W[], size_t n_pairs, const Lora *const pairs[])
+{
+    size_t T = x->shape[0], D = x->shape[1], O = 0;
+    if (!tape_expect(tape, n >= 1 && n <= MOST && n_pairs <= MOST, "linear: %zu weights, %zu pairs", n, n_pairs)) return false;
+    for (size_t i = 0; i < n; i++) {
+        O += W[i]->rows;
+        if (!tape_expect(tape, W[i]->cols == D, "linear: x is %zu wide, %s is [%zu][%zu]", D, W[i]->name, W[i]->rows, W[i]->cols)) return false;
+    }
+    for (size_t i = 0; i < n_pairs; i++)
+        if (pairs[i] && !pair_fits(tape, pairs[i], T, D, O)) return false;
+    return !tape->err;
+}
+
+static bool trains(const Kept *kept)
+{
+    bool some = param_trains(kept->param);
+    for (size_t i = 0; i < kept->n_pairs; i++) some = some || param_trains(kept->pair[i]->A);
+    return some;
+}
+
+static Tensor *project(Tape *tape, Tensor *x, size_t n, const Weight *const W[], size_t n_pairs, const Lora *const pairs[], const Param *param)
+{
+    size_t T = x->shape[0], D = x->shape[1], O = 0, col = 0;
+    if (!fits(tape, x, n, W, n_pairs, pairs)) return &tape->dummy;
+    for (size_t i = 0; i < n; i++) O += W[i]->rows;
+    Tensor *y = tape_tensor(tape, T, O);
+    Kept *kept = tape_alloc(tape, sizeof *kept);
+    if (tape->err) return &tape->dummy;
+    *kept = (Kept){.n = n, .param = param};
+    for (size_t i = 0; i < n_pairs && !tape->err; i++) {
+        if (!pairs[i]) continue;
+        kept->pair[kept->n_pairs] = pairs[i];
+        kept->u[kept->n_pairs++] = lora_down(tape, pairs[i], x);
+    }
+    float *scratch = tape_scratch(tape, rows_scratch(T, D, rank_most(kept)));
+    if (tape->err) return &tape->dummy;
+    for (size_t i = 0; i < n; col += W[i++]->rows) {
+        size_t p = pair_at(kept, col, W[i]->rows);
+        RowsPair pair = p < kept->n_pairs ? lora_outer(kept->pair[p], col, W[i]->rows, kept->u[p]) : (RowsPair){0};
+        kept->W[i] = W[i];
+        rows_nt(T, rows_of(y->data + col, O), false, 1, rows_of(x->data, D), W[i], &pair, scratch);
+    }
+    return tape_record(tape, &linear, y, kept, trains(kept), 1, (Tensor *[]){x});
+}
+
+Tensor *op_linear(Tape *tape, Tensor *x, size_t n, const Weight *const W[], size_t n_pairs, const Lora *const pairs[])
+{
+    return project(tape, x, n, W, n_pairs, pairs, NULL);
+}
 
 Tensor *op_linear_trained(Tape *tape, Tensor *x, const Weight *W, const Param *param)
 {
-    if (!param) return project(tape, x, 1, &W, NULL);
+    if (!param) return project(tape, x, 1, &W, 0, NULL, NULL);
     Weight *values = tape_alloc(tape, sizeof *values);
     if (!tape_expect(tape, param->rows == W->rows && param->cols == W->cols, "linear: %s is [%zu][%zu], %s [%zu][%zu]", W->name,
                      W->rows, W->cols, param->name, param->rows, param->cols))
@@ -68,5 +152,5 @@ Tensor *op_linear_trained(Tape *tape, Tensor *x, const Weight *W, const Param *p
     if (!tape_expect(tape, x->shape[0] == tape->group->T, "linear: %s: %zu rows, %zu tokens", param->name, x->shape[0], tape->group->T))
         return &tape->dummy;
     *values = weight_of(param->name, param->rows, param->cols, param->data);
-    return project(tape, x, 1, (const Weight *[]){values}, param);
+    return project(tape, x, 1, (const Weight *[]){values}, 0, NULL, param);
 }

@@ -1,18 +1,13 @@
-/* The adapter's part of a projection:   u = drop(x) A',   y += s u B',   s = alpha / r   (' transposes).
+/* A pair's sides, for op_linear and for the operations that want them apart:
+ *     u = drop(x) A',   y += s u B',   s = alpha / r   (' transposes).
  *     du = s dy B      dx += drop'(du A)      dB_m = s dy' u      dA_m = du' drop(x)
  * x [T][D], A [r][D], B [O][r], y [T][O].   Source: Hu et al. 2021, section 4.1 (arXiv:2106.09685).
  *
  * Dropout: element (t, d) is kept when its random number is at least p, and then divided by 1 - p. The number is a
  * function of (seed, step, module, document, position, column): the mask is computed again where it is needed. */
-#include "autograd/op.h"
+#include "autograd/lora.h"
 #include "base/rng.h"
-#include "tensor/matmul.h"
 #include "tensor/rows.h"
-
-typedef struct {
-    const Lora *lora;
-    float *u; /* [T][r] */
-} Kept;
 
 /* y = x where kept, scaled; 0 elsewhere. y may be x. */
 static void drop_rows(const Tape *tape, const Lora *lora, size_t D, float *y, const float *x)
@@ -36,90 +31,79 @@ static void drop_rows(const Tape *tape, const Lora *lora, size_t D, float *y, co
     }
 }
 
-static bool drops(const Tape *tape, const Lora *lora) { return lora->dropout && tape->dropout > 0; }
+bool lora_drops(const Tape *tape, const Lora *lora) { return lora->dropout && tape->dropout > 0; }
 
-/* x itself, or a dropped copy in scratch; NULL after an error. */
-static float *dropped(Tape *tape, const Lora *lora, const Tensor *x)
+float *lora_dropped(Tape *tape, const Lora *lora, const Tensor *x)
 {
-    if (!drops(tape, lora)) return x->data;
+    if (!lora_drops(tape, lora)) return x->data;
     size_t T = x->shape[0], D = x->shape[1];
     float *copy = tape_scratch(tape, T * D);
     if (copy) drop_rows(tape, lora, D, copy, x->data);
     return copy;
 }
 
-/* dA_m = du' drop(x), dx += drop'(du A). */
-static void down_backward(Tape *tape, const Lora *lora, Tensor *x, float *du)
+float *lora_down(Tape *tape, const Lora *lora, const Tensor *x)
+{
+    size_t T = x->shape[0], D = x->shape[1], R = lora->A->rows;
+    float *u = tape_floats(tape, T * R), *xd = lora_dropped(tape, lora, x);
+    if (tape->err) return NULL;
+    rows_narrow_in(T, rows_of(u, R), 1, rows_of(xd, D), R, D, lora->A->data);
+    return u;
+}
+
+float *lora_up_backward(Tape *tape, const Lora *lora, const float *dy, size_t O, const float *u)
+{
+    const Param *B = lora->B;
+    size_t T = tape->group->T, N = B->rows, R = B->cols;
+    float *du = tape_scratch(tape, T * R);
+    if (!du) return NULL;
+    rows_narrow_back(T, rows_of(du, R), lora->scale, rows_of(dy, O), R, N, B->data);
+    for (size_t m = 0; m < tape->group->n_micro && param_trains(B); m++) {
+        Span span = group_span(tape->group, m);
+        sum_tn(span.n, N, R, param_leaf(B, span.number), lora->scale, dy + span.begin * O, O, u + span.begin * R, R);
+        param_merge(B, span.number);
+    }
+    return du;
+}
+
+void lora_sum_A(Tape *tape, const Lora *lora, const Tensor *x, const float *du)
 {
     const Param *A = lora->A;
-    size_t T = x->shape[0], D = x->shape[1], R = A->rows;
-    Weight a = weight_of(A->name, R, D, A->data);
-    float *xd = dropped(tape, lora, x), *scratch = tape_scratch(tape, rows_scratch(T, R));
-    if (tape->err) return;
-    for (size_t m = 0; m < tape->group->n_micro && param_trains(A); m++) {
+    size_t D = x->shape[1], R = A->rows;
+    if (!param_trains(A)) return;
+    const float *xd = lora_dropped(tape, lora, x);
+    if (!xd) return;
+    for (size_t m = 0; m < tape->group->n_micro; m++) {
         Span span = group_span(tape->group, m);
         sum_tn(span.n, R, D, param_leaf(A, span.number), 1, du + span.begin * R, R, xd + span.begin * D, D);
         param_merge(A, span.number);
     }
-    if (!x->wants) return;
-    if (!drops(tape, lora)) {
-        rows_nn(T, rows_of(x->grad, D), true, 1, rows_of(du, R), &a, scratch); /* dx += du A */
-        return;
-    }
-    rows_nn(T, rows_of(xd, D), false, 1, rows_of(du, R), &a, scratch);
-    drop_rows(tape, lora, D, xd, xd);
-#pragma omp parallel for schedule(static)
-    for (size_t t = 0; t < T; t++) row_add(D, x->grad + t * D, xd + t * D);
 }
 
-static void lora_backward(Node *node)
+void lora_down_backward(Tape *tape, const Lora *lora, Tensor *x, const float *du)
 {
-    Tape *tape = node->tape;
-    Tensor *x = node->in[1], *y = node->out;
-    Kept *kept = node->kept;
-    const Lora *lora = kept->lora;
-    const Param *B = lora->B;
-    size_t T = x->shape[0], O = y->shape[1], N = B->rows, R = B->cols;
-    const float *dy = y->grad + lora->col;
-    float *du = tape_scratch(tape, T * R);
+    size_t T = x->shape[0], D = x->shape[1], R = lora->A->rows;
+    bool drops = lora_drops(tape, lora);
+    Weight A = weight_of(lora->A->name, R, D, lora->A->data);
+    float *scratch = tape_scratch(tape, rows_scratch(T, R, 0)), *dx = drops ? tape_scratch(tape, T * D) : x->grad;
     if (tape->err) return;
-    rows_narrow_back(T, rows_of(du, R), lora->scale, rows_of(dy, O), R, N, B->data); /* du = s dy B */
-    for (size_t m = 0; m < tape->group->n_micro && param_trains(B); m++) {
-        Span span = group_span(tape->group, m);
-        sum_tn(span.n, N, R, param_leaf(B, span.number), lora->scale, dy + span.begin * O, O, kept->u + span.begin * R, R);
-        param_merge(B, span.number);
-    }
-    down_backward(tape, lora, x, du);
-}
-
-static const Op lora_op = {.name = "lora", .backward = lora_backward};
-
-Tensor *op_lora(Tape *tape, Tensor *y, Tensor *x, const Lora *lora)
-{
-    if (!lora || tape->err) return y;
-    const Param *A = lora->A, *B = lora->B;
-    size_t T = x->shape[0], D = x->shape[1], O = y->shape[1], R = A->rows;
-    if (!tape_expect(tape, A->cols == D && B->cols == R && y->shape[0] == T && lora->col + B->rows <= O,
-                     "%s: x is [%zu][%zu], y [%zu][%zu], A [%zu][%zu], B [%zu][%zu] at column %zu", A->name, T, D, y->shape[0], O, R,
-                     A->cols, B->rows, B->cols, lora->col) ||
-        !tape_expect(tape, T == tape->group->T, "%s: %zu rows, %zu tokens", A->name, T, tape->group->T))
-        return &tape->dummy;
-    Weight b = weight_of(B->name, B->rows, R, B->data);
-    Kept *kept = tape_alloc(tape, sizeof *kept);
-    float *u = tape_floats(tape, T * R), *xd = dropped(tape, lora, x);
-    float *scratch = tape_scratch(tape, rows_scratch(T, R));
-    if (tape->err) return &tape->dummy;
-    *kept = (Kept){lora, u};
-    rows_narrow_in(T, rows_of(u, R), 1, rows_of(xd, D), R, D, A->data);                        /* u  = drop(x) A' */
-    rows_nt(T, rows_of(y->data + lora->col, O), true, lora->scale, rows_of(u, R), &b, scratch); /* y += s u B'     */
-    return tape_record(tape, &lora_op, y, kept, param_trains(A), 2, (Tensor *[]){y, x});
+    rows_nn(T, rows_of(dx, D), !drops, 1, rows_of(du, R), &A, NULL, scratch);
+    if (!drops) return;
+    drop_rows(tape, lora, D, dx, dx);
+#pragma omp parallel for schedule(static)
+    for (size_t t = 0; t < T; t++) row_add(D, x->grad + t * D, dx + t * D);
 }
 
 /* ---- in two halves ------------------------------------------------------------------------------------------- */
 
-static void lora_down_backward(Node *node) { down_backward(node->tape, node->kept, node->in[0], node->out->grad); }
+static void down_backward(Node *node)
+{
+    Tensor *x = node->in[0];
+    lora_sum_A(node->tape, node->kept, x, node->out->grad);
+    if (x->wants && !node->tape->err) lora_down_backward(node->tape, node->kept, x, node->out->grad);
+}
 
-static const Op lora_down = {.name = "lora", .backward = lora_down_backward};
+static const Op down = {.name = "lora", .backward = down_backward};
 
 Tensor *op_lora_down(Tape *tape, Tensor *x, const Lora *lora)
 {
@@ -128,14 +112,13 @@ Tensor *op_lora_down(Tape *tape, Tensor *x, const Lora *lora)
     if (!tape_expect(tape, A->cols == D && T == tape->group->T, "%s: x is [%zu][%zu], A [%zu][%zu], %zu tokens", A->name, T, D, R,
                      A->cols, tape->group->T))
         return &tape->dummy;
-    Tensor *u = tape_tensor(tape, T, R);
-    float *xd = dropped(tape, lora, x);
-    if (tape->err) return &tape->dummy;
-    rows_narrow_in(T, rows_of(u->data, R), 1, rows_of(xd, D), R, D, A->data);
-    return tape_record(tape, &lora_down, u, (Lora *)(size_t)lora, param_trains(A), 1, (Tensor *[]){x});
+    float *values = lora_down(tape, lora, x);
+    if (!values) return &tape->dummy;
+    Tensor *u = tape_leaf(tape, T, R, values, false);
+    return tape_record(tape, &down, u, (Lora *)(size_t)lora, param_trains(A), 1, (Tensor *[]){x});
 }
 
-static void lora_up_backward(Node *node)
+static void up_backward(Node *node)
 {
     Tape *tape = node->tape;
     const Lora *lora = node->kept;
@@ -153,7 +136,7 @@ static void lora_up_backward(Node *node)
     }
 }
 
-static const Op lora_up = {.name = "lora", .backward = lora_up_backward};
+static const Op up = {.name = "lora", .backward = up_backward};
 
 Tensor *op_lora_up(Tape *tape, Tensor *y, Tensor *u, const Lora *lora, Tensor *const *B)
 {
@@ -163,11 +146,11 @@ Tensor *op_lora_up(Tape *tape, Tensor *y, Tensor *u, const Lora *lora, Tensor *c
         return &tape->dummy;
     Weight b = weight_of(lora->B->name, N, R, lora->B->data);
     Tensor **in = tape_alloc(tape, (2 + n_micro) * sizeof *in);
-    float *scratch = tape_scratch(tape, rows_scratch(T, R));
+    float *scratch = tape_scratch(tape, rows_scratch(T, R, 0));
     if (tape->err) return &tape->dummy;
     in[0] = y;
     in[1] = u;
     for (size_t m = 0; m < n_micro; m++) in[2 + m] = B[m];
-    rows_nt(T, rows_of(y->data + lora->col, O), true, lora->scale, rows_of(u->data, R), &b, scratch);
-    return tape_record(tape, &lora_up, y, (Lora *)(size_t)lora, false, 2 + n_micro, in);
+    rows_nt(T, rows_of(y->data + lora->col, O), true, lora->scale, rows_of(u->data, R), &b, NULL, scratch);
+    return tape_record(tape, &up, y, (Lora *)(size_t)lora, false, 2 + n_micro, in);
 }

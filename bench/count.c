@@ -16,8 +16,8 @@ Cost count_linear(size_t T, const Weight *W, ProfileWay way)
 Cost count_lora(size_t T, size_t in, size_t out, size_t r, ProfileWay way)
 {
     double rows = (double)T, D = (double)in, O = (double)out, R = (double)r, pair = R * (D + O);
-    if (way == PROFILE_UP) return (Cost){2 * rows * pair, word * (pair + rows * (D + 2 * O))};
-    return (Cost){4 * rows * pair, word * (2 * pair + rows * (O + 3 * D))}; /* dy, x, and dx twice; A, B, dA, dB */
+    if (way == PROFILE_UP) return (Cost){2 * rows * pair, word * (pair + rows * D)};
+    return (Cost){4 * rows * pair, word * (2 * pair + rows * (O + D))}; /* dy and x once more; A, B, dA, dB */
 }
 
 double count_pairs(size_t n, size_t top_k)

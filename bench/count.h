@@ -14,7 +14,7 @@ typedef struct {
 /* y = x W' for T rows; down: dx += dy W. */
 Cost count_linear(size_t T, const Weight *W, ProfileWay way);
 
-/* y += s (x A') B'; down: dx, dA and dB. */
+/* What a pair adds to a linear: y += s (x A') B'; down: dx, dA and dB. y and dx are written there anyhow. */
 Cost count_lora(size_t T, size_t in, size_t out, size_t r, ProfileWay way);
 
 /* Query-key pairs of a document of n tokens when a query sees its past, or the top_k of it (0: all). */

@@ -62,16 +62,11 @@ static Tensor *uneven_logits(Ops *o)
 
 /* ---- the operations ------------------------------------------------------------------------------------------- */
 
-static Tensor *run_linear(Ops *o, const Weight *W) { return op_linear(&o->tape, leaf(o, W->cols), 1, (const Weight *[]){W}); }
-static Tensor *run_q_up(Ops *o) { return run_linear(o, &o->layer->q_up); }
-static Tensor *run_o(Ops *o) { return run_linear(o, &o->layer->o_proj); }
+static Tensor *run_linear(Ops *o, const Weight *W, const Lora *pair) { return op_linear(&o->tape, leaf(o, W->cols), 1, &W, 1, &pair); }
+static Tensor *run_q_up(Ops *o) { return run_linear(o, &o->layer->q_up, NULL); }
+static Tensor *run_o(Ops *o) { return run_linear(o, &o->layer->o_proj, NULL); }
+static Tensor *run_o_with_pair(Ops *o) { return run_linear(o, &o->layer->o_proj, o->lora->pairs[LORA_O]); }
 static Tensor *run_router(Ops *o) { return op_linear_trained(&o->tape, leaf(o, hidden(o)), &o->layer->router, NULL); }
-
-static Tensor *run_lora(Ops *o)
-{
-    Tensor *x = leaf(o, o->layer->o_proj.cols), *y = leaf(o, o->layer->o_proj.rows);
-    return op_lora(&o->tape, y, x, o->lora->pairs[LORA_O]);
-}
 
 static Tensor *run_rmsnorm(Ops *o) { return op_rmsnorm(&o->tape, leaf(o, hidden(o)), 0, hidden(o), o->layer->input_layernorm, 1e-5); }
 static Tensor *run_add(Ops *o) { return op_add(&o->tape, leaf(o, hidden(o)), leaf(o, hidden(o))); }
@@ -144,7 +139,11 @@ static double pairs(const Ops *o, bool chosen) { return count_pairs(o->T, chosen
 static Cost cost_q_up(const Ops *o, ProfileWay way) { return count_linear(o->T, &o->layer->q_up, way); }
 static Cost cost_o(const Ops *o, ProfileWay way) { return count_linear(o->T, &o->layer->o_proj, way); }
 static Cost cost_router(const Ops *o, ProfileWay way) { return count_linear(o->T, &o->layer->router, way); }
-static Cost cost_lora(const Ops *o, ProfileWay way) { return count_lora(o->T, o->layer->o_proj.cols, o->layer->o_proj.rows, R, way); }
+static Cost cost_o_with_pair(const Ops *o, ProfileWay way)
+{
+    Cost product = cost_o(o, way), pair = count_lora(o->T, o->layer->o_proj.cols, o->layer->o_proj.rows, R, way);
+    return (Cost){product.flop + pair.flop, product.bytes + pair.bytes};
+}
 static Cost cost_rmsnorm(const Ops *o, ProfileWay way) { return count_elements(o->T * hidden(o), way == PROFILE_UP ? 4 : 8, way == PROFILE_UP ? 2 : 4); }
 static Cost cost_add(const Ops *o, ProfileWay way) { (void)way; return count_elements(o->T * hidden(o), 1, 3); }
 static Cost cost_rope(const Ops *o, ProfileWay way) { (void)way; return count_elements(o->T * o->model->attention.n_heads * o->model->attention.rope, 3, 2); }
@@ -171,7 +170,7 @@ static const Operation operations[] = {
     {"linear", "q_b_proj", SHORT, true, true, run_q_up, cost_q_up},
     {"linear", "o_proj", SHORT, true, true, run_o, cost_o},
     {"linear", "router", SHORT, false, true, run_router, cost_router},
-    {"lora", "pair on o_proj, r 8", SHORT, false, true, run_lora, cost_lora},
+    {"linear", "o_proj, pair of r 8", SHORT, true, true, run_o_with_pair, cost_o_with_pair},
     {"rmsnorm", "hidden", SHORT, false, true, run_rmsnorm, cost_rmsnorm},
     {"add", "hidden", SHORT, false, true, run_add, cost_add},
     {"rope", "queries", SHORT, false, true, run_rope, cost_rope},

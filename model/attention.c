@@ -12,9 +12,10 @@ static const double index_norm_eps = 1e-6; /* k_norm's own, whatever rms_norm_ep
 
 Tensor *project(Tape *tape, Tensor *x, const Weight *W, const LayerAdapter *lora, LoraPlace place)
 {
-    Tensor *y = op_linear(tape, x, 1, (const Weight *[]){W});
-    return op_lora(tape, y, x, lora ? lora->pairs[place] : NULL);
+    return op_linear(tape, x, 1, &W, 1, (const Lora *[]){lora ? lora->pairs[place] : NULL});
 }
+
+static Tensor *frozen(Tape *tape, Tensor *x, const Weight *W) { return op_linear(tape, x, 1, &W, 0, NULL); }
 
 /* Put the new rows of a tensor's columns behind what the cache holds of each document. */
 static void remember(Tape *tape, float **cache, size_t width, const Tensor *x, size_t col)
@@ -39,15 +40,15 @@ static void choose_keys(Tape *tape, const Model *model, const Layer *layer, Tens
     size_t dim = model->index.dim;
     TapeMode mode = tape->mode;
     tape->mode = TAPE_OFF; /* the choice has no gradient */
-    Tensor *k = op_linear(tape, h, 1, (const Weight *[]){&layer->index_k});
+    Tensor *k = frozen(tape, h, &layer->index_k);
     k = op_layernorm(tape, k, layer->index_norm, layer->index_norm_bias, index_norm_eps);
     k = op_rope(tape, k, &model->rope, 0, 1, dim, cfg->indexer_rope_interleave);
     tape_expect_finite(tape, k, "indexer, keys");
     if (pass->cache) remember(tape, pass->cache->index, dim, k, 0);
     if (keys->of) {
-        Tensor *q = op_linear(tape, cq, 1, (const Weight *[]){&layer->index_q});
+        Tensor *q = frozen(tape, cq, &layer->index_q);
         q = op_rope(tape, q, &model->rope, 0, model->index.n_heads, dim, cfg->indexer_rope_interleave);
-        Tensor *w = op_linear(tape, h, 1, (const Weight *[]){&layer->index_heads});
+        Tensor *w = frozen(tape, h, &layer->index_heads);
         tape_expect_finite(tape, q, "indexer, queries");
         tape_expect_finite(tape, w, "indexer, head weights");
         op_index(tape, &model->index, q, k, w, pass->cache ? (const float *const *)pass->cache->index : NULL, keys);
@@ -81,7 +82,7 @@ static Tensor *attend(Tape *tape, const AttentionShape *shape, LatentInputs in, 
         return op_attention(tape, shape, in.q, kv, in.kr, in.kr_col, chosen);
     }
     if (in.lora) in.B = op_param(tape, in.lora->B);
-    if (n_latent < tape->group->n_docs) kv = op_linear(tape, in.latent, 1, &in.kv_up);
+    if (n_latent < tape->group->n_docs) kv = frozen(tape, in.latent, in.kv_up);
     if (in.lora) in.low = op_lora_down(tape, in.latent, in.lora);
     if (kv && in.lora) kv = op_lora_up(tape, kv, in.low, in.lora, in.B);
     if (kv) o = op_attention(tape, shape, in.q, kv, in.kr, in.kr_col, chosen);

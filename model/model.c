@@ -43,7 +43,7 @@ Tensor *model_loss(Tape *tape, const Model *model, Tensor *x, const int32_t *tar
 
 Tensor *model_logits(Tape *tape, const Model *model, Tensor *x)
 {
-    Tensor *logits = op_linear(tape, last_norm(tape, model, x), 1, (const Weight *[]){&model->lm_head});
+    Tensor *logits = op_linear(tape, last_norm(tape, model, x), 1, (const Weight *[]){&model->lm_head}, 0, NULL);
     tape_expect_finite(tape, logits, "head");
     return logits;
 }

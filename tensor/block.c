@@ -38,8 +38,7 @@ static void small_put(size_t n, float *to, const float *from, bool add)
 /* Rows of x to lanes, K columns of them. */
 static void small_lanes(size_t rows, size_t K, float s, Rows x)
 {
-    for (size_t j = 0; j < rows; j += LANES)
-        kernels->products->pack_lanes(least(LANES, rows - j), K, s, rows_from(x, j), small_columns + j / LANES * SMALL_STEP);
+    kernels->products->pack_lanes(rows, K, s, x, small_columns, SMALL_STEP);
 }
 
 static void small_product(size_t M, size_t N, size_t K, bool turned)
@@ -77,7 +76,7 @@ static void small_part_turned(const Small *p, size_t k, size_t K)
         small_product(N, p->M, K, false);
         for (size_t q = 0; q < N; q += LANES) {
             size_t n = least(LANES, N - q);
-            kernels->products->pack_lanes(n, p->M, 1, rows_of(small_c + q * SMALL_C, SMALL_C), square);
+            kernels->products->pack_lanes(n, p->M, 1, rows_of(small_c + q * SMALL_C, SMALL_C), square, 0);
             for (size_t i = 0; i < p->M; i++) small_put(n, p->C + i * p->ldc + j + q, square + i * LANES, p->add || k > 0);
         }
     }

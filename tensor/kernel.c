@@ -22,8 +22,9 @@ typedef struct {
     size_t lines, step;
 } Ahead;
 
-/* out[j][i] (+)= sum over p of a[p][i] b[j][p], i over `groups` groups of LANES, each `step` floats after the last. */
-INLINE void tile(size_t groups, size_t rows, size_t ldb, size_t n, const float *a, size_t step, const float *b,
+/* out[j][i] (+)= sum over p of a[p][i] b[j][p], i over `groups` groups of LANES, each `step` floats after the last; n words,
+ * then r floats. */
+INLINE void tile(size_t groups, size_t rows, size_t ldb, size_t n, size_t r, const float *a, size_t step, const float *b,
                  float *const *out, bool add, Ahead ahead)
 {
     V sum[MAX_ROWS][PARTS * MAX_GROUPS];
@@ -48,6 +49,12 @@ INLINE void tile(size_t groups, size_t rows, size_t ldb, size_t n, const float *
             }
         }
     }
+    for (const float *stop = b + r; b < stop; b++, a += LANES)
+#pragma GCC unroll 24
+        for (size_t j = 0; j < rows; j++)
+#pragma GCC unroll 4
+            for (size_t i = 0; i < groups * PARTS; i++)
+                sum[j][i] = fma_v(load(a + i / PARTS * step + i % PARTS * W), all(b[j * ldb]), sum[j][i]);
 #pragma GCC unroll 24
     for (size_t j = 0; j < rows; j++)
 #pragma GCC unroll 4
@@ -66,12 +73,12 @@ static Ahead take_ahead(Fetch *next, size_t n, const float *lanes)
     return ahead;
 }
 
-typedef void Tile(size_t n, const float *a, size_t step, const float *b, float *const *out, bool add, Ahead ahead);
+typedef void Tile(size_t n, size_t r, const float *a, size_t step, const float *b, float *const *out, bool add, Ahead ahead);
 
 #define TILE(name, groups, rows, ldb) \
-    static void name(size_t n, const float *a, size_t step, const float *b, float *const *out, bool add, Ahead ahead) \
+    static void name(size_t n, size_t r, const float *a, size_t step, const float *b, float *const *out, bool add, Ahead ahead) \
     { \
-        tile(groups, rows, ldb, n, a, step, b, out, add, ahead); \
+        tile(groups, rows, ldb, n, r, a, step, b, out, add, ahead); \
     }
 TILE(wide_1, 1, WIDE_1, STRIDE)
 TILE(tail_1, 1, TAIL, STRIDE)
@@ -99,20 +106,19 @@ INLINE size_t take_groups(size_t left)
     return MAX_GROUPS == 1 ? 1 : left == 4 || left == 2 ? 2 : left >= 3 ? 3 : 1;
 }
 
-static void pack_lanes(size_t T, size_t n, float s, Rows x, float *out)
+static void pack_lanes(size_t T, size_t n, float s, Rows x, float *out, size_t step)
 {
     static const float zeros[BLOCK];
-    size_t words = words_of(n);
-    for (size_t t = 0; t < T; t += LANES, out += words * LANES) {
+    for (size_t t = 0; t < T; t += LANES, out += step) {
         const float *row[LANES];
 #if defined KERNEL_bf16
         float rounded[LANES][STRIDE];
         for (size_t i = 0; i < LANES && t + i < T; i++) round_words(n, s, row_of(x, t + i), rounded[i]);
         for (size_t i = 0; i < LANES; i++) row[i] = t + i < T ? rounded[i] : zeros;
-        rows_to_lanes(words, row, 1, out);
+        rows_to_lanes(words_of(n), row, 1, out);
 #else
         for (size_t i = 0; i < LANES; i++) row[i] = t + i < T ? row_of(x, t + i) : zeros;
-        rows_to_lanes(words, row, s, out);
+        rows_to_lanes(n, row, s, out);
 #endif
     }
 }
@@ -161,8 +167,9 @@ INLINE V factor_of(const Factors *f, size_t j, size_t g, size_t p)
     return all(f->way == FACTOR_COLUMNS ? factor_at(f->w, row + along, col + g * LANES) : factor_at(f->w, row + g * LANES, col));
 }
 
-/* Codes are exact in bf16, so they are multiplied as they are: sum = fma(part's sum, its factor, sum), part by part. */
-static void tile_of_codes(Tile *run, size_t rows, size_t groups, size_t n, const float *a, size_t step, const float *b,
+/* Codes are exact in bf16, so they are multiplied as they are: sum = fma(part's sum, its factor, sum), part by part; then the
+ * pair's sum is added. */
+static void tile_of_codes(Tile *run, size_t rows, size_t groups, size_t n, size_t r, const float *a, size_t step, const float *b,
                           float *const *out, bool add, Ahead ahead, const Factors *factors)
 {
     float part[MAX_ROWS][LANES * MAX_GROUPS] __attribute__((aligned(64)));
@@ -170,7 +177,7 @@ static void tile_of_codes(Tile *run, size_t rows, size_t groups, size_t n, const
     float *to[MAX_ROWS];
     for (size_t j = 0; j < rows; j++) to[j] = part[j];
     for (size_t p = 0, at = 0; at < n; p++, at += PART) {
-        run(least(PART, n - at), a + at * LANES, step, b + at, to, false, ahead);
+        run(least(PART, n - at), 0, a + at * LANES, step, b + at, to, false, ahead);
         ahead.at += ahead.lines < PART ? PART / ahead.lines * ahead.step : PART * 64;
         for (size_t j = 0; j < rows; j++)
             for (size_t g = 0; g < groups; g++) {
@@ -178,27 +185,29 @@ static void tile_of_codes(Tile *run, size_t rows, size_t groups, size_t n, const
                 store(sum[j] + g * LANES, at ? fma_v(value, factor, load(sum[j] + g * LANES)) : value * factor);
             }
     }
+    if (r) run(0, r, a + n * LANES, step, b + n, to, false, ahead);
     for (size_t j = 0; j < rows; j++)
         for (size_t g = 0; g < groups; g++) {
             V value = load(sum[j] + g * LANES);
+            if (r) value += load(part[j] + g * LANES);
             store(out[j] + g * LANES, add ? load(out[j] + g * LANES) + value : value);
         }
 }
 #endif
 
 /* The tile over one block. */
-INLINE void run_tile(size_t rows, size_t groups, bool brief, size_t n, const float *a, size_t step, const float *b,
+INLINE void run_tile(size_t rows, size_t groups, bool brief, size_t n, size_t r, const float *a, size_t step, const float *b,
                      float *const *out, bool add, Ahead ahead, const Factors *factors)
 {
     Tile *run = choose_tile(rows, groups, brief);
 #if defined KERNEL_bf16
     if (factors->way != FACTOR_NONE) {
-        tile_of_codes(run, rows, groups, n, a, step, b, out, add, ahead, factors);
+        tile_of_codes(run, rows, groups, n, r, a, step, b, out, add, ahead, factors);
         return;
     }
 #endif
     (void)factors; /* panels of fp32 have them multiplied in */
-    run(n, a, step, b, out, add, ahead);
+    run(n, r, a, step, b, out, add, ahead);
 }
 
 /* ---- nt: lanes are tokens ------------------------------------------------------------------------------------ */
@@ -237,24 +246,27 @@ static void write_out(size_t T, size_t t0, size_t lanes, size_t n, const float *
 }
 
 static void nt(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at,
-               size_t n, float *panel, Fetch next)
+               size_t n, const RowsPair *pair, float *panel, Fetch next)
 {
     float sums[ROWS_SLICE * LANES * MAX_GROUPS] __attribute__((aligned(64)));
-    size_t columns = end - begin, words = words_of(n), groups, rows;
-    for (size_t j = 0; j < columns; j++) fill_line(w, begin + j, at, n, panel + j * STRIDE);
-    for (size_t j = columns; j < columns + ROW_TILE; j++) memset(panel + j * STRIDE, 0, words * sizeof *panel);
+    size_t columns = end - begin, words = words_of(n), r = pair ? pair->r : 0, all_words = words + r, groups, rows;
+    for (size_t j = 0; j < columns; j++) {
+        fill_line(w, begin + j, at, n, panel + j * STRIDE);
+        if (r) memcpy(panel + j * STRIDE + words, pair_line(pair, begin + j), r * sizeof *panel);
+    }
+    for (size_t j = columns; j < columns + ROW_TILE; j++) memset(panel + j * STRIDE, 0, all_words * sizeof *panel);
     for (size_t t = 0; t < T; t += groups * LANES) {
         groups = take_groups((T - t + LANES - 1) / LANES);
-        const float *x = packed + t * words;
+        const float *x = packed + t * all_words;
         if (add) fetch_rows(T, t, groups * LANES, rows_right(y, begin), columns);
         for (size_t j = 0, call = 0; j < columns; j += rows, call++) {
             float *out[MAX_ROWS];
-            Ahead ahead = {(const char *)(x + (groups + call) * LANES * words), words, 0}; /* x of the next tile */
+            Ahead ahead = {(const char *)(x + (groups + call) * LANES * all_words), words, 0}; /* x of the next tile */
             if (call >= groups) ahead = take_ahead(&next, words, x);
             rows = take_rows(columns - j, groups);
             for (size_t q = 0; q < rows; q++) out[q] = sums + (j + q) * groups * LANES;
             Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_LINES : FACTOR_NONE, w, begin + j, at};
-            run_tile(rows, groups, false, words, x, words * LANES, panel + j * STRIDE, out, false, ahead, &factors);
+            run_tile(rows, groups, false, words, r, x, all_words * LANES, panel + j * STRIDE, out, false, ahead, &factors);
         }
         write_out(T, t, groups * LANES, columns, sums, rows_right(y, begin), add);
     }
@@ -262,10 +274,10 @@ static void nt(size_t T, Rows y, bool add, const float *packed, const Weight *w,
 
 /* ---- nn, and nt of short inner length: lanes are columns of y ------------------------------------------------ */
 
-/* A panel [group][n][LANES], groups `step` floats apart, that meets packed x. */
+/* A panel [group][n words, r floats][LANES], groups `step` floats apart, that meets packed x. */
 typedef struct {
     const float *data;
-    size_t step, n, columns;
+    size_t step, n, r, columns;
     Factors factors;
 } Panel;
 
@@ -285,7 +297,7 @@ static void nn_tile(size_t T, size_t t, size_t rows, Rows y, bool add, const flo
     Factors factors = panel.factors;
     if (factors.way == FACTOR_COLUMNS) factors.col += column;
     if (factors.way == FACTOR_TURNED) factors.row += column;
-    run_tile(rows, groups, brief, panel.n, panel.data + g * panel.step, panel.step, x, out, whole && add, ahead, &factors);
+    run_tile(rows, groups, brief, panel.n, panel.r, panel.data + g * panel.step, panel.step, x, out, whole && add, ahead, &factors);
     for (size_t q = 0; !whole && q < rows && t + q < T; q++) {
         float *to = row_of(y, t + q) + column;
         for (size_t i = 0; i < columns; i++) to[i] = add ? to[i] + spare[q][i] : spare[q][i];
@@ -311,22 +323,25 @@ static void rows_times_panel(size_t T, Rows y, bool add, const float *packed, si
 }
 
 static void nn(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at,
-               size_t n, float *panel, Fetch next)
+               size_t n, const RowsPair *pair, float *panel, Fetch next)
 {
-    size_t words = words_of(n), step = words * LANES + LANES;
-    for (size_t r = 0; r < n; r += PER_WORD)
-        fill_column(w, at + r, least(PER_WORD, n - r), begin, end - begin, panel + r / PER_WORD * LANES, step);
+    size_t words = words_of(n), r = pair ? pair->r : 0, step = (words + r) * LANES + LANES;
+    for (size_t i = 0; i < n; i += PER_WORD)
+        fill_column(w, at + i, least(PER_WORD, n - i), begin, end - begin, panel + i / PER_WORD * LANES, step);
+    for (size_t p = 0; p < r; p++) /* rows of A */
+        for (size_t j = begin; j < end; j += LANES)
+            memcpy(panel + (j - begin) / LANES * step + (words + p) * LANES, pair->M + p * w->cols + j, least(LANES, end - j) * sizeof *panel);
     Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_COLUMNS : FACTOR_NONE, w, at, begin};
     rows_times_panel(T, rows_right(y, begin), add, packed, packed_stride(words_of(w->rows)),
-                     (Panel){panel, step, words, end - begin, factors}, next);
+                     (Panel){panel, step, words, r, end - begin, factors}, next);
 }
 
-static void nt_short(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, float *panel,
-                     Fetch next)
+static void nt_short(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end,
+                     const RowsPair *pair, float *panel, Fetch next)
 {
     static const float zeros[SHORT];
     float wide_row[LANES][SHORT];
-    size_t n = w->cols, words = words_of(n), step = words * LANES;
+    size_t n = w->cols, words = words_of(n), r = pair ? pair->r : 0, step = (words + r) * LANES;
     bool floats = w->dtype == DTYPE_F32 && (uintptr_t)w->data % sizeof(float) == 0; /* nothing to widen */
     for (size_t j = begin; j < end; j += LANES) {
         const float *row[LANES];
@@ -334,10 +349,12 @@ static void nt_short(size_t T, Rows y, bool add, const float *packed, const Weig
             row[i] = j + i >= end ? zeros : floats ? (const float *)w->data + (j + i) * n : wide_row[i];
             if (j + i < end && !floats) fill_line(w, j + i, 0, n, wide_row[i]);
         }
-        rows_to_lanes(words, row, 1, panel + (j - begin) * words);
+        rows_to_lanes(words, row, 1, panel + (j - begin) * (words + r));
+        for (size_t i = 0; i < LANES && r; i++) row[i] = j + i < end ? pair_line(pair, j + i) : zeros;
+        if (r) rows_to_lanes(r, row, 1, panel + (j - begin) * (words + r) + words * LANES);
     }
     Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_TURNED : FACTOR_NONE, w, begin, 0};
-    rows_times_panel(T, rows_right(y, begin), add, packed, SHORT_STRIDE, (Panel){panel, step, words, end - begin, factors}, next);
+    rows_times_panel(T, rows_right(y, begin), add, packed, SHORT_STRIDE, (Panel){panel, step, words, r, end - begin, factors}, next);
 }
 
 const Products PASTE(products_, KERNEL) = {PER_WORD, pack_lanes, pack_rows, nt, nt_short, PASTE(nt_few_, KERNEL), nn};

@@ -9,10 +9,14 @@
  * and the inner length alone, and are those of a scalar loop over fmaf ("plain" rounds twice instead; a pair's second
  * product comes before its first). Pairs of FP8: a chain for each WEIGHT_BLOCK elements, and S = fma(chain, factor, S).
  *
- * Packed x, one block after the other, inner lengths in words:
+ * A pair (RowsPair) of r <= SHORT goes on where the last block ends: r more floats behind the block's words, in packed x
+ * as in the panel, whatever the words are. The last block's chain runs on through them; FP8 codes have their factor by
+ * then, and the pair's chain begins at zero and is added. A pair of larger r is a product of its own.
+ *
+ * Packed x, one block after the other, inner lengths in words, r included in the last:
  *   nt of more than FEW_ROWS, inner length > SHORT
  *                              lanes are tokens: [group of LANES tokens][inner][LANES], absent tokens zero
- *   nn, and nt otherwise       [token][stride], stride packed_stride(inner); and ROW_TILE tokens of zeros after the last */
+ *   nn, and nt otherwise       [token][stride], stride packed_stride(inner without r); and ROW_TILE tokens of zeros after the last */
 #ifndef GRAFT_TENSOR_KERNEL_H
 #define GRAFT_TENSOR_KERNEL_H
 
@@ -27,12 +31,12 @@ enum {
     SHORT = 64,                 /* up to this inner length W fits beside y's columns: no transposed write-out */
     ROWS_SLICE = 96,            /* columns of y in one panel of nt */
     NN_COLUMNS = 2 * ROWS_SLICE, /* columns of W widened at once in nn */
-    STRIDE = BLOCK + 16,        /* not a power of two, so that rows of a panel do not collide in L1 */
-    SHORT_STRIDE = SHORT + 16,
+    STRIDE = BLOCK + SHORT + 16, /* not a power of two, so that rows of a panel do not collide in L1 */
+    SHORT_STRIDE = 2 * SHORT + 16,
     NARROW_COLUMNS = 8,         /* columns that one call of narrow packs, and of sum adds */
     SUM_COLUMNS = 768,          /* of the wide side in one call of sum: they stay in L1 */
     NARROW_BLOCK = 1024,        /* inner elements of a narrow product whose sums are folded at once: part of its bits */
-    PANEL_FLOATS = NN_COLUMNS / LANES * (BLOCK * LANES + LANES), /* nt needs less: ROWS_SLICE * STRIDE */
+    PANEL_FLOATS = NN_COLUMNS / LANES * ((BLOCK + SHORT) * LANES + LANES), /* nt needs less: ROWS_SLICE * STRIDE */
 };
 
 /* Columns of W in one panel of nt_short, and of nn with an inner length up to SHORT: as many as fit. */
@@ -50,27 +54,30 @@ typedef struct {
     size_t rows, lines, step;
 } Fetch;
 
-typedef void NtFew(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, size_t n);
+typedef void NtFew(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, size_t n,
+                   const RowsPair *pair);
 
 typedef struct {
     size_t per_word; /* inner elements in a word: 1, or 2 of bf16 */
 
-    /* n columns of x, at most BLOCK words, times s; x starts at the first of them. Zeros after pack_rows are the caller's. */
-    void (*pack_lanes)(size_t T, size_t n, float s, Rows x, float *out);
+    /* n columns of x, at most BLOCK words, times s; x starts at the first of them. step: floats from group to group of LANES
+     * tokens. pack_rows may write up to LANES - 1 words more of a row; zeros after the rows are the caller's. */
+    void (*pack_lanes)(size_t T, size_t n, float s, Rows x, float *out, size_t step);
     void (*pack_rows)(size_t T, size_t n, size_t stride, float s, Rows x, float *out);
 
     /* One block of one panel, its place and length in elements. y starts at column 0, packed at this block; panel is PANEL_FLOATS floats.
+     * pair: the one that is packed behind this block, or NULL.
      *   nt        columns [begin, end) of y, at most ROWS_SLICE; inner [at, at + n)
      *   nt_short  the same for up to SHORT words of W->cols, at most short_columns
      *   nt_few    the same for up to FEW_ROWS rows and any columns, begin a multiple of FEW_COLUMNS
      *   nn        columns [begin, end) of y, at most NN_COLUMNS or short_columns; inner [at, at + n) */
     void (*nt)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
-               size_t n, float *panel, Fetch next);
-    void (*nt_short)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, float *panel,
-                     Fetch next);
+               size_t n, const RowsPair *pair, float *panel, Fetch next);
+    void (*nt_short)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end,
+                     const RowsPair *pair, float *panel, Fetch next);
     NtFew *nt_few;
     void (*nn)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
-               size_t n, float *panel, Fetch next);
+               size_t n, const RowsPair *pair, float *panel, Fetch next);
 } Products;
 
 typedef struct Blocks Blocks; /* block.h */

@@ -59,8 +59,11 @@ static void turn_words(const Weight *w, size_t row, size_t rows, size_t at, size
     rows_to_lanes(n, from, 1, out);
 }
 
-/* Chains of `rows` rows of x go on over n cells, each a word, or in fp32 two words of bf16. */
-INLINE void few_cells(size_t rows, bool halves, size_t n, const float *x, const float *turned, float chain[][FEW_COLUMNS])
+/* A word; in fp32 two words of bf16; a float of a pair. */
+typedef enum { CELL_WORD, CELL_HALVES, CELL_FLOAT } Cell;
+
+/* Chains of `rows` rows of x go on over n cells. */
+INLINE void few_cells(size_t rows, Cell kind, size_t n, const float *x, const float *turned, float chain[][FEW_COLUMNS])
 {
     V sum[FEW_TILE][GROUPS * PARTS];
 #pragma GCC unroll 4
@@ -71,11 +74,12 @@ INLINE void few_cells(size_t rows, bool halves, size_t n, const float *x, const 
 #pragma GCC unroll 8
         for (size_t g = 0; g < GROUPS * PARTS; g++) {
             V cell = load(turned + (g / PARTS * TURN + i) * LANES + g % PARTS * W);
+            bool halves = kind == CELL_HALVES;
             V first = halves ? (V)((I)cell << 16) : cell, second = (V)((I)cell & all_bits((int32_t)0xFFFF0000));
 #pragma GCC unroll 4
             for (size_t t = 0; t < rows; t++) {
                 const float *words = x + t * STRIDE + (halves ? 2 * i : i);
-                sum[t][g] = add_product(sum[t][g], first, word_at(words));
+                sum[t][g] = kind == CELL_FLOAT ? fma_v(first, all(*words), sum[t][g]) : add_product(sum[t][g], first, word_at(words));
                 if (halves) sum[t][g] = add_product(sum[t][g], second, word_at(words + 1));
             }
         }
@@ -85,11 +89,11 @@ INLINE void few_cells(size_t rows, bool halves, size_t n, const float *x, const 
         for (size_t g = 0; g < GROUPS * PARTS; g++) store(chain[t] + g * W, sum[t][g]);
 }
 
-INLINE void few_rows(size_t T, bool halves, size_t n, const float *x, const float *turned, FewSums *sums)
+INLINE void few_rows(size_t T, Cell kind, size_t n, const float *x, const float *turned, FewSums *sums)
 {
-    if (T == 1) few_cells(1, halves, n, x, turned, sums->chain);
+    if (T == 1) few_cells(1, kind, n, x, turned, sums->chain);
     else /* rows beyond T are zeros */
-        for (size_t t = 0; t < T; t += FEW_TILE) few_cells(FEW_TILE, halves, n, x + t * STRIDE, turned, sums->chain + t);
+        for (size_t t = 0; t < T; t += FEW_TILE) few_cells(FEW_TILE, kind, n, x + t * STRIDE, turned, sums->chain + t);
 }
 
 /* Chains over codes of one factor are done: whole = fma(chain, factor, whole). */
@@ -153,12 +157,28 @@ INLINE size_t few_run(const Few *f, size_t T, const float *packed, size_t k, Com
         if (cells) turn_cells(f->data + row * f->step + k * bytes, f->step, turned[g]);
         else turn_words(f->w, f->begin + row, f->columns > row ? f->columns - row : 0, f->at + k * PER_WORD, take, turned[g]);
     }
-    if (cells && f->per_cell == 2) few_rows(T, true, TURN, packed + k, turned[0], sums);
-    else few_rows(T, false, take, packed + k, turned[0], sums);
+    if (cells && f->per_cell == 2) few_rows(T, CELL_HALVES, TURN, packed + k, turned[0], sums);
+    else few_rows(T, CELL_WORD, take, packed + k, turned[0], sums);
     return take;
 }
 
-static void few_columns(size_t T, Rows y, bool add, const float *packed, const Few *f)
+/* The pair, packed behind the words of x. */
+static void few_pair(size_t T, const float *packed, const Few *f, const RowsPair *pair, FewSums *sums)
+{
+    static const float zeros[SHORT];
+    float turned[GROUPS][TURN * LANES] __attribute__((aligned(64)));
+    for (size_t k = 0; k < pair->r; k += TURN) {
+        size_t take = least(TURN, pair->r - k);
+        for (size_t g = 0; g < GROUPS; g++) {
+            const float *line[LANES];
+            for (size_t i = 0, j = g * LANES; i < LANES; i++, j++) line[i] = j < f->columns ? pair_line(pair, f->begin + j) + k : zeros;
+            rows_to_lanes(take, line, 1, turned[g]);
+        }
+        few_rows(T, CELL_FLOAT, take, packed + f->words + k, turned[0], sums);
+    }
+}
+
+static void few_columns(size_t T, Rows y, bool add, const float *packed, const Few *f, const RowsPair *pair)
 {
     FewSums sums = {0};
     bool codes = PER_WORD == 2 && f->w->dtype == DTYPE_F8_E4M3;
@@ -169,17 +189,19 @@ static void few_columns(size_t T, Rows y, bool add, const float *packed, const F
         if (codes && (end * PER_WORD % WEIGHT_BLOCK == 0 || end == f->words))
             few_fold(T, f->w, f->begin, f->at + k * PER_WORD, k * PER_WORD < WEIGHT_BLOCK, &sums);
     }
+    if (pair) few_pair(T, packed, f, pair, &sums);
     for (size_t t = 0; t < T; t++) {
-        float *to = row_of(y, t) + f->begin;
-        const float *sum = codes ? sums.whole[t] : sums.chain[t];
+        float *to = row_of(y, t) + f->begin, *sum = sums.chain[t];
+        for (size_t i = 0; i < f->columns && codes; i++) sum[i] = pair ? sums.whole[t][i] + sum[i] : sums.whole[t][i];
         for (size_t i = 0; i < f->columns; i++) to[i] = add ? to[i] + sum[i] : sum[i];
     }
 }
 
-void PASTE(nt_few_, KERNEL)(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at, size_t n)
+void PASTE(nt_few_, KERNEL)(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at, size_t n,
+                            const RowsPair *pair)
 {
     for (; begin < end; begin += FEW_COLUMNS) {
         Few f = few_of(w, begin, least(begin + FEW_COLUMNS, end), at, n);
-        few_columns(T, y, add, packed, &f);
+        few_columns(T, y, add, packed, &f, pair);
     }
 }

@@ -61,7 +61,7 @@ static void to_lanes(const LatentKeys *keys, size_t columns, const float *x, siz
     for (size_t h = 0; h < keys->n_heads; h += LANES)
         for (size_t at = 0, n; at < columns; at += n) {
             n = least(columns - at, BLOCK * with->per_word);
-            with->pack_lanes(least(LANES, keys->n_heads - h), n, 1, rows_of(x + h * stride + at, stride), out);
+            with->pack_lanes(least(LANES, keys->n_heads - h), n, 1, rows_of(x + h * stride + at, stride), out, 0);
             out += words(keys, n) * LANES;
         }
 }

@@ -43,10 +43,23 @@ static size_t rows_floats(size_t T, size_t inner) { return (T + ROW_TILE) * pack
 static size_t lanes_at(size_t T, size_t b) { return round_up(T, LANES) * BLOCK * b; }
 static size_t rows_at(size_t T, size_t b) { return (T + ROW_TILE) * STRIDE * b; }
 
-size_t rows_scratch(size_t T, size_t K)
+/* Of x, and r floats that ride behind; a pair that goes apart is packed after all of that. */
+static size_t x_scratch(size_t T, size_t K, size_t r)
 {
-    size_t lanes = lanes_floats(T, K), rows = rows_floats(T, K); /* of floats; pairs take less */
+    size_t lanes = lanes_floats(T, K + r), rows = rows_floats(T, K); /* of floats; words of bf16 take less */
     return round_up(lanes > rows ? lanes : rows, LANES);
+}
+
+size_t rows_scratch(size_t T, size_t K, size_t r) { return r > SHORT ? x_scratch(T, K, 0) + x_scratch(T, r, 0) : x_scratch(T, K, r); }
+
+/* A pair too large to ride along is a product of its own. */
+static bool goes_apart(const RowsPair *pair) { return pair && pair->r > SHORT; }
+static size_t riding(const RowsPair *pair) { return pair && pair->r <= SHORT ? pair->r : 0; }
+
+/* Its weight: B, or A of rows `width` wide. */
+static Weight weight_of_pair(const RowsPair *pair, bool transposed, size_t width)
+{
+    return transposed ? weight_of("", pair->rows, pair->r, pair->M) : weight_of("", pair->r, width, pair->M);
 }
 
 /* How a product multiplies. */
@@ -55,49 +68,63 @@ typedef struct {
     bool lanes;           /* x is packed as lanes */
     size_t inner, words;  /* length, in elements and in words */
     size_t block, stride; /* elements of a block; words from row to row where x is not packed as lanes */
+    const RowsPair *pair; /* that rides along, or NULL */
 } Plan;
 
-static Plan plan_of(bool transposed, size_t T, const Weight *W)
+static Plan plan_of(bool transposed, size_t T, const Weight *W, const RowsPair *pair)
 {
     const Products *with = rounded && !weight_is_exact(W) ? rounded : kernels->products;
     size_t inner = transposed ? W->cols : W->rows, words = words_of(with, inner);
-    return (Plan){with, transposed && words > SHORT && T > FEW_ROWS, inner, words, block_of(with), packed_stride(words)};
+    return (Plan){with, transposed && words > SHORT && T > FEW_ROWS, inner, words, block_of(with), packed_stride(words), riding(pair) ? pair : NULL};
 }
+
+/* The pair behind the block from element `at` on: only the last one has it. */
+static const RowsPair *pair_behind(const Plan *p, size_t at) { return at + p->block >= p->inner ? p->pair : NULL; }
 
 bool rows_pack_serves(const Weight *packed_for, const Weight *W) { return !rounded || weight_is_exact(packed_for) == weight_is_exact(W); }
 
 /* What follows packed rows: tiles reach beyond the last one. */
-static void zero_tile(size_t words, size_t stride, float *out)
+static void zero_tile(size_t stride, float *out) { memset(out, 0, ROW_TILE * stride * sizeof *out); }
+
+/* Rows [t, t + rows) of the block of x from element `at` on, and of the pair behind it, to `out`, the block's row 0. t is a
+ * multiple of LANES. */
+static void pack_part(const Plan *p, size_t at, size_t t, size_t rows, float s, Rows x, float *out)
 {
-    for (size_t t = 0; t < ROW_TILE; t++, out += stride) memset(out, 0, words * sizeof *out);
+    const Products *floats = kernels->products;
+    const RowsPair *pair = pair_behind(p, at);
+    size_t n = least(p->block, p->inner - at), words = words_of(p->with, n), r = riding(pair), step = p->lanes ? words + r : p->stride;
+    Rows from = rows_right(rows_from(x, t), at);
+    out += t * step;
+    if (p->lanes) p->with->pack_lanes(rows, n, s, from, out, step * LANES);
+    else p->with->pack_rows(rows, n, step, s, from, out);
+    if (pair && p->lanes) floats->pack_lanes(rows, r, pair->s, rows_from(pair->u, t), out + words * LANES, step * LANES);
+    if (pair && !p->lanes) floats->pack_rows(rows, r, step, pair->s, rows_from(pair->u, t), out + words);
 }
 
-/* Rows [t, t + rows) of block b of x into their place. t is a multiple of LANES. */
-static void pack_part(const Plan *p, size_t T, size_t b, size_t t, size_t rows, float s, Rows x, float *scratch)
+/* Rows [t, t + rows) of block b of all T rows into their place, and the zeros after the last. */
+static void pack_block(const Plan *p, size_t T, size_t b, size_t t, size_t rows, float s, Rows x, float *scratch)
 {
-    size_t at = b * p->block, n = least(p->block, p->inner - at), words = words_of(p->with, n);
-    Rows from = rows_right(rows_from(x, t), at);
-    if (p->lanes) p->with->pack_lanes(rows, n, s, from, scratch + lanes_at(T, b) + t * words);
-    else p->with->pack_rows(rows, n, p->stride, s, from, scratch + rows_at(T, b) + t * p->stride);
-    if (!p->lanes && t + rows == T) zero_tile(words, p->stride, scratch + rows_at(T, b) + T * p->stride);
+    float *out = scratch + (p->lanes ? lanes_at(T, b) : rows_at(T, b));
+    pack_part(p, b * p->block, t, rows, s, x, out);
+    if (!p->lanes && t + rows == T) zero_tile(p->stride, out + T * p->stride);
 }
 
 static void pack(const Plan *p, size_t T, float s, Rows x, float *scratch)
 {
-    for (size_t b = 0; b * p->block < p->inner; b++) pack_part(p, T, b, 0, T, s, x, scratch);
+    for (size_t b = 0; b * p->block < p->inner; b++) pack_block(p, T, b, 0, T, s, x, scratch);
 }
 
-void rows_pack_nn(size_t T, float s, Rows x, const Weight *W, float *scratch)
+static void rows_pack(bool transposed, size_t T, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch)
 {
-    Plan p = plan_of(false, T, W);
+    Plan p = plan_of(transposed, T, W, pair);
     pack(&p, T, s, x, scratch);
+    if (!goes_apart(pair)) return;
+    Weight M = weight_of_pair(pair, transposed, W->cols);
+    rows_pack(transposed, T, pair->s, pair->u, &M, NULL, scratch + x_scratch(T, p.inner, 0));
 }
 
-void rows_pack_nt(size_t T, float s, Rows x, const Weight *W, float *scratch)
-{
-    Plan p = plan_of(true, T, W);
-    pack(&p, T, s, x, scratch);
-}
+void rows_pack_nn(size_t T, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch) { rows_pack(false, T, s, x, W, pair, scratch); }
+void rows_pack_nt(size_t T, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch) { rows_pack(true, T, s, x, W, pair, scratch); }
 
 /* ---- slices -------------------------------------------------------------------------------------------------- */
 
@@ -127,15 +154,44 @@ static Fetch fetch_next(Fetch (*fetch)(const Weight *, size_t, size_t, size_t), 
 static void nt_block(const Plan *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, Fetch next)
 {
     size_t n = least(p->block, p->inner - at);
-    if (p->lanes) p->with->nt(T, y, add, packed, W, begin, end, at, n, panel, next);
-    else if (p->words > SHORT) p->with->nt_few(T, y, add, packed, W, begin, end, at, n);
-    else p->with->nt_short(T, y, add, packed, W, begin, end, panel, next);
+    const RowsPair *pair = pair_behind(p, at);
+    if (p->lanes) p->with->nt(T, y, add, packed, W, begin, end, at, n, pair, panel, next);
+    else if (p->words > SHORT) p->with->nt_few(T, y, add, packed, W, begin, end, at, n, pair);
+    else p->with->nt_short(T, y, add, packed, W, begin, end, pair, panel, next);
 }
 
-void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, RowsNext next)
+static void nn_block(const Plan *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, Fetch next)
 {
-    Plan p = plan_of(true, T, W);
-    size_t columns = p.words > SHORT ? ROWS_SLICE : short_columns(p.words);
+    p->with->nn(T, y, add, packed, W, begin, end, at, least(p->block, p->inner - at), pair_behind(p, at), panel, next);
+}
+
+/* Columns of y that go through one panel. */
+static size_t panel_columns(const Plan *p, size_t otherwise)
+{
+    return p->words <= SHORT ? short_columns(p->words + riding(p->pair)) : otherwise;
+}
+
+/* Columns [begin, end) of what a pair that goes apart adds, packed behind x. */
+static void slice_apart(bool transposed, size_t T, Rows y, const float *packed, const RowsPair *pair, size_t width, size_t begin, size_t end)
+{
+    Weight M = weight_of_pair(pair, transposed, width);
+    if (!transposed) {
+        rows_nn_slice(T, y, true, packed, &M, NULL, begin, end, (RowsNext){0});
+        return;
+    }
+    size_t first = pair->first, from = begin > first ? begin - first : 0, to = end > first ? least(end - first, pair->rows) : 0;
+    if (from < to) rows_nt_slice(T, rows_right(y, first), true, packed, &M, NULL, from, to, (RowsNext){0});
+}
+
+void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const RowsPair *pair, size_t begin, size_t end, RowsNext next)
+{
+    Plan p = plan_of(true, T, W, pair);
+    size_t columns = panel_columns(&p, ROWS_SLICE);
+    if (goes_apart(pair)) {
+        rows_nt_slice(T, y, add, packed, W, NULL, begin, end, next);
+        slice_apart(true, T, y, packed + x_scratch(T, p.inner, 0), pair, W->cols, begin, end);
+        return;
+    }
     for (size_t stop; begin < end; begin = stop) {
         stop = least(begin + columns, end);
         for (size_t b = 0, at = 0; at < p.inner; b++, at += p.block)
@@ -144,15 +200,19 @@ void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight
     }
 }
 
-void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, RowsNext next)
+void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const RowsPair *pair, size_t begin, size_t end, RowsNext next)
 {
-    Plan p = plan_of(false, T, W);
-    size_t columns = p.words <= SHORT ? short_columns(p.words) : NN_COLUMNS;
+    Plan p = plan_of(false, T, W, pair);
+    size_t columns = panel_columns(&p, NN_COLUMNS);
+    if (goes_apart(pair)) {
+        rows_nn_slice(T, y, add, packed, W, NULL, begin, end, next);
+        slice_apart(false, T, y, packed + x_scratch(T, p.inner, 0), pair, W->cols, begin, end);
+        return;
+    }
     for (size_t stop; begin < end; begin = stop) {
         stop = least(begin + columns, end);
         for (size_t b = 0, at = 0; at < p.inner; b++, at += p.block)
-            p.with->nn(T, y, add || b, packed + rows_at(T, b), W, begin, stop, at, least(p.block, p.inner - at), panel,
-                       fetch_next(fetch_nn, &p, W, at, begin, stop, end, next));
+            nn_block(&p, T, y, add || b, packed + rows_at(T, b), W, begin, stop, at, fetch_next(fetch_nn, &p, W, at, begin, stop, end, next));
     }
 }
 
@@ -165,6 +225,7 @@ typedef struct {
     bool add;
     float s;
     const Weight *W;
+    const RowsPair *pair;
 } Product;
 
 /* Part i of n of a length, in whole units. */
@@ -177,18 +238,19 @@ static size_t part(size_t length, size_t unit, size_t i, size_t n)
 /* Rows [begin, end) of a narrow product, block by block through a scratch of NARROW_ROWS rows or fewer. */
 static void narrow_rows(const Product *p, const Plan *plan, size_t begin, size_t end, float *scratch)
 {
-    const Products *with = plan->with;
     size_t T = end - begin;
     Rows x = rows_from(p->x, begin), y = rows_from(p->y, begin);
+    Plan of_rows = *plan;
+    RowsPair pair;
+    if (plan->pair) {
+        pair = *plan->pair;
+        pair.u = rows_from(pair.u, begin);
+        of_rows.pair = &pair;
+    }
     for (size_t at = 0; at < plan->inner; at += plan->block) {
-        size_t n = least(plan->block, plan->inner - at);
-        if (plan->lanes) with->pack_lanes(T, n, p->s, rows_right(x, at), scratch);
-        else {
-            with->pack_rows(T, n, plan->stride, p->s, rows_right(x, at), scratch);
-            zero_tile(words_of(with, n), plan->stride, scratch + T * plan->stride);
-        }
-        if (p->transposed) nt_block(plan, T, y, p->add || at, scratch, p->W, 0, p->width, at, (Fetch){0});
-        else with->nn(T, y, p->add || at, scratch, p->W, 0, p->width, at, n, panel, (Fetch){0});
+        pack_part(&of_rows, at, 0, T, p->s, x, scratch);
+        if (!plan->lanes) zero_tile(plan->stride, scratch + T * plan->stride);
+        (p->transposed ? nt_block : nn_block)(&of_rows, T, y, p->add || at, scratch, p->W, 0, p->width, at, (Fetch){0});
     }
 }
 
@@ -206,19 +268,19 @@ static void pack_all(const Product *p, const Plan *plan, float *scratch)
 #pragma omp for schedule(static)
     for (size_t i = 0; i < blocks * runs; i++) {
         size_t t = i % runs * PACK_ROWS;
-        pack_part(plan, p->T, i / runs, t, least(PACK_ROWS, p->T - t), p->s, p->x, scratch);
+        pack_block(plan, p->T, i / runs, t, least(PACK_ROWS, p->T - t), p->s, p->x, scratch);
     }
 }
 
 static void wide_part(const Product *p, size_t i, size_t n, const float *packed)
 {
     size_t begin = part(p->width, ROWS_UNIT, i, n), end = part(p->width, ROWS_UNIT, i + 1, n);
-    (p->transposed ? rows_nt_slice : rows_nn_slice)(p->T, p->y, p->add, packed, p->W, begin, end, (RowsNext){0});
+    (p->transposed ? rows_nt_slice : rows_nn_slice)(p->T, p->y, p->add, packed, p->W, p->pair, begin, end, (RowsNext){0});
 }
 
 static void product(const Product *p, float *scratch)
 {
-    Plan plan = plan_of(p->transposed, p->T, p->W);
+    Plan plan = plan_of(p->transposed, p->T, p->W, p->pair);
     bool few = p->transposed && p->T <= FEW_ROWS, narrow = p->width <= ROWS_SLICE;
     bool worth = plan.inner * p->width * (few ? 1 : p->T) >= (few ? WORTH_READING : WORTH_A_TEAM), team = worth && !omp_in_parallel();
     if (few && !narrow) pack(&plan, p->T, p->s, p->x, scratch); /* sooner than a team would meet for it */
@@ -233,14 +295,26 @@ static void product(const Product *p, float *scratch)
     }
 }
 
-void rows_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, float *scratch)
+static void multiply(const Product *p, float *scratch)
 {
-    product(&(Product){true, T, W->rows, y, x, add, s, W}, scratch);
+    if (!goes_apart(p->pair)) {
+        product(p, scratch);
+        return;
+    }
+    Weight M = weight_of_pair(p->pair, p->transposed, p->W->cols);
+    Rows y = p->transposed ? rows_right(p->y, p->pair->first) : p->y;
+    product(&(Product){p->transposed, p->T, p->width, p->y, p->x, p->add, p->s, p->W, NULL}, scratch);
+    product(&(Product){p->transposed, p->T, p->transposed ? M.rows : M.cols, y, p->pair->u, true, p->pair->s, &M, NULL}, scratch + x_scratch(p->T, p->transposed ? p->W->cols : p->W->rows, 0));
 }
 
-void rows_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, float *scratch)
+void rows_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch)
 {
-    product(&(Product){false, T, W->cols, y, x, add, s, W}, scratch);
+    multiply(&(Product){true, T, W->rows, y, x, add, s, W, pair}, scratch);
+}
+
+void rows_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch)
+{
+    multiply(&(Product){false, T, W->cols, y, x, add, s, W, pair}, scratch);
 }
 
 const Latents *latents_of_path(bool pairs)
@@ -322,7 +396,7 @@ static bool bf16_works(void)
     if (sigaction(SIGILL, &trap, &before)) return false;
     if (sigsetjmp(refusal, 1) == 0) {
         products_bf16.pack_rows(1, 2, SHORT_STRIDE, 1, rows_of(x, 2), packed);
-        products_bf16.nt_short(1, rows_of(&y, 1), false, packed, &W, 0, 1, panel, (Fetch){0});
+        products_bf16.nt_short(1, rows_of(&y, 1), false, packed, &W, 0, 1, NULL, panel, (Fetch){0});
     }
     sigaction(SIGILL, &before, NULL);
     return *(volatile float *)&y == 9;

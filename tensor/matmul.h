@@ -37,17 +37,29 @@ static inline Rows rows_right(Rows rows, size_t c)
     return rows;
 }
 
-/* Scratch that a product of T rows and inner length K needs, in floats. */
-size_t rows_scratch(size_t T, size_t K);
+/* What a LoRA pair adds to a product on its way, so that y is not read and written once more:
+ *   nt   y[:, first : first + rows) += s u B'     M = B [rows][r]
+ *   nn   y += s u A                               M = A [r][width of y]
+ * u [T][r] is packed with x. NULL or r = 0: nothing. */
+typedef struct {
+    size_t r;
+    const float *M;
+    size_t first, rows; /* nt only; rows may be 0: another weight of the same packed x has the pair */
+    Rows u;             /* where x is packed */
+    float s;
+} RowsPair;
 
-/* y = s x W'      x [T][K], W [N][K], y [T][N];  add: y += s x W'.   K = W->cols, N = W->rows.
- * scratch         rows_scratch(T, K) floats, aligned to 64 bytes
+/* Scratch that a product of T rows and inner length K needs, with a pair of r, in floats. */
+size_t rows_scratch(size_t T, size_t K, size_t r);
+
+/* y = s x W' (+ pair)     x [T][K], W [N][K], y [T][N];  add: y += s x W'.   K = W->cols, N = W->rows.
+ * scratch         rows_scratch(T, K, r) floats, aligned to 64 bytes
  * A row of y may occur once only in a call. Threads: splits columns of y over the OpenMP team when called outside a
  * parallel region; inside one it runs on the calling thread. */
-void rows_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, float *scratch);
+void rows_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch);
 
-/* y = s x W       x [T][N], W [N][K], y [T][K];  add: y += s x W.    Inner length N = W->rows; scratch for (T, N). */
-void rows_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, float *scratch);
+/* y = s x W (+ pair)      x [T][N], W [N][K], y [T][K];  add: y += s x W.    Inner length N = W->rows; scratch for (T, N, r). */
+void rows_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch);
 
 /* LoRA's inner side, few columns: rows are read where they lie, so that nothing is packed.
  *   in    u = s x A'     x [T][N], A [r][N], u [T][r]
@@ -58,10 +70,10 @@ void rows_narrow_back(size_t T, Rows du, float s, Rows dy, size_t r, size_t N, c
 
 /* rows_nt and rows_nn for columns [begin, end) of y only, on the calling thread, with x packed beforehand, so that threads can
  * share the packing. begin is a multiple of ROWS_UNIT; end is one, too, or the width of y.
- * x packed for one W serves other weights of its inner length when rows_pack_serves says so. */
+ * x packed for one W serves other weights of its inner length, with pairs of the same r, when rows_pack_serves says so. */
 enum { ROWS_UNIT = 32 };
-void rows_pack_nt(size_t T, float s, Rows x, const Weight *W, float *scratch);
-void rows_pack_nn(size_t T, float s, Rows x, const Weight *W, float *scratch);
+void rows_pack_nt(size_t T, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch);
+void rows_pack_nn(size_t T, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch);
 bool rows_pack_serves(const Weight *packed_for, const Weight *W);
 
 /* Where the thread's next slice of the same kind begins, so that its weights are fetched while this one is multiplied;
@@ -70,8 +82,8 @@ typedef struct {
     const Weight *W;
     size_t begin;
 } RowsNext;
-void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, RowsNext next);
-void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, RowsNext next);
+void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const RowsPair *pair, size_t begin, size_t end, RowsNext next);
+void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const RowsPair *pair, size_t begin, size_t end, RowsNext next);
 
 /* G = s a' b      a [T][M], b [T][N] with row strides lda, ldb; G [M][N] dense, overwritten.
  * Rows are added in a way that depends on T, M and N alone. T = 0 gives zeros. */

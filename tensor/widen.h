@@ -5,6 +5,13 @@
 
 #include "tensor/words.h"
 
+/* The r floats of B that belong to column j of y, zeros for columns that the pair does not reach. */
+INLINE const float *pair_line(const RowsPair *pair, size_t j)
+{
+    static const float zeros[SHORT];
+    return j >= pair->first && j - pair->first < pair->rows ? pair->M + (j - pair->first) * pair->r : zeros;
+}
+
 /* The factor of the block that holds an element; FP8 only. */
 INLINE float factor_at(const Weight *w, size_t row, size_t col)
 {

@@ -54,16 +54,16 @@ static size_t most_rank(const Adapter *adapter, size_t l)
 /* Experts work on their rows in two passes: packed rows of the run at work, and each thread's bench for the busiest of them. */
 static size_t experts_scratch(const Widths *w, const TapeWork *work, size_t T, size_t r, bool back)
 {
-    size_t pairs = T * w->K, most = smaller(T, 3 * pairs / w->E + 64), inner = larger(w->D, 2 * w->expert), pack = rows_scratch(most, inner);
+    size_t pairs = T * w->K, most = smaller(T, 3 * pairs / w->E + 64), pack = rows_scratch(most, larger(w->D, w->expert), r);
     size_t rows = smaller(pairs, (size_t)(1.2 * work->experts * (double)pairs)), experts = (size_t)(work->experts * (double)w->E) + 1, each = pairs / w->E + 1;
-    size_t packed = rows_scratch(each, w->expert) / each * rows + experts * rows_scratch(1, r ? r : 1);
+    size_t packed = rows_scratch(each, w->expert, r) / each * rows + experts * rows_scratch(1, w->expert, r);
     size_t bench = back ? most * (2 * w->D + 6 * w->expert + 2 * r) : most * (3 * w->expert + r);
     return (back ? 2 : 1) * packed + work->threads * (bench + pack);
 }
 
 static size_t scratch_up(const Widths *w, const TapeWork *work, size_t T, size_t r)
 {
-    size_t most = rows_scratch(T, larger(larger(w->D, w->o), larger(w->F, w->low_q))) + T * r;
+    size_t most = rows_scratch(T, larger(larger(w->D, w->o), larger(w->F, w->low_q)), r);
     most = larger(most, work->threads * ATTENTION_ROOM);
     if (w->index) most = larger(most, work->threads * 65 * work->longest);
     return w->E ? larger(most, experts_scratch(w, work, T, r, false)) : most;
@@ -71,7 +71,7 @@ static size_t scratch_up(const Widths *w, const TapeWork *work, size_t T, size_t
 
 static size_t scratch_back(const Widths *w, const TapeWork *work, size_t T, size_t r)
 {
-    size_t most = rows_scratch(T, larger(larger(w->q, w->kv), larger(w->F, w->D))) + T * r;
+    size_t most = rows_scratch(T, larger(larger(w->q, w->kv), larger(w->F, w->D)), r) + T * 2 * r;
     most = larger(most, w->heads * T * (w->rope + 1) + work->threads * ATTENTION_ROOM);
     most = larger(most, T * larger(2 * w->F, w->D));
     return w->E ? larger(most, experts_scratch(w, work, T, r, true)) : most;
@@ -93,7 +93,7 @@ static Sizes head_sizes(const Model *model, const Adapter *adapter, size_t T)
 {
     enum { LOGITS_AT_ONCE = 1 << 22, LEAST_ROWS = 128 };
     size_t D = (size_t)model->config.hidden_size, V = model->lm_head.rows, step = smaller(larger(LOGITS_AT_ONCE / V, LEAST_ROWS), T);
-    return (Sizes){T * (2 * D + 5 + (adapter ? D : 0)), adapter ? T * (2 * D + 1) : 0, step * V + rows_scratch(step, larger(V, D))};
+    return (Sizes){T * (2 * D + 5 + (adapter ? D : 0)), adapter ? T * (2 * D + 1) : 0, step * V + rows_scratch(step, larger(V, D), 0)};
 }
 
 /* Arenas are touched by huge pages, and blocks leave some chunks open. */

@@ -65,7 +65,7 @@ static void expanded_rows(Cached *c)
     const Group *group = &c->trial.group;
     tape_begin(&tape, group, TAPE_OFF);
     Tensor *latent = tape_leaf(&tape, group->T, R, c->latent, false);
-    Tensor *kv = op_lora(&tape, op_linear(&tape, latent, 1, &c->kv_up), latent, c->adapted ? &c->lora : NULL);
+    Tensor *kv = op_linear(&tape, latent, 1, &c->kv_up, 1, (const Lora *[]){c->adapted ? &c->lora : NULL});
     Tensor *q = tape_leaf(&tape, group->T, QW, c->q, false), *kr = tape_leaf(&tape, group->T, ROPE, c->rotary, false);
     Tensor *o = op_attention(&tape, &c->shape, q, kv, kr, 0, c->keys);
     assert_ok(tape_error(&tape));

@@ -76,11 +76,11 @@ static Tensor *build(Tape *tape, const Trial *trial, Call *call)
     Tensor *kv = NULL, *o = NULL;
     if (a->pair) in.lora = lora_of(tape, &call->param[3], &call->param[4], a->dropout);
     if (some == 0) {
-        kv = op_lora(tape, op_linear(tape, in.latent, 1, &in.kv_up), in.latent, in.lora);
+        kv = op_linear(tape, in.latent, 1, &in.kv_up, 1, &in.lora);
         return op_attention(tape, &a->shape, in.q, kv, in.kr, in.kr_col, keys);
     }
     if (in.lora) in.B = op_param(tape, in.lora->B);
-    if (some < tape->group->n_docs) kv = op_linear(tape, in.latent, 1, &in.kv_up);
+    if (some < tape->group->n_docs) kv = op_linear(tape, in.latent, 1, &in.kv_up, 0, NULL);
     if (in.lora) in.low = op_lora_down(tape, in.latent, in.lora);
     if (kv && in.lora) kv = op_lora_up(tape, kv, in.low, in.lora, in.B);
     if (kv) o = op_attention(tape, &a->shape, in.q, kv, in.kr, in.kr_col, keys);

@@ -21,7 +21,7 @@ enum { N_CASES = 3 * sizeof cases / sizeof *cases };
 static Tensor *build(Tape *tape, const Trial *trial, Call *call)
 {
     const Frozen *frozen = trial->op;
-    return op_linear(tape, call->in[0], frozen->n, frozen->W);
+    return op_linear(tape, call->in[0], frozen->n, frozen->W, 0, NULL);
 }
 
 static void reference(const Trial *trial, void *const *in, void *out)
@@ -115,7 +115,7 @@ static void without_a_parameter_the_frozen_weight_counts(void **state)
     make_trained(&trial, 1);
     tape_begin(&tape, &trial.group, TAPE_RECORD);
     Tensor *x = tape_leaf(&tape, trial.group.T, 9, trial.in[0].values, false);
-    Tensor *a = op_linear_trained(&tape, x, trial.op, NULL), *b = op_linear(&tape, x, 1, (const Weight *[]){trial.op});
+    Tensor *a = op_linear_trained(&tape, x, trial.op, NULL), *b = op_linear(&tape, x, 1, (const Weight *[]){trial.op}, 0, NULL);
     assert_ok(tape_error(&tape));
     assert_memory_equal(a->data, b->data, trial.group.T * 5 * sizeof(float));
     assert_int_equal(tape.n_nodes, 0);
@@ -134,17 +134,17 @@ static void weights_that_do_not_fit_are_an_error(void **state)
     Param param = {.name = (char *)"router", .rows = 3, .cols = 2, .data = values};
     Group group = {.T = 3, .n_docs = 1, .doc_start = (size_t[]){0, 3}};
     tape_begin(&tape, &group, TAPE_RECORD);
-    assert_ptr_equal(op_linear(&tape, tape_leaf(&tape, 3, 2, x, true), 2, (const Weight *[]){&right, &wrong}), &tape.dummy);
+    assert_ptr_equal(op_linear(&tape, tape_leaf(&tape, 3, 2, x, true), 2, (const Weight *[]){&right, &wrong}, 0, NULL), &tape.dummy);
     assert_fails(tape_error(&tape), ERR_FORMAT, "linear: x is 2 wide, wrong is [4][3]");
     tape_begin(&tape, &group, TAPE_RECORD);
     assert_ptr_equal(op_linear_trained(&tape, tape_leaf(&tape, 3, 2, x, true), &right, &param), &tape.dummy);
     assert_fails(tape_error(&tape), ERR_FORMAT, "linear: right is [4][2], router [3][2]");
     tape_begin(&tape, &group, TAPE_RECORD);
     const Weight *five[] = {&right, &right, &right, &right, &right};
-    assert_ptr_equal(op_linear(&tape, tape_leaf(&tape, 3, 2, x, true), 5, five), &tape.dummy);
+    assert_ptr_equal(op_linear(&tape, tape_leaf(&tape, 3, 2, x, true), 5, five, 0, NULL), &tape.dummy);
     assert_fails(tape_error(&tape), ERR_FORMAT, "linear: 5 weights");
     tape_begin(&tape, &group, TAPE_RECORD);
-    assert_ptr_equal(op_linear(&tape, tape_leaf(&tape, 3, 2, x, true), 0, NULL), &tape.dummy);
+    assert_ptr_equal(op_linear(&tape, tape_leaf(&tape, 3, 2, x, true), 0, NULL, 0, NULL), &tape.dummy);
     assert_fails(tape_error(&tape), ERR_FORMAT, "linear: 0 weights");
     tape_free(&tape);
 }

@@ -4,10 +4,12 @@
 #include "tensor/matmul.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef struct {
-    size_t col, O, R;
+    Weight W;  /* [O][D] that the pair joins */
+    size_t col, N, R;
     bool dropout;
     double *keep; /* [T][D] what dropout multiplies with, taken from the operation; NULL: ones */
 } Pair;
@@ -32,15 +34,24 @@ static Lora *lora_of(Tape *tape, const Pair *pair, Param *A, Param *B)
 
 static Tensor *build(Tape *tape, const Trial *trial, Call *call)
 {
-    return op_lora(tape, call->in[0], call->in[1], lora_of(tape, trial->op, &call->param[2], &call->param[3]));
+    const Pair *pair = trial->op;
+    const Lora *lora = lora_of(tape, pair, &call->param[1], &call->param[2]);
+    return op_linear(tape, call->in[0], 1, (const Weight *[]){&pair->W}, 1, &lora);
 }
 
 static void reference(const Trial *trial, void *const *in, void *out)
 {
     const Pair *pair = trial->op;
-    memcpy(out, in[0], trial->group.T * trial->cols * sizeof(double));
-    reference_lora(trial->group.T, trial->in[1].cols, trial->cols, pair->O, pair->R, out, pair->col, (double)0.7f, in[1], pair->keep,
-                   in[2], in[3]);
+    size_t T = trial->group.T, D = trial->in[0].cols, O = trial->cols;
+    const double *x = in[0];
+    const float *W = pair->W.data;
+    double *y = out;
+    for (size_t t = 0; t < T; t++)
+        for (size_t o = 0; o < O; o++) {
+            y[t * O + o] = 0;
+            for (size_t d = 0; d < D; d++) y[t * O + o] += x[t * D + d] * (double)W[o * D + d];
+        }
+    reference_lora(T, D, O, pair->N, pair->R, out, pair->col, (double)0.7f, in[0], pair->keep, in[1], in[2]);
 }
 
 /* The mask is what becomes of ones when A, B and scale are units. */
@@ -48,31 +59,32 @@ static double *mask_of(Trial *trial, const Group *group, float p, size_t D, uint
 {
     Tape tape = {.dropout = p, .dropout_key = 99};
     float *unit = trial_alloc(trial, D * D * sizeof *unit), *ones = trial_alloc(trial, group->T * D * sizeof *ones);
-    float *y = trial_alloc(trial, group->T * D * sizeof *y);
+    Weight zero = weight_of("zero", D, D, trial_alloc(trial, D * D * sizeof *unit));
     for (size_t i = 0; i < D; i++) unit[i * D + i] = 1;
     for (size_t i = 0; i < group->T * D; i++) ones[i] = 1;
     Param param = {.name = (char *)"unit", .rows = D, .cols = D, .data = unit};
     Lora lora = {.A = &param, .B = &param, .scale = 1, .dropout = true, .key = key};
     tape_begin(&tape, group, TAPE_OFF);
-    op_lora(&tape, tape_leaf(&tape, group->T, D, y, false), tape_leaf(&tape, group->T, D, ones, false), &lora);
+    Tensor *x = tape_leaf(&tape, group->T, D, ones, false), *y = op_linear(&tape, x, 1, (const Weight *[]){&zero}, 1, (const Lora *[]){&lora});
     assert_ok(tape_error(&tape));
-    tape_free(&tape);
     double *keep = trial_alloc(trial, group->T * D * sizeof *keep);
-    for (size_t i = 0; i < group->T * D; i++) keep[i] = (double)y[i];
+    for (size_t i = 0; i < group->T * D; i++) keep[i] = (double)y->data[i];
+    tape_free(&tape);
     return keep;
 }
 
 static void make(Trial *trial, size_t i)
 {
     trial_init(trial, cases[i].documents, build, reference, cases[i].O);
-    trial_tensor(trial, "y", cases[i].O);
     trial_tensor(trial, "x", cases[i].D);
     trial_param(trial, "A", cases[i].R, cases[i].D);
     trial_param(trial, "B", cases[i].N, cases[i].R);
     trial->dropout = cases[i].dropout;
     trial->samples = cases[i].D < 100 ? 150 : 10;
     Pair *pair = trial_alloc(trial, sizeof *pair);
-    *pair = (Pair){cases[i].col, cases[i].N, cases[i].R, cases[i].dropout > 0, NULL};
+    float *W = trial_alloc(trial, cases[i].O * cases[i].D * sizeof *W);
+    for (size_t k = 0; k < cases[i].O * cases[i].D; k++) W[k] = (float)(0.3 * rng_normal(17, k));
+    *pair = (Pair){weight_of("W", cases[i].O, cases[i].D, W), cases[i].col, cases[i].N, cases[i].R, cases[i].dropout > 0, NULL};
     if (pair->dropout) pair->keep = mask_of(trial, &trial->group, cases[i].dropout, cases[i].D, 12);
     trial->op = pair;
 }
@@ -102,25 +114,45 @@ static void a_fresh_adapter_changes_nothing(void **state)
     Arena arena = {0};
     Trial trial;
     make(&trial, 4);
-    memset(trial.in[3].values, 0, trial.in[3].rows * trial.in[3].cols * sizeof(float));
+    memset(trial.in[2].values, 0, trial.in[2].rows * trial.in[2].cols * sizeof(float));
     Outcome got = trial_run(&trial, &arena);
-    assert_memory_equal(got.out, trial.in[0].values, trial.group.T * trial.cols * sizeof(float));
-    for (size_t i = 0; i < trial.in[2].rows * trial.in[2].cols; i++) assert_true(got.grad[2][i] == 0);
+    Tape tape = {0};
+    tape_begin(&tape, &trial.group, TAPE_OFF);
+    Tensor *x = tape_leaf(&tape, trial.group.T, trial.in[0].cols, trial.in[0].values, false);
+    Tensor *alone = op_linear(&tape, x, 1, (const Weight *[]){&((const Pair *)trial.op)->W}, 0, NULL);
+    assert_ok(tape_error(&tape));
+    for (size_t i = 0; i < trial.group.T * trial.cols; i++) assert_true(got.out[i] == alone->data[i]);
+    for (size_t i = 0; i < trial.in[1].rows * trial.in[1].cols; i++) assert_true(got.grad[1][i] == 0);
+    tape_free(&tape);
     arena_free(&arena);
     trial_free(&trial);
 }
 
-static void no_adapter_is_no_operation(void **state)
+/* Two weights side by side: one pair for both, or one for each. */
+static void one_pair_for_both_weights_equals_its_halves(void **state)
 {
     (void)state;
-    Tape tape = {0};
-    float y[4] = {1, 2, 3, 4}, x[2] = {1, 2};
-    tape_begin(&tape, &(Group){.T = 2, .n_docs = 1, .doc_start = (size_t[]){0, 2}}, TAPE_RECORD);
-    Tensor *out = tape_leaf(&tape, 2, 2, y, true);
-    assert_ptr_equal(op_lora(&tape, out, tape_leaf(&tape, 2, 1, x, true), NULL), out);
-    assert_int_equal(tape.n_nodes, 0);
-    assert_true(y[0] == 1 && y[3] == 4);
-    tape_free(&tape);
+    enum { T = 9, D = 20, F = 33, R = 3 };
+    Tape tapes[2] = {0};
+    float *values = malloc((F * D * 2 + T * D + R * D + 2 * F * R) * sizeof *values), *x = values + 2 * F * D, *a = x + T * D, *b = a + R * D;
+    for (size_t i = 0; i < F * D * 2 + T * D + R * D + 2 * F * R; i++) values[i] = (float)rng_normal(5, i);
+    Weight gate = weight_of("gate", F, D, values), up = weight_of("up", F, D, values + F * D);
+    Param A = {.name = (char *)"A", .rows = R, .cols = D, .data = a}, B = {.name = (char *)"B", .rows = 2 * F, .cols = R, .data = b};
+    Param first = {.name = (char *)"B", .rows = F, .cols = R, .data = b}, second = {.name = (char *)"B", .rows = F, .cols = R, .data = b + F * R};
+    Lora both = {.A = &A, .B = &B, .scale = 0.7f}, halves[2] = {{.A = &A, .B = &first, .scale = 0.7f}, {.A = &A, .B = &second, .col = F, .scale = 0.7f}};
+    Tensor *out[2], *in[2];
+    for (size_t i = 0; i < 2; i++) {
+        tape_begin(&tapes[i], &(Group){.T = T, .n_docs = 1, .doc_start = (size_t[]){0, T}}, TAPE_RECORD);
+        in[i] = tape_leaf(&tapes[i], T, D, x, true);
+        const Lora *pairs[] = {i ? &halves[0] : NULL, i ? &halves[1] : &both};
+        out[i] = op_linear(&tapes[i], in[i], 2, (const Weight *[]){&gate, &up}, 2, pairs);
+        memcpy(tape_seed(&tapes[i], out[i]), out[i]->data, T * 2 * F * sizeof(float));
+        assert_ok(tape_backward(&tapes[i]));
+    }
+    assert_memory_equal(out[0]->data, out[1]->data, T * 2 * F * sizeof(float));
+    for (size_t i = 0; i < T * D; i++) assert_true(fabsf(in[0]->grad[i] - in[1]->grad[i]) <= 1e-4f * (1 + fabsf(in[0]->grad[i])));
+    for (size_t i = 0; i < 2; i++) tape_free(&tapes[i]);
+    free(values);
 }
 
 /* ---- dropout ----------------------------------------------------------------------------------------------------- */
@@ -139,7 +171,7 @@ static void no_dropout_equals_dropout_of_zero(void **state)
         trial.op = &pair;
         Outcome got = trial_run(&trial, &arena);
         assert_memory_equal(got.out, want.out, trial.group.T * trial.cols * sizeof(float));
-        for (size_t i = 0; i < 4; i++) assert_memory_equal(got.grad[i], want.grad[i], trial.in[i].rows * trial.in[i].cols * sizeof(float));
+        for (size_t i = 0; i < 3; i++) assert_memory_equal(got.grad[i], want.grad[i], trial.in[i].rows * trial.in[i].cols * sizeof(float));
         arena_free(&arena);
         trial_free(&trial);
     }
@@ -215,12 +247,13 @@ static void refused(size_t rows, size_t D, size_t O, size_t col, const char *par
     Lora lora = {.A = &A, .B = &B, .col = col, .scale = 1};
     Group group = {.T = 3, .n_docs = 1, .doc_start = (size_t[]){0, 3}, .n_micro = 1, .micro_start = (size_t[]){0, 3}};
     tape_begin(&tape, &group, TAPE_RECORD);
-    Tensor *y = tape_leaf(&tape, 3, O, values, true), *x = tape_leaf(&tape, rows, D, values, true);
-    assert_ptr_equal(op_lora(&tape, y, x, &lora), &tape.dummy);
+    Weight W = weight_of("W", O, D, values);
+    assert_ptr_equal(op_linear(&tape, tape_leaf(&tape, rows, D, values, true), 1, (const Weight *[]){&W}, 1, (const Lora *[]){&lora}), &tape.dummy);
     assert_fails(tape_error(&tape), ERR_FORMAT, part);
     B.cols = 5;
+    W = weight_of("W", 4, 3, values);
     tape_begin(&tape, &group, TAPE_RECORD);
-    op_lora(&tape, tape_leaf(&tape, 3, 4, values, true), tape_leaf(&tape, 3, 3, values, true), &(Lora){.A = &A, .B = &B});
+    op_linear(&tape, tape_leaf(&tape, 3, 3, values, true), 1, (const Weight *[]){&W}, 1, (const Lora *[]){&lora});
     assert_fails(tape_error(&tape), ERR_FORMAT, "B [4][5]");
     tape_free(&tape);
 }
@@ -231,21 +264,7 @@ static void what_does_not_fit_is_an_error_that_names_the_pair(void **state)
     refused(3, 2, 4, 0, "q.lora_A: x is [3][2], y [3][4], A [2][3], B [4][2] at column 0");
     refused(3, 3, 3, 0, "q.lora_A: x is [3][3], y [3][3]");
     refused(3, 3, 5, 2, "B [4][2] at column 2");
-    refused(2, 3, 4, 0, "x is [2][3], y [3][4]");
-}
-
-static void the_rows_are_those_of_the_group(void **state)
-{
-    (void)state;
-    Tape tape = {0};
-    float values[64] = {0};
-    Param A = {.name = (char *)"q.lora_A", .rows = 2, .cols = 3, .data = values};
-    Param B = {.name = (char *)"q.lora_B", .rows = 4, .cols = 2, .data = values};
-    Group group = {.T = 3, .n_docs = 1, .doc_start = (size_t[]){0, 3}, .n_micro = 1, .micro_start = (size_t[]){0, 3}};
-    tape_begin(&tape, &group, TAPE_RECORD);
-    op_lora(&tape, tape_leaf(&tape, 2, 4, values, true), tape_leaf(&tape, 2, 3, values, true), &(Lora){.A = &A, .B = &B});
-    assert_fails(tape_error(&tape), ERR_FORMAT, "q.lora_A: 2 rows, 3 tokens");
-    tape_free(&tape);
+    refused(2, 3, 4, 0, "q.lora_A: 2 rows, 3 tokens");
 }
 
 int main(void)
@@ -255,13 +274,12 @@ int main(void)
         cmocka_unit_test(backward_matches_finite_differences),
         cmocka_unit_test(grouping_and_threads_change_no_bit),
         cmocka_unit_test(a_fresh_adapter_changes_nothing),
-        cmocka_unit_test(no_adapter_is_no_operation),
+        cmocka_unit_test(one_pair_for_both_weights_equals_its_halves),
         cmocka_unit_test(no_dropout_equals_dropout_of_zero),
         cmocka_unit_test(the_share_kept_is_one_minus_p_and_the_mean_stays),
         cmocka_unit_test(documents_modules_rows_and_columns_drop_on_their_own),
         cmocka_unit_test(the_mask_follows_the_number_of_the_document),
         cmocka_unit_test(what_does_not_fit_is_an_error_that_names_the_pair),
-        cmocka_unit_test(the_rows_are_those_of_the_group),
     };
     matmul_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);

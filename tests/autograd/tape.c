@@ -29,9 +29,9 @@ static void every_operation(Tape *tape, Tensor *x /* [3][4] */)
 
     assert_ptr_equal(op_embed(tape, &W, ids), &tape->dummy);
     assert_ptr_equal(op_add(tape, x, x), &tape->dummy);
-    assert_ptr_equal(op_linear(tape, x, 1, (const Weight *[]){&W}), &tape->dummy);
+    assert_ptr_equal(op_linear(tape, x, 1, (const Weight *[]){&W}, 0, NULL), &tape->dummy);
     assert_ptr_equal(op_linear_trained(tape, x, &W, &router), &tape->dummy);
-    assert_ptr_equal(op_lora(tape, x, x, &lora), x); /* in place: hands back what it was given */
+    assert_ptr_equal(op_linear(tape, x, 1, (const Weight *[]){&W}, 1, (const Lora *[]){&lora}), &tape->dummy);
     assert_ptr_equal(op_rmsnorm(tape, x, 0, 4, values, 1e-5), &tape->dummy);
     assert_ptr_equal(op_layernorm(tape, x, values, values, 1e-5), &tape->dummy);
     assert_ptr_equal(op_rope(tape, x, &table, 0, 1, 2, true), &tape->dummy);
@@ -98,7 +98,7 @@ static void nothing_is_recorded_where_nothing_wants_a_gradient(void **state)
     Weight W = weight_of("W", 4, 4, values);
     for (int i = 0; i < 3; i++) { /* nothing wants; wants, but the tape is off; wants */
         tape_begin(&tape, &group, i == 1 ? TAPE_OFF : TAPE_RECORD);
-        Tensor *leaf = tape_leaf(&tape, 3, 4, x, i > 0), *y = op_add(&tape, op_linear(&tape, leaf, 1, (const Weight *[]){&W}), leaf);
+        Tensor *leaf = tape_leaf(&tape, 3, 4, x, i > 0), *y = op_add(&tape, op_linear(&tape, leaf, 1, (const Weight *[]){&W}, 0, NULL), leaf);
         assert_int_equal(tape.n_nodes, i == 2 ? 2 : 0);
         assert_true(y->wants == (i == 2));
         assert_ok(tape_backward(&tape));
@@ -114,7 +114,7 @@ static void a_tensor_used_twice_gets_the_sum_of_both_gradients(void **state)
     Weight a = weight_of("a", 1, 1, &three), b = weight_of("b", 1, 1, &five);
     tape_begin(&tape, &group, TAPE_RECORD);
     Tensor *leaf = tape_leaf(&tape, 3, 1, x, true);
-    Tensor *y = op_linear(&tape, leaf, 1, (const Weight *[]){&a}), *z = op_linear(&tape, leaf, 1, (const Weight *[]){&b});
+    Tensor *y = op_linear(&tape, leaf, 1, (const Weight *[]){&a}, 0, NULL), *z = op_linear(&tape, leaf, 1, (const Weight *[]){&b}, 0, NULL);
     Tensor *sum = op_add(&tape, y, z);
     assert_ptr_equal(sum, y); /* in place: the gradient is shared */
     sum = op_add(&tape, sum, leaf);
@@ -132,8 +132,8 @@ static void a_branch_that_leads_nowhere_adds_nothing(void **state)
     float x[3] = {1, 2, 3}, three = 3;
     Weight W = weight_of("W", 1, 1, &three);
     tape_begin(&tape, &group, TAPE_RECORD);
-    Tensor *leaf = tape_leaf(&tape, 3, 1, x, true), *y = op_linear(&tape, leaf, 1, (const Weight *[]){&W});
-    op_linear(&tape, y, 1, (const Weight *[]){&W});
+    Tensor *leaf = tape_leaf(&tape, 3, 1, x, true), *y = op_linear(&tape, leaf, 1, (const Weight *[]){&W}, 0, NULL);
+    op_linear(&tape, y, 1, (const Weight *[]){&W}, 0, NULL);
     tape_seed(&tape, y)[0] = 1;
     assert_ok(tape_backward(&tape));
     assert_true(leaf->grad[0] == 3 && leaf->grad[1] == 0);
@@ -168,7 +168,7 @@ static void a_used_tape_gives_the_bits_of_a_new_one(void **state)
     for (int round = 0; round < 3; round++) {
         tape_begin(&tape, &group, TAPE_RECORD);
         Tensor *leaf = tape_leaf(&tape, 3, 4, x, true);
-        Tensor *y = op_rmsnorm(&tape, op_linear(&tape, leaf, 1, (const Weight *[]){&W}), 0, 4, values, 1e-5);
+        Tensor *y = op_rmsnorm(&tape, op_linear(&tape, leaf, 1, (const Weight *[]){&W}, 0, NULL), 0, 4, values, 1e-5);
         for (size_t i = 0; i < 12; i++) tape_seed(&tape, y)[i] = (float)i;
         assert_ok(tape_backward(&tape));
         if (round == 0) memcpy(first, y->data, sizeof first), memcpy(grad, leaf->grad, sizeof grad);
@@ -196,8 +196,8 @@ static Tensor *run(Tape *tape, int op, Tensor *x)
     float *copy = tape_floats(tape, 12);
     memcpy(copy, ones, sizeof ones);
     switch (op) {
-    case 0: return op_linear(tape, x, 1, (const Weight *[]){&W});
-    case 1: return op_lora(tape, tape_leaf(tape, 3, 4, copy, true), x, &lora);
+    case 0: return op_linear(tape, x, 1, (const Weight *[]){&W}, 0, NULL);
+    case 1: return op_linear(tape, x, 1, (const Weight *[]){&W}, 1, (const Lora *[]){&lora});
     case 2: return op_rmsnorm(tape, x, 0, 4, values, 1e-5);
     case 3: return op_swiglu(tape, x);
     case 4: return op_add(tape, tape_leaf(tape, 3, 4, copy, true), x);
@@ -215,7 +215,7 @@ static void guard_names_the_operation_and_the_element(void **state)
 {
     (void)state;
     static const char *const messages[] = {
-        "linear: row 1, column 0 is",  "lora: row 1, column 0 is",  "rmsnorm: row 1, column 0 is", "swiglu: row 1, column 0 is",
+        "linear: row 1, column 0 is",  "linear: row 1, column 0 is",  "rmsnorm: row 1, column 0 is", "swiglu: row 1, column 0 is",
         "add: row 1, column 0 is",     "rope: row 1, column 0 is",  "loss: row 1, column 0 is",    "route: row 1, column 0 is",
         "experts: row 1, column 0 is", "attention: row 1, column 0 is", "layernorm: row 1, column 0 is", "embed: row 1, column 0 is"};
     Tape tape = {0};

@@ -34,7 +34,7 @@ static float *pack_a(const Blocks *blocks, const Case *c, const float *A)
     float *out = floats((c->turned ? words : c->M + BLOCK_BAND) * BLOCK_STRIDE), *lanes = floats(round_up(c->M, LANES) * words);
     memset(out, 0xff, (c->turned ? words : c->M + BLOCK_BAND) * BLOCK_STRIDE * sizeof *out);
     if (!c->turned) blocks->products->pack_rows(c->M, c->K, BLOCK_STRIDE, c->s, rows_of(A, c->K), out);
-    else blocks->products->pack_lanes(c->M, c->K, c->s, rows_of(A, c->K), lanes);
+    else blocks->products->pack_lanes(c->M, c->K, c->s, rows_of(A, c->K), lanes, words * LANES);
     for (size_t i = 0; c->turned && i < c->M; i++)
         for (size_t k = 0; k < words; k++) memcpy(out + k * BLOCK_STRIDE + i, lanes + i / LANES * words * LANES + k * LANES + i % LANES, sizeof *out);
     free(lanes);
@@ -45,9 +45,8 @@ static float *pack_a(const Blocks *blocks, const Case *c, const float *A)
 static float *pack_b(const Blocks *blocks, const Case *c, const float *B, size_t step)
 {
     float *out = floats(round_up(c->N, LANES) / LANES * step);
-    for (size_t j = 0; c->lanes && j < c->N; j += LANES)
-        blocks->products->pack_lanes(least(LANES, c->N - j), c->K, 1, rows_from(rows_of(B, c->K), j), out + j / LANES * step);
-    if (!c->lanes) blocks->pack_columns(c->K, c->N, 1, rows_of(B, c->N), out, step);
+    if (c->lanes) blocks->products->pack_lanes(c->N, c->K, 1, rows_of(B, c->K), out, step);
+    else blocks->pack_columns(c->K, c->N, 1, rows_of(B, c->N), out, step);
     return out;
 }
 

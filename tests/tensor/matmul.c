@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BLOCK = 512 }; /* words of a block */
+enum { BLOCK = 512, RIDES = 64 }; /* words of a block; the largest r of a pair that rides along */
 
 static const DType dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3};
 
@@ -65,7 +65,30 @@ static float chain_of_codes(size_t begin, size_t end, const float *x, float s, c
     return sum;
 }
 
-static void reference(bool transposed, size_t T, Rows y, bool add, float s, Rows x, const Test *w)
+/* The pair's chain goes on from `sum`. Element (t, p) of u at u[t * r + p]; columns a pair does not reach meet zeros. */
+static float with_pair(bool transposed, const RowsPair *pair, size_t t, size_t j, size_t width, float sum)
+{
+    bool reached = !transposed || (j >= pair->first && j < pair->first + pair->rows);
+    for (size_t p = 0; p < pair->r; p++) {
+        float u = pair->u.data[(pair->u.index ? pair->u.index[t] : t) * pair->u.stride + p] * pair->s;
+        float m = !reached ? 0 : transposed ? pair->M[(j - pair->first) * pair->r + p] : pair->M[p * width + j];
+        sum = fmaf(u, m, sum);
+    }
+    return sum;
+}
+
+/* What goes apart is a product of its own: blocks of its chain are added to y. */
+static void reference_apart(bool transposed, size_t T, Rows y, const RowsPair *pair, size_t width)
+{
+    for (size_t t = 0; t < T; t++)
+        for (size_t j = 0; j < width; j++) {
+            RowsPair part = *pair;
+            if (transposed && (j < pair->first || j >= pair->first + pair->rows)) continue;
+            y.data[(y.index ? y.index[t] : t) * y.stride + j] += with_pair(transposed, &part, t, j, width, 0);
+        }
+}
+
+static void reference(bool transposed, size_t T, Rows y, bool add, float s, Rows x, const Test *w, const RowsPair *pair)
 {
     size_t inner = transposed ? w->w.cols : w->w.rows, width = transposed ? w->w.rows : w->w.cols;
     bool pairs = !strncmp(matmul_path(), "bf16/", 5) && !weight_is_exact(&w->w);
@@ -78,23 +101,39 @@ static void reference(bool transposed, size_t T, Rows y, bool add, float s, Rows
             const char *scales = (const char *)w->w.scale + (transposed ? j / 128 * blocks : j / 128) * 4;
             for (size_t at = 0; at < inner; at += block) {
                 size_t end = at + block < inner ? at + block : inner;
+                bool codes = pairs && w->w.dtype == DTYPE_F8_E4M3, rides = pair && pair->r <= RIDES && end == inner;
                 float sum = !pairs                          ? chain(at, end, in, s, w->wide + start, step)
-                            : w->w.dtype == DTYPE_F8_E4M3 ? chain_of_codes(at, end, in, s, w->codes + start, step, scales, transposed ? 1 : blocks)
+                            : codes                         ? chain_of_codes(at, end, in, s, w->codes + start, step, scales, transposed ? 1 : blocks)
                                                             : chain_of_pairs(at, end, in, s, w->wide + start, step);
+                if (rides) sum = codes ? sum + with_pair(transposed, pair, t, j, width, 0) : with_pair(transposed, pair, t, j, width, sum);
                 *out = add || at ? *out + sum : sum;
             }
         }
+    if (pair && pair->r > RIDES) reference_apart(transposed, T, y, pair, width);
 }
 
-static void product(bool transposed, size_t T, Rows y, bool add, float s, Rows x, const Weight *w)
+static void product(bool transposed, size_t T, Rows y, bool add, float s, Rows x, const Weight *w, const RowsPair *pair)
 {
-    float *scratch = floats(rows_scratch(T, transposed ? w->cols : w->rows));
-    (transposed ? rows_nt : rows_nn)(T, y, add, s, x, w, scratch);
+    float *scratch = floats(rows_scratch(T, transposed ? w->cols : w->rows, pair ? pair->r : 0));
+    (transposed ? rows_nt : rows_nn)(T, y, add, s, x, w, pair, scratch);
     free(scratch);
 }
 
-/* Gathered, scaled, added and scattered, into a y whose other rows must stay as they are. */
-static void check(bool transposed, DType dtype, size_t T, size_t inner, size_t width, bool add, bool indexed)
+/* A random pair; of nt it leaves some columns out. */
+static RowsPair random_pair(bool transposed, size_t T, size_t width, size_t r)
+{
+    size_t first = transposed ? width / 5 : 0, rows = transposed ? width - first - width / 7 : 0;
+    return (RowsPair){r, normal(11, r * (transposed ? rows : width)), first, rows, rows_of(normal(12, T * r), r), 0.6f};
+}
+
+static void drop_pair(RowsPair *pair)
+{
+    free((float *)(size_t)pair->M);
+    free(pair->u.data);
+}
+
+/* Gathered, scaled, added and scattered, into a y whose other rows must stay as they are; r: of a pair. */
+static void check_pair(bool transposed, DType dtype, size_t T, size_t inner, size_t width, bool add, bool indexed, size_t r)
 {
     Test w = transposed ? test_weight(dtype, width, inner) : test_weight(dtype, inner, width);
     size_t in_rows = T + 5, out_rows = T + 3, y_stride = width + 2, x_stride = inner + 1;
@@ -107,14 +146,21 @@ static void check(bool transposed, DType dtype, size_t T, size_t inner, size_t w
     memcpy(want, y, out_rows * y_stride * 4);
     Rows xs = {x, x_stride, indexed ? from : NULL}, ys = {y, y_stride, indexed ? to : NULL}, wants = ys;
     wants.data = want;
-    product(transposed, T, ys, add, 0.7f, xs, &w.w);
-    reference(transposed, T, wants, add, 0.7f, xs, &w);
+    RowsPair pair = random_pair(transposed, T, width, r);
+    product(transposed, T, ys, add, 0.7f, xs, &w.w, r ? &pair : NULL);
+    reference(transposed, T, wants, add, 0.7f, xs, &w, r ? &pair : NULL);
     char what[120];
-    snprintf(what, sizeof what, "%s %s T %zu inner %zu width %zu add %d indexed %d", transposed ? "nt" : "nn",
-             dtype_name(dtype), T, inner, width, add, indexed);
+    snprintf(what, sizeof what, "%s %s T %zu inner %zu width %zu add %d indexed %d r %zu", transposed ? "nt" : "nn",
+             dtype_name(dtype), T, inner, width, add, indexed, r);
     assert_same(what, y, want, out_rows * y_stride);
+    drop_pair(&pair);
     free(from), free(to), free(x), free(y), free(want);
     drop(&w);
+}
+
+static void check(bool transposed, DType dtype, size_t T, size_t inner, size_t width, bool add, bool indexed)
+{
+    check_pair(transposed, dtype, T, inner, width, add, indexed, 0);
 }
 
 static void every_size_gives_the_bits_of_a_scalar_chain(void **state)
@@ -146,6 +192,18 @@ static void every_kind_of_weight_and_edge_meets_every_direction(void **state)
     }
 }
 
+static void a_pair_joins_every_kind_of_product(void **state)
+{
+    (void)state;
+    static const size_t ranks[] = {1, 2, 8, 16, 17, 64, 65, 100}, Ts[] = {1, 5, 8, 9, 17, 48, 50, 200};
+    static const size_t widths[] = {1, 17, 96, 97, 200, 385}, inners[] = {1, 17, 64, 65, 127, 129, 512, 600, 1024, 1100};
+    for (size_t p = 0, i = 0; p < N_PATHS; p++)
+        for (size_t r = 0; r < sizeof ranks / sizeof *ranks && has_path(p); r++)
+            for (size_t t = 0; t < sizeof Ts / sizeof *Ts; t++)
+                for (size_t q = 0; q < 6; q++, i++)
+                    check_pair(q % 2, dtypes[q / 2], Ts[t], inners[i * 7 % 10], widths[i * 5 % 6], i / 6 % 2, i / 12 % 2, ranks[r]);
+}
+
 static void a_row_has_the_same_bits_alone_and_in_company(void **state)
 {
     (void)state;
@@ -157,11 +215,14 @@ static void a_row_has_the_same_bits_alone_and_in_company(void **state)
             size_t width = i / 2 ? 150 : 16;
             Test w = transposed ? test_weight(DTYPE_BF16, width, INNER) : test_weight(DTYPE_BF16, INNER, width);
             float *x = normal(8, T * INNER), *y = floats(T * width), *alone = floats(width);
-            product(transposed, T, rows_of(y, width), false, 1, rows_of(x, INNER), &w.w);
+            RowsPair pair = random_pair(transposed, T, width, 8), of_row = pair;
+            product(transposed, T, rows_of(y, width), false, 1, rows_of(x, INNER), &w.w, &pair);
             for (size_t t = 0; t < T; t++) {
-                product(transposed, 1, rows_of(alone, width), false, 1, rows_of(x + t * INNER, INNER), &w.w);
+                of_row.u.data = pair.u.data + t * 8;
+                product(transposed, 1, rows_of(alone, width), false, 1, rows_of(x + t * INNER, INNER), &w.w, &of_row);
                 assert_memory_equal(alone, y + t * width, width * 4);
             }
+            drop_pair(&pair);
             free(x), free(y), free(alone);
             drop(&w);
         }
@@ -185,8 +246,8 @@ static void tiny_and_huge_numbers_follow_the_instruction(void **state)
             w.wide[k] = bf16_to_f32(half);
         }
         for (size_t k = 0; k < T * INNER; k++) x[k] *= sizes[i / 2];
-        product(transposed, T, rows_of(y, WIDTH), false, 1, rows_of(x, INNER), &w.w);
-        reference(transposed, T, rows_of(want, WIDTH), false, 1, rows_of(x, INNER), &w);
+        product(transposed, T, rows_of(y, WIDTH), false, 1, rows_of(x, INNER), &w.w, NULL);
+        reference(transposed, T, rows_of(want, WIDTH), false, 1, rows_of(x, INNER), &w, NULL);
         assert_same("tiny and huge", y, want, T * WIDTH);
         free(x), free(y), free(want);
         drop(&w);
@@ -207,7 +268,7 @@ static void an_exact_weight_is_multiplied_in_fp32_on_every_path(void **state)
             y[k] = floats(T * WIDTH);
             w.w.exact = k == 1;
             matmul_init(k < 2 ? "bf16" : "fp32");
-            product(transposed, T, rows_of(y[k], WIDTH), false, 1, rows_of(x, INNER), &w.w);
+            product(transposed, T, rows_of(y[k], WIDTH), false, 1, rows_of(x, INNER), &w.w, NULL);
         }
         assert_memory_equal(y[1], y[2], T * WIDTH * 4);
         assert_memory_not_equal(y[0], y[1], T * WIDTH * 4);
@@ -236,7 +297,7 @@ static void every_code_of_fp8_has_its_value(void **state)
         for (int transposed = 0; transposed < 2; transposed++) {
             float scales[2] = {scale, scale};
             Weight w = {.dtype = DTYPE_F8_E4M3, .rows = transposed ? 256 : 1, .cols = transposed ? 1 : 256, .data = codes, .scale = scales};
-            product(transposed, 1, rows_of(y, 256), false, 1, rows_of(&one, 1), &w);
+            product(transposed, 1, rows_of(y, 256), false, 1, rows_of(&one, 1), &w, NULL);
             for (int i = 0; i < 256; i++) {
                 float want = f8_e4m3_to_f32((uint8_t)i) * scale;
                 assert_true(isnan(want) ? isnan(y[i]) : y[i] == want);
@@ -255,23 +316,25 @@ static void threads_and_slices_change_no_bit(void **state)
             bool transposed = i % 2;
             size_t width = i / 2 % 2 ? WIDE : 24, inner = i / 4 ? INNER : 33;
             Test w = transposed ? test_weight(DTYPE_F8_E4M3, width, inner) : test_weight(DTYPE_F8_E4M3, inner, width);
-            float *x = normal(8, T * inner), *scratch = floats(rows_scratch(T, inner)), *y[4];
+            float *x = normal(8, T * inner), *scratch = floats(rows_scratch(T, inner, 100)), *y[4];
+            RowsPair pair = random_pair(transposed, T, width, i % 3 ? 8 : 100);
             for (int j = 0; j < 4; j++) y[j] = floats(T * width);
             for (int threads = 1; threads <= 3; threads++) {
                 omp_set_num_threads(threads);
-                product(transposed, T, rows_of(y[threads - 1], width), false, 0.3f, rows_of(x, inner), &w.w);
+                product(transposed, T, rows_of(y[threads - 1], width), false, 0.3f, rows_of(x, inner), &w.w, &pair);
             }
             omp_set_num_threads(2);
-            (transposed ? rows_pack_nt : rows_pack_nn)(T, 0.3f, rows_of(x, inner), &w.w, scratch);
+            (transposed ? rows_pack_nt : rows_pack_nn)(T, 0.3f, rows_of(x, inner), &w.w, &pair, scratch);
             size_t step = (i + 1) % 3 + 1;
 #pragma omp parallel for
             for (size_t begin = 0; begin < width; begin += step * ROWS_UNIT) {
                 size_t end = begin + step * ROWS_UNIT < width ? begin + step * ROWS_UNIT : width;
-                (transposed ? rows_nt_slice : rows_nn_slice)(T, rows_of(y[3], width), false, scratch, &w.w, begin, end, (RowsNext){&w.w, 0});
+                (transposed ? rows_nt_slice : rows_nn_slice)(T, rows_of(y[3], width), false, scratch, &w.w, &pair, begin, end, (RowsNext){&w.w, 0});
             }
             for (int j = 1; j < 4; j++) assert_memory_equal(y[j], y[0], T * width * 4);
             for (int j = 0; j < 4; j++) free(y[j]);
             free(x), free(scratch);
+            drop_pair(&pair);
             drop(&w);
         }
     }
@@ -352,6 +415,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_size_gives_the_bits_of_a_scalar_chain),
         cmocka_unit_test(every_kind_of_weight_and_edge_meets_every_direction),
+        cmocka_unit_test(a_pair_joins_every_kind_of_product),
         cmocka_unit_test(tiny_and_huge_numbers_follow_the_instruction),
         cmocka_unit_test(an_exact_weight_is_multiplied_in_fp32_on_every_path),
         cmocka_unit_test(a_row_has_the_same_bits_alone_and_in_company),

@@ -1,0 +1,44 @@
+/* What operations with LoRA pairs share. For op_*.c only. */
+#ifndef GRAFT_AUTOGRAD_LORA_H
+#define GRAFT_AUTOGRAD_LORA_H
+
+#include "autograd/op.h"
+#include "tensor/matmul.h"
+
+static inline size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+
+/* What a pair adds to `width` columns of y from `col` on: s u B', for rows_nt. u [T][r]; it may be NULL once x is packed. */
+static inline RowsPair lora_outer(const Lora *lora, size_t col, size_t width, const float *u)
+{
+    if (!lora) return (RowsPair){0};
+    size_t r = lora->A->rows, from = larger(col, lora->col), to = smaller(col + width, lora->col + lora->B->rows);
+    if (from >= to) return (RowsPair){.r = r, .M = lora->B->data, .u = rows_of(u, r), .s = lora->scale}; /* none of them */
+    return (RowsPair){r, lora->B->data + (from - lora->col) * r, from - col, to - from, rows_of(u, r), lora->scale};
+}
+
+/* What it adds to the gradient of x: du A, for rows_nn. */
+static inline RowsPair lora_inner(const Lora *lora, const float *du)
+{
+    return lora ? (RowsPair){.r = lora->A->rows, .M = lora->A->data, .u = rows_of(du, lora->A->rows), .s = 1} : (RowsPair){0};
+}
+
+/* Does dropout act on the pair's input? */
+bool lora_drops(const Tape *tape, const Lora *lora);
+
+/* drop(x): x itself, or a copy in scratch; NULL after an error. */
+float *lora_dropped(Tape *tape, const Lora *lora, const Tensor *x);
+
+/* u = drop(x) A', [T][r]; belongs to the tape. */
+float *lora_down(Tape *tape, const Lora *lora, const Tensor *x);
+
+/* du = s dy B in scratch, dB_m = s dy' u. dy [T][O] starts at the pair's first column. */
+float *lora_up_backward(Tape *tape, const Lora *lora, const float *dy, size_t O, const float *u);
+
+/* dA_m = du' drop(x). */
+void lora_sum_A(Tape *tape, const Lora *lora, const Tensor *x, const float *du);
+
+/* dx += drop'(du A), where dropout acts or nothing else adds to dx. */
+void lora_down_backward(Tape *tape, const Lora *lora, Tensor *x, const float *du);
+
+#endif

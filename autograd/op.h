@@ -31,9 +31,10 @@ Tensor *op_linear_trained(Tape *tape, Tensor *x, const Weight *W, const Param *p
 
 /* ---- op_lora.c ------------------------------------------------------------------------------------------------- */
 
-/* The two halves of a pair whose B serves more than one operation: u = drop(x) A', and y += scale u B', in place. */
+/* The two halves of a pair that serves more than one operation: u = drop(x) A', and y = x W' + scale u B', B [n_micro] of
+ * op_param. */
 Tensor *op_lora_down(Tape *tape, Tensor *x, const Lora *lora);
-Tensor *op_lora_up(Tape *tape, Tensor *y, Tensor *u, const Lora *lora, Tensor *const *B);
+Tensor *op_lora_up(Tape *tape, Tensor *x, const Weight *W, Tensor *u, const Lora *lora, Tensor *const *B);
 
 /* ---- op_param.c ------------------------------------------------------------------------------------------------ */
 

@@ -118,39 +118,48 @@ Tensor *op_lora_down(Tape *tape, Tensor *x, const Lora *lora)
     return tape_record(tape, &down, u, (Lora *)(size_t)lora, param_trains(A), 1, (Tensor *[]){x});
 }
 
+typedef struct {
+    const Weight *W;
+    const Lora *lora;
+} Up;
+
 static void up_backward(Node *node)
 {
     Tape *tape = node->tape;
-    const Lora *lora = node->kept;
-    Tensor *u = node->in[1], *y = node->out, **B = node->in + 2;
-    size_t T = u->shape[0], R = u->shape[1], O = y->shape[1], N = lora->B->rows;
-    const float *dy = y->grad + lora->col;
-    float *dB = tape_scratch(tape, N * R), *du = tape_scratch(tape, T * R);
+    const Up *kept = node->kept;
+    const Lora *lora = kept->lora;
+    Tensor *x = node->in[0], *u = node->in[1], *y = node->out, **B = node->in + 2;
+    size_t T = u->shape[0], R = u->shape[1], O = y->shape[1], D = x->shape[1];
+    float *dB = tape_scratch(tape, O * R), *du = tape_scratch(tape, T * R), *scratch = tape_scratch(tape, rows_scratch(T, O, 0));
     if (tape->err) return;
-    rows_narrow_back(T, rows_of(du, R), lora->scale, rows_of(dy, O), R, N, lora->B->data);
+    rows_narrow_back(T, rows_of(du, R), lora->scale, rows_of(y->grad, O), R, O, lora->B->data);
     if (u->wants) row_add(T * R, u->grad, du);
     for (size_t m = 0; m < tape->group->n_micro && B[m]->wants; m++) {
         Span span = group_span(tape->group, m);
-        sum_tn(span.n, N, R, dB, lora->scale, dy + span.begin * O, O, u->data + span.begin * R, R);
-        row_add(N * R, B[m]->grad, dB);
+        sum_tn(span.n, O, R, dB, lora->scale, y->grad + span.begin * O, O, u->data + span.begin * R, R);
+        row_add(O * R, B[m]->grad, dB);
     }
+    if (x->wants) rows_nn(T, rows_of(x->grad, D), true, 1, rows_of(y->grad, O), kept->W, NULL, scratch);
 }
 
-static const Op up = {.name = "lora", .backward = up_backward};
+static const Op up = {.name = "linear", .backward = up_backward};
 
-Tensor *op_lora_up(Tape *tape, Tensor *y, Tensor *u, const Lora *lora, Tensor *const *B)
+Tensor *op_lora_up(Tape *tape, Tensor *x, const Weight *W, Tensor *u, const Lora *lora, Tensor *const *B)
 {
-    size_t T = u->shape[0], R = u->shape[1], O = y->shape[1], N = lora->B->rows, n_micro = tape->group->n_micro;
-    if (!tape_expect(tape, lora->B->cols == R && y->shape[0] == T && lora->col + N <= O, "%s: u is [%zu][%zu], y [%zu][%zu], B [%zu][%zu] at column %zu",
-                     lora->B->name, T, R, y->shape[0], O, N, lora->B->cols, lora->col))
+    size_t T = u->shape[0], D = x->shape[1], R = u->shape[1], O = W->rows, n_micro = tape->group->n_micro;
+    if (!tape_expect(tape, W->cols == D && x->shape[0] == T && lora->B->cols == R && lora->B->rows == O && lora->col == 0,
+                     "%s: x is [%zu][%zu], u [%zu][%zu], %s [%zu][%zu], B [%zu][%zu] at column %zu", lora->B->name, x->shape[0], D, T, R,
+                     W->name, O, W->cols, lora->B->rows, lora->B->cols, lora->col))
         return &tape->dummy;
-    Weight b = weight_of(lora->B->name, N, R, lora->B->data);
-    Tensor **in = tape_alloc(tape, (2 + n_micro) * sizeof *in);
-    float *scratch = tape_scratch(tape, rows_scratch(T, R, 0));
+    Tensor *y = tape_tensor(tape, T, O), **in = tape_alloc(tape, (2 + n_micro) * sizeof *in);
+    Up *kept = tape_alloc(tape, sizeof *kept);
+    float *scratch = tape_scratch(tape, rows_scratch(T, D, R));
     if (tape->err) return &tape->dummy;
-    in[0] = y;
+    *kept = (Up){W, lora};
+    in[0] = x;
     in[1] = u;
     for (size_t m = 0; m < n_micro; m++) in[2 + m] = B[m];
-    rows_nt(T, rows_of(y->data + lora->col, O), true, lora->scale, rows_of(u->data, R), &b, NULL, scratch);
-    return tape_record(tape, &up, y, (Lora *)(size_t)lora, false, 2 + n_micro, in);
+    RowsPair pair = lora_outer(lora, 0, O, u->data);
+    rows_nt(T, rows_of(y->data, O), false, 1, rows_of(x->data, D), W, &pair, scratch);
+    return tape_record(tape, &up, y, kept, false, 2 + n_micro, in);
 }

@@ -72,21 +72,20 @@ static size_t count_latent(const Group *group, const AttentionShape *shape, cons
 }
 
 /* Documents without a past: each the cheaper of two ways, over expanded keys and values or over latents. The pair on kv_up
- * serves both ways of a group in which documents differ. */
-static Tensor *attend(Tape *tape, const AttentionShape *shape, LatentInputs in, const LayerAdapter *adapter, const Keys *chosen)
+ * serves both, and goes in halves always: a document's bits must not depend on whether the group has others. */
+static Tensor *attend(Tape *tape, const AttentionShape *shape, LatentInputs in, const Keys *chosen)
 {
     size_t n_latent = count_latent(tape->group, shape, chosen);
-    Tensor *kv = NULL, *o = NULL;
-    if (n_latent == 0) {
-        kv = project(tape, in.latent, in.kv_up, adapter, LORA_KV_UP);
-        return op_attention(tape, shape, in.q, kv, in.kr, in.kr_col, chosen);
+    Tensor *o = NULL;
+    if (in.lora) {
+        in.B = op_param(tape, in.lora->B);
+        in.low = op_lora_down(tape, in.latent, in.lora);
     }
-    if (in.lora) in.B = op_param(tape, in.lora->B);
-    if (n_latent < tape->group->n_docs) kv = frozen(tape, in.latent, in.kv_up);
-    if (in.lora) in.low = op_lora_down(tape, in.latent, in.lora);
-    if (kv && in.lora) kv = op_lora_up(tape, kv, in.low, in.lora, in.B);
-    if (kv) o = op_attention(tape, shape, in.q, kv, in.kr, in.kr_col, chosen);
-    return op_attention_latent(tape, shape, &in, chosen, o);
+    if (n_latent < tape->group->n_docs) {
+        Tensor *kv = in.lora ? op_lora_up(tape, in.latent, in.kv_up, in.low, in.lora, in.B) : frozen(tape, in.latent, in.kv_up);
+        o = op_attention(tape, shape, in.q, kv, in.kr, in.kr_col, chosen);
+    }
+    return n_latent ? op_attention_latent(tape, shape, &in, chosen, o) : o;
 }
 
 Tensor *attention_forward(Tape *tape, const Model *model, size_t l, const LayerAdapter *lora, Tensor *h, const LayerPass *pass)
@@ -121,8 +120,7 @@ Tensor *attention_forward(Tape *tape, const Model *model, size_t l, const LayerA
         o = op_attention_cached(tape, shape, q, &layer->kv_up, pair,
                                 (const float *const *)pass->cache->latent, (const float *const *)pass->cache->rotary, chosen);
     } else {
-        o = attend(tape, shape, (LatentInputs){.q = q, .latent = latent, .kr = kv_down, .kr_col = R, .kv_up = &layer->kv_up, .lora = pair},
-                   lora, chosen);
+        o = attend(tape, shape, (LatentInputs){.q = q, .latent = latent, .kr = kv_down, .kr_col = R, .kv_up = &layer->kv_up, .lora = pair}, chosen);
     }
     return project(tape, o, &layer->o_proj, lora, LORA_O);
 }

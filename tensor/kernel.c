@@ -1,7 +1,7 @@
 /* Products for one instruction set: KERNEL is avx512, avx2, plain, or bf16 (AVX512-BF16).
  *
  * A panel of W is brought to words where it stays in L2; a tile of ROWS x GROUPS vectors of sums then stays in registers
- * while the inner index runs. Lanes are tokens in nt (W is never transposed), columns of W in nn. The sums of any element
+ * while the inner index runs. Lanes are tokens in nt (W is not transposed), columns of y in nt_turned and nn. The sums of any element
  * do not depend on the tile that held it, so tiles may differ between instruction sets. */
 #include "tensor/widen.h"
 
@@ -12,7 +12,7 @@ enum { MAX_GROUPS = 1, WIDE_1 = 6, TAIL = 4, MAX_ROWS = 6 };
 #else
 enum { MAX_GROUPS = 1, WIDE_1 = 2, TAIL = 2, MAX_ROWS = 2 };
 #endif
-enum { RUN = 192, SHORT_RUN = 24 };
+enum { RUN = 96, SHORT_RUN = 24 };
 
 /* ---- tiles --------------------------------------------------------------------------------------------------- */
 
@@ -149,7 +149,7 @@ INLINE Tile *choose_tile(size_t rows, size_t groups, bool brief)
 /* Where the factors of a tile of FP8 lie: its block begins at (row, col) of w, and
  *   lines    its rows are rows of w and the inner index runs along columns of w (nt);
  *   columns  its lanes are columns of w and the inner index runs along rows (nn);
- *   turned   its lanes are rows of w, the inner length within one block (nt_short). */
+ *   turned   its lanes are rows of w and the inner index runs along columns (nt_turned). */
 typedef struct {
     enum { FACTOR_NONE, FACTOR_LINES, FACTOR_COLUMNS, FACTOR_TURNED } way;
     const Weight *w;
@@ -164,7 +164,7 @@ INLINE V factor_of(const Factors *f, size_t j, size_t g, size_t p)
 {
     size_t along = p * WEIGHT_BLOCK, row = f->row, col = f->col;
     if (f->way == FACTOR_LINES) return all(factor_at(f->w, least(row + j, f->w->rows - 1), col + along));
-    return all(f->way == FACTOR_COLUMNS ? factor_at(f->w, row + along, col + g * LANES) : factor_at(f->w, row + g * LANES, col));
+    return all(f->way == FACTOR_COLUMNS ? factor_at(f->w, row + along, col + g * LANES) : factor_at(f->w, row + g * LANES, col + along));
 }
 
 /* Codes are exact in bf16, so they are multiplied as they are: sum = fma(part's sum, its factor, sum), part by part; then the
@@ -272,7 +272,7 @@ static void nt(size_t T, Rows y, bool add, const float *packed, const Weight *w,
     }
 }
 
-/* ---- nn, and nt of short inner length: lanes are columns of y ------------------------------------------------ */
+/* ---- nn, and nt with W turned: lanes are columns of y ------------------------------------------------ */
 
 /* A panel [group][n words, r floats][LANES], groups `step` floats apart, that meets packed x. */
 typedef struct {
@@ -292,7 +292,7 @@ static void nn_tile(size_t T, size_t t, size_t rows, Rows y, bool add, const flo
     float *out[MAX_ROWS];
     for (size_t q = 0; q < MAX_ROWS; q++) out[q] = spare[q];
     for (size_t q = 0; q < direct; q++) out[q] = row_of(y, t + q) + column;
-    if (add) fetch_rows(T, t, direct, rows_right(y, column), columns);
+    fetch_rows(T, t, direct, rows_right(y, column), columns);
     for (size_t q = direct; q < rows; q++) memset(spare[q], 0, sizeof spare[q]); /* add reads it */
     Factors factors = panel.factors;
     if (factors.way == FACTOR_COLUMNS) factors.col += column;
@@ -336,25 +336,27 @@ static void nn(size_t T, Rows y, bool add, const float *packed, const Weight *w,
                      (Panel){panel, step, words, r, end - begin, factors}, next);
 }
 
-static void nt_short(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end,
-                     const RowsPair *pair, float *panel, Fetch next)
+static void nt_turned(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at,
+                      size_t n, const RowsPair *pair, float *panel, Fetch next)
 {
-    static const float zeros[SHORT];
-    float wide_row[LANES][SHORT];
-    size_t n = w->cols, words = words_of(n), r = pair ? pair->r : 0, step = (words + r) * LANES;
+    static const float zeros[BLOCK];
+    float wide_row[LANES][BLOCK];
+    size_t words = words_of(n), r = pair ? pair->r : 0, step = (words + r) * LANES + LANES;
     bool floats = w->dtype == DTYPE_F32 && (uintptr_t)w->data % sizeof(float) == 0; /* nothing to widen */
     for (size_t j = begin; j < end; j += LANES) {
         const float *row[LANES];
+        float *out = panel + (j - begin) / LANES * step;
         for (size_t i = 0; i < LANES; i++) {
-            row[i] = j + i >= end ? zeros : floats ? (const float *)w->data + (j + i) * n : wide_row[i];
-            if (j + i < end && !floats) fill_line(w, j + i, 0, n, wide_row[i]);
+            row[i] = j + i >= end ? zeros : floats ? (const float *)w->data + (j + i) * w->cols + at : wide_row[i];
+            if (j + i < end && !floats) fill_line(w, j + i, at, n, wide_row[i]);
         }
-        rows_to_lanes(words, row, 1, panel + (j - begin) * (words + r));
+        rows_to_lanes(words, row, 1, out);
         for (size_t i = 0; i < LANES && r; i++) row[i] = j + i < end ? pair_line(pair, j + i) : zeros;
-        if (r) rows_to_lanes(r, row, 1, panel + (j - begin) * (words + r) + words * LANES);
+        if (r) rows_to_lanes(r, row, 1, out + words * LANES);
     }
-    Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_TURNED : FACTOR_NONE, w, begin, 0};
-    rows_times_panel(T, rows_right(y, begin), add, packed, SHORT_STRIDE, (Panel){panel, step, words, r, end - begin, factors}, next);
+    Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_TURNED : FACTOR_NONE, w, begin, at};
+    rows_times_panel(T, rows_right(y, begin), add, packed, packed_stride(words_of(w->cols)),
+                     (Panel){panel, step, words, r, end - begin, factors}, next);
 }
 
-const Products PASTE(products_, KERNEL) = {PER_WORD, pack_lanes, pack_rows, nt, nt_short, PASTE(nt_few_, KERNEL), nn};
+const Products PASTE(products_, KERNEL) = {PER_WORD, pack_lanes, pack_rows, nt, nt_turned, PASTE(nt_few_, KERNEL), nn};

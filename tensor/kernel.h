@@ -14,7 +14,7 @@
  * then, and the pair's chain begins at zero and is added. A pair of larger r is a product of its own.
  *
  * Packed x, one block after the other, inner lengths in words, r included in the last:
- *   nt of more than FEW_ROWS, inner length > SHORT
+ *   nt of FEW_ROWS < T < TURN_ROWS, inner length > SHORT
  *                              lanes are tokens: [group of LANES tokens][inner][LANES], absent tokens zero
  *   nn, and nt otherwise       [token][stride], stride packed_stride(inner without r); and ROW_TILE tokens of zeros after the last */
 #ifndef GRAFT_TENSOR_KERNEL_H
@@ -27,6 +27,7 @@ enum {
     ROW_TILE = 8,
     FEW_ROWS = ROW_TILE,        /* up to this many rows of x, nt reads W once and turns it: text that comes token by token */
     FEW_COLUMNS = ROWS_UNIT,
+    TURN_ROWS = 256,            /* from so many rows of x on, turning W in its panel costs less than turning x and y */
     BLOCK = 512,                /* words of a block: part of every result's bits */
     SHORT = 64,                 /* up to this inner length W fits beside y's columns: no transposed write-out */
     ROWS_SLICE = 96,            /* columns of y in one panel of nt */
@@ -68,13 +69,13 @@ typedef struct {
     /* One block of one panel, its place and length in elements. y starts at column 0, packed at this block; panel is PANEL_FLOATS floats.
      * pair: the one that is packed behind this block, or NULL.
      *   nt        columns [begin, end) of y, at most ROWS_SLICE; inner [at, at + n)
-     *   nt_short  the same for up to SHORT words of W->cols, at most short_columns
+     *   nt_turned the same with W turned in the panel, packed rows; at most NN_COLUMNS or short_columns
      *   nt_few    the same for up to FEW_ROWS rows and any columns, begin a multiple of FEW_COLUMNS
      *   nn        columns [begin, end) of y, at most NN_COLUMNS or short_columns; inner [at, at + n) */
     void (*nt)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
                size_t n, const RowsPair *pair, float *panel, Fetch next);
-    void (*nt_short)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end,
-                     const RowsPair *pair, float *panel, Fetch next);
+    void (*nt_turned)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
+                      size_t n, const RowsPair *pair, float *panel, Fetch next);
     NtFew *nt_few;
     void (*nn)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
                size_t n, const RowsPair *pair, float *panel, Fetch next);

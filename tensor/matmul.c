@@ -75,7 +75,7 @@ static Plan plan_of(bool transposed, size_t T, const Weight *W, const RowsPair *
 {
     const Products *with = rounded && !weight_is_exact(W) ? rounded : kernels->products;
     size_t inner = transposed ? W->cols : W->rows, words = words_of(with, inner);
-    return (Plan){with, transposed && words > SHORT && T > FEW_ROWS, inner, words, block_of(with), packed_stride(words), riding(pair) ? pair : NULL};
+    return (Plan){with, transposed && words > SHORT && T > FEW_ROWS && T < TURN_ROWS, inner, words, block_of(with), packed_stride(words), riding(pair) ? pair : NULL};
 }
 
 /* The pair behind the block from element `at` on: only the last one has it. */
@@ -138,7 +138,7 @@ static Fetch fetch_of(const Weight *W, size_t row, size_t col, size_t rows, size
 }
 
 /* What nt and nn read for the columns of y from begin on, inner index from at on: one block of one panel. */
-static Fetch fetch_nt(const Weight *W, size_t begin, size_t at, size_t block) { return fetch_of(W, begin, at, ROWS_SLICE, block); }
+static Fetch fetch_nt(const Weight *W, size_t begin, size_t at, size_t block) { return fetch_of(W, begin, at, NN_COLUMNS, block); }
 static Fetch fetch_nn(const Weight *W, size_t begin, size_t at, size_t block) { return fetch_of(W, at, begin, block, NN_COLUMNS); }
 
 /* What is read after a block of the panel [begin, stop): the next block, the next panel, the next slice. */
@@ -156,8 +156,8 @@ static void nt_block(const Plan *p, size_t T, Rows y, bool add, const float *pac
     size_t n = least(p->block, p->inner - at);
     const RowsPair *pair = pair_behind(p, at);
     if (p->lanes) p->with->nt(T, y, add, packed, W, begin, end, at, n, pair, panel, next);
-    else if (p->words > SHORT) p->with->nt_few(T, y, add, packed, W, begin, end, at, n, pair);
-    else p->with->nt_short(T, y, add, packed, W, begin, end, pair, panel, next);
+    else if (p->words > SHORT && T <= FEW_ROWS) p->with->nt_few(T, y, add, packed, W, begin, end, at, n, pair);
+    else p->with->nt_turned(T, y, add, packed, W, begin, end, at, n, pair, panel, next);
 }
 
 static void nn_block(const Plan *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, Fetch next)
@@ -186,7 +186,7 @@ static void slice_apart(bool transposed, size_t T, Rows y, const float *packed, 
 void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const RowsPair *pair, size_t begin, size_t end, RowsNext next)
 {
     Plan p = plan_of(true, T, W, pair);
-    size_t columns = panel_columns(&p, ROWS_SLICE);
+    size_t columns = panel_columns(&p, p.lanes ? ROWS_SLICE : NN_COLUMNS);
     if (goes_apart(pair)) {
         rows_nt_slice(T, y, add, packed, W, NULL, begin, end, next);
         slice_apart(true, T, y, packed + x_scratch(T, p.inner, 0), pair, W->cols, begin, end);
@@ -396,7 +396,7 @@ static bool bf16_works(void)
     if (sigaction(SIGILL, &trap, &before)) return false;
     if (sigsetjmp(refusal, 1) == 0) {
         products_bf16.pack_rows(1, 2, SHORT_STRIDE, 1, rows_of(x, 2), packed);
-        products_bf16.nt_short(1, rows_of(&y, 1), false, packed, &W, 0, 1, NULL, panel, (Fetch){0});
+        products_bf16.nt_turned(1, rows_of(&y, 1), false, packed, &W, 0, 1, 0, 2, NULL, panel, (Fetch){0});
     }
     sigaction(SIGILL, &before, NULL);
     return *(volatile float *)&y == 9;

@@ -73,18 +73,17 @@ static Tensor *build(Tape *tape, const Trial *trial, Call *call)
     *keys = (Keys){tape->group->n_docs, a->keys.of + call->doc};
     size_t some = n_latent(a, tape->group, keys);
     LatentInputs in = {.q = call->in[0], .latent = call->in[1], .kr = call->in[2], .kr_col = a->kr_col, .kv_up = a->kv_up};
-    Tensor *kv = NULL, *o = NULL;
-    if (a->pair) in.lora = lora_of(tape, &call->param[3], &call->param[4], a->dropout);
-    if (some == 0) {
-        kv = op_linear(tape, in.latent, 1, &in.kv_up, 1, &in.lora);
-        return op_attention(tape, &a->shape, in.q, kv, in.kr, in.kr_col, keys);
+    Tensor *kv, *o = NULL;
+    if (a->pair) {
+        in.lora = lora_of(tape, &call->param[3], &call->param[4], a->dropout);
+        in.B = op_param(tape, in.lora->B);
+        in.low = op_lora_down(tape, in.latent, in.lora);
     }
-    if (in.lora) in.B = op_param(tape, in.lora->B);
-    if (some < tape->group->n_docs) kv = op_linear(tape, in.latent, 1, &in.kv_up, 0, NULL);
-    if (in.lora) in.low = op_lora_down(tape, in.latent, in.lora);
-    if (kv && in.lora) kv = op_lora_up(tape, kv, in.low, in.lora, in.B);
-    if (kv) o = op_attention(tape, &a->shape, in.q, kv, in.kr, in.kr_col, keys);
-    return op_attention_latent(tape, &a->shape, &in, keys, o);
+    if (some < tape->group->n_docs) {
+        kv = a->pair ? op_lora_up(tape, in.latent, in.kv_up, in.low, in.lora, in.B) : op_linear(tape, in.latent, 1, &in.kv_up, 0, NULL);
+        o = op_attention(tape, &a->shape, in.q, kv, in.kr, in.kr_col, keys);
+    }
+    return some ? op_attention_latent(tape, &a->shape, &in, keys, o) : o;
 }
 
 static void reference(const Trial *trial, void *const *in, void *out)

@@ -186,6 +186,7 @@ static void every_kind_of_weight_and_edge_meets_every_direction(void **state)
             check(i % 2, dtypes[i / 2 % 3], 37, 300, 201, i / 6 % 2, i / 12);
             check(i % 2, dtypes[i / 2 % 3], 200, 130, 8, i / 6 % 2, i / 12); /* narrow, more rows than one packing */
             check(i % 2, dtypes[i / 2 % 3], 25, 8, 333, i / 6 % 2, i / 12);  /* short */
+            check(true, dtypes[i % 3], 256 + i, 1312 + i, 210 - i, i / 6 % 2, i / 12); /* many rows: W is turned */
             if (i < 6) check(i % 2, dtypes[i / 2 % 3], 9, 64, 1500, false, true); /* short, more columns than a panel */
             for (size_t T = 1; T <= 9; T++) check(true, dtypes[i % 3], T, i / 3 % 2 ? 1312 : 2112, i / 6 % 2 ? 160 : 75, i % 2, i / 12); /* few rows */
         }
@@ -195,7 +196,7 @@ static void every_kind_of_weight_and_edge_meets_every_direction(void **state)
 static void a_pair_joins_every_kind_of_product(void **state)
 {
     (void)state;
-    static const size_t ranks[] = {1, 2, 8, 16, 17, 64, 65, 100}, Ts[] = {1, 5, 8, 9, 17, 48, 50, 200};
+    static const size_t ranks[] = {1, 2, 8, 16, 17, 64, 65, 100}, Ts[] = {1, 5, 8, 9, 17, 50, 200, 260};
     static const size_t widths[] = {1, 17, 96, 97, 200, 385}, inners[] = {1, 17, 64, 65, 127, 129, 512, 600, 1024, 1100};
     for (size_t p = 0, i = 0; p < N_PATHS; p++)
         for (size_t r = 0; r < sizeof ranks / sizeof *ranks && has_path(p); r++)

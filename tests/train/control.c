@@ -304,7 +304,7 @@ static void biases_move_against_the_load_and_come_back_from_a_checkpoint(void **
 static void check_named(const char *out, const char *guard)
 {
     Run run;
-    static const char *const parts[] = {"step 2", "nothing was updated", "micro-batch ", "record", "first.jsonl", "layer 2", "lora", "nan"};
+    static const char *const parts[] = {"step 2", "nothing was updated", "micro-batch ", "record", "first.jsonl", "layer 2", "linear", "nan"};
     assert_ok(OPEN(&run, out, ATTENTION, "--max_steps", "3", "--resume_from_checkpoint", "auto", "--guard", guard));
     float *values = run.adapter->values, *copy = malloc(run.adapter->n * sizeof *copy);
     assert_non_null(copy);

@@ -34,6 +34,14 @@ Cost count_attention(size_t T, double pairs, const AttentionShape *shape, Profil
     return (Cost){2 * H * pairs * (3 * qk + 2 * v), word * rows * (3 * q + 3 * kv + 2 * out)};
 }
 
+Cost count_attention_latent(size_t T, double pairs, const AttentionShape *shape, size_t R, ProfileWay way)
+{
+    double H = (double)shape->n_heads, nope = (double)shape->nope, rope = (double)shape->rope, v = (double)shape->v, latent = (double)R, rows = (double)T;
+    double io = H * (nope + rope + v) + latent + rope;
+    if (way == PROFILE_UP) return (Cost){2 * H * (pairs * (2 * latent + rope) + rows * latent * (nope + v)), word * rows * io};
+    return (Cost){2 * H * (pairs * (5 * latent + 3 * rope) + rows * latent * (2 * nope + v)), word * rows * (3 * io - H * v)};
+}
+
 Cost count_index(size_t T, double pairs, const IndexShape *shape)
 {
     double H = (double)shape->n_heads, dim = (double)shape->dim;

@@ -23,6 +23,9 @@ double count_pairs(size_t n, size_t top_k);
 /* Two products a pair up; down five: scores again, and the gradients of queries, keys, values and probabilities. */
 Cost count_attention(size_t T, double pairs, const AttentionShape *shape, ProfileWay way);
 
+/* The same over latents of R numbers, with the products that bring queries and results there and back. */
+Cost count_attention_latent(size_t T, double pairs, const AttentionShape *shape, size_t R, ProfileWay way);
+
 /* One product a pair; no way down. */
 Cost count_index(size_t T, double pairs, const IndexShape *shape);
 

@@ -84,6 +84,13 @@ static Tensor *run_index(Ops *o)
     return NULL;
 }
 
+/* The choice of the layer's indexer; NULL: every key. */
+static const Keys *chosen(Ops *o)
+{
+    run_index(o);
+    return o->choices.keys[LAYER].of ? &o->choices.keys[LAYER] : NULL;
+}
+
 static Tensor *attend(Ops *o, const Keys *keys)
 {
     Tensor *q = leaf(o, q_width(o)), *kv = leaf(o, kv_width(o)), *kr = leaf(o, o->model->attention.rope);
@@ -92,10 +99,13 @@ static Tensor *attend(Ops *o, const Keys *keys)
 
 static Tensor *run_attention(Ops *o) { return attend(o, NULL); }
 
-static Tensor *run_chosen(Ops *o)
+static Tensor *run_chosen(Ops *o) { return attend(o, chosen(o)); }
+
+static Tensor *run_latent(Ops *o)
 {
-    run_index(o);
-    return attend(o, o->choices.keys[LAYER].of ? &o->choices.keys[LAYER] : NULL);
+    const Keys *keys = chosen(o);
+    LatentInputs in = {.q = leaf(o, q_width(o)), .latent = leaf(o, o->layer->kv_up.cols), .kr = leaf(o, o->model->attention.rope), .kv_up = &o->layer->kv_up};
+    return op_attention_latent(&o->tape, &o->model->attention, &in, keys, NULL);
 }
 
 static Tensor *run_swiglu(Ops *o) { return op_swiglu(&o->tape, leaf(o, 2 * o->layer->gate.rows)); }
@@ -150,6 +160,7 @@ static Cost cost_rope(const Ops *o, ProfileWay way) { (void)way; return count_el
 static Cost cost_index(const Ops *o, ProfileWay way) { (void)way; return count_index(o->T, pairs(o, false), &o->model->index); }
 static Cost cost_attention(const Ops *o, ProfileWay way) { return count_attention(o->T, pairs(o, false), &o->model->attention, way); }
 static Cost cost_chosen(const Ops *o, ProfileWay way) { return count_attention(o->T, pairs(o, true), &o->model->attention, way); }
+static Cost cost_latent(const Ops *o, ProfileWay way) { return count_attention_latent(o->T, pairs(o, true), &o->model->attention, o->layer->kv_up.cols, way); }
 static Cost cost_swiglu(const Ops *o, ProfileWay way) { return count_elements(o->T * o->layer->gate.rows, way == PROFILE_UP ? 12 : 20, way == PROFILE_UP ? 3 : 7); }
 static Cost cost_route(const Ops *o, ProfileWay way) { return count_elements(o->T * o->model->router.E, way == PROFILE_UP ? 12 : 4, way == PROFILE_UP ? 1 : 2); }
 static Cost cost_experts(const Ops *o, ProfileWay way) { return count_experts(o->T, o->model->router.K, o->model->router.E, o->layer->experts, 0, way); }
@@ -179,7 +190,7 @@ static const Operation operations[] = {
     {"attention", "all keys", SHORT, false, true, run_attention, cost_attention},
     {"attention", "all keys", LONG, false, true, run_attention, cost_attention},
     {"attention", "chosen keys", SHORT, false, true, run_chosen, cost_chosen},
-    {"attention", "chosen keys", LONG, false, true, run_chosen, cost_chosen},
+    {"attention_latent", "chosen keys", LONG, false, true, run_latent, cost_latent},
     {"swiglu", "shared expert", SHORT, false, true, run_swiglu, cost_swiglu},
     {"route", "uneven", SHORT, false, true, run_route, cost_route},
     {"experts", "frozen", SHORT, true, true, run_experts, cost_experts},
@@ -257,7 +268,7 @@ static Err *report_one(Ops *o, const Operation *op, ProfileWay way, double secon
     json_add_string(record, "path", op->frozen ? matmul_path() : "fp32");
     json_add_number(record, "threads", omp_get_max_threads());
     report_measure(record, cost, seconds, peak);
-    printf("%-10s %-20s %5zu  %-8s %9.3f ms %8.1f GFLOP/s %6.3f of %-4s %7.1f GB/s %6.2f of memory %8.1f FLOP/B\n", op->name, op->label, op->T, report_way(way),
+    printf("%-16s %-20s %5zu  %-8s %9.3f ms %8.1f GFLOP/s %6.3f of %-4s %7.1f GB/s %6.2f of memory %8.1f FLOP/B\n", op->name, op->label, op->T, report_way(way),
            1e3 * seconds, 1e-9 * cost.flop / seconds, cost.flop / seconds / peak, op->frozen && strncmp(matmul_path(), "bf16/", 5) == 0 ? "bf16" : "fp32",
            1e-9 * cost.bytes / seconds, 1e-9 * cost.bytes / seconds / memory_gbs, cost.flop / cost.bytes);
     return report_add(report, record);

@@ -44,6 +44,14 @@ static void attention_has_two_products_up_and_five_down(void **state)
     assert_cost(count_index(8, 36, &(IndexShape){.n_heads = 2, .dim = 3}), 2 * 2 * 36 * 3, 4 * 8 * (6 + 3 + 2) + 8);
 }
 
+static void attention_over_latents_counts_what_a_chosen_latent_costs(void **state)
+{
+    (void)state; /* 2 heads, 3 + 1 and 5 wide, latents of 4; 6 rows, 10 pairs */
+    AttentionShape shape = {2, 3, 1, 5, 1, 0};
+    assert_cost(count_attention_latent(6, 10, &shape, 4, PROFILE_UP), 2 * 2 * (10 * 9 + 6 * 4 * 8), 4 * 6 * (18 + 5));
+    assert_cost(count_attention_latent(6, 10, &shape, 4, PROFILE_DOWN), 2 * 2 * (10 * 23 + 6 * 4 * 11), 4 * 6 * (3 * 23 - 10));
+}
+
 static void experts_read_all_their_weights_whoever_comes(void **state)
 {
     (void)state;
@@ -81,6 +89,7 @@ int main(void)
         cmocka_unit_test(a_pair_costs_twice_as_much_on_the_way_back),
         cmocka_unit_test(a_query_sees_its_past_or_the_best_of_it),
         cmocka_unit_test(attention_has_two_products_up_and_five_down),
+        cmocka_unit_test(attention_over_latents_counts_what_a_chosen_latent_costs),
         cmocka_unit_test(experts_read_all_their_weights_whoever_comes),
         cmocka_unit_test(a_step_counts_each_frozen_product_twice_and_the_indexer_once),
     };

@@ -35,6 +35,7 @@ typedef struct {
     size_t n, words;
     Rows q, kn, kr, v, o;
     Rows d_o, dq, dkn, dkr, dv;
+    bool first_q, first_kv; /* dq; dkn and dv: written, not added to */
     const uint64_t *chosen;
     float *lse;
     const float *delta;
@@ -293,6 +294,7 @@ static void write_keys(const Head *head, size_t key, size_t n, bool any, const R
         float *dkr = row_of(head->dkr, key + t);
         if (any) memcpy(dkr, dk + c->nope, s->rope * sizeof *dkr);
         else memset(dkr, 0, s->rope * sizeof *dkr);
+        if (head->first_kv) memset(row_of(head->dkn, key + t), 0, (s->nope + s->v) * sizeof *dkr);
         if (!any) continue;
         row_add(s->nope, row_of(head->dkn, key + t), dk);
         row_add(s->v, row_of(head->dv, key + t), room->dv + t * row_step(c->v));
@@ -301,6 +303,8 @@ static void write_keys(const Head *head, size_t key, size_t n, bool any, const R
 
 static void piece_backward(const Head *head, const Piece *piece, const Room *room)
 {
+    const AttentionShape *s = head->shape;
+    for (size_t i = piece->query; i < piece->query_end && piece->dq && head->first_q; i++) memset(row_of(head->dq, i), 0, (s->nope + s->rope) * sizeof(float));
     for (size_t key = piece->key; key < piece->key_end; key += KEYS) {
         size_t n = least(KEYS, head->n - key);
         bool any = false;
@@ -389,6 +393,13 @@ static Head head_of(const Tape *tape, const Kept *kept, Tensor *q, Tensor *kv, T
 /* The same rows of another array of that shape. */
 static Rows like(Rows rows, const float *data, const float *other) { return rows_of(other + (rows.data - data), rows.stride); }
 
+/* Rows of documents that attend to latents get nothing here. */
+static void zero_others(const Group *group, const Kept *kept, float *grad, size_t width)
+{
+    for (size_t d = 0; d < group->n_docs; d++)
+        if (attends_latents(&kept->shape, group, &kept->keys, d)) memset(grad + group->doc_start[d] * width, 0, rows_of_document(group, d) * width * sizeof *grad);
+}
+
 static void attention_backward(Node *node)
 {
     Tape *tape = node->tape;
@@ -401,8 +412,11 @@ static void attention_backward(Node *node)
     float *dkr = tape_scratch(tape, H * T * s->rope), *delta = tape_scratch(tape, H * T);
     float *scratch = tape_scratch(tape, (size_t)omp_get_max_threads() * each);
     Piece *pieces = (Piece *)(void *)tape_scratch(tape, most_pieces(T, group->n_docs) * sizeof *pieces / sizeof(float));
+    bool first_q = tape_first(q), first_kv = tape_first(kv);
     float *dq = tape_seed(tape, q), *dkv = tape_seed(tape, kv), *dkr_sum = tape_seed(tape, kr);
     if (tape->err) return;
+    if (first_q) zero_others(group, kept, dq, q->shape[1]);
+    if (first_kv) zero_others(group, kept, dkv, kv->shape[1]);
     size_t n = cut_backward(group, kept, pieces);
     qsort(pieces, n, sizeof *pieces, by_cost);
 #pragma omp parallel
@@ -422,6 +436,8 @@ static void attention_backward(Node *node)
             head.dq = like(head.q, q->data, dq);
             head.dkn = like(head.kn, kv->data, dkv);
             head.dv = like(head.v, kv->data, dkv);
+            head.first_q = first_q;
+            head.first_kv = first_kv;
             head.dkr = rows_of(dkr + (h * T + begin) * s->rope, s->rope);
             piece_backward(&head, piece, &room);
         }
@@ -434,7 +450,7 @@ static void attention_backward(Node *node)
     }
 }
 
-static const Op attention = {.name = "attention", .backward = attention_backward};
+static const Op attention = {.name = "attention", .backward = attention_backward, .writes = 3};
 
 Tensor *op_attention(Tape *tape, const AttentionShape *shape, Tensor *q, Tensor *kv, Tensor *kr, size_t kr_col, const Keys *keys)
 {

@@ -2,6 +2,8 @@
 #include "autograd/op.h"
 #include "tensor/rows.h"
 
+#include <string.h>
+
 static const Op embed = {.name = "embed"};
 
 Tensor *op_embed(Tape *tape, const Weight *table, const int32_t *ids)
@@ -21,11 +23,15 @@ static void add_backward(Node *node)
     Tensor *y = node->out, *x = node->in[1];
     if (!x->wants) return;
     size_t T = y->shape[0], D = y->shape[1];
+    bool first = tape_first(x);
 #pragma omp parallel for schedule(static)
-    for (size_t t = 0; t < T; t++) row_add(D, x->grad + t * D, y->grad + t * D);
+    for (size_t t = 0; t < T; t++) {
+        if (first) memcpy(x->grad + t * D, y->grad + t * D, D * sizeof(float));
+        else row_add(D, x->grad + t * D, y->grad + t * D);
+    }
 }
 
-static const Op add = {.name = "add", .backward = add_backward};
+static const Op add = {.name = "add", .backward = add_backward, .writes = 2};
 
 Tensor *op_add(Tape *tape, Tensor *y, Tensor *x)
 {

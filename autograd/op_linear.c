@@ -11,6 +11,7 @@ typedef struct {
     size_t n, n_pairs;
     const Weight *W[MOST]; /* the records, not the bytes: those may move between passes */
     const Lora *pair[MOST];
+    bool rides[MOST];      /* the pair's inner side, too: no mask stands between */
     const float *u[MOST];
     const Param *param;
 } Kept;
@@ -44,17 +45,26 @@ static void sum_trained(const Tape *tape, const Param *param, const Tensor *x, c
     }
 }
 
-/* The pairs' sums; du[i] is what is left to ride along, NULL where dropout acts. */
-static void back_through_pairs(Tape *tape, const Kept *kept, Tensor *x, const Tensor *y, const float *du[MOST])
+/* du of the pairs, and their sums. */
+static void back_through_pairs(Tape *tape, const Kept *kept, const Tensor *x, const Tensor *y, const float *du[MOST])
 {
     for (size_t i = 0; i < kept->n_pairs && !tape->err; i++) {
-        const Lora *lora = kept->pair[i];
-        du[i] = lora_up_backward(tape, lora, y->grad + lora->col, y->shape[1], kept->u[i]);
-        if (!du[i]) return;
-        lora_sum_A(tape, lora, x, du[i]);
-        if (!x->wants || tape->err || !lora_drops(tape, lora)) continue;
-        lora_down_backward(tape, lora, x, du[i]);
-        du[i] = NULL;
+        du[i] = lora_up_backward(tape, kept->pair[i], y->grad + kept->pair[i]->col, y->shape[1], kept->u[i]);
+        if (du[i]) lora_sum_A(tape, kept->pair[i], x, du[i]);
+    }
+}
+
+/* dx of frozen weights, and of the pairs that ride along, each once for all weights that it adds to; their du is NULL then. */
+static void back_through_weights(const Kept *kept, Tensor *x, const Tensor *y, const float *du[MOST], float *scratch)
+{
+    size_t T = x->shape[0], D = x->shape[1], O = y->shape[1], col = 0;
+    bool first = tape_first(x);
+    for (size_t i = 0, width; i < kept->n; i++, col += width) {
+        width = kept->W[i]->rows;
+        size_t p = pair_at(kept, col, width);
+        RowsPair pair = p < kept->n_pairs && kept->rides[p] && du[p] ? lora_inner(kept->pair[p], du[p]) : (RowsPair){0};
+        if (pair.r) du[p] = NULL;
+        rows_nn(T, rows_of(x->grad, D), !first || i, 1, rows_of(y->grad + col, O), kept->W[i], &pair, scratch);
     }
 }
 
@@ -63,23 +73,20 @@ static void linear_backward(Node *node)
     Tape *tape = node->tape;
     Tensor *x = node->in[0], *y = node->out;
     const Kept *kept = node->kept;
-    size_t T = x->shape[0], D = x->shape[1], O = y->shape[1], col = 0, widest = 0;
+    size_t widest = 0;
     const float *du[MOST] = {NULL};
     if (param_trains(kept->param)) sum_trained(tape, kept->param, x, y);
     back_through_pairs(tape, kept, x, y, du);
     if (!x->wants || tape->err) return;
     for (size_t i = 0; i < kept->n; i++) widest = larger(widest, kept->W[i]->rows);
-    float *scratch = tape_scratch(tape, rows_scratch(T, widest, rank_most(kept)));
-    for (size_t i = 0, width; i < kept->n && scratch; i++, col += width) {
-        width = kept->W[i]->rows;
-        size_t p = pair_at(kept, col, width);
-        RowsPair pair = p < kept->n_pairs && du[p] ? lora_inner(kept->pair[p], du[p]) : (RowsPair){0};
-        if (pair.r) du[p] = NULL; /* once for all weights that the pair adds to */
-        rows_nn(T, rows_of(x->grad, D), true, 1, rows_of(y->grad + col, O), kept->W[i], &pair, scratch);
-    }
+    float *scratch = tape_scratch(tape, rows_scratch(x->shape[0], widest, rank_most(kept)));
+    if (!scratch) return;
+    back_through_weights(kept, x, y, du, scratch);
+    for (size_t i = 0; i < kept->n_pairs && !tape->err; i++)
+        if (du[i]) lora_down_backward(tape, kept->pair[i], x, du[i]);
 }
 
-static const Op linear = {.name = "linear", .backward = linear_backward};
+static const Op linear = {.name = "linear", .backward = linear_backward, .writes = 1};
 
 /* ---- the way up ----------------------------------------------------------------------------------------------- */
 
@@ -124,6 +131,7 @@ static Tensor *project(Tape *tape, Tensor *x, size_t n, const Weight *const W[],
     for (size_t i = 0; i < n_pairs && !tape->err; i++) {
         if (!pairs[i]) continue;
         kept->pair[kept->n_pairs] = pairs[i];
+        kept->rides[kept->n_pairs] = !lora_drops(tape, pairs[i]);
         kept->u[kept->n_pairs++] = lora_down(tape, pairs[i], x);
     }
     float *scratch = tape_scratch(tape, rows_scratch(T, D, rank_most(kept)));

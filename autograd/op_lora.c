@@ -139,10 +139,10 @@ static void up_backward(Node *node)
         sum_tn(span.n, O, R, dB, lora->scale, y->grad + span.begin * O, O, u->data + span.begin * R, R);
         row_add(O * R, B[m]->grad, dB);
     }
-    if (x->wants) rows_nn(T, rows_of(x->grad, D), true, 1, rows_of(y->grad, O), kept->W, NULL, scratch);
+    if (x->wants) rows_nn(T, rows_of(x->grad, D), !tape_first(x), 1, rows_of(y->grad, O), kept->W, NULL, scratch);
 }
 
-static const Op up = {.name = "linear", .backward = up_backward};
+static const Op up = {.name = "linear", .backward = up_backward, .writes = 1};
 
 Tensor *op_lora_up(Tape *tape, Tensor *x, const Weight *W, Tensor *u, const Lora *lora, Tensor *const *B)
 {

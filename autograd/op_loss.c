@@ -18,11 +18,15 @@ static void loss_backward(Node *node)
     Tensor *x = node->in[0], *nll = node->out;
     const Kept *kept = node->kept;
     size_t n = x->shape[0], D = x->shape[1];
+    bool first = tape_first(x);
 #pragma omp parallel for schedule(static)
-    for (size_t t = 0; t < n; t++) row_axpy(D, x->grad + t * D, nll->grad[t], kept->dx + t * D);
+    for (size_t t = 0; t < n; t++) {
+        if (first) row_scale(D, x->grad + t * D, nll->grad[t], kept->dx + t * D);
+        else row_axpy(D, x->grad + t * D, nll->grad[t], kept->dx + t * D);
+    }
 }
 
-static const Op loss = {.name = "loss", .backward = loss_backward};
+static const Op loss = {.name = "loss", .backward = loss_backward, .writes = 1};
 
 Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets)
 {

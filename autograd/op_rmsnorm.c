@@ -6,6 +6,7 @@
 #include "tensor/rows.h"
 
 #include <math.h>
+#include <string.h>
 
 typedef struct {
     size_t col;
@@ -20,17 +21,20 @@ static void rmsnorm_backward(Node *node)
     size_t T = x->shape[0], D = x->shape[1], n = y->shape[1];
     float *g = tape_scratch(node->tape, T * n);
     if (!g || !x->wants) return;
+    bool first = tape_first(x), rest = n < D; /* of columns that are not normed */
 #pragma omp parallel for schedule(static)
     for (size_t t = 0; t < T; t++) {
         const float *xt = x->data + t * D + kept->col, *dy = y->grad + t * n;
         float *dx = x->grad + t * D + kept->col, *gt = g + t * n, r = kept->r[t];
         for (size_t i = 0; i < n; i++) gt[i] = dy[i] * kept->weight[i];
         float pull = r * r * r * row_dot(n, gt, xt) / (float)n;
-        for (size_t i = 0; i < n; i++) dx[i] += r * gt[i] - pull * xt[i];
+        if (first && rest) memset(x->grad + t * D, 0, D * sizeof *dx);
+        if (first && !rest) for (size_t i = 0; i < n; i++) dx[i] = r * gt[i] - pull * xt[i];
+        else for (size_t i = 0; i < n; i++) dx[i] += r * gt[i] - pull * xt[i];
     }
 }
 
-static const Op rmsnorm = {.name = "rmsnorm", .backward = rmsnorm_backward};
+static const Op rmsnorm = {.name = "rmsnorm", .backward = rmsnorm_backward, .writes = 1};
 
 Tensor *op_rmsnorm(Tape *tape, Tensor *x, size_t col, size_t n, const float *weight, double eps)
 {

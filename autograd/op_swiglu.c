@@ -6,18 +6,19 @@ static void swiglu_backward(Node *node)
 {
     Tensor *x = node->in[0], *a = node->out;
     size_t T = x->shape[0], F = a->shape[1];
-    float *both = tape_scratch(node->tape, T * 2 * F);
+    bool first = tape_first(x);
+    float *both = first ? x->grad : tape_scratch(node->tape, T * 2 * F);
     if (!both) return;
 #pragma omp parallel for schedule(static)
     for (size_t t = 0; t < T; t++) {
         const float *g = x->data + t * 2 * F;
         float *d = both + t * 2 * F;
         row_swiglu_backward(F, d, d + F, g, g + F, a->grad + t * F);
-        row_add(2 * F, x->grad + t * 2 * F, d);
+        if (!first) row_add(2 * F, x->grad + t * 2 * F, d);
     }
 }
 
-static const Op swiglu = {.name = "swiglu", .backward = swiglu_backward};
+static const Op swiglu = {.name = "swiglu", .backward = swiglu_backward, .writes = 1};
 
 Tensor *op_swiglu(Tape *tape, Tensor *x)
 {

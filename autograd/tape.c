@@ -69,7 +69,7 @@ static Tensor *new_tensor(Tape *tape, size_t rows, size_t cols, float *data, boo
 {
     Tensor *tensor = tape_alloc(tape, sizeof *tensor);
     if (!tensor) return &tape->dummy;
-    *tensor = (Tensor){{rows, cols}, data, NULL, wants};
+    *tensor = (Tensor){.shape = {rows, cols}, .data = data, .wants = wants};
     return tensor;
 }
 
@@ -151,13 +151,27 @@ static void zero(size_t n, float *x)
     for (size_t i = 0; i < n; i += AT_ONCE) memset(x + i, 0, (n - i < AT_ONCE ? n - i : AT_ONCE) * sizeof *x);
 }
 
-float *tape_seed(Tape *tape, Tensor *tensor)
+static float *seed(Tape *tape, Tensor *tensor, bool fresh)
 {
     if (tensor->grad || tape->err) return tensor->grad;
     size_t n = tensor->shape[0] * tensor->shape[1];
     tensor->grad = alloc_from(tape, &room_of(tape)->gradients, times(n, sizeof(float)));
-    if (tensor->grad) zero(n, tensor->grad);
+    tensor->fresh = fresh;
+    if (tensor->grad && !fresh) zero(n, tensor->grad);
     return tensor->grad;
+}
+
+float *tape_seed(Tape *tape, Tensor *tensor) { return seed(tape, tensor, false); }
+
+static bool in_place(const Node *node, size_t i) { return node->in[i] == node->out; }
+
+/* An input that occurs twice is added to. */
+static bool writes(const Node *node, size_t i)
+{
+    if (!(node->op->writes >> i & 1) || in_place(node, i)) return false;
+    for (size_t j = 0; j < node->n_in; j++)
+        if (j != i && node->in[j] == node->in[i]) return false;
+    return true;
 }
 
 Err *tape_backward(Tape *tape)
@@ -166,9 +180,10 @@ Err *tape_backward(Tape *tape)
     for (Node *node = tape->last; node && !tape->err; node = node->previous) {
         tape_seed(tape, node->out);
         for (size_t i = 0; i < node->n_in; i++)
-            if (node->in[i] && node->in[i]->wants) tape_seed(tape, node->in[i]);
+            if (node->in[i] && node->in[i]->wants) seed(tape, node->in[i], writes(node, i));
         profile_note(tape->profile, "gradients = 0", PROFILE_DOWN);
         if (!tape->err) node->op->backward(node);
+        for (size_t i = 0; i < node->n_in && !tape->err; i++) ASSERT(!node->in[i] || !node->in[i]->fresh, "%s has left the gradient of input %zu unwritten", node->op->name, i);
         if (tape->guard && !tape->err) check_gradients(tape, node);
         tape_scratch_reset(tape);
         profile_note(tape->profile, node->op->name, PROFILE_DOWN);

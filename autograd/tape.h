@@ -14,7 +14,8 @@
  *   1. After an error every operation returns &tape->dummy and does nothing.
  *   2. An operation is recorded only if an input wants a gradient or a parameter of it trains.
  *   3. When a node's backward runs, its output's gradient is complete, and every input that wants one has a
- *      gradient buffer; backward adds to it.
+ *      gradient buffer; backward adds to it. Where nobody has added before, an operation that says so (Op.writes) finds
+ *      it unwritten and writes all of it (tape_first), so that zeros need not be written and read.
  *   4. An operation in place (out is also an input) is walked like any other: the gradient is shared.
  *   5. Tapes that share a room are walked back one after another: between a tape's first seed and its reset no other of
  *      them begins or is reset. */
@@ -33,6 +34,7 @@ typedef struct Tensor {
     float *data; /* [shape[0]][shape[1]], dense */
     float *grad; /* the same shape, or NULL: nothing has asked for it yet */
     bool wants;  /* a gradient is wanted */
+    bool fresh;  /* grad has nothing in it yet: who is given it writes it all */
 } Tensor;
 
 typedef struct Node Node;
@@ -40,6 +42,7 @@ typedef struct Node Node;
 typedef struct {
     const char *name;
     void (*backward)(Node *node);
+    unsigned writes; /* bit i: backward can write the gradient of input i instead of adding to it */
 } Op;
 
 struct Node {
@@ -102,6 +105,14 @@ MUST_USE Err *tape_backward(Tape *tape);
 Tensor *tape_tensor(Tape *tape, size_t rows, size_t cols);
 void *tape_alloc(Tape *tape, size_t bytes);
 float *tape_floats(Tape *tape, size_t n);
+
+/* True once, when x->grad is to be written; else it is to be added to. Asked by a backward that says Op.writes, always. */
+static inline bool tape_first(Tensor *x)
+{
+    bool first = x->fresh;
+    x->fresh = false;
+    return first;
+}
 
 /* n floats until the operation (forward or backward) returns; one that records nothing gives them back itself. */
 float *tape_scratch(Tape *tape, size_t n);

@@ -225,7 +225,7 @@ static void show_step(const Planner *p)
     if (plan->budget.group_tokens) printf(", in groups of %zu", plan->budget.group_tokens);
     printf("\n  read             %s of weights", BYTES(plan->budget.read_bytes));
     if (plan->budget.scratch_bytes) printf(", %s of boundaries written and read again", BYTES(plan->budget.scratch_bytes));
-    printf("\n  arithmetic       %.3g TFLOP at %.0f%% of %.0f GFLOP/s\n", flops_all(plan->flops) / 1e12, 100 * plan->share, p->machine.gflops);
+    printf("\n  arithmetic       %.3g TFLOP at %.0f%% of %.0f GFLOP/s\n", flops_all(&plan->flops) / 1e12, 100 * plan->share, p->machine.gflops);
     for (Bound i = 0; i < BOUNDS; i++)
         if (plan->seconds[i] > 0) printf("  %-10s       %s%s\n", bound_names[i], TIME(plan->seconds[i]), i == plan->bound ? "   <- binds" : "");
     printf("  together         %s, %.3g tokens/s\n", TIME(plan->step_seconds), plan->tokens_per_second);

@@ -249,37 +249,3 @@ Err *budget_apply(Budget *b, Model *model, const Adapter *adapter, const Work *w
     TRY(budget_make(b, model, adapter, work, bytes));
     return b->streamed ? stream_open(model, b->weights.limit_bytes, b->weights.part_bytes, NULL) : NULL;
 }
-
-/* ---- arithmetic ----------------------------------------------------------------------------------------------- */
-
-static double size_of(const Weight *w) { return w->data ? (double)w->rows * (double)w->cols : 0; }
-
-/* The indexer's products and scores, once a step. */
-static double index_work(const Model *model, const Layer *x, const Work *work)
-{
-    double once = size_of(&x->index_q) + size_of(&x->index_k) + size_of(&x->index_heads);
-    if (x->indexer && work->longest > model->index.top_k) once += (double)work->longest / 2 * (double)(model->index.n_heads * model->index.dim);
-    return once;
-}
-
-Flops budget_flops(const Model *model, const Adapter *adapter, const Work *work)
-{
-    const AttentionShape *a = &model->attention;
-    double tokens = (double)work->step_tokens, keys = (double)work->longest / 2;
-    size_t lowest = lowest_of(model, adapter), L = model->n_layers;
-    Flops f = {.products = 2 * tokens * size_of(&model->lm_head) * (adapter ? 2 : 1)};
-    if (model->index.top_k && keys > (double)model->index.top_k) keys = (double)model->index.top_k;
-    for (size_t l = 0; l < L; l++) {
-        const Layer *x = &model->layers[l];
-        double passes = l < lowest ? 1 : l + work->keep_layers >= L ? 2 : 3; /* up, again, back */
-        double both = size_of(&x->q_proj) + size_of(&x->q_down) + size_of(&x->q_up) + size_of(&x->kv_down) + size_of(&x->kv_up) + size_of(&x->o_proj);
-        both += size_of(&x->gate) + size_of(&x->up) + size_of(&x->down) + (x->dense ? 0 : size_of(&x->router));
-        f.products += 2 * tokens * (both * passes + index_work(model, x, work));
-        f.attention += 2 * tokens * keys * (double)a->n_heads * (double)(a->nope + a->rope + a->v) * (passes == 1 ? 1 : passes + 0.5);
-        if (x->dense) continue;
-        /* gate, up and down on the way up; again gate and up, unless they were kept, and the gradients of three */
-        double again = passes == 3 ? 5.0 / 3 : passes - 1;
-        f.experts += 2 * tokens * (double)model->router.K * 3 * size_of(x->expert_weights) * (1 + again);
-    }
-    return f;
-}

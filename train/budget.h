@@ -41,11 +41,4 @@ MUST_USE Err *budget_apply(Budget *budget, Model *model, const Adapter *adapter,
 /* What memory_limit says, or what is free less a tenth. */
 MUST_USE Err *budget_limit(size_t *bytes, const char *limit);
 
-/* Floating-point operations of a step's tokens: frozen products up, again on the way down, and back. */
-typedef struct {
-    double experts, products, attention; /* of routed experts, of all other weights, of scores and values */
-} Flops;
-Flops budget_flops(const Model *model, const Adapter *adapter, const Work *work);
-static inline double flops_all(Flops f) { return f.experts + f.products + f.attention; }
-
 #endif

@@ -2,8 +2,8 @@
 
 const char *const bound_names[BOUNDS] = {"arithmetic", "disk", "memory", "network"};
 
-/* Scores and values in blocks of 64 queries, and their softmax, by heads (bench/step --profile on shapes M and G1). */
-static const double attention_share = 0.2;
+/* Shares of the fp32 peak that operations beside products with frozen weights reach (`graft bench --parts operations`; docs/speed.md). */
+static const double attention_share = 0.7, latent_share = 0.65, index_share = 0.7, pairs_share = 0.4;
 
 static double arithmetic_seconds(const Plan *p, const Model *model, const Work *work, const Machine *m, bool bf16)
 {
@@ -11,15 +11,17 @@ static double arithmetic_seconds(const Plan *p, const Model *model, const Work *
     if (p->budget.group_tokens && (double)p->budget.group_tokens < rows) rows = (double)p->budget.group_tokens;
     double experts = model->router.E ? rows * (double)model->router.K / (double)model->router.E : rows;
     const Flops *f = &p->flops;
-    return 1e-9 * (f->experts / machine_rate(m, bf16, experts) + f->products / machine_rate(m, bf16, rows) + f->attention / (attention_share * m->gflops));
+    double products = f->experts / machine_rate(m, bf16, experts) + f->frozen / machine_rate(m, bf16, rows) + f->exact / machine_rate(m, false, rows);
+    double others = (f->attention / attention_share + f->latent / latent_share + f->index / index_share + f->pairs / pairs_share) / m->gflops;
+    return 1e-9 * (products + others + (m->memory_gbs > 0 ? f->moved_bytes / m->memory_gbs : 0));
 }
 
 void plan_times(Plan *p, const Model *model, const Adapter *adapter, const Work *work, const Machine *m, bool bf16, size_t hosts, double network_gbs)
 {
     const Budget *b = &p->budget;
-    p->flops = budget_flops(model, adapter, work);
+    p->flops = flops_of_step(model, adapter, work);
     p->seconds[BOUND_ARITHMETIC] = arithmetic_seconds(p, model, work, m, bf16) / (double)hosts;
-    p->share = 1e-9 * flops_all(p->flops) / (p->seconds[BOUND_ARITHMETIC] * m->gflops * (double)hosts);
+    p->share = 1e-9 * flops_all(&p->flops) / (p->seconds[BOUND_ARITHMETIC] * m->gflops * (double)hosts);
     p->seconds[BOUND_DISK] = m->disk_gbs > 0 ? (double)(b->read_bytes + b->scratch_bytes) / (1e9 * m->disk_gbs) : 0;
     p->seconds[BOUND_MEMORY] = m->memory_gbs > 0 ? 3 * (double)stream_layer_bytes(&b->weights) / (1e9 * m->memory_gbs) : 0;
     p->seconds[BOUND_NETWORK] = hosts > 1 && network_gbs > 0 && adapter ? 2 * 4 * (double)adapter->n / (1e9 * network_gbs) : 0;

@@ -1,14 +1,15 @@
 /* What a step will take, from shapes and a machine's few numbers, before anything is read.
  *
  *     arithmetic   experts at the rate of the mean expert's rows, other products at that of a group's, as `graft doctor` measured
- *                  them on this compute path; attention at a fifth of the peak (docs/streaming.md)
+ *                  them on this compute path; attention, indexer and pairs at shares of the fp32 peak; then what activations move, at
+ *                  the memory's rate: caches save some of it, and packing costs as much (docs/streaming.md has plans beside runs)
  *     disk         bytes of a step / rate;   memory   every weight 3 times a step / rate;   network   adapter there and back
  *     step         the longest of them: they overlap */
 #ifndef GRAFT_TRAIN_PLAN_H
 #define GRAFT_TRAIN_PLAN_H
 
 #include "base/machine.h"
-#include "train/budget.h"
+#include "train/flops.h"
 
 typedef enum { BOUND_ARITHMETIC, BOUND_DISK, BOUND_MEMORY, BOUND_NETWORK, BOUNDS } Bound;
 extern const char *const bound_names[BOUNDS];

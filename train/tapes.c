@@ -44,6 +44,12 @@ static size_t kept(const Widths *w, size_t r)
     return 4 + w->heads + 7 * r + (w->E ? 3 * w->K + 1 : 0);
 }
 
+size_t tapes_row(const Model *model, size_t l)
+{
+    Widths w = widths_of(model, l);
+    return tensors(&w) + kept(&w, 0);
+}
+
 static size_t most_rank(const Adapter *adapter, size_t l)
 {
     size_t most = 0;

@@ -17,4 +17,7 @@ typedef struct {
  * busiest is given three times its share. */
 size_t tapes_bytes(const Model *model, const Adapter *adapter, const TapeWork *work);
 
+/* Floats of a row of layer l: what operations return and keep, without the experts' own. */
+size_t tapes_row(const Model *model, size_t l);
+
 #endif

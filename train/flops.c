@@ -1,0 +1,85 @@
+#include "train/flops.h"
+
+#include "train/tapes.h"
+
+/* How often a layer is passed: up, again, back. */
+typedef struct {
+    double up, again, back;
+} Passes;
+
+static Passes passes_of(const Model *model, const Adapter *adapter, const Work *work, size_t l)
+{
+    if (!adapter || l < adapter_lowest_layer(adapter)) return (Passes){1, 0, 0};
+    return (Passes){1, l + work->keep_layers >= model->n_layers ? 0 : 1, 1};
+}
+
+static double forward(Passes p) { return p.up + p.again; }
+static double all(Passes p) { return p.up + p.again + p.back; }
+
+static double size_of(const Weight *w) { return w->data ? (double)w->rows * (double)w->cols : 0; }
+
+/* Keys that a query of a document of n tokens sees in the mean. */
+static double mean_keys(double n, double top_k)
+{
+    double full = top_k > 0 && top_k < n ? top_k : n;
+    return (full * (full + 1) / 2 + (n - full) * full) / n;
+}
+
+static void add_attention(Flops *f, const Model *model, const Layer *x, const Work *work, Passes p)
+{
+    const AttentionShape *a = &model->attention;
+    double tokens = (double)work->step_tokens, H = (double)a->n_heads, nope = (double)a->nope, rope = (double)a->rope, v = (double)a->v;
+    double n = (double)work->longest, R = (double)x->kv_up.cols;
+    bool chooses = model->index.top_k && work->longest > model->index.top_k;
+    double exact = chooses && x->indexer ? size_of(&x->index_q) + size_of(&x->index_k) + size_of(&x->index_heads) : 0;
+    f->exact += 2 * tokens * exact;
+    if (exact > 0) f->index += 2 * tokens * mean_keys(n, 0) * (double)(model->index.n_heads * model->index.dim);
+    if (chooses && a->latent_from && work->longest >= a->latent_from) {
+        double keys = mean_keys(n, (double)model->index.top_k);
+        f->latent += 2 * tokens * H * (forward(p) * (keys * (2 * R + rope) + R * (nope + v)) + p.back * (keys * (5 * R + 3 * rope) + R * (2 * nope + v)));
+    } else {
+        f->attention += 2 * tokens * H * mean_keys(n, 0) * (forward(p) * (nope + rope + v) + p.back * (3 * (nope + rope) + 2 * v));
+        f->frozen += 2 * tokens * size_of(&x->kv_up) * all(p);
+    }
+    f->frozen += 2 * tokens * (size_of(&x->q_proj) + size_of(&x->q_up) + size_of(&x->kv_down) + size_of(&x->o_proj)) * all(p);
+    *(x->indexer ? &f->exact : &f->frozen) += 2 * tokens * size_of(&x->q_down) * all(p);
+}
+
+static void add_mlp(Flops *f, const Model *model, const Layer *x, const Work *work, Passes p)
+{
+    double tokens = (double)work->step_tokens, D = (double)model->config.hidden_size, K = (double)model->router.K;
+    f->frozen += 2 * tokens * (size_of(&x->gate) + size_of(&x->up) + size_of(&x->down)) * all(p);
+    if (x->dense) return;
+    double F = (double)x->expert_weights[0].rows;
+    f->exact += 2 * tokens * size_of(&x->router) * all(p);
+    f->experts += 2 * tokens * K * 3 * F * D * (p.up + p.again * 2 / 3 + p.back); /* down is not needed again */
+    f->moved_bytes += sizeof(float) * tokens * K * (forward(p) * (3 * D + 6 * F) + p.back * (6 * D + 8 * F));
+}
+
+static double size_of_pair(const Lora *lora) { return lora ? (double)param_count(lora->A) + (double)param_count(lora->B) : 0; }
+
+/* Inner and outer side up; on the way back the same two for gradients of inputs, and two sums. */
+static void add_pairs(Flops *f, const Model *model, const LayerAdapter *lora, const Work *work, Passes p)
+{
+    double everywhere = 0, routed = 0, share = model->router.E ? (double)model->router.K / (double)model->router.E : 0;
+    for (size_t i = 0; i < LORA_PLACES; i++) everywhere += size_of_pair(lora->pairs[i]) + size_of_pair(lora->apart[i]);
+    for (size_t e = 0; lora->experts && e < model->router.E; e++) routed += size_of_pair(lora->experts[e].in) + size_of_pair(lora->experts[e].out);
+    f->pairs += 2 * (double)work->step_tokens * (everywhere + share * routed) * (forward(p) + 2 * p.back);
+}
+
+Flops flops_of_step(const Model *model, const Adapter *adapter, const Work *work)
+{
+    double tokens = (double)work->step_tokens, head = size_of(&model->lm_head);
+    Flops f = {.frozen = 2 * tokens * head * (adapter ? 2 : 1), .moved_bytes = sizeof(float) * tokens * (double)model->lm_head.rows * 3};
+    for (size_t l = 0; l < model->n_layers; l++) {
+        Passes p = passes_of(model, adapter, work, l);
+        add_attention(&f, model, &model->layers[l], work, p);
+        add_mlp(&f, model, &model->layers[l], work, p);
+        if (adapter) add_pairs(&f, model, &adapter->layers[l], work, p);
+        /* written and read; on the way back gradients are zeros, are added to and read, and results are read once more */
+        f.moved_bytes += sizeof(float) * tokens * (double)tapes_row(model, l) * (2 * forward(p) + 5 * p.back);
+    }
+    return f;
+}
+
+double flops_all(const Flops *f) { return f->frozen + f->experts + f->exact + f->attention + f->latent + f->index + f->pairs; }

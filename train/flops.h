@@ -1,0 +1,21 @@
+/* What a step computes and moves, from shapes alone: for plans, and for the rate that a run reports. */
+#ifndef GRAFT_TRAIN_FLOPS_H
+#define GRAFT_TRAIN_FLOPS_H
+
+#include "train/budget.h"
+
+/* Floating-point operations of a step's tokens, a multiply-add as 2: up, again on the way down unless tapes are kept, and back. */
+typedef struct {
+    double frozen, experts;          /* with weights in the path's numbers: of routed experts, and of all others */
+    double exact;                    /* with those that are multiplied in fp32: routers, indexers, what an indexer sees */
+    double attention, latent, index; /* scores and values over all keys; over chosen latents; the indexer's scores */
+    double pairs;                    /* LoRA's */
+    double moved_bytes;              /* of activations and gradients, to memory and back; no operations */
+} Flops;
+
+/* adapter NULL: evaluation. */
+Flops flops_of_step(const Model *model, const Adapter *adapter, const Work *work);
+
+double flops_all(const Flops *f);
+
+#endif

@@ -4,7 +4,7 @@
  *                  them on this compute path; attention, indexer and pairs at shares of the fp32 peak; then what activations move, at
  *                  the memory's rate: caches save some of it, and packing costs as much (docs/streaming.md has plans beside runs)
  *     disk         bytes of a step / rate;   memory   every weight 3 times a step / rate;   network   adapter there and back
- *     step         the longest of them: they overlap */
+ *     step         they overlap: little more than the longest of them */
 #ifndef GRAFT_TRAIN_PLAN_H
 #define GRAFT_TRAIN_PLAN_H
 

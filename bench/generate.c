@@ -49,7 +49,7 @@ static double number(const Json *record, const char *key) { return json_number(j
 
 void generate_print(const Json *record)
 {
-    printf("%-5s %3.0f %-5s prefill %8.1f tokens/s   decode %7.1f tokens/s", json_string(json_find(record, "model")), number(record, "batch"),
+    printf("%-5s %3.0f %-5s prefill %8.4g tokens/s   decode %7.4g tokens/s", json_string(json_find(record, "model")), number(record, "batch"),
            number(record, "batch") == 1 ? "text" : "texts", number(record, "prefill_tokens_per_s"), number(record, "decode_tokens_per_s"));
     if (json_find(record, "share_of_bandwidth"))
         printf("   %.0f MB of weights a token: %.2f of %.1f GB/s", 1e-6 * number(record, "weight_bytes_per_token"), number(record, "share_of_bandwidth"),

@@ -6,7 +6,9 @@
 #include "bench/steps.h"
 #include "bench/suite.h"
 #include "cli/verbs.h"
+#include "infer/cache.h"
 #include "tensor/matmul.h"
+#include "train/budget.h"
 
 #include <omp.h>
 #include <stddef.h>
@@ -120,6 +122,20 @@ static Err *bench_model(BenchSettings *s, const char *directory)
     return err;
 }
 
+/* As `graft generate` fits texts into a limit. A streamed model gets one round, for a token takes seconds. */
+static Err *fit_text(BenchSettings *s, Model *model)
+{
+    const GenerateConfig *c = &s->text;
+    Budget budget;
+    size_t batch = (size_t)c->batch, prompt = (size_t)c->prompt;
+    Work work = {.ranks = 1, .local_ranks = 1, .threads = (size_t)omp_get_max_threads(), .step_tokens = batch * prompt, .longest = prompt,
+                 .micro_batch_tokens = 1, .data_bytes = cache_bytes(model, batch, prompt + (size_t)c->new_tokens)};
+    if (!s->step.memory_limit) return NULL;
+    TRY(budget_apply(&budget, model, NULL, &work, s->step.memory_limit));
+    if (budget.streamed) s->text.rounds = 1;
+    return NULL;
+}
+
 static Err *bench_text(BenchSettings *s, const char *directory)
 {
     Model *model;
@@ -127,7 +143,8 @@ static Err *bench_text(BenchSettings *s, const char *directory)
     if (!matmul_init(s->compute)) return err_new(ERR_USAGE, "compute: this CPU has no %s", s->compute);
     TRY(model_open(&model, directory));
     s->text.rounds = 3;
-    Err *err = generate_measure(&record, model, directory, &s->text);
+    Err *err = fit_text(s, model);
+    if (!err) err = generate_measure(&record, model, directory, &s->text);
     model_close(model);
     if (err) return err;
     generate_print(record);

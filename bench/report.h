@@ -6,13 +6,13 @@
  *     step        model, targets, tokens, ... (bench/steps.h)
  *     generate    model, batch, prompt, ... (bench/generate.h)
  *
- * A measured record has flop, bytes (bench/count.h), seconds, gflops, gbs, peak_gflops of the same rounds and share, which
+ * A measured record has flop, bytes (model/count.h), seconds, gflops, gbs, peak_gflops of the same rounds and share, which
  * is gflops / peak_gflops. */
 #ifndef GRAFT_BENCH_REPORT_H
 #define GRAFT_BENCH_REPORT_H
 
 #include "base/json.h"
-#include "bench/count.h"
+#include "model/count.h"
 
 typedef struct Report Report;
 

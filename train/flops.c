@@ -1,5 +1,6 @@
 #include "train/flops.h"
 
+#include "model/count.h"
 #include "train/tapes.h"
 
 /* How often a layer is passed: up, again, back. */
@@ -18,27 +19,23 @@ static double all(Passes p) { return p.up + p.again + p.back; }
 
 static double size_of(const Weight *w) { return w->data ? (double)w->rows * (double)w->cols : 0; }
 
-/* Keys that a query of a document of n tokens sees in the mean. */
-static double mean_keys(double n, double top_k)
-{
-    double full = top_k > 0 && top_k < n ? top_k : n;
-    return (full * (full + 1) / 2 + (n - full) * full) / n;
-}
+static double both_ways(Passes p, Cost up, Cost down) { return forward(p) * up.flop + p.back * down.flop; }
 
+/* Documents as long as the longest. */
 static void add_attention(Flops *f, const Model *model, const Layer *x, const Work *work, Passes p)
 {
     const AttentionShape *a = &model->attention;
-    double tokens = (double)work->step_tokens, H = (double)a->n_heads, nope = (double)a->nope, rope = (double)a->rope, v = (double)a->v;
-    double n = (double)work->longest, R = (double)x->kv_up.cols;
-    bool chooses = model->index.top_k && work->longest > model->index.top_k;
-    double exact = chooses && x->indexer ? size_of(&x->index_q) + size_of(&x->index_k) + size_of(&x->index_heads) : 0;
-    f->exact += 2 * tokens * exact;
-    if (exact > 0) f->index += 2 * tokens * mean_keys(n, 0) * (double)(model->index.n_heads * model->index.dim);
-    if (chooses && a->latent_from && work->longest >= a->latent_from) {
-        double keys = mean_keys(n, (double)model->index.top_k);
-        f->latent += 2 * tokens * H * (forward(p) * (keys * (2 * R + rope) + R * (nope + v)) + p.back * (keys * (5 * R + 3 * rope) + R * (2 * nope + v)));
+    size_t n = work->longest, top_k = model->index.top_k, R = x->kv_up.cols;
+    double tokens = (double)work->step_tokens, docs = tokens / (double)n, seen = count_pairs(n, 0), chosen = count_pairs(n, top_k);
+    bool chooses = top_k && n > top_k;
+    if (chooses && x->indexer) {
+        f->exact += 2 * tokens * (size_of(&x->index_q) + size_of(&x->index_k) + size_of(&x->index_heads));
+        f->index += docs * count_index(n, seen, &model->index).flop;
+    }
+    if (chooses && a->latent_from && n >= a->latent_from) {
+        f->latent += docs * both_ways(p, count_attention_latent(n, chosen, a, R, PROFILE_UP), count_attention_latent(n, chosen, a, R, PROFILE_DOWN));
     } else {
-        f->attention += 2 * tokens * H * mean_keys(n, 0) * (forward(p) * (nope + rope + v) + p.back * (3 * (nope + rope) + 2 * v));
+        f->attention += docs * both_ways(p, count_attention(n, seen, a, PROFILE_UP), count_attention(n, seen, a, PROFILE_DOWN));
         f->frozen += 2 * tokens * size_of(&x->kv_up) * all(p);
     }
     f->frozen += 2 * tokens * (size_of(&x->q_proj) + size_of(&x->q_up) + size_of(&x->kv_down) + size_of(&x->o_proj)) * all(p);
@@ -76,7 +73,7 @@ Flops flops_of_step(const Model *model, const Adapter *adapter, const Work *work
         add_attention(&f, model, &model->layers[l], work, p);
         add_mlp(&f, model, &model->layers[l], work, p);
         if (adapter) add_pairs(&f, model, &adapter->layers[l], work, p);
-        /* written and read; on the way back gradients are zeros, are added to and read, and results are read once more */
+        /* results are written and read; on the way back read once more, and their gradients written, added to and read */
         f.moved_bytes += sizeof(float) * tokens * (double)tapes_row(model, l) * (2 * forward(p) + 5 * p.back);
     }
     return f;

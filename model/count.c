@@ -1,4 +1,4 @@
-#include "bench/count.h"
+#include "model/count.h"
 
 static const double word = sizeof(float);
 

@@ -1,8 +1,8 @@
 /* Arithmetic and memory traffic of operations, from their shapes alone. A multiply-add counts 2; bytes are those that must
  * move however well caches serve: every weight, input and gradient once for each time the operation has to see it, fp32
  * activations. Whoever computes something again does more than is counted here, and shows a lower rate. */
-#ifndef GRAFT_BENCH_COUNT_H
-#define GRAFT_BENCH_COUNT_H
+#ifndef GRAFT_MODEL_COUNT_H
+#define GRAFT_MODEL_COUNT_H
 
 #include "base/profile.h"
 #include "model/model.h"

@@ -1,5 +1,5 @@
 /* Arithmetic and bytes, counted by hand. */
-#include "bench/count.h"
+#include "model/count.h"
 
 #include "tests/support/check.h"
 

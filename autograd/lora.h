@@ -3,16 +3,14 @@
 #define GRAFT_AUTOGRAD_LORA_H
 
 #include "autograd/op.h"
+#include "base/sizes.h"
 #include "tensor/matmul.h"
-
-static inline size_t larger(size_t a, size_t b) { return a > b ? a : b; }
-static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 /* What a pair adds to `width` columns of y from `col` on: s u B', for rows_nt. u [T][r]; it may be NULL once x is packed. */
 static inline RowsPair lora_outer(const Lora *lora, size_t col, size_t width, const float *u)
 {
     if (!lora) return (RowsPair){0};
-    size_t r = lora->A->rows, from = larger(col, lora->col), to = smaller(col + width, lora->col + lora->B->rows);
+    size_t r = lora->A->rows, from = larger(col, lora->col), to = least(col + width, lora->col + lora->B->rows);
     if (from >= to) return (RowsPair){.r = r, .M = lora->B->data, .u = rows_of(u, r), .s = lora->scale}; /* none of them */
     return (RowsPair){r, lora->B->data + (from - lora->col) * r, from - col, to - from, rows_of(u, r), lora->scale};
 }

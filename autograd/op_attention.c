@@ -43,8 +43,6 @@ typedef struct {
 
 /* ---- a thread's room ------------------------------------------------------------------------------------------- */
 
-static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
-
 /* Columns of a key's parts and of a value, in whole groups. */
 typedef struct {
     size_t nope, key, v;

@@ -4,6 +4,8 @@
 #define _GNU_SOURCE
 #include "base/arena.h"
 
+#include "base/sizes.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/mman.h>
@@ -24,8 +26,6 @@ struct ArenaChunk {
     ArenaChunk *next;
     size_t bytes, used; /* both count this header */
 };
-
-static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 /* Fresh memory that begins where a huge page may; bytes are whole ones. NULL when there is none. */
 static void *map_aligned(size_t bytes)

@@ -20,6 +20,7 @@
 #ifndef GRAFT_TENSOR_KERNEL_H
 #define GRAFT_TENSOR_KERNEL_H
 
+#include "base/sizes.h"
 #include "tensor/matmul.h"
 
 enum {
@@ -40,7 +41,7 @@ enum {
     PANEL_FLOATS = NN_COLUMNS / LANES * ((BLOCK + SHORT) * LANES + LANES), /* nt needs less: ROWS_SLICE * STRIDE */
 };
 
-/* Columns of W in one panel of nt_short, and of nn with an inner length up to SHORT: as many as fit. */
+/* Columns of y in one panel of nt_turned and nn with an inner length up to SHORT: as many as fit. */
 static inline size_t short_columns(size_t inner)
 {
     return PANEL_FLOATS / ((inner + 1) * LANES) * LANES / ROWS_SLICE * ROWS_SLICE;
@@ -136,8 +137,6 @@ extern SumTn sum_tn_avx512, sum_tn_avx2, sum_tn_plain;
 extern const Indexing indexing_avx512, indexing_avx2, indexing_plain;
 extern const Kernels kernels_avx512, kernels_avx2, kernels_plain;
 extern const Kernels *kernels; /* plain until matmul_init */
-
-static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 static inline float *row_of(Rows rows, size_t i) { return rows.data + (rows.index ? rows.index[i] : i) * rows.stride; }
 

@@ -36,8 +36,6 @@ INLINE V where(uint32_t bits, size_t p, V x, V other)
 }
 
 #if !defined KERNEL_bf16
-INLINE V larger(V a, V b) { return pick(a > b, a, b); }
-
 INLINE float largest(V x)
 {
     float lane[W], best = -INFINITY;
@@ -56,7 +54,7 @@ static float largest_seen(const ScoreTile *t, size_t i)
             float *at = t->s + i * BLOCK_STRIDE + k + p * W;
             V s = load(at);
             if (bits != 0xFFFF) store(at, s = where(bits, p, s, all(-INFINITY)));
-            best = larger(s, best);
+            best = larger_v(s, best);
         }
     }
     return largest(best);

@@ -15,8 +15,6 @@ enum { KEYS = 2, SUM_HEADS = 4, SUM_PARTS = 2, ADD_KEYS = 4, ADD_PARTS = 2 };
 #endif
 enum { SUM_RUN = 64, LANE_WORDS = LANES / PER_WORD };
 
-INLINE V larger(V a, V b) { return pick(a > b, a, b); }
-
 /* ---- scores -------------------------------------------------------------------------------------------------- */
 
 INLINE void score_tile(size_t words, const float *const key[KEYS], const float *q, float *S)
@@ -70,7 +68,7 @@ static void softmax(size_t n, float *S, float *lse)
     V max[PARTS], sum[PARTS], inverse[PARTS];
     for (size_t p = 0; p < PARTS; p++) max[p] = all(-INFINITY), sum[p] = all(0);
     for (size_t j = 0; j < n; j++)
-        for (size_t p = 0; p < PARTS; p++) max[p] = larger(load(S + j * LANES + p * W), max[p]);
+        for (size_t p = 0; p < PARTS; p++) max[p] = larger_v(load(S + j * LANES + p * W), max[p]);
     for (size_t from = 0; from < n; from += SUM_RUN) {
         V some[PARTS];
         for (size_t p = 0; p < PARTS; p++) some[p] = all(0);

@@ -77,11 +77,11 @@ static float max_row(size_t n, const float *x)
     size_t i = 0;
     for (; i + W <= n; i += W) {
         V v = load(x + i);
-        most = pick(v > most, v, most);
+        most = larger_v(v, most);
     }
     if (i < n) {
         V v = load_part(n - i, x + i, -INFINITY);
-        most = pick(v > most, v, most);
+        most = larger_v(v, most);
     }
     float lane[W], best = -INFINITY;
     store(lane, most);

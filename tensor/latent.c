@@ -6,7 +6,6 @@
 
 enum { RUN_KEYS = 512 };
 
-static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 static size_t words(const LatentKeys *keys, size_t n) { return n / keys->with->products->per_word; }
 static size_t groups_of(const LatentKeys *keys) { return (keys->n_heads + LANES - 1) / LANES; }
 

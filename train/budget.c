@@ -2,6 +2,7 @@
 
 #include "base/bytes.h"
 #include "base/memory.h"
+#include "base/sizes.h"
 #include "model/stream_parts.h"
 #include "train/tapes.h"
 
@@ -11,13 +12,10 @@
 enum { PROGRAM_BYTES = 32 << 20, /* code, libraries, stacks, tables of tensors */
        PAGE_TABLES = 256 };        /* 8 bytes for each page of 4 KiB, and as much for what the kernel keeps beside them */
 
-static size_t at_least(size_t a, size_t b) { return a > b ? a : b; }
-static size_t at_most(size_t a, size_t b) { return a < b ? a : b; }
-
 /* The most rows of one rank: whole micro-batches are shared out. */
 static size_t rank_tokens(const Work *work)
 {
-    size_t even = work->step_tokens / work->ranks, most = even + at_least(work->longest, work->micro_batch_tokens);
+    size_t even = work->step_tokens / work->ranks, most = even + larger(work->longest, work->micro_batch_tokens);
     return work->ranks == 1 || most > work->step_tokens ? work->step_tokens : most;
 }
 
@@ -49,8 +47,8 @@ static size_t choice_bytes(const Model *model, const Work *work)
 /* Gradients of one layer wait at the levels of the tree of micro-batches. */
 static size_t forest_bytes(const Adapter *adapter, const Work *work)
 {
-    size_t largest = 0, levels = 2, micro = work->step_tokens / at_least(work->micro_batch_tokens, 1) / work->ranks + 1;
-    for (size_t l = 0; l < adapter->n_layers; l++) largest = at_least(largest, adapter->layers[l].n);
+    size_t largest = 0, levels = 2, micro = work->step_tokens / larger(work->micro_batch_tokens, 1) / work->ranks + 1;
+    for (size_t l = 0; l < adapter->n_layers; l++) largest = larger(largest, adapter->layers[l].n);
     while (micro >>= 1) levels++;
     return levels * largest * sizeof(float);
 }
@@ -65,7 +63,7 @@ static size_t pass_bytes(const Parts *parts, const bool *resident, const StreamR
     for (size_t l = from; l < parts->n_layers; l++) {
         size_t core = parts->first[l], experts = 0;
         for (size_t p = core + 1; p < parts->first[l + 1]; p++) experts += resident[p] ? 0 : parts->parts[p].bytes;
-        sum += (resident[core] ? 0 : parts->parts[core].bytes) + experts + (laps - 1) * (experts - at_most(experts, kept));
+        sum += (resident[core] ? 0 : parts->parts[core].bytes) + experts + (laps - 1) * (experts - least(experts, kept));
     }
     return sum;
 }
@@ -76,21 +74,21 @@ static size_t step_bytes(const Parts *parts, const bool *resident, const StreamP
     size_t turn = w->cores.n_slots * w->cores.slot_bytes + w->runs.n_slots * w->runs.slot_bytes, up = pass_bytes(parts, resident, &w->runs, 0, laps);
     if (!adapter) return up;
     size_t down = pass_bytes(parts, resident, &w->runs, lowest, laps);
-    return up - (lowest ? 0 : at_most(up, turn)) + down - at_most(down, turn);
+    return up - (lowest ? 0 : least(up, turn)) + down - least(down, turn);
 }
 
 /* The share of a layer's experts in its largest run. */
 static double run_share(const Parts *parts)
 {
     size_t most = 1;
-    for (size_t l = 0; l < parts->n_layers; l++) most = at_least(most, parts->first[l + 1] - parts->first[l] - 1);
+    for (size_t l = 0; l < parts->n_layers; l++) most = larger(most, parts->first[l + 1] - parts->first[l] - 1);
     return 1 / (double)most;
 }
 
 /* Weights in what the rest leaves of the limit, in parts of part_bytes at the most. */
 static Err *fit_parts(Budget *b, Model *model, const Adapter *adapter, size_t laps, size_t part_bytes, double *experts)
 {
-    size_t share = b->limit - at_most(b->limit, held(b));
+    size_t share = b->limit - least(b->limit, held(b));
     Parts parts;
     bool *resident = NULL;
     TRY(parts_cut(&parts, model, part_bytes, true));
@@ -112,7 +110,7 @@ static Err *fit_weights(Budget *b, Model *model, const Adapter *adapter, size_t 
     size_t parts[3] = {STREAM_WHOLE, 0, 0}, best = SIZE_MAX;
     Budget base = *b;
     Err *err = NULL;
-    TRY(parts_size(model, b->limit - at_most(b->limit, held(b)), &parts[1]));
+    TRY(parts_size(model, b->limit - least(b->limit, held(b)), &parts[1]));
     for (size_t i = laps > 1 ? 0 : 1; i < 3; i++) {
         Budget trial = base;
         double there;
@@ -156,12 +154,12 @@ static Err *fit_group(Budget *b, Model *model, const Adapter *adapter, const Wor
  * groups multiply faster. Fails: when none fits. */
 static Err *choose_group(Budget *b, Model *model, const Adapter *adapter, const Work *work)
 {
-    size_t rows = rank_tokens(work), floor = at_most(at_least(work->longest, work->micro_batch_tokens), rows);
-    size_t T = at_most(work->group_tokens ? at_least(work->group_tokens, floor) : rows, rows);
+    size_t rows = rank_tokens(work), floor = least(larger(work->longest, work->micro_batch_tokens), rows);
+    size_t T = least(work->group_tokens ? larger(work->group_tokens, floor) : rows, rows);
     bool found = false;
     Budget best = *b;
     Err *err = NULL;
-    for (size_t first = T;; T = at_least(T / 2, floor)) {
+    for (size_t first = T;; T = larger(T / 2, floor)) {
         Budget trial = *b;
         trial.group_tokens = T == first ? work->group_tokens : T;
         err_free(err);
@@ -193,11 +191,11 @@ static Err *find_least(Budget *b, Model *model, const Adapter *adapter, const Wo
     double share = run_share(&parts), allowed = 1;
     parts_free(&parts);
     while (allowed / 2 >= share) allowed /= 2; /* as fit_group tries them */
-    b->tapes = work->local_ranks * tape_bytes(model, adapter, work, at_most(at_least(work->longest, work->micro_batch_tokens), rank_tokens(work)), allowed);
+    b->tapes = work->local_ranks * tape_bytes(model, adapter, work, least(larger(work->longest, work->micro_batch_tokens), rank_tokens(work)), allowed);
     b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, work->may_spill);
-    size_t tables = (b->weights.fixed_bytes + stream_layer_bytes(&b->weights)) / PAGE_TABLES, least = held(b) + b->weights.least_bytes;
-    b->least = least + at_most(least / (PAGE_TABLES - 1) + 1, tables); /* tables are a share of the limit itself */
-    b->program += at_most(b->limit / PAGE_TABLES, tables);
+    size_t tables = (b->weights.fixed_bytes + stream_layer_bytes(&b->weights)) / PAGE_TABLES, sum = held(b) + b->weights.least_bytes;
+    b->least = sum + least(sum / (PAGE_TABLES - 1) + 1, tables); /* tables are a share of the limit itself */
+    b->program += least(b->limit / PAGE_TABLES, tables);
     return b->limit < b->least ? too_small(b, work) : NULL;
 }
 

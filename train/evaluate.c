@@ -2,6 +2,7 @@
 #include "train/evaluate.h"
 
 #include "base/memory.h"
+#include "base/sizes.h"
 #include "infer/evaluate.h"
 
 #include <stdlib.h>
@@ -20,8 +21,6 @@ typedef struct {
 enum { SCORE = sizeof(DocumentScore) / sizeof(double) };
 
 /* ---- passes --------------------------------------------------------------------------------------------------- */
-
-static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 /* The documents of the pass that begins at `at`: each rank takes on until it has its share. */
 static void share_out(Work *w, size_t at, size_t share)

@@ -1,5 +1,6 @@
 #include "train/tapes.h"
 
+#include "base/sizes.h"
 #include "tensor/matmul.h"
 
 enum { ATTENTION_ROOM = 1 << 18 }; /* floats of a thread's tiles, rounded up (autograd/op_attention.c) */
@@ -8,9 +9,6 @@ enum { ATTENTION_ROOM = 1 << 18 }; /* floats of a thread's tiles, rounded up (au
 typedef struct {
     size_t results, gradients, scratch;
 } Sizes;
-
-static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
-static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 /* Widths of a layer's rows. */
 typedef struct {
@@ -60,8 +58,8 @@ static size_t most_rank(const Adapter *adapter, size_t l)
 /* Experts work on their rows in two passes: packed rows of the run at work, and each thread's bench for the busiest of them. */
 static size_t experts_scratch(const Widths *w, const TapeWork *work, size_t T, size_t r, bool back)
 {
-    size_t pairs = T * w->K, most = smaller(T, 3 * pairs / w->E + 64), pack = rows_scratch(most, larger(w->D, w->expert), r);
-    size_t rows = smaller(pairs, (size_t)(1.2 * work->experts * (double)pairs)), experts = (size_t)(work->experts * (double)w->E) + 1, each = pairs / w->E + 1;
+    size_t pairs = T * w->K, most = least(T, 3 * pairs / w->E + 64), pack = rows_scratch(most, larger(w->D, w->expert), r);
+    size_t rows = least(pairs, (size_t)(1.2 * work->experts * (double)pairs)), experts = (size_t)(work->experts * (double)w->E) + 1, each = pairs / w->E + 1;
     size_t packed = rows_scratch(each, w->expert, r) / each * rows + experts * rows_scratch(1, w->expert, r);
     size_t bench = back ? most * (2 * w->D + 6 * w->expert + 2 * r) : most * (3 * w->expert + r);
     return (back ? 2 : 1) * packed + work->threads * (bench + pack);
@@ -98,7 +96,7 @@ static Sizes layer_sizes(const Model *model, const Adapter *adapter, size_t l, s
 static Sizes head_sizes(const Model *model, const Adapter *adapter, size_t T)
 {
     enum { LOGITS_AT_ONCE = 1 << 22, LEAST_ROWS = 128 };
-    size_t D = (size_t)model->config.hidden_size, V = model->lm_head.rows, step = smaller(larger(LOGITS_AT_ONCE / V, LEAST_ROWS), T);
+    size_t D = (size_t)model->config.hidden_size, V = model->lm_head.rows, step = least(larger(LOGITS_AT_ONCE / V, LEAST_ROWS), T);
     return (Sizes){T * (2 * D + 5 + (adapter ? D : 0)), adapter ? T * (2 * D + 1) : 0, step * V + rows_scratch(step, larger(V, D), 0)};
 }
 

@@ -15,8 +15,6 @@ typedef struct {
     float s;
 } Case;
 
-static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
-
 /* A [M][K], zero where the trim says that it is. */
 static float *factors(const Case *c)
 {

@@ -24,7 +24,7 @@ Err *generate_measure(Json **record, Model *model, const char *name, const Gener
 {
     Machine machine;
     GenerationSpeed speed;
-    SpeedConfig config = {(size_t)c->batch, (size_t)c->prompt, (size_t)c->new_tokens, (size_t)c->rounds};
+    SpeedConfig config = {(size_t)c->batch, (size_t)c->prompt, (size_t)c->new_tokens, (size_t)c->rounds, (size_t)c->group_tokens};
     machine_measure(&machine);
     Neighbours others = neighbours_begin();
     TRY(generation_speed(&speed, model, NULL, &config));

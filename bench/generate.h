@@ -12,7 +12,7 @@
 #include "model/model.h"
 
 typedef struct {
-    int64_t batch, prompt, new_tokens, rounds;
+    int64_t batch, prompt, new_tokens, rounds, group_tokens; /* the last 0: all */
 } GenerateConfig;
 
 /* Measure; prints nothing. Uses the path and the threads that are set. Owner of *record: the caller. */

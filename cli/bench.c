@@ -5,10 +5,10 @@
 #include "bench/report.h"
 #include "bench/steps.h"
 #include "bench/suite.h"
+#include "cli/subject.h"
 #include "cli/verbs.h"
 #include "infer/cache.h"
 #include "tensor/matmul.h"
-#include "train/budget.h"
 
 #include <omp.h>
 #include <stddef.h>
@@ -125,14 +125,12 @@ static Err *bench_model(BenchSettings *s, const char *directory)
 /* As `graft generate` fits texts into a limit. A streamed model gets one round, for a token takes seconds. */
 static Err *fit_text(BenchSettings *s, Model *model)
 {
-    const GenerateConfig *c = &s->text;
-    Budget budget;
-    size_t batch = (size_t)c->batch, prompt = (size_t)c->prompt;
-    Work work = {.ranks = 1, .local_ranks = 1, .threads = (size_t)omp_get_max_threads(), .step_tokens = batch * prompt, .longest = prompt,
-                 .micro_batch_tokens = 1, .data_bytes = cache_bytes(model, batch, prompt + (size_t)c->new_tokens)};
+    GenerateConfig *c = &s->text;
+    size_t batch = (size_t)c->batch, prompt = (size_t)c->prompt, bytes = cache_bytes(model, batch, prompt + (size_t)c->new_tokens);
     if (!s->step.memory_limit) return NULL;
-    TRY(budget_apply(&budget, model, NULL, &work, s->step.memory_limit));
-    if (budget.streamed) s->text.rounds = 1;
+    Subject subject = {.model = model};
+    TRY(subject_fit(&subject, &(SubjectSettings){.memory_limit = s->step.memory_limit}, &(SubjectWork){batch * prompt, prompt, bytes}, &c->group_tokens));
+    if (model->stream) c->rounds = 1;
     return NULL;
 }
 

@@ -26,7 +26,7 @@ static Err *one_round(Model *model, const Adapter *adapter, const SpeedConfig *c
 {
     *clock = (Clock){0};
     double start = log_seconds();
-    TRY(generate_all(model, adapter, config->batch, texts, config->batch, 0, made));
+    TRY(generate_all(model, adapter, config->batch, texts, config->batch, config->group_tokens, made));
     generated_free(config->batch, made);
     double n = (double)config->batch;
     speed->prefill = n * (double)config->prompt / (clock->first - start);

@@ -7,6 +7,7 @@
 typedef struct {
     size_t batch, prompt, new; /* texts at once; tokens of each one's prompt, and after it */
     size_t rounds;             /* that count; one before them warms up */
+    size_t group_tokens;       /* as generate_all */
 } SpeedConfig;
 
 typedef struct {

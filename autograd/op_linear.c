@@ -11,7 +11,6 @@ typedef struct {
     size_t n, n_pairs;
     const Weight *W[MOST]; /* the records, not the bytes: those may move between passes */
     const Lora *pair[MOST];
-    bool rides[MOST];      /* the pair's inner side, too: no mask stands between */
     const float *u[MOST];
     const Param *param;
 } Kept;
@@ -54,15 +53,15 @@ static void back_through_pairs(Tape *tape, const Kept *kept, const Tensor *x, co
     }
 }
 
-/* dx of frozen weights, and of the pairs that ride along, each once for all weights that it adds to; their du is NULL then. */
-static void back_through_weights(const Kept *kept, Tensor *x, const Tensor *y, const float *du[MOST], float *scratch)
+/* dx of frozen weights, and of the pairs that ride along for no mask stands between, each once for all weights that it adds to; their du is NULL then. */
+static void back_through_weights(const Tape *tape, const Kept *kept, Tensor *x, const Tensor *y, const float *du[MOST], float *scratch)
 {
     size_t T = x->shape[0], D = x->shape[1], O = y->shape[1], col = 0;
     bool first = tape_first(x);
     for (size_t i = 0, width; i < kept->n; i++, col += width) {
         width = kept->W[i]->rows;
         size_t p = pair_at(kept, col, width);
-        RowsPair pair = p < kept->n_pairs && kept->rides[p] && du[p] ? lora_inner(kept->pair[p], du[p]) : (RowsPair){0};
+        RowsPair pair = p < kept->n_pairs && du[p] && !lora_drops(tape, kept->pair[p]) ? lora_inner(kept->pair[p], du[p]) : (RowsPair){0};
         if (pair.r) du[p] = NULL;
         rows_nn(T, rows_of(x->grad, D), !first || i, 1, rows_of(y->grad + col, O), kept->W[i], &pair, scratch);
     }
@@ -81,7 +80,7 @@ static void linear_backward(Node *node)
     for (size_t i = 0; i < kept->n; i++) widest = larger(widest, kept->W[i]->rows);
     float *scratch = tape_scratch(tape, rows_scratch(x->shape[0], widest, rank_most(kept)));
     if (!scratch) return;
-    back_through_weights(kept, x, y, du, scratch);
+    back_through_weights(tape, kept, x, y, du, scratch);
     for (size_t i = 0; i < kept->n_pairs && !tape->err; i++)
         if (du[i]) lora_down_backward(tape, kept->pair[i], x, du[i]);
 }
@@ -131,7 +130,6 @@ static Tensor *project(Tape *tape, Tensor *x, size_t n, const Weight *const W[],
     for (size_t i = 0; i < n_pairs && !tape->err; i++) {
         if (!pairs[i]) continue;
         kept->pair[kept->n_pairs] = pairs[i];
-        kept->rides[kept->n_pairs] = !lora_drops(tape, pairs[i]);
         kept->u[kept->n_pairs++] = lora_down(tape, pairs[i], x);
     }
     float *scratch = tape_scratch(tape, rows_scratch(T, D, rank_most(kept)));

@@ -21,16 +21,15 @@ static void rmsnorm_backward(Node *node)
     size_t T = x->shape[0], D = x->shape[1], n = y->shape[1];
     float *g = tape_scratch(node->tape, T * n);
     if (!g || !x->wants) return;
-    bool first = tape_first(x), rest = n < D; /* of columns that are not normed */
+    bool first = tape_first(x);
 #pragma omp parallel for schedule(static)
     for (size_t t = 0; t < T; t++) {
         const float *xt = x->data + t * D + kept->col, *dy = y->grad + t * n;
         float *dx = x->grad + t * D + kept->col, *gt = g + t * n, r = kept->r[t];
         for (size_t i = 0; i < n; i++) gt[i] = dy[i] * kept->weight[i];
         float pull = r * r * r * row_dot(n, gt, xt) / (float)n;
-        if (first && rest) memset(x->grad + t * D, 0, D * sizeof *dx);
-        if (first && !rest) for (size_t i = 0; i < n; i++) dx[i] = r * gt[i] - pull * xt[i];
-        else for (size_t i = 0; i < n; i++) dx[i] += r * gt[i] - pull * xt[i];
+        if (first) memset(x->grad + t * D, 0, D * sizeof *dx); /* columns that are not normed, too */
+        for (size_t i = 0; i < n; i++) dx[i] += r * gt[i] - pull * xt[i];
     }
 }
 

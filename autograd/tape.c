@@ -163,12 +163,10 @@ static float *seed(Tape *tape, Tensor *tensor, bool fresh)
 
 float *tape_seed(Tape *tape, Tensor *tensor) { return seed(tape, tensor, false); }
 
-static bool in_place(const Node *node, size_t i) { return node->in[i] == node->out; }
-
 /* An input that occurs twice is added to. */
 static bool writes(const Node *node, size_t i)
 {
-    if (!(node->op->writes >> i & 1) || in_place(node, i)) return false;
+    if (!(node->op->writes >> i & 1)) return false;
     for (size_t j = 0; j < node->n_in; j++)
         if (j != i && node->in[j] == node->in[i]) return false;
     return true;

@@ -212,7 +212,7 @@ INLINE void run_tile(size_t rows, size_t groups, bool brief, size_t n, size_t r,
 
 /* ---- nt: lanes are tokens ------------------------------------------------------------------------------------ */
 
-/* Fetch the n columns of rows t .. that sums will be added to: they are scattered, and a tile is long enough to wait for them. */
+/* Fetch the n columns of rows t .. that sums will go to: they are scattered, and a tile is long enough to wait for them. */
 INLINE void fetch_rows(size_t T, size_t t, size_t rows, Rows y, size_t n)
 {
     for (size_t stop = least(T, t + rows); t < stop; t++)

@@ -28,8 +28,6 @@ static const Products *rounded; /* for frozen weights that need not be exact; NU
 
 static _Thread_local float panel[PANEL_FLOATS] __attribute__((aligned(64)));
 
-static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
-
 /* ---- scratch and packing ------------------------------------------------------------------------------------- */
 
 static size_t words_of(const Products *with, size_t n) { return (n + with->per_word - 1) / with->per_word; }
@@ -166,54 +164,44 @@ static void nn_block(const Plan *p, size_t T, Rows y, bool add, const float *pac
 }
 
 /* Columns of y that go through one panel. */
-static size_t panel_columns(const Plan *p, size_t otherwise)
+static size_t panel_columns(const Plan *p)
 {
-    return p->words <= SHORT ? short_columns(p->words + riding(p->pair)) : otherwise;
+    if (p->words <= SHORT) return short_columns(p->words + riding(p->pair));
+    return p->lanes ? ROWS_SLICE : NN_COLUMNS;
 }
+
+static void slice(bool transposed, size_t T, Rows y, bool add, const float *packed, const Weight *W, const RowsPair *pair, size_t begin, size_t end, RowsNext next);
 
 /* Columns [begin, end) of what a pair that goes apart adds, packed behind x. */
 static void slice_apart(bool transposed, size_t T, Rows y, const float *packed, const RowsPair *pair, size_t width, size_t begin, size_t end)
 {
     Weight M = weight_of_pair(pair, transposed, width);
-    if (!transposed) {
-        rows_nn_slice(T, y, true, packed, &M, NULL, begin, end, (RowsNext){0});
-        return;
+    size_t first = transposed ? pair->first : 0, from = begin > first ? begin - first : 0, to = end > first ? end - first : 0;
+    if (transposed) to = least(to, pair->rows);
+    if (from < to) slice(transposed, T, rows_right(y, first), true, packed, &M, NULL, from, to, (RowsNext){0});
+}
+
+static void slice(bool transposed, size_t T, Rows y, bool add, const float *packed, const Weight *W, const RowsPair *pair, size_t begin, size_t end, RowsNext next)
+{
+    Plan p = plan_of(transposed, T, W, pair);
+    size_t columns = panel_columns(&p);
+    for (size_t from = begin, stop; from < end; from = stop) {
+        stop = least(from + columns, end);
+        for (size_t b = 0, at = 0; at < p.inner; b++, at += p.block)
+            (transposed ? nt_block : nn_block)(&p, T, y, add || b, packed + (p.lanes ? lanes_at(T, b) : rows_at(T, b)), W, from, stop, at,
+                                               fetch_next(transposed ? fetch_nt : fetch_nn, &p, W, at, from, stop, end, next));
     }
-    size_t first = pair->first, from = begin > first ? begin - first : 0, to = end > first ? least(end - first, pair->rows) : 0;
-    if (from < to) rows_nt_slice(T, rows_right(y, first), true, packed, &M, NULL, from, to, (RowsNext){0});
+    if (goes_apart(pair)) slice_apart(transposed, T, y, packed + x_scratch(T, p.inner, 0), pair, W->cols, begin, end);
 }
 
 void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const RowsPair *pair, size_t begin, size_t end, RowsNext next)
 {
-    Plan p = plan_of(true, T, W, pair);
-    size_t columns = panel_columns(&p, p.lanes ? ROWS_SLICE : NN_COLUMNS);
-    if (goes_apart(pair)) {
-        rows_nt_slice(T, y, add, packed, W, NULL, begin, end, next);
-        slice_apart(true, T, y, packed + x_scratch(T, p.inner, 0), pair, W->cols, begin, end);
-        return;
-    }
-    for (size_t stop; begin < end; begin = stop) {
-        stop = least(begin + columns, end);
-        for (size_t b = 0, at = 0; at < p.inner; b++, at += p.block)
-            nt_block(&p, T, y, add || b, packed + (p.lanes ? lanes_at(T, b) : rows_at(T, b)), W, begin, stop, at,
-                     fetch_next(fetch_nt, &p, W, at, begin, stop, end, next));
-    }
+    slice(true, T, y, add, packed, W, pair, begin, end, next);
 }
 
 void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const RowsPair *pair, size_t begin, size_t end, RowsNext next)
 {
-    Plan p = plan_of(false, T, W, pair);
-    size_t columns = panel_columns(&p, NN_COLUMNS);
-    if (goes_apart(pair)) {
-        rows_nn_slice(T, y, add, packed, W, NULL, begin, end, next);
-        slice_apart(false, T, y, packed + x_scratch(T, p.inner, 0), pair, W->cols, begin, end);
-        return;
-    }
-    for (size_t stop; begin < end; begin = stop) {
-        stop = least(begin + columns, end);
-        for (size_t b = 0, at = 0; at < p.inner; b++, at += p.block)
-            nn_block(&p, T, y, add || b, packed + rows_at(T, b), W, begin, stop, at, fetch_next(fetch_nn, &p, W, at, begin, stop, end, next));
-    }
+    slice(false, T, y, add, packed, W, pair, begin, end, next);
 }
 
 /* ---- whole products ------------------------------------------------------------------------------------------ */
@@ -275,7 +263,7 @@ static void pack_all(const Product *p, const Plan *plan, float *scratch)
 static void wide_part(const Product *p, size_t i, size_t n, const float *packed)
 {
     size_t begin = part(p->width, ROWS_UNIT, i, n), end = part(p->width, ROWS_UNIT, i + 1, n);
-    (p->transposed ? rows_nt_slice : rows_nn_slice)(p->T, p->y, p->add, packed, p->W, p->pair, begin, end, (RowsNext){0});
+    slice(p->transposed, p->T, p->y, p->add, packed, p->W, p->pair, begin, end, (RowsNext){0});
 }
 
 static void product(const Product *p, float *scratch)
@@ -295,16 +283,16 @@ static void product(const Product *p, float *scratch)
     }
 }
 
+/* A pair that goes apart is a second product, in the same scratch. */
 static void multiply(const Product *p, float *scratch)
 {
-    if (!goes_apart(p->pair)) {
-        product(p, scratch);
-        return;
-    }
+    Product main = *p;
+    if (goes_apart(p->pair)) main.pair = NULL;
+    product(&main, scratch);
+    if (main.pair == p->pair) return;
     Weight M = weight_of_pair(p->pair, p->transposed, p->W->cols);
     Rows y = p->transposed ? rows_right(p->y, p->pair->first) : p->y;
-    product(&(Product){p->transposed, p->T, p->width, p->y, p->x, p->add, p->s, p->W, NULL}, scratch);
-    product(&(Product){p->transposed, p->T, p->transposed ? M.rows : M.cols, y, p->pair->u, true, p->pair->s, &M, NULL}, scratch + x_scratch(p->T, p->transposed ? p->W->cols : p->W->rows, 0));
+    product(&(Product){p->transposed, p->T, p->transposed ? M.rows : M.cols, y, p->pair->u, true, p->pair->s, &M, NULL}, scratch);
 }
 
 void rows_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch)

@@ -395,13 +395,14 @@ Tensor *op_attention_latent(Tape *tape, const AttentionShape *shape, const Laten
     const Group *group = tape->group;
     if (!tape_expect(tape, true, " ") || !fits(tape, shape, in, o)) return &tape->dummy;
     size_t T = group->T, H = shape->n_heads, r = in->lora ? in->lora->B->cols : 0, n_in = 5 + (r ? group->n_micro : 0);
+    Tensor *others = o; /* NULL: this one makes it */
     if (!o) o = tape_tensor(tape, T, H * shape->v);
     Kept *kept = tape_alloc(tape, sizeof *kept);
     Tensor **inputs = tape_alloc(tape, n_in * sizeof *inputs);
     float *lse = tape_floats(tape, T * H), *zu = r ? tape_floats(tape, T * H * r) : NULL;
     if (tape->err) return &tape->dummy;
     *kept = (Kept){*shape, *in, *keys, lse, zu};
-    memcpy(inputs, (Tensor *[]){o, in->q, in->latent, in->kr, in->low}, 5 * sizeof *inputs);
+    memcpy(inputs, (Tensor *[]){others, in->q, in->latent, in->kr, in->low}, 5 * sizeof *inputs);
     for (size_t m = 5; m < n_in; m++) inputs[m] = in->B[m - 5];
     Work work;
     for (size_t d = 0; d < group->n_docs && !tape->err; d++) {

@@ -5,7 +5,11 @@
 #include <stdio.h>
 #include <string.h>
 
-static TapeRoom *room_of(Tape *tape) { return tape->room ? tape->room : &tape->own; }
+static Pool *room_of(Tape *tape) { return tape->room ? tape->room : &tape->own; }
+static Pool *results_of(Tape *tape) { return tape->stays ? &tape->own : room_of(tape); }
+
+/* Where numbers lie that belong to `pool`. */
+static Pool *numbers(Tape *tape, Pool *pool) { return tape->counted ? tape->counted : pool; }
 
 void tape_begin(Tape *tape, const Group *group, TapeMode mode)
 {
@@ -17,24 +21,18 @@ void tape_begin(Tape *tape, const Group *group, TapeMode mode)
 
 void tape_reset(Tape *tape)
 {
-    arena_reset(&tape->arena);
-    arena_reset(&room_of(tape)->gradients);
-    tape_scratch_reset(tape);
+    pool_reset(&tape->own);
+    pool_reset(room_of(tape));
+    if (tape->counted) pool_reset(tape->counted);
+    tape->n_scratch = 0;
     tape->last = NULL;
     tape->n_nodes = 0;
     tape->dummy = (Tensor){.shape = {1, 1}};
 }
 
-void tape_room_free(TapeRoom *room)
-{
-    arena_free(&room->scratch);
-    arena_free(&room->gradients);
-}
-
 void tape_free(Tape *tape)
 {
-    arena_free(&tape->arena);
-    tape_room_free(&tape->own);
+    pool_free(&tape->own);
     err_free(tape->err);
     *tape = (Tape){0};
 }
@@ -46,24 +44,33 @@ Err *tape_error(Tape *tape)
     return err;
 }
 
-static void *alloc_from(Tape *tape, Arena *arena, size_t bytes)
+static void *alloc_from(Tape *tape, Pool *pool, size_t bytes)
 {
     if (tape->err) return NULL;
-    void *block = arena_alloc(arena, bytes);
-    if (!block) tape->err = err_new(ERR_MEMORY, "out of memory: the tape holds %zu bytes and needs %zu more", tape->arena.used_bytes, bytes);
+    void *block = pool_alloc(pool, bytes);
+    if (!block) tape->err = err_new(ERR_MEMORY, "out of memory: the tape holds %zu bytes and needs %zu more", results_of(tape)->used_bytes, bytes);
     return block;
 }
 
-void *tape_alloc(Tape *tape, size_t bytes) { return alloc_from(tape, &tape->arena, bytes); }
+void *tape_alloc(Tape *tape, size_t bytes) { return alloc_from(tape, results_of(tape), bytes); }
 
-/* A product that stops at the largest number, which no arena has. */
+/* A product that stops at the largest number, which no pool has. */
 static size_t times(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
 
-float *tape_floats(Tape *tape, size_t n) { return tape_alloc(tape, times(n, sizeof(float))); }
+float *tape_floats(Tape *tape, size_t n) { return alloc_from(tape, numbers(tape, results_of(tape)), times(n, sizeof(float))); }
 
-float *tape_scratch(Tape *tape, size_t n) { return alloc_from(tape, &room_of(tape)->scratch, times(n, sizeof(float))); }
+float *tape_scratch(Tape *tape, size_t n)
+{
+    ASSERT(tape->n_scratch < TAPE_SCRATCH, "an operation has more than %d blocks of scratch", TAPE_SCRATCH);
+    float *block = alloc_from(tape, numbers(tape, room_of(tape)), times(n, sizeof(float)));
+    if (block) tape->scratch[tape->n_scratch++] = block;
+    return block;
+}
 
-void tape_scratch_reset(Tape *tape) { arena_reset(&room_of(tape)->scratch); }
+void tape_scratch_reset(Tape *tape)
+{
+    while (tape->n_scratch) pool_give_back(numbers(tape, room_of(tape)), tape->scratch[--tape->n_scratch]);
+}
 
 static Tensor *new_tensor(Tape *tape, size_t rows, size_t cols, float *data, bool wants)
 {
@@ -81,7 +88,9 @@ Tensor *tape_leaf(Tape *tape, size_t rows, size_t cols, float *data, bool wants)
 Tensor *tape_tensor(Tape *tape, size_t rows, size_t cols)
 {
     float *data = tape_floats(tape, times(rows, cols));
-    return new_tensor(tape, rows, cols, data, false);
+    Tensor *tensor = new_tensor(tape, rows, cols, data, false);
+    tensor->owned = !tape->err;
+    return tensor;
 }
 
 bool tape_expect(Tape *tape, bool condition, const char *format, ...)
@@ -108,7 +117,7 @@ static void check_finite(Tape *tape, const Tensor *tensor, const float *x, const
 {
     size_t n = tensor->shape[0] * tensor->shape[1];
     float bad = 0; /* NaN as soon as one number is NaN or infinite */
-    if (tape->err || !x) return;
+    if (!tape_computes(tape) || !x) return;
 #pragma omp simd reduction(+ : bad)
     for (size_t i = 0; i < n; i++) bad += x[i] * 0;
     for (size_t i = 0; i < n && bad != 0; i++) {
@@ -155,9 +164,9 @@ static float *seed(Tape *tape, Tensor *tensor, bool fresh)
 {
     if (tensor->grad || tape->err) return tensor->grad;
     size_t n = tensor->shape[0] * tensor->shape[1];
-    tensor->grad = alloc_from(tape, &room_of(tape)->gradients, times(n, sizeof(float)));
+    tensor->grad = alloc_from(tape, numbers(tape, room_of(tape)), times(n, sizeof(float)));
     tensor->fresh = fresh;
-    if (tensor->grad && !fresh) zero(n, tensor->grad);
+    if (tape_computes(tape) && !fresh) zero(n, tensor->grad);
     return tensor->grad;
 }
 
@@ -172,19 +181,37 @@ static bool writes(const Node *node, size_t i)
     return true;
 }
 
+/* What the node has made goes. */
+static void retire(Tape *tape, const Node *node)
+{
+    Tensor *out = node->out;
+    for (size_t i = 0; i < node->n_in; i++)
+        if (node->in[i] == out) return; /* in place: another node has made it */
+    pool_give_back(numbers(tape, room_of(tape)), out->grad);
+    if (out->owned) pool_give_back(numbers(tape, results_of(tape)), out->data);
+    out->data = out->grad = NULL;
+    out->owned = false;
+}
+
+static void walk_back(Tape *tape, Node *node)
+{
+    tape_seed(tape, node->out);
+    for (size_t i = 0; i < node->n_in; i++)
+        if (node->in[i] && node->in[i]->wants) seed(tape, node->in[i], writes(node, i));
+    profile_note(tape->profile, "gradients = 0", PROFILE_DOWN);
+    if (!tape->err) node->op->backward(node);
+    for (size_t i = 0; i < node->n_in && tape_computes(tape); i++) ASSERT(!node->in[i] || !node->in[i]->fresh, "%s has left the gradient of input %zu unwritten", node->op->name, i);
+    if (tape->guard && !tape->err) check_gradients(tape, node);
+    tape_scratch_reset(tape);
+    profile_note(tape->profile, node->op->name, PROFILE_DOWN);
+}
+
 Err *tape_backward(Tape *tape)
 {
     profile_mark(tape->profile);
     for (Node *node = tape->last; node && !tape->err; node = node->previous) {
-        tape_seed(tape, node->out);
-        for (size_t i = 0; i < node->n_in; i++)
-            if (node->in[i] && node->in[i]->wants) seed(tape, node->in[i], writes(node, i));
-        profile_note(tape->profile, "gradients = 0", PROFILE_DOWN);
-        if (!tape->err) node->op->backward(node);
-        for (size_t i = 0; i < node->n_in && !tape->err; i++) ASSERT(!node->in[i] || !node->in[i]->fresh, "%s has left the gradient of input %zu unwritten", node->op->name, i);
-        if (tape->guard && !tape->err) check_gradients(tape, node);
-        tape_scratch_reset(tape);
-        profile_note(tape->profile, node->op->name, PROFILE_DOWN);
+        walk_back(tape, node);
+        if (!tape->err) retire(tape, node);
     }
     return tape_error(tape);
 }

@@ -18,13 +18,15 @@
  *      it unwritten and writes all of it (tape_first), so that zeros need not be written and read.
  *   4. An operation in place (out is also an input) is walked like any other: the gradient is shared.
  *   5. Tapes that share a room are walked back one after another: between a tape's first seed and its reset no other of
- *      them begins or is reset. */
+ *      them begins or is reset. What a tape that does not stay holds is gone when the next one begins.
+ *   6. On the way back a tensor goes, its gradient with it, once the operation that made it has been walked: all that used
+ *      it came later. Leaves stay until the reset. */
 #ifndef GRAFT_AUTOGRAD_TAPE_H
 #define GRAFT_AUTOGRAD_TAPE_H
 
 #include "autograd/group.h"
 #include "autograd/param.h"
-#include "base/arena.h"
+#include "base/pool.h"
 #include "base/profile.h"
 
 typedef struct Tape Tape;
@@ -35,6 +37,7 @@ typedef struct Tensor {
     float *grad; /* the same shape, or NULL: nothing has asked for it yet */
     bool wants;  /* a gradient is wanted */
     bool fresh;  /* grad has nothing in it yet: who is given it writes it all */
+    bool owned;  /* data is the tape's */
 } Tensor;
 
 typedef struct Node Node;
@@ -50,22 +53,22 @@ struct Node {
     const Op *op;
     Tape *tape;
     Tensor *out;
-    void *kept; /* what the operation keeps for the way back, on the tape's arena */
+    void *kept; /* what the operation keeps for the way back, of tape_alloc */
     size_t n_in;
     Tensor *in[]; /* borrowed, NULL entries allowed */
 };
 
 typedef enum { TAPE_OFF, TAPE_RECORD } TapeMode;
 
-/* What only the tape at work needs, so that one serves all tapes of a step. */
-typedef struct {
-    Arena scratch;   /* emptied when an operation returns */
-    Arena gradients; /* emptied with the tape */
-} TapeRoom;
+enum { TAPE_SCRATCH = 32 }; /* blocks of scratch that an operation may have at once */
 
 struct Tape {
-    Arena arena;          /* results, and what operations keep of them */
-    TapeRoom own, *room;  /* room: shared, of the caller; NULL: its own */
+    Pool own;             /* of a tape that stays, or has no room */
+    Pool *room;           /* the caller's: what only the tape at work needs, so that one serves all tapes of a step. NULL: none */
+    bool stays;           /* results lie in `own`, until the way back: only scratch and gradients in the room */
+    Pool *counted;        /* blocks of numbers are counted there, and nothing is computed; or NULL */
+    float *scratch[TAPE_SCRATCH];
+    size_t n_scratch;
     const Group *group;
     TapeMode mode;
     bool lean;            /* keep little: compute on the way back what can be computed again */
@@ -84,7 +87,6 @@ struct Tape {
 void tape_begin(Tape *tape, const Group *group, TapeMode mode);
 void tape_reset(Tape *tape); /* empty; memory is kept */
 void tape_free(Tape *tape);
-void tape_room_free(TapeRoom *room);
 
 /* A tensor around data of the caller. Owner of data: the caller. */
 Tensor *tape_leaf(Tape *tape, size_t rows, size_t cols, float *data, bool wants);
@@ -100,10 +102,13 @@ MUST_USE Err *tape_backward(Tape *tape);
 
 /* ---- for operations ------------------------------------------------------------------------------------------- */
 
+/* False after an error, and where blocks are only counted: an operation asks before it reads or writes a number. */
+static inline bool tape_computes(const Tape *tape) { return !tape->err && !tape->counted; }
+
 /* A fresh tensor, and blocks that live until the reset; not zeroed. Never NULL where it matters: when memory has run
  * out the tape fails, and tape_expect tells the operation to give up. */
 Tensor *tape_tensor(Tape *tape, size_t rows, size_t cols);
-void *tape_alloc(Tape *tape, size_t bytes);
+void *tape_alloc(Tape *tape, size_t bytes); /* may be written to where tape_computes is false, too */
 float *tape_floats(Tape *tape, size_t n);
 
 /* True once, when x->grad is to be written; else it is to be added to. Asked by a backward that says Op.writes, always. */

@@ -14,7 +14,7 @@ struct Step {
     Model *model;
     Adapter *adapter;
     StepConfig config;
-    TapeRoom room;           /* of all tapes */
+    Pool room;               /* of all tapes */
     Tape tape;               /* of the layer and group at work */
     size_t n_kept;
     Tape *kept;              /* [n_kept], the first [keep_layers][n_groups] of them for the step at work */
@@ -97,7 +97,7 @@ void step_rest(Step *s)
     drop_choices(s);
     boundaries_free(&s->hidden);
     tape_free(&s->tape);
-    tape_room_free(&s->room);
+    pool_free(&s->room);
     forest_free(&s->forest);
     free(s->dx);
     s->dx = NULL;
@@ -116,8 +116,8 @@ void step_free(Step *s)
 
 size_t step_tape_bytes(const Step *s)
 {
-    size_t bytes = s->tape.arena.held_bytes + s->room.scratch.held_bytes + s->room.gradients.held_bytes;
-    for (size_t i = 0; i < s->n_kept; i++) bytes += s->kept[i].arena.held_bytes;
+    size_t bytes = s->room.high_bytes;
+    for (size_t i = 0; i < s->n_kept; i++) bytes += s->kept[i].own.high_bytes;
     return bytes;
 }
 
@@ -180,11 +180,12 @@ static Err *prepare(Run *run)
     return mem_new(&s->totals, L * width, sizeof *s->totals);
 }
 
-static void start_tape(const Run *run, Tape *tape, const Group *group, TapeMode mode)
+static void start_tape(const Run *run, Tape *tape, const Group *group, TapeMode mode, bool stays)
 {
     const StepConfig *c = &run->s->config;
     tape->profile = c->profile;
     tape->room = &run->s->room;
+    tape->stays = stays;
     tape_begin(tape, group, mode);
     tape->lean = c->lean;
     tape->replay = false;
@@ -245,7 +246,7 @@ static Err *embed(const Run *run)
     size_t D = width_of(s);
     for (size_t i = 0; i < run->batch->n_groups; i++) {
         const BatchGroup *g = &run->batch->groups[i];
-        start_tape(run, &s->tape, &g->group, TAPE_OFF);
+        start_tape(run, &s->tape, &g->group, TAPE_OFF, false);
         Tensor *x = model_embed(&s->tape, s->model, g->ids);
         TRY(in_group(run, g, tape_error(&s->tape)));
         memcpy(boundary(run, 0) + g->row * D, x->data, g->group.T * D * sizeof *x->data);
@@ -265,7 +266,7 @@ static Err *layer_up(const Run *run, size_t l)
         size_t k = keep ? (l - run->keep_from) * run->batch->n_groups + i : 0;
         Tape *tape = keep ? &s->kept[k] : &s->tape;
         Tensor *in;
-        start_tape(run, tape, &g->group, keep ? TAPE_RECORD : TAPE_OFF);
+        start_tape(run, tape, &g->group, keep ? TAPE_RECORD : TAPE_OFF, keep);
         if (keep) adapter_set_forest(s->adapter, l, s->adapter->layers[l].n ? &s->forest : NULL);
         Tensor *out = run_layer(run, tape, l, i, false, &in);
         TRY(in_group(run, g, tape_error(tape)));
@@ -343,7 +344,7 @@ static Err *head_group(const Run *run, const BatchGroup *g, double *nll)
     Step *s = run->s;
     Tape *tape = &s->tape;
     size_t D = width_of(s), T = g->group.T, n = 0;
-    start_tape(run, tape, &g->group, TAPE_RECORD);
+    start_tape(run, tape, &g->group, TAPE_RECORD, false);
     float *x = tape_floats(tape, T * D);
     int32_t *targets = tape_alloc(tape, T * sizeof *targets);
     size_t *row = tape_alloc(tape, T * sizeof *row);
@@ -435,7 +436,7 @@ static Err *layer_down(const Run *run, size_t l)
         Tape *tape = kept ? &s->kept[k] : &s->tape;
         Tensor *in = kept ? s->kept_in[k] : NULL, *out = kept ? s->kept_out[k] : NULL;
         if (!kept) {
-            start_tape(run, tape, &g->group, TAPE_RECORD);
+            start_tape(run, tape, &g->group, TAPE_RECORD, false);
             tape->replay = true;
             out = run_layer(run, tape, l, i, true, &in);
         }

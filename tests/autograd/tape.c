@@ -169,15 +169,16 @@ static void a_used_tape_gives_the_bits_of_a_new_one(void **state)
         tape_begin(&tape, &group, TAPE_RECORD);
         Tensor *leaf = tape_leaf(&tape, 3, 4, x, true);
         Tensor *y = op_rmsnorm(&tape, op_linear(&tape, leaf, 1, (const Weight *[]){&W}, 0, NULL), 0, 4, values, 1e-5);
+        if (round == 0) memcpy(first, y->data, sizeof first);
+        assert_memory_equal(first, y->data, sizeof first);
         for (size_t i = 0; i < 12; i++) tape_seed(&tape, y)[i] = (float)i;
         assert_ok(tape_backward(&tape));
-        if (round == 0) memcpy(first, y->data, sizeof first), memcpy(grad, leaf->grad, sizeof grad);
-        assert_memory_equal(first, y->data, sizeof first);
+        if (round == 0) memcpy(grad, leaf->grad, sizeof grad);
         assert_memory_equal(grad, leaf->grad, sizeof grad);
     }
-    assert_true(tape.arena.used_bytes > 0);
+    assert_true(tape.own.used_bytes > 0);
     tape_reset(&tape);
-    assert_int_equal(tape.arena.used_bytes, 0);
+    assert_int_equal(tape.own.used_bytes, 0);
     tape_free(&tape);
 }
 

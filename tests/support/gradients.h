@@ -20,6 +20,7 @@
 #define GRAFT_TESTS_SUPPORT_GRADIENTS_H
 
 #include "autograd/op.h"
+#include "base/arena.h"
 #include "tests/support/check.h"
 #include "tests/support/reference.h"
 

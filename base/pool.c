@@ -1,0 +1,110 @@
+#define _GNU_SOURCE
+#include "base/pool.h"
+
+#include "base/err.h"
+#include "base/memory.h"
+#include "base/sizes.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* The address sanitizer learns which bytes are handed out; a gap behind each block catches overruns. */
+#if defined __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+enum { GUARD = 64 };
+#else
+#define ASAN_POISON_MEMORY_REGION(at, bytes) ((void)(at), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(at, bytes) ((void)(at), (void)(bytes))
+enum { GUARD = 0 };
+#endif
+
+enum { ALIGN = 64, HUGE_PAGE = 2 << 20, OPENED_AT_ONCE = 32 << 20 };
+static const size_t most_counted = (size_t)1 << 45; /* of addresses; what is counted may be of a larger machine */
+
+/* Addresses that begin where a huge page may, with nothing behind them; half as many as long as the system refuses. */
+static bool reserve(Pool *pool)
+{
+    size_t bytes = pool->counts ? most_counted : round_up((size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE), HUGE_PAGE);
+    char *at = MAP_FAILED;
+    for (;; bytes = bytes / 2 / HUGE_PAGE * HUGE_PAGE) {
+        at = mmap(NULL, bytes + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (at != MAP_FAILED) break;
+        if (bytes < OPENED_AT_ONCE) return false;
+    }
+    size_t before = round_up((uintptr_t)at, HUGE_PAGE) - (uintptr_t)at;
+    if (before) munmap(at, before);
+    munmap(at + before + bytes, HUGE_PAGE - before);
+    pool->base = at + before;
+    pool->reserved = bytes;
+    if (!pool->counts) madvise(pool->base, bytes, MADV_HUGEPAGE); /* a wish: with pages of 4 KiB, taking them was a tenth of a short run */
+    return true;
+}
+
+/* Have the first `end` bytes usable. */
+static bool reach(Pool *pool, size_t end)
+{
+    if (!pool->base && !reserve(pool)) return false;
+    if (end > pool->reserved) return false;
+    if (pool->counts || end <= pool->open) return true;
+    size_t open = least(round_up(end, OPENED_AT_ONCE), pool->reserved);
+    if (mprotect(pool->base + pool->open, open - pool->open, PROT_READ | PROT_WRITE)) return false;
+    ASAN_POISON_MEMORY_REGION(pool->base + pool->open, open - pool->open);
+    pool->open = open;
+    return true;
+}
+
+static size_t end_before(const Pool *pool, size_t i) { return i ? pool->blocks[i - 1].at + pool->blocks[i - 1].bytes : 0; }
+
+void *pool_alloc(Pool *pool, size_t bytes)
+{
+    if (bytes > SIZE_MAX / 4) return NULL;
+    size_t asked = bytes, i = pool->first_gap;
+    bytes = round_up((bytes ? bytes : 1) + GUARD, ALIGN);
+    while (i < pool->n && pool->blocks[i].at - end_before(pool, i) < bytes) i++;
+    size_t at = end_before(pool, i);
+    Err *err = mem_grow(&pool->blocks, &pool->capacity, pool->n + 1, sizeof *pool->blocks);
+    err_free(err); /* the caller says what it was for */
+    if (err || !reach(pool, at + bytes)) return NULL;
+    memmove(pool->blocks + i + 1, pool->blocks + i, (pool->n - i) * sizeof *pool->blocks);
+    pool->blocks[i] = (PoolBlock){at, bytes};
+    pool->n++;
+    while (pool->first_gap < pool->n && pool->blocks[pool->first_gap].at == end_before(pool, pool->first_gap)) pool->first_gap++;
+    pool->used_bytes += bytes;
+    pool->high_bytes = larger(pool->high_bytes, at + bytes);
+    if (!pool->counts) ASAN_UNPOISON_MEMORY_REGION(pool->base + at, asked);
+    return pool->base + at;
+}
+
+void pool_give_back(Pool *pool, const void *block)
+{
+    if (!block) return;
+    size_t at = (size_t)((const char *)block - pool->base), low = 0, high = pool->n;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (pool->blocks[middle].at < at) low = middle + 1;
+        else high = middle;
+    }
+    ASSERT(low < pool->n && pool->blocks[low].at == at, "the pool has no block at byte %zu", at);
+    pool->used_bytes -= pool->blocks[low].bytes;
+    if (!pool->counts) ASAN_POISON_MEMORY_REGION(pool->base + at, pool->blocks[low].bytes);
+    pool->n--;
+    memmove(pool->blocks + low, pool->blocks + low + 1, (pool->n - low) * sizeof *pool->blocks);
+    pool->first_gap = least(pool->first_gap, low);
+}
+
+void pool_reset(Pool *pool)
+{
+    if (!pool->counts && pool->base) ASAN_POISON_MEMORY_REGION(pool->base, pool->open);
+    pool->n = pool->first_gap = pool->used_bytes = 0;
+}
+
+void pool_free(Pool *pool)
+{
+    if (pool->open) ASAN_UNPOISON_MEMORY_REGION(pool->base, pool->open);
+    if (pool->base) munmap(pool->base, pool->reserved);
+    free(pool->blocks);
+    *pool = (Pool){.counts = pool->counts};
+}

@@ -69,6 +69,7 @@ Tensor *op_rope(Tape *tape, Tensor *x, const RopeTable *table, size_t col, size_
 typedef struct {
     size_t n_docs;
     uint64_t **of;
+    size_t most; /* keys of a query at the most; 0: nobody knows */
 } Keys;
 
 static inline size_t keys_words(const Group *group, size_t d)

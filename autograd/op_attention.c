@@ -408,11 +408,11 @@ static void attention_backward(Node *node)
     Room layout;
     size_t T = q->shape[0], H = s->n_heads, each = room_lay(&layout, s, DOWN, NULL);
     float *dkr = tape_scratch(tape, H * T * s->rope), *delta = tape_scratch(tape, H * T);
-    float *scratch = tape_scratch(tape, (size_t)omp_get_max_threads() * each);
+    float *scratch = tape_scratch(tape, tape_threads(tape) * each);
     Piece *pieces = (Piece *)(void *)tape_scratch(tape, most_pieces(T, group->n_docs) * sizeof *pieces / sizeof(float));
     bool first_q = tape_first(q), first_kv = tape_first(kv);
     float *dq = tape_seed(tape, q), *dkv = tape_seed(tape, kv), *dkr_sum = tape_seed(tape, kr);
-    if (tape->err) return;
+    if (!tape_computes(tape)) return;
     if (first_q) zero_others(group, kept, dq, q->shape[1]);
     if (first_kv) zero_others(group, kept, dkv, kv->shape[1]);
     size_t n = cut_backward(group, kept, pieces);
@@ -457,7 +457,7 @@ Tensor *op_attention(Tape *tape, const AttentionShape *shape, Tensor *q, Tensor 
     size_t T = q->shape[0], H = shape->n_heads, each = room_lay(&layout, shape, UP, NULL);
     Tensor *o = tape_tensor(tape, T, H * shape->v);
     Kept *kept = tape_alloc(tape, sizeof *kept);
-    float *lse = tape_floats(tape, H * T), *scratch = tape_scratch(tape, (size_t)omp_get_max_threads() * each);
+    float *lse = tape_floats(tape, H * T), *scratch = tape_scratch(tape, tape_threads(tape) * each);
     Piece *pieces = (Piece *)(void *)tape_scratch(tape, most_pieces(T, group->n_docs) * sizeof *pieces / sizeof(float));
     if (!tape_expect(tape, q->shape[1] == H * (shape->nope + shape->rope) && kv->shape[1] == H * (shape->nope + shape->v) &&
                          kr_col + shape->rope <= kr->shape[1] && T == group->T && kv->shape[0] == T && kr->shape[0] == T,
@@ -465,7 +465,7 @@ Tensor *op_attention(Tape *tape, const AttentionShape *shape, Tensor *q, Tensor 
                      kv->shape[1], kr->shape[0], kr->shape[1], group->T))
         return &tape->dummy;
     *kept = (Kept){*shape, kr_col, keys ? *keys : (Keys){0}, lse};
-    size_t n = cut_queries(group, kept, piece_rows(T, H), pieces, 0, false);
+    size_t n = tape_computes(tape) ? cut_queries(group, kept, piece_rows(T, H), pieces, 0, false) : 0;
     qsort(pieces, n, sizeof *pieces, by_cost);
 #pragma omp parallel
     {

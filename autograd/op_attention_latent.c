@@ -95,14 +95,14 @@ static bool work_open(Work *w, Tape *tape, const Kept *kept, size_t d, bool back
     const LatentInputs *in = &kept->in;
     const AttentionShape *s = &kept->shape;
     const Group *group = tape->group;
-    size_t R = in->kv_up->cols, r = in->lora ? in->lora->B->cols : 0, H = s->n_heads, n_threads = (size_t)omp_get_max_threads();
+    size_t R = in->kv_up->cols, r = in->lora ? in->lora->B->cols : 0, H = s->n_heads, n_threads = tape_threads(tape);
     *w = (Work){.shape = s, .in = in, .R = R, .r = r, .u_col = even(R), .kr_col = even(R) + even(r), .first = group->doc_start[d],
                 .n = group->doc_start[d + 1] - group->doc_start[d], .words = keys_words(group, d), .chosen = kept->keys.of[d]};
     w->exact = w->keys = (LatentKeys){.with = latents_of_path(false), .n_heads = H, .K = w->kr_col + even(s->rope), .C = w->kr_col};
     if (back) w->keys.with = latents_of_path(true);
     w->exact.stride = latent_stride(&w->exact);
     w->keys.stride = latent_stride(&w->keys);
-    w->most = most_keys(w->chosen, w->n, w->words);
+    w->most = kept->keys.most ? least(w->n, kept->keys.most) : most_keys(w->chosen, w->n, w->words);
     w->q_wide = whole_lanes(w->keys.K);
     w->z_wide = whole_lanes(w->keys.C);
     w->kept_step = back ? latent_kept(&w->keys, w->most) : 0;
@@ -121,7 +121,7 @@ static bool work_open(Work *w, Tape *tape, const Kept *kept, size_t d, bool back
     w->n_ids = (size_t *)(void *)tape_scratch(tape, w->m * sizeof(size_t) / sizeof(float));
     w->kept = tape_scratch(tape, w->m * w->kept_step + 1);
     w->scratch = tape_scratch(tape, n_threads * w->scratch_step);
-    if (tape->err) return false;
+    if (!tape_computes(tape)) return false;
     memset(w->q, 0, w->m * H * w->q_wide * sizeof *w->q); /* columns between parts stay zero */
     memset(w->z, 0, w->m * H * w->z_wide * sizeof *w->z);
     pack_keys(w, &w->exact);
@@ -343,9 +343,9 @@ static void pair_backward(const Work *w, const Kept *kept, const Gradients *g)
     for (size_t h = 0; h < H; h++) {
         float *dB = g->dB + h * (s->nope + s->v) * r, *sum = my_scratch(w);
         Rows q = q_rows(w, w->in->q->data, 0, h), d_o = o_rows(w, g->d_o, 0, h);
-        sum_tn(w->n, s->nope, r, sum, s->scale * scale, q.data, q.stride, g->dq_u + h * r, H * r);
+        sum_tn(w->n, s->nope, r, sum, false, s->scale * scale, q, rows_of(g->dq_u + h * r, H * r));
         row_add(s->nope * r, dB, sum);
-        sum_tn(w->n, s->v, r, sum, scale, d_o.data, d_o.stride, kept->zu + (w->first * H + h) * r, H * r);
+        sum_tn(w->n, s->v, r, sum, false, scale, d_o, rows_of(kept->zu + (w->first * H + h) * r, H * r));
         row_add(s->v * r, dB + s->nope * r, sum);
     }
 }
@@ -364,11 +364,13 @@ static void attention_latent_backward(Node *node)
         while (in->lora && m + 1 < group->n_micro && group->micro_start[m + 1] <= group->doc_start[d]) m++;
         if (!attends_latents(&kept->shape, group, &kept->keys, d)) continue;
         Work work;
-        if (work_open(&work, tape, kept, d, true)) g.dq_u = tape_scratch(tape, work.n * kept->shape.n_heads * work.r + 1);
-        if (tape->err) return;
-        document_backward(&work, kept, &g);
-        g.dB = in->lora && group->n_micro ? wanted(in->B[m]) : NULL;
-        if (g.dB) pair_backward(&work, kept, &g);
+        work_open(&work, tape, kept, d, true);
+        g.dq_u = tape_scratch(tape, work.n * kept->shape.n_heads * work.r + 1);
+        if (tape_computes(tape)) {
+            document_backward(&work, kept, &g);
+            g.dB = in->lora && group->n_micro ? wanted(in->B[m]) : NULL;
+            if (g.dB) pair_backward(&work, kept, &g);
+        }
         tape_scratch_reset(tape);
     }
 }

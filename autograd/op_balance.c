@@ -140,10 +140,10 @@ static void balance_backward(Node *node)
 {
     const Kept *kept = node->kept;
     const Group *group = node->tape->group;
-    size_t E = kept->shape.E, each = E + kept->shape.K + 2 * E, n_threads = (size_t)omp_get_max_threads();
+    size_t E = kept->shape.E, each = E + kept->shape.K + 2 * E, n_threads = tape_threads(node->tape);
     each += each % 2; /* doubles follow floats */
     float *scratch = tape_scratch(node->tape, n_threads * each);
-    if (!scratch) return;
+    if (!tape_computes(node->tape)) return;
 #pragma omp parallel for schedule(dynamic)
     for (size_t d = 0; d < group->n_docs; d++) {
         double *load = (double *)(void *)(scratch + (size_t)omp_get_thread_num() * each);

@@ -22,7 +22,7 @@ static void add_backward(Node *node)
 {
     Tensor *y = node->out, *x = node->in[1];
     if (!x->wants) return;
-    size_t T = y->shape[0], D = y->shape[1];
+    size_t T = tape_rows(node->tape, y->shape[0]), D = y->shape[1];
     bool first = tape_first(x);
 #pragma omp parallel for schedule(static)
     for (size_t t = 0; t < T; t++) {
@@ -38,6 +38,7 @@ Tensor *op_add(Tape *tape, Tensor *y, Tensor *x)
     size_t T = y->shape[0], D = y->shape[1];
     if (!tape_expect(tape, x->shape[0] == T && x->shape[1] == D, "add: y is [%zu][%zu], x is [%zu][%zu]", T, D, x->shape[0], x->shape[1]))
         return &tape->dummy;
+    T = tape_rows(tape, T);
 #pragma omp parallel for schedule(static) if (T * D >= WORTH_A_TEAM)
     for (size_t t = 0; t < T; t++) row_add(D, y->data + t * D, x->data + t * D);
     return tape_record(tape, &add, y, NULL, false, 2, (Tensor *[]){y, x});

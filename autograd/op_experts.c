@@ -4,6 +4,8 @@
  *   1. experts on threads, largest first: from x to a = w silu(g) u, packed for the second product;
  *   2. columns of y on threads: every thread adds all experts, in id order, into its own columns.
  * So a token's sum has one order, whoever computes it, and y is written without a buffer of all pairs' outputs.
+ * What lies between them is packed in a block of bounded size: a lap of experts at a time goes through both passes. A thread works
+ * on a piece of an expert's rows at a time; sums over rows go on from piece to piece. So no token's choice asks for more memory.
  * The way back has the same two passes, with G the gradient of y and a_ the hidden row before weighting:
  *   1. gate and up, kept or computed again;  da_ = G Wd,  dw = a_ . da_,  da = w da_,  dg and du by SwiGLU; the pairs' LoRA sums
  *   2. dx[t] += dg Wg + du Wu, experts in falling order: a run of them that was borrowed last on the way up is asked for first.
@@ -18,8 +20,22 @@
 #include <omp.h>
 #include <string.h>
 
-/* Scratch for packing rows of any product. */
+/* Scratch for packing a piece's rows of any product. */
 static size_t pack_floats(const ExpertsPlan *plan) { return rows_scratch(plan->most, larger(plan->D, plan->F), plan->rank_most); }
+
+/* Rows [at, at + n) of all pairs: a piece of an expert. */
+typedef struct {
+    size_t at, n;
+} Piece;
+
+static Piece piece_of(const ExpertsPlan *plan, size_t e, size_t i)
+{
+    size_t n = pairs_of(plan, e), begin = piece_begin(plan, n, i);
+    return (Piece){plan->begin[e] + begin, piece_begin(plan, n, i + 1) - begin};
+}
+
+/* What each product of a piece and the next have in common: packed rows lie piece after piece. */
+static Rows rows_of_pairs(const ExpertsPlan *plan, const float *of_tokens, Piece p) { return rows_pick(of_tokens, plan->D, plan->token + p.at); }
 
 /* The columns [begin, end) that thread i of n owns: whole units. */
 static void columns_of(size_t width, size_t i, size_t n, size_t *begin, size_t *end)
@@ -46,104 +62,112 @@ static void gate_and_up(const ExpertsPlan *plan, const Expert *expert, size_t n,
 
 /* ---- the way up ----------------------------------------------------------------------------------------------- */
 
-/* Where the packed a of run i lie in a block, each with its a A' of LoRA on down; returns the floats. hidden [E] is set where
- * there is a block. */
-static size_t place_packed(const ExpertsPlan *plan, size_t i, float **hidden, float *block)
+static Packing packing_up(const ExpertsPlan *plan) { return (Packing){1, plan->rank_most}; }
+static Packing packing_back(const ExpertsPlan *plan) { return (Packing){2, plan->rank_most}; }
+
+/* Where the packed rows of each expert of a lap begin: places [E]. */
+static void place(const ExpertsPlan *plan, Packing packing, size_t begin, size_t end, float *block, float **places)
 {
-    size_t at = 0;
-    for (size_t e = plan->runs->begin[i]; e < plan->runs->begin[i + 1]; e++) {
-        size_t n = pairs_of(plan, e);
-        if (block) hidden[e] = block + at;
-        if (n) at += rows_scratch(n, plan->F, rank_of(plan->experts[e].out));
-    }
-    return at;
+    for (size_t e = begin; e < end; block += packed_expert(plan, packing, e++)) places[e] = block;
 }
 
-static void hidden_rows(const ExpertsPlan *plan, size_t e, const Tensor *x, const Tensor *w, float *packed, float *scratch, const Expert *next)
+static void hidden_rows(const ExpertsPlan *plan, const Expert *expert, Piece p, const Tensor *x, const Tensor *w, float *packed, float *scratch, const Expert *next)
 {
-    const Expert *expert = &plan->experts[e];
-    size_t at = plan->begin[e], n = pairs_of(plan, e), F = plan->F, R = rank_of(expert->out);
+    size_t F = plan->F, R = rank_of(expert->out);
     float *pack = scratch, *a = pack + pack_floats(plan), *low = a + plan->most * F, *gu = low + plan->most * plan->rank_most;
-    if (plan->gate_up) gu = plan->gate_up + at * 2 * F;
-    gate_and_up(plan, expert, n, rows_pick(x->data, plan->D, plan->token + at), gu, plan->gate_up ? plan->low + at * plan->rank_most : low, pack, next ? next->gate : NULL);
-    for (size_t i = 0; i < n; i++) {
+    if (plan->gate_up) gu = plan->gate_up + p.at * 2 * F;
+    gate_and_up(plan, expert, p.n, rows_of_pairs(plan, x->data, p), gu, plan->gate_up ? plan->low + p.at * plan->rank_most : low, pack, next ? next->gate : NULL);
+    for (size_t i = 0; i < p.n; i++) {
         row_swiglu(F, a + i * F, gu + i * 2 * F, gu + i * 2 * F + F);
-        row_scale(F, a + i * F, weight_of_pair(plan, w->data, at + i), a + i * F);
+        row_scale(F, a + i * F, weight_of_pair(plan, w->data, p.at + i), a + i * F);
     }
     RowsPair pair = lora_outer(expert->out, 0, plan->D, low);
-    if (expert->out) rows_narrow_in(n, rows_of(low, R), 1, rows_of(a, F), R, F, expert->out->A->data);
-    rows_pack_nt(n, 1, rows_of(a, F), expert->down, &pair, packed);
+    if (expert->out) rows_narrow_in(p.n, rows_of(low, R), 1, rows_of(a, F), R, F, expert->out->A->data);
+    rows_pack_nt(p.n, 1, rows_of(a, F), expert->down, &pair, packed);
 }
 
-static void add_down(const ExpertsPlan *plan, size_t run, float *const *hidden, float *y, size_t begin, size_t end)
+static void expert_up(const ExpertsPlan *plan, size_t e, const Tensor *x, const Tensor *w, float *packed, float *scratch, const Expert *next)
 {
-    size_t stop = plan->runs->begin[run + 1];
-    for (size_t e = busy_from(plan, plan->runs->begin[run], stop), next; e < stop; e = next) {
-        next = busy_from(plan, e + 1, stop);
-        size_t n = pairs_of(plan, e);
-        Rows to = rows_pick(y, plan->D, plan->token + plan->begin[e]);
-        RowsPair pair = lora_outer(plan->experts[e].out, 0, plan->D, NULL);
-        rows_nt_slice(n, to, true, hidden[e], plan->experts[e].down, &pair, begin, end, (RowsNext){next < stop ? plan->experts[next].down : NULL, begin});
+    const Expert *expert = &plan->experts[e];
+    for (size_t i = 0, n = pieces_of(plan, pairs_of(plan, e)); i < n; i++) {
+        Piece p = piece_of(plan, e, i);
+        hidden_rows(plan, expert, p, x, w, packed, scratch, i + 1 < n ? expert : next);
+        packed += packed_piece(plan, packing_up(plan), p.n);
     }
 }
 
-static void run_up(const ExpertsPlan *plan, size_t run, const Tensor *x, const Tensor *w, float *const *hidden, float *scratch, size_t each, float *y)
+/* Columns [begin, end) of y: what an expert adds to them. */
+static void add_expert(const ExpertsPlan *plan, size_t e, const float *packed, float *y, size_t begin, size_t end, const Weight *next)
 {
-    size_t turn = plan->runs->begin[run];
+    const Expert *expert = &plan->experts[e];
+    RowsPair pair = lora_outer(expert->out, 0, plan->D, NULL);
+    for (size_t i = 0, n = pieces_of(plan, pairs_of(plan, e)); i < n; i++) {
+        Piece p = piece_of(plan, e, i);
+        rows_nt_slice(p.n, rows_of_pairs(plan, y, p), true, packed, expert->down, &pair, begin, end, (RowsNext){i + 1 < n ? expert->down : next, begin});
+        packed += packed_piece(plan, packing_up(plan), p.n);
+    }
+}
+
+static void add_down(const ExpertsPlan *plan, size_t first, size_t stop, float *const *hidden, float *y, size_t begin, size_t end)
+{
+    for (size_t e = busy_from(plan, first, stop), next; e < stop; e = next) {
+        next = busy_from(plan, e + 1, stop);
+        add_expert(plan, e, hidden[e], y, begin, end, next < stop ? plan->experts[next].down : NULL);
+    }
+}
+
+static void lap_up(const ExpertsPlan *plan, size_t first, size_t stop, const Tensor *x, const Tensor *w, float *const *hidden, float *scratch, size_t each, float *y)
+{
+    size_t turn = first;
+    lap_order(plan, first, stop);
 #pragma omp parallel
     {
         float *mine = scratch + (size_t)omp_get_thread_num() * each;
-        for (size_t i = take_turn(&turn), next; i < plan->runs->begin[run + 1]; i = next) {
+        for (size_t i = take_turn(&turn), next; i < stop; i = next) {
             next = take_turn(&turn);
-            if (expert_at(plan, run, i)) hidden_rows(plan, plan->order[i], x, w, hidden[plan->order[i]], mine, expert_at(plan, run, next));
+            size_t e = plan->order[i].expert;
+            if (expert_at(plan, stop, i)) expert_up(plan, e, x, w, hidden[e], mine, expert_at(plan, stop, next));
         }
 #pragma omp barrier
         size_t begin, end;
         columns_of(plan->D, (size_t)omp_get_thread_num(), (size_t)omp_get_num_threads(), &begin, &end);
-        if (begin < end) add_down(plan, run, hidden, y, begin, end);
+        if (begin < end) add_down(plan, first, stop, hidden, y, begin, end);
     }
 }
 
 static void experts_up(Tape *tape, const ExpertsPlan *plan, const Tensor *x, const Tensor *w, float *y)
 {
-    size_t n_threads = (size_t)omp_get_max_threads(), most = 0;
-    size_t each = (pack_floats(plan) + plan->most * (3 * plan->F + plan->rank_most) + 15) / 16 * 16;
+    const ExpertRuns *runs = plan->runs;
+    size_t each = (pack_floats(plan) + plan->most * (3 * plan->F + plan->rank_most) + 15) / 16 * 16, room = packed_block(tape, plan, packing_up(plan));
+    float *scratch = tape_scratch(tape, tape_threads(tape) * each), *block = tape_scratch(tape, room);
     float **hidden = (float **)(void *)tape_scratch(tape, plan->E * 2);
-    for (size_t i = 0; i < plan->runs->n; i++) most = larger(most, place_packed(plan, i, hidden, NULL));
-    float *scratch = tape_scratch(tape, n_threads * each), *block = tape_scratch(tape, most);
-    for (size_t i = 0; i < plan->runs->n && experts_borrow(tape, plan->runs, i); i++) {
-        place_packed(plan, i, hidden, block);
-        run_up(plan, i, x, w, hidden, scratch, each, y);
-        experts_give_back(plan->runs, i);
+    for (size_t i = 0; tape_computes(tape) && i < runs->n && experts_borrow(tape, runs, i); i++) {
+        for (size_t e = runs->begin[i], stop; e < runs->begin[i + 1]; e = stop) {
+            stop = lap_end(plan, packing_up(plan), room, e, runs->begin[i + 1]);
+            place(plan, packing_up(plan), e, stop, block, hidden);
+            lap_up(plan, e, stop, x, w, hidden, scratch, each, y);
+        }
+        experts_give_back(runs, i);
     }
 }
 
 /* ---- the way back --------------------------------------------------------------------------------------------- */
 
+/* What a thread works with; each block holds a piece's rows. */
 typedef struct {
-    float **gate, **up; /* [E] packed dg, and du with the gradient of LoRA's u on gate|up */
-} PackedBack;
-
-/* What a thread works with; each block holds `most` rows. */
-typedef struct {
-    float *x, *G, *gu, *dgu, *a, *da, *low, *dlow, *pack;
+    float *gu, *dgu, *a, *da, *low, *dlow, *pack;
 } Bench;
 
 /* A row of gate and up; it serves LoRA on down as a row of r, too. */
 static size_t gate_up_width(const ExpertsPlan *plan) { return larger(2 * plan->F, plan->rank_most); }
 
-static size_t bench_floats(const ExpertsPlan *plan)
-{
-    return plan->most * (2 * plan->D + 4 * plan->F + gate_up_width(plan) + 2 * plan->rank_most) + pack_floats(plan);
-}
+static size_t bench_floats(const ExpertsPlan *plan) { return plan->most * (4 * plan->F + gate_up_width(plan) + 2 * plan->rank_most) + pack_floats(plan); }
 
 static Bench bench_at(const ExpertsPlan *plan, float *at)
 {
-    size_t n = plan->most, D = plan->D, F = plan->F, R = plan->rank_most;
+    size_t n = plan->most, F = plan->F, R = plan->rank_most;
     Bench b = {.pack = at}; /* packing wants its alignment */
-    b.x = b.pack + pack_floats(plan);
-    b.G = b.x + n * D;
-    b.gu = b.G + n * D;
+    b.gu = b.pack + pack_floats(plan);
     b.dgu = b.gu + n * gate_up_width(plan);
     b.a = b.dgu + n * 2 * F;
     b.da = b.a + n * F;
@@ -152,21 +176,29 @@ static Bench bench_at(const ExpertsPlan *plan, float *at)
     return b;
 }
 
-/* dB_m = s dy' u and dA_m = du' x for every micro-batch, this expert's rows of it. */
-static void sum_pair(const Group *group, const Lora *lora, size_t n, const uint32_t *token, const float *dy, size_t ldy,
-                     const float *u, const float *du, const float *x, size_t ldx)
+/* Sums of a pair over an expert's rows, micro-batch after micro-batch, on their way from piece to piece. */
+typedef struct {
+    size_t m, at; /* micro-batch, and its first row; rows of the expert */
+} Sums;
+
+/* dB_m = s dy' u and dA_m = du' x: what the rows [begin, end) of n add. token [n]; dy, x are the rows [begin, end), u and du too. */
+static void sum_pair(const Group *group, const Lora *lora, Sums *sums, const uint32_t *token, size_t n, size_t begin, size_t end, Rows dy, const float *u, const float *du, Rows x)
 {
     if (!lora || !param_trains(lora->A)) return;
-    size_t R = lora->A->rows, at = 0;
-    for (size_t m = 0; m < group->n_micro; m++) {
-        Span span = group_span(group, m);
-        size_t end = at;
-        while (end < n && token[end] < span.begin + span.n) end++;
-        sum_tn(end - at, lora->B->rows, R, param_leaf(lora->B, span.number), lora->scale, dy + at * ldy, ldy, u + at * R, R);
-        sum_tn(end - at, R, lora->A->cols, param_leaf(lora->A, span.number), 1, du + at * R, R, x + at * ldx, ldx);
+    size_t R = lora->A->rows;
+    for (; sums->m < group->n_micro; sums->m++) {
+        Span span = group_span(group, sums->m);
+        size_t from = larger(sums->at, begin), past = from;
+        while (past < n && token[past] < span.begin + span.n) past++;
+        bool add = sums->at < begin, whole = past <= end;
+        size_t to = least(past, end), T = to - from;
+        if (T == 0 && !whole) return;
+        sum_tn(T, lora->B->rows, R, param_leaf(lora->B, span.number), add, whole ? lora->scale : 1, rows_from(dy, from - begin), rows_from(rows_of(u, R), from - begin));
+        sum_tn(T, R, lora->A->cols, param_leaf(lora->A, span.number), add, 1, rows_from(rows_of(du, R), from - begin), rows_from(x, from - begin));
+        if (!whole) return;
         param_merge(lora->B, span.number);
         param_merge(lora->A, span.number);
-        at = end;
+        sums->at = to;
     }
 }
 
@@ -180,127 +212,131 @@ static void back_through_down(const ExpertsPlan *plan, const Expert *expert, siz
     rows_nn_slice(n, rows_of(b->da, F), false, b->pack, expert->down, &pair, 0, F, (RowsNext){next ? next->down : NULL, 0});
 }
 
-/* Rows of an expert's pairs from those of their tokens, times their weights where there are some. */
-static void gather(const ExpertsPlan *plan, size_t at, size_t n, size_t width, float *rows, const float *of_tokens, const float *w)
-{
-    for (size_t i = 0; i < n; i++) {
-        const float *row = of_tokens + plan->token[at + i] * width;
-        if (w) row_scale(width, rows + i * width, weight_of_pair(plan, w, at + i), row);
-        else memcpy(rows + i * width, row, width * sizeof *rows);
-    }
-}
-
-/* The sums of LoRA on down: u = a A', and the gradients of y and of u with the routing weight in. */
-static void sum_down(const ExpertsPlan *plan, size_t e, const Group *group, const float *w, const float *dy, const Bench *b)
-{
-    const Expert *expert = &plan->experts[e];
-    size_t at = plan->begin[e], n = pairs_of(plan, e), R = rank_of(expert->out);
-    float *u = b->gu; /* gate and up computed here have served */
-    rows_narrow_in(n, rows_of(u, R), 1, rows_of(b->a, plan->F), R, plan->F, expert->out->A->data);
-    gather(plan, at, n, plan->D, b->G, dy, w);
-    for (size_t i = 0; i < n; i++) row_scale(R, b->dlow + i * R, weight_of_pair(plan, w, at + i), b->dlow + i * R);
-    sum_pair(group, expert->out, n, plan->token + at, b->G, plan->D, u, b->dlow, b->a, plan->F);
-}
-
 /* b->dgu from the gradient of y; b->a is the hidden row before weighting. gu is kept, or computed again here. */
-static void back_to_gate_and_up(const ExpertsPlan *plan, size_t e, const Tensor *w, const float *gu, const Bench *b)
+static void back_to_gate_and_up(const ExpertsPlan *plan, Piece p, const Tensor *w, const float *gu, const Bench *b)
 {
-    size_t at = plan->begin[e], n = pairs_of(plan, e), F = plan->F, K = plan->K;
-    for (size_t i = 0; i < n; i++) {
+    size_t F = plan->F, K = plan->K;
+    for (size_t i = 0; i < p.n; i++) {
         const float *gate = gu + i * 2 * F, *up = gate + F;
         float *da = b->da + i * F, *dgu = b->dgu + i * 2 * F;
         row_swiglu(F, b->a + i * F, gate, up);
-        if (w->grad) w->grad[plan->token[at + i] * K + plan->slot[at + i]] += row_dot(F, b->a + i * F, da);
-        row_scale(F, da, weight_of_pair(plan, w->data, at + i), da);
+        if (w->grad) w->grad[plan->token[p.at + i] * K + plan->slot[p.at + i]] += row_dot(F, b->a + i * F, da);
+        row_scale(F, da, weight_of_pair(plan, w->data, p.at + i), da);
         row_swiglu_backward(F, dgu, dgu + F, gate, up, da);
     }
 }
 
-/* No token came: the gradients are zeros, and are said so. */
-static void sum_nothing(const Group *group, const ExpertsPlan *plan, const Expert *expert)
+/* The way back of one expert: what its pieces share. */
+typedef struct {
+    const ExpertsPlan *plan;
+    const Expert *expert;
+    const Group *group;
+    const Tensor *x, *w;
+    const float *dy;
+    size_t e;
+    Sums in, out;
+} Back;
+
+static void sum_rows(Back *back, const Lora *lora, Sums *sums, Piece p, Rows dy, const float *u, const float *du, Rows x)
 {
-    sum_pair(group, expert->out, 0, plan->token, NULL, plan->D, NULL, NULL, NULL, plan->F);
-    sum_pair(group, expert->in, 0, plan->token, NULL, 2 * plan->F, NULL, NULL, NULL, plan->D);
+    const ExpertsPlan *plan = back->plan;
+    size_t first = plan->begin[back->e], begin = p.at - first;
+    sum_pair(back->group, lora, sums, plan->token + first, pairs_of(plan, back->e), begin, begin + p.n, dy, u, du, x);
 }
 
-static void expert_backward(const ExpertsPlan *plan, size_t e, const Group *group, const Tensor *x, const Tensor *w, const float *dy,
-                            const PackedBack *packed, const Bench *b, const Expert *next)
+/* The sums of LoRA on down: u = a A', with the routing weight in u and du. */
+static void sum_down(Back *back, Piece p, const Bench *b)
+{
+    const ExpertsPlan *plan = back->plan;
+    const Lora *out = back->expert->out;
+    size_t R = rank_of(out);
+    float *u = b->gu; /* gate and up computed here have served */
+    rows_narrow_in(p.n, rows_of(u, R), 1, rows_of(b->a, plan->F), R, plan->F, out->A->data);
+    for (size_t i = 0; i < p.n; i++) {
+        float weight = weight_of_pair(plan, back->w->data, p.at + i);
+        row_scale(R, u + i * R, weight, u + i * R);
+        row_scale(R, b->dlow + i * R, weight, b->dlow + i * R);
+    }
+    sum_rows(back, out, &back->out, p, rows_of_pairs(plan, back->dy, p), u, b->dlow, rows_of(b->a, plan->F));
+}
+
+/* packed: where dg goes, and behind it du with the gradient of LoRA's u on gate|up; NULL when nothing below wants them. */
+static void piece_back(Back *back, Piece p, float *packed, const Bench *b, const Expert *next)
+{
+    const ExpertsPlan *plan = back->plan;
+    const Expert *expert = back->expert;
+    const Lora *in = expert->in;
+    size_t F = plan->F, R = rank_of(in);
+    float *gu = plan->gate_up ? plan->gate_up + p.at * 2 * F : b->gu, *low = plan->gate_up ? plan->low + p.at * plan->rank_most : b->low;
+    Rows x = rows_of_pairs(plan, back->x->data, p);
+    back_through_down(plan, expert, p.n, rows_of_pairs(plan, back->dy, p), b, next);
+    if (!plan->gate_up) gate_and_up(plan, expert, p.n, x, gu, low, b->pack, NULL);
+    back_to_gate_and_up(plan, p, back->w, gu, b);
+    if (expert->out && param_trains(expert->out->A)) sum_down(back, p, b);
+    if (in) {
+        rows_narrow_back(p.n, rows_of(b->dlow, R), in->scale, rows_of(b->dgu + in->col, 2 * F), R, in->B->rows, in->B->data);
+        sum_rows(back, in, &back->in, p, rows_of(b->dgu + in->col, 2 * F), low, b->dlow, x);
+    }
+    if (!packed) return;
+    RowsPair pair = lora_inner(in, b->dlow);
+    rows_pack_nn(p.n, 1, rows_of(b->dgu, 2 * F), expert->gate, NULL, packed);
+    rows_pack_nn(p.n, 1, rows_of(b->dgu + F, 2 * F), expert->up, &pair, packed + rows_scratch(p.n, F, 0));
+}
+
+static void expert_back(Back *back, float *packed, const Bench *b, const Expert *next)
+{
+    const ExpertsPlan *plan = back->plan;
+    size_t n = pieces_of(plan, pairs_of(plan, back->e));
+    for (size_t i = 0; i < n; i++) {
+        Piece p = piece_of(plan, back->e, i);
+        piece_back(back, p, packed, b, i + 1 < n ? back->expert : next);
+        if (packed) packed += packed_piece(plan, packing_back(plan), p.n);
+    }
+    if (n) return;
+    Piece none = {plan->begin[back->e], 0}; /* no token came: the gradients are zeros, and are said so */
+    sum_rows(back, back->expert->out, &back->out, none, rows_of(NULL, 0), NULL, NULL, rows_of(NULL, 0));
+    sum_rows(back, back->expert->in, &back->in, none, rows_of(NULL, 0), NULL, NULL, rows_of(NULL, 0));
+}
+
+/* Columns [begin, end) of dx: what an expert adds to them. */
+static void add_expert_back(const ExpertsPlan *plan, size_t e, const float *packed, float *dx, size_t begin, size_t end, const Weight *next)
 {
     const Expert *expert = &plan->experts[e];
-    size_t at = plan->begin[e], n = pairs_of(plan, e), D = plan->D, F = plan->F, R = rank_of(expert->in);
-    const uint32_t *token = plan->token + at;
-    float *gu = plan->gate_up ? plan->gate_up + at * 2 * F : b->gu, *low = plan->gate_up ? plan->low + at * plan->rank_most : b->low;
-    if (n == 0) {
-        sum_nothing(group, plan, expert);
-        return;
+    RowsPair pair = lora_inner(expert->in, NULL);
+    for (size_t i = 0, n = pieces_of(plan, pairs_of(plan, e)); i < n; i++) {
+        Piece p = piece_of(plan, e, i);
+        Rows to = rows_of_pairs(plan, dx, p);
+        rows_nn_slice(p.n, to, true, packed, expert->gate, NULL, begin, end, (RowsNext){expert->up, begin});
+        rows_nn_slice(p.n, to, true, packed + rows_scratch(p.n, plan->F, 0), expert->up, &pair, begin, end, (RowsNext){i + 1 < n ? expert->gate : next, begin});
+        packed += packed_piece(plan, packing_back(plan), p.n);
     }
-    back_through_down(plan, expert, n, rows_pick(dy, D, token), b, next);
-    if (!plan->gate_up) gate_and_up(plan, expert, n, rows_pick(x->data, D, token), gu, low, b->pack, NULL);
-    back_to_gate_and_up(plan, e, w, gu, b);
-    if (expert->out && param_trains(expert->out->A)) sum_down(plan, e, group, w->data, dy, b);
-    if (expert->in) {
-        const Lora *in = expert->in;
-        rows_narrow_back(n, rows_of(b->dlow, R), in->scale, rows_of(b->dgu + in->col, 2 * F), R, in->B->rows, in->B->data);
-        if (param_trains(in->A)) gather(plan, at, n, D, b->x, x->data, NULL);
-        sum_pair(group, in, n, token, b->dgu + in->col, 2 * F, low, b->dlow, b->x, D);
-    }
-    if (!packed->gate) return;
-    RowsPair pair = lora_inner(expert->in, b->dlow);
-    rows_pack_nn(n, 1, rows_of(b->dgu, 2 * F), expert->gate, NULL, packed->gate[e]);
-    rows_pack_nn(n, 1, rows_of(b->dgu + F, 2 * F), expert->up, &pair, packed->up[e]);
 }
 
-static void add_back(const ExpertsPlan *plan, size_t run, const PackedBack *packed, float *dx, size_t begin, size_t end)
+static void add_back(const ExpertsPlan *plan, size_t first, size_t stop, float *const *packed, float *dx, size_t begin, size_t end)
 {
-    size_t first = plan->runs->begin[run];
-    for (size_t e = busy_below(plan, plan->runs->begin[run + 1], first), next; e > first; e = next) {
+    for (size_t e = busy_below(plan, stop, first), next; e > first; e = next) {
         next = busy_below(plan, e - 1, first);
-        const Expert *expert = &plan->experts[e - 1];
-        size_t n = pairs_of(plan, e - 1);
-        Rows to = rows_pick(dx, plan->D, plan->token + plan->begin[e - 1]);
-        RowsPair pair = lora_inner(expert->in, NULL);
-        rows_nn_slice(n, to, true, packed->gate[e - 1], expert->gate, NULL, begin, end, (RowsNext){expert->up, begin});
-        rows_nn_slice(n, to, true, packed->up[e - 1], expert->up, &pair, begin, end, (RowsNext){next > first ? plan->experts[next - 1].gate : NULL, begin});
+        add_expert_back(plan, e - 1, packed[e - 1], dx, begin, end, next > first ? plan->experts[next - 1].gate : NULL);
     }
 }
 
-static bool make_packed_back(Tape *tape, const ExpertsPlan *plan, PackedBack *packed)
+static void lap_back(const ExpertsPlan *plan, size_t first, size_t stop, const Group *group, const Tensor *x, const Tensor *w, const float *dy, float *const *packed, float *scratch, size_t each)
 {
-    packed->gate = (float **)(void *)tape_scratch(tape, plan->E * 2);
-    packed->up = (float **)(void *)tape_scratch(tape, plan->E * 2);
-    return !tape->err;
-}
-
-/* As place_packed. */
-static size_t place_packed_back(const ExpertsPlan *plan, size_t i, const PackedBack *packed, float *block)
-{
-    size_t at = 0;
-    for (size_t e = plan->runs->begin[i]; e < plan->runs->begin[i + 1]; e++) {
-        size_t n = pairs_of(plan, e), gate = n ? rows_scratch(n, plan->F, 0) : 0;
-        if (block) {
-            packed->gate[e] = block + at;
-            packed->up[e] = block + at + gate;
-        }
-        if (n) at += gate + rows_scratch(n, plan->F, rank_of(plan->experts[e].in));
-    }
-    return at;
-}
-
-static void run_back(const ExpertsPlan *plan, size_t run, const Group *group, const Tensor *x, const Tensor *w, const float *dy, const PackedBack *packed,
-                     float *scratch, size_t each)
-{
-    size_t turn = plan->runs->begin[run];
+    size_t turn = first;
+    lap_order(plan, first, stop);
 #pragma omp parallel
     {
         Bench bench = bench_at(plan, scratch + (size_t)omp_get_thread_num() * each);
-        for (size_t i = take_turn(&turn), next; i < plan->runs->begin[run + 1]; i = next) {
+        for (size_t i = take_turn(&turn), next; i < stop; i = next) {
             next = take_turn(&turn);
-            expert_backward(plan, plan->order[i], group, x, w, dy, packed, &bench, expert_at(plan, run, next));
+            size_t e = plan->order[i].expert;
+            Back back = {.plan = plan, .expert = &plan->experts[e], .group = group, .x = x, .w = w, .dy = dy, .e = e};
+            expert_back(&back, x->wants ? packed[e] : NULL, &bench, expert_at(plan, stop, next));
         }
 #pragma omp barrier
         size_t begin, end;
         columns_of(plan->D, (size_t)omp_get_thread_num(), (size_t)omp_get_num_threads(), &begin, &end);
-        if (x->wants && begin < end) add_back(plan, run, packed, x->grad, begin, end);
+        if (x->wants && begin < end) add_back(plan, first, stop, packed, x->grad, begin, end);
     }
 }
 
@@ -308,18 +344,18 @@ static void experts_backward(Node *node)
 {
     Tape *tape = node->tape;
     const ExpertsPlan *plan = node->kept;
+    const ExpertRuns *runs = plan->runs;
     Tensor *x = node->in[0], *w = node->in[1], *y = node->out;
-    size_t n_threads = (size_t)omp_get_max_threads(), each = (bench_floats(plan) + 15) / 16 * 16, most = 0;
-    float *scratch = tape_scratch(tape, n_threads * each), *block = NULL;
-    PackedBack packed = {0};
-    if (x->wants && make_packed_back(tape, plan, &packed)) {
-        for (size_t i = 0; i < plan->runs->n; i++) most = larger(most, place_packed_back(plan, i, &packed, NULL));
-        block = tape_scratch(tape, most);
-    }
-    for (size_t i = plan->runs->n; i-- > 0 && experts_borrow(tape, plan->runs, i);) {
-        if (block) place_packed_back(plan, i, &packed, block);
-        run_back(plan, i, tape->group, x, w, y->grad, &packed, scratch, each);
-        experts_give_back(plan->runs, i);
+    size_t each = (bench_floats(plan) + 15) / 16 * 16, room = packed_block(tape, plan, packing_back(plan));
+    float *scratch = tape_scratch(tape, tape_threads(tape) * each), *block = x->wants ? tape_scratch(tape, room) : NULL;
+    float **packed = (float **)(void *)tape_scratch(tape, plan->E * 2);
+    for (size_t i = runs->n; tape_computes(tape) && i-- > 0 && experts_borrow(tape, runs, i);) {
+        for (size_t e = runs->begin[i + 1], first; e > runs->begin[i]; e = first) {
+            first = lap_begin(plan, packing_back(plan), room, runs->begin[i], e);
+            if (block) place(plan, packing_back(plan), first, e, block, packed);
+            lap_back(plan, first, e, tape->group, x, w, y->grad, packed, scratch, each);
+        }
+        experts_give_back(runs, i);
     }
 }
 
@@ -357,7 +393,7 @@ static bool fits(Tape *tape, const Tensor *x, Route route, size_t E, const Exper
             !pair_fits(tape, experts[e].in, D, 2 * F) || !pair_fits(tape, experts[e].out, F, D))
             return false;
     }
-    for (size_t i = 0; i < T * K; i++)
+    for (size_t i = 0; i < T * K && tape_computes(tape); i++)
         if (!tape_expect(tape, route.ids[i] >= 0 && (size_t)route.ids[i] < E, "experts: id %d of %zu", route.ids[i], E)) return false;
     return true;
 }
@@ -375,7 +411,7 @@ Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *e
         plan->low = tape_floats(tape, plan->N * plan->rank_most);
         if (tape->err) return &tape->dummy;
     }
-    memset(y->data, 0, T * D * sizeof *y->data);
+    if (tape_computes(tape)) memset(y->data, 0, T * D * sizeof *y->data);
     if (!tape->replay) experts_up(tape, plan, x, route.weights, y->data);
     return tape_record(tape, &experts_op, y, plan, trains(E, experts), 2, in);
 }

@@ -95,7 +95,7 @@ static void choose_document(const Document *doc, size_t longest, float *scratch)
 void op_index(Tape *tape, const IndexShape *shape, Tensor *q, Tensor *k, Tensor *w, const float *const *past, Keys *keys)
 {
     const Group *group = tape->group;
-    size_t longest = 0, n_threads = (size_t)omp_get_max_threads(), width = shape->n_heads * shape->dim;
+    size_t longest = 0, n_threads = tape_threads(tape), width = shape->n_heads * shape->dim;
     for (size_t d = 0; d < group->n_docs; d++)
         if (keys->of[d] && keys_words(group, d) * 64 > longest) longest = keys_words(group, d) * 64;
     if (longest == 0) return;
@@ -106,7 +106,7 @@ void op_index(Tape *tape, const IndexShape *shape, Tensor *q, Tensor *k, Tensor 
                      "index: q is [%zu][%zu], k [%zu][%zu], w [%zu][%zu], %zu tokens", q->shape[0], q->shape[1], k->shape[0],
                      k->shape[1], w->shape[0], w->shape[1], group->T))
         return;
-    for (size_t d = 0; d < group->n_docs; d++) {
+    for (size_t d = 0; d < group->n_docs && tape_computes(tape); d++) {
         if (!keys->of[d]) continue;
         size_t begin = group->doc_start[d], n = group->doc_start[d + 1] - begin;
         Document doc = {.shape = shape, .q = q->data + begin * width, .w = w->data + begin * shape->n_heads, .n = n,

@@ -39,7 +39,7 @@ static void sum_trained(const Tape *tape, const Param *param, const Tensor *x, c
     size_t D = x->shape[1], O = y->shape[1];
     for (size_t m = 0; m < tape->group->n_micro; m++) {
         Span span = group_span(tape->group, m);
-        sum_tn(span.n, O, D, param_leaf(param, span.number), 1, y->grad + span.begin * O, O, x->data + span.begin * D, D);
+        sum_tn(span.n, O, D, param_leaf(param, span.number), false, 1, rows_of(y->grad + span.begin * O, O), rows_of(x->data + span.begin * D, D));
         param_merge(param, span.number);
     }
 }
@@ -63,7 +63,7 @@ static void back_through_weights(const Tape *tape, const Kept *kept, Tensor *x, 
         size_t p = pair_at(kept, col, width);
         RowsPair pair = p < kept->n_pairs && du[p] && !lora_drops(tape, kept->pair[p]) ? lora_inner(kept->pair[p], du[p]) : (RowsPair){0};
         if (pair.r) du[p] = NULL;
-        rows_nn(T, rows_of(x->grad, D), !first || i, 1, rows_of(y->grad + col, O), kept->W[i], &pair, scratch);
+        if (tape_computes(tape)) rows_nn(T, rows_of(x->grad, D), !first || i, 1, rows_of(y->grad + col, O), kept->W[i], &pair, scratch);
     }
 }
 
@@ -74,7 +74,7 @@ static void linear_backward(Node *node)
     const Kept *kept = node->kept;
     size_t widest = 0;
     const float *du[MOST] = {NULL};
-    if (param_trains(kept->param)) sum_trained(tape, kept->param, x, y);
+    if (param_trains(kept->param) && tape_computes(tape)) sum_trained(tape, kept->param, x, y);
     back_through_pairs(tape, kept, x, y, du);
     if (!x->wants || tape->err) return;
     for (size_t i = 0; i < kept->n; i++) widest = larger(widest, kept->W[i]->rows);
@@ -138,7 +138,7 @@ static Tensor *project(Tape *tape, Tensor *x, size_t n, const Weight *const W[],
         size_t p = pair_at(kept, col, W[i]->rows);
         RowsPair pair = p < kept->n_pairs ? lora_outer(kept->pair[p], col, W[i]->rows, kept->u[p]) : (RowsPair){0};
         kept->W[i] = W[i];
-        rows_nt(T, rows_of(y->data + col, O), false, 1, rows_of(x->data, D), W[i], &pair, scratch);
+        if (tape_computes(tape)) rows_nt(T, rows_of(y->data + col, O), false, 1, rows_of(x->data, D), W[i], &pair, scratch);
     }
     return tape_record(tape, &linear, y, kept, trains(kept), 1, (Tensor *[]){x});
 }

@@ -38,7 +38,7 @@ float *lora_dropped(Tape *tape, const Lora *lora, const Tensor *x)
     if (!lora_drops(tape, lora)) return x->data;
     size_t T = x->shape[0], D = x->shape[1];
     float *copy = tape_scratch(tape, T * D);
-    if (copy) drop_rows(tape, lora, D, copy, x->data);
+    if (tape_computes(tape)) drop_rows(tape, lora, D, copy, x->data);
     return copy;
 }
 
@@ -47,7 +47,7 @@ float *lora_down(Tape *tape, const Lora *lora, const Tensor *x)
     size_t T = x->shape[0], D = x->shape[1], R = lora->A->rows;
     float *u = tape_floats(tape, T * R), *xd = lora_dropped(tape, lora, x);
     if (tape->err) return NULL;
-    rows_narrow_in(T, rows_of(u, R), 1, rows_of(xd, D), R, D, lora->A->data);
+    if (tape_computes(tape)) rows_narrow_in(T, rows_of(u, R), 1, rows_of(xd, D), R, D, lora->A->data);
     return u;
 }
 
@@ -56,11 +56,11 @@ float *lora_up_backward(Tape *tape, const Lora *lora, const float *dy, size_t O,
     const Param *B = lora->B;
     size_t T = tape->group->T, N = B->rows, R = B->cols;
     float *du = tape_scratch(tape, T * R);
-    if (!du) return NULL;
+    if (!tape_computes(tape)) return du;
     rows_narrow_back(T, rows_of(du, R), lora->scale, rows_of(dy, O), R, N, B->data);
     for (size_t m = 0; m < tape->group->n_micro && param_trains(B); m++) {
         Span span = group_span(tape->group, m);
-        sum_tn(span.n, N, R, param_leaf(B, span.number), lora->scale, dy + span.begin * O, O, u + span.begin * R, R);
+        sum_tn(span.n, N, R, param_leaf(B, span.number), false, lora->scale, rows_of(dy + span.begin * O, O), rows_of(u + span.begin * R, R));
         param_merge(B, span.number);
     }
     return du;
@@ -72,10 +72,10 @@ void lora_sum_A(Tape *tape, const Lora *lora, const Tensor *x, const float *du)
     size_t D = x->shape[1], R = A->rows;
     if (!param_trains(A)) return;
     const float *xd = lora_dropped(tape, lora, x);
-    if (!xd) return;
+    if (!tape_computes(tape)) return;
     for (size_t m = 0; m < tape->group->n_micro; m++) {
         Span span = group_span(tape->group, m);
-        sum_tn(span.n, R, D, param_leaf(A, span.number), 1, du + span.begin * R, R, xd + span.begin * D, D);
+        sum_tn(span.n, R, D, param_leaf(A, span.number), false, 1, rows_of(du + span.begin * R, R), rows_of(xd + span.begin * D, D));
         param_merge(A, span.number);
     }
 }
@@ -86,7 +86,7 @@ void lora_down_backward(Tape *tape, const Lora *lora, Tensor *x, const float *du
     bool drops = lora_drops(tape, lora);
     Weight A = weight_of(lora->A->name, R, D, lora->A->data);
     float *scratch = tape_scratch(tape, rows_scratch(T, R, 0)), *dx = drops ? tape_scratch(tape, T * D) : x->grad;
-    if (tape->err) return;
+    if (!tape_computes(tape)) return;
     rows_nn(T, rows_of(dx, D), !drops, 1, rows_of(du, R), &A, NULL, scratch);
     if (!drops) return;
     drop_rows(tape, lora, D, dx, dx);
@@ -131,12 +131,12 @@ static void up_backward(Node *node)
     Tensor *x = node->in[0], *u = node->in[1], *y = node->out, **B = node->in + 2;
     size_t T = u->shape[0], R = u->shape[1], O = y->shape[1], D = x->shape[1];
     float *dB = tape_scratch(tape, O * R), *du = tape_scratch(tape, T * R), *scratch = tape_scratch(tape, rows_scratch(T, O, 0));
-    if (tape->err) return;
+    if (!tape_computes(tape)) return;
     rows_narrow_back(T, rows_of(du, R), lora->scale, rows_of(y->grad, O), R, O, lora->B->data);
     if (u->wants) row_add(T * R, u->grad, du);
     for (size_t m = 0; m < tape->group->n_micro && B[m]->wants; m++) {
         Span span = group_span(tape->group, m);
-        sum_tn(span.n, O, R, dB, lora->scale, y->grad + span.begin * O, O, u->data + span.begin * R, R);
+        sum_tn(span.n, O, R, dB, false, lora->scale, rows_of(y->grad + span.begin * O, O), rows_of(u->data + span.begin * R, R));
         row_add(O * R, B[m]->grad, dB);
     }
     if (x->wants) rows_nn(T, rows_of(x->grad, D), !tape_first(x), 1, rows_of(y->grad, O), kept->W, NULL, scratch);
@@ -160,6 +160,6 @@ Tensor *op_lora_up(Tape *tape, Tensor *x, const Weight *W, Tensor *u, const Lora
     in[1] = u;
     for (size_t m = 0; m < n_micro; m++) in[2 + m] = B[m];
     RowsPair pair = lora_outer(lora, 0, O, u->data);
-    rows_nt(T, rows_of(y->data, O), false, 1, rows_of(x->data, D), W, &pair, scratch);
+    if (tape_computes(tape)) rows_nt(T, rows_of(y->data, O), false, 1, rows_of(x->data, D), W, &pair, scratch);
     return tape_record(tape, &up, y, kept, false, 2 + n_micro, in);
 }

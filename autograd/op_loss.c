@@ -19,6 +19,7 @@ static void loss_backward(Node *node)
     const Kept *kept = node->kept;
     size_t n = x->shape[0], D = x->shape[1];
     bool first = tape_first(x);
+    if (!tape_computes(node->tape)) return;
 #pragma omp parallel for schedule(static)
     for (size_t t = 0; t < n; t++) {
         if (first) row_scale(D, x->grad + t * D, nll->grad[t], kept->dx + t * D);
@@ -38,11 +39,11 @@ Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets)
     Kept *kept = tape_alloc(tape, sizeof *kept);
     float *dx = wants ? tape_floats(tape, n * D) : NULL;
     float *z = tape_scratch(tape, step * V), *scratch = tape_scratch(tape, rows_scratch(step, V > D ? V : D, 0));
-    for (size_t t = 0; t < n && !tape->err; t++)
+    for (size_t t = 0; t < n && tape_computes(tape); t++)
         tape_expect(tape, targets[t] >= 0 && (size_t)targets[t] < V, "loss: target %d is not in the vocabulary of %zu", targets[t], V);
     if (!tape_expect(tape, W->cols == D, "loss: x is %zu wide, %s is [%zu][%zu]", D, W->name, W->rows, W->cols)) return &tape->dummy;
     *kept = (Kept){dx};
-    for (size_t at = 0; at < n; at += step) {
+    for (size_t at = 0; at < n && tape_computes(tape); at += step) {
         size_t m = n - at < step ? n - at : step;
         rows_nt(m, rows_of(z, V), false, 1, rows_of(x->data + at * D, D), W, NULL, scratch);
 #pragma omp parallel for schedule(static)

@@ -13,6 +13,7 @@ typedef struct {
 static void param_backward(Node *node)
 {
     const Kept *kept = node->kept;
+    if (!tape_computes(node->tape)) return;
     memcpy(param_leaf(kept->param, kept->number), node->out->grad, param_count(kept->param) * sizeof(float));
     param_merge(kept->param, kept->number);
 }

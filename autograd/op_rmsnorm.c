@@ -20,7 +20,7 @@ static void rmsnorm_backward(Node *node)
     Kept *kept = node->kept;
     size_t T = x->shape[0], D = x->shape[1], n = y->shape[1];
     float *g = tape_scratch(node->tape, T * n);
-    if (!g || !x->wants) return;
+    if (!tape_computes(node->tape) || !x->wants) return;
     bool first = tape_first(x);
 #pragma omp parallel for schedule(static)
     for (size_t t = 0; t < T; t++) {
@@ -43,6 +43,7 @@ Tensor *op_rmsnorm(Tape *tape, Tensor *x, size_t col, size_t n, const float *wei
     float *rs = tape_floats(tape, T);
     if (!tape_expect(tape, col + n <= D, "rmsnorm: columns %zu to %zu of %zu", col, col + n, D)) return &tape->dummy;
     *kept = (Kept){col, weight, rs};
+    T = tape_rows(tape, T);
 #pragma omp parallel for schedule(static) if (T * n >= WORTH_A_TEAM)
     for (size_t t = 0; t < T; t++) {
         const float *xt = x->data + t * D + col;
@@ -60,6 +61,7 @@ Tensor *op_layernorm(Tape *tape, Tensor *x, const float *weight, const float *bi
     size_t T = x->shape[0], D = x->shape[1];
     Tensor *y = tape_tensor(tape, T, D);
     if (tape->err) return &tape->dummy;
+    T = tape_rows(tape, T);
 #pragma omp parallel for schedule(static) if (T * D >= WORTH_A_TEAM)
     for (size_t t = 0; t < T; t++) {
         const float *xt = x->data + t * D;

@@ -36,7 +36,7 @@ static void turn(const Group *group, const Kept *k, float direction, size_t widt
 
 static void rope_backward(Node *node)
 {
-    if (node->out->wants) turn(node->tape->group, node->kept, -1, node->out->shape[1], node->out->grad);
+    if (node->out->wants && tape_computes(node->tape)) turn(node->tape->group, node->kept, -1, node->out->shape[1], node->out->grad);
 }
 
 static const Op rope = {.name = "rope", .backward = rope_backward};
@@ -46,7 +46,7 @@ Tensor *op_rope(Tape *tape, Tensor *x, const RopeTable *table, size_t col, size_
     Kept *kept = tape_alloc(tape, sizeof *kept);
     if (tape->err) return &tape->dummy;
     const Group *group = tape->group;
-    for (size_t d = 0; d < group->n_docs; d++) {
+    for (size_t d = 0; d < group->n_docs && tape_computes(tape); d++) {
         size_t n = group->doc_start[d + 1] - group->doc_start[d] + (group->doc_past ? group->doc_past[d] : 0);
         if (!tape_expect(tape, n <= table->n, "a document has %zu tokens; the rotary table has %zu positions", n, table->n))
             return &tape->dummy;
@@ -56,6 +56,6 @@ Tensor *op_rope(Tape *tape, Tensor *x, const RopeTable *table, size_t col, size_
         !tape_expect(tape, heads >= 1 && end <= width, "rope: columns %zu to %zu of %zu", col, end, width))
         return &tape->dummy;
     *kept = (Kept){table, col, heads, stride, interleaved};
-    turn(group, kept, 1, x->shape[1], x->data);
+    if (tape_computes(tape)) turn(group, kept, 1, x->shape[1], x->data);
     return tape_record(tape, &rope, x, kept, false, 1, (Tensor *[]){x});
 }

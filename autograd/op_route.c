@@ -62,7 +62,7 @@ static void route_backward(Node *node)
 {
     Tensor *z = node->in[0], *w = node->out;
     const Kept *kept = node->kept;
-    size_t T = z->shape[0], E = z->shape[1], K = w->shape[1];
+    size_t T = tape_rows(node->tape, z->shape[0]), E = z->shape[1], K = w->shape[1];
     float f = kept->shape.routed_scaling_factor;
     bool norm = kept->shape.norm_topk_prob;
 #pragma omp parallel for schedule(static)
@@ -85,7 +85,7 @@ Route op_route(Tape *tape, Tensor *logits, const float *bias, const RouterShape 
     Tensor *w = tape_tensor(tape, T, K);
     Kept *kept = tape_alloc(tape, sizeof *kept);
     float *s = tape_floats(tape, T * K), *sum = tape_floats(tape, T);
-    float *scratch = tape_scratch(tape, (size_t)omp_get_max_threads() * 2 * E);
+    float *scratch = tape_scratch(tape, tape_threads(tape) * 2 * E);
     size_t G = shape->n_group, kept_groups = shape->topk_group;
     bool fits = G >= 1 && G <= MOST_GROUPS && E % G == 0 && kept_groups >= 1 && kept_groups <= G && K >= 1 && K <= E / G * kept_groups;
     if (!tape_expect(tape, fits && logits->shape[1] == E, "route: %zu logits, %zu experts, %zu chosen from %zu of %zu groups",
@@ -93,6 +93,7 @@ Route op_route(Tape *tape, Tensor *logits, const float *bias, const RouterShape 
         !tape_expect(tape, T == tape->group->T, "route: %zu rows of logits, %zu tokens", T, tape->group->T))
         return (Route){ids, &tape->dummy};
     *kept = (Kept){*shape, ids, s, sum};
+    T = tape_rows(tape, T);
 #pragma omp parallel for schedule(static) if (T * E >= WORTH_A_TEAM)
     for (size_t t = 0; t < T; t++) {
         float *all = scratch + (size_t)omp_get_thread_num() * 2 * E, total = 0;

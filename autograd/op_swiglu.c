@@ -8,7 +8,7 @@ static void swiglu_backward(Node *node)
     size_t T = x->shape[0], F = a->shape[1];
     bool first = tape_first(x);
     float *both = first ? x->grad : tape_scratch(node->tape, T * 2 * F);
-    if (!both) return;
+    if (!tape_computes(node->tape)) return;
 #pragma omp parallel for schedule(static)
     for (size_t t = 0; t < T; t++) {
         const float *g = x->data + t * 2 * F;
@@ -25,6 +25,7 @@ Tensor *op_swiglu(Tape *tape, Tensor *x)
     size_t T = x->shape[0], F = x->shape[1] / 2;
     Tensor *a = tape_tensor(tape, T, F);
     if (!tape_expect(tape, x->shape[1] % 2 == 0, "swiglu: x is %zu wide", x->shape[1])) return &tape->dummy;
+    T = tape_rows(tape, T);
 #pragma omp parallel for schedule(static) if (T * F >= WORTH_A_TEAM)
     for (size_t t = 0; t < T; t++) row_swiglu(F, a->data + t * F, x->data + t * 2 * F, x->data + t * 2 * F + F);
     return tape_record(tape, &swiglu, a, NULL, false, 1, (Tensor *[]){x});

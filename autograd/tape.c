@@ -1,15 +1,13 @@
 #include "autograd/tape.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 static Pool *room_of(Tape *tape) { return tape->room ? tape->room : &tape->own; }
 static Pool *results_of(Tape *tape) { return tape->stays ? &tape->own : room_of(tape); }
-
-/* Where numbers lie that belong to `pool`. */
-static Pool *numbers(Tape *tape, Pool *pool) { return tape->counted ? tape->counted : pool; }
 
 void tape_begin(Tape *tape, const Group *group, TapeMode mode)
 {
@@ -23,7 +21,7 @@ void tape_reset(Tape *tape)
 {
     pool_reset(&tape->own);
     pool_reset(room_of(tape));
-    if (tape->counted) pool_reset(tape->counted);
+    pool_reset(&tape->notes);
     tape->n_scratch = 0;
     tape->last = NULL;
     tape->n_nodes = 0;
@@ -33,6 +31,7 @@ void tape_reset(Tape *tape)
 void tape_free(Tape *tape)
 {
     pool_free(&tape->own);
+    pool_free(&tape->notes);
     err_free(tape->err);
     *tape = (Tape){0};
 }
@@ -44,6 +43,8 @@ Err *tape_error(Tape *tape)
     return err;
 }
 
+size_t tape_threads(const Tape *tape) { return tape->threads ? tape->threads : (size_t)omp_get_max_threads(); }
+
 static void *alloc_from(Tape *tape, Pool *pool, size_t bytes)
 {
     if (tape->err) return NULL;
@@ -52,24 +53,24 @@ static void *alloc_from(Tape *tape, Pool *pool, size_t bytes)
     return block;
 }
 
-void *tape_alloc(Tape *tape, size_t bytes) { return alloc_from(tape, results_of(tape), bytes); }
+void *tape_alloc(Tape *tape, size_t bytes) { return alloc_from(tape, tape->stays && !tape->counts ? &tape->own : &tape->notes, bytes); }
 
 /* A product that stops at the largest number, which no pool has. */
 static size_t times(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
 
-float *tape_floats(Tape *tape, size_t n) { return alloc_from(tape, numbers(tape, results_of(tape)), times(n, sizeof(float))); }
+float *tape_floats(Tape *tape, size_t n) { return alloc_from(tape, results_of(tape), times(n, sizeof(float))); }
 
 float *tape_scratch(Tape *tape, size_t n)
 {
     ASSERT(tape->n_scratch < TAPE_SCRATCH, "an operation has more than %d blocks of scratch", TAPE_SCRATCH);
-    float *block = alloc_from(tape, numbers(tape, room_of(tape)), times(n, sizeof(float)));
+    float *block = alloc_from(tape, room_of(tape), times(n, sizeof(float)));
     if (block) tape->scratch[tape->n_scratch++] = block;
     return block;
 }
 
 void tape_scratch_reset(Tape *tape)
 {
-    while (tape->n_scratch) pool_give_back(numbers(tape, room_of(tape)), tape->scratch[--tape->n_scratch]);
+    while (tape->n_scratch) pool_give_back(room_of(tape), tape->scratch[--tape->n_scratch]);
 }
 
 static Tensor *new_tensor(Tape *tape, size_t rows, size_t cols, float *data, bool wants)
@@ -164,7 +165,7 @@ static float *seed(Tape *tape, Tensor *tensor, bool fresh)
 {
     if (tensor->grad || tape->err) return tensor->grad;
     size_t n = tensor->shape[0] * tensor->shape[1];
-    tensor->grad = alloc_from(tape, numbers(tape, room_of(tape)), times(n, sizeof(float)));
+    tensor->grad = alloc_from(tape, room_of(tape), times(n, sizeof(float)));
     tensor->fresh = fresh;
     if (tape_computes(tape) && !fresh) zero(n, tensor->grad);
     return tensor->grad;
@@ -187,8 +188,8 @@ static void retire(Tape *tape, const Node *node)
     Tensor *out = node->out;
     for (size_t i = 0; i < node->n_in; i++)
         if (node->in[i] == out) return; /* in place: another node has made it */
-    pool_give_back(numbers(tape, room_of(tape)), out->grad);
-    if (out->owned) pool_give_back(numbers(tape, results_of(tape)), out->data);
+    pool_give_back(room_of(tape), out->grad);
+    if (out->owned) pool_give_back(results_of(tape), out->data);
     out->data = out->grad = NULL;
     out->owned = false;
 }

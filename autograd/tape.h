@@ -66,7 +66,9 @@ struct Tape {
     Pool own;             /* of a tape that stays, or has no room */
     Pool *room;           /* the caller's: what only the tape at work needs, so that one serves all tapes of a step. NULL: none */
     bool stays;           /* results lie in `own`, until the way back: only scratch and gradients in the room */
-    Pool *counted;        /* blocks of numbers are counted there, and nothing is computed; or NULL */
+    Pool notes;           /* nodes and other small blocks, apart: a number's block that goes leaves a gap that the next one fits */
+    bool counts;          /* the pools of numbers count: nothing is computed */
+    size_t threads;       /* that blocks are counted for; 0: those of this process */
     float *scratch[TAPE_SCRATCH];
     size_t n_scratch;
     const Group *group;
@@ -103,7 +105,13 @@ MUST_USE Err *tape_backward(Tape *tape);
 /* ---- for operations ------------------------------------------------------------------------------------------- */
 
 /* False after an error, and where blocks are only counted: an operation asks before it reads or writes a number. */
-static inline bool tape_computes(const Tape *tape) { return !tape->err && !tape->counted; }
+static inline bool tape_computes(const Tape *tape) { return !tape->err && !tape->counts; }
+
+/* T rows, or none where nothing is computed: for loops over them. */
+static inline size_t tape_rows(const Tape *tape, size_t T) { return tape_computes(tape) ? T : 0; }
+
+/* How many threads an operation has room for. */
+size_t tape_threads(const Tape *tape);
 
 /* A fresh tensor, and blocks that live until the reset; not zeroed. Never NULL where it matters: when memory has run
  * out the tape fails, and tape_expect tells the operation to give up. */

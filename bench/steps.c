@@ -406,7 +406,7 @@ static Err *fit(Bench *b)
     TRY(budget_limit(&limit, c->memory_limit));
     TRY(budget_make(&b->plan.budget, b->model, b->adapter, &work, limit));
     TRY(machine_load(&machine, &known));
-    if (known) plan_times(&b->plan, b->model, b->adapter, &work, &machine, matmul_is_bf16(), 1, 0);
+    if (known) TRY(plan_times(&b->plan, b->model, b->adapter, &work, &machine, matmul_is_bf16(), 1, 0));
     const StreamPlan *w = &b->plan.budget.weights;
     return b->plan.budget.streamed ? stream_open(b->model, w->limit_bytes, w->part_bytes, NULL) : NULL;
 }

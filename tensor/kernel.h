@@ -88,9 +88,8 @@ typedef struct Blocks Blocks; /* block.h */
 typedef void Narrow(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across, size_t along);
 
 /* g = s a' b, a [T][columns], b [T][n]; columns <= NARROW_COLUMNS, n <= SUM_COLUMNS; turned: g = s b' a. Rows of g are ldg
- * apart. Every element is one chain of fused multiply-adds over rows in order, times s. */
-typedef void SumTn(size_t T, size_t columns, size_t n, float s, const float *a, size_t lda, const float *b, size_t ldb, float *g, size_t ldg,
-                   bool turned);
+ * apart. Every element is one chain of fused multiply-adds over rows in order, from what g holds on when `add`, times s. */
+typedef void SumTn(size_t T, size_t columns, size_t n, bool add, float s, Rows a, Rows b, float *g, size_t ldg, bool turned);
 
 /* Scores of the indexer: score[i][t] = sum over heads of w[i][h] ReLU(q[i][h] . key[t]) for n queries, i rounded up to
  * INDEX_QUERIES, and groups of LANES keys. */
@@ -139,13 +138,5 @@ extern const Kernels kernels_avx512, kernels_avx2, kernels_plain;
 extern const Kernels *kernels; /* plain until matmul_init */
 
 static inline float *row_of(Rows rows, size_t i) { return rows.data + (rows.index ? rows.index[i] : i) * rows.stride; }
-
-/* The same rows from the i-th on. */
-static inline Rows rows_from(Rows rows, size_t i)
-{
-    if (rows.index) rows.index += i;
-    else rows.data += i * rows.stride;
-    return rows;
-}
 
 #endif

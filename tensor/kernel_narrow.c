@@ -119,18 +119,18 @@ enum { VECTORS = 1 };
 #endif
 enum { SUM_ROWS = 64, SUM_STEP = SUM_COLUMNS + LANES };
 
-/* sum[j][c] += a[t][j] b[t][c] for t in order, `wide` vectors of columns c. */
-INLINE void sum_tile(size_t T, size_t wide, const float *a, size_t lda, const float *b, size_t ldb, float *sum)
+/* sum[j][i] += a[t][j] row[t][i] for t in order, `wide` vectors from column c of the rows on. */
+INLINE void sum_tile(size_t T, size_t wide, const float *a, const float *const row[SUM_ROWS], size_t c, float *sum)
 {
     V s[COLUMNS][VECTORS];
 #pragma GCC unroll 8
     for (size_t j = 0; j < COLUMNS; j++)
 #pragma GCC unroll 3
         for (size_t i = 0; i < wide; i++) s[j][i] = load(sum + j * SUM_STEP + i * W);
-    for (size_t t = 0; t < T; t++, a += lda, b += ldb) {
+    for (size_t t = 0; t < T; t++, a += COLUMNS) {
         V x[VECTORS];
 #pragma GCC unroll 3
-        for (size_t i = 0; i < wide; i++) x[i] = load(b + i * W);
+        for (size_t i = 0; i < wide; i++) x[i] = load(row[t] + c + i * W);
 #pragma GCC unroll 8
         for (size_t j = 0; j < COLUMNS; j++)
 #pragma GCC unroll 3
@@ -143,33 +143,37 @@ INLINE void sum_tile(size_t T, size_t wide, const float *a, size_t lda, const fl
 }
 
 /* The same for T <= SUM_ROWS rows and n columns; what is left of a vector from filled copies. */
-static void sum_rows(size_t T, size_t n, const float *a, const float *b, size_t ldb, float *sum)
+static void sum_rows(size_t T, size_t n, const float *a, const float *const row[SUM_ROWS], float *sum)
 {
     size_t c = 0;
-    for (; c + VECTORS * W <= n; c += VECTORS * W) sum_tile(T, VECTORS, a, COLUMNS, b + c, ldb, sum + c);
-    for (; c + W <= n; c += W) sum_tile(T, 1, a, COLUMNS, b + c, ldb, sum + c);
+    for (; c + VECTORS * W <= n; c += VECTORS * W) sum_tile(T, VECTORS, a, row, c, sum + c);
+    for (; c + W <= n; c += W) sum_tile(T, 1, a, row, c, sum + c);
     if (c == n) return;
     float rest[SUM_ROWS][W] = {{0}};
-    for (size_t t = 0; t < T; t++) memcpy(rest[t], b + t * ldb + c, (n - c) * sizeof *b);
-    sum_tile(T, 1, a, COLUMNS, rest[0], W, sum + c);
+    const float *filled[SUM_ROWS];
+    for (size_t t = 0; t < T; t++) filled[t] = memcpy(rest[t], row[t] + c, (n - c) * sizeof *sum);
+    sum_tile(T, 1, a, filled, 0, sum + c);
 }
 
-/* g = s sum, [columns][n] or, turned, [n][columns]; rows of g are ldg apart. */
-static void write_sum(size_t columns, size_t n, float s, const float *sum, float *g, size_t ldg, bool turned)
-{
-    for (size_t j = 0; j < columns; j++)
-        for (size_t c = 0; c < n; c++) g[turned ? c * ldg + j : j * ldg + c] = s * sum[j * SUM_STEP + c];
-}
+/* Sums as they lie in g, [columns][n] or, turned, [n][columns]; rows of g are ldg apart. */
+static float *place(size_t j, size_t c, float *g, size_t ldg, bool turned) { return g + (turned ? c * ldg + j : j * ldg + c); }
 
-void PASTE(sum_tn_, KERNEL)(size_t T, size_t columns, size_t n, float s, const float *a, size_t lda, const float *b, size_t ldb, float *g, size_t ldg, bool turned)
+void PASTE(sum_tn_, KERNEL)(size_t T, size_t columns, size_t n, bool add, float s, Rows a, Rows b, float *g, size_t ldg, bool turned)
 {
     static _Thread_local float sum[COLUMNS * SUM_STEP] __attribute__((aligned(64)));
     float few[SUM_ROWS][COLUMNS] = {{0}};
     memset(sum, 0, sizeof sum);
+    for (size_t j = 0; j < columns && add; j++)
+        for (size_t c = 0; c < n; c++) sum[j * SUM_STEP + c] = *place(j, c, g, ldg, turned);
     for (size_t t = 0; t < T; t += SUM_ROWS) {
         size_t rows = least(SUM_ROWS, T - t);
-        for (size_t i = 0; i < rows; i++) memcpy(few[i], a + (t + i) * lda, columns * sizeof *a);
-        sum_rows(rows, n, few[0], b + t * ldb, ldb, sum);
+        const float *row[SUM_ROWS];
+        for (size_t i = 0; i < rows; i++) {
+            memcpy(few[i], row_of(a, t + i), columns * sizeof *few[i]);
+            row[i] = row_of(b, t + i);
+        }
+        sum_rows(rows, n, few[0], row, sum);
     }
-    write_sum(columns, n, s, sum, g, ldg, turned);
+    for (size_t j = 0; j < columns; j++)
+        for (size_t c = 0; c < n; c++) *place(j, c, g, ldg, turned) = s * sum[j * SUM_STEP + c];
 }

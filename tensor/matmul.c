@@ -332,18 +332,16 @@ static void narrow(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, 
 void rows_narrow_in(size_t T, Rows u, float s, Rows x, size_t r, size_t N, const float *A) { narrow(T, u, s, x, N, r, A, N, 1); }
 void rows_narrow_back(size_t T, Rows du, float s, Rows dy, size_t r, size_t N, const float *B) { narrow(T, du, s, dy, N, r, B, 1, r); }
 
-void sum_tn(size_t T, size_t M, size_t N, float *G, float s, const float *a, size_t lda, const float *b, size_t ldb)
+void sum_tn(size_t T, size_t M, size_t N, float *G, bool add, float s, Rows a, Rows b)
 {
     bool turned = M > N; /* the narrow side comes first */
     size_t few = turned ? N : M, wide = turned ? M : N;
     size_t across = (wide + SUM_COLUMNS - 1) / SUM_COLUMNS, chunks = (few + NARROW_COLUMNS - 1) / NARROW_COLUMNS * across;
-    if (T == 0) memset(G, 0, M * N * sizeof *G);
-    if (T == 0) return;
 #pragma omp parallel for schedule(dynamic) if (!omp_in_parallel() && T * M * N >= WORTH_A_TEAM)
     for (size_t i = 0; i < chunks; i++) {
         size_t j = i / across * NARROW_COLUMNS, c = i % across * SUM_COLUMNS;
-        kernels->sum_tn(T, least(NARROW_COLUMNS, few - j), least(SUM_COLUMNS, wide - c), s, (turned ? b : a) + j, turned ? ldb : lda,
-                        (turned ? a : b) + c, turned ? lda : ldb, turned ? G + c * N + j : G + j * N + c, N, turned);
+        kernels->sum_tn(T, least(NARROW_COLUMNS, few - j), least(SUM_COLUMNS, wide - c), add, s, rows_right(turned ? b : a, j), rows_right(turned ? a : b, c),
+                        turned ? G + c * N + j : G + j * N + c, N, turned);
     }
 }
 

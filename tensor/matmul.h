@@ -30,6 +30,14 @@ static inline Rows rows_pick(const void *data, size_t stride, const uint32_t *in
     return (Rows){(float *)(size_t)data, stride, index};
 }
 
+/* The same rows from the i-th on. */
+static inline Rows rows_from(Rows rows, size_t i)
+{
+    if (rows.index) rows.index += i;
+    else rows.data += i * rows.stride;
+    return rows;
+}
+
 /* The same rows from column c on. */
 static inline Rows rows_right(Rows rows, size_t c)
 {
@@ -85,9 +93,10 @@ typedef struct {
 void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const RowsPair *pair, size_t begin, size_t end, RowsNext next);
 void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const RowsPair *pair, size_t begin, size_t end, RowsNext next);
 
-/* G = s a' b      a [T][M], b [T][N] with row strides lda, ldb; G [M][N] dense, overwritten.
- * Rows are added in a way that depends on T, M and N alone. T = 0 gives zeros. */
-void sum_tn(size_t T, size_t M, size_t N, float *G, float s, const float *a, size_t lda, const float *b, size_t ldb);
+/* G = s a' b      a [T][M], b [T][N]; G [M][N] dense, overwritten. add: G = s (G + a' b)
+ * Rows are added one after another, so that a sum may be cut anywhere: s = 1 but for the last part, and add but for the first.
+ * T = 0 gives zeros. */
+void sum_tn(size_t T, size_t M, size_t N, float *G, bool add, float s, Rows a, Rows b);
 
 /* C (+)= s A B', A B or A' B for row-major blocks with row strides. */
 void block_nt(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb);

@@ -19,9 +19,12 @@ static size_t rank_tokens(const Work *work)
     return work->ranks == 1 || most > work->step_tokens ? work->step_tokens : most;
 }
 
-static size_t tape_bytes(const Model *model, const Adapter *adapter, const Work *work, size_t T, double experts)
+/* Of all ranks of the host, in groups of T rows. */
+static Err *count_tapes(Budget *b, const Model *model, const Adapter *adapter, const Work *work, size_t T)
 {
-    return tapes_bytes(model, adapter, &(TapeWork){.T = T, .longest = work->longest, .threads = work->threads, .experts = experts, .kept_layers = work->keep_layers, .kept_rows = rank_tokens(work)});
+    TRY(tapes_bytes(&b->tapes, model, adapter, &(TapeWork){.rows = rank_tokens(work), .T = T, .longest = work->longest, .micro_batch_tokens = work->micro_batch_tokens, .threads = work->threads, .kept_layers = work->keep_layers}));
+    b->tapes *= work->local_ranks;
+    return NULL;
 }
 
 static size_t lowest_of(const Model *model, const Adapter *adapter) { return adapter ? adapter_lowest_layer(adapter) : model->n_layers; }
@@ -77,16 +80,8 @@ static size_t step_bytes(const Parts *parts, const bool *resident, const StreamP
     return up - (lowest ? 0 : least(up, turn)) + down - least(down, turn);
 }
 
-/* The share of a layer's experts in its largest run. */
-static double run_share(const Parts *parts)
-{
-    size_t most = 1;
-    for (size_t l = 0; l < parts->n_layers; l++) most = larger(most, parts->first[l + 1] - parts->first[l] - 1);
-    return 1 / (double)most;
-}
-
 /* Weights in what the rest leaves of the limit, in parts of part_bytes at the most. */
-static Err *fit_parts(Budget *b, Model *model, const Adapter *adapter, size_t laps, size_t part_bytes, double *experts)
+static Err *fit_parts(Budget *b, Model *model, const Adapter *adapter, size_t laps, size_t part_bytes)
 {
     size_t share = b->limit - least(b->limit, held(b));
     Parts parts;
@@ -97,15 +92,14 @@ static Err *fit_parts(Budget *b, Model *model, const Adapter *adapter, size_t la
     b->weights.part_bytes = part_bytes;
     b->streamed = !err && share < b->weights.fixed_bytes + stream_layer_bytes(&b->weights);
     b->read_bytes = b->streamed ? step_bytes(&parts, resident, &b->weights, adapter, lowest_of(model, adapter), laps) : 0;
-    *experts = b->streamed ? run_share(&parts) : 1;
     free(resident);
     parts_free(&parts);
     return err;
 }
 
 /* The better of layers as they are and parts of them, where they are read once for each group; the smallest parts where
- * nothing else fits. *experts: the share of a layer's that are there at once, no more than tapes allow for. */
-static Err *fit_weights(Budget *b, Model *model, const Adapter *adapter, size_t laps, double allowed, double *experts)
+ * nothing else fits. */
+static Err *fit_weights(Budget *b, Model *model, const Adapter *adapter, size_t laps)
 {
     size_t parts[3] = {STREAM_WHOLE, 0, 0}, best = SIZE_MAX;
     Budget base = *b;
@@ -113,41 +107,22 @@ static Err *fit_weights(Budget *b, Model *model, const Adapter *adapter, size_t 
     TRY(parts_size(model, b->limit - least(b->limit, held(b)), &parts[1]));
     for (size_t i = laps > 1 ? 0 : 1; i < 3; i++) {
         Budget trial = base;
-        double there;
         if (i == 2 && best != SIZE_MAX) break;
         err_free(err);
-        err = fit_parts(&trial, model, adapter, laps, parts[i], &there);
-        if (!err && there > allowed) err = err_new(ERR_MEMORY, "tapes leave no room for runs of that many experts");
+        err = fit_parts(&trial, model, adapter, laps, parts[i]);
         if (err || trial.read_bytes >= best) continue;
         best = trial.read_bytes;
         *b = trial;
-        *experts = there;
     }
     if (best == SIZE_MAX) return err;
     err_free(err);
     return NULL;
 }
 
-/* Smaller runs make smaller tapes, and those leave more to weights: shares of experts are tried from all downward, until tapes
- * that allow for them leave room for parts that keep to them. */
 static Err *fit_group(Budget *b, Model *model, const Adapter *adapter, const Work *work, size_t T)
 {
-    double allowed = 2, experts = 1;
-    size_t laps = (rank_tokens(work) + T - 1) / T;
-    Err *err = NULL;
-    do {
-        err_free(err);
-        allowed /= 2;
-        b->tapes = work->local_ranks * tape_bytes(model, adapter, work, T, allowed);
-        err = fit_weights(b, model, adapter, laps, allowed, &experts);
-    } while (err && allowed * (double)model->router.E > 1);
-    if (err || experts == allowed) return err;
-    Budget closer = *b; /* they are smaller than allowed for */
-    closer.tapes = work->local_ranks * tape_bytes(model, adapter, work, T, experts);
-    err = fit_weights(&closer, model, adapter, laps, experts, &experts);
-    if (!err) *b = closer;
-    err_free(err);
-    return NULL;
+    TRY(count_tapes(b, model, adapter, work, T));
+    return fit_weights(b, model, adapter, (rank_tokens(work) + T - 1) / T);
 }
 
 /* Groups as asked for, or by halves smaller where that saves a quarter of what is read: their tapes leave more to weights. Large
@@ -188,10 +163,8 @@ static Err *find_least(Budget *b, Model *model, const Adapter *adapter, const Wo
     Parts parts;
     TRY(parts_cut(&parts, model, 0, true));
     err_free(parts_plan(&parts, 0, &b->weights, NULL));
-    double share = run_share(&parts), allowed = 1;
     parts_free(&parts);
-    while (allowed / 2 >= share) allowed /= 2; /* as fit_group tries them */
-    b->tapes = work->local_ranks * tape_bytes(model, adapter, work, least(larger(work->longest, work->micro_batch_tokens), rank_tokens(work)), allowed);
+    TRY(count_tapes(b, model, adapter, work, least(larger(work->longest, work->micro_batch_tokens), rank_tokens(work))));
     b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, work->may_spill);
     size_t tables = (b->weights.fixed_bytes + stream_layer_bytes(&b->weights)) / PAGE_TABLES, sum = held(b) + b->weights.least_bytes;
     b->least = sum + least(sum / (PAGE_TABLES - 1) + 1, tables); /* tables are a share of the limit itself */

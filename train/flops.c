@@ -64,19 +64,21 @@ static void add_pairs(Flops *f, const Model *model, const LayerAdapter *lora, co
     f->pairs += 2 * (double)work->step_tokens * (everywhere + share * routed) * (forward(p) + 2 * p.back);
 }
 
-Flops flops_of_step(const Model *model, const Adapter *adapter, const Work *work)
+Err *flops_of_step(Flops *flops, const Model *model, const Adapter *adapter, const Work *work)
 {
     double tokens = (double)work->step_tokens, head = size_of(&model->lm_head);
     Flops f = {.frozen = 2 * tokens * head * (adapter ? 2 : 1), .moved_bytes = sizeof(float) * tokens * (double)model->lm_head.rows * 3};
-    for (size_t l = 0; l < model->n_layers; l++) {
+    for (size_t l = 0, row; l < model->n_layers; l++) {
         Passes p = passes_of(model, adapter, work, l);
         add_attention(&f, model, &model->layers[l], work, p);
         add_mlp(&f, model, &model->layers[l], work, p);
         if (adapter) add_pairs(&f, model, &adapter->layers[l], work, p);
         /* results are written and read; on the way back read once more, and their gradients written, added to and read */
-        f.moved_bytes += sizeof(float) * tokens * (double)tapes_row(model, l) * (2 * forward(p) + 5 * p.back);
+        TRY(tapes_row(&row, model, l, work->longest));
+        f.moved_bytes += sizeof(float) * tokens * (double)row * (2 * forward(p) + 5 * p.back);
     }
-    return f;
+    *flops = f;
+    return NULL;
 }
 
 double flops_all(const Flops *f) { return f->frozen + f->experts + f->exact + f->attention + f->latent + f->index + f->pairs; }

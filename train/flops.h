@@ -14,7 +14,7 @@ typedef struct {
 } Flops;
 
 /* adapter NULL: evaluation. */
-Flops flops_of_step(const Model *model, const Adapter *adapter, const Work *work);
+MUST_USE Err *flops_of_step(Flops *flops, const Model *model, const Adapter *adapter, const Work *work);
 
 double flops_all(const Flops *f);
 

@@ -82,7 +82,8 @@ static Err *make_budget(Run *run, int local_ranks, size_t limit)
                  .micro_batch_tokens = (size_t)s->micro_batch_tokens, .group_tokens = (size_t)s->group_tokens, .keep_layers = (size_t)s->keep_layers,
                  .may_spill = true};
     TRY(most_tokens(run, &work));
-    Flops flops = flops_of_step(run->model, run->adapter, &work);
+    Flops flops;
+    TRY(flops_of_step(&flops, run->model, run->adapter, &work));
     run->flops = flops_all(&flops);
     run->work = work;
     return budget_make(&run->budget, run->model, run->adapter, &work, limit);
@@ -142,12 +143,11 @@ static bool planned_step(const Run *run, Plan *plan)
     Machine machine;
     bool found;
     Err *err = machine_load(&machine, &found);
+    *plan = (Plan){.budget = run->budget};
+    if (!err && found) err = plan_times(plan, run->model, run->adapter, &run->work, &machine, matmul_is_bf16(), run->work.ranks / run->work.local_ranks, 0);
     found = found && !err;
     err_free(err); /* a plan is a courtesy */
-    if (!found) return false;
-    *plan = (Plan){.budget = run->budget};
-    plan_times(plan, run->model, run->adapter, &run->work, &machine, matmul_is_bf16(), run->work.ranks / run->work.local_ranks, 0);
-    return true;
+    return found;
 }
 
 static void describe_time(const Run *run)

@@ -22,10 +22,10 @@ static double arithmetic_seconds(const Plan *p, const Model *model, const Work *
     return 1e-9 * (products + others + (m->memory_gbs > 0 ? f->moved_bytes / m->memory_gbs : 0));
 }
 
-void plan_times(Plan *p, const Model *model, const Adapter *adapter, const Work *work, const Machine *m, bool bf16, size_t hosts, double network_gbs)
+Err *plan_times(Plan *p, const Model *model, const Adapter *adapter, const Work *work, const Machine *m, bool bf16, size_t hosts, double network_gbs)
 {
     const Budget *b = &p->budget;
-    p->flops = flops_of_step(model, adapter, work);
+    TRY(flops_of_step(&p->flops, model, adapter, work));
     p->seconds[BOUND_ARITHMETIC] = arithmetic_seconds(p, model, work, m, bf16) / (double)hosts;
     p->share = 1e-9 * flops_all(&p->flops) / (p->seconds[BOUND_ARITHMETIC] * m->gflops * (double)hosts);
     p->seconds[BOUND_DISK] = m->disk_gbs > 0 ? (double)(b->read_bytes + b->scratch_bytes) / (1e9 * m->disk_gbs) : 0;
@@ -39,12 +39,12 @@ void plan_times(Plan *p, const Model *model, const Adapter *adapter, const Work 
     }
     p->step_seconds = pow(sum, 1.0 / OVERLAP);
     p->tokens_per_second = (double)work->step_tokens / p->step_seconds;
+    return NULL;
 }
 
 Err *plan_make(Plan *p, Model *model, const Adapter *adapter, const Work *work, const Machine *m, bool bf16, size_t hosts, double network_gbs, size_t limit)
 {
     *p = (Plan){0};
     TRY(budget_make(&p->budget, model, adapter, work, limit));
-    plan_times(p, model, adapter, work, m, bf16, hosts, network_gbs);
-    return NULL;
+    return plan_times(p, model, adapter, work, m, bf16, hosts, network_gbs);
 }

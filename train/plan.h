@@ -28,6 +28,6 @@ MUST_USE Err *plan_make(Plan *plan, Model *model, const Adapter *adapter, const 
                         double network_gbs, size_t limit);
 
 /* The times of a budget that is made already. */
-void plan_times(Plan *plan, const Model *model, const Adapter *adapter, const Work *work, const Machine *machine, bool bf16, size_t hosts, double network_gbs);
+MUST_USE Err *plan_times(Plan *plan, const Model *model, const Adapter *adapter, const Work *work, const Machine *machine, bool bf16, size_t hosts, double network_gbs);
 
 #endif

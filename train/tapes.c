@@ -1,123 +1,181 @@
 #include "train/tapes.h"
 
+#include "base/memory.h"
 #include "base/sizes.h"
-#include "tensor/matmul.h"
 
-enum { ATTENTION_ROOM = 1 << 18 }; /* floats of a thread's tiles, rounded up (autograd/op_attention.c) */
+#include <stdlib.h>
 
-/* Floats. results and gradients are of one layer's tape, scratch what its largest operation needs while it runs. */
+/* A tape that counts, over documents of one length. */
 typedef struct {
-    size_t results, gradients, scratch;
-} Sizes;
+    Tape tape;
+    Pool room;
+    Group group;
+    size_t *starts;      /* of documents, then of micro-batches */
+    Keys *keys;          /* [n_layers] */
+    uint64_t **bitmaps;  /* [n_docs] of keys that a layer chooses; nothing lies behind them */
+    int32_t **experts;   /* [n_layers] the same */
+    Choices choices;
+} Count;
 
-/* Widths of a layer's rows. */
+static void count_close(Count *c)
+{
+    tape_free(&c->tape);
+    pool_free(&c->room);
+    free(c->starts);
+    free(c->keys);
+    free(c->bitmaps);
+    free(c->experts);
+}
+
+/* n rows cut every `each`; returns how many pieces. */
+static size_t cut(size_t n, size_t each, size_t *start)
+{
+    size_t pieces = 0;
+    for (size_t at = 0; at < n; at += each) start[pieces++] = at;
+    start[pieces] = n;
+    return pieces;
+}
+
+static Err *count_open(Count *c, const Model *model, size_t T, const TapeWork *work)
+{
+    static uint64_t bitmap; /* that there is one is all that is asked */
+    size_t longest = larger(least(work->longest, T), 1), micro = larger(work->micro_batch_tokens, longest), n_docs = T / longest + 1;
+    *c = (Count){.room.counts = true, .group.T = T};
+    TRY(mem_new(&c->starts, n_docs + 1 + T / micro + 2, sizeof *c->starts));
+    TRY(mem_new(&c->keys, model->n_layers, sizeof *c->keys));
+    TRY(mem_new(&c->experts, model->n_layers, sizeof *c->experts));
+    TRY(mem_new(&c->bitmaps, n_docs, sizeof *c->bitmaps));
+    c->group.doc_start = c->starts;
+    c->group.n_docs = cut(T, longest, c->starts);
+    c->group.micro_start = c->starts + c->group.n_docs + 1;
+    c->group.n_micro = cut(T, micro, c->starts + c->group.n_docs + 1);
+    for (size_t d = 0; d < c->group.n_docs; d++)
+        if (c->starts[d + 1] - c->starts[d] > model->index.top_k) c->bitmaps[d] = &bitmap;
+    for (size_t l = 0; l < model->n_layers; l++)
+        if (model->layers[l].indexer && longest > model->index.top_k) c->keys[l] = (Keys){c->group.n_docs, c->bitmaps, model->index.top_k};
+    c->choices = (Choices){.n_layers = model->n_layers, .experts = c->experts, .keys = c->keys};
+    c->tape = (Tape){.own.counts = true, .counts = true, .room = &c->room, .threads = work->threads};
+    return NULL;
+}
+
+static void begin(Count *c, TapeMode mode, bool stays)
+{
+    c->tape.stays = stays;
+    c->tape.dropout = 0.5f; /* where a pair drops at all */
+    c->tape.own.high_bytes = c->room.high_bytes = c->tape.notes.high_bytes = 0;
+    tape_begin(&c->tape, &c->group, mode);
+}
+
+static Tensor *layer_up(Count *c, const Model *model, const Adapter *adapter, size_t l, bool wants, bool made)
+{
+    LayerPass pass = {.choices = &c->choices, .made = made};
+    return layer_forward(&c->tape, model, l, adapter, tape_leaf(&c->tape, c->group.T, (size_t)model->config.hidden_size, NULL, wants), &pass);
+}
+
+static Err *layer_back(Count *c, Tensor *out)
+{
+    tape_seed(&c->tape, out);
+    return tape_backward(&c->tape);
+}
+
+/* Bytes: of the room with the notes of who is at work, and of a tape that stays. */
 typedef struct {
-    size_t D, q, kv, o, latent, low_q, low_kv, heads, rope; /* low_kv with the rotary part, latent without */
-    size_t F;           /* of the dense or shared MLP */
-    size_t E, K, expert;
-    size_t index;       /* queries, key and head weights of an indexer */
-} Widths;
+    size_t room, own;
+} Taken;
 
-static Widths widths_of(const Model *model, size_t l)
+static size_t notes_and(const Count *c, size_t bytes) { return bytes + c->tape.notes.high_bytes; }
+
+/* One layer, up and, when it is passed again, down. */
+static Err *count_layer(Count *c, const Model *model, const Adapter *adapter, size_t l, bool back, bool keep, Taken *taken)
 {
-    const ModelConfig *c = &model->config;
-    const Layer *layer = &model->layers[l];
-    size_t H = (size_t)c->num_attention_heads, latent = (size_t)c->kv_lora_rank, rope = (size_t)c->qk_rope_head_dim;
-    return (Widths){.D = (size_t)c->hidden_size, .q = H * (size_t)c->qk_head_dim, .kv = H * (size_t)(c->qk_nope_head_dim + c->v_head_dim), .o = H * (size_t)c->v_head_dim,
-                    .latent = latent, .low_q = (size_t)c->q_lora_rank, .low_kv = latent + rope, .heads = H, .rope = rope, .F = layer->gate.rows,
-                    .E = layer->dense ? 0 : model->router.E, .K = model->router.K, .expert = layer->dense ? 0 : layer->expert_weights[0].rows,
-                    .index = layer->indexer ? model->index.n_heads * (model->index.dim + 1) + model->index.dim : 0};
+    begin(c, keep ? TAPE_RECORD : TAPE_OFF, keep);
+    Tensor *out = layer_up(c, model, adapter, l, true, false);
+    TRY(tape_error(&c->tape));
+    taken->room = keep ? c->room.high_bytes : notes_and(c, c->room.high_bytes);
+    taken->own = keep ? notes_and(c, c->tape.own.high_bytes) : 0;
+    if (!back) return NULL;
+    if (!keep) {
+        begin(c, TAPE_RECORD, false);
+        c->tape.replay = true;
+        out = layer_up(c, model, adapter, l, true, true);
+        c->tape.replay = false;
+    }
+    TRY(layer_back(c, out));
+    taken->room = larger(taken->room, keep ? c->room.high_bytes : notes_and(c, c->room.high_bytes));
+    return NULL;
 }
 
-/* Tensors of a row that have gradients on the way back. */
-static size_t tensors(const Widths *w)
+/* The head over rows that are all scored (train/step.c, head_group). */
+static Err *count_head(Count *c, const Model *model, bool back, Taken *taken)
 {
-    size_t attention = 2 * w->D + 2 * w->low_q + w->q + w->low_kv + w->latent + w->kv + w->o;
-    return attention + 3 * w->F + 2 * w->D + (w->E ? w->E + w->K + w->D : 0);
+    size_t T = c->group.T, D = (size_t)model->config.hidden_size;
+    begin(c, back ? TAPE_RECORD : TAPE_OFF, false);
+    float *x = tape_floats(&c->tape, T * D);
+    tape_alloc(&c->tape, T * (sizeof(int32_t) + sizeof(size_t)));
+    Tensor *loss = model_loss(&c->tape, model, tape_leaf(&c->tape, T, D, x, back), NULL);
+    TRY(tape_error(&c->tape));
+    if (back) TRY(layer_back(c, loss));
+    taken->room = larger(taken->room, notes_and(c, c->room.high_bytes));
+    return NULL;
 }
 
-/* What operations keep of a row besides: norms, log-sums, pairs' u, the router's scores, the experts' plan. */
-static size_t kept(const Widths *w, size_t r)
+static size_t rank_at(const LayerAdapter *lora, LoraPlace place) { return lora->pairs[place] ? lora->pairs[place]->A->rows : 0; }
+
+/* Do two layers ask for the same blocks? */
+static bool alike(const Model *model, const Adapter *adapter, size_t a, size_t b)
 {
-    return 4 + w->heads + 7 * r + (w->E ? 3 * w->K + 1 : 0);
+    const Layer *x = &model->layers[a], *y = &model->layers[b];
+    if (x->dense != y->dense || x->indexer != y->indexer || x->gate.rows != y->gate.rows) return false;
+    if (!adapter) return true;
+    const LayerAdapter *of_a = &adapter->layers[a], *of_b = &adapter->layers[b];
+    if (of_a->n != of_b->n || of_a->n_params != of_b->n_params || !of_a->experts != !of_b->experts) return false;
+    for (size_t i = 0; i < LORA_PLACES; i++)
+        if (rank_at(of_a, (LoraPlace)i) != rank_at(of_b, (LoraPlace)i)) return false;
+    return true;
 }
 
-size_t tapes_row(const Model *model, size_t l)
-{
-    Widths w = widths_of(model, l);
-    return tensors(&w) + kept(&w, 0);
-}
-
-static size_t most_rank(const Adapter *adapter, size_t l)
-{
-    size_t most = 0;
-    for (size_t i = 0; adapter && i < adapter->layers[l].n_params; i += 2) most = larger(most, adapter->layers[l].params[i].rows);
-    return most;
-}
-
-/* Experts work on their rows in two passes: packed rows of the run at work, and each thread's bench for the busiest of them. */
-static size_t experts_scratch(const Widths *w, const TapeWork *work, size_t T, size_t r, bool back)
-{
-    size_t pairs = T * w->K, most = least(T, 3 * pairs / w->E + 64), pack = rows_scratch(most, larger(w->D, w->expert), r);
-    size_t rows = least(pairs, (size_t)(1.2 * work->experts * (double)pairs)), experts = (size_t)(work->experts * (double)w->E) + 1, each = pairs / w->E + 1;
-    size_t packed = rows_scratch(each, w->expert, r) / each * rows + experts * rows_scratch(1, w->expert, r);
-    size_t bench = back ? most * (2 * w->D + 6 * w->expert + 2 * r) : most * (3 * w->expert + r);
-    return (back ? 2 : 1) * packed + work->threads * (bench + pack);
-}
-
-static size_t scratch_up(const Widths *w, const TapeWork *work, size_t T, size_t r)
-{
-    size_t most = rows_scratch(T, larger(larger(w->D, w->o), larger(w->F, w->low_q)), r);
-    most = larger(most, work->threads * ATTENTION_ROOM);
-    if (w->index) most = larger(most, work->threads * 65 * work->longest);
-    return w->E ? larger(most, experts_scratch(w, work, T, r, false)) : most;
-}
-
-static size_t scratch_back(const Widths *w, const TapeWork *work, size_t T, size_t r)
-{
-    size_t most = rows_scratch(T, larger(larger(w->q, w->kv), larger(w->F, w->D)), r) + T * 2 * r;
-    most = larger(most, w->heads * T * (w->rope + 1) + work->threads * ATTENTION_ROOM);
-    most = larger(most, T * larger(2 * w->F, w->D));
-    return w->E ? larger(most, experts_scratch(w, work, T, r, true)) : most;
-}
-
-/* One layer over T rows. keep: its tape is one of those kept, with the experts' gate and up. */
-static Sizes layer_sizes(const Model *model, const Adapter *adapter, size_t l, size_t T, const TapeWork *work, bool keep)
-{
-    Widths w = widths_of(model, l);
-    size_t r = most_rank(adapter, l), row = tensors(&w) + kept(&w, r);
-    Sizes up = {T * (row + w.index), 0, scratch_up(&w, work, T, r)}, down = {T * row, T * (tensors(&w) + w.D), scratch_back(&w, work, T, r)};
-    if (keep) up.results += T * w.K * (w.E ? 2 * w.expert + r : 0);
-    if (!adapter) return up;
-    return (Sizes){larger(up.results, down.results), down.gradients, larger(up.scratch, down.scratch)};
-}
-
-/* Scored rows, their norm, loss and gradients; logits a few rows at a time (autograd/op_loss.c). */
-static Sizes head_sizes(const Model *model, const Adapter *adapter, size_t T)
-{
-    enum { LOGITS_AT_ONCE = 1 << 22, LEAST_ROWS = 128 };
-    size_t D = (size_t)model->config.hidden_size, V = model->lm_head.rows, step = least(larger(LOGITS_AT_ONCE / V, LEAST_ROWS), T);
-    return (Sizes){T * (2 * D + 5 + (adapter ? D : 0)), adapter ? T * (2 * D + 1) : 0, step * V + rows_scratch(step, larger(V, D), 0)};
-}
-
-/* Arenas are touched by huge pages, and blocks leave some chunks open. */
-static size_t arena_bytes(size_t floats)
+/* Pools are touched by huge pages. */
+static size_t touched(size_t bytes)
 {
     enum { HUGE_PAGE = 2 << 20 };
-    return 4 * floats + floats / 4 + HUGE_PAGE;
+    return round_up(bytes, HUGE_PAGE);
 }
 
-size_t tapes_bytes(const Model *model, const Adapter *adapter, const TapeWork *work)
+static Err *count_all(Count *c, const Model *model, const Adapter *adapter, const TapeWork *work, Taken *taken)
 {
-    size_t L = model->n_layers, kept_floats = 0;
-    Sizes most = head_sizes(model, adapter, work->T);
+    size_t L = model->n_layers, lowest = adapter ? adapter_lowest_layer(adapter) : L, keep_from = L - least(work->kept_layers, L - lowest);
+    size_t groups = (work->rows + work->T - 1) / work->T;
+    Taken last = {0};
     for (size_t l = 0; l < L; l++) {
-        bool keep = adapter && l + work->kept_layers >= L;
-        Sizes s = layer_sizes(model, adapter, l, keep ? work->kept_rows : work->T, work, keep);
-        if (keep) kept_floats += s.results;
-        else most.results = larger(most.results, s.results);
-        most.gradients = larger(most.gradients, s.gradients);
-        most.scratch = larger(most.scratch, s.scratch);
+        bool same = l > 0 && l != lowest && l != keep_from && alike(model, adapter, l, l - 1);
+        if (!same) TRY(count_layer(c, model, adapter, l, l >= lowest, l >= keep_from, &last));
+        taken->room = larger(taken->room, last.room);
+        taken->own += groups * touched(last.own);
     }
-    return arena_bytes(most.results) + arena_bytes(most.scratch) + (adapter ? arena_bytes(most.gradients) : 0) + (kept_floats ? arena_bytes(kept_floats) : 0);
+    return count_head(c, model, adapter != NULL, taken);
+}
+
+Err *tapes_bytes(size_t *bytes, const Model *model, const Adapter *adapter, const TapeWork *work)
+{
+    Count count;
+    Taken taken = {0};
+    Err *err = count_open(&count, model, work->T, work);
+    if (!err) err = count_all(&count, model, adapter, work, &taken);
+    count_close(&count);
+    *bytes = touched(taken.room) + taken.own;
+    return err;
+}
+
+Err *tapes_row(size_t *floats, const Model *model, size_t l, size_t n)
+{
+    Count c;
+    Err *err = count_open(&c, model, n, &(TapeWork){.T = n, .longest = n, .threads = 1});
+    if (!err) {
+        begin(&c, TAPE_OFF, false);
+        layer_up(&c, model, NULL, l, false, false);
+        err = tape_error(&c.tape);
+    }
+    *floats = c.room.used_bytes / sizeof(float) / n;
+    count_close(&c);
+    return err;
 }

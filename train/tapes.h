@@ -1,23 +1,22 @@
-/* What tapes take, counted from shapes: every block that the operations of a layer ask for (model/attention.c, model/moe.c). */
+/* What tapes take: the operations of every layer run on shapes alone, in pools that count (autograd/tape.h, counts). So what is
+ * planned is what is asked for, block by block. */
 #ifndef GRAFT_TRAIN_TAPES_H
 #define GRAFT_TRAIN_TAPES_H
 
 #include "model/model.h"
 
-/* A group of T rows at work. */
 typedef struct {
-    size_t T, longest;  /* rows, tokens of the longest document */
+    size_t rows, T;            /* of the rank, of a group at work */
+    size_t longest;            /* tokens of the longest document: the others are as long */
+    size_t micro_batch_tokens; /* 0: a document each */
     size_t threads;
-    double experts;     /* share of a layer's experts that are worked on at once: 1, or that of the largest run */
-    size_t kept_layers; /* topmost layers whose tapes are kept */
-    size_t kept_rows;   /* of those: all of the rank */
+    size_t kept_layers;        /* topmost layers whose tapes are kept, those of all groups */
 } TapeWork;
 
-/* Bytes of the tape at work and of those kept. adapter NULL: upward only. How tokens meet experts is not known before: the
- * busiest is given three times its share. */
-size_t tapes_bytes(const Model *model, const Adapter *adapter, const TapeWork *work);
+/* Bytes of the tape at work and of those kept. adapter NULL: upward only. */
+MUST_USE Err *tapes_bytes(size_t *bytes, const Model *model, const Adapter *adapter, const TapeWork *work);
 
-/* Floats of a row of layer l: what operations return and keep, without the experts' own. */
-size_t tapes_row(const Model *model, size_t l);
+/* Floats of a row of layer l that operations return and keep on the way up, in a document of n tokens. */
+MUST_USE Err *tapes_row(size_t *floats, const Model *model, size_t l, size_t n);
 
 #endif

@@ -35,7 +35,7 @@ static Keys *choose(Trial *trial, size_t top_k, size_t recent)
 {
     const Group *group = &trial->group;
     Keys *keys = trial_alloc(trial, sizeof *keys);
-    *keys = (Keys){group->n_docs, trial_alloc(trial, group->n_docs * sizeof *keys->of)};
+    *keys = (Keys){group->n_docs, trial_alloc(trial, group->n_docs * sizeof *keys->of), 0};
     for (size_t d = 0; d < group->n_docs; d++) {
         size_t n = group->doc_start[d + 1] - group->doc_start[d], words = keys_words(group, d);
         if (n <= top_k) continue;
@@ -55,7 +55,7 @@ static Tensor *build(Tape *tape, const Trial *trial, Call *call)
     Keys *keys = NULL;
     if (a->keys) {
         keys = tape_alloc(tape, sizeof *keys);
-        *keys = (Keys){tape->group->n_docs, a->keys->of + call->doc};
+        *keys = (Keys){tape->group->n_docs, a->keys->of + call->doc, 0};
     }
     return op_attention(tape, &a->shape, call->in[0], call->in[1], call->in[2], a->kr_col, keys);
 }

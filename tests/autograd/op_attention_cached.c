@@ -28,7 +28,7 @@ typedef struct {
 static Keys *choose(Trial *trial, size_t top_k)
 {
     Keys *keys = trial_alloc(trial, sizeof *keys);
-    *keys = (Keys){N_DOCS, trial_alloc(trial, N_DOCS * sizeof *keys->of)};
+    *keys = (Keys){N_DOCS, trial_alloc(trial, N_DOCS * sizeof *keys->of), 0};
     for (size_t d = 0; d < N_DOCS; d++) {
         size_t words = keys_words(&trial->group, d);
         if (lengths[d] <= top_k) continue;
@@ -98,7 +98,7 @@ static void attend(Cached *c, size_t d, size_t past, size_t n, float *out)
     Tape tape = {0};
     size_t begin = c->trial.group.doc_start[d], words = (past + n + 63) / 64;
     uint64_t bits[70 * 2], *of[1] = {c->keys && c->keys->of[d] ? bits : NULL};
-    Keys keys = {1, of};
+    Keys keys = {1, of, 0};
     Group group = {.T = n, .n_docs = 1, .doc_start = (size_t[]){0, n}, .doc_past = &past};
     for (size_t i = 0; i < n && of[0]; i++) /* the same choice, in words of the shorter past */
         memcpy(bits + i * words, c->keys->of[d] + (past + i) * keys_words(&c->trial.group, d), words * sizeof *bits);

@@ -37,7 +37,7 @@ enum { N_CASES = sizeof cases / sizeof *cases };
 static Keys choose(Trial *trial, size_t top_k)
 {
     const Group *group = &trial->group;
-    Keys keys = {group->n_docs, trial_alloc(trial, group->n_docs * sizeof *keys.of)};
+    Keys keys = {group->n_docs, trial_alloc(trial, group->n_docs * sizeof *keys.of), 0};
     for (size_t d = 0; d < group->n_docs; d++) {
         size_t n = group->doc_start[d + 1] - group->doc_start[d], words = keys_words(group, d);
         if (n <= top_k) continue;
@@ -70,7 +70,7 @@ static Tensor *build(Tape *tape, const Trial *trial, Call *call)
 {
     const Latent *a = trial->op;
     Keys *keys = tape_alloc(tape, sizeof *keys);
-    *keys = (Keys){tape->group->n_docs, a->keys.of + call->doc};
+    *keys = (Keys){tape->group->n_docs, a->keys.of + call->doc, 0};
     size_t some = n_latent(a, tape->group, keys);
     LatentInputs in = {.q = call->in[0], .latent = call->in[1], .kr = call->in[2], .kr_col = a->kr_col, .kv_up = a->kv_up};
     Tensor *kv, *o = NULL;
@@ -261,7 +261,7 @@ static void refused(size_t qw, size_t latent, size_t krw, size_t ow, size_t low,
     LatentInputs in = {.q = tape_leaf(&tape, 3, qw, x, true), .latent = tape_leaf(&tape, 3, latent, x, true), .kr = tape_leaf(&tape, 3, krw, x, true),
                        .kr_col = 1, .kv_up = &up, .lora = &lora, .low = tape_leaf(&tape, 3, low, x, true), .B = op_param(&tape, &B)};
     Tensor *o = tape_leaf(&tape, 3, ow, x, true);
-    assert_ptr_equal(op_attention_latent(&tape, &shape, &in, &(Keys){1, (uint64_t *[]){bits}}, o), &tape.dummy);
+    assert_ptr_equal(op_attention_latent(&tape, &shape, &in, &(Keys){1, (uint64_t *[]){bits}, 0}, o), &tape.dummy);
     assert_fails(tape_error(&tape), ERR_FORMAT, part);
     tape_free(&tape);
 }

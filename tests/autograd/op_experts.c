@@ -1,3 +1,4 @@
+#include "autograd/experts_plan.h"
 #include "tests/support/gradients.h"
 
 #include "base/rng.h"
@@ -161,6 +162,27 @@ static void grouping_and_threads_change_no_bit(void **state)
 {
     (void)state;
     trials_check(make, N_CASES, assert_same_bits);
+}
+
+/* Benches of a few rows and a block for one expert only: pieces and laps, cut across documents and micro-batches. */
+static void pieces_and_laps_change_no_bit(void **state)
+{
+    (void)state;
+    Arena arena = {0};
+    const ExpertsLimits usual = experts_limits;
+    for (size_t i = 0; i < N_CASES; i++)
+        for (size_t rows = 1; rows <= 7; rows += 2) {
+            Trial trial;
+            make(&trial, i);
+            Outcome want = trial_run(&trial, &arena);
+            experts_limits = (ExpertsLimits){.piece_rows = rows};
+            Outcome got = trial_run(&trial, &arena);
+            experts_limits = usual;
+            assert_memory_equal(got.out, want.out, trial.group.T * trial.cols * sizeof(float));
+            for (size_t j = 0; j < trial.n_in; j++) assert_memory_equal(got.grad[j], want.grad[j], trial.in[j].rows * trial.in[j].cols * sizeof(float));
+            trial_free(&trial);
+        }
+    arena_free(&arena);
 }
 
 static void an_expert_without_tokens_has_a_gradient_of_zeros(void **state)
@@ -441,6 +463,7 @@ int main(void)
         cmocka_unit_test(backward_matches_finite_differences),
         cmocka_unit_test(grouping_and_threads_change_no_bit),
         cmocka_unit_test(experts_that_come_and_go_change_no_bit), cmocka_unit_test(experts_that_do_not_come_are_an_error),
+        cmocka_unit_test(pieces_and_laps_change_no_bit),
         cmocka_unit_test(an_expert_without_tokens_has_a_gradient_of_zeros),
         cmocka_unit_test(fresh_adapters_change_nothing),
         cmocka_unit_test(the_order_of_rows_changes_no_bit),

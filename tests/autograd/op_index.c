@@ -23,7 +23,7 @@ static void index_open(Index *x, const char *documents, size_t n_heads, size_t d
     x->q = trial_normal(&x->trial, "q", group->T * n_heads * dim, 1);
     x->k = trial_normal(&x->trial, "k", group->T * dim, 1);
     x->w = trial_normal(&x->trial, "w", group->T * n_heads, 1);
-    x->keys = (Keys){group->n_docs, trial_alloc(&x->trial, group->n_docs * sizeof *x->keys.of)};
+    x->keys = (Keys){group->n_docs, trial_alloc(&x->trial, group->n_docs * sizeof *x->keys.of), 0};
     for (size_t d = 0; d < group->n_docs; d++) {
         size_t bytes = (group->doc_start[d + 1] - group->doc_start[d]) * keys_words(group, d) * sizeof **x->keys.of;
         x->keys.of[d] = trial_alloc(&x->trial, bytes);
@@ -98,7 +98,7 @@ static void documents_and_threads_change_no_choice(void **state)
     for (size_t d = 0; d < 4; d++) {
         size_t n = group->doc_start[d + 1] - group->doc_start[d];
         Group one = {.T = n, .n_docs = 1, .doc_start = (size_t[]){0, n}};
-        run(&alone, &one, group->doc_start[d], NULL, &(Keys){1, alone.keys.of + d});
+        run(&alone, &one, group->doc_start[d], NULL, &(Keys){1, alone.keys.of + d, 0});
         assert_memory_equal(alone.keys.of[d], x.keys.of[d], n * keys_words(group, d) * sizeof **x.keys.of);
     }
     omp_set_num_threads(2);
@@ -140,7 +140,7 @@ static void new_rows_choose_among_cached_keys(void **state)
     uint64_t first[3 * 2], second[1];
     /* Rows 87 .. 89 of the first document and row 0 of the second lie side by side in k's order. */
     Group group = {.T = 4, .n_docs = 2, .doc_start = (size_t[]){0, 3, 4}, .doc_past = (size_t[]){87, 0}};
-    run(&x, &group, 87, past, &(Keys){2, (uint64_t *[]){first, second}});
+    run(&x, &group, 87, past, &(Keys){2, (uint64_t *[]){first, second}, 0});
     assert_best(&x, &group, 87, 0, 0, first);
     assert_int_equal(second[0], 1);
     trial_free(&x.trial);
@@ -159,7 +159,7 @@ static void what_does_not_fit_is_an_error(void **state)
         const size_t *s = shapes[i];
         tape_begin(&tape, &group, TAPE_OFF);
         op_index(&tape, &(IndexShape){2, 5, 1, 1, 1}, tape_leaf(&tape, s[0], s[1], x, false), tape_leaf(&tape, s[0], s[2], x, false),
-                 tape_leaf(&tape, s[0], s[3], x, false), NULL, &(Keys){1, (uint64_t *[]){bits}});
+                 tape_leaf(&tape, s[0], s[3], x, false), NULL, &(Keys){1, (uint64_t *[]){bits}, 0});
         assert_fails(tape_error(&tape), ERR_FORMAT, parts[i]);
     }
     tape_free(&tape);

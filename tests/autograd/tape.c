@@ -35,7 +35,7 @@ static void every_operation(Tape *tape, Tensor *x /* [3][4] */)
     assert_ptr_equal(op_rmsnorm(tape, x, 0, 4, values, 1e-5), &tape->dummy);
     assert_ptr_equal(op_layernorm(tape, x, values, values, 1e-5), &tape->dummy);
     assert_ptr_equal(op_rope(tape, x, &table, 0, 1, 2, true), &tape->dummy);
-    op_index(tape, &(IndexShape){1, 4, 1, 1, 1}, x, x, x, NULL, &(Keys){2, (uint64_t *[]){bits, bits}});
+    op_index(tape, &(IndexShape){1, 4, 1, 1, 1}, x, x, x, NULL, &(Keys){2, (uint64_t *[]){bits, bits}, 0});
     assert_ptr_equal(op_attention(tape, &(AttentionShape){1, 2, 2, 2, 1, 0}, x, x, x, 0, NULL), &tape->dummy);
     tape->group = &cached;
     assert_ptr_equal(op_attention_cached(tape, &(AttentionShape){1, 2, 2, 6, 1, 0}, x, &up, NULL, (const float *[]){values, values},
@@ -176,9 +176,9 @@ static void a_used_tape_gives_the_bits_of_a_new_one(void **state)
         if (round == 0) memcpy(grad, leaf->grad, sizeof grad);
         assert_memory_equal(grad, leaf->grad, sizeof grad);
     }
-    assert_true(tape.own.used_bytes > 0);
+    assert_true(tape.notes.used_bytes > 0);
     tape_reset(&tape);
-    assert_int_equal(tape.own.used_bytes, 0);
+    assert_int_equal(tape.notes.used_bytes, 0);
     tape_free(&tape);
 }
 

@@ -351,9 +351,9 @@ static void a_sum_over_rows_is_the_sum_and_none_gives_zeros(void **state)
         float *a = normal(1, T * (M + 1)), *b = normal(2, T * (N + 2)), *G = floats(M * N), *again = floats(M * N);
         for (size_t i = 0; i < M * N; i++) G[i] = NAN;
         omp_set_num_threads(2);
-        sum_tn(T, M, N, G, 0.5f, a, M + 1, b, N + 2);
+        sum_tn(T, M, N, G, false, 0.5f, rows_of(a, M + 1), rows_of(b, N + 2));
         omp_set_num_threads(1);
-        sum_tn(T, M, N, again, 0.5f, a, M + 1, b, N + 2);
+        sum_tn(T, M, N, again, false, 0.5f, rows_of(a, M + 1), rows_of(b, N + 2));
         assert_memory_equal(G, again, M * N * 4);
         for (size_t m = 0; m < M; m++)
             for (size_t n = 0; n < N; n++) {

@@ -83,7 +83,12 @@ static void the_inner_side_has_the_bits_of_its_chains(void **state)
 static void check_sum(size_t T, size_t M, size_t N)
 {
     float *a = normal(4, T * (M + 1)), *b = normal(5, T * (N + 2)), *G = normal(6, M * N);
-    sum_tn(T, M, N, G, 0.5f, a, M + 1, b, N + 2);
+    size_t cut = T / 3; /* in two parts, where there are enough rows, and the second a pick of them */
+    uint32_t *index = malloc((T + 1) * sizeof *index);
+    for (size_t t = 0; t < T; t++) index[t] = (uint32_t)(cut + t);
+    if (cut) sum_tn(cut, M, N, G, false, 1, rows_of(a, M + 1), rows_of(b, N + 2));
+    sum_tn(T - cut, M, N, G, cut > 0, 0.5f, rows_pick(a, M + 1, index), rows_pick(b, N + 2, index));
+    free(index);
     for (size_t m = 0; m < M; m++)
         for (size_t n = 0; n < N; n++) {
             float sum = 0, size = 0;
@@ -115,7 +120,7 @@ static void threads_change_no_bit(void **state)
         y[threads - 1] = malloc(T * R * sizeof *x);
         G[threads - 1] = malloc(N * R * sizeof *x);
         rows_narrow_in(T, rows_of(y[threads - 1], R), 1, rows_of(x, N), R, N, A);
-        sum_tn(T, N, R, G[threads - 1], 1, x, N, u, R);
+        sum_tn(T, N, R, G[threads - 1], false, 1, rows_of(x, N), rows_of(u, R));
         assert_memory_equal(y[threads - 1], y[0], T * R * sizeof *x);
         assert_memory_equal(G[threads - 1], G[0], N * R * sizeof *x);
     }

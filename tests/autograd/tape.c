@@ -182,6 +182,62 @@ static void a_used_tape_gives_the_bits_of_a_new_one(void **state)
     tape_free(&tape);
 }
 
+/* On the way back a result goes once its maker has been walked, and the next gradient takes its place. */
+static void what_has_served_makes_room(void **state)
+{
+    (void)state;
+    enum { DEEP = 30 };
+    float x[12] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, values[16];
+    for (size_t i = 0; i < 16; i++) values[i] = (float)i / 7;
+    Weight W = weight_of("W", 4, 4, values);
+    Pool room = {0};
+    size_t high[2];
+    for (int stays = 0; stays < 2; stays++) {
+        Tape tape = {.room = &room, .stays = stays};
+        tape_begin(&tape, &group, TAPE_RECORD);
+        Tensor *leaf = tape_leaf(&tape, 3, 4, x, true), *y = leaf, *first = NULL;
+        for (size_t i = 0; i < DEEP; i++) {
+            y = op_linear(&tape, y, 1, (const Weight *[]){&W}, 0, NULL);
+            if (!first) first = y;
+        }
+        high[stays] = room.high_bytes;
+        memset(tape_seed(&tape, y), 0, 12 * sizeof(float));
+        assert_ok(tape_backward(&tape));
+        assert_null(first->data);
+        assert_null(first->grad);
+        assert_null(y->data);
+        assert_non_null(leaf->grad); /* of the caller's */
+        assert_true(room.high_bytes <= high[stays] + 4 * 256); /* not one gradient for each result */
+        assert_int_equal(tape.own.n > 0, stays); /* what operations keep stays until the reset */
+        room.high_bytes = 0;
+        tape_free(&tape);
+    }
+    assert_true(high[1] < high[0]); /* only scratch */
+    pool_free(&room);
+}
+
+/* Shapes alone: no number is read or written, and what is taken is what a tape that computes takes. */
+static void a_tape_that_counts_takes_what_one_that_computes_does(void **state)
+{
+    (void)state;
+    float x[12] = {0}, values[16] = {0};
+    Weight W = weight_of("W", 4, 4, values), none = weight_of("W", 4, 4, NULL);
+    size_t high[2];
+    for (int counts = 0; counts < 2; counts++) {
+        Tape tape = {.counts = counts, .own.counts = counts};
+        tape_begin(&tape, &group, TAPE_RECORD);
+        Tensor *leaf = tape_leaf(&tape, 3, 4, counts ? NULL : x, true);
+        Tensor *y = op_rmsnorm(&tape, op_linear(&tape, leaf, 1, (const Weight *[]){counts ? &none : &W}, 0, NULL), 0, 4, counts ? NULL : values, 1e-5);
+        y = op_add(&tape, op_swiglu(&tape, op_linear(&tape, y, 2, (const Weight *[]){counts ? &none : &W, counts ? &none : &W}, 0, NULL)), y);
+        assert_true(counts || tape_computes(&tape));
+        assert_non_null(tape_seed(&tape, y));
+        assert_ok(tape_backward(&tape));
+        high[counts] = tape.own.high_bytes;
+        tape_free(&tape);
+    }
+    assert_int_equal(high[0], high[1]);
+}
+
 /* ---- guard ------------------------------------------------------------------------------------------------------- */
 
 static Tensor *run(Tape *tape, int op, Tensor *x)
@@ -306,6 +362,8 @@ int main(void)
         cmocka_unit_test(a_branch_that_leads_nowhere_adds_nothing),
         cmocka_unit_test(a_seed_is_zeros_and_is_made_once),
         cmocka_unit_test(a_used_tape_gives_the_bits_of_a_new_one),
+        cmocka_unit_test(what_has_served_makes_room),
+        cmocka_unit_test(a_tape_that_counts_takes_what_one_that_computes_does),
         cmocka_unit_test(guard_names_the_operation_and_the_element),
         cmocka_unit_test(guard_calls_infinity_by_its_name),
         cmocka_unit_test(guard_lets_finite_numbers_pass_unchanged),

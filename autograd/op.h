@@ -221,4 +221,7 @@ void op_balance(Tape *tape, Tensor *logits, const RouterShape *shape, const Bala
  * The gradient of the logits is computed in the same pass, when it is wanted. */
 Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets);
 
+/* How many rows of logits exist at once. */
+size_t op_loss_rows(size_t vocabulary);
+
 #endif

@@ -2,6 +2,7 @@
  *     z = x W',   nll = logsumexp(z) - z[target],   dz = softmax(z) - onehot(target),   dx = dnll dz W
  * dz exists only while its rows do, so dx of a unit dnll is computed on the way up and scaled on the way back. */
 #include "autograd/op.h"
+#include "base/sizes.h"
 #include "tensor/matmul.h"
 #include "tensor/rows.h"
 
@@ -29,11 +30,11 @@ static void loss_backward(Node *node)
 
 static const Op loss = {.name = "loss", .backward = loss_backward, .writes = 1};
 
+size_t op_loss_rows(size_t vocabulary) { return larger(LOGITS_AT_ONCE / vocabulary, LEAST_ROWS); }
+
 Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets)
 {
-    size_t n = x->shape[0], D = x->shape[1], V = W->rows, step = LOGITS_AT_ONCE / V;
-    if (step < LEAST_ROWS) step = LEAST_ROWS;
-    if (step > n) step = n;
+    size_t n = x->shape[0], D = x->shape[1], V = W->rows, step = least(op_loss_rows(V), n);
     bool wants = tape_wants(tape, false, 1, &x);
     Tensor *nll = tape_tensor(tape, n, 1);
     Kept *kept = tape_alloc(tape, sizeof *kept);

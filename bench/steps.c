@@ -287,6 +287,7 @@ static Json *make_record(const Bench *b)
     json_add_string(record, "path", matmul_path());
     json_add_number(record, "threads", omp_get_max_threads());
     json_add_number(record, "tokens", (double)c->tokens);
+    json_add_number(record, "document", (double)document_tokens(b));
     json_add_number(record, "trained", (double)b->adapter->n);
     json_add_number(record, "first_step_s", b->first_step);
     json_add_number(record, "neighbour_cores", b->neighbours);
@@ -379,8 +380,10 @@ Err *steps_print(const Json *record)
     TRY(json_get_string(record, "model", &model));
     TRY(json_get_string(record, "targets", &targets));
     TRY(json_get_string(record, "path", &path));
-    printf("%-5s %-13s %5.0f tokens  %8.1f tokens/s  step %7.3f s  %.3f of the peak, %.3f with attention's products  (%.0f GFLOP/s, %s)\n", model, targets,
-           number(record, "tokens"), number(record, "tokens_per_s"), number(record, "seconds"), number(record, "share"), number(record, "share_attention"),
+    char documents[48] = "";
+    if (number(record, "document") < number(record, "tokens")) snprintf(documents, sizeof documents, " in documents of %.0f", number(record, "document"));
+    printf("%-5s %-13s %5.0f tokens%s  %8.1f tokens/s  step %7.3f s  %.3f of the peak, %.3f with attention's products  (%.0f GFLOP/s, %s)\n", model, targets,
+           number(record, "tokens"), documents, number(record, "tokens_per_s"), number(record, "seconds"), number(record, "share"), number(record, "share_attention"),
            number(record, "peak_gflops"), path);
     printf("    first step %.2f s after the start; CPU %.2f ms a token; anonymous %.0f MB (growth %+.1f), malloc %+.1f kB and %.0f fresh pages a step later\n",
            number(record, "first_step_s"), number(record, "cpu_ms_per_token"), 1e-6 * number(record, "anonymous_bytes"),

@@ -81,12 +81,13 @@ static Err *measure_machine(Suite *s, const char *file)
 
 /* A configuration, and how many steps of it a round has. */
 typedef struct {
-    const char *shape, *targets, *tokens, *warm_up, *steps;
+    const char *shape, *targets, *tokens, *document, *warm_up, *steps;
 } Case;
 
 static const Case cases[] = {
-    {"S", "attn+experts", "512", "2", "4"}, {"S", "attn", "512", "2", "4"},         {"S256", "attn+experts", "512", "2", "3"},
-    {"S", "attn+experts", "4096", "1", "1"}, {"S256", "attn+experts", "4096", "1", "1"},
+    {"S", "attn+experts", "512", "512", "2", "4"},   {"S", "attn", "512", "512", "2", "4"},           {"S256", "attn+experts", "512", "512", "2", "3"},
+    {"S", "attn+experts", "4096", "512", "1", "1"},  {"S256", "attn+experts", "4096", "512", "1", "1"},
+    {"S", "attn+experts", "4096", "4096", "1", "1"}, {"S256", "attn+experts", "4096", "4096", "1", "1"},
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
@@ -115,7 +116,7 @@ static Err *measure_case(const Suite *s, const Case *c, const char *model, Json 
     char file[PATH_BYTES], name[64];
     snprintf(name, sizeof name, "steps.%ld.json", (long)getpid());
     TRY(file_join(file, s->config->directory, name));
-    const char *words[] = {"graft", "bench", model, "--targets", c->targets, "--tokens", c->tokens, "--warm_up", c->warm_up, "--steps", c->steps,
+    const char *words[] = {"graft", "bench", model, "--targets", c->targets, "--tokens", c->tokens, "--document", c->document, "--warm_up", c->warm_up, "--steps", c->steps,
                            "--compute", s->config->compute, "--profile", "--json", file, NULL};
     TRY(run_child(words));
     Err *err = json_read_file(record, file);

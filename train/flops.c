@@ -3,12 +3,7 @@
 #include "model/count.h"
 #include "train/tapes.h"
 
-/* How often a layer is passed: up, again, back. */
-typedef struct {
-    double up, again, back;
-} Passes;
-
-static Passes passes_of(const Model *model, const Adapter *adapter, const Work *work, size_t l)
+Passes flops_passes(const Model *model, const Adapter *adapter, const Work *work, size_t l)
 {
     if (!adapter || l < adapter_lowest_layer(adapter)) return (Passes){1, 0, 0};
     return (Passes){1, l + work->keep_layers >= model->n_layers ? 0 : 1, 1};
@@ -42,42 +37,83 @@ static void add_attention(Flops *f, const Model *model, const Layer *x, const Wo
     *(x->indexer ? &f->exact : &f->frozen) += 2 * tokens * size_of(&x->q_down) * all(p);
 }
 
-static void add_mlp(Flops *f, const Model *model, const Layer *x, const Work *work, Passes p)
+static void add_mlp(Flops *f, const Layer *x, const Work *work, Passes p)
 {
-    double tokens = (double)work->step_tokens, D = (double)model->config.hidden_size, K = (double)model->router.K;
+    double tokens = (double)work->step_tokens;
     f->frozen += 2 * tokens * (size_of(&x->gate) + size_of(&x->up) + size_of(&x->down)) * all(p);
-    if (x->dense) return;
-    double F = (double)x->expert_weights[0].rows;
-    f->exact += 2 * tokens * size_of(&x->router) * all(p);
-    f->experts += 2 * tokens * K * 3 * F * D * (p.up + p.again * 2 / 3 + p.back); /* down is not needed again */
-    f->moved_bytes += sizeof(float) * tokens * K * (forward(p) * (3 * D + 6 * F) + p.back * (6 * D + 8 * F));
+    if (!x->dense) f->exact += 2 * tokens * size_of(&x->router) * all(p);
+}
+
+static void add_experts(Flops *f, const Model *model, const Layer *x, const Work *work, Passes p)
+{
+    double pairs = (double)work->step_tokens * (double)model->router.K, D = (double)model->config.hidden_size, F = (double)x->expert_weights[0].rows;
+    f->experts += 2 * pairs * 3 * F * D * (p.up + p.again * 2 / 3 + p.back); /* down is not needed again */
+    f->moved_bytes += sizeof(float) * pairs * (forward(p) * (3 * D + 6 * F) + p.back * (6 * D + 8 * F));
 }
 
 static double size_of_pair(const Lora *lora) { return lora ? (double)param_count(lora->A) + (double)param_count(lora->B) : 0; }
 
 /* Inner and outer side up; on the way back the same two for gradients of inputs, and two sums. */
-static void add_pairs(Flops *f, const Model *model, const LayerAdapter *lora, const Work *work, Passes p)
+static double pair_passes(const Work *work, Passes p) { return 2 * (double)work->step_tokens * (forward(p) + 2 * p.back); }
+
+static void add_pairs(Flops *f, const LayerAdapter *lora, const Work *work, Passes p)
 {
-    double everywhere = 0, routed = 0, share = model->router.E ? (double)model->router.K / (double)model->router.E : 0;
-    for (size_t i = 0; i < LORA_PLACES; i++) everywhere += size_of_pair(lora->pairs[i]) + size_of_pair(lora->apart[i]);
-    for (size_t e = 0; lora->experts && e < model->router.E; e++) routed += size_of_pair(lora->experts[e].in) + size_of_pair(lora->experts[e].out);
-    f->pairs += 2 * (double)work->step_tokens * (everywhere + share * routed) * (forward(p) + 2 * p.back);
+    double size = 0;
+    for (size_t i = 0; i < LORA_PLACES; i++) size += size_of_pair(lora->pairs[i]) + size_of_pair(lora->apart[i]);
+    f->pairs += size * pair_passes(work, p);
 }
 
-Err *flops_of_step(Flops *flops, const Model *model, const Adapter *adapter, const Work *work)
+static void add_routed_pairs(Flops *f, const Model *model, const LayerAdapter *lora, const Work *work, Passes p)
 {
-    double tokens = (double)work->step_tokens, head = size_of(&model->lm_head);
-    Flops f = {.frozen = 2 * tokens * head * (adapter ? 2 : 1), .moved_bytes = sizeof(float) * tokens * (double)model->lm_head.rows * 3};
-    for (size_t l = 0, row; l < model->n_layers; l++) {
-        Passes p = passes_of(model, adapter, work, l);
-        add_attention(&f, model, &model->layers[l], work, p);
-        add_mlp(&f, model, &model->layers[l], work, p);
-        if (adapter) add_pairs(&f, model, &adapter->layers[l], work, p);
-        /* results are written and read; on the way back read once more, and their gradients written, added to and read */
-        TRY(tapes_row(&row, model, l, work->longest));
-        f.moved_bytes += sizeof(float) * tokens * (double)row * (2 * forward(p) + 5 * p.back);
+    double size = 0, share = (double)model->router.K / (double)model->router.E;
+    for (size_t e = 0; lora->experts && e < model->router.E; e++) size += size_of_pair(lora->experts[e].in) + size_of_pair(lora->experts[e].out);
+    f->pairs += share * size * pair_passes(work, p);
+}
+
+Err *flops_of_layer(Flops *core, Flops *experts, const Model *model, const Adapter *adapter, const Work *work, size_t l, Passes p)
+{
+    const Layer *x = &model->layers[l];
+    size_t row;
+    *core = *experts = (Flops){0};
+    TRY(tapes_row(&row, model, l, work->longest));
+    add_attention(core, model, x, work, p);
+    add_mlp(core, x, work, p);
+    if (adapter) add_pairs(core, &adapter->layers[l], work, p);
+    /* results are written and read; on the way back read once more, and their gradients written, added to and read */
+    core->moved_bytes += sizeof(float) * (double)work->step_tokens * (double)row * (2 * forward(p) + 5 * p.back);
+    if (x->dense) return NULL;
+    add_experts(experts, model, x, work, p);
+    if (adapter) add_routed_pairs(experts, model, &adapter->layers[l], work, p);
+    return NULL;
+}
+
+Flops flops_of_head(const Model *model, const Adapter *adapter, const Work *work)
+{
+    double tokens = (double)work->step_tokens;
+    return (Flops){.frozen = 2 * tokens * size_of(&model->lm_head) * (adapter ? 2 : 1), .moved_bytes = sizeof(float) * tokens * (double)model->lm_head.rows * 3};
+}
+
+static void add(Flops *f, const Flops *g)
+{
+    f->frozen += g->frozen;
+    f->experts += g->experts;
+    f->exact += g->exact;
+    f->attention += g->attention;
+    f->latent += g->latent;
+    f->index += g->index;
+    f->pairs += g->pairs;
+    f->moved_bytes += g->moved_bytes;
+}
+
+Err *flops_of_step(Flops *f, const Model *model, const Adapter *adapter, const Work *work)
+{
+    *f = flops_of_head(model, adapter, work);
+    for (size_t l = 0; l < model->n_layers; l++) {
+        Flops core, experts;
+        TRY(flops_of_layer(&core, &experts, model, adapter, work, l, flops_passes(model, adapter, work, l)));
+        add(f, &core);
+        add(f, &experts);
     }
-    *flops = f;
     return NULL;
 }
 

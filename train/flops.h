@@ -13,7 +13,20 @@ typedef struct {
     double moved_bytes;              /* of activations and gradients, to memory and back; no operations */
 } Flops;
 
-/* adapter NULL: evaluation. */
+/* How often a layer is passed: up, up again on the way down, back. */
+typedef struct {
+    double up, again, back;
+} Passes;
+
+Passes flops_passes(const Model *model, const Adapter *adapter, const Work *work, size_t l);
+
+/* What so many passes of a layer take: all but its routed experts, and those. */
+MUST_USE Err *flops_of_layer(Flops *core, Flops *experts, const Model *model, const Adapter *adapter, const Work *work, size_t l, Passes passes);
+
+/* Embedding, head and loss. */
+Flops flops_of_head(const Model *model, const Adapter *adapter, const Work *work);
+
+/* All of it. adapter NULL: evaluation. */
 MUST_USE Err *flops_of_step(Flops *flops, const Model *model, const Adapter *adapter, const Work *work);
 
 double flops_all(const Flops *f);

@@ -4,7 +4,7 @@
  *                  them on this compute path; attention, indexer and pairs at shares of the fp32 peak; then what activations move, at
  *                  the memory's rate: caches save some of it, and packing costs as much (docs/streaming.md has plans beside runs)
  *     disk         bytes of a step / rate;   memory   every weight 3 times a step / rate;   network   adapter there and back
- *     step         they overlap: little more than the longest of them */
+ *     step         arithmetic and disk as a walk lets them overlap (train/walk.h), and no less than memory or network */
 #ifndef GRAFT_TRAIN_PLAN_H
 #define GRAFT_TRAIN_PLAN_H
 
@@ -28,6 +28,6 @@ MUST_USE Err *plan_make(Plan *plan, Model *model, const Adapter *adapter, const 
                         double network_gbs, size_t limit);
 
 /* The times of a budget that is made already. */
-MUST_USE Err *plan_times(Plan *plan, const Model *model, const Adapter *adapter, const Work *work, const Machine *machine, bool bf16, size_t hosts, double network_gbs);
+MUST_USE Err *plan_times(Plan *plan, Model *model, const Adapter *adapter, const Work *work, const Machine *machine, bool bf16, size_t hosts, double network_gbs);
 
 #endif

@@ -75,6 +75,18 @@ static Err *most_tokens(const Run *run, Work *work)
     return NULL;
 }
 
+/* From what `graft doctor` found of this machine; nothing when it was never asked. Before weights stream: parts are cut from
+ * what lies in files. */
+static void plan_step(Run *run)
+{
+    Machine machine;
+    Err *err = machine_load(&machine, &run->planned);
+    run->plan = (Plan){.budget = run->budget};
+    if (!err && run->planned) err = plan_times(&run->plan, run->model, run->adapter, &run->work, &machine, matmul_is_bf16(), run->work.ranks / run->work.local_ranks, 0);
+    run->planned = run->planned && !err;
+    err_free(err); /* a plan is a courtesy */
+}
+
 static Err *make_budget(Run *run, int local_ranks, size_t limit)
 {
     const Settings *s = &run->settings;
@@ -86,7 +98,9 @@ static Err *make_budget(Run *run, int local_ranks, size_t limit)
     TRY(flops_of_step(&flops, run->model, run->adapter, &work));
     run->flops = flops_all(&flops);
     run->work = work;
-    return budget_make(&run->budget, run->model, run->adapter, &work, limit);
+    TRY(budget_make(&run->budget, run->model, run->adapter, &work, limit));
+    plan_step(run);
+    return NULL;
 }
 
 /* The first rank of a host makes its memory, then the others open it. */
@@ -137,25 +151,12 @@ done:
     return err;
 }
 
-/* From what `graft doctor` found of this machine; nothing when it was never asked. */
-static bool planned_step(const Run *run, Plan *plan)
-{
-    Machine machine;
-    bool found;
-    Err *err = machine_load(&machine, &found);
-    *plan = (Plan){.budget = run->budget};
-    if (!err && found) err = plan_times(plan, run->model, run->adapter, &run->work, &machine, matmul_is_bf16(), run->work.ranks / run->work.local_ranks, 0);
-    found = found && !err;
-    err_free(err); /* a plan is a courtesy */
-    return found;
-}
-
 static void describe_time(const Run *run)
 {
-    Plan plan;
-    if (!planned_step(run, &plan)) return;
-    log_line("  plan      %.3g s for a step of %zu tokens, %.3g tokens/s: %s binds (arithmetic %.3g s, disk %.3g s)", plan.step_seconds, run->work.step_tokens,
-             plan.tokens_per_second, bound_names[plan.bound], plan.seconds[BOUND_ARITHMETIC], plan.seconds[BOUND_DISK]);
+    const Plan *p = &run->plan;
+    if (!run->planned) return;
+    log_line("  plan      %.3g s for a step of %zu tokens, %.3g tokens/s: %s binds (arithmetic %.3g s, disk %.3g s)", p->step_seconds, run->work.step_tokens,
+             p->tokens_per_second, bound_names[p->bound], p->seconds[BOUND_ARITHMETIC], p->seconds[BOUND_DISK]);
 }
 
 void run_describe_memory(const Run *run)
@@ -177,9 +178,8 @@ void run_describe_use(const Run *run, uint64_t steps, double seconds)
     size_t held = bytes_of_proc("/proc/self/status", "RssAnon:") + bytes_of_proc("/proc/self/status", "RssShmem:");
     const Budget *b = &run->budget;
     if (run->dp.size == 1) log_line("  memory    %s held at the end (planned: %s less mapped weights)", BYTES(held), BYTES(b->total));
-    Plan plan;
-    if (steps && planned_step(run, &plan))
-        log_line("  speed     %.0f tokens/s with evaluations and saves (planned: %.0f without)", (double)run->tokens_seen / seconds, plan.tokens_per_second);
+    if (steps && run->planned)
+        log_line("  speed     %.0f tokens/s with evaluations and saves (planned: %.0f without)", (double)run->tokens_seen / seconds, run->plan.tokens_per_second);
     if (!run->model->stream || steps == 0) return;
     StreamStats stats = stream_stats(run->model->stream);
     size_t once = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.runs.resident_bytes;

@@ -7,9 +7,9 @@
 #include "infer/adapters.h"
 #include "optim/schedule.h"
 #include "train/audit.h"
-#include "train/budget.h"
 #include "train/evaluate.h"
 #include "train/metrics.h"
+#include "train/plan.h"
 #include "train/settings.h"
 #include "train/tensorboard.h"
 
@@ -51,6 +51,8 @@ typedef struct {
     Timing timing;                /* of settings.profile */
     Work work;
     Budget budget;
+    Plan plan;                    /* of the same, when `planned`: this machine was measured */
+    bool planned;
     double flops;                 /* of a step with the longest documents, all ranks */
     const char *scratch_dir;      /* NULL: boundaries stay in memory; borrowed from settings */
     char state_digest[2 * DIGEST_SUM_BYTES + 1]; /* of the last save: SHA-256 of values and moments; rank 0 knows it */

@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "base/peak.h"
 #include "base/rng.h"
+#include "base/sizes.h"
 #include "bench/neighbours.h"
 #include "bench/report.h"
 #include "bench/sample.h"
@@ -42,6 +43,7 @@ typedef struct {
     Profile *profile;
     Document doc;
     size_t n_all;                             /* steps, warm-up included */
+    StreamStats warm;                         /* what was read before the first that counts */
     double *seconds, *cpu, *peak, *loss, *norm; /* [n_all] */
     double first_step, neighbours;
     Holds settled, counted, end;              /* after the second step, before the first counted one, after the last */
@@ -184,6 +186,7 @@ static Err *all_steps(Bench *b)
     for (size_t i = 0; i < b->n_all; i++) {
         if (i == warm_up && b->profile) profile_clear(b->profile);
         if (i == warm_up) b->counted = holds_now();
+        if (i == warm_up && i > 0 && b->model->stream) b->warm = stream_stats(b->model->stream);
         TRY(one_step(b, i));
         if (i == 0) b->first_step = process_age();
         if (i <= 1) b->settled = holds_now();
@@ -223,10 +226,11 @@ static void add_memory(Json *record, const Bench *b)
     if (!b->model->stream) return;
     const Plan *p = &b->plan;
     StreamStats stats = stream_stats(b->model->stream);
-    size_t once = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.runs.resident_bytes;
+    size_t once = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.runs.resident_bytes, before = larger(once, b->warm.read_bytes);
+    double steps = (double)(b->warm.read_bytes ? (size_t)b->config->steps : b->n_all); /* the first fills slots, too: left to the warm-up */
     json_add_string(record, "parts", stream_describe((char[STREAM_TEXT_BYTES]){0}, &stats.plan));
-    json_add_number(record, "read_bytes", (double)(stats.read_bytes - once) / (double)b->n_all);
-    json_add_number(record, "waited_s", stats.waited_seconds / (double)b->n_all);
+    json_add_number(record, "read_bytes", (double)(stats.read_bytes - before) / steps);
+    json_add_number(record, "waited_s", (stats.waited_seconds - b->warm.waited_seconds) / steps);
     json_add_bool(record, "spilled", p->budget.spilled);
     json_add_number(record, "planned_group_tokens", (double)p->budget.group_tokens);
     json_add_number(record, "planned_bytes", (double)p->budget.total);

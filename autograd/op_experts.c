@@ -23,7 +23,7 @@
 /* Scratch for packing a piece's rows of any product. */
 static size_t pack_floats(const ExpertsPlan *plan) { return rows_scratch(plan->most, larger(plan->D, plan->F), plan->rank_most); }
 
-/* Rows [at, at + n) of all pairs: a piece of an expert. */
+/* A piece of an expert: the pairs [at, at + n). Its packed rows lie behind those of the piece before. */
 typedef struct {
     size_t at, n;
 } Piece;
@@ -34,7 +34,7 @@ static Piece piece_of(const ExpertsPlan *plan, size_t e, size_t i)
     return (Piece){plan->begin[e] + begin, piece_begin(plan, n, i + 1) - begin};
 }
 
-/* What each product of a piece and the next have in common: packed rows lie piece after piece. */
+/* Rows of their tokens. */
 static Rows rows_of_pairs(const ExpertsPlan *plan, const float *of_tokens, Piece p) { return rows_pick(of_tokens, plan->D, plan->token + p.at); }
 
 /* The columns [begin, end) that thread i of n owns: whole units. */

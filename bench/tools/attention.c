@@ -73,7 +73,7 @@ static Err *once(Tape *tape, const AttentionShape *s, const Data *data, size_t n
 {
     size_t H = s->n_heads;
     const Group group = {.T = n, .n_docs = 1, .doc_start = (size_t[]){0, n}};
-    Keys keys = {1, (uint64_t *[]){data->bits}};
+    Keys keys = {1, (uint64_t *[]){data->bits}, 0};
     tape_begin(tape, &group, TAPE_RECORD);
     Tensor *in[] = {tape_leaf(tape, n, H * (s->nope + s->rope), data->q, true), tape_leaf(tape, n, H * (s->nope + s->v), data->kv, true),
                     tape_leaf(tape, n, s->rope, data->kr, true)};

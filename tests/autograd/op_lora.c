@@ -141,8 +141,9 @@ static void one_pair_for_both_weights_equals_its_halves(void **state)
     Param first = {.name = (char *)"B", .rows = F, .cols = R, .data = b}, second = {.name = (char *)"B", .rows = F, .cols = R, .data = b + F * R};
     Lora both = {.A = &A, .B = &B, .scale = 0.7f}, halves[2] = {{.A = &A, .B = &first, .scale = 0.7f}, {.A = &A, .B = &second, .col = F, .scale = 0.7f}};
     Tensor *out[2], *in[2];
+    const Group whole = {.T = T, .n_docs = 1, .doc_start = (size_t[]){0, T}};
     for (size_t i = 0; i < 2; i++) {
-        tape_begin(&tapes[i], &(Group){.T = T, .n_docs = 1, .doc_start = (size_t[]){0, T}}, TAPE_RECORD);
+        tape_begin(&tapes[i], &whole, TAPE_RECORD);
         in[i] = tape_leaf(&tapes[i], T, D, x, true);
         const Lora *pairs[] = {i ? &halves[0] : NULL, i ? &halves[1] : &both};
         out[i] = op_linear(&tapes[i], in[i], 2, (const Weight *[]){&gate, &up}, 2, pairs);

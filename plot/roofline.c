@@ -81,7 +81,7 @@ static size_t colour_of(const char *operation)
 {
     static const char *const families[] = {"linear", "experts", "attention", "lora", "loss", "index"};
     for (size_t i = 0; i < sizeof families / sizeof *families; i++)
-        if (strcmp(operation, families[i]) == 0) return i;
+        if (strncmp(operation, families[i], strlen(families[i])) == 0) return i;
     return 6;
 }
 

@@ -57,7 +57,7 @@ ExpertsPlan *experts_plan(Tape *tape, const int32_t *ids, size_t T, size_t K, si
     if (tape->err) return NULL;
     *plan = (ExpertsPlan){.E = E, .K = K, .D = D, .F = F, .T = T, .N = N, .experts = experts, .ids = ids, .runs = runs, .begin = begin, .token = token, .slot = slot, .order = order};
     plan->rank_most = rank_most(plan);
-    plan->most = least(T, larger(experts_limits.piece_rows, experts_limits.piece_bytes / sizeof(float) / (D + 6 * F + 2 * plan->rank_most)));
+    plan->most = larger(1, least(T, larger(experts_limits.piece_rows, experts_limits.piece_bytes / sizeof(float) / (D + 6 * F + 2 * plan->rank_most))));
     if (tape_computes(tape)) sort_pairs(plan);
     return plan;
 }

@@ -26,7 +26,7 @@ typedef struct {
     Turn *order;      /* [E] experts, largest first in each lap that is made */
     size_t rank_most; /* of any pair */
     float *gate_up;   /* [N][2F] kept for the way back, or NULL: compute again */
-    float *low;       /* [N][rank_most], an expert's rows dense: what B of gate|up has seen; with gate_up */
+    float *low;       /* [N][rank_most], a piece's rows dense: what B of gate|up has seen; with gate_up */
 } ExpertsPlan;
 
 /* Memory of a thread: its bench, but for so many rows at the least, and its share of the packed rows. Tests make them small. */

@@ -130,7 +130,7 @@ static Err *set_machine(Planner *p)
         if (given[i] > 0) *have[i] = given[i];
     if (s->gflops > 0) memset(m->fp32, 0, sizeof m->fp32), memset(m->bf16, 0, sizeof m->bf16); /* another machine's */
     if (!matmul_init(s->compute)) return err_new(ERR_USAGE, "this CPU has no %s", s->compute);
-    p->bf16 = matmul_is_bf16();
+    p->bf16 = matmul_is_bf16() && s->gflops <= 0; /* a machine that is described multiplies in fp32 */
     if (m->gflops <= 0 || m->disk_gbs <= 0) return err_new(ERR_USAGE, "nothing is known of this machine: run `graft doctor`, or give --gflops, --disk_gbs, --memory_gbs and --memory_gib");
     const char *limit = s->memory_limit ? s->memory_limit : p->training.memory_limit;
     p->limit = (size_t)(0.9 * m->memory_gib * 1073741824);

@@ -336,6 +336,10 @@ void sum_tn(size_t T, size_t M, size_t N, float *G, bool add, float s, Rows a, R
 {
     bool turned = M > N; /* the narrow side comes first */
     size_t few = turned ? N : M, wide = turned ? M : N;
+    if (T == 0 && !add) {
+        memset(G, 0, M * N * sizeof *G);
+        return;
+    }
     size_t across = (wide + SUM_COLUMNS - 1) / SUM_COLUMNS, chunks = (few + NARROW_COLUMNS - 1) / NARROW_COLUMNS * across;
 #pragma omp parallel for schedule(dynamic) if (!omp_in_parallel() && T * M * N >= WORTH_A_TEAM)
     for (size_t i = 0; i < chunks; i++) {

@@ -8,7 +8,7 @@
 
 const char *const bound_names[BOUNDS] = {"arithmetic", "disk", "memory", "network"};
 
-/* FP8 codes are widened on their way, which costs so much of the rate that BF16 weights reach (`graft bench --parts products`). */
+/* FP8 codes are widened on their way, which costs so much of the bf16 path's rate; in fp32 nothing (`graft bench --parts products`). */
 static const double fp8_share = 0.91;
 
 /* Shares of the fp32 peak that operations beside products with frozen weights reach (`graft bench --parts operations`; docs/speed.md). */
@@ -27,9 +27,9 @@ typedef struct {
 } Clock;
 
 /* Layers are alike, and so are their weights. */
-static double share_of(const Model *model)
+static double share_of(const Model *model, bool bf16)
 {
-    return model->layers[model->n_layers - 1].kv_up.dtype == DTYPE_F8_E4M3 ? fp8_share : 1;
+    return bf16 && model->layers[model->n_layers - 1].kv_up.dtype == DTYPE_F8_E4M3 ? fp8_share : 1;
 }
 
 static double seconds_of(const Clock *c, const Flops *f)
@@ -102,7 +102,8 @@ Err *plan_times(Plan *p, Model *model, const Adapter *adapter, const Work *work,
     const Budget *b = &p->budget;
     double rows = (double)work->step_tokens / (double)work->ranks;
     if (b->group_tokens && (double)b->group_tokens < rows) rows = (double)b->group_tokens;
-    Clock clock = {model, adapter, work, m, bf16, rows, share_of(model), hosts};
+    if (rows < 1) rows = 1; /* more ranks than tokens */
+    Clock clock = {model, adapter, work, m, bf16, rows, share_of(model, bf16), hosts};
     TRY(flops_of_step(&p->flops, model, adapter, work));
     Flops head = flops_of_head(model, adapter, work);
     p->seconds[BOUND_ARITHMETIC] = seconds_of(&clock, &p->flops) - seconds_of(&clock, &head) + head_seconds(&clock);

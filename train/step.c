@@ -71,10 +71,10 @@ static void drop_kept(Step *s)
     s->n_kept = 0;
 }
 
-/* At least n tapes. Those of the last step serve again: fresh memory would cost more than zeroing it. */
+/* n tapes. Those of the last step serve again when it had as many groups: fresh memory would cost more than zeroing it. */
 static Err *make_kept(Step *s, size_t n)
 {
-    if (n <= s->n_kept) return NULL;
+    if (n == s->n_kept) return NULL;
     drop_kept(s);
     TRY(mem_new(&s->kept, n, sizeof *s->kept));
     TRY(mem_new(&s->kept_out, n, sizeof *s->kept_out));
@@ -357,7 +357,10 @@ static Err *head_group(const Run *run, const BatchGroup *g, double *nll)
         row[n++] = t;
     }
     memset(s->dx + g->row * D, 0, T * D * sizeof *s->dx);
-    if (n == 0) return NULL;
+    if (n == 0) {
+        tape_reset(tape);
+        return NULL;
+    }
     Tensor *in = tape_leaf(tape, n, D, x, true);
     Tensor *loss = model_loss(tape, s->model, in, targets);
     TRY(tape_error(tape));
@@ -369,6 +372,7 @@ static Err *head_group(const Run *run, const BatchGroup *g, double *nll)
     for (size_t i = 0; i < n && dloss; i++) dloss[i] = share;
     TRY(tape_backward(tape));
     for (size_t i = 0; i < n; i++) memcpy(s->dx + (g->row + row[i]) * D, in->grad + i * D, D * sizeof *s->dx);
+    tape_reset(tape); /* the room is the next tape's */
     return NULL;
 }
 

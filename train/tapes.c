@@ -27,28 +27,34 @@ static void count_close(Count *c)
     free(c->experts);
 }
 
-/* n rows cut every `each`; returns how many pieces. */
-static size_t cut(size_t n, size_t each, size_t *start)
+/* Documents attend in one of two ways, and how many of each a group has is not known before: LONG is one of the longest among
+ * others that attend to all keys, SHORT only such. */
+typedef enum { LONG, SHORT } Layout;
+
+/* Rows [from, n) cut every `each`; returns how many pieces. */
+static size_t cut(size_t from, size_t n, size_t each, size_t *start)
 {
     size_t pieces = 0;
-    for (size_t at = 0; at < n; at += each) start[pieces++] = at;
+    for (size_t at = from; at < n; at += each) start[pieces++] = at;
     start[pieces] = n;
     return pieces;
 }
 
-static Err *count_open(Count *c, const Model *model, size_t T, const TapeWork *work)
+static Err *count_open(Count *c, const Model *model, size_t T, const TapeWork *work, Layout layout)
 {
     static uint64_t bitmap; /* that there is one is all that is asked */
-    size_t longest = larger(least(work->longest, T), 1), micro = larger(work->micro_batch_tokens, longest), n_docs = T / longest + 1;
+    size_t longest = larger(least(work->longest, T), 1), latent_from = model->attention.latent_from;
+    size_t others = latent_from > 1 ? least(longest, latent_from - 1) : longest, first = layout == LONG ? longest : others;
+    size_t micro = larger(work->micro_batch_tokens / 2, 1), n_docs = T / others + 3; /* two micro-batches that meet are more than a whole one */
     *c = (Count){.room.counts = true, .group.T = T};
-    TRY(mem_new(&c->starts, n_docs + 1 + T / micro + 2, sizeof *c->starts));
+    TRY(mem_new(&c->starts, n_docs + 1 + T / micro + 2, sizeof *c->starts)); /* micro is 1 where none is said */
     TRY(mem_new(&c->keys, model->n_layers, sizeof *c->keys));
     TRY(mem_new(&c->experts, model->n_layers, sizeof *c->experts));
     TRY(mem_new(&c->bitmaps, n_docs, sizeof *c->bitmaps));
     c->group.doc_start = c->starts;
-    c->group.n_docs = cut(T, longest, c->starts);
+    c->group.n_docs = 1 + cut(first, T, others, c->starts + 1);
     c->group.micro_start = c->starts + c->group.n_docs + 1;
-    c->group.n_micro = cut(T, micro, c->starts + c->group.n_docs + 1);
+    c->group.n_micro = cut(0, T, micro, c->starts + c->group.n_docs + 1);
     for (size_t d = 0; d < c->group.n_docs; d++)
         if (c->starts[d + 1] - c->starts[d] > model->index.top_k) c->bitmaps[d] = &bitmap;
     for (size_t l = 0; l < model->n_layers; l++)
@@ -78,12 +84,17 @@ static Err *layer_back(Count *c, Tensor *out)
     return tape_backward(&c->tape);
 }
 
-/* Bytes: of the room with the notes of who is at work, and of a tape that stays. */
+/* Bytes: of the room, of the notes of who is at work, and of a tape that stays, which holds its own. */
 typedef struct {
-    size_t room, own;
+    size_t room, notes, own;
 } Taken;
 
-static size_t notes_and(const Count *c, size_t bytes) { return bytes + c->tape.notes.high_bytes; }
+static void note(const Count *c, bool keep, Taken *taken)
+{
+    taken->room = larger(taken->room, c->room.high_bytes);
+    if (keep) taken->own = larger(taken->own, c->tape.own.high_bytes + c->tape.notes.high_bytes);
+    else taken->notes = larger(taken->notes, c->tape.notes.high_bytes);
+}
 
 /* One layer, up and, when it is passed again, down. */
 static Err *count_layer(Count *c, const Model *model, const Adapter *adapter, size_t l, bool back, bool keep, Taken *taken)
@@ -91,8 +102,8 @@ static Err *count_layer(Count *c, const Model *model, const Adapter *adapter, si
     begin(c, keep ? TAPE_RECORD : TAPE_OFF, keep);
     Tensor *out = layer_up(c, model, adapter, l, true, false);
     TRY(tape_error(&c->tape));
-    taken->room = keep ? c->room.high_bytes : notes_and(c, c->room.high_bytes);
-    taken->own = keep ? notes_and(c, c->tape.own.high_bytes) : 0;
+    *taken = (Taken){0};
+    note(c, keep, taken);
     if (!back) return NULL;
     if (!keep) {
         begin(c, TAPE_RECORD, false);
@@ -101,8 +112,19 @@ static Err *count_layer(Count *c, const Model *model, const Adapter *adapter, si
         c->tape.replay = false;
     }
     TRY(layer_back(c, out));
-    taken->room = larger(taken->room, keep ? c->room.high_bytes : notes_and(c, c->room.high_bytes));
+    note(c, keep, taken);
     return NULL;
+}
+
+/* The same while its parameters train: they do when they have a forest. */
+static Err *count_trained(Count *c, const Model *model, const Adapter *adapter, size_t l, bool back, bool keep, Taken *taken)
+{
+    static Forest forest; /* nothing is added to it */
+    Adapter *trained = (Adapter *)(size_t)adapter;
+    if (back) adapter_set_forest(trained, l, &forest);
+    Err *err = count_layer(c, model, adapter, l, back, keep, taken);
+    if (back) adapter_set_forest(trained, l, NULL);
+    return err;
 }
 
 /* The head over rows that are all scored (train/step.c, head_group). */
@@ -115,7 +137,7 @@ static Err *count_head(Count *c, const Model *model, bool back, Taken *taken)
     Tensor *loss = model_loss(&c->tape, model, tape_leaf(&c->tape, T, D, x, back), NULL);
     TRY(tape_error(&c->tape));
     if (back) TRY(layer_back(c, loss));
-    taken->room = larger(taken->room, notes_and(c, c->room.high_bytes));
+    note(c, false, taken);
     return NULL;
 }
 
@@ -148,28 +170,39 @@ static Err *count_all(Count *c, const Model *model, const Adapter *adapter, cons
     Taken last = {0};
     for (size_t l = 0; l < L; l++) {
         bool same = l > 0 && l != lowest && l != keep_from && alike(model, adapter, l, l - 1);
-        if (!same) TRY(count_layer(c, model, adapter, l, l >= lowest, l >= keep_from, &last));
+        if (!same) TRY(count_trained(c, model, adapter, l, l >= lowest, l >= keep_from, &last));
         taken->room = larger(taken->room, last.room);
+        taken->notes = larger(taken->notes, last.notes);
         taken->own += groups * touched(last.own);
     }
     return count_head(c, model, adapter != NULL, taken);
 }
 
-Err *tapes_bytes(size_t *bytes, const Model *model, const Adapter *adapter, const TapeWork *work)
+static Err *count_layout(size_t *bytes, const Model *model, const Adapter *adapter, const TapeWork *work, Layout layout)
 {
     Count count;
     Taken taken = {0};
-    Err *err = count_open(&count, model, work->T, work);
+    Err *err = count_open(&count, model, work->T, work, layout);
     if (!err) err = count_all(&count, model, adapter, work, &taken);
     count_close(&count);
-    *bytes = touched(taken.room) + taken.own;
+    *bytes = touched(taken.room) + touched(taken.notes) + taken.own;
     return err;
+}
+
+Err *tapes_bytes(size_t *bytes, const Model *model, const Adapter *adapter, const TapeWork *work)
+{
+    size_t latent_from = model->attention.latent_from, others = 0;
+    TRY(count_layout(bytes, model, adapter, work, LONG));
+    if (latent_from == 0 || work->longest < latent_from) return NULL;
+    TRY(count_layout(&others, model, adapter, work, SHORT));
+    *bytes = larger(*bytes, others);
+    return NULL;
 }
 
 Err *tapes_row(size_t *floats, const Model *model, size_t l, size_t n)
 {
     Count c;
-    Err *err = count_open(&c, model, n, &(TapeWork){.T = n, .longest = n, .threads = 1});
+    Err *err = count_open(&c, model, n, &(TapeWork){.T = n, .longest = n, .micro_batch_tokens = 2 * n, .threads = 1}, LONG);
     if (!err) {
         begin(&c, TAPE_OFF, false);
         layer_up(&c, model, NULL, l, false, false);

@@ -7,8 +7,8 @@
 
 typedef struct {
     size_t rows, T;            /* of the rank, of a group at work */
-    size_t longest;            /* tokens of the longest document: the others are as long */
-    size_t micro_batch_tokens; /* 0: a document each */
+    size_t longest;            /* tokens of the longest document */
+    size_t micro_batch_tokens;
     size_t threads;
     size_t kept_layers;        /* topmost layers whose tapes are kept, those of all groups */
 } TapeWork;

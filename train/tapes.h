@@ -1,5 +1,5 @@
 /* What tapes take: the operations of every layer run on shapes alone, in pools that count (autograd/tape.h, counts). So what is
- * planned is what is asked for, block by block. */
+ * planned is what is asked for, block by block; where documents may attend in two ways, the more of both. */
 #ifndef GRAFT_TRAIN_TAPES_H
 #define GRAFT_TRAIN_TAPES_H
 

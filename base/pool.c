@@ -3,6 +3,7 @@
 
 #include "base/err.h"
 #include "base/memory.h"
+#include "base/pages.h"
 #include "base/sizes.h"
 
 #include <stdint.h>
@@ -11,36 +12,16 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* The address sanitizer learns which bytes are handed out; a gap behind each block catches overruns. */
-#if defined __SANITIZE_ADDRESS__
-#include <sanitizer/asan_interface.h>
-enum { GUARD = 64 };
-#else
-#define ASAN_POISON_MEMORY_REGION(at, bytes) ((void)(at), (void)(bytes))
-#define ASAN_UNPOISON_MEMORY_REGION(at, bytes) ((void)(at), (void)(bytes))
-enum { GUARD = 0 };
-#endif
-
-enum { ALIGN = 64, HUGE_PAGE = 2 << 20, OPENED_AT_ONCE = 32 << 20 };
+enum { ALIGN = 64, OPENED_AT_ONCE = 32 << 20 };
 static const size_t most_counted = (size_t)1 << 45; /* of addresses; what is counted may be of a larger machine */
 
-/* Addresses that begin where a huge page may, with nothing behind them; half as many as long as the system refuses. */
+/* Addresses with nothing behind them; half as many as long as the system refuses. */
 static bool reserve(Pool *pool)
 {
     size_t bytes = pool->counts ? most_counted : round_up((size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE), HUGE_PAGE);
-    char *at = MAP_FAILED;
-    for (;; bytes = bytes / 2 / HUGE_PAGE * HUGE_PAGE) {
-        at = mmap(NULL, bytes + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (at != MAP_FAILED) break;
-        if (bytes < OPENED_AT_ONCE) return false;
-    }
-    size_t before = round_up((uintptr_t)at, HUGE_PAGE) - (uintptr_t)at;
-    if (before) munmap(at, before);
-    munmap(at + before + bytes, HUGE_PAGE - before);
-    pool->base = at + before;
-    pool->reserved = bytes;
-    if (!pool->counts) madvise(pool->base, bytes, MADV_HUGEPAGE); /* a wish: with pages of 4 KiB, taking them was a tenth of a short run */
-    return true;
+    while (!(pool->base = pages_map(bytes, false, !pool->counts)) && bytes >= OPENED_AT_ONCE) bytes = bytes / 2 / HUGE_PAGE * HUGE_PAGE;
+    pool->reserved = pool->base ? bytes : 0;
+    return pool->base;
 }
 
 /* Have the first `end` bytes usable. */

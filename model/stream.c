@@ -8,6 +8,8 @@
 #include "base/direct.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/pages.h"
+#include "base/sizes.h"
 #include "model/stream_order.h"
 #include "model/stream_parts.h"
 
@@ -19,7 +21,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { READERS = 4, MOST_RANKS = 256, MESSAGE_BYTES = 1024, HUGE = 2 << 20 };
+enum { READERS = 4, MOST_RANKS = 256, MESSAGE_BYTES = 1024 };
 static const size_t nowhere = SIZE_MAX;
 
 typedef enum { EMPTY, LOADING, READY } SlotState;
@@ -309,7 +311,7 @@ static Err *lend_runs(Stream *s)
 static size_t shared_bytes(const Stream *s, size_t n_slots)
 {
     size_t bytes = sizeof(Shared) + n_slots * sizeof(Slot) + (s->parts.n + 1) * sizeof *s->where;
-    return (bytes + HUGE - 1) / HUGE * HUGE;
+    return round_up(bytes, HUGE_PAGE);
 }
 
 static Err *map_memory(Stream *s, size_t bytes)

@@ -1,23 +1,17 @@
 #include "base/pool.h"
 #include "base/rng.h"
+#include "tests/support/blocks.h"
 #include "tests/support/check.h"
 
 #include <string.h>
 
+static void *alloc(void *pool, size_t bytes) { return pool_alloc(pool, bytes); }
+
 static void blocks_are_aligned_and_apart(void **state)
 {
-    Pool pool = {0};
-    char *last = NULL;
     (void)state;
-    for (size_t bytes = 0; bytes < 300; bytes++) {
-        char *block = pool_alloc(&pool, bytes);
-        assert_non_null(block);
-        assert_int_equal((uintptr_t)block % 64, 0);
-        assert_ptr_not_equal(block, last);
-        memset(block, (int)bytes, bytes);
-        if (bytes > 1) assert_int_equal(last[0], (char)(bytes - 1)); /* the first block has no byte */
-        last = block;
-    }
+    Pool pool = {0};
+    check_blocks(alloc, &pool);
     pool_free(&pool);
 }
 

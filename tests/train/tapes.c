@@ -2,6 +2,7 @@
 #include "tests/support/check.h"
 
 #include "base/memory.h"
+#include "base/pages.h"
 #include "tensor/matmul.h"
 #include "train/step.h"
 #include "train/tapes.h"
@@ -9,7 +10,7 @@
 #include <omp.h>
 #include <stdlib.h>
 
-enum { N_DOCS = 4, LENGTH = 768, HUGE_PAGE = 2 << 20 };
+enum { N_DOCS = 4, LENGTH = 768 };
 
 static Model *model;
 static Adapter *adapter;

@@ -138,7 +138,7 @@ static void lap_up(const ExpertsPlan *plan, size_t first, size_t stop, const Ten
 static void experts_up(Tape *tape, const ExpertsPlan *plan, const Tensor *x, const Tensor *w, float *y)
 {
     const ExpertRuns *runs = plan->runs;
-    size_t each = (pack_floats(plan) + plan->most * (3 * plan->F + plan->rank_most) + 15) / 16 * 16, room = packed_block(tape, plan, packing_up(plan));
+    size_t each = round_up(pack_floats(plan) + plan->most * (3 * plan->F + plan->rank_most), 16), room = packed_block(tape, plan, packing_up(plan));
     float *scratch = tape_scratch(tape, tape_threads(tape) * each), *block = tape_scratch(tape, room);
     float **hidden = (float **)(void *)tape_scratch(tape, plan->E * 2);
     for (size_t i = 0; tape_computes(tape) && i < runs->n && experts_borrow(tape, runs, i); i++) {
@@ -176,32 +176,6 @@ static Bench bench_at(const ExpertsPlan *plan, float *at)
     return b;
 }
 
-/* Sums of a pair over an expert's rows, micro-batch after micro-batch, on their way from piece to piece. */
-typedef struct {
-    size_t m, at; /* micro-batch, and its first row; rows of the expert */
-} Sums;
-
-/* dB_m = s dy' u and dA_m = du' x: what the rows [begin, end) of n add. token [n]; dy, x are the rows [begin, end), u and du too. */
-static void sum_pair(const Group *group, const Lora *lora, Sums *sums, const uint32_t *token, size_t n, size_t begin, size_t end, Rows dy, const float *u, const float *du, Rows x)
-{
-    if (!lora || !param_trains(lora->A)) return;
-    size_t R = lora->A->rows;
-    for (; sums->m < group->n_micro; sums->m++) {
-        Span span = group_span(group, sums->m);
-        size_t from = larger(sums->at, begin), past = from;
-        while (past < n && token[past] < span.begin + span.n) past++;
-        bool add = sums->at < begin, whole = past <= end;
-        size_t to = least(past, end), T = to - from;
-        if (T == 0 && !whole) return;
-        sum_tn(T, lora->B->rows, R, param_leaf(lora->B, span.number), add, whole ? lora->scale : 1, rows_from(dy, from - begin), rows_from(rows_of(u, R), from - begin));
-        sum_tn(T, R, lora->A->cols, param_leaf(lora->A, span.number), add, 1, rows_from(rows_of(du, R), from - begin), rows_from(x, from - begin));
-        if (!whole) return;
-        param_merge(lora->B, span.number);
-        param_merge(lora->A, span.number);
-        sums->at = to;
-    }
-}
-
 /* da_ = G Wd + s (G B) A, and the sums of LoRA on down; b->dlow = s G B. */
 static void back_through_down(const ExpertsPlan *plan, const Expert *expert, size_t n, Rows G, const Bench *b, const Expert *next)
 {
@@ -226,6 +200,11 @@ static void back_to_gate_and_up(const ExpertsPlan *plan, Piece p, const Tensor *
     }
 }
 
+/* Sums of a pair over an expert's rows, micro-batch after micro-batch, on their way from piece to piece. */
+typedef struct {
+    size_t m, at; /* micro-batch, and the first of its pairs */
+} Sums;
+
 /* The way back of one expert: what its pieces share. */
 typedef struct {
     const ExpertsPlan *plan;
@@ -237,11 +216,28 @@ typedef struct {
     Sums in, out;
 } Back;
 
-static void sum_rows(Back *back, const Lora *lora, Sums *sums, Piece p, Rows dy, const float *u, const float *du, Rows x)
+static Sums sums_of(const ExpertsPlan *plan, size_t e) { return (Sums){.at = plan->begin[e]}; }
+
+/* dB_m = s dy' u and dA_m = du' x: what the rows of a piece add, dy, x, u and du theirs. */
+static void sum_pair(const Back *back, const Lora *lora, Sums *sums, Piece p, Rows dy, const float *u, const float *du, Rows x)
 {
-    const ExpertsPlan *plan = back->plan;
-    size_t first = plan->begin[back->e], begin = p.at - first;
-    sum_pair(back->group, lora, sums, plan->token + first, pairs_of(plan, back->e), begin, begin + p.n, dy, u, du, x);
+    if (!lora || !param_trains(lora->A)) return;
+    const uint32_t *token = back->plan->token;
+    size_t R = lora->A->rows, end = p.at + p.n, last = back->plan->begin[back->e + 1];
+    for (; sums->m < back->group->n_micro; sums->m++) {
+        Span span = group_span(back->group, sums->m);
+        size_t from = larger(sums->at, p.at), past = from;
+        while (past < last && token[past] < span.begin + span.n) past++;
+        bool add = sums->at < p.at, whole = past <= end;
+        size_t to = least(past, end), T = to - from, i = from - p.at;
+        if (T == 0 && !whole) return;
+        sum_tn(T, lora->B->rows, R, param_leaf(lora->B, span.number), add, whole ? lora->scale : 1, rows_from(dy, i), rows_from(rows_of(u, R), i));
+        sum_tn(T, R, lora->A->cols, param_leaf(lora->A, span.number), add, 1, rows_from(rows_of(du, R), i), rows_from(x, i));
+        if (!whole) return;
+        param_merge(lora->B, span.number);
+        param_merge(lora->A, span.number);
+        sums->at = to;
+    }
 }
 
 /* The sums of LoRA on down: u = a A', with the routing weight in u and du. */
@@ -257,7 +253,7 @@ static void sum_down(Back *back, Piece p, const Bench *b)
         row_scale(R, u + i * R, weight, u + i * R);
         row_scale(R, b->dlow + i * R, weight, b->dlow + i * R);
     }
-    sum_rows(back, out, &back->out, p, rows_of_pairs(plan, back->dy, p), u, b->dlow, rows_of(b->a, plan->F));
+    sum_pair(back, out, &back->out, p, rows_of_pairs(plan, back->dy, p), u, b->dlow, rows_of(b->a, plan->F));
 }
 
 /* packed: where dg goes, and behind it du with the gradient of LoRA's u on gate|up; NULL when nothing below wants them. */
@@ -275,7 +271,7 @@ static void piece_back(Back *back, Piece p, float *packed, const Bench *b, const
     if (expert->out && param_trains(expert->out->A)) sum_down(back, p, b);
     if (in) {
         rows_narrow_back(p.n, rows_of(b->dlow, R), in->scale, rows_of(b->dgu + in->col, 2 * F), R, in->B->rows, in->B->data);
-        sum_rows(back, in, &back->in, p, rows_of(b->dgu + in->col, 2 * F), low, b->dlow, x);
+        sum_pair(back, in, &back->in, p, rows_of(b->dgu + in->col, 2 * F), low, b->dlow, x);
     }
     if (!packed) return;
     RowsPair pair = lora_inner(in, b->dlow);
@@ -294,8 +290,8 @@ static void expert_back(Back *back, float *packed, const Bench *b, const Expert 
     }
     if (n) return;
     Piece none = {plan->begin[back->e], 0}; /* no token came: the gradients are zeros, and are said so */
-    sum_rows(back, back->expert->out, &back->out, none, rows_of(NULL, 0), NULL, NULL, rows_of(NULL, 0));
-    sum_rows(back, back->expert->in, &back->in, none, rows_of(NULL, 0), NULL, NULL, rows_of(NULL, 0));
+    sum_pair(back, back->expert->out, &back->out, none, rows_of(NULL, 0), NULL, NULL, rows_of(NULL, 0));
+    sum_pair(back, back->expert->in, &back->in, none, rows_of(NULL, 0), NULL, NULL, rows_of(NULL, 0));
 }
 
 /* Columns [begin, end) of dx: what an expert adds to them. */
@@ -330,7 +326,7 @@ static void lap_back(const ExpertsPlan *plan, size_t first, size_t stop, const G
         for (size_t i = take_turn(&turn), next; i < stop; i = next) {
             next = take_turn(&turn);
             size_t e = plan->order[i].expert;
-            Back back = {.plan = plan, .expert = &plan->experts[e], .group = group, .x = x, .w = w, .dy = dy, .e = e};
+            Back back = {.plan = plan, .expert = &plan->experts[e], .group = group, .x = x, .w = w, .dy = dy, .e = e, .in = sums_of(plan, e), .out = sums_of(plan, e)};
             expert_back(&back, x->wants ? packed[e] : NULL, &bench, expert_at(plan, stop, next));
         }
 #pragma omp barrier
@@ -346,7 +342,7 @@ static void experts_backward(Node *node)
     const ExpertsPlan *plan = node->kept;
     const ExpertRuns *runs = plan->runs;
     Tensor *x = node->in[0], *w = node->in[1], *y = node->out;
-    size_t each = (bench_floats(plan) + 15) / 16 * 16, room = packed_block(tape, plan, packing_back(plan));
+    size_t each = round_up(bench_floats(plan), 16), room = packed_block(tape, plan, packing_back(plan));
     float *scratch = tape_scratch(tape, tape_threads(tape) * each), *block = x->wants ? tape_scratch(tape, room) : NULL;
     float **packed = (float **)(void *)tape_scratch(tape, plan->E * 2);
     for (size_t i = runs->n; tape_computes(tape) && i-- > 0 && experts_borrow(tape, runs, i);) {

@@ -357,10 +357,7 @@ static Err *head_group(const Run *run, const BatchGroup *g, double *nll)
         row[n++] = t;
     }
     memset(s->dx + g->row * D, 0, T * D * sizeof *s->dx);
-    if (n == 0) {
-        tape_reset(tape);
-        return NULL;
-    }
+    if (n == 0) return NULL;
     Tensor *in = tape_leaf(tape, n, D, x, true);
     Tensor *loss = model_loss(tape, s->model, in, targets);
     TRY(tape_error(tape));
@@ -372,13 +369,15 @@ static Err *head_group(const Run *run, const BatchGroup *g, double *nll)
     for (size_t i = 0; i < n && dloss; i++) dloss[i] = share;
     TRY(tape_backward(tape));
     for (size_t i = 0; i < n; i++) memcpy(s->dx + (g->row + row[i]) * D, in->grad + i * D, D * sizeof *s->dx);
-    tape_reset(tape); /* the room is the next tape's */
     return NULL;
 }
 
 static Err *head(const Run *run, double *nll)
 {
-    for (size_t i = 0; i < run->batch->n_groups; i++) TRY(in_group(run, &run->batch->groups[i], head_group(run, &run->batch->groups[i], nll)));
+    for (size_t i = 0; i < run->batch->n_groups; i++) {
+        TRY(in_group(run, &run->batch->groups[i], head_group(run, &run->batch->groups[i], nll)));
+        tape_reset(&run->s->tape); /* the room is the next tape's */
+    }
     return dp_share_rows(run->s->dp, run->batch->rank_doc, 1, nll);
 }
 

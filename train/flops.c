@@ -1,7 +1,6 @@
 #include "train/flops.h"
 
 #include "model/count.h"
-#include "train/tapes.h"
 
 Passes flops_passes(const Model *model, const Adapter *adapter, const Work *work, size_t l)
 {
@@ -70,21 +69,18 @@ static void add_routed_pairs(Flops *f, const Model *model, const LayerAdapter *l
     f->pairs += share * size * pair_passes(work, p);
 }
 
-Err *flops_of_layer(Flops *core, Flops *experts, const Model *model, const Adapter *adapter, const Work *work, size_t l, Passes p)
+void flops_of_layer(Flops *core, Flops *experts, const Model *model, const Adapter *adapter, const Work *work, size_t l, size_t row, Passes p)
 {
     const Layer *x = &model->layers[l];
-    size_t row;
     *core = *experts = (Flops){0};
-    TRY(tapes_row(&row, model, l, work->longest));
     add_attention(core, model, x, work, p);
     add_mlp(core, x, work, p);
     if (adapter) add_pairs(core, &adapter->layers[l], work, p);
     /* results are written and read; on the way back read once more, and their gradients written, added to and read */
     core->moved_bytes += sizeof(float) * (double)work->step_tokens * (double)row * (2 * forward(p) + 5 * p.back);
-    if (x->dense) return NULL;
+    if (x->dense) return;
     add_experts(experts, model, x, work, p);
     if (adapter) add_routed_pairs(experts, model, &adapter->layers[l], work, p);
-    return NULL;
 }
 
 Flops flops_of_head(const Model *model, const Adapter *adapter, const Work *work)
@@ -105,16 +101,16 @@ static void add(Flops *f, const Flops *g)
     f->moved_bytes += g->moved_bytes;
 }
 
-Err *flops_of_step(Flops *f, const Model *model, const Adapter *adapter, const Work *work)
+Flops flops_of_step(const Model *model, const Adapter *adapter, const Work *work, const size_t *rows)
 {
-    *f = flops_of_head(model, adapter, work);
+    Flops f = flops_of_head(model, adapter, work);
     for (size_t l = 0; l < model->n_layers; l++) {
         Flops core, experts;
-        TRY(flops_of_layer(&core, &experts, model, adapter, work, l, flops_passes(model, adapter, work, l)));
-        add(f, &core);
-        add(f, &experts);
+        flops_of_layer(&core, &experts, model, adapter, work, l, rows ? rows[l] : 0, flops_passes(model, adapter, work, l));
+        add(&f, &core);
+        add(&f, &experts);
     }
-    return NULL;
+    return f;
 }
 
 double flops_all(const Flops *f) { return f->frozen + f->experts + f->exact + f->attention + f->latent + f->index + f->pairs; }

@@ -20,14 +20,14 @@ typedef struct {
 
 Passes flops_passes(const Model *model, const Adapter *adapter, const Work *work, size_t l);
 
-/* What so many passes of a layer take: all but its routed experts, and those. */
-MUST_USE Err *flops_of_layer(Flops *core, Flops *experts, const Model *model, const Adapter *adapter, const Work *work, size_t l, Passes passes);
+/* What so many passes of a layer take: all but its routed experts, and those. row: floats of a row of its activations (tapes_rows). */
+void flops_of_layer(Flops *core, Flops *experts, const Model *model, const Adapter *adapter, const Work *work, size_t l, size_t row, Passes passes);
 
 /* Embedding, head and loss. */
 Flops flops_of_head(const Model *model, const Adapter *adapter, const Work *work);
 
-/* All of it. adapter NULL: evaluation. */
-MUST_USE Err *flops_of_step(Flops *flops, const Model *model, const Adapter *adapter, const Work *work);
+/* All of it, adapter NULL: evaluation. rows [n_layers], or NULL: what layers move is not counted. */
+Flops flops_of_step(const Model *model, const Adapter *adapter, const Work *work, const size_t *rows);
 
 double flops_all(const Flops *f);
 

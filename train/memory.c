@@ -94,8 +94,7 @@ static Err *make_budget(Run *run, int local_ranks, size_t limit)
                  .micro_batch_tokens = (size_t)s->micro_batch_tokens, .group_tokens = (size_t)s->group_tokens, .keep_layers = (size_t)s->keep_layers,
                  .may_spill = true};
     TRY(most_tokens(run, &work));
-    Flops flops;
-    TRY(flops_of_step(&flops, run->model, run->adapter, &work));
+    Flops flops = flops_of_step(run->model, run->adapter, &work, NULL);
     run->flops = flops_all(&flops);
     run->work = work;
     TRY(budget_make(&run->budget, run->model, run->adapter, &work, limit));

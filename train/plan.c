@@ -1,6 +1,7 @@
 #include "train/plan.h"
 
 #include "base/memory.h"
+#include "train/tapes.h"
 #include "train/walk.h"
 
 #include <math.h>
@@ -53,47 +54,69 @@ static double head_seconds(const Clock *c)
 }
 
 /* Seconds of one kind of pass of a layer. */
-static Err *pass_seconds(const Clock *c, size_t l, Passes p, double *core, double *experts)
+static void pass_seconds(const Clock *c, size_t l, size_t row, Passes p, double *core, double *experts)
 {
     Flops of_core, of_experts;
-    TRY(flops_of_layer(&of_core, &of_experts, c->model, c->adapter, c->work, l, p));
+    flops_of_layer(&of_core, &of_experts, c->model, c->adapter, c->work, l, row, p);
     *core = seconds_of(c, &of_core);
     *experts = seconds_of(c, &of_experts);
-    return NULL;
 }
 
-static Err *layer_seconds(const Clock *c, size_t l, LayerSeconds *s)
+static LayerSeconds layer_seconds(const Clock *c, size_t l, size_t row)
 {
     Passes p = flops_passes(c->model, c->adapter, c->work, l);
-    double again = 0;
-    TRY(pass_seconds(c, l, (Passes){p.up, 0, 0}, &s->core_up, &s->experts_up));
-    TRY(pass_seconds(c, l, (Passes){0, p.again, 0}, &s->core_again, &again));
-    TRY(pass_seconds(c, l, (Passes){0, 0, p.back}, &s->core_back, &s->experts_back));
-    s->experts_back += again; /* gate and up are computed again when the experts are there */
-    return NULL;
+    LayerSeconds s;
+    double again;
+    pass_seconds(c, l, row, (Passes){p.up, 0, 0}, &s.core_up, &s.experts_up);
+    pass_seconds(c, l, row, (Passes){0, p.again, 0}, &s.core_again, &again);
+    pass_seconds(c, l, row, (Passes){0, 0, p.back}, &s.core_back, &s.experts_back);
+    s.experts_back += again; /* gate and up are computed again when the experts are there */
+    return s;
 }
 
 /* The walk of a step whose weights stream. */
-static Err *walk_of(Plan *p, Model *model, const Clock *c)
+static Err *walk_of(Plan *p, Model *model, const Clock *c, const LayerSeconds *layers)
 {
     const StreamPlan *w = &p->budget.weights;
     Parts parts = {0};
     StreamPlan plan;
     bool *resident = NULL;
-    size_t L = model->n_layers, rows = (c->work->step_tokens + c->work->ranks - 1) / c->work->ranks;
-    LayerSeconds *layers = NULL;
+    size_t rows = (c->work->step_tokens + c->work->ranks - 1) / c->work->ranks;
+    double scratch = (double)p->budget.scratch_bytes / (1e9 * c->machine->disk_gbs);
     Err *err = parts_cut(&parts, model, w->part_bytes, true);
     if (!err) err = mem_new(&resident, parts.n, sizeof *resident);
-    if (!err) err = mem_new(&layers, L, sizeof *layers);
     if (!err) err = parts_plan(&parts, w->limit_bytes, &plan, resident);
-    for (size_t l = 0; l < L && !err; l++) err = layer_seconds(c, l, &layers[l]);
-    double scratch = (double)p->budget.scratch_bytes / (1e9 * c->machine->disk_gbs);
-    WalkWork work = {.parts = &parts, .resident = resident, .plan = &plan, .layers = layers, .head = head_seconds(c) + scratch,
-                     .lowest = c->adapter ? adapter_lowest_layer(c->adapter) : L, .laps = (rows + (size_t)c->rows - 1) / (size_t)c->rows, .bytes_per_second = 1e9 * c->machine->disk_gbs};
+    WalkWork work = {.parts = &parts, .resident = resident, .plan = &plan, .layers = layers, .head = head_seconds(c) + scratch, .lowest = c->adapter ? adapter_lowest_layer(c->adapter) : model->n_layers,
+                     .laps = (rows + (size_t)c->rows - 1) / (size_t)c->rows, .bytes_per_second = 1e9 * c->machine->disk_gbs};
     if (!err) err = walk_seconds(&p->step_seconds, &work);
-    free(layers);
     free(resident);
     parts_free(&parts);
+    return err;
+}
+
+/* Arithmetic, and the step that it and the disk make. layers [n_layers] is filled. */
+static Err *time_layers(Plan *p, Model *model, const Clock *c, const size_t *rows, LayerSeconds *layers)
+{
+    double sum = head_seconds(c);
+    for (size_t l = 0; l < model->n_layers; l++) {
+        LayerSeconds s = layers[l] = layer_seconds(c, l, rows[l]);
+        sum += s.core_up + s.experts_up + s.core_again + s.core_back + s.experts_back;
+    }
+    p->flops = flops_of_step(model, c->adapter, c->work, rows);
+    p->step_seconds = p->seconds[BOUND_ARITHMETIC] = sum;
+    return p->budget.streamed && c->machine->disk_gbs > 0 ? walk_of(p, model, c, layers) : NULL;
+}
+
+static Err *time_step(Plan *p, Model *model, const Clock *c)
+{
+    size_t *rows = NULL;
+    LayerSeconds *layers = NULL;
+    Err *err = mem_new(&rows, model->n_layers, sizeof *rows);
+    if (!err) err = mem_new(&layers, model->n_layers, sizeof *layers);
+    if (!err) err = tapes_rows(rows, model, c->work->longest);
+    if (!err) err = time_layers(p, model, c, rows, layers);
+    free(rows);
+    free(layers);
     return err;
 }
 
@@ -103,10 +126,7 @@ Err *plan_times(Plan *p, Model *model, const Adapter *adapter, const Work *work,
     double rows = (double)work->step_tokens / (double)work->ranks;
     if (b->group_tokens && (double)b->group_tokens < rows) rows = (double)b->group_tokens;
     if (rows < 1) rows = 1; /* more ranks than tokens */
-    Clock clock = {model, adapter, work, m, bf16, rows, share_of(model, bf16), hosts};
-    TRY(flops_of_step(&p->flops, model, adapter, work));
-    Flops head = flops_of_head(model, adapter, work);
-    p->seconds[BOUND_ARITHMETIC] = seconds_of(&clock, &p->flops) - seconds_of(&clock, &head) + head_seconds(&clock);
+    TRY(time_step(p, model, &(Clock){model, adapter, work, m, bf16, rows, share_of(model, bf16), hosts}));
     p->share = 1e-9 * flops_all(&p->flops) / (p->seconds[BOUND_ARITHMETIC] * m->gflops * (double)hosts);
     p->seconds[BOUND_DISK] = m->disk_gbs > 0 ? (double)(b->read_bytes + b->scratch_bytes) / (1e9 * m->disk_gbs) : 0;
     p->seconds[BOUND_MEMORY] = m->memory_gbs > 0 ? 3 * (double)stream_layer_bytes(&b->weights) / (1e9 * m->memory_gbs) : 0;
@@ -114,8 +134,6 @@ Err *plan_times(Plan *p, Model *model, const Adapter *adapter, const Work *work,
     p->bound = BOUND_ARITHMETIC;
     for (Bound i = 0; i < BOUNDS; i++)
         if (p->seconds[i] > p->seconds[p->bound]) p->bound = i;
-    p->step_seconds = p->seconds[BOUND_ARITHMETIC];
-    if (b->streamed && m->disk_gbs > 0) TRY(walk_of(p, model, &clock));
     p->step_seconds = fmax(p->step_seconds, fmax(p->seconds[BOUND_MEMORY], p->seconds[BOUND_NETWORK]));
     p->tokens_per_second = (double)work->step_tokens / p->step_seconds;
     return NULL;

@@ -1,6 +1,7 @@
 #include "train/tapes.h"
 
 #include "base/memory.h"
+#include "base/pages.h"
 #include "base/sizes.h"
 
 #include <stdlib.h>
@@ -157,11 +158,7 @@ static bool alike(const Model *model, const Adapter *adapter, size_t a, size_t b
 }
 
 /* Pools are touched by huge pages. */
-static size_t touched(size_t bytes)
-{
-    enum { HUGE_PAGE = 2 << 20 };
-    return round_up(bytes, HUGE_PAGE);
-}
+static size_t touched(size_t bytes) { return round_up(bytes, HUGE_PAGE); }
 
 static Err *count_all(Count *c, const Model *model, const Adapter *adapter, const TapeWork *work, Taken *taken)
 {
@@ -199,16 +196,24 @@ Err *tapes_bytes(size_t *bytes, const Model *model, const Adapter *adapter, cons
     return NULL;
 }
 
-Err *tapes_row(size_t *floats, const Model *model, size_t l, size_t n)
+static Err *count_rows(Count *c, const Model *model, size_t *floats)
 {
-    Count c;
-    Err *err = count_open(&c, model, n, &(TapeWork){.T = n, .longest = n, .micro_batch_tokens = 2 * n, .threads = 1}, LONG);
-    if (!err) {
-        begin(&c, TAPE_OFF, false);
-        layer_up(&c, model, NULL, l, false, false);
-        err = tape_error(&c.tape);
+    for (size_t l = 0; l < model->n_layers; l++) {
+        floats[l] = l > 0 ? floats[l - 1] : 0;
+        if (l > 0 && alike(model, NULL, l, l - 1)) continue;
+        begin(c, TAPE_OFF, false);
+        layer_up(c, model, NULL, l, false, false);
+        TRY(tape_error(&c->tape));
+        floats[l] = c->room.used_bytes / sizeof(float) / c->group.T;
     }
-    *floats = c.room.used_bytes / sizeof(float) / n;
-    count_close(&c);
+    return NULL;
+}
+
+Err *tapes_rows(size_t *floats, const Model *model, size_t n)
+{
+    Count count;
+    Err *err = count_open(&count, model, n, &(TapeWork){.T = n, .longest = n, .micro_batch_tokens = 2 * n, .threads = 1}, LONG);
+    if (!err) err = count_rows(&count, model, floats);
+    count_close(&count);
     return err;
 }

@@ -16,7 +16,7 @@ typedef struct {
 /* Bytes of the tape at work and of those kept. adapter NULL: upward only. */
 MUST_USE Err *tapes_bytes(size_t *bytes, const Model *model, const Adapter *adapter, const TapeWork *work);
 
-/* Floats of a row of layer l that operations return and keep on the way up, in a document of n tokens. */
-MUST_USE Err *tapes_row(size_t *floats, const Model *model, size_t l, size_t n);
+/* Floats of a row of each layer [n_layers] that operations return and keep on the way up, in a document of n tokens. */
+MUST_USE Err *tapes_rows(size_t *floats, const Model *model, size_t n);
 
 #endif

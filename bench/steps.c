@@ -422,6 +422,8 @@ static Err *open_all(Bench *b)
 {
     const StepsConfig *c = b->config;
     if (!matmul_init(c->compute)) return err_new(ERR_USAGE, "compute: this CPU has no %s", c->compute);
+    if (c->document == 1 || c->document > c->tokens)
+        return err_new(ERR_USAGE, "document is %lld of %lld tokens; a document has 2 at least, as the next is predicted, and no more than the step; 0: one of all", (long long)c->document, (long long)c->tokens);
     TRY(model_open(&b->model, b->directory));
     TRY(make_adapter(b));
     if (c->memory_limit) TRY(fit(b));

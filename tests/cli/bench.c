@@ -37,6 +37,8 @@ static void mistakes_are_named(void **state)
     check_said(bench("bench --make S"), ERR_USAGE, "in which DIR?");
     check_said(bench("bench DIR --make nothing"), ERR_USAGE, "configs/nothing.json");
     check_said(bench("bench DIR --targets head"), ERR_USAGE, "attn+experts");
+    check_said(bench("bench examples/tiny-glm5 --document 1"), ERR_USAGE, "document is 1 of 512 tokens");
+    check_said(bench("bench examples/tiny-glm5 --tokens 7 --document 8"), ERR_USAGE, "document is 8 of 7 tokens");
     check_said(bench("bench --help"), 0, "--json");
     check_said(bench("plot --kind roofline a b"), ERR_USAGE, "one file");
 }

@@ -1,6 +1,6 @@
 # graft: `make help` lists the targets.
 # The house plan is in README.md; a folder may include only from itself and from folders before it in LAYERS.
-LAYERS   := base plot tensor autograd model data optim ckpt infer train bench cli
+LAYERS   := base plot tensor autograd model data/text data/tokenizer data/chat data/records optim ckpt infer plan train bench cli
 SIBLINGS := model data optim ckpt
 BUILD    ?= build
 CC       := gcc
@@ -26,8 +26,8 @@ KERNELS  := plain
 PRODUCTS := plain
 endif
 
-BY_WORDS  := kernel kernel_few kernel_block kernel_attention kernel_latent
-BY_FLOATS := kernel_rows kernel_narrow kernel_index
+BY_WORDS  := kernel_gemm kernel_gemm_few kernel_block kernel_attention kernel_latent
+BY_FLOATS := kernel_row_ops kernel_lora kernel_index
 SOURCES := $(filter-out $(patsubst %,tensor/%.c,$(BY_WORDS) $(BY_FLOATS)),$(wildcard $(LAYERS:=/*.c)))
 LIBOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/%,$(SOURCES))) $(foreach f,$(BY_WORDS),$(PRODUCTS:%=$(BUILD)/tensor/$(f)_%.o)) \
            $(foreach f,$(BY_FLOATS),$(KERNELS:%=$(BUILD)/tensor/$(f)_%.o))
@@ -161,7 +161,7 @@ check: layers headers clang asan
 ## clang      everything compiles under clang without a warning
 CLANG = clang $(filter-out -MMD -MP,$(FLAGS)) -fsyntax-only
 clang:
-	@for f in $(SOURCES) $(wildcard tests/*.c tests/*/*.c bench/tools/*.c); do $(CLANG) $$f || exit 1; done
+	@for f in $(SOURCES) $(wildcard tests/*.c tests/*/*.c tests/data/*/*.c bench/tools/*.c); do $(CLANG) $$f || exit 1; done
 	@$(foreach f,$(BY_WORDS),$(foreach k,$(PRODUCTS),$(CLANG) $($(k)) -DKERNEL=$(k) -DKERNEL_$(k) tensor/$(f).c &&)) :
 	@$(foreach f,$(BY_FLOATS),$(foreach k,$(KERNELS),$(CLANG) $($(k)) -DKERNEL=$(k) -DKERNEL_$(k) tensor/$(f).c &&)) :
 	@echo "clang: no warning"

@@ -3,8 +3,8 @@
 #define GRAFT_AUTOGRAD_LORA_H
 
 #include "autograd/op.h"
-#include "base/sizes.h"
-#include "tensor/matmul.h"
+#include "base/minmax.h"
+#include "tensor/gemm.h"
 
 /* What a pair adds to `width` columns of y from `col` on: s u B', for rows_nt. u [T][r]; it may be NULL once x is packed. */
 static inline RowsPair lora_outer(const Lora *lora, size_t col, size_t width, const float *u)

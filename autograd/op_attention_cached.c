@@ -9,7 +9,7 @@
  * Shapes depend on a row's own past alone.
  * Source: DeepSeek-V2 report, section 2.1.2 (arXiv:2405.04434); docs/glm5.md. */
 #include "autograd/op.h"
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 #include "tensor/rows.h"
 
 #include <omp.h>

@@ -13,7 +13,7 @@
  * above know nothing of runs. A replayed tape wants nothing of y, so that all of the way up is left to the way back.
  * LoRA rides along with each product as in op_linear: gate|up share one A.   Source: docs/glm5.md; transformers 5.23.0,
  * GlmMoeDsaExperts. */
-#include "autograd/experts_plan.h"
+#include "autograd/expert_schedule.h"
 #include "autograd/lora.h"
 #include "tensor/rows.h"
 

@@ -2,8 +2,8 @@
  *     z = x W',   nll = logsumexp(z) - z[target],   dz = softmax(z) - onehot(target),   dx = dnll dz W
  * dz exists only while its rows do, so dx of a unit dnll is computed on the way up and scaled on the way back. */
 #include "autograd/op.h"
-#include "base/sizes.h"
-#include "tensor/matmul.h"
+#include "base/minmax.h"
+#include "tensor/gemm.h"
 #include "tensor/rows.h"
 
 #include <math.h>

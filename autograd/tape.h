@@ -27,7 +27,7 @@
 #include "autograd/group.h"
 #include "autograd/param.h"
 #include "base/pool.h"
-#include "base/profile.h"
+#include "base/timing.h"
 
 typedef struct Tape Tape;
 

@@ -2,7 +2,7 @@
 #include "base/arena.h"
 
 #include "base/pages.h"
-#include "base/sizes.h"
+#include "base/minmax.h"
 
 #include <stdint.h>
 #include <sys/mman.h>

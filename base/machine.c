@@ -2,8 +2,8 @@
 #include "base/machine.h"
 
 #include "base/arena.h"
-#include "base/bytes.h"
-#include "base/direct.h"
+#include "base/byte_size.h"
+#include "base/direct_io.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"

@@ -1,7 +1,7 @@
 #define _GNU_SOURCE
 #include "base/pages.h"
 
-#include "base/sizes.h"
+#include "base/minmax.h"
 
 #include <stdint.h>
 #include <sys/mman.h>

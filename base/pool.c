@@ -4,7 +4,7 @@
 #include "base/err.h"
 #include "base/memory.h"
 #include "base/pages.h"
-#include "base/sizes.h"
+#include "base/minmax.h"
 
 #include <stdint.h>
 #include <stdlib.h>

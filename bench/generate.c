@@ -4,7 +4,7 @@
 #include "bench/neighbours.h"
 #include "bench/report.h"
 #include "infer/speed.h"
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 
 #include <omp.h>
 #include <stdio.h>

@@ -5,7 +5,7 @@
 #include "base/rng.h"
 #include "bench/sample.h"
 #include "optim/adamw.h"
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 
 #include <omp.h>
 #include <stdio.h>

@@ -4,7 +4,7 @@
 #include "base/memory.h"
 #include "base/peak.h"
 #include "bench/sample.h"
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 
 #include <stdio.h>
 #include <stdlib.h>

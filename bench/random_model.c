@@ -2,7 +2,7 @@
  * is whole. */
 #include "bench/random_model.h"
 
-#include "base/bytes.h"
+#include "base/byte_size.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/rng.h"

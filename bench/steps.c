@@ -1,20 +1,20 @@
 #define _GNU_SOURCE
 #include "bench/steps.h"
 
-#include "base/bytes.h"
+#include "base/byte_size.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/peak.h"
 #include "base/rng.h"
-#include "base/sizes.h"
+#include "base/minmax.h"
 #include "bench/neighbours.h"
 #include "bench/report.h"
 #include "bench/sample.h"
-#include "infer/adapters.h"
+#include "infer/adapter_io.h"
 #include "model/stream.h"
-#include "tensor/matmul.h"
-#include "train/plan.h"
+#include "tensor/gemm.h"
+#include "plan/step_time.h"
 #include "train/step.h"
 
 #include <malloc.h>

@@ -18,7 +18,7 @@
 #ifndef GRAFT_BENCH_STEPS_H
 #define GRAFT_BENCH_STEPS_H
 
-#include "base/profile.h"
+#include "base/timing.h"
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -14,7 +14,7 @@
 #include "bench/random_model.h"
 #include "bench/sample.h"
 #include "bench/steps.h"
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 
 #include <stdio.h>
 #include <stdlib.h>

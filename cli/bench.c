@@ -5,10 +5,10 @@
 #include "bench/report.h"
 #include "bench/steps.h"
 #include "bench/suite.h"
-#include "cli/subject.h"
+#include "cli/candidate.h"
 #include "cli/verbs.h"
 #include "infer/cache.h"
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 
 #include <omp.h>
 #include <stddef.h>

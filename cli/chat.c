@@ -1,10 +1,10 @@
 /* graft chat --model DIR [--adapter PATH,...]: talk with the base and its adapters. */
 #include "base/log.h"
 #include "base/memory.h"
-#include "cli/line.h"
-#include "cli/talk.h"
+#include "cli/line_editor.h"
+#include "cli/chat_session.h"
 #include "cli/verbs.h"
-#include "data/reader.h"
+#include "data/text/lines.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,11 +1,11 @@
 /* graft doctor [FILE]: what this machine has and allows, measured, and what to do about it. */
 #define _GNU_SOURCE
-#include "base/bytes.h"
+#include "base/byte_size.h"
 #include "base/file.h"
 #include "base/machine.h"
 #include "base/options.h"
 #include "cli/verbs.h"
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 #include "tensor/rates.h"
 
 #include <gnu/libc-version.h>

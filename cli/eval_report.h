@@ -2,7 +2,7 @@
 #ifndef GRAFT_CLI_EVAL_REPORT_H
 #define GRAFT_CLI_EVAL_REPORT_H
 
-#include "cli/eval_run.h"
+#include "cli/eval_score.h"
 
 void eval_print(const Eval *eval);
 MUST_USE Err *eval_print_json(const Eval *eval);

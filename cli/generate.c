@@ -3,10 +3,10 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "cli/sampling.h"
-#include "cli/subject.h"
+#include "cli/candidate.h"
 #include "cli/verbs.h"
-#include "data/chat.h"
-#include "data/reader.h"
+#include "data/chat/chat.h"
+#include "data/text/lines.h"
 #include "infer/answer.h"
 #include "infer/generate.h"
 

@@ -1,7 +1,7 @@
 /* graft VERB ...: a table of verbs. */
 #include "base/file.h"
 #include "cli/verbs.h"
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 
 #include <stdio.h>
 #include <string.h>

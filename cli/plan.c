@@ -1,10 +1,10 @@
 /* graft plan MODEL|CONFIG.json [--key value ...]: memory, bytes and time of a run, from config.json alone. */
 #define _GNU_SOURCE
-#include "base/bytes.h"
+#include "base/byte_size.h"
 #include "base/file.h"
 #include "cli/verbs.h"
-#include "tensor/matmul.h"
-#include "train/plan.h"
+#include "tensor/gemm.h"
+#include "plan/step_time.h"
 #include "train/settings.h"
 
 #include <stddef.h>

@@ -3,7 +3,7 @@
 #include "base/options.h"
 #include "cli/verbs.h"
 #include "plot/picture.h"
-#include "plot/profile.h"
+#include "plot/timing.h"
 #include "plot/roofline.h"
 
 #include <stddef.h>

@@ -5,9 +5,9 @@
 #include "base/memory.h"
 #include "cli/preview_page.h"
 #include "cli/verbs.h"
-#include "data/reader.h"
-#include "data/settings.h"
-#include "data/unicode.h"
+#include "data/text/lines.h"
+#include "data/records/settings.h"
+#include "data/text/unicode.h"
 
 #include <stddef.h>
 #include <stdlib.h>

@@ -2,7 +2,7 @@
 #ifndef GRAFT_CLI_PREVIEW_PAGE_H
 #define GRAFT_CLI_PREVIEW_PAGE_H
 
-#include "data/dataset.h"
+#include "data/records/dataset.h"
 
 #include <stdio.h>
 

@@ -4,7 +4,7 @@
 #define GRAFT_INFER_ANSWER_H
 
 #include "base/json.h"
-#include "data/tokenizer.h"
+#include "data/tokenizer/tokenizer.h"
 
 typedef struct {
     TokenStream stream;

@@ -4,7 +4,7 @@
 #ifndef GRAFT_INFER_EVALUATE_H
 #define GRAFT_INFER_EVALUATE_H
 
-#include "data/dataset.h"
+#include "data/records/dataset.h"
 #include "model/model.h"
 
 /* Sums over one document's scored tokens, in nats. */

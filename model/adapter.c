@@ -3,7 +3,7 @@
 
 #include "base/memory.h"
 #include "base/rng.h"
-#include "model/slots.h"
+#include "model/lora_sites.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -4,7 +4,7 @@
 #ifndef GRAFT_MODEL_COUNT_H
 #define GRAFT_MODEL_COUNT_H
 
-#include "base/profile.h"
+#include "base/timing.h"
 #include "model/model.h"
 
 typedef struct {

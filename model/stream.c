@@ -5,11 +5,11 @@
 #define _GNU_SOURCE
 #include "model/stream.h"
 
-#include "base/direct.h"
+#include "base/direct_io.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/pages.h"
-#include "base/sizes.h"
+#include "base/minmax.h"
 #include "model/stream_order.h"
 #include "model/stream_parts.h"
 

@@ -1,6 +1,6 @@
 /* Weights of a model that is larger than memory: some parts stay, the rest passes through a few buffers.
  *
- *     parts    layers, or where those are large their cores and runs of experts (model/stream_plan.h)
+ *     parts    layers, or where those are large their cores and runs of experts (model/stream_budget.h)
  *     order    up the layers, then down, then up again: what is read last is the first needed again (model/stream_order.h)
  *     readers  threads of their own look ahead along the order: the first part that is missing goes into a free slot of its
  *              kind, or into the one whose part is needed last, if that is later
@@ -15,7 +15,7 @@
 #define GRAFT_MODEL_STREAM_H
 
 #include "model/model.h"
-#include "model/stream_plan.h"
+#include "model/stream_budget.h"
 
 typedef struct Stream Stream;
 

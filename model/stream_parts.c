@@ -1,6 +1,6 @@
 #include "model/stream_parts.h"
 
-#include "base/direct.h"
+#include "base/direct_io.h"
 #include "base/memory.h"
 
 #include <stdlib.h>

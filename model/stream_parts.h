@@ -7,7 +7,7 @@
 #define GRAFT_MODEL_STREAM_PARTS_H
 
 #include "model/model.h"
-#include "model/stream_plan.h"
+#include "model/stream_budget.h"
 
 typedef struct {
     const void **pointer; /* a Weight's data or scale */

@@ -20,7 +20,7 @@ void weights_close(Weights *weights);
  * dtype of those that FP8 repositories quantise, F8_E4M3 or BF16. */
 MUST_USE Err *weights_outline(Weights **weights, const ModelConfig *config, DType matrices);
 
-/* Its one file (model/outline.c). */
+/* Its one file (model/weights_outline.c). */
 MUST_USE Err *weights_outline_file(Safetensors *file, const ModelConfig *config, DType matrices);
 void weights_outline_free(Safetensors *file);
 

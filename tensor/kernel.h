@@ -20,8 +20,8 @@
 #ifndef GRAFT_TENSOR_KERNEL_H
 #define GRAFT_TENSOR_KERNEL_H
 
-#include "base/sizes.h"
-#include "tensor/matmul.h"
+#include "base/minmax.h"
+#include "tensor/gemm.h"
 
 enum {
     LANES = 16,

@@ -3,7 +3,7 @@
  * where they are pairs: along keys where keys are the inner index, along queries where queries are.
  * Lanes are LANES keys whatever the CPU, so bits are those of every path that fuses multiply and add.
  * Source: Milakov and Gimelshein 2018 (arXiv:1805.02867), the running maximum; Dao et al. 2022 (arXiv:2205.14135). */
-#include "tensor/words.h"
+#include "tensor/kernel_words.h"
 
 #include "tensor/block.h"
 

@@ -1,6 +1,6 @@
 /* Products of packed blocks for one instruction set: KERNEL is avx512, avx2, plain, or bf16 (AVX512-BF16). A tile of
  * rows x groups vectors of sums stays in registers while the inner index runs; block.h has the layouts. */
-#include "tensor/words.h"
+#include "tensor/kernel_words.h"
 
 #include "tensor/block.h"
 

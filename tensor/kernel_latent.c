@@ -1,6 +1,6 @@
 /* Attention over shared keys for one instruction set: KERNEL is avx512, avx2, plain, or bf16 (AVX512-BF16). latent.h says
  * what each function does. Lanes are heads; in scatter they are columns. Tiles may differ between instruction sets. */
-#include "tensor/words.h"
+#include "tensor/kernel_words.h"
 
 #include "tensor/latent.h"
 

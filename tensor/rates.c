@@ -2,7 +2,7 @@
 
 #include "base/memory.h"
 #include "base/peak.h"
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 
 #include <stdlib.h>
 

@@ -10,9 +10,9 @@
  * 2 % where no choice differs (one that does changes which weights a token meets). Other figures are printed. */
 #include "base/json.h"
 #include "base/memory.h"
-#include "infer/adapters.h"
+#include "infer/adapter_io.h"
 #include "infer/generate.h"
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 #include "tensor/safetensors.h"
 #include "train/step.h"
 

@@ -11,7 +11,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/rng.h"
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 #include "train/step.h"
 
 #include <dirent.h>

@@ -1,7 +1,7 @@
 /* tokenizer_ids TOKENIZER_JSON: ids of every string that comes in, for comparison with other implementations.
  * In: a length (4 bytes, little-endian), then so many bytes; out: a number of ids, then the ids, 4 bytes each. */
 #include "base/err.h"
-#include "data/tokenizer.h"
+#include "data/tokenizer/tokenizer.h"
 
 #include <stdio.h>
 #include <stdlib.h>

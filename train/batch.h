@@ -10,7 +10,7 @@
 #define GRAFT_TRAIN_BATCH_H
 
 #include "autograd/group.h"
-#include "data/dataset.h"
+#include "data/records/dataset.h"
 #include "train/dp.h"
 
 /* Rows of one group, with what goes in and what is asked of them. */

@@ -2,7 +2,7 @@
 #include "train/evaluate.h"
 
 #include "base/memory.h"
-#include "base/sizes.h"
+#include "base/minmax.h"
 #include "infer/evaluate.h"
 
 #include <stdlib.h>

@@ -2,7 +2,7 @@
 #ifndef GRAFT_TRAIN_EVALUATE_H
 #define GRAFT_TRAIN_EVALUATE_H
 
-#include "data/dataset.h"
+#include "data/records/dataset.h"
 #include "model/model.h"
 #include "train/dp.h"
 

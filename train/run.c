@@ -4,7 +4,7 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "ckpt/checkpoint.h"
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 #include "train/balance.h"
 #include "train/signals.h"
 

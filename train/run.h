@@ -3,13 +3,13 @@
 #define GRAFT_TRAIN_RUN_H
 
 #include "base/digest.h"
-#include "data/loader.h"
-#include "infer/adapters.h"
+#include "data/records/loader.h"
+#include "infer/adapter_io.h"
 #include "optim/schedule.h"
 #include "train/audit.h"
 #include "train/evaluate.h"
 #include "train/metrics.h"
-#include "train/plan.h"
+#include "plan/step_time.h"
 #include "train/settings.h"
 #include "train/tensorboard.h"
 

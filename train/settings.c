@@ -1,7 +1,7 @@
 #include "train/settings.h"
 
 #include "optim/schedule.h"
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 
 #include <stddef.h>
 

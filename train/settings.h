@@ -3,7 +3,7 @@
 #define GRAFT_TRAIN_SETTINGS_H
 
 #include "base/options.h"
-#include "data/settings.h"
+#include "data/records/settings.h"
 
 typedef struct {
     bool help;

@@ -12,8 +12,8 @@
 
 #include "model/model.h"
 #include "train/batch.h"
-#include "train/boundaries.h"
-#include "train/slices.h"
+#include "train/layer_inputs.h"
+#include "train/grad_shards.h"
 
 typedef struct {
     AdamW adamw;
@@ -74,7 +74,7 @@ uint64_t step_live_tokens(const Step *step, size_t l);
 /* Give back what the last batch took, until the next one takes it again. */
 void step_rest(Step *step);
 
-/* Bytes that tapes hold, the most of any step so far; what train/tapes counts beforehand. */
+/* Bytes that tapes hold, the most of any step so far; what plan/tape_bytes counts beforehand. */
 size_t step_tape_bytes(const Step *step);
 
 /* The gradient of this rank's slice of layer l, and its moments; dp_slice says which part. */

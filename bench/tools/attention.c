@@ -10,7 +10,7 @@
 #include "base/log.h"
 #include "base/peak.h"
 #include "base/rng.h"
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 
 #include <stdio.h>
 #include <stdlib.h>

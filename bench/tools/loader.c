@@ -6,10 +6,10 @@
  *
  * Steps are of 256 documents. Memory is told apart: what is the process's own, and pages of the mapped index. Each line
  * has a hash of its step's tokens: a start at FIRST_STEP must come to the same one as a run that went there. */
-#include "base/bytes.h"
+#include "base/byte_size.h"
 #include "base/log.h"
 #include "base/rng.h"
-#include "data/loader.h"
+#include "data/records/loader.h"
 
 #include <stdio.h>
 #include <stdlib.h>

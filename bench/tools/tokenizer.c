@@ -6,9 +6,9 @@
  *
  * Each number is the best of several rounds, of processor time: neighbours only make it worse. */
 #include "base/log.h"
-#include "data/raw.h"
-#include "data/reader.h"
-#include "data/tokenizer.h"
+#include "data/text/json_view.h"
+#include "data/text/lines.h"
+#include "data/tokenizer/tokenizer.h"
 
 #include <stdio.h>
 #include <string.h>

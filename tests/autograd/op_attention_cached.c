@@ -2,7 +2,7 @@
 #include "tests/support/gradients.h"
 
 #include "base/rng.h"
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 
 #include <math.h>
 #include <omp.h>

@@ -1,6 +1,6 @@
 #include "tests/support/gradients.h"
 
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 
 #include <math.h>
 #include <omp.h>

@@ -1,7 +1,7 @@
 /* Rows of the embedding table, and the residual addition. */
 #include "tests/support/gradients.h"
 
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 
 #include <string.h>
 

@@ -1,8 +1,8 @@
-#include "autograd/experts_plan.h"
+#include "autograd/expert_schedule.h"
 #include "tests/support/gradients.h"
 
 #include "base/rng.h"
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
 #include "tests/support/gradients.h"
 
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 
 static const DType dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3};
 

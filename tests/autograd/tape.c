@@ -1,6 +1,6 @@
 #include "autograd/op.h"
 
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 #include "tests/support/check.h"
 
 #include <math.h>

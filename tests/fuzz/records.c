@@ -1,6 +1,6 @@
 /* Any bytes as lines of records; the first byte chooses the options. What is accepted must train something, and every
  * target must be the token that follows. */
-#include "data/document.h"
+#include "data/records/document.h"
 #include "tests/support/fuzz.h"
 
 #include <stdlib.h>

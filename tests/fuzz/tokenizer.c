@@ -1,5 +1,5 @@
 /* Any bytes as a tokenizer.json. One that opens must encode and decode whatever it holds. */
-#include "data/tokenizer.h"
+#include "data/tokenizer/tokenizer.h"
 #include "tests/support/fuzz.h"
 
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* Answers as text: stop strings, thoughts, calls; the answer that a pattern finds; gates. */
 #include "infer/answer.h"
 
-#include "infer/exact.h"
+#include "infer/exact_match.h"
 #include "infer/summary.h"
 #include "tests/support/check.h"
 

@@ -3,8 +3,8 @@
 
 #include "base/json.h"
 #include "base/memory.h"
-#include "data/questions.h"
-#include "infer/adapters.h"
+#include "data/records/questions.h"
+#include "infer/adapter_io.h"
 #include "infer/bootstrap.h"
 #include "tensor/safetensors.h"
 #include "tests/support/tiny.h"

@@ -2,7 +2,7 @@
 #include "model/adapter.h"
 
 #include "base/rng.h"
-#include "model/slots.h"
+#include "model/lora_sites.h"
 #include "tests/support/tiny.h"
 
 #include <math.h>

@@ -1,7 +1,7 @@
 /* Whatever streams has the bytes of its file, in any order of layers; a file that changes says so. */
 #include "tests/support/check.h"
 
-#include "base/bytes.h"
+#include "base/byte_size.h"
 #include "base/memory.h"
 #include "model/stream.h"
 #include "model/stream_parts.h"

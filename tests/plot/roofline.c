@@ -1,6 +1,6 @@
 #include "plot/roofline.h"
 
-#include "plot/profile.h"
+#include "plot/timing.h"
 #include "tests/support/check.h"
 
 #include <png.h>

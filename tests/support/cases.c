@@ -1,10 +1,10 @@
 #include "tests/support/cases.h"
 
 #include "base/memory.h"
-#include "data/chat.h"
-#include "data/raw.h"
-#include "data/reader.h"
-#include "data/tokenizer.h"
+#include "data/chat/chat.h"
+#include "data/text/json_view.h"
+#include "data/text/lines.h"
+#include "data/tokenizer/tokenizer.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -2,7 +2,7 @@
 #ifndef GRAFT_TESTS_SUPPORT_CHAINS_H
 #define GRAFT_TESTS_SUPPORT_CHAINS_H
 
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 #include "tests/support/check.h"
 
 enum { N_PATHS = 4 };

@@ -2,7 +2,7 @@
 #ifndef GRAFT_TESTS_SUPPORT_TINY_H
 #define GRAFT_TESTS_SUPPORT_TINY_H
 
-#include "data/dataset.h"
+#include "data/records/dataset.h"
 #include "model/model.h"
 #include "tests/support/check.h"
 

@@ -2,8 +2,8 @@
 #include "train/audit.h"
 
 #include "base/rng.h"
-#include "infer/adapters.h"
-#include "tensor/matmul.h"
+#include "infer/adapter_io.h"
+#include "tensor/gemm.h"
 #include "tensor/safetensors.h"
 #include "tests/support/check.h"
 

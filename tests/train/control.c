@@ -1,7 +1,7 @@
 /* Whole runs on the bundled base, a few small steps each: evaluation, the best step, patience, stages, balance, faults. */
 #include "train/run.h"
 
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 #include "tensor/safetensors.h"
 #include "tests/support/check.h"
 #include "train/signals.h"

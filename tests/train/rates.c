@@ -1,7 +1,7 @@
 /* Learning rates by group: twenty steps of every schedule, with LoRA+ and weight decay, against PyTorch's own figures; and
  * which parameters of an adapter learn at which rate. */
 #include "optim/schedule.h"
-#include "tensor/matmul.h"
+#include "tensor/gemm.h"
 #include "tensor/safetensors.h"
 #include "tests/support/check.h"
 #include "train/step.h"

@@ -1,0 +1,11 @@
+/* Of two sizes the smaller and the larger; and a size in whole units. */
+#ifndef GRAFT_BASE_MINMAX_H
+#define GRAFT_BASE_MINMAX_H
+
+#include <stddef.h>
+
+static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
+static inline size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+#endif

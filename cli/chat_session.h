@@ -1,0 +1,43 @@
+/* A talk: its messages, the adapter that answers, and what the cache holds of it. */
+#ifndef GRAFT_CLI_CHAT_SESSION_H
+#define GRAFT_CLI_CHAT_SESSION_H
+
+#include "cli/sampling.h"
+#include "cli/candidate.h"
+#include "data/chat/chat.h"
+#include "infer/answer.h"
+#include "infer/generate.h"
+
+typedef struct {
+    bool help, hide_thinking;
+    SubjectSettings subject;
+    char *system, *tools, *chat_template;
+    TextList stop;
+    int64_t context;
+    SamplingSettings sampling;
+} ChatSettings;
+
+typedef struct {
+    ChatSettings settings;
+    Subject subject;
+    size_t chosen; /* variant of the subject that talks */
+    Encoder *encoder;
+    ChatTemplate template;
+    Text tools;
+    Json *messages;
+    char *system;
+    Session session;
+    uint64_t answers; /* keys the seeds */
+    Answer answer;    /* at work */
+    size_t printed;   /* bytes of it that were looked at */
+    bool terminal, dim;
+    Err *err;
+} Talk;
+
+void talk_add(Talk *talk, const char *role, const char *content);
+void talk_forget(Talk *talk, size_t n); /* the last n messages */
+
+/* Answer the messages on stdout, as the answer comes; while it calls tools, ask for their results and answer again. */
+MUST_USE Err *talk_reply(Talk *talk);
+
+#endif

@@ -1,0 +1,149 @@
+#include "data/chat/chat.h"
+
+#include "base/memory.h"
+#include "data/chat/deepseek.h"
+#include "data/chat/glm.h"
+
+#include <stdlib.h>
+
+typedef struct { /* how a family of templates writes */
+    Err *(*head)(Render *render);
+    Err *(*message)(Render *render, const Message *message, Turn *turn);
+    void (*prompt)(Render *render);
+    size_t (*stop)(Role next);
+} Writer;
+
+static size_t no_stop(Role next)
+{
+    (void)next;
+    return 0; /* a turn has its own end */
+}
+
+static const Writer glm = {glm_head, glm_message, glm_prompt, glm_stop},
+                    deepseek = {deepseek_head, deepseek_message, deepseek_prompt, no_stop};
+
+/* ---- what is scored ---- */
+
+static Err *score(ChatText *out, size_t begin, size_t end)
+{
+    if (begin >= end) return NULL;
+    ChatSpan *last = out->n_scored ? &out->scored[out->n_scored - 1] : NULL;
+    if (last && begin <= last->end) { /* the role token that ends one turn begins the next */
+        last->end = end;
+        return NULL;
+    }
+    TRY(mem_grow(&out->scored, &out->scored_capacity, out->n_scored + 1, sizeof *out->scored));
+    out->scored[out->n_scored++] = (ChatSpan){begin, end};
+    return NULL;
+}
+
+/* `stop`: bytes of the role token that follows. */
+static Err *score_turn(ChatText *out, const ChatOptions *options, const Turn *turn, size_t end, size_t stop)
+{
+    if (options->train_on != CHAT_TRAIN_ALL) return score(out, turn->begin, end + (turn->begin == SIZE_MAX ? 0 : stop));
+    TRY(score(out, turn->whole, turn->held_to > turn->held_from ? turn->held_from : end + stop));
+    return turn->held_to > turn->held_from ? score(out, turn->held_to, end + stop) : NULL;
+}
+
+static void keep_last_scored(ChatText *out)
+{
+    if (out->n_scored < 2) return;
+    out->scored[0] = out->scored[out->n_scored - 1];
+    out->n_scored = 1;
+}
+
+static Err *is_weighed_out(Raw message, bool *yes)
+{
+    Raw weight = raw_find(message, "weight");
+    *yes = false;
+    if (!weight.at || raw_kind(weight) == JSON_NULL) return NULL;
+    if (weight.bytes != 1 || (*weight.at != '0' && *weight.at != '1'))
+        return err_new(ERR_DATA, "weight is %.*s; expected 0 or 1", weight.bytes < 20 ? (int)weight.bytes : 20, weight.at);
+    *yes = *weight.at == '0';
+    return NULL;
+}
+
+static Err *is_scored(const ChatOptions *options, const Message *message, bool *yes)
+{
+    bool out;
+    TRY(is_weighed_out(message->item.value, &out));
+    *yes = !out && (options->train_on == CHAT_TRAIN_ALL ? message->role != ROLE_TOOL : message->number > options->context_messages);
+    return NULL;
+}
+
+/* ---- the walk ---- */
+
+/* A turn begins where a message does that writes something; what goes on with a run of results, or stands with the
+ * opening system messages, belongs to what came before. */
+static Err *note_turn(ChatText *out, const Message *message, size_t begin)
+{
+    if (out->text.n == begin || (message->role == ROLE_SYSTEM && !out->n_turns)) return NULL;
+    if (message->role == ROLE_TOOL && message->before == ROLE_TOOL) return NULL;
+    if (!out->n_turns) out->head = begin;
+    TRY(mem_grow(&out->turns, &out->turn_capacity, out->n_turns + 1, sizeof *out->turns));
+    out->turns[out->n_turns++] = (ChatTurn){begin, message->role == ROLE_USER};
+    return NULL;
+}
+
+static Err *write_message(Render *r, const Writer *writer, ChatText *out, const Message *message, Turn *turn, bool *scored)
+{
+    *turn = (Turn){.whole = out->text.n, .begin = SIZE_MAX};
+    text_clear(&r->content);
+    text_clear(&r->reasoning);
+    TRY(is_scored(r->options, message, scored));
+    TRY(writer->message(r, message, turn));
+    return note_turn(out, message, turn->whole);
+}
+
+static Err *write_messages(Render *r, const Writer *writer, ChatText *out)
+{
+    Message message = {.item = raw_first(r->messages), .number = 1, .before = ROLE_NOBODY};
+    bool all = r->options->train_on == CHAT_TRAIN_ALL, scored = all;
+    Turn turn = {.begin = SIZE_MAX}; /* in front of the first message */
+    for (; message.item.value.at; raw_next(&message.item), message.number++, message.before = message.role) {
+        TRY(err_wrap(render_role(message.item.value, &message.role), "message %zu", message.number));
+        if (scored) TRY(score_turn(out, r->options, &turn, out->text.n, writer->stop(message.role)));
+        TRY(err_wrap(write_message(r, writer, out, &message, &turn, &scored), "message %zu", message.number));
+    }
+    if (message.before == ROLE_ASSISTANT && r->options->end_of_text && writer != &deepseek) render_put(r, r->template->end);
+    return scored ? score_turn(out, r->options, &turn, out->text.n, 0) : NULL;
+}
+
+static Err *open_conversation(Render *r, Raw messages, Raw tools)
+{
+    size_t number = 1;
+    if (!raw_is(messages, JSON_ARRAY)) return err_new(ERR_DATA, "messages is %s; expected an array", raw_kind_name(messages));
+    r->messages = messages;
+    for (RawItem m = raw_first(messages); m.value.at; raw_next(&m), number++)
+        if (raw_equals(raw_find(m.value, "role"), "user")) r->last_user = number;
+    if (!tools.at || raw_is(tools, JSON_NULL)) return NULL;
+    r->tools = tools;
+    return render_unwrap(&r->tools, JSON_ARRAY, "tools", &r->tools_held);
+}
+
+Err *chat_render(ChatText *out, const ChatOptions *options, Raw messages, Raw tools)
+{
+    Render r = {.out = &out->text, .options = options, .template = template_of(options->template)};
+    const Writer *writer = options->template == CHAT_DEEPSEEK_V3 ? &deepseek : &glm;
+    text_clear(&out->text);
+    out->n_scored = out->n_turns = out->head = 0;
+    Err *err = open_conversation(&r, messages, tools);
+    if (!err) err = writer->head(&r);
+    if (!err) err = write_messages(&r, writer, out);
+    if (!err && options->add_generation_prompt) writer->prompt(&r);
+    if (!err && options->train_on == CHAT_TRAIN_LAST) keep_last_scored(out);
+    if (!err) err = text_error(&out->text);
+    text_free(&r.content);
+    text_free(&r.reasoning);
+    text_free(&r.held);
+    text_free(&r.tools_held);
+    return err;
+}
+
+void chat_text_free(ChatText *text)
+{
+    text_free(&text->text);
+    free(text->scored);
+    free(text->turns);
+    *text = (ChatText){0};
+}

@@ -1,0 +1,46 @@
+/* <｜begin▁of▁sentence｜> every system message, then <｜User｜>text and <｜Assistant｜>text<｜end▁of▁sentence｜>
+ *
+ * Source: the chat_template in tokenizer_config.json of deepseek-ai/DeepSeek-V3, whose part for tools is left out. */
+#include "data/chat/deepseek.h"
+
+static Err *refuse(Raw message, Role role)
+{
+    static const char *const keys[] = {"tool_calls", "reasoning_content"};
+    if (role == ROLE_TOOL) return err_new(ERR_DATA, "the deepseek_v3 template is known without tools only");
+    for (size_t i = 0; i < 2; i++) {
+        Raw value = raw_find(message, keys[i]);
+        if (value.at && raw_kind(value) != JSON_NULL && value.bytes > 2)
+            return err_new(ERR_DATA, "the deepseek_v3 template has no place for %s", keys[i]);
+    }
+    return NULL;
+}
+
+/* All system messages stand at the start, two newlines between them. */
+Err *deepseek_head(Render *r)
+{
+    bool first = true;
+    if (raw_first(r->tools).value.at) return err_new(ERR_DATA, "the deepseek_v3 template is known without tools only");
+    render_put(r, "<｜begin▁of▁sentence｜>");
+    for (RawItem m = raw_first(r->messages); m.value.at; raw_next(&m)) {
+        if (!raw_equals(raw_find(m.value, "role"), "system")) continue;
+        if (!first) render_put(r, "\n\n");
+        first = false;
+        TRY(render_visible(r, r->out, raw_find(m.value, "content")));
+    }
+    return NULL;
+}
+
+Err *deepseek_message(Render *r, const Message *message, Turn *turn)
+{
+    TRY(refuse(message->item.value, message->role));
+    if (message->role == ROLE_SYSTEM) return NULL;
+    render_put(r, message->role == ROLE_USER ? "<｜User｜>" : "<｜Assistant｜>");
+    size_t begin = r->out->n;
+    TRY(render_visible(r, r->out, raw_find(message->item.value, "content")));
+    if (message->role == ROLE_USER) return NULL;
+    render_put(r, r->template->end);
+    turn->begin = turn->held_from = turn->held_to = begin;
+    return NULL;
+}
+
+void deepseek_prompt(Render *r) { render_put(r, "<｜Assistant｜>"); }

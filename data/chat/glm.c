@@ -1,0 +1,175 @@
+/* The GLM families are one text but for a few things: glm45 puts a newline (`nl` below) after role tokens and between
+ * the parts of tool calls and results, always opens a thinking block, and marks a prompt without thinking by /nothink.
+ * glm51 and glm52 write a tool as its function alone and thinking as it is; glm52 begins with the reasoning effort and
+ * always opens a thinking block, glm51 only where thinking is on or was shown in that turn.
+ *
+ *   [gMASK]<sop> tools? then for each message
+ *     system     <|system|> nl text
+ *     user       <|user|> nl text
+ *     assistant  <|assistant|> nl thinking, nl content?, nl calls?
+ *     tool       <|observation|> at the first of a run, nl <tool_response> nl text nl </tool_response>
+ *   then, when asked for, the generation prompt
+ *
+ * Source: data/chat/template.c. */
+#include "data/chat/glm.h"
+
+#include "data/chat/glm_tools.h"
+#include "data/text/unicode.h"
+
+#include <string.h>
+
+Err *glm_head(Render *r)
+{
+    render_put(r, "[gMASK]<sop>");
+    if (r->template->tells_effort && r->options->enable_thinking != CHAT_NO)
+        render_put(r, r->options->effort_high ? "<|system|>Reasoning Effort: High" : "<|system|>Reasoning Effort: Max");
+    return glm_tools(r);
+}
+
+static bool has_reasoning(Raw message) { return raw_is(raw_find(message, "reasoning_content"), JSON_STRING); }
+
+/* Whether an assistant's message has reasoning_content, from the one after `user` to the next user's. */
+static bool turn_thinks(RawItem user)
+{
+    for (raw_next(&user); user.value.at; raw_next(&user)) {
+        Raw role = raw_find(user.value, "role");
+        if (raw_equals(role, "user")) return false;
+        if (raw_equals(role, "assistant") && has_reasoning(user.value)) return true;
+    }
+    return false;
+}
+
+static Err *user(Render *r, const Message *message)
+{
+    static const char mark[] = "/nothink";
+    r->turn_thinks = r->template->fills_thinking && turn_thinks(message->item);
+    render_put(r, "<|user|>");
+    render_put(r, r->template->nl);
+    TRY(render_visible(r, &r->content, raw_find(message->item.value, "content")));
+    text_add(r->out, r->content.data, r->content.n);
+    if (r->options->template != CHAT_GLM45 || r->options->enable_thinking != CHAT_NO) return NULL;
+    size_t n = r->content.n, k = strlen(mark);
+    if (n < k || memcmp(r->content.data + n - k, mark, k)) render_put(r, mark);
+    return NULL;
+}
+
+static const char *find(const char *text, size_t n, const char *word, bool last)
+{
+    size_t k = strlen(word);
+    for (size_t i = 0; i + k <= n; i++) {
+        size_t at = last ? n - k - i : i;
+        if (!memcmp(text + at, word, k)) return text + at;
+    }
+    return NULL;
+}
+
+typedef struct {
+    const char *at;
+    size_t n;
+} Part;
+
+typedef struct {
+    Part thinking, content;
+    bool given; /* there is thinking, be it empty */
+} Parts;
+
+/* What stands before </think> in the content, after the last <think> there, is thinking; what stands after it, content.
+ * Up to GLM-5, newlines around them go. */
+static void split_content(const Render *r, Parts *parts)
+{
+    Part *thinking = &parts->thinking, *content = &parts->content;
+    const char *end = content->at + content->n, *close = find(content->at, content->n, "</think>", false);
+    bool trim = !r->template->later;
+    if (!close) return;
+    parts->given = true;
+    *thinking = (Part){content->at, (size_t)(close - content->at)};
+    while (trim && thinking->n && thinking->at[thinking->n - 1] == '\n') thinking->n--;
+    const char *open = find(thinking->at, thinking->n, "<think>", true);
+    if (open) *thinking = (Part){open + 7, thinking->n - (size_t)(open + 7 - thinking->at)};
+    for (; trim && thinking->n && *thinking->at == '\n'; thinking->n--) thinking->at++;
+    content->at = find(content->at, content->n, "</think>", true) + 8;
+    while (content->at < end && *content->at == '\n') content->at++;
+    content->n = (size_t)(end - content->at);
+}
+
+/* GLM-5.1 opens an empty block where the model could have thought, and where it did elsewhere in the turn. */
+static bool fills(const Render *r, size_t number)
+{
+    if (!r->template->fills_thinking) return false;
+    return number > r->last_user ? r->options->enable_thinking != CHAT_NO : r->turn_thinks;
+}
+
+/* Thinking and content of a message: from reasoning_content, or from what stands around </think> in the content. */
+static Err *split(Render *r, const Message *message, Parts *parts)
+{
+    Raw given = raw_find(message->item.value, "reasoning_content");
+    TRY(render_visible(r, &r->content, raw_find(message->item.value, "content")));
+    text_add(&r->reasoning, "", 0);
+    if (raw_is(given, JSON_STRING)) raw_string(&r->reasoning, given);
+    TRY(text_error(&r->content));
+    TRY(text_error(&r->reasoning));
+    *parts = (Parts){{r->reasoning.data, r->reasoning.n}, {r->content.data, r->content.n}, raw_is(given, JSON_STRING)};
+    if (!parts->given) split_content(r, parts);
+    if (r->template->later) {
+        parts->given |= fills(r, message->number);
+    } else {
+        parts->given = parts->thinking.n > 0; /* an empty one is none */
+        unicode_strip(&parts->thinking.at, &parts->thinking.n);
+    }
+    unicode_strip(&parts->content.at, &parts->content.n);
+    return NULL;
+}
+
+static bool is_kept(const Render *r, size_t number)
+{
+    return number > r->last_user || (r->options->template != CHAT_GLM45 && r->options->clear_thinking == CHAT_NO);
+}
+
+/* The thinking block, and what of the turn the model wrote: from its thinking on, or from its content where there was
+ * none; nothing where its thinking is left out, for the rest was not written in that context. */
+static void thinking_block(Render *r, const Parts *parts, bool shown, Turn *turn)
+{
+    bool context = r->options->train_on_reasoning == CHAT_NO;
+    if (shown || r->template->opens_thinking) render_put(r, "<think>");
+    turn->begin = turn->held_from = r->out->n;
+    if (shown) text_add(r->out, parts->thinking.at, parts->thinking.n);
+    render_put(r, "</think>");
+    turn->held_to = context && shown ? r->out->n : turn->held_from;
+    if (!shown || !parts->thinking.n || context) turn->begin = r->out->n;
+    if (parts->thinking.n && !shown) turn->begin = SIZE_MAX;
+}
+
+static Err *assistant(Render *r, const Message *message, Turn *turn)
+{
+    Parts parts;
+    TRY(split(r, message, &parts));
+    render_put(r, "<|assistant|>");
+    render_put(r, r->template->nl);
+    thinking_block(r, &parts, parts.given && is_kept(r, message->number), turn);
+    if (parts.content.n) render_put(r, r->template->nl);
+    text_add(r->out, parts.content.at, parts.content.n);
+    return glm_tool_calls(r, message->item.value);
+}
+
+Err *glm_message(Render *r, const Message *message, Turn *turn)
+{
+    switch (message->role) {
+    case ROLE_USER: return user(r, message);
+    case ROLE_ASSISTANT: return assistant(r, message, turn);
+    case ROLE_TOOL: return glm_tool_result(r, message);
+    default:
+        render_put(r, "<|system|>");
+        render_put(r, r->template->nl);
+        return render_visible(r, r->out, raw_find(message->item.value, "content"));
+    }
+}
+
+void glm_prompt(Render *r)
+{
+    bool off = r->options->enable_thinking == CHAT_NO;
+    render_put(r, "<|assistant|>");
+    if (r->options->template == CHAT_GLM45) render_put(r, off ? "\n<think></think>" : "");
+    else render_put(r, !off ? "<think>" : r->template->opens_thinking ? "<think></think>" : "</think>");
+}
+
+size_t glm_stop(Role next) { return strlen(next == ROLE_USER ? "<|user|>" : next == ROLE_TOOL ? "<|observation|>" : ""); }

@@ -1,0 +1,13 @@
+/* Tools, calls and results as the GLM templates write them. */
+#ifndef GRAFT_DATA_CHAT_GLM_TOOLS_H
+#define GRAFT_DATA_CHAT_GLM_TOOLS_H
+
+#include "data/chat/render.h"
+
+/* The block that names the tools; nothing when there are none. */
+MUST_USE Err *glm_tools(Render *render);
+
+MUST_USE Err *glm_tool_calls(Render *render, Raw message);
+MUST_USE Err *glm_tool_result(Render *render, const Message *message);
+
+#endif

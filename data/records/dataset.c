@@ -1,0 +1,370 @@
+#include "data/records/dataset.h"
+
+#include "base/arena.h"
+#include "base/digest.h"
+#include "base/memory.h"
+#include "data/records/record_index.h"
+#include "data/text/inflate.h"
+#include "data/text/lines.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { UNPACKED_FACTOR = 8 /* what a packed file is taken to grow by */, DIGEST_DOCUMENTS = 64 };
+
+typedef struct {
+    DataFile file;
+    size_t first;     /* of its documents */
+    Offsets *offsets; /* NULL: its documents are kept */
+} Source;
+
+typedef struct {
+    char *name;
+    DatasetTotals totals;
+} Domain;
+
+struct Dataset {
+    const Tokenizer *tokenizer;
+    DocumentOptions options;
+    Source *sources;
+    size_t n_sources;
+    bool kept;
+    size_t count;
+    Document *documents; /* when kept */
+    size_t capacity;
+    Arena arena; /* ids and targets */
+    Domain *domains;
+    size_t n_domains, domain_capacity;
+    DatasetTotals totals;
+};
+
+/* ---- which files ---- */
+
+static Err *read_file(DataFile *file, const Json *item)
+{
+    const char *path = NULL;
+    file->weight = 1;
+    if (json_kind(item) == JSON_STRING) return mem_copy_text(&file->path, json_string(item));
+    if (json_kind(item) != JSON_OBJECT) return err_new(ERR_USAGE, "a data file is %s; expected a path or an object", json_kind_name(item));
+    for (const Json *member = json_first(item); member; member = json_next(member))
+        if (strcmp(json_key(member), "path") != 0 && strcmp(json_key(member), "weight") != 0)
+            return err_new(ERR_USAGE, "a data file has %s; expected path and weight", json_key(member));
+    TRY(json_get_string(item, "path", &path));
+    TRY(json_may_number(item, "weight", &file->weight));
+    if (!(file->weight > 0 && file->weight <= 1000)) return err_new(ERR_USAGE, "%s: weight is %g; expected above 0, up to 1000", path, file->weight);
+    return mem_copy_text(&file->path, path);
+}
+
+Err *data_files_read(DataFiles *files, const Json *setting)
+{
+    bool list = json_kind(setting) == JSON_ARRAY;
+    size_t n = list ? json_count(setting) : 1;
+    const Json *item = list ? json_first(setting) : setting;
+    *files = (DataFiles){0};
+    if (n == 0) return err_new(ERR_USAGE, "the list of data files is empty");
+    TRY(mem_new(&files->items, n, sizeof *files->items));
+    Err *err = NULL;
+    for (; files->n < n && !err; item = list ? json_next(item) : item) err = read_file(&files->items[files->n++], item);
+    if (err) data_files_free(files);
+    return err;
+}
+
+void data_files_free(DataFiles *files)
+{
+    for (size_t i = 0; i < files->n; i++) free(files->items[i].path);
+    free(files->items);
+    *files = (DataFiles){0};
+}
+
+/* ---- documents that are kept ---- */
+
+static Err *domain_of(Dataset *ds, const char *name, uint32_t *domain)
+{
+    for (*domain = 0; *domain < ds->n_domains; ++*domain)
+        if (strcmp(ds->domains[*domain].name, name) == 0) return NULL;
+    TRY(mem_grow(&ds->domains, &ds->domain_capacity, ds->n_domains + 1, sizeof *ds->domains));
+    TRY(mem_copy_text(&ds->domains[ds->n_domains].name, name));
+    ds->n_domains++;
+    return NULL;
+}
+
+static void add_to_totals(DatasetTotals *t, const Built *built)
+{
+    const Document *document = &built->document;
+    t->dropped += built->dropped;
+    if (built->dropped) return;
+    t->documents++;
+    t->tokens += document->n;
+    t->scored += document->n_scored;
+    t->truncated += built->truncated;
+    if (document->n > t->longest) t->longest = document->n;
+}
+
+static Err *keep(Dataset *ds, const Built *built, size_t line, size_t file)
+{
+    Document document = built->document;
+    TRY(domain_of(ds, built->domain, &document.domain));
+    add_to_totals(&ds->totals, built);
+    add_to_totals(&ds->domains[document.domain].totals, built);
+    if (built->dropped) return NULL;
+    TRY(mem_grow(&ds->documents, &ds->capacity, ds->count + 1, sizeof *ds->documents));
+    document.ids = arena_alloc(&ds->arena, 2 * document.n * sizeof *document.ids);
+    if (!document.ids) return err_new(ERR_MEMORY, "out of memory for %zu tokens", document.n);
+    document.targets = document.ids + document.n;
+    memcpy(document.ids, built->document.ids, document.n * sizeof *document.ids);
+    memcpy(document.targets, built->document.targets, document.n * sizeof *document.targets);
+    document.record = line;
+    document.file = (uint32_t)file;
+    ds->documents[ds->count++] = document;
+    return NULL;
+}
+
+static bool is_blank(const char *line, size_t bytes)
+{
+    while (bytes && strchr(" \t\r", *line)) {
+        line++;
+        bytes--;
+    }
+    return bytes == 0;
+}
+
+static Err *read_lines(Dataset *ds, Builder *builder, Reader *reader, size_t file)
+{
+    const char *line;
+    size_t bytes, records = 0;
+    const char *path = ds->sources[file].file.path;
+    for (;;) {
+        Built built;
+        TRY(reader_line(reader, &line, &bytes));
+        if (!line) break;
+        if (is_blank(line, bytes)) continue;
+        size_t number = reader_line_number(reader);
+        Err *err = builder_read(builder, line, bytes, &built);
+        if (!err) err = keep(ds, &built, number, file);
+        if (err) return err_wrap(err, "%s: line %zu", path, number);
+        records++;
+    }
+    return records ? NULL : err_new(ERR_DATA, "%s has no records", path);
+}
+
+static Err *keep_all(Dataset *ds)
+{
+    Builder *builder;
+    Err *err = NULL;
+    TRY(dataset_builder(ds, &builder));
+    for (size_t i = 0; i < ds->n_sources && !err; i++) {
+        Reader *reader;
+        ds->sources[i].first = ds->count;
+        if ((err = reader_open(&reader, ds->sources[i].file.path))) break;
+        err = read_lines(ds, builder, reader, i);
+        reader_close(reader);
+    }
+    builder_free(builder);
+    if (!err && ds->count == 0) err = err_new(ERR_DATA, "all %zu records are longer than max_length", ds->totals.dropped);
+    return err;
+}
+
+/* ---- life ---- */
+
+static Err *copy_files(Dataset *ds, const DataFiles *files)
+{
+    TRY(mem_new(&ds->sources, files->n, sizeof *ds->sources));
+    for (; ds->n_sources < files->n; ds->n_sources++) {
+        Source *source = &ds->sources[ds->n_sources];
+        source->file.weight = files->items[ds->n_sources].weight;
+        TRY(mem_copy_text(&source->file.path, files->items[ds->n_sources].path));
+    }
+    return NULL;
+}
+
+static Err *estimate_bytes(const Dataset *ds, uint64_t *bytes)
+{
+    *bytes = 0;
+    for (size_t i = 0; i < ds->n_sources; i++) {
+        struct stat status;
+        bool packed;
+        TRY(packed_is(ds->sources[i].file.path, &packed));
+        if (stat(ds->sources[i].file.path, &status)) return err_errno("open %s", ds->sources[i].file.path);
+        *bytes += (uint64_t)status.st_size * (packed ? UNPACKED_FACTOR : 1);
+    }
+    return NULL;
+}
+
+static Err *begin(Dataset *ds, const DatasetOptions *options)
+{
+    uint64_t bytes;
+    Builder *builder;
+    uint32_t unnamed;
+    TRY(dataset_builder(ds, &builder)); /* the options are good before anything large begins */
+    builder_free(builder);
+    TRY(domain_of(ds, "", &unnamed));
+    TRY(estimate_bytes(ds, &bytes));
+    ds->kept = bytes <= options->preload_bytes;
+    if (ds->kept) return keep_all(ds);
+    for (size_t i = 0; i < ds->n_sources; i++) TRY(offsets_open(&ds->sources[i].offsets, ds->sources[i].file.path, options->directory));
+    return NULL;
+}
+
+Err *dataset_open(Dataset **out, const Tokenizer *tokenizer, const DataFiles *files, const DatasetOptions *options)
+{
+    Dataset *ds;
+    *out = NULL;
+    TRY(mem_new(&ds, 1, sizeof *ds));
+    ds->tokenizer = tokenizer;
+    ds->options = options->document;
+    Err *err = copy_files(ds, files);
+    if (!err) err = begin(ds, options);
+    if (err) dataset_close(ds);
+    else *out = ds;
+    return err;
+}
+
+Err *dataset_open_file(Dataset **dataset, const Tokenizer *tokenizer, const char *path, const DocumentOptions *options)
+{
+    char *copy;
+    *dataset = NULL;
+    TRY(mem_copy_text(&copy, path));
+    Err *err = dataset_open(dataset, tokenizer, &(DataFiles){&(DataFile){copy, 1}, 1}, &(DatasetOptions){.document = *options, .preload_bytes = SIZE_MAX});
+    free(copy);
+    return err;
+}
+
+Err *dataset_ready(Dataset *ds)
+{
+    if (ds->kept) return NULL;
+    ds->count = 0;
+    for (size_t i = 0; i < ds->n_sources; i++) {
+        Source *source = &ds->sources[i];
+        TRY(offsets_wait(source->offsets));
+        if (offsets_count(source->offsets) == 0) return err_new(ERR_DATA, "%s has no records", source->file.path);
+        source->first = ds->count;
+        ds->count += offsets_count(source->offsets);
+    }
+    return NULL;
+}
+
+void dataset_close(Dataset *ds)
+{
+    if (!ds) return;
+    for (size_t i = 0; i < ds->n_sources; i++) {
+        offsets_close(ds->sources[i].offsets);
+        free(ds->sources[i].file.path);
+    }
+    for (size_t i = 0; i < ds->n_domains; i++) free(ds->domains[i].name);
+    arena_free(&ds->arena);
+    free(ds->sources);
+    free(ds->domains);
+    free(ds->documents);
+    free(ds);
+}
+
+/* ---- use ---- */
+
+bool dataset_is_kept(const Dataset *ds) { return ds->kept; }
+
+size_t dataset_count(const Dataset *ds) { return ds->count; }
+
+size_t dataset_n_files(const Dataset *ds) { return ds->n_sources; }
+
+const DataFile *dataset_file(const Dataset *ds, size_t file) { return &ds->sources[file].file; }
+
+size_t dataset_file_first(const Dataset *ds, size_t file) { return file < ds->n_sources ? ds->sources[file].first : ds->count; }
+
+const Document *dataset_document(const Dataset *ds, size_t i)
+{
+    ASSERT(ds->kept && i < ds->count, "document %zu of %zu", i, ds->count);
+    return &ds->documents[i];
+}
+
+DatasetTotals dataset_totals(const Dataset *ds) { return ds->totals; }
+
+size_t dataset_n_domains(const Dataset *ds) { return ds->n_domains; }
+
+const char *dataset_domain(const Dataset *ds, size_t domain) { return ds->domains[domain].name; }
+
+DatasetTotals dataset_domain_totals(const Dataset *ds, size_t domain) { return ds->domains[domain].totals; }
+
+Err *dataset_builder(const Dataset *ds, Builder **builder) { return builder_new(builder, ds->tokenizer, &ds->options); }
+
+static Err *at_line(const Source *source, size_t record, Err *err)
+{
+    size_t number = 0;
+    err_free(offsets_line_number(source->offsets, record, &number));
+    return err_wrap(err, "%s: line %zu", source->file.path, number);
+}
+
+Err *dataset_build(const Dataset *ds, size_t i, Builder *builder, Text *line, Built *built)
+{
+    size_t file = 0;
+    ASSERT(!ds->kept && i < ds->count, "document %zu of %zu", i, ds->count);
+    while (file + 1 < ds->n_sources && ds->sources[file + 1].first <= i) file++;
+    const Source *source = &ds->sources[file];
+    TRY(offsets_read(source->offsets, i - source->first, line));
+    Err *err = builder_read(builder, line->data, line->n, built);
+    if (err) return at_line(source, i - source->first, err);
+    built->document.record = i - source->first + 1;
+    built->document.file = (uint32_t)file;
+    return NULL;
+}
+
+/* ---- the digest ---- */
+
+static void add_numbers(Digest *digest, const int32_t *numbers, size_t n) /* the same on every machine */
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t x = (uint32_t)numbers[i];
+        unsigned char bytes[4] = {(unsigned char)x, (unsigned char)(x >> 8), (unsigned char)(x >> 16),
+                                  (unsigned char)(x >> 24)};
+        digest_add(digest, bytes, 4);
+    }
+}
+
+static void add_document(Digest *digest, const Document *document)
+{
+    add_numbers(digest, &(int32_t){(int32_t)document->n}, 1);
+    add_numbers(digest, document->ids, document->n);
+    add_numbers(digest, document->targets, document->n);
+}
+
+static Err *add_large(const Dataset *ds, Digest *digest)
+{
+    Builder *builder;
+    Text line = {0};
+    Built built;
+    for (size_t i = 0; i < ds->n_sources; i++) {
+        char text[64];
+        uint64_t sum[2];
+        offsets_digest(ds->sources[i].offsets, sum);
+        snprintf(text, sizeof text, "%016llx%016llx;", (unsigned long long)sum[0], (unsigned long long)sum[1]);
+        digest_add(digest, text, strlen(text));
+    }
+    TRY(dataset_builder(ds, &builder));
+    Err *err = NULL;
+    for (size_t i = 0; i < ds->count && i < DIGEST_DOCUMENTS && !err; i++) { /* tokenizer, template and options show here */
+        err = dataset_build(ds, i, builder, &line, &built);
+        if (!err) add_document(digest, &built.document);
+    }
+    text_free(&line);
+    builder_free(builder);
+    return err;
+}
+
+Err *dataset_digest(const Dataset *ds, char hex[DATASET_DIGEST])
+{
+    unsigned char sum[DIGEST_SUM_BYTES];
+    Digest digest;
+    digest_init(&digest);
+    if (!ds->kept) TRY(add_large(ds, &digest));
+    for (size_t i = 0; ds->kept && i < ds->count; i++) add_document(&digest, &ds->documents[i]);
+    for (size_t i = 0; i < ds->n_sources; i++) { /* a mixture is another data set */
+        char text[40];
+        if (ds->n_sources == 1 && ds->sources[i].file.weight == 1) break;
+        snprintf(text, sizeof text, "%zu %.17g;", ds->sources[i].first, ds->sources[i].file.weight);
+        digest_add(&digest, text, strlen(text));
+    }
+    digest_end(&digest, sum);
+    digest_hex(sum, (DATASET_DIGEST - 1) / 2, hex);
+    return NULL;
+}

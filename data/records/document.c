@@ -1,0 +1,247 @@
+#include "data/records/document.h"
+
+#include "base/memory.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct Builder {
+    const Tokenizer *tokenizer;
+    Encoder *encoder;
+    DocumentOptions options;
+    Record record;
+    ChatText chat; /* of a text record too: its scored spans */
+    Tokens tokens;
+    Text domain;
+    bool *scored;  /* [tokens.n] token i is one that the model must say */
+    int32_t *ids;  /* [tokens.n] what is kept of them ... */
+    int32_t *targets;
+    size_t n, scored_capacity, id_capacity, target_capacity;
+};
+
+Err *builder_new(Builder **out, const Tokenizer *tokenizer, const DocumentOptions *options)
+{
+    Builder *b;
+    *out = NULL;
+    if (options->max_length < 2) return err_new(ERR_USAGE, "max_length is %zu; expected 2 at least", options->max_length);
+    TRY(mem_new(&b, 1, sizeof *b));
+    b->tokenizer = tokenizer;
+    b->options = *options;
+    b->options.chat.end_of_text = true;
+    b->options.chat.add_generation_prompt = false;
+    Err *err = encoder_new(&b->encoder, tokenizer);
+    if (err) builder_free(b);
+    else *out = b;
+    return err;
+}
+
+void builder_free(Builder *b)
+{
+    if (!b) return;
+    encoder_free(b->encoder);
+    record_free(&b->record);
+    chat_text_free(&b->chat);
+    tokens_free(&b->tokens);
+    text_free(&b->domain);
+    free(b->scored);
+    free(b->ids);
+    free(b->targets);
+    free(b);
+}
+
+static Err *make_room(Builder *b, size_t n)
+{
+    TRY(mem_grow(&b->scored, &b->scored_capacity, n, sizeof *b->scored));
+    TRY(mem_grow(&b->ids, &b->id_capacity, n, sizeof *b->ids));
+    return mem_grow(&b->targets, &b->target_capacity, n, sizeof *b->targets);
+}
+
+/* ---- tokens and which of them are scored ---- */
+
+static Err *render_conversation(Builder *b)
+{
+    const Record *record = &b->record;
+    ChatOptions chat = b->options.chat;
+    chat.context_messages = record->context_messages;
+    if (record->enable_thinking != CHAT_UNSET) chat.enable_thinking = record->enable_thinking;
+    if (record->clear_thinking != CHAT_UNSET) chat.clear_thinking = record->clear_thinking;
+    if (record->effort_given) chat.effort_high = record->effort_high;
+    return chat_render(&b->chat, &chat, record->messages, record->tools);
+}
+
+static Err *render_text(Builder *b)
+{
+    ChatText *chat = &b->chat;
+    text_clear(&chat->text);
+    text_add(&chat->text, b->record.text.data, b->record.text.n);
+    text_put(&chat->text, template_of(b->options.chat.template)->end);
+    chat->n_turns = chat->head = chat->n_scored = 0;
+    TRY(text_error(&chat->text));
+    TRY(mem_grow(&chat->scored, &chat->scored_capacity, 1, sizeof *chat->scored));
+    bool all = b->options.chat.train_on == CHAT_TRAIN_ALL;
+    chat->scored[chat->n_scored++] = (ChatSpan){all ? 0 : b->record.context_bytes, chat->text.n};
+    return NULL;
+}
+
+/* A token is scored when all its bytes are. Spans and tokens are both in order, so one walk meets them all. */
+static Err *tokenize(Builder *b)
+{
+    const ChatText *chat = &b->chat;
+    size_t span = 0, begin = 0;
+    b->tokens.n = 0;
+    TRY(tokenizer_encode(b->encoder, chat->text.data, chat->text.n, &b->tokens));
+    TRY(make_room(b, b->tokens.n));
+    for (size_t i = 0; i < b->tokens.n; i++) {
+        Token token = b->tokens.items[i];
+        while (span < chat->n_scored && chat->scored[span].end < token.end) span++;
+        b->scored[i] = i && span < chat->n_scored && chat->scored[span].begin <= begin;
+        begin = token.end;
+    }
+    return NULL;
+}
+
+static Err *read_number(Raw value, const char *what, size_t i, long *number)
+{
+    char *end;
+    errno = 0;
+    *number = raw_is(value, JSON_NUMBER) ? strtol(value.at, &end, 10) : 0; /* a line, and so a number, has an end */
+    if (!raw_is(value, JSON_NUMBER) || errno || end != value.at + value.bytes)
+        return err_new(ERR_DATA, "%s[%zu] is %.*s; expected an integer", what, i, value.bytes < 30 ? (int)value.bytes : 30, value.at ? value.at : "");
+    return NULL;
+}
+
+static Err *read_ids(Builder *b)
+{
+    Raw list = b->record.input_ids;
+    long id, size = (long)tokenizer_size(b->tokenizer);
+    b->tokens.n = 0;
+    b->chat.n_turns = b->chat.head = 0;
+    if (!raw_is(list, JSON_ARRAY)) return err_new(ERR_DATA, "input_ids is %s; expected an array", raw_kind_name(list));
+    for (RawItem item = raw_first(list); item.value.at; raw_next(&item)) {
+        TRY(read_number(item.value, "input_ids", b->tokens.n, &id));
+        if (id < 0 || id >= size) return err_new(ERR_DATA, "input_ids[%zu] is %ld; the tokenizer has 0 to %ld", b->tokens.n, id, size - 1);
+        TRY(tokens_add(&b->tokens, (int32_t)id, 0));
+    }
+    return make_room(b, b->tokens.n);
+}
+
+/* Labels as Hugging Face has them: beside their own token, -100 for what is not scored. */
+static Err *read_labels(Builder *b)
+{
+    Raw list = b->record.labels;
+    size_t n = 0;
+    long label;
+    for (size_t i = 0; i < b->tokens.n; i++) b->scored[i] = i > 0;
+    if (!list.at) return NULL;
+    if (!raw_is(list, JSON_ARRAY)) return err_new(ERR_DATA, "labels is %s; expected an array", raw_kind_name(list));
+    for (RawItem item = raw_first(list); item.value.at; raw_next(&item), n++) {
+        TRY(read_number(item.value, "labels", n, &label));
+        if (n >= b->tokens.n) continue;
+        int32_t id = b->tokens.items[n].id;
+        if (label != -100 && label != id) return err_new(ERR_DATA, "labels[%zu] is %ld; expected -100 or its token, %d", n, label, id);
+        b->scored[n] = n && label != -100;
+    }
+    return n == b->tokens.n ? NULL : err_new(ERR_DATA, "%zu labels for %zu input_ids", n, b->tokens.n);
+}
+
+static Err *read_tokens(Builder *b)
+{
+    if (b->record.input_ids.at) {
+        TRY(read_ids(b));
+        return read_labels(b);
+    }
+    TRY(b->record.messages.at ? render_conversation(b) : render_text(b));
+    return tokenize(b);
+}
+
+/* ---- the cut ---- */
+
+/* What is kept: tokens [0, head) and [from, to). */
+typedef struct {
+    size_t head, from, to;
+} Cut;
+
+static size_t token_at(const Builder *b, size_t byte) /* the first token that begins at or after it */
+{
+    size_t low = 0, high = b->tokens.n;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2, begin = middle ? b->tokens.items[middle - 1].end : 0;
+        if (begin < byte) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+static bool any_scored(const Builder *b, size_t from, size_t to)
+{
+    for (size_t i = from; i < to; i++)
+        if (b->scored[i]) return true;
+    return false;
+}
+
+static Cut cut_right(const Builder *b)
+{
+    size_t most = b->options.max_length;
+    for (size_t k = b->chat.n_turns; k-- > 1;) {
+        size_t from = token_at(b, b->chat.turns[k - 1].begin), to = token_at(b, b->chat.turns[k].begin);
+        if (to > most || !any_scored(b, from + 1, to)) continue; /* a question at the end trains nothing */
+        return (Cut){0, 0, to < most && b->scored[to] ? to + 1 : to};
+    }
+    return (Cut){0, 0, most};
+}
+
+static Cut cut_left(const Builder *b)
+{
+    size_t most = b->options.max_length, n = b->tokens.n, head = b->chat.n_turns ? token_at(b, b->chat.head) : 0;
+    for (size_t k = 0; k < b->chat.n_turns; k++) {
+        size_t from = token_at(b, b->chat.turns[k].begin);
+        if (b->chat.turns[k].user && head + n - from <= most && any_scored(b, from + 1, n)) return (Cut){head, from, n};
+    }
+    if (head > most / 2) head = 0; /* then it is the head that is too long */
+    return (Cut){head, n - (most - head), n};
+}
+
+static Cut cut_of(const Builder *b)
+{
+    if (b->tokens.n <= b->options.max_length) return (Cut){0, 0, b->tokens.n};
+    return b->options.truncation == TRUNCATE_LEFT ? cut_left(b) : cut_right(b);
+}
+
+/* A token whose past was cut away is not scored: it was said after something else. */
+static void keep(Builder *b, Cut cut, Document *document)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < cut.to; i++) {
+        if (i >= cut.head && i < cut.from) continue;
+        bool scored = n && b->scored[i] && !(i == cut.from && cut.from > cut.head);
+        b->ids[n] = b->tokens.items[i].id;
+        b->targets[n] = -1;
+        if (scored) b->targets[n - 1] = b->ids[n];
+        document->n_scored += scored;
+        n++;
+    }
+    document->n = n;
+    document->ids = b->ids;
+    document->targets = b->targets;
+}
+
+Err *builder_read(Builder *b, const char *line, size_t bytes, Built *built)
+{
+    *built = (Built){0};
+    TRY(record_read(&b->record, line, bytes, b->options.format, b->options.plain_prompts));
+    text_clear(&b->domain);
+    text_add(&b->domain, "", 0);
+    if (b->record.domain.at) raw_string(&b->domain, b->record.domain);
+    TRY(text_error(&b->domain));
+    TRY(read_tokens(b));
+    bool longer = b->tokens.n > b->options.max_length;
+    built->format = b->record.format;
+    built->domain = b->domain.data;
+    built->whole = b->tokens.n;
+    if (!longer || b->options.truncation != TRUNCATE_DROP) keep(b, cut_of(b), &built->document);
+    built->dropped = longer && b->options.truncation == TRUNCATE_DROP;
+    built->truncated = longer && !built->dropped;
+    if (built->document.n_scored || built->dropped) return NULL;
+    return err_new(ERR_DATA, "nothing in the record is scored%s; every record must train something", longer ? " within max_length" : "");
+}

@@ -1,0 +1,375 @@
+/* Steps ahead of the one that trains wait in a ring:
+ *
+ *     ring   [ s ][ s+1 ][ s+2 ][ s+3 ]      s: the step lent last
+ *
+ *   - the caller's thread alone fills the ring with document numbers, and alone retires a step;
+ *   - a worker takes the first document that nobody has taken, builds it, copies it into its place;
+ *   - a step is lent when all of its documents are done; of several failures the first in order is told. */
+#include "data/records/loader.h"
+
+#include "base/memory.h"
+#include "base/rng.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { AHEAD = 4, WORKERS = 2 };
+
+typedef struct { /* what loader_step remembers; it changes how soon the answer comes, never the answer */
+    uint64_t epoch;
+    uint32_t *order;
+} Epoch;
+
+typedef struct {
+    Document document; /* ids and targets in numbers */
+    bool truncated, dropped;
+    int32_t *numbers;  /* [2 n] */
+    size_t capacity;
+    Err *err;
+} Place;
+
+typedef struct {
+    bool filled;
+    uint64_t step;
+    size_t n, taken, done;
+    uint32_t *records; /* [batch] */
+    Place *places;     /* [batch] */
+} Ahead;
+
+typedef struct {
+    pthread_t thread;
+    bool started;
+    struct Loader *loader;
+    Builder *builder;
+    Text line;
+} Worker;
+
+struct Loader {
+    Dataset *dataset;
+    size_t n_entries, batch; /* of an epoch; of a step */
+    uint64_t seed;
+    Epoch *kept;
+    const Document **lent; /* [batch] */
+    DatasetTotals totals;
+    /* only where documents are not kept */
+    Ahead ring[AHEAD];
+    Worker workers[WORKERS];
+    pthread_mutex_t lock;
+    pthread_cond_t work, done;
+    bool stop, threads;
+};
+
+/* ---- the order ---- */
+
+static size_t entries_of(const Dataset *ds, size_t file)
+{
+    double n = (double)(dataset_file_first(ds, file + 1) - dataset_file_first(ds, file)) * dataset_file(ds, file)->weight;
+    return n < 1 ? 1 : (size_t)(n + 0.5);
+}
+
+/* Whole passes over a file, then a part of it, every record with the same chance.
+ * Source of the part: Knuth, The Art of Computer Programming 2, section 3.4.2, algorithm S. */
+static size_t add_entries(const Loader *loader, size_t file, uint64_t epoch, uint32_t *order)
+{
+    size_t first = dataset_file_first(loader->dataset, file), n = dataset_file_first(loader->dataset, file + 1) - first;
+    size_t wanted = entries_of(loader->dataset, file), at = 0;
+    if (n == 0) return 0;
+    uint64_t key = rng_key(rng_key(rng_name(loader->seed, "part of a file"), epoch), file);
+    while (wanted - at >= n)
+        for (size_t i = 0; i < n; i++) order[at++] = (uint32_t)(first + i);
+    for (size_t i = 0; i < n && at < wanted; i++)
+        if (rng_below(key, i, n - i) < wanted - at) order[at++] = (uint32_t)(first + i);
+    return at;
+}
+
+static void shuffle(const Loader *loader, uint64_t epoch)
+{
+    Epoch *kept = loader->kept;
+    uint64_t key = rng_key(rng_name(loader->seed, "epoch order"), epoch);
+    size_t n = 0;
+    if (kept->epoch == epoch) return;
+    for (size_t file = 0; file < dataset_n_files(loader->dataset); file++) n += add_entries(loader, file, epoch, kept->order + n);
+    for (size_t i = n; i > 1; i--) { /* as rng_shuffle, in half the memory */
+        size_t j = (size_t)rng_below(key, i, i);
+        uint32_t t = kept->order[i - 1];
+        kept->order[i - 1] = kept->order[j];
+        kept->order[j] = t;
+    }
+    kept->epoch = epoch;
+}
+
+size_t loader_steps_per_epoch(const Loader *loader)
+{
+    return (loader->n_entries + loader->batch - 1) / loader->batch;
+}
+
+void loader_step(const Loader *loader, uint64_t step, size_t *n, const uint32_t **documents)
+{
+    size_t steps = loader_steps_per_epoch(loader), from = (size_t)(step % steps) * loader->batch;
+    shuffle(loader, step / steps);
+    size_t left = loader->n_entries - from;
+    *n = left < loader->batch ? left : loader->batch;
+    *documents = loader->kept->order + from;
+}
+
+/* ---- building one ---- */
+
+static Err *build(const Dataset *ds, Builder *builder, Text *line, size_t record, Place *place)
+{
+    Built built;
+    TRY(dataset_build(ds, record, builder, line, &built));
+    size_t n = built.document.n;
+    TRY(mem_grow(&place->numbers, &place->capacity, 2 * n + 1, sizeof *place->numbers));
+    place->document = built.document;
+    place->document.ids = place->numbers;
+    place->document.targets = place->numbers + n;
+    if (n) memcpy(place->document.ids, built.document.ids, n * sizeof *place->numbers);
+    if (n) memcpy(place->document.targets, built.document.targets, n * sizeof *place->numbers);
+    place->truncated = built.truncated;
+    place->dropped = built.dropped;
+    return NULL;
+}
+
+/* ---- workers ---- */
+
+/* The earliest step with a document that nobody has taken. */
+static Ahead *find_work(Loader *loader)
+{
+    Ahead *found = NULL;
+    for (size_t k = 0; k < AHEAD; k++) {
+        Ahead *ahead = &loader->ring[k];
+        if (ahead->filled && ahead->taken < ahead->n && (!found || ahead->step < found->step)) found = ahead;
+    }
+    return found;
+}
+
+static void *work(void *context)
+{
+    Worker *worker = context;
+    Loader *loader = worker->loader;
+    pthread_mutex_lock(&loader->lock);
+    while (!loader->stop) {
+        Ahead *ahead = find_work(loader);
+        if (!ahead) {
+            pthread_cond_wait(&loader->work, &loader->lock);
+            continue;
+        }
+        size_t i = ahead->taken++;
+        pthread_mutex_unlock(&loader->lock);
+        Err *err = build(loader->dataset, worker->builder, &worker->line, ahead->records[i], &ahead->places[i]);
+        pthread_mutex_lock(&loader->lock);
+        ahead->places[i].err = err;
+        if (++ahead->done == ahead->n || ahead->done == ahead->taken) pthread_cond_broadcast(&loader->done);
+    }
+    pthread_mutex_unlock(&loader->lock);
+    return NULL;
+}
+
+/* ---- the ring, under the lock ---- */
+
+static void retire(Loader *loader, Ahead *ahead)
+{
+    ahead->n = ahead->taken; /* what is not begun will not be */
+    while (ahead->done < ahead->taken) pthread_cond_wait(&loader->done, &loader->lock);
+    for (size_t i = 0; i < ahead->taken; i++) {
+        err_free(ahead->places[i].err);
+        ahead->places[i].err = NULL;
+    }
+    ahead->filled = false;
+}
+
+static Ahead *find_step(Loader *loader, uint64_t step)
+{
+    for (size_t k = 0; k < AHEAD; k++)
+        if (loader->ring[k].filled && loader->ring[k].step == step) return &loader->ring[k];
+    return NULL;
+}
+
+/* Make the ring hold steps step .. step + AHEAD - 1. */
+static Ahead *fill(Loader *loader, uint64_t step)
+{
+    for (size_t k = 0; k < AHEAD; k++) {
+        Ahead *ahead = &loader->ring[k];
+        if (ahead->filled && (ahead->step < step || ahead->step >= step + AHEAD)) retire(loader, ahead);
+    }
+    for (uint64_t s = step; s < step + AHEAD; s++) {
+        const uint32_t *records;
+        Ahead *ahead = loader->ring;
+        if (find_step(loader, s)) continue;
+        while (ahead->filled) ahead++;
+        loader_step(loader, s, &ahead->n, &records);
+        memcpy(ahead->records, records, ahead->n * sizeof *records);
+        ahead->taken = ahead->done = 0;
+        ahead->step = s;
+        ahead->filled = true;
+    }
+    pthread_cond_broadcast(&loader->work);
+    return find_step(loader, step);
+}
+
+static Err *first_failure(Ahead *ahead)
+{
+    for (size_t i = 0; i < ahead->n; i++) {
+        Err *err = ahead->places[i].err;
+        ahead->places[i].err = NULL;
+        if (err) return err;
+    }
+    return NULL;
+}
+
+/* ---- lending ---- */
+
+static void count(DatasetTotals *t, const Place *place)
+{
+    t->dropped += place->dropped;
+    if (place->dropped) return;
+    t->documents++;
+    t->tokens += place->document.n;
+    t->scored += place->document.n_scored;
+    t->truncated += place->truncated;
+    if (place->document.n > t->longest) t->longest = place->document.n;
+}
+
+/* The next document in the epoch's order that is not dropped, in the step's first place. */
+static Err *stand_in(Loader *loader, uint64_t step, Place *place)
+{
+    size_t steps = loader_steps_per_epoch(loader), at = (size_t)(step % steps) * loader->batch, n;
+    const uint32_t *records;
+    Builder *builder;
+    Text line = {0};
+    Err *err = dataset_builder(loader->dataset, &builder);
+    if (err) return err;
+    loader_step(loader, step, &n, &records);
+    for (size_t k = n; k < loader->n_entries && place->dropped && !err; k++)
+        err = build(loader->dataset, builder, &line, loader->kept->order[(at + k) % loader->n_entries], place);
+    if (!err && place->dropped) err = err_new(ERR_DATA, "every record is longer than max_length");
+    text_free(&line);
+    builder_free(builder);
+    return err;
+}
+
+static Err *lend(Loader *loader, Ahead *ahead, size_t *n)
+{
+    TRY(first_failure(ahead));
+    *n = 0;
+    for (size_t i = 0; i < ahead->n; i++) {
+        count(&loader->totals, &ahead->places[i]);
+        if (!ahead->places[i].dropped) loader->lent[(*n)++] = &ahead->places[i].document;
+    }
+    if (*n) return NULL;
+    TRY(stand_in(loader, ahead->step, &ahead->places[0]));
+    count(&loader->totals, &ahead->places[0]);
+    loader->lent[(*n)++] = &ahead->places[0].document;
+    return NULL;
+}
+
+Err *loader_documents(Loader *loader, uint64_t step, size_t *n, const Document *const **documents)
+{
+    *documents = loader->lent;
+    if (dataset_is_kept(loader->dataset)) {
+        const uint32_t *records;
+        loader_step(loader, step, n, &records);
+        for (size_t i = 0; i < *n; i++) loader->lent[i] = dataset_document(loader->dataset, records[i]);
+        return NULL;
+    }
+    pthread_mutex_lock(&loader->lock);
+    Ahead *ahead = fill(loader, step);
+    while (ahead->done < ahead->n) pthread_cond_wait(&loader->done, &loader->lock);
+    Err *err = lend(loader, ahead, n);
+    pthread_mutex_unlock(&loader->lock);
+    return err;
+}
+
+DatasetTotals loader_totals(const Loader *loader) { return loader->totals; }
+
+/* ---- life ---- */
+
+static Err *start_worker(Loader *loader, Worker *worker)
+{
+    worker->loader = loader;
+    TRY(dataset_builder(loader->dataset, &worker->builder));
+    if (pthread_create(&worker->thread, NULL, work, worker)) return err_new(ERR_MEMORY, "no thread to be had for reading data");
+    worker->started = true;
+    return NULL;
+}
+
+static Err *start_threads(Loader *loader)
+{
+    pthread_mutex_init(&loader->lock, NULL);
+    pthread_cond_init(&loader->work, NULL);
+    pthread_cond_init(&loader->done, NULL);
+    loader->threads = true;
+    for (size_t k = 0; k < AHEAD; k++) {
+        TRY(mem_new(&loader->ring[k].records, loader->batch, sizeof *loader->ring[k].records));
+        TRY(mem_new(&loader->ring[k].places, loader->batch, sizeof *loader->ring[k].places));
+    }
+    for (size_t i = 0; i < WORKERS; i++) TRY(start_worker(loader, &loader->workers[i]));
+    return NULL;
+}
+
+static Err *prepare(Loader *loader)
+{
+    size_t n = 0;
+    for (size_t file = 0; file < dataset_n_files(loader->dataset); file++)
+        if (dataset_file_first(loader->dataset, file + 1) > dataset_file_first(loader->dataset, file)) n += entries_of(loader->dataset, file);
+    if (n > UINT32_MAX || dataset_count(loader->dataset) > UINT32_MAX) return err_new(ERR_DATA, "%zu documents; at most %u fit", n, UINT32_MAX);
+    loader->n_entries = n;
+    if (loader->batch > n) loader->batch = n; /* a step ends with the epoch */
+    TRY(mem_new(&loader->lent, loader->batch, sizeof *loader->lent));
+    TRY(mem_new(&loader->kept, 1, sizeof *loader->kept));
+    loader->kept->epoch = UINT64_MAX;
+    TRY(mem_new(&loader->kept->order, n, sizeof *loader->kept->order));
+    return dataset_is_kept(loader->dataset) ? NULL : start_threads(loader);
+}
+
+Err *loader_open(Loader **out, Dataset *dataset, size_t train_batch_size, uint64_t seed)
+{
+    Loader *loader;
+    *out = NULL;
+    if (train_batch_size == 0) return err_new(ERR_USAGE, "train_batch_size is 0; expected 1 at least");
+    TRY(dataset_ready(dataset));
+    TRY(mem_new(&loader, 1, sizeof *loader));
+    loader->dataset = dataset;
+    loader->batch = train_batch_size;
+    loader->seed = seed;
+    Err *err = prepare(loader);
+    if (err) loader_close(loader);
+    else *out = loader;
+    return err;
+}
+
+static void stop_threads(Loader *loader)
+{
+    if (!loader->threads) return;
+    pthread_mutex_lock(&loader->lock);
+    loader->stop = true;
+    pthread_cond_broadcast(&loader->work);
+    pthread_mutex_unlock(&loader->lock);
+    for (size_t i = 0; i < WORKERS; i++) {
+        if (loader->workers[i].started) pthread_join(loader->workers[i].thread, NULL);
+        builder_free(loader->workers[i].builder);
+        text_free(&loader->workers[i].line);
+    }
+    pthread_cond_destroy(&loader->work);
+    pthread_cond_destroy(&loader->done);
+    pthread_mutex_destroy(&loader->lock);
+}
+
+void loader_close(Loader *loader)
+{
+    if (!loader) return;
+    stop_threads(loader);
+    for (size_t k = 0; k < AHEAD; k++) {
+        for (size_t i = 0; loader->ring[k].places && i < loader->batch; i++) {
+            free(loader->ring[k].places[i].numbers);
+            err_free(loader->ring[k].places[i].err);
+        }
+        free(loader->ring[k].places);
+        free(loader->ring[k].records);
+    }
+    if (loader->kept) free(loader->kept->order);
+    free(loader->kept);
+    free(loader->lent);
+    free(loader);
+}

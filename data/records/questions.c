@@ -1,0 +1,247 @@
+#include "data/records/questions.h"
+
+#include "base/memory.h"
+#include "data/text/lines.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct Questions {
+    Question *items;
+    size_t count, capacity;
+};
+
+typedef struct {
+    Questions *questions;
+    Encoder *encoder;
+    ChatOptions options;
+    size_t max_length;
+    Text messages; /* of the record at hand, with a choice behind */
+    ChatText chat;
+    Tokens tokens;
+} Build;
+
+enum { MESSAGES, QUESTION, CHOICES, ANSWER, TOOLS, DOMAIN, SUBJECT, N_KEYS };
+static const char *const keys[N_KEYS] = {"messages", "question", "choices", "answer", "tools", "domain", "subject"};
+
+/* ---- one record ----------------------------------------------------------------------------------------------- */
+
+/* The conversation as JSON, with `turn` (a JSON string; absent: none) as the assistant's last message. */
+static Err *conversation(Build *b, const Raw of[], Raw turn)
+{
+    Text *out = &b->messages;
+    text_clear(out);
+    if (raw_is(of[MESSAGES], JSON_ARRAY)) {
+        size_t n = of[MESSAGES].bytes - 1; /* without its bracket */
+        text_add(out, of[MESSAGES].at, n);
+        if (turn.at && raw_first(of[MESSAGES]).value.at) text_put(out, ",");
+    } else if (raw_is(of[QUESTION], JSON_STRING)) {
+        text_put(out, "[{\"role\":\"user\",\"content\":");
+        text_add(out, of[QUESTION].at, of[QUESTION].bytes);
+        text_put(out, turn.at ? "}," : "}");
+    } else {
+        return err_new(ERR_DATA, "the record has an answer, but no question (a string) and no messages (an array)");
+    }
+    if (turn.at) {
+        text_put(out, "{\"role\":\"assistant\",\"content\":");
+        text_add(out, turn.at, turn.bytes);
+        text_put(out, "}");
+    }
+    text_put(out, "]");
+    return text_error(out);
+}
+
+static Err *encode(Build *b, const ChatOptions *options, const Raw of[], Raw turn)
+{
+    Raw messages;
+    TRY(conversation(b, of, turn));
+    TRY(raw_open(&messages, b->messages.data, b->messages.n));
+    TRY(chat_render(&b->chat, options, messages, of[TOOLS]));
+    b->tokens.n = 0;
+    TRY(tokenizer_encode(b->encoder, b->chat.text.data, b->chat.text.n, &b->tokens));
+    if (b->tokens.n > b->max_length)
+        return err_new(ERR_DATA, "%zu tokens; max_length is %zu, and a question is never cut", b->tokens.n, b->max_length);
+    return NULL;
+}
+
+/* The choice is the last scored span, and ends the text. */
+static Err *add_choice(Build *b, const Raw of[], Raw choice, Question *q)
+{
+    ChatOptions options = b->options;
+    if (!raw_is(choice, JSON_STRING)) return err_new(ERR_DATA, "choice %zu is %s; expected a string", q->n_choices, raw_kind_name(choice));
+    options.add_generation_prompt = options.end_of_text = false;
+    TRY(encode(b, &options, of, choice));
+    Document *d = &q->choices[q->n_choices++];
+    *d = (Document){.n = b->tokens.n, .record = q->record};
+    TRY(mem_new(&d->ids, d->n, sizeof *d->ids));
+    TRY(mem_new(&d->targets, d->n, sizeof *d->targets));
+    size_t from = b->chat.n_scored ? b->chat.scored[b->chat.n_scored - 1].begin : SIZE_MAX;
+    for (size_t i = 0; i < d->n; i++) {
+        d->ids[i] = b->tokens.items[i].id;
+        d->targets[i] = -1;
+        if (i == 0 || b->tokens.items[i - 1].end < from) continue;
+        d->targets[i - 1] = d->ids[i];
+        d->n_scored++;
+    }
+    return d->n_scored ? NULL : err_new(ERR_DATA, "choice %zu is empty", q->n_choices - 1);
+}
+
+static Err *find_answer(const Raw of[], Question *q)
+{
+    Text text = {0};
+    Raw answer = of[ANSWER];
+    size_t i = 0;
+    q->answer = q->n_choices;
+    if (raw_is(answer, JSON_NUMBER)) {
+        char *end;
+        size_t index = (size_t)strtoul(answer.at, &end, 10);
+        if (end == answer.at + answer.bytes) q->answer = index; /* a whole number */
+    } else if (raw_is(answer, JSON_STRING)) {
+        raw_string(&text, answer);
+        TRY(text_error(&text));
+        for (RawItem c = raw_first(of[CHOICES]); c.value.at; raw_next(&c), i++)
+            if (q->answer == q->n_choices && text.data && raw_equals(c.value, text.data)) q->answer = i;
+        if (q->answer == q->n_choices && text.n == 1 && text.data[0] >= 'A') q->answer = (size_t)(text.data[0] - 'A');
+    }
+    text_free(&text);
+    if (q->answer < q->n_choices) return NULL;
+    return err_new(ERR_DATA, "answer is %.*s; expected the index, the letter or the text of one of %zu choices",
+                   answer.bytes < 60 ? (int)answer.bytes : 60, answer.at, q->n_choices);
+}
+
+static Err *add_choices(Build *b, const Raw of[], Question *q)
+{
+    size_t n = 0;
+    for (RawItem c = raw_first(of[CHOICES]); c.value.at; raw_next(&c)) n++;
+    if (n < 2) return err_new(ERR_DATA, "choices is %s; expected a list of two at least", raw_kind_name(of[CHOICES]));
+    TRY(mem_new(&q->choices, n, sizeof *q->choices));
+    for (RawItem c = raw_first(of[CHOICES]); c.value.at; raw_next(&c)) TRY(add_choice(b, of, c.value, q));
+    return find_answer(of, q);
+}
+
+static Err *add_prompt(Build *b, const Raw of[], Question *q)
+{
+    Text text = {0};
+    ChatOptions options = b->options;
+    options.add_generation_prompt = true;
+    options.end_of_text = false;
+    TRY(encode(b, &options, of, (Raw){0}));
+    TRY(mem_new(&q->prompt, b->tokens.n, sizeof *q->prompt));
+    for (size_t i = 0; i < b->tokens.n; i++) q->prompt[i] = b->tokens.items[i].id;
+    q->n_prompt = b->tokens.n;
+    if (raw_is(of[ANSWER], JSON_STRING)) raw_string(&text, of[ANSWER]);
+    else if (raw_is(of[ANSWER], JSON_NUMBER)) text_add(&text, of[ANSWER].at, of[ANSWER].bytes);
+    else return err_new(ERR_DATA, "answer is %s; expected a text or a number", raw_kind_name(of[ANSWER]));
+    Err *err = text_error(&text);
+    if (!err) err = mem_copy_bytes(&q->written, text.data ? text.data : "", text.n);
+    text_free(&text);
+    return err;
+}
+
+static Err *set_domain(const Raw of[], Question *q)
+{
+    Text text = {0};
+    Raw domain = of[DOMAIN].at ? of[DOMAIN] : of[SUBJECT];
+    if (!raw_is(domain, JSON_STRING)) return NULL;
+    raw_string(&text, domain);
+    Err *err = text_error(&text);
+    if (!err) err = mem_copy_bytes(&q->domain, text.data ? text.data : "", text.n);
+    text_free(&text);
+    return err;
+}
+
+static Err *add_record(Build *b, const char *line, size_t bytes, size_t number)
+{
+    Raw record, of[N_KEYS];
+    Questions *all = b->questions;
+    TRY(raw_open(&record, line, bytes));
+    raw_find_all(record, N_KEYS, keys, of);
+    if (!of[ANSWER].at) return err_new(ERR_DATA, "the record has no answer; the first one of the file has");
+    TRY(mem_grow(&all->items, &all->capacity, all->count + 1, sizeof *all->items));
+    Question *q = &all->items[all->count++];
+    *q = (Question){.record = number};
+    TRY(set_domain(of, q));
+    return of[CHOICES].at ? add_choices(b, of, q) : add_prompt(b, of, q);
+}
+
+/* ---- the file ------------------------------------------------------------------------------------------------- */
+
+static bool is_blank(const char *line, size_t bytes)
+{
+    for (; bytes; line++, bytes--)
+        if (!strchr(" \t\r", *line)) return false;
+    return true;
+}
+
+Err *questions_recognise(bool *asks, const char *path)
+{
+    Reader *reader;
+    Raw record;
+    const char *line;
+    size_t bytes;
+    *asks = false;
+    TRY(reader_open(&reader, path));
+    Err *err = reader_line(reader, &line, &bytes);
+    while (!err && line && is_blank(line, bytes)) err = reader_line(reader, &line, &bytes);
+    if (!err && line) err = err_wrap(raw_open(&record, line, bytes), "%s: line %zu", path, reader_line_number(reader));
+    if (!err && line) *asks = raw_find(record, "answer").at != NULL;
+    reader_close(reader);
+    return err;
+}
+
+static Err *read_all(Build *b, Reader *reader, const char *path)
+{
+    const char *line;
+    size_t bytes;
+    for (;;) {
+        TRY(reader_line(reader, &line, &bytes));
+        if (!line) break;
+        size_t number = reader_line_number(reader);
+        if (!is_blank(line, bytes)) TRY(err_wrap(add_record(b, line, bytes, number), "%s: line %zu", path, number));
+    }
+    return b->questions->count ? NULL : err_new(ERR_DATA, "%s has no records", path);
+}
+
+Err *questions_open(Questions **out, const char *path, const Tokenizer *tokenizer, const ChatOptions *options, size_t max_length)
+{
+    Build b = {.options = *options, .max_length = max_length};
+    Reader *reader = NULL;
+    *out = NULL;
+    Err *err = mem_new(&b.questions, 1, sizeof *b.questions);
+    if (!err) err = encoder_new(&b.encoder, tokenizer);
+    if (!err) err = reader_open(&reader, path);
+    if (!err) err = read_all(&b, reader, path);
+    reader_close(reader);
+    encoder_free(b.encoder);
+    text_free(&b.messages);
+    chat_text_free(&b.chat);
+    tokens_free(&b.tokens);
+    if (err) questions_close(b.questions);
+    else *out = b.questions;
+    return err;
+}
+
+void questions_close(Questions *all)
+{
+    if (!all) return;
+    for (size_t i = 0; i < all->count; i++) {
+        Question *q = &all->items[i];
+        for (size_t c = 0; c < q->n_choices; c++) {
+            free(q->choices[c].ids);
+            free(q->choices[c].targets);
+        }
+        free(q->choices);
+        free(q->written);
+        free(q->prompt);
+        free(q->domain);
+    }
+    free(all->items);
+    free(all);
+}
+
+size_t questions_count(const Questions *all) { return all->count; }
+const Question *questions_get(const Questions *all, size_t i)
+{
+    ASSERT(i < all->count, "question %zu of %zu", i, all->count);
+    return &all->items[i];
+}

@@ -1,0 +1,385 @@
+/* Other formats are put together as messages in JSON: strings are copied as they are spelled, quotes and escapes
+ * included, and the one reader of messages (data/chat/chat.c) judges the result. */
+#include "data/records/record.h"
+
+#include <string.h>
+
+static const struct {
+    const char *name, *keys[2];
+} formats[RECORD_FORMATS] = {
+    [RECORD_AUTO] = {"auto", {NULL}},
+    [RECORD_MESSAGES] = {"messages", {"messages"}},
+    [RECORD_SHAREGPT] = {"sharegpt", {"conversations"}},
+    [RECORD_PROMPT_COMPLETION] = {"prompt_completion", {"prompt", "completion"}},
+    [RECORD_ALPACA] = {"alpaca", {"instruction", "output"}},
+    [RECORD_TEXT] = {"text", {"text"}},
+    [RECORD_TOKENS] = {"tokens", {"input_ids"}},
+};
+
+const char *record_format_name(RecordFormat format) { return formats[format].name; }
+
+RecordFormat record_format_of(const char *name)
+{
+    RecordFormat format = RECORD_AUTO;
+    while (format < RECORD_FORMATS && strcmp(name, formats[format].name) != 0) format++;
+    return format;
+}
+
+/* ---- which format ---- */
+
+static Raw find(Raw object, const char *key) /* null is as good as absent */
+{
+    Raw value = raw_find(object, key);
+    return raw_is(value, JSON_NULL) ? (Raw){0} : value;
+}
+
+static bool fits(Raw record, RecordFormat format)
+{
+    for (size_t i = 0; i < 2 && formats[format].keys[i]; i++)
+        if (!find(record, formats[format].keys[i]).at) return false;
+    return true;
+}
+
+static void put_keys(Text *out, RecordFormat format)
+{
+    text_put(out, formats[format].keys[0]);
+    if (!formats[format].keys[1]) return;
+    text_put(out, " with ");
+    text_put(out, formats[format].keys[1]);
+}
+
+/* What was seen: the first keys of the record. */
+static void put_seen(Text *out, Raw record)
+{
+    size_t n = 0;
+    text_put(out, raw_first(record).value.at ? "it has " : "it is empty");
+    for (RawItem item = raw_first(record); item.value.at && n < 8; raw_next(&item), n++) {
+        text_put(out, n ? ", " : "");
+        text_add(out, item.key.at, item.key.bytes < 60 ? item.key.bytes : 60);
+        if (raw_is(item.value, JSON_NULL)) text_put(out, " (null)");
+    }
+}
+
+static Err *fits_none(Raw record)
+{
+    Text seen = {0};
+    put_seen(&seen, record);
+    text_put(&seen, "; known are ");
+    for (RecordFormat f = RECORD_MESSAGES; f < RECORD_FORMATS; f++) {
+        text_put(&seen, f > RECORD_MESSAGES ? ", " : "");
+        put_keys(&seen, f);
+    }
+    Err *err = text_error(&seen);
+    if (!err) err = err_new(ERR_DATA, "the record fits no format: %s", seen.data);
+    text_free(&seen);
+    return err;
+}
+
+static Err *fits_two(RecordFormat a, RecordFormat b)
+{
+    Text seen = {0};
+    put_keys(&seen, a);
+    text_put(&seen, " (");
+    text_put(&seen, formats[a].name);
+    text_put(&seen, ") and ");
+    put_keys(&seen, b);
+    Err *err = text_error(&seen);
+    if (!err) err = err_new(ERR_DATA, "the record fits two formats: it has %s (%s); say which with data_format", seen.data, formats[b].name);
+    text_free(&seen);
+    return err;
+}
+
+static Err *recognise(Raw record, RecordFormat expected, RecordFormat *format)
+{
+    *format = RECORD_AUTO;
+    if (!raw_is(record, JSON_OBJECT)) return err_new(ERR_DATA, "the record is %s; expected an object", raw_kind_name(record));
+    for (RecordFormat f = RECORD_MESSAGES; f < RECORD_FORMATS; f++) {
+        if (!fits(record, f) || (expected != RECORD_AUTO && f != expected)) continue;
+        if (*format != RECORD_AUTO) return fits_two(*format, f);
+        *format = f;
+    }
+    if (*format != RECORD_AUTO) return NULL;
+    return expected == RECORD_AUTO ? fits_none(record) : err_wrap(fits_none(record), "data_format is %s", formats[expected].name);
+}
+
+/* ---- putting messages together ---- */
+
+static Err *need_string(Raw value, const char *what)
+{
+    return raw_is(value, JSON_STRING) ? NULL : err_new(ERR_DATA, "%s is %s; expected a string", what, raw_kind_name(value));
+}
+
+static void put_raw(Text *out, Raw value) { text_add(out, value.at, value.bytes); }
+
+static void put_inside(Text *out, Raw value) { text_add(out, value.at + 1, value.bytes - 2); } /* without quotes or brackets */
+
+static void open_message(Text *out, const char *role)
+{
+    text_put(out, out->n > 1 ? ",{\"role\":\"" : "{\"role\":\"");
+    text_put(out, role);
+    text_put(out, "\",\"content\":");
+}
+
+static Err *put_message(Text *out, const char *role, Raw content, const char *what)
+{
+    TRY(need_string(content, what));
+    open_message(out, role);
+    put_raw(out, content);
+    text_put(out, "}");
+    return NULL;
+}
+
+static Err *finish_messages(Record *record)
+{
+    text_put(&record->built, "]");
+    TRY(text_error(&record->built));
+    return raw_open(&record->messages, record->built.data, record->built.n);
+}
+
+/* ---- ShareGPT ---- */
+
+static const char *role_of(Raw from)
+{
+    static const char *const roles[][2] = {{"human", "user"}, {"user", "user"}, {"gpt", "assistant"}, {"assistant", "assistant"},
+                                           {"chatgpt", "assistant"}, {"model", "assistant"}, {"system", "system"},
+                                           {"observation", "tool"}, {"tool", "tool"}, {"function_call", "calls"}};
+    for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
+        if (raw_equals(from, roles[i][0])) return roles[i][1];
+    return NULL;
+}
+
+/* A call, or a list of them, or a string that holds either. */
+static Err *put_calls(Record *record, Raw value)
+{
+    if (raw_is(value, JSON_STRING)) {
+        text_clear(&record->decoded);
+        raw_string(&record->decoded, value);
+        TRY(text_error(&record->decoded));
+        Err *err = raw_open(&value, record->decoded.data, record->decoded.n);
+        if (err) {
+            Err *told = err_new(ERR_DATA, "the value of function_call is a string that does not hold JSON: %s", err_message(err));
+            err_free(err);
+            return told;
+        }
+    }
+    if (!raw_is(value, JSON_OBJECT) && !raw_is(value, JSON_ARRAY))
+        return err_new(ERR_DATA, "the value of function_call is %s; expected a call or a list of calls", raw_kind_name(value));
+    open_message(&record->built, "assistant");
+    text_put(&record->built, "\"\",\"tool_calls\":[");
+    if (raw_is(value, JSON_OBJECT)) put_raw(&record->built, value);
+    else put_inside(&record->built, value);
+    text_put(&record->built, "]}");
+    return NULL;
+}
+
+static Err *put_turn(Record *record, Raw turn)
+{
+    static const char *const keys[] = {"from", "value", "weight"};
+    Raw of[3];
+    Text *out = &record->built;
+    raw_find_all(turn, 3, keys, of);
+    if (!raw_is(of[0], JSON_STRING)) return err_new(ERR_DATA, "from is %s; expected a string", raw_kind_name(of[0]));
+    const char *role = role_of(of[0]);
+    if (!role)
+        return err_new(ERR_DATA, "from is %.*s; expected human, gpt, system, observation or function_call", of[0].bytes < 40 ? (int)of[0].bytes : 40, of[0].at);
+    if (strcmp(role, "calls") == 0) TRY(put_calls(record, of[1]));
+    else TRY(put_message(out, role, of[1], "value"));
+    if (!of[2].at || out->failed) return NULL;
+    out->n--; /* the brace */
+    text_put(out, ",\"weight\":");
+    put_raw(out, of[2]);
+    text_put(out, "}");
+    return NULL;
+}
+
+static Err *read_sharegpt(Record *record, Raw object)
+{
+    Raw turns = find(object, "conversations"), system = find(object, "system");
+    size_t number = 1;
+    if (!raw_is(turns, JSON_ARRAY)) return err_new(ERR_DATA, "conversations is %s; expected an array", raw_kind_name(turns));
+    RawItem turn = raw_first(turns);
+    bool as_messages = raw_find(turn.value, "role").at != NULL;
+    text_put(&record->built, "[");
+    if (system.at && system.bytes > 2) TRY(put_message(&record->built, "system", system, "system"));
+    if (as_messages) {
+        if (record->built.n > 1) text_put(&record->built, ",");
+        put_inside(&record->built, turns);
+    } else {
+        for (; turn.value.at; raw_next(&turn), number++) TRY(err_wrap(put_turn(record, turn.value), "turn %zu", number));
+    }
+    record->tools = find(object, "tools");
+    return finish_messages(record);
+}
+
+/* ---- prompt and completion ---- */
+
+static Err *read_plain_prompt(Record *record, Raw prompt, Raw completion)
+{
+    raw_string(&record->text, prompt);
+    record->context_bytes = record->text.n;
+    raw_string(&record->text, completion);
+    return text_error(&record->text);
+}
+
+static Err *read_prompt_completion(Record *record, Raw object, bool plain)
+{
+    Raw prompt = find(object, "prompt"), completion = find(object, "completion");
+    bool strings = raw_is(prompt, JSON_STRING) && raw_is(completion, JSON_STRING);
+    if (!strings && !(raw_is(prompt, JSON_ARRAY) && raw_is(completion, JSON_ARRAY)))
+        return err_new(ERR_DATA, "prompt is %s and completion is %s; expected two strings or two lists of messages", raw_kind_name(prompt),
+                       raw_kind_name(completion));
+    if (strings && plain) return read_plain_prompt(record, prompt, completion);
+    text_put(&record->built, "[");
+    if (strings) {
+        TRY(put_message(&record->built, "user", prompt, "prompt"));
+        TRY(put_message(&record->built, "assistant", completion, "completion"));
+    } else {
+        for (RawItem m = raw_first(prompt); m.value.at; raw_next(&m)) record->context_messages++;
+        put_inside(&record->built, prompt);
+        if (record->context_messages && raw_first(completion).value.at) text_put(&record->built, ",");
+        put_inside(&record->built, completion);
+    }
+    record->tools = find(object, "tools");
+    return finish_messages(record);
+}
+
+/* ---- Alpaca ---- */
+
+static Err *put_history(Text *out, Raw history)
+{
+    if (!raw_is(history, JSON_ARRAY)) return err_new(ERR_DATA, "history is %s; expected an array", raw_kind_name(history));
+    for (RawItem pair = raw_first(history); pair.value.at; raw_next(&pair)) {
+        RawItem side = raw_first(pair.value);
+        if (!raw_is(pair.value, JSON_ARRAY)) return err_new(ERR_DATA, "history holds %s; expected pairs", raw_kind_name(pair.value));
+        TRY(put_message(out, "user", side.value, "a question in history"));
+        raw_next(&side);
+        TRY(put_message(out, "assistant", side.value, "an answer in history"));
+    }
+    return NULL;
+}
+
+static Err *read_alpaca(Record *record, Raw object)
+{
+    static const char *const keys[] = {"instruction", "input", "output", "system", "history"};
+    Raw of[5];
+    Text *out = &record->built;
+    for (size_t i = 0; i < 5; i++) of[i] = find(object, keys[i]);
+    text_put(out, "[");
+    if (of[3].at && of[3].bytes > 2) TRY(put_message(out, "system", of[3], "system"));
+    if (of[4].at) TRY(put_history(out, of[4]));
+    TRY(need_string(of[0], "instruction"));
+    if (of[1].at) TRY(need_string(of[1], "input"));
+    open_message(out, "user");
+    text_put(out, "\"");
+    put_inside(out, of[0]);
+    if (of[1].bytes > 2) {
+        if (of[0].bytes > 2) text_put(out, "\\n");
+        put_inside(out, of[1]);
+    }
+    text_put(out, "\"}");
+    TRY(put_message(out, "assistant", of[2], "output"));
+    return finish_messages(record);
+}
+
+/* ---- what every format may have ---- */
+
+static Err *read_switch(Raw value, const char *key, ChatSwitch *to)
+{
+    if (!raw_is(value, JSON_BOOL)) return err_new(ERR_DATA, "chat_template_kwargs: %s is %s; expected true or false", key, raw_kind_name(value));
+    *to = *value.at == 't' ? CHAT_YES : CHAT_NO;
+    return NULL;
+}
+
+static Err *read_keywords(Record *record, Raw keywords)
+{
+    if (!keywords.at) return NULL;
+    if (!raw_is(keywords, JSON_OBJECT)) return err_new(ERR_DATA, "chat_template_kwargs is %s; expected an object", raw_kind_name(keywords));
+    for (RawItem item = raw_first(keywords); item.value.at; raw_next(&item)) {
+        if (raw_equals(item.key, "enable_thinking")) {
+            TRY(read_switch(item.value, "enable_thinking", &record->enable_thinking));
+        } else if (raw_equals(item.key, "clear_thinking")) {
+            TRY(read_switch(item.value, "clear_thinking", &record->clear_thinking));
+        } else if (raw_equals(item.key, "reasoning_effort")) {
+            record->effort_given = true;
+            record->effort_high = raw_equals(item.value, "high");
+        } else {
+            return err_new(ERR_DATA, "chat_template_kwargs: %.*s is unknown; known are enable_thinking, clear_thinking and reasoning_effort",
+                           item.key.bytes < 60 ? (int)item.key.bytes : 60, item.key.at);
+        }
+    }
+    return NULL;
+}
+
+static Err *read_as(Record *record, Raw object, bool plain_prompts)
+{
+    switch (record->format) {
+    case RECORD_SHAREGPT: return read_sharegpt(record, object);
+    case RECORD_PROMPT_COMPLETION: return read_prompt_completion(record, object, plain_prompts);
+    case RECORD_ALPACA: return read_alpaca(record, object);
+    case RECORD_TEXT:
+        TRY(need_string(find(object, "text"), "text"));
+        raw_string(&record->text, find(object, "text"));
+        return text_error(&record->text);
+    case RECORD_TOKENS:
+        record->input_ids = find(object, "input_ids");
+        record->labels = find(object, "labels");
+        return NULL;
+    default:
+        record->messages = find(object, "messages");
+        record->tools = find(object, "tools");
+        return NULL;
+    }
+}
+
+static void clear(Record *record)
+{
+    Text text = record->text, built = record->built, decoded = record->decoded;
+    text_clear(&text);
+    text_clear(&built);
+    *record = (Record){.text = text, .built = built, .decoded = decoded};
+}
+
+/* What a file that is not JSON Lines at all begins with. */
+static const char *hint(const char *line, size_t bytes)
+{
+    while (bytes && strchr(" \t", *line)) {
+        line++;
+        bytes--;
+    }
+    if (bytes && *line == '[') return "; records stand one on a line, without an array around them";
+    return bytes && bytes < 3 && *line == '{' ? "; a record stands whole on its line" : "";
+}
+
+static Err *open_line(Raw *object, const char *line, size_t bytes)
+{
+    static const char mark[] = "\xEF\xBB\xBF"; /* U+FEFF, which some editors put in front of a file */
+    if (bytes > 2 && !memcmp(line, mark, 3)) {
+        line += 3;
+        bytes -= 3;
+    }
+    Err *err = raw_open(object, line, bytes);
+    if (!err) return NULL;
+    Err *told = err_new(ERR_DATA, "%s%s", err_message(err), hint(line, bytes)); /* a bad record, whatever the reader of JSON calls it */
+    err_free(err);
+    return told;
+}
+
+Err *record_read(Record *record, const char *line, size_t bytes, RecordFormat expected, bool plain_prompts)
+{
+    Raw object;
+    clear(record);
+    TRY(open_line(&object, line, bytes));
+    TRY(recognise(object, expected, &record->format));
+    TRY(read_keywords(record, find(object, "chat_template_kwargs")));
+    record->domain = find(object, "domain");
+    if (record->domain.at) TRY(need_string(record->domain, "domain"));
+    return read_as(record, object, plain_prompts);
+}
+
+void record_free(Record *record)
+{
+    text_free(&record->text);
+    text_free(&record->built);
+    text_free(&record->decoded);
+    *record = (Record){0};
+}

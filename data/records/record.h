@@ -1,0 +1,53 @@
+/* One line of a data file -> what it says: a conversation, a text, or tokens. The format is recognised by the record's
+ * keys (a key that is null counts as absent), and a record that fits none, or two, is refused.
+ *
+ *     messages            messages (tools)           OpenAI's; content a string or parts
+ *     sharegpt            conversations (system, tools)   elements {from, value}, or messages
+ *     prompt_completion   prompt, completion         two strings, or two lists of messages; the prompt is never scored
+ *     alpaca              instruction, output (input, system, history)
+ *     text                text                       as it is, all of it scored
+ *     tokens              input_ids (labels)         -100 in labels: not scored
+ *
+ * Of every format: `domain`, a word for reports, and `chat_template_kwargs` (enable_thinking, clear_thinking,
+ * reasoning_effort), which override the options for this record. */
+#ifndef GRAFT_DATA_RECORDS_RECORD_H
+#define GRAFT_DATA_RECORDS_RECORD_H
+
+#include "data/chat/chat.h"
+
+#define RECORD_CHOICES "auto messages sharegpt prompt_completion alpaca text tokens"
+
+typedef enum {
+    RECORD_AUTO,
+    RECORD_MESSAGES,
+    RECORD_SHAREGPT,
+    RECORD_PROMPT_COMPLETION,
+    RECORD_ALPACA,
+    RECORD_TEXT,
+    RECORD_TOKENS,
+    RECORD_FORMATS,
+} RecordFormat;
+
+const char *record_format_name(RecordFormat format);
+RecordFormat record_format_of(const char *name); /* RECORD_FORMATS: unknown */
+
+/* Zeroed, it is valid; it may be read into again. */
+typedef struct {
+    RecordFormat format;
+    Raw messages, tools;      /* a conversation, when messages is there; ... */
+    size_t context_messages;  /* so many of them are a prompt */
+    Raw input_ids, labels;    /* ... or tokens, when input_ids is; ... */
+    Text text;                /* ... or a text, */
+    size_t context_bytes;     /* of which so many are a prompt */
+    Raw domain;               /* absent, or a string */
+    ChatSwitch enable_thinking, clear_thinking; /* CHAT_UNSET: not given */
+    bool effort_given, effort_high;
+    Text built, decoded;      /* what messages points into when they were put together here */
+} Record;
+
+/* `plain_prompts`: prompt and completion strings are one text instead of a user's and an assistant's message.
+ * The line must outlive the record's use. Fails: ERR_DATA, saying what was seen. */
+MUST_USE Err *record_read(Record *record, const char *line, size_t bytes, RecordFormat expected, bool plain_prompts);
+void record_free(Record *record);
+
+#endif

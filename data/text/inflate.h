@@ -1,0 +1,21 @@
+/* The bytes of a file, unpacked when it is gzip or Zstandard (recognised by its first bytes, whatever its name is).
+ * The only door to zlib and to libzstd. */
+#ifndef GRAFT_DATA_TEXT_INFLATE_H
+#define GRAFT_DATA_TEXT_INFLATE_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+
+typedef struct Packed Packed;
+
+MUST_USE Err *packed_open(Packed **packed, const char *path);
+
+/* Up to `most` bytes; *n is 0 at the end. Fails: ERR_IO; a packed file that is cut short or damaged. */
+MUST_USE Err *packed_read(Packed *packed, char *to, size_t most, size_t *n);
+void packed_close(Packed *packed);
+
+/* Whether the file must be unpacked. */
+MUST_USE Err *packed_is(const char *path, bool *yes);
+
+#endif

@@ -1,0 +1,97 @@
+#include "data/text/lines.h"
+
+#include "base/memory.h"
+#include "data/text/inflate.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { CHUNK_BYTES = 1 << 18 };
+
+struct Reader {
+    Packed *file;
+    char *path;
+    char *chunk;
+    size_t at, end; /* what is left of the chunk */
+    Text line;      /* gathers a line that crosses chunks */
+    size_t number;
+    bool ended;
+};
+
+Err *reader_open(Reader **out, const char *path)
+{
+    Reader *reader;
+    *out = NULL;
+    TRY(mem_new(&reader, 1, sizeof *reader));
+    Err *err = mem_copy_text(&reader->path, path);
+    if (!err) err = mem_new(&reader->chunk, CHUNK_BYTES, 1);
+    if (!err) err = packed_open(&reader->file, path);
+    if (err) reader_close(reader);
+    else *out = reader;
+    return err;
+}
+
+void reader_close(Reader *reader)
+{
+    if (!reader) return;
+    packed_close(reader->file);
+    text_free(&reader->line);
+    free(reader->chunk);
+    free(reader->path);
+    free(reader);
+}
+
+static Err *fill(Reader *reader)
+{
+    reader->at = reader->end = 0;
+    TRY(packed_read(reader->file, reader->chunk, CHUNK_BYTES, &reader->end));
+    reader->ended = reader->end == 0;
+    return NULL;
+}
+
+Err *reader_line(Reader *reader, const char **line, size_t *bytes)
+{
+    *line = NULL;
+    *bytes = 0;
+    text_clear(&reader->line);
+    for (;;) {
+        if (reader->at == reader->end && !reader->ended) TRY(fill(reader));
+        if (reader->ended && reader->line.n == 0) return NULL;
+        const char *from = reader->chunk + reader->at;
+        size_t left = reader->end - reader->at;
+        const char *newline = left ? memchr(from, '\n', left) : NULL;
+        size_t n = newline ? (size_t)(newline - from) : left;
+        reader->at += n + (newline != NULL);
+        if (newline && reader->line.n == 0) { /* the usual case copies nothing */
+            *line = from;
+            *bytes = n;
+        } else {
+            text_add(&reader->line, from, n);
+            TRY(err_wrap(text_error(&reader->line), "read %s", reader->path));
+            if (!newline && !reader->ended) continue;
+            *line = reader->line.data;
+            *bytes = reader->line.n;
+        }
+        if (*bytes && (*line)[*bytes - 1] == '\r') --*bytes;
+        reader->number++;
+        return NULL;
+    }
+}
+
+size_t reader_line_number(const Reader *reader) { return reader->number; }
+
+Err *reader_whole(Text *text, const char *path)
+{
+    Reader *reader;
+    *text = (Text){0};
+    TRY(reader_open(&reader, path));
+    Err *err = NULL;
+    text_add(text, "", 0);
+    while (!err && !(err = fill(reader)) && !reader->ended) {
+        text_add(text, reader->chunk, reader->end);
+        err = text_error(text);
+    }
+    reader_close(reader);
+    if (err) text_free(text);
+    return err;
+}

@@ -1,0 +1,210 @@
+/* The stages of encoding, as in tokenizers 0.23 (tokenizer/mod.rs):
+ *
+ *   text -> added tokens that are not normalized | the rest
+ *                      the rest -> NFC -> added tokens that are normalized | the rest
+ *                                           the rest -> Split -> Split -> ... -> words -> BPE
+ *
+ * Every step hands its pieces straight to the next, so no list of pieces is kept. A Split sees its piece alone: what
+ * stands outside it does not count for looking ahead or back. */
+#include "data/tokenizer/tokenizer.h"
+
+#include "base/memory.h"
+#include "data/text/lines.h"
+#include "data/tokenizer/tokenizer_json.h"
+#include "data/text/unicode.h"
+
+#include <stdlib.h>
+
+struct Tokenizer {
+    Scheme scheme;
+};
+
+Err *tokenizer_open(Tokenizer **out, const char *path)
+{
+    Tokenizer *tok = NULL;
+    Text text = {0};
+    Raw file;
+    *out = NULL;
+    TRY(reader_whole(&text, path));
+    Err *err = mem_new(&tok, 1, sizeof *tok);
+    if (!err) err = raw_open(&file, text.data, text.n);
+    if (!err) err = scheme_read(&tok->scheme, file);
+    text_free(&text);
+    if (err) tokenizer_close(tok);
+    else *out = tok;
+    return err_wrap(err, "%s", path);
+}
+
+void tokenizer_close(Tokenizer *tok)
+{
+    if (!tok) return;
+    scheme_free(&tok->scheme);
+    free(tok);
+}
+
+/* ---- encoding ---- */
+
+struct Encoder {
+    const Scheme *scheme;
+    Matcher *matcher;
+    Bpe *bpe;
+    Text form; /* the NFC form of a stretch */
+};
+
+Err *encoder_new(Encoder **out, const Tokenizer *tok)
+{
+    Encoder *encoder;
+    *out = NULL;
+    TRY(mem_new(&encoder, 1, sizeof *encoder));
+    encoder->scheme = &tok->scheme;
+    Err *err = matcher_new(&encoder->matcher);
+    if (!err) err = bpe_new(&encoder->bpe, &tok->scheme.vocabulary, tok->scheme.ignore_merges);
+    if (err) encoder_free(encoder);
+    else *out = encoder;
+    return err;
+}
+
+void encoder_free(Encoder *encoder)
+{
+    if (!encoder) return;
+    matcher_free(encoder->matcher);
+    bpe_free(encoder->bpe);
+    text_free(&encoder->form);
+    free(encoder);
+}
+
+/* A piece that the splits before `step` have left; its first byte is byte `begin` of the text. */
+static Err *split_piece(Encoder *encoder, size_t step, const char *piece, size_t n, size_t begin, Tokens *out)
+{
+    if (n == 0) return NULL;
+    if (step == encoder->scheme->n_splits) return bpe_word(encoder->bpe, piece, n, begin, out);
+    const Split *split = &encoder->scheme->splits[step];
+    for (size_t at = 0, from, to; at < n; at = to) {
+        TRY(pattern_find(split->pattern, encoder->matcher, piece, n, at, &from, &to));
+        if (!split->removes_gaps) TRY(split_piece(encoder, step + 1, piece + at, from - at, begin + at, out));
+        if (!split->removes_matches) TRY(split_piece(encoder, step + 1, piece + from, to - from, begin + from, out));
+    }
+    return NULL;
+}
+
+static Err *encode_normalized(Encoder *encoder, const char *text, size_t n, size_t begin, Tokens *out)
+{
+    size_t at = 0, from = 0, left = 0, right = 0;
+    const AddedToken *added;
+    while ((added = added_next(&encoder->scheme->normalized, text, n, &from, &left, &right))) {
+        if (at < left) TRY(split_piece(encoder, 0, text + at, left - at, begin + at, out));
+        TRY(tokens_add(out, added->id, begin + right));
+        at = right;
+    }
+    return at < n ? split_piece(encoder, 0, text + at, n - at, begin + at, out) : NULL;
+}
+
+static Err *normalize(Encoder *encoder, const char *text, size_t n, size_t begin, Tokens *out)
+{
+    bool same = true;
+    size_t first = out->n;
+    text_clear(&encoder->form);
+    if (encoder->scheme->nfc) TRY(unicode_nfc(&encoder->form, text, n, &same));
+    if (same) return encode_normalized(encoder, text, n, begin, out);
+    TRY(encode_normalized(encoder, encoder->form.data, encoder->form.n, begin, out));
+    for (size_t i = first; i < out->n; i++) /* the form may be longer or shorter than the text */
+        if (i + 1 == out->n || out->items[i].end > begin + n) out->items[i].end = (uint32_t)(begin + n);
+    return NULL;
+}
+
+static Err *encode_valid(Encoder *encoder, const char *text, size_t n, size_t begin, Tokens *out)
+{
+    size_t at = 0, from = 0, left = 0, right = 0;
+    const AddedToken *added;
+    while ((added = added_next(&encoder->scheme->plain, text, n, &from, &left, &right))) {
+        if (at < left) TRY(normalize(encoder, text + at, left - at, begin + at, out));
+        TRY(tokens_add(out, added->id, begin + right));
+        at = right;
+    }
+    return at < n ? normalize(encoder, text + at, n - at, begin + at, out) : NULL;
+}
+
+Err *tokenizer_encode(Encoder *encoder, const char *text, size_t bytes, Tokens *out)
+{
+    if (bytes >= UINT32_MAX) return err_new(ERR_DATA, "a text of %zu bytes is too long to encode", bytes);
+    for (size_t at = 0; at < bytes;) {
+        size_t n = unicode_valid(text + at, bytes - at);
+        if (n) TRY(encode_valid(encoder, text + at, n, at, out));
+        at += n;
+        uint32_t code;
+        size_t broken = at < bytes ? unicode_next(text + at, bytes - at, &code) : 0;
+        if (broken) TRY(bpe_word(encoder->bpe, text + at, broken, at, out));
+        at += broken;
+    }
+    return NULL;
+}
+
+/* ---- decoding ---- */
+
+/* The bytes of one id; none for an id that nobody has, or that is left out. */
+static const char *bytes_of(const Tokenizer *tok, int32_t id, bool skip_special, size_t *n)
+{
+    *n = 0;
+    if (id < 0 || (size_t)id >= tok->scheme.vocabulary.n || (skip_special && tokenizer_is_special(tok, id))) return "";
+    const Entry *e = &tok->scheme.vocabulary.entries[id];
+    *n = e->bytes_n;
+    return e->bytes_n ? tok->scheme.vocabulary.bytes.data + e->bytes_at : "";
+}
+
+Err *tokenizer_decode(const Tokenizer *tok, const int32_t *ids, size_t n, bool skip_special, Text *out)
+{
+    TokenStream stream = {.tokenizer = tok, .skip_special = skip_special};
+    for (size_t i = 0; i < n; i++) TRY(stream_put(&stream, ids[i], out));
+    return stream_end(&stream, out);
+}
+
+/* At most three bytes are held: the longest beginning of a character that is not yet one. */
+Err *stream_put(TokenStream *stream, int32_t id, Text *out)
+{
+    size_t n, used = 0;
+    const char *bytes = bytes_of(stream->tokenizer, id, stream->skip_special, &n);
+    while (stream->n_held && used < n) { /* finish what waits, a byte at a time */
+        stream->held[stream->n_held++] = bytes[used++];
+        size_t shown = unicode_lossy(out, stream->held, stream->n_held, false);
+        stream->n_held -= shown;
+        memmove(stream->held, stream->held + shown, stream->n_held);
+    }
+    if (used < n) {
+        used += unicode_lossy(out, bytes + used, n - used, false);
+        stream->n_held = n - used;
+        memcpy(stream->held, bytes + used, stream->n_held);
+    }
+    return text_error(out);
+}
+
+Err *stream_end(TokenStream *stream, Text *out)
+{
+    text_add(out, "", 0);
+    unicode_lossy(out, stream->held, stream->n_held, true);
+    stream->n_held = 0;
+    return text_error(out);
+}
+
+/* ---- tokens by name ---- */
+
+size_t tokenizer_size(const Tokenizer *tok) { return tok->scheme.vocabulary.n; }
+
+int32_t tokenizer_id_of(const Tokenizer *tok, const char *token)
+{
+    return vocabulary_id_of_text(&tok->scheme.vocabulary, token, strlen(token));
+}
+
+const char *tokenizer_token(const Tokenizer *tok, int32_t id)
+{
+    if (id < 0 || (size_t)id >= tok->scheme.vocabulary.n || !tok->scheme.vocabulary.entries[id].text_n) return NULL;
+    return tok->scheme.vocabulary.texts.data + tok->scheme.vocabulary.entries[id].text_at;
+}
+
+static int kind_of(const Tokenizer *tok, int32_t id)
+{
+    return id >= 0 && (size_t)id < tok->scheme.n_added ? tok->scheme.added[id] : ADDED_NOT;
+}
+
+bool tokenizer_is_added(const Tokenizer *tok, int32_t id) { return kind_of(tok, id) != ADDED_NOT; }
+
+bool tokenizer_is_special(const Tokenizer *tok, int32_t id) { return kind_of(tok, id) == ADDED_SPECIAL; }

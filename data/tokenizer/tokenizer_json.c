@@ -1,0 +1,219 @@
+#include "data/tokenizer/tokenizer_json.h"
+
+#include "base/memory.h"
+#include "data/text/unicode.h"
+
+#include <stdlib.h>
+
+static const char *type_of(const Json *section)
+{
+    const Json *type = json_find(section, "type");
+    return type && json_kind(type) == JSON_STRING ? json_string(type) : "without a type";
+}
+
+static bool is_none(const Json *section) { return !section || json_kind(section) == JSON_NULL; }
+
+static bool is_type(const Json *section, const char *type) { return !strcmp(type_of(section), type); }
+
+static Err *read_normalizer(Scheme *s, const Json *section)
+{
+    if (is_none(section)) return NULL;
+    if (is_type(section, "NFC")) {
+        s->nfc = true;
+        return NULL;
+    }
+    if (!is_type(section, "Sequence"))
+        return err_new(ERR_FORMAT, "normalizer %s is not supported (known: NFC)", type_of(section));
+    const Json *steps;
+    TRY(json_get_array(section, "normalizers", &steps));
+    for (const Json *step = json_first(steps); step; step = json_next(step)) TRY(read_normalizer(s, step));
+    return NULL;
+}
+
+static Err *add_split(Scheme *s, const char *regex, bool literal, bool removes_matches, bool removes_gaps)
+{
+    if (s->n_splits == MAX_SPLITS) return err_new(ERR_FORMAT, "more than %d splits", MAX_SPLITS);
+    Split *split = &s->splits[s->n_splits];
+    TRY(pattern_open(&split->pattern, regex, literal));
+    split->removes_matches = removes_matches;
+    split->removes_gaps = removes_gaps;
+    s->n_splits++;
+    return NULL;
+}
+
+static Err *read_split(Scheme *s, const Json *section)
+{
+    const char *behavior, *regex;
+    const Json *pattern;
+    bool invert = false;
+    TRY(json_get_object(section, "pattern", &pattern));
+    TRY(json_get_string(section, "behavior", &behavior));
+    TRY(json_may_bool(section, "invert", &invert));
+    bool removed = !strcmp(behavior, "Removed"), literal = json_find(pattern, "String") != NULL;
+    if (!removed && strcmp(behavior, "Isolated"))
+        return err_new(ERR_FORMAT, "Split behavior %s is not supported (known: Isolated, Removed)", behavior);
+    TRY(json_get_string(pattern, literal ? "String" : "Regex", &regex));
+    return add_split(s, regex, literal, removed && !invert, removed && invert);
+}
+
+static Err *read_byte_level(Scheme *s, const Json *section)
+{
+    /* GPT-2's own pattern, which ByteLevel applies unless told not to. */
+    static const char regex[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+    bool prefix = true, use_regex = true;
+    TRY(json_may_bool(section, "add_prefix_space", &prefix));
+    TRY(json_may_bool(section, "use_regex", &use_regex));
+    if (prefix) return err_new(ERR_FORMAT, "ByteLevel with add_prefix_space is not supported");
+    return use_regex ? add_split(s, regex, false, false, false) : NULL;
+}
+
+static Err *read_pre_tokenizer(Scheme *s, const Json *section, bool *byte_level)
+{
+    if (is_none(section)) return NULL;
+    if (*byte_level) return err_new(ERR_FORMAT, "%s after ByteLevel is not supported", type_of(section));
+    if (is_type(section, "Split")) return read_split(s, section);
+    if (is_type(section, "ByteLevel")) {
+        *byte_level = true;
+        return read_byte_level(s, section);
+    }
+    if (!is_type(section, "Sequence"))
+        return err_new(ERR_FORMAT, "%s is not supported (known: Sequence, Split, ByteLevel)", type_of(section));
+    const Json *steps;
+    TRY(json_get_array(section, "pretokenizers", &steps));
+    for (const Json *step = json_first(steps); step; step = json_next(step))
+        TRY(read_pre_tokenizer(s, step, byte_level));
+    return NULL;
+}
+
+static Err *check_decoder(const Json *section)
+{
+    const Json *steps = json_find(section, "decoders");
+    if (!is_none(section) && is_type(section, "Sequence") && steps && json_count(steps) == 1)
+        section = json_first(steps);
+    if (!is_none(section) && is_type(section, "ByteLevel")) return NULL;
+    return err_new(ERR_FORMAT, "decoder %s is not supported (known: ByteLevel)",
+                   is_none(section) ? "none" : type_of(section));
+}
+
+static Err *put_added(Scheme *s, const Json *item)
+{
+    AddedToken added = {0};
+    const char *content;
+    int64_t id;
+    bool normalized = false;
+    Text form = {0};
+    TRY(json_get_string(item, "content", &content));
+    TRY(json_get_int(item, "id", 0, INT32_MAX, &id));
+    TRY(json_may_bool(item, "special", &added.special));
+    TRY(json_may_bool(item, "single_word", &added.single_word));
+    TRY(json_may_bool(item, "lstrip", &added.lstrip));
+    TRY(json_may_bool(item, "rstrip", &added.rstrip));
+    TRY(json_may_bool(item, "normalized", &normalized));
+    size_t n = strlen(content);
+    if (n == 0) return NULL; /* Hugging Face's library ignores it too */
+    added.id = (int32_t)id;
+    int32_t known = vocabulary_id_of_text(&s->vocabulary, content, n);
+    if (known >= 0 && known != added.id)
+        return err_new(ERR_FORMAT, "is id %d here, %d in the vocabulary", (int)id, (int)known);
+    if (known < 0) TRY(vocabulary_add(&s->vocabulary, added.id, content, n, false));
+    TRY(mem_grow(&s->added, &s->n_added, (size_t)id + 1, sizeof *s->added));
+    if (s->added[id] != ADDED_SPECIAL) s->added[id] = added.special ? ADDED_SPECIAL : ADDED_PLAIN;
+    if (!normalized) return added_put(&s->plain, added, content, n);
+    bool same = true;
+    Err *err = s->nfc ? unicode_nfc(&form, content, n, &same) : NULL;
+    if (!err) err = added_put(&s->normalized, added, same ? content : form.data, same ? n : form.n);
+    text_free(&form);
+    return err;
+}
+
+/* Special tokens come before the others, so that of two with the same text the special one counts. */
+static Err *read_added(Scheme *s, const Json *list)
+{
+    if (is_none(list)) return NULL;
+    if (json_kind(list) != JSON_ARRAY)
+        return err_new(ERR_FORMAT, "added_tokens is %s; expected an array", json_kind_name(list));
+    for (int special = 1; special >= 0; special--) {
+        size_t i = 0;
+        for (const Json *item = json_first(list); item; item = json_next(item), i++) {
+            bool is_special = false;
+            TRY(err_wrap(json_may_bool(item, "special", &is_special), "added_tokens: element %zu", i));
+            if (is_special != (special == 1)) continue;
+            TRY(err_wrap(put_added(s, item), "added_tokens: element %zu", i));
+        }
+    }
+    return NULL;
+}
+
+/* The small sections go through base/json.h, whose getters name what is wrong. */
+static Err *parse_section(Raw section, const char *name, Json **parsed)
+{
+    *parsed = NULL;
+    return section.at ? err_wrap(json_parse(parsed, section.at, section.bytes), "%s", name) : NULL;
+}
+
+static bool is_empty(Raw value) { return !value.at || raw_kind(value) == JSON_NULL || raw_equals(value, ""); }
+
+static Err *read_model(Scheme *s, Raw model)
+{
+    if (!raw_is(model, JSON_OBJECT))
+        return err_new(ERR_FORMAT, "model is %s; expected an object", raw_kind_name(model));
+    enum { TYPE, VOCAB, MERGES, FALLBACK, IGNORE, DROPOUT, PREFIX, SUFFIX, UNKNOWN, KEYS };
+    static const char *const keys[KEYS] = {"type", "vocab", "merges", "byte_fallback", "ignore_merges", "dropout",
+                                           "continuing_subword_prefix", "end_of_word_suffix", "unk_token"};
+    Raw of[KEYS];
+    raw_find_all(model, KEYS, keys, of);
+    if (!raw_equals(of[TYPE], "BPE"))
+        return err_new(ERR_FORMAT, "model type %.*s is not supported (known: BPE)",
+                       of[TYPE].at ? (int)of[TYPE].bytes : 4, of[TYPE].at ? of[TYPE].at : "none");
+    if (raw_is(of[FALLBACK], JSON_BOOL) && *of[FALLBACK].at == 't')
+        return err_new(ERR_FORMAT, "byte_fallback is not supported");
+    for (size_t i = DROPOUT; i < UNKNOWN; i++)
+        if (!is_empty(of[i])) return err_new(ERR_FORMAT, "%s is not supported", keys[i]);
+    s->ignore_merges = raw_is(of[IGNORE], JSON_BOOL) && *of[IGNORE].at == 't';
+    TRY(vocabulary_read(&s->vocabulary, of[VOCAB], of[MERGES]));
+    if (is_empty(of[UNKNOWN])) return NULL;
+    for (int byte = 0; byte < 256; byte++) /* with all bytes in it, nothing is ever unknown */
+        if (s->vocabulary.byte_ids[byte] < 0)
+            return err_new(ERR_FORMAT, "unk_token in a vocabulary that lacks byte 0x%02X is not supported", byte);
+    return NULL;
+}
+
+static Err *read_sections(Scheme *s, Raw file)
+{
+    enum { NORMALIZER, PRE_TOKENIZER, DECODER, ADDED, MODEL, SECTIONS };
+    static const char *const names[SECTIONS] = {"normalizer", "pre_tokenizer", "decoder", "added_tokens", "model"};
+    Raw of[SECTIONS];
+    Json *parsed[MODEL] = {NULL};
+    bool byte_level = false;
+    Err *err = NULL;
+    raw_find_all(file, SECTIONS, names, of);
+    for (size_t i = 0; i < MODEL && !err; i++) err = parse_section(of[i], names[i], &parsed[i]);
+    if (err || (err = read_normalizer(s, parsed[NORMALIZER]))) goto done;
+    if ((err = err_wrap(read_pre_tokenizer(s, parsed[PRE_TOKENIZER], &byte_level), "pre_tokenizer"))) goto done;
+    if (!byte_level) err = err_new(ERR_FORMAT, "pre_tokenizer without ByteLevel is not supported");
+    if (err || (err = check_decoder(parsed[DECODER]))) goto done;
+    if ((err = read_model(s, of[MODEL]))) goto done;
+    err = read_added(s, parsed[ADDED]);
+done:
+    for (size_t i = 0; i < MODEL; i++) json_free(parsed[i]);
+    return err;
+}
+
+Err *scheme_read(Scheme *s, Raw file)
+{
+    *s = (Scheme){0};
+    if (!raw_is(file, JSON_OBJECT)) return err_new(ERR_FORMAT, "is %s; expected an object", raw_kind_name(file));
+    Err *err = read_sections(s, file);
+    if (err) scheme_free(s);
+    return err;
+}
+
+void scheme_free(Scheme *s)
+{
+    for (size_t i = 0; i < s->n_splits; i++) pattern_close(s->splits[i].pattern);
+    added_free(&s->plain);
+    added_free(&s->normalized);
+    vocabulary_free(&s->vocabulary);
+    free(s->added);
+    *s = (Scheme){0};
+}

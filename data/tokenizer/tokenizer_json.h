@@ -1,0 +1,32 @@
+/* What a tokenizer.json asks for, read and checked: all that encoding and decoding need. What is not known here is refused
+ * by its name. */
+#ifndef GRAFT_DATA_TOKENIZER_TOKENIZER_JSON_H
+#define GRAFT_DATA_TOKENIZER_TOKENIZER_JSON_H
+
+#include "data/tokenizer/added_tokens.h"
+#include "data/tokenizer/regex.h"
+#include "data/tokenizer/vocabulary.h"
+
+typedef struct {
+    Pattern *pattern;
+    bool removes_matches, removes_gaps;
+} Split;
+
+enum { MAX_SPLITS = 16 };
+enum { ADDED_NOT, ADDED_PLAIN, ADDED_SPECIAL };
+
+typedef struct {
+    Vocabulary vocabulary;
+    AddedSet plain, normalized; /* added tokens, by what they are looked for in */
+    uint8_t *added;             /* [n_added] by id */
+    size_t n_added;
+    Split splits[MAX_SPLITS];
+    size_t n_splits;
+    bool nfc, ignore_merges;
+} Scheme;
+
+/* Fails: ERR_FORMAT, naming the section; nothing is left then. */
+MUST_USE Err *scheme_read(Scheme *scheme, Raw file);
+void scheme_free(Scheme *scheme);
+
+#endif

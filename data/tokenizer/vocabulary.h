@@ -1,0 +1,93 @@
+/* The entries of a byte-level BPE model: id <-> text as the file spells it <-> the bytes it stands for; and the merges.
+ *
+ * A byte-level file spells each byte as one printable character (GPT-2's table: printable Latin-1 as itself, the other
+ * 68 bytes as U+0100 and up). An entry with any other character stands for its own UTF-8, as Hugging Face decodes it,
+ * and is never made from text. */
+#ifndef GRAFT_DATA_TOKENIZER_VOCABULARY_H
+#define GRAFT_DATA_TOKENIZER_VOCABULARY_H
+
+#include "data/text/json_view.h"
+
+#include <stdint.h>
+#include <string.h>
+
+typedef struct {
+    uint32_t text_at, text_n;   /* into texts; text_n 0: no such id */
+    uint32_t bytes_at, bytes_n; /* into bytes */
+} Entry;
+
+typedef struct {
+    uint32_t hash;
+    int32_t id; /* -1: free */
+} VocabularySlot;
+
+typedef struct {
+    VocabularySlot *slots;
+    size_t mask, n;
+} Index;
+
+typedef struct {
+    uint64_t pair; /* left id, right id; UINT64_MAX: free */
+    uint32_t rank; /* the lowest is merged first */
+    int32_t id;    /* of the two together */
+} Merge;
+
+typedef struct {
+    Entry *entries; /* by id */
+    size_t n, capacity;
+    Text texts, bytes;
+    Index by_text, by_bytes;
+    int32_t byte_ids[256]; /* -1: the vocabulary lacks this byte */
+    Merge *merges;         /* open addressing */
+    size_t merge_mask, n_merges;
+} Vocabulary;
+
+/* Read model.vocab (an object of ids) and model.merges (`"a b"` or `["a", "b"]`).
+ * Fails: ERR_FORMAT, naming the entry. */
+MUST_USE Err *vocabulary_read(Vocabulary *vocabulary, Raw vocab, Raw merges);
+void vocabulary_free(Vocabulary *vocabulary);
+
+/* Add one entry (an added token) if the id is free; made_from_text says whether byte search may find it. */
+MUST_USE Err *vocabulary_add(Vocabulary *vocabulary, int32_t id, const char *text, size_t n, bool made_from_text);
+
+/* -1 when there is none. */
+int32_t vocabulary_id_of_text(const Vocabulary *vocabulary, const char *text, size_t n);
+int32_t vocabulary_id_of_bytes(const Vocabulary *vocabulary, const char *bytes, size_t n);
+
+static inline uint64_t vocabulary_hash(const char *bytes, size_t n)
+{
+    uint64_t h = n * 0x9E3779B97F4A7C15u, word;
+    for (; n >= 8; n -= 8, bytes += 8) {
+        memcpy(&word, bytes, 8);
+        h = (h ^ word) * 0xD1B54A32D192ED03u;
+        h ^= h >> 29;
+    }
+    word = 0;
+    for (size_t i = 0; i < n; i++) word = word << 8 | (unsigned char)bytes[i];
+    h = (h ^ word) * 0x94D049BB133111EBu;
+    return h ^ h >> 32;
+}
+
+static inline uint64_t vocabulary_pair(int32_t left, int32_t right)
+{
+    return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+}
+
+static inline size_t vocabulary_merge_slot(uint64_t pair)
+{
+    pair *= 0x9E3779B97F4A7C15u;
+    return (size_t)(pair ^ pair >> 32); /* the upper half has seen every bit */
+}
+
+/* The merge of two neighbours, or NULL. */
+static inline const Merge *vocabulary_merge(const Vocabulary *vocabulary, int32_t left, int32_t right)
+{
+    uint64_t pair = vocabulary_pair(left, right);
+    for (size_t at = vocabulary_merge_slot(pair) & vocabulary->merge_mask;; at = (at + 1) & vocabulary->merge_mask) {
+        const Merge *merge = &vocabulary->merges[at];
+        if (merge->pair == pair) return merge;
+        if (merge->pair == UINT64_MAX) return NULL;
+    }
+}
+
+#endif

@@ -1,0 +1,290 @@
+#include "infer/adapter_io.h"
+
+#include "base/memory.h"
+#include "ckpt/adapter_file.h"
+#include "infer/adapter_checkpoint.h"
+#include "model/lora_sites.h"
+#include "tensor/safetensors.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- in ------------------------------------------------------------------------------------------------------- */
+
+static Err *take_pair(ModulePair *to, const AdapterPair *from)
+{
+    if (from->embedding) return err_new(ERR_FORMAT, "%s: LoRA on the embedding is not supported", from->module);
+    *to = (ModulePair){.r = from->r, .in = from->in, .out = from->out, .scale = from->scale};
+    TRY(mem_new(&to->A, from->r * from->in, sizeof *to->A));
+    TRY(mem_new(&to->B, from->out * from->r, sizeof *to->B));
+    adapter_file_read_pair(from, to->A, to->B);
+    to->module = from->module;
+    return NULL;
+}
+
+static bool all_zero(size_t n, const float *x)
+{
+    size_t i = 0;
+    while (i < n && x[i] == 0) i++;
+    return i == n;
+}
+
+static bool is_zero(const ModulePair *p) { return all_zero(p->r * p->in, p->A) && all_zero(p->out * p->r, p->B); }
+
+/* Are both of the same routed expert? */
+static bool same_expert(const ModulePair *a, const ModulePair *b)
+{
+    if (!strstr(a->module, ".mlp.experts.")) return false;
+    size_t n = (size_t)(strrchr(a->module, '.') - a->module) + 1;
+    return strncmp(a->module, b->module, n) == 0 && !strchr(b->module + n, '.');
+}
+
+/* Where only some experts of a layer are adapted, zeros stand for the others (ckpt/adapter_file): A and B would stay zero
+ * for ever, so they are left out. Pairs come by module. Returns how many are left. */
+static size_t drop_placeholders(size_t n, ModulePair *pairs)
+{
+    size_t kept = 0;
+    for (size_t i = 0, end; i < n; i = end) {
+        bool zero = same_expert(&pairs[i], &pairs[i]);
+        for (end = i; end < n && (end == i || same_expert(&pairs[i], &pairs[end])); end++) zero = zero && is_zero(&pairs[end]);
+        for (size_t j = i; j < end; j++) {
+            ModulePair pair = pairs[j];
+            pairs[j] = (ModulePair){0};
+            if (!zero) {
+                pairs[kept++] = pair;
+                continue;
+            }
+            free(pair.A);
+            free(pair.B);
+        }
+    }
+    return kept;
+}
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+#define BIAS_FILE "router_bias.safetensors" /* correction biases that training moved; nobody else reads it */
+
+static void bias_name(char name[MODULE_BYTES], size_t l)
+{
+    char stem[MODULE_BYTES];
+    slot_module(&(Slot){.kind = SLOT_ROUTER, .l = l}, stem);
+    snprintf(name, MODULE_BYTES, "%.90s.e_score_correction_bias", stem);
+}
+
+static Err *read_biases(Adapter *adapter, const char *directory)
+{
+    Safetensors file;
+    char path[PATH_BYTES], name[MODULE_BYTES];
+    size_t E = adapter->model->router.E;
+    TRY(file_join(path, directory, BIAS_FILE));
+    if (!file_exists(path)) return NULL;
+    TRY(adapter_own_biases(adapter));
+    TRY(safetensors_open(&file, path));
+    Err *err = NULL;
+    for (size_t l = 0; l < adapter->n_layers && !err; l++) {
+        if (!adapter->layers[l].router_bias) continue;
+        bias_name(name, l);
+        const TensorView *view = safetensors_find(&file, name);
+        if (!view || view->dtype != DTYPE_F32 || view->bytes != E * sizeof(float)) err = err_new(ERR_FORMAT, "%s: %s is not there, or not F32 [%zu]", path, name, E);
+        else memcpy(adapter->layers[l].router_bias, view->data, view->bytes);
+    }
+    safetensors_close(&file);
+    return err;
+}
+
+static Err *write_biases(const Adapter *adapter, const char *directory)
+{
+    char path[PATH_BYTES], (*names)[MODULE_BYTES];
+    TensorView *tensors;
+    size_t n = 0, E = adapter->model->router.E;
+    TRY(file_join(path, directory, BIAS_FILE));
+    if (!adapter->biases) return remove(path) && errno != ENOENT ? err_errno("remove %s", path) : NULL;
+    TRY(mem_new(&names, adapter->n_layers, sizeof *names));
+    Err *err = mem_new(&tensors, adapter->n_layers, sizeof *tensors);
+    for (size_t l = 0; l < adapter->n_layers && !err; l++) {
+        if (!adapter->layers[l].router_bias) continue;
+        bias_name(names[n], l);
+        tensors[n] = (TensorView){.name = names[n], .dtype = DTYPE_F32, .n_dims = 1, .shape = {E}, .bytes = E * sizeof(float), .data = adapter->layers[l].router_bias};
+        n++;
+    }
+    if (!err) {
+        err = safetensors_write(path, tensors, n);
+        free(tensors);
+    }
+    free(names);
+    return err;
+}
+
+/* PEFT saves a router's correction bias beside its weight; where training did not move it, it must be the base's own. */
+static Err *check_bias(const Model *model, const AdapterExtra *extra)
+{
+    size_t l, E = model->router.E;
+    float *bias;
+    if (sscanf(extra->name, "model.layers.%zu.", &l) != 1 || l >= model->n_layers || model->layers[l].dense || extra->rows * extra->cols != E)
+        return err_new(ERR_FORMAT, "%s does not fit this model", extra->name);
+    TRY(mem_new(&bias, E, sizeof *bias));
+    adapter_file_read_extra(extra, bias);
+    bool same = memcmp(bias, model->layers[l].router_bias, E * sizeof *bias) == 0;
+    free(bias);
+    return same ? NULL : err_new(ERR_FORMAT, "%s differs from the base's; a changed correction bias is not supported", extra->name);
+}
+
+/* A router that was trained whole. */
+static Err *take_extra(const Model *model, ModulePair *to, size_t *n, const AdapterExtra *extra)
+{
+    if (ends_with(extra->name, ".e_score_correction_bias")) return check_bias(model, extra);
+    if (!ends_with(extra->name, ".weight")) return err_new(ERR_FORMAT, "%s is not supported", extra->name);
+    char *module;
+    TRY(mem_copy_bytes(&module, extra->name, strlen(extra->name) - strlen(".weight")));
+    ModulePair *pair = &to[(*n)++];
+    *pair = (ModulePair){.module = module, .in = extra->cols, .out = extra->rows, .scale = 1};
+    Err *err = mem_new(&pair->B, extra->rows * extra->cols, sizeof *pair->B);
+    if (!err) adapter_file_read_extra(extra, pair->B);
+    return err;
+}
+
+static Err *import(Adapter **adapter, const Model *model, const AdapterFile *file, const char *directory, ModulePair *pairs)
+{
+    char path[PATH_BYTES];
+    TRY(file_join(path, directory, BIAS_FILE));
+    bool moved = file_exists(path);
+    for (size_t i = 0; i < file->n_pairs; i++) TRY(take_pair(&pairs[i], &file->pairs[i]));
+    size_t n = drop_placeholders(file->n_pairs, pairs);
+    for (size_t i = 0; i < file->n_extras; i++)
+        if (!moved || !ends_with(file->extras[i].name, ".e_score_correction_bias")) TRY(take_extra(model, pairs, &n, &file->extras[i]));
+    return adapter_from_pairs(adapter, model, n, pairs);
+}
+
+static Err *open_peft(Adapter **adapter, const Model *model, const char *path)
+{
+    AdapterFile *file;
+    ModulePair *pairs;
+    TRY(adapter_file_open(&file, path));
+    size_t most = file->n_pairs + file->n_extras;
+    Err *err = mem_new(&pairs, most, sizeof *pairs);
+    if (!err) {
+        err = err_wrap(import(adapter, model, file, path, pairs), "adapter %s", path);
+        if (!err && (err = read_biases(*adapter, path))) {
+            adapter_free(*adapter);
+            *adapter = NULL;
+        }
+        for (size_t i = 0; i < most; i++) {
+            if (!pairs[i].A) free((char *)(size_t)pairs[i].module); /* a router's name is our own */
+            free(pairs[i].A);
+            free(pairs[i].B);
+        }
+        free(pairs);
+    }
+    adapter_file_close(file);
+    return err;
+}
+
+Err *adapter_open(Adapter **adapter, const Model *model, const char *path)
+{
+    char inner[PATH_BYTES], config[PATH_BYTES], checkpoint[PATH_BYTES];
+    bool found = false;
+    if (ends_with(path, ".h5")) return trained_open(adapter, model, path);
+    TRY(file_join(inner, path, "adapter"));
+    TRY(file_join(config, inner, "adapter_config.json"));
+    if (file_exists(config)) return open_peft(adapter, model, inner);
+    TRY(file_join(config, path, "adapter_config.json"));
+    if (!file_exists(config) && file_exists(path)) TRY(checkpoint_newest(path, checkpoint, &found));
+    return found ? trained_open(adapter, model, checkpoint) : open_peft(adapter, model, path);
+}
+
+/* ---- out ------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    const Adapter *adapter;
+    size_t r; /* for what is not adapted */
+    double scale;
+    AdapterOutPair *pairs;
+    size_t n, capacity;
+    AdapterOutExtra *extras;
+    size_t n_extras, extras_capacity;
+} Out;
+
+static bool layer_has_experts(const LayerAdapter *layer, size_t E)
+{
+    for (size_t e = 0; layer->experts && e < E; e++)
+        if (layer->experts[e].in || layer->experts[e].out) return true;
+    return false;
+}
+
+/* Zeros for the experts of an adapted layer that have no pair. */
+static Err *add_zeros(void *context, const Slot *slot, const char *module)
+{
+    Out *out = context;
+    const Model *model = out->adapter->model;
+    if (slot->kind == SLOT_PLACE) return NULL;
+    const Weight *w = slot_weight(model, slot);
+    const Lora *lora = adapter_pair(out->adapter, slot);
+    size_t row = slot->half * w->rows;
+    if (lora && row >= lora->col && row < lora->col + lora->B->rows) return NULL;
+    char *name;
+    TRY(mem_grow(&out->pairs, &out->capacity, out->n + 1, sizeof *out->pairs));
+    TRY(mem_copy_text(&name, module));
+    out->pairs[out->n++] = (AdapterOutPair){name, out->r, w->cols, w->rows, NULL, NULL, out->scale};
+    return NULL;
+}
+
+static Err *add_extra(Out *out, const char *stem, const char *leaf, size_t rows, size_t cols, const float *data)
+{
+    char *name;
+    TRY(mem_grow(&out->extras, &out->extras_capacity, out->n_extras + 1, sizeof *out->extras));
+    TRY(mem_format(&name, "%s.%s", stem, leaf));
+    out->extras[out->n_extras++] = (AdapterOutExtra){name, rows, cols, data};
+    return NULL;
+}
+
+static Err *collect(Out *out, const ModulePair *pairs, size_t n)
+{
+    const Adapter *adapter = out->adapter;
+    for (size_t i = 0; i < n; i++) {
+        const ModulePair *p = &pairs[i];
+        if (!p->A) continue;
+        char *name;
+        TRY(mem_grow(&out->pairs, &out->capacity, out->n + 1, sizeof *out->pairs));
+        TRY(mem_copy_text(&name, p->module));
+        out->pairs[out->n++] = (AdapterOutPair){name, p->r, p->in, p->out, p->A, p->B, p->scale};
+        if (out->r == 0) out->scale = p->scale;
+        if (p->r > out->r) out->r = p->r;
+    }
+    for (size_t l = 0; l < adapter->n_layers; l++) {
+        const LayerAdapter *layer = &adapter->layers[l];
+        if (layer_has_experts(layer, adapter->model->router.E)) TRY(slots_visit(adapter->model, l, add_zeros, out));
+        if (!layer->router) continue;
+        char stem[MODULE_BYTES];
+        slot_module(&(Slot){.kind = SLOT_ROUTER, .l = l}, stem);
+        TRY(add_extra(out, stem, "weight", layer->router->rows, layer->router->cols, layer->router->data));
+        TRY(add_extra(out, stem, "e_score_correction_bias", 1, layer->router->rows,
+                      layer->router_bias ? layer->router_bias : adapter->model->layers[l].router_bias));
+    }
+    return NULL;
+}
+
+Err *adapter_export(const Adapter *adapter, const char *directory, const char *base_model, bool bf16)
+{
+    ModulePair *pairs;
+    size_t n;
+    Out out = {.adapter = adapter};
+    TRY(adapter_pairs(adapter, &pairs, &n));
+    Err *err = collect(&out, pairs, n);
+    if (!err)
+        err = adapter_file_write(directory, &(AdapterOut){.base_model = base_model, .dtype = bf16 ? DTYPE_BF16 : DTYPE_F32, .n_pairs = out.n,
+                                                          .pairs = out.pairs, .n_extras = out.n_extras, .extras = out.extras});
+    if (!err) err = write_biases(adapter, directory);
+    for (size_t i = 0; i < out.n; i++) free((char *)(size_t)out.pairs[i].module);
+    for (size_t i = 0; i < out.n_extras; i++) free((char *)(size_t)out.extras[i].name);
+    free(out.pairs);
+    free(out.extras);
+    pairs_free(pairs, n);
+    return err_wrap(err, "export adapter to %s", directory);
+}

@@ -1,0 +1,106 @@
+/* Why a resident share, and spread evenly: were the whole memory one ring, readers would have nothing to do while the walk
+ * passes the parts that are still there around its turns, and everything to do in between. */
+#include "model/stream_budget.h"
+
+#include "base/byte_size.h"
+
+#include <stdio.h>
+
+size_t stream_runs(const StreamLayer *layer, size_t most)
+{
+    size_t experts = layer->n_experts * layer->expert;
+    if (layer->core + experts <= most || layer->n_experts <= STREAM_LEAST_RUN) return 0;
+    size_t fit = most / layer->expert, per_run = fit > STREAM_LEAST_RUN ? fit : STREAM_LEAST_RUN;
+    return (layer->n_experts + per_run - 1) / per_run;
+}
+
+static bool fits(size_t most, size_t left, size_t n, const StreamLayer *layers)
+{
+    size_t core = 0, run = 0;
+    for (size_t l = 0; l < n; l++) {
+        size_t runs = stream_runs(&layers[l], most), experts = runs ? (layers[l].n_experts + runs - 1) / runs : 0;
+        size_t bytes = layers[l].core + (runs ? 0 : layers[l].n_experts * layers[l].expert);
+        if (bytes > core) core = bytes;
+        if (experts * layers[l].expert > run) run = experts * layers[l].expert;
+    }
+    return core + run <= left;
+}
+
+size_t stream_part_most(size_t left, size_t n, const StreamLayer *layers)
+{
+    size_t most = left / 8;
+    while (most > 0 && !fits(most, left, n, layers)) most /= 2;
+    return most;
+}
+
+/* The i-th of n stays when r of them do. */
+static bool stays(size_t i, size_t r, size_t n) { return (i + 1) * r / n != i * r / n; }
+
+/* The ring of one kind of parts when r of them stay; returns the memory that it takes. */
+static size_t set_ring(StreamRing *ring, bool run, size_t r, size_t slots, size_t n, const StreamPart *parts, bool *resident)
+{
+    size_t at = 0, of = ring->n;
+    *ring = (StreamRing){.n = of, .n_resident = r};
+    for (size_t i = 0; i < n; i++) {
+        if (parts[i].run != run) continue;
+        bool stay = stays(at++, r, of);
+        if (stay) ring->resident_bytes += parts[i].bytes;
+        else ring->pass_bytes += parts[i].bytes;
+        if (!stay && parts[i].bytes > ring->slot_bytes) ring->slot_bytes = parts[i].bytes;
+        if (resident) resident[i] = stay;
+    }
+    ring->n_slots = slots < of - r ? slots : of - r;
+    return stream_ring_bytes(ring);
+}
+
+/* Three slots hide the unevenness of a disk, two let reading and computing overlap, one works. Three only where they leave
+ * half of the memory to what stays. */
+static void fill_ring(StreamRing *ring, bool run, size_t left, size_t n, const StreamPart *parts, bool *resident)
+{
+    size_t slots = 1, r = ring->n;
+    set_ring(ring, run, 0, 1, n, parts, NULL);
+    if (2 * ring->slot_bytes <= left) slots = 2;
+    if (6 * ring->slot_bytes <= left) slots = 3;
+    while (r > 0 && set_ring(ring, run, r, slots, n, parts, NULL) > left) r--;
+    set_ring(ring, run, r, slots, n, parts, resident);
+}
+
+/* Cores between runs are small: all stay where they leave three quarters to the runs, else two slots pass them. */
+static void fill_cores(StreamPlan *p, size_t left, size_t n, const StreamPart *parts, bool *resident)
+{
+    size_t run = p->runs.slot_bytes, core = p->cores.slot_bytes, all = set_ring(&p->cores, false, p->cores.n, 0, n, parts, resident);
+    if (all <= left / 4 && all + run <= left) return;
+    set_ring(&p->cores, false, 0, 2 * (core + run) <= left ? 2 : 1, n, parts, resident);
+}
+
+Err *stream_plan(StreamPlan *plan, size_t limit, size_t fixed, size_t n, const StreamPart *parts, bool *resident)
+{
+    *plan = (StreamPlan){.limit_bytes = limit, .fixed_bytes = fixed};
+    for (size_t i = 0; i < n; i++) (parts[i].run ? &plan->runs : &plan->cores)->n++;
+    plan->least_bytes = fixed + set_ring(&plan->cores, false, 0, 1, n, parts, NULL) + set_ring(&plan->runs, true, 0, 1, n, parts, NULL);
+    if (limit < plan->least_bytes) return err_new(ERR_MEMORY, "weights need %s at least: embedding and head, and one part of a layer at a time", BYTES(plan->least_bytes));
+    size_t left = limit - fixed;
+    if (plan->runs.n == 0) {
+        fill_ring(&plan->cores, false, left, n, parts, resident);
+        return NULL;
+    }
+    fill_cores(plan, left, n, parts, resident);
+    fill_ring(&plan->runs, true, left - stream_ring_bytes(&plan->cores), n, parts, resident);
+    return NULL;
+}
+
+static int describe_ring(char *text, size_t room, const StreamRing *r, const char *what)
+{
+    int n = snprintf(text, room, "%zu of %zu %s stay (%s)", r->n_resident, r->n, what, BYTES(r->resident_bytes));
+    if (r->n_slots) n += snprintf(text + n, room - (size_t)n, ", the others pass through %zu slot%s of %s", r->n_slots, r->n_slots == 1 ? "" : "s", BYTES(r->slot_bytes));
+    return n;
+}
+
+const char *stream_describe(char text[STREAM_TEXT_BYTES], const StreamPlan *p)
+{
+    int n = describe_ring(text, STREAM_TEXT_BYTES, &p->cores, p->runs.n ? "layers without their experts" : "layers");
+    if (p->runs.n == 0) return text;
+    n += snprintf(text + n, (size_t)(STREAM_TEXT_BYTES - n), "; ");
+    describe_ring(text + n, (size_t)(STREAM_TEXT_BYTES - n), &p->runs, "runs of experts");
+    return text;
+}

@@ -1,0 +1,140 @@
+#include "plan/stream_time.h"
+
+#include "base/memory.h"
+#include "base/minmax.h"
+#include "model/stream_order.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+enum { MOST_SLOTS = 8, STEPS = 3 }; /* the last of them is like all that follow */
+
+typedef struct {
+    size_t part;
+    bool run, full;
+} Place;
+
+typedef struct {
+    const WalkWork *work;
+    Order order;
+    size_t n_slots;
+    Place slots[MOST_SLOTS];
+    double *ready;      /* [n] when a part is there; INFINITY: it is not asked for yet */
+    double disk, clock; /* until when each is busy */
+    size_t visit;       /* at work, or waited for */
+    size_t core;        /* borrowed meanwhile */
+} Walk;
+
+static size_t layers(const Walk *w) { return w->work->parts->n_layers; }
+static const size_t *first(const Walk *w) { return w->work->parts->first; }
+static size_t next_use(const Walk *w, size_t from, size_t part) { return order_next(&w->order, layers(w), first(w), from, part); }
+
+/* As spare_slot of model/stream.c. */
+static Place *spare(Walk *w, bool run, size_t visit)
+{
+    Place *best = NULL;
+    size_t latest = visit;
+    for (size_t i = 0; i < w->n_slots; i++) {
+        Place *slot = &w->slots[i];
+        if (slot->run != run || (slot->full && slot->part == w->core)) continue;
+        if (!slot->full) return slot;
+        size_t use = next_use(w, w->visit, slot->part);
+        if (use <= latest) continue;
+        latest = use;
+        best = slot;
+    }
+    return best;
+}
+
+/* Begin to read the first part that is missing and has a slot; false: readers rest. */
+static bool read_one(Walk *w)
+{
+    const Parts *parts = w->work->parts;
+    bool full[2] = {false, false};
+    for (size_t visit = w->visit; visit < w->visit + 2 * parts->n && !(full[0] && full[1]); visit++) {
+        size_t part = order_part(&w->order, layers(w), first(w), visit);
+        bool run = parts->parts[part].run;
+        if (w->ready[part] < INFINITY || full[run]) continue;
+        Place *slot = spare(w, run, visit);
+        full[run] = !slot;
+        if (!slot) continue;
+        if (slot->full) w->ready[slot->part] = INFINITY;
+        *slot = (Place){part, run, true};
+        w->disk += (double)parts->parts[part].bytes / w->work->bytes_per_second;
+        w->ready[part] = w->disk;
+        return true;
+    }
+    return false;
+}
+
+/* Arithmetic, while readers work as long as they find something. */
+static void compute(Walk *w, double seconds)
+{
+    w->clock += seconds;
+    while (w->disk < w->clock)
+        if (!read_one(w)) w->disk = w->clock;
+}
+
+static void need(Walk *w, size_t part)
+{
+    while (!(w->ready[part] < INFINITY) && read_one(w)) continue;
+    if (w->ready[part] > w->clock && w->ready[part] < INFINITY) w->clock = w->ready[part];
+}
+
+/* Runs of a layer once, rising or falling. */
+static void pass_runs(Walk *w, size_t l, bool down, double seconds)
+{
+    size_t core = first(w)[l], n = first(w)[l + 1] - core - 1;
+    for (size_t i = 0; i < n; i++, w->visit++) {
+        need(w, core + 1 + (down ? n - 1 - i : i));
+        compute(w, seconds / (double)n);
+    }
+    if (n == 0) compute(w, seconds);
+}
+
+static void pass_layer(Walk *w, size_t l, bool down)
+{
+    const LayerSeconds *s = &w->work->layers[l];
+    size_t core = first(w)[l];
+    need(w, core);
+    w->core = core;
+    w->visit++;
+    for (size_t lap = 0; lap < w->work->laps; lap++) {
+        double each = 1 / (double)w->work->laps;
+        compute(w, each * (down ? s->core_again : s->core_up));
+        pass_runs(w, l, down, each * (down ? s->experts_back : s->experts_up));
+        if (down) compute(w, each * s->core_back);
+    }
+    w->core = SIZE_MAX;
+}
+
+static void step(Walk *w)
+{
+    OrderWalk walk = {w->visit, w->work->lowest, w->work->laps};
+    w->order.walks[w->order.n++ % ORDER_WALKS] = walk;
+    for (size_t l = 0; l < layers(w); l++) pass_layer(w, l, false);
+    compute(w, w->work->head);
+    for (size_t l = layers(w); l-- > w->work->lowest;) pass_layer(w, l, true);
+}
+
+static void add_slots(Walk *w, const StreamRing *ring, bool run)
+{
+    for (size_t i = 0; i < ring->n_slots && w->n_slots < MOST_SLOTS; i++) w->slots[w->n_slots++] = (Place){.run = run};
+}
+
+Err *walk_seconds(double *seconds, const WalkWork *work)
+{
+    Walk w = {.work = work, .core = SIZE_MAX};
+    TRY(mem_new(&w.ready, work->parts->n, sizeof *w.ready));
+    for (size_t p = 0; p < work->parts->n; p++) w.ready[p] = work->resident[p] ? 0 : INFINITY;
+    add_slots(&w, &work->plan->cores, false);
+    add_slots(&w, &work->plan->runs, true);
+    double began = 0;
+    for (int i = 0; i < STEPS; i++) {
+        began = w.clock;
+        step(&w);
+    }
+    *seconds = w.clock - began;
+    free(w.ready);
+    return NULL;
+}

@@ -1,0 +1,433 @@
+#define _GNU_SOURCE /* setenv */
+/* Products: how they are cut into panels and blocks (the kernels do the arithmetic).
+ *
+ * Narrow products, whose y fits one panel (LoRA's r), are cut by rows instead: each thread packs a few rows of one block
+ * at a time, which then stay in cache, and packing needs no pass over memory of its own. */
+#include "tensor/gemm.h"
+
+#include "tensor/block.h"
+#include "tensor/latent.h"
+
+#include <omp.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    NARROW_ROWS = 192,      /* rows packed at once: with the panel of W they stay in L2 */
+    PACK_ROWS = 3 * LANES,  /* rows that a thread packs at once */
+    WORTH_A_TEAM = 1 << 20, /* multiply-adds; less than this takes less than waking threads */
+    WORTH_READING = 1 << 17, /* the same in elements of W, for few rows: memory is what they wait for */
+};
+
+const Kernels *kernels = &kernels_plain;
+static const Products *rounded; /* for frozen weights that need not be exact; NULL: fp32 for all */
+
+static _Thread_local float panel[PANEL_FLOATS] __attribute__((aligned(64)));
+
+/* ---- scratch and packing ------------------------------------------------------------------------------------- */
+
+static size_t words_of(const Products *with, size_t n) { return (n + with->per_word - 1) / with->per_word; }
+static size_t block_of(const Products *with) { return BLOCK * with->per_word; } /* in elements */
+
+/* Inner lengths in words, here and in the next three. */
+static size_t lanes_floats(size_t T, size_t inner) { return round_up(T, LANES) * inner; }
+static size_t rows_floats(size_t T, size_t inner) { return (T + ROW_TILE) * packed_stride(inner) * ((inner + BLOCK - 1) / BLOCK); }
+
+/* Where block number b begins in packed x of T rows. */
+static size_t lanes_at(size_t T, size_t b) { return round_up(T, LANES) * BLOCK * b; }
+static size_t rows_at(size_t T, size_t b) { return (T + ROW_TILE) * STRIDE * b; }
+
+/* Of x, and r floats that ride behind; a pair that goes apart is packed after all of that. */
+static size_t x_scratch(size_t T, size_t K, size_t r)
+{
+    size_t lanes = lanes_floats(T, K + r), rows = rows_floats(T, K); /* of floats; words of bf16 take less */
+    return round_up(lanes > rows ? lanes : rows, LANES);
+}
+
+size_t rows_scratch(size_t T, size_t K, size_t r) { return r > SHORT ? x_scratch(T, K, 0) + x_scratch(T, r, 0) : x_scratch(T, K, r); }
+
+/* A pair too large to ride along is a product of its own. */
+static bool goes_apart(const RowsPair *pair) { return pair && pair->r > SHORT; }
+static size_t riding(const RowsPair *pair) { return pair && pair->r <= SHORT ? pair->r : 0; }
+
+/* Its weight: B, or A of rows `width` wide. */
+static Weight weight_of_pair(const RowsPair *pair, bool transposed, size_t width)
+{
+    return transposed ? weight_of("", pair->rows, pair->r, pair->M) : weight_of("", pair->r, width, pair->M);
+}
+
+/* How a product multiplies. */
+typedef struct {
+    const Products *with;
+    bool lanes;           /* x is packed as lanes */
+    size_t inner, words;  /* length, in elements and in words */
+    size_t block, stride; /* elements of a block; words from row to row where x is not packed as lanes */
+    const RowsPair *pair; /* that rides along, or NULL */
+} Plan;
+
+static Plan plan_of(bool transposed, size_t T, const Weight *W, const RowsPair *pair)
+{
+    const Products *with = rounded && !weight_is_exact(W) ? rounded : kernels->products;
+    size_t inner = transposed ? W->cols : W->rows, words = words_of(with, inner);
+    return (Plan){with, transposed && words > SHORT && T > FEW_ROWS && T < TURN_ROWS, inner, words, block_of(with), packed_stride(words), riding(pair) ? pair : NULL};
+}
+
+/* The pair behind the block from element `at` on: only the last one has it. */
+static const RowsPair *pair_behind(const Plan *p, size_t at) { return at + p->block >= p->inner ? p->pair : NULL; }
+
+bool rows_pack_serves(const Weight *packed_for, const Weight *W) { return !rounded || weight_is_exact(packed_for) == weight_is_exact(W); }
+
+/* What follows packed rows: tiles reach beyond the last one. */
+static void zero_tile(size_t stride, float *out) { memset(out, 0, ROW_TILE * stride * sizeof *out); }
+
+/* Rows [t, t + rows) of the block of x from element `at` on, and of the pair behind it, to `out`, the block's row 0. t is a
+ * multiple of LANES. */
+static void pack_part(const Plan *p, size_t at, size_t t, size_t rows, float s, Rows x, float *out)
+{
+    const Products *floats = kernels->products;
+    const RowsPair *pair = pair_behind(p, at);
+    size_t n = least(p->block, p->inner - at), words = words_of(p->with, n), r = riding(pair), step = p->lanes ? words + r : p->stride;
+    Rows from = rows_right(rows_from(x, t), at);
+    out += t * step;
+    if (p->lanes) p->with->pack_lanes(rows, n, s, from, out, step * LANES);
+    else p->with->pack_rows(rows, n, step, s, from, out);
+    if (pair && p->lanes) floats->pack_lanes(rows, r, pair->s, rows_from(pair->u, t), out + words * LANES, step * LANES);
+    if (pair && !p->lanes) floats->pack_rows(rows, r, step, pair->s, rows_from(pair->u, t), out + words);
+}
+
+/* Rows [t, t + rows) of block b of all T rows into their place, and the zeros after the last. */
+static void pack_block(const Plan *p, size_t T, size_t b, size_t t, size_t rows, float s, Rows x, float *scratch)
+{
+    float *out = scratch + (p->lanes ? lanes_at(T, b) : rows_at(T, b));
+    pack_part(p, b * p->block, t, rows, s, x, out);
+    if (!p->lanes && t + rows == T) zero_tile(p->stride, out + T * p->stride);
+}
+
+static void pack(const Plan *p, size_t T, float s, Rows x, float *scratch)
+{
+    for (size_t b = 0; b * p->block < p->inner; b++) pack_block(p, T, b, 0, T, s, x, scratch);
+}
+
+static void rows_pack(bool transposed, size_t T, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch)
+{
+    Plan p = plan_of(transposed, T, W, pair);
+    pack(&p, T, s, x, scratch);
+    if (!goes_apart(pair)) return;
+    Weight M = weight_of_pair(pair, transposed, W->cols);
+    rows_pack(transposed, T, pair->s, pair->u, &M, NULL, scratch + x_scratch(T, p.inner, 0));
+}
+
+void rows_pack_nn(size_t T, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch) { rows_pack(false, T, s, x, W, pair, scratch); }
+void rows_pack_nt(size_t T, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch) { rows_pack(true, T, s, x, W, pair, scratch); }
+
+/* ---- slices -------------------------------------------------------------------------------------------------- */
+
+/* A stretch of `elements` in each of `rows` rows of W, from (row, col) on. */
+static Fetch fetch_of(const Weight *W, size_t row, size_t col, size_t rows, size_t elements)
+{
+    size_t bytes = dtype_bytes(W->dtype);
+    if (row >= W->rows || col >= W->cols) return (Fetch){0};
+    return (Fetch){(const char *)W->data + (row * W->cols + col) * bytes, least(rows, W->rows - row),
+                   (least(elements, W->cols - col) * bytes + 63) / 64, W->cols * bytes};
+}
+
+/* What nt and nn read for the columns of y from begin on, inner index from at on: one block of one panel. */
+static Fetch fetch_nt(const Weight *W, size_t begin, size_t at, size_t block) { return fetch_of(W, begin, at, NN_COLUMNS, block); }
+static Fetch fetch_nn(const Weight *W, size_t begin, size_t at, size_t block) { return fetch_of(W, at, begin, block, NN_COLUMNS); }
+
+/* What is read after a block of the panel [begin, stop): the next block, the next panel, the next slice. */
+static Fetch fetch_next(Fetch (*fetch)(const Weight *, size_t, size_t, size_t), const Plan *p, const Weight *W, size_t at, size_t begin,
+                        size_t stop, size_t end, RowsNext next)
+{
+    if (at + p->block < p->inner) return fetch(W, begin, at + p->block, p->block);
+    if (stop < end) return fetch(W, stop, 0, p->block);
+    return next.W ? fetch(next.W, next.begin, 0, p->block) : (Fetch){0};
+}
+
+/* One block of columns [begin, end), its length from element `at` on; x is packed from there on. */
+static void nt_block(const Plan *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, Fetch next)
+{
+    size_t n = least(p->block, p->inner - at);
+    const RowsPair *pair = pair_behind(p, at);
+    if (p->lanes) p->with->nt(T, y, add, packed, W, begin, end, at, n, pair, panel, next);
+    else if (p->words > SHORT && T <= FEW_ROWS) p->with->nt_few(T, y, add, packed, W, begin, end, at, n, pair);
+    else p->with->nt_turned(T, y, add, packed, W, begin, end, at, n, pair, panel, next);
+}
+
+static void nn_block(const Plan *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, Fetch next)
+{
+    p->with->nn(T, y, add, packed, W, begin, end, at, least(p->block, p->inner - at), pair_behind(p, at), panel, next);
+}
+
+/* Columns of y that go through one panel. */
+static size_t panel_columns(const Plan *p)
+{
+    if (p->words <= SHORT) return short_columns(p->words + riding(p->pair));
+    return p->lanes ? ROWS_SLICE : NN_COLUMNS;
+}
+
+static void slice(bool transposed, size_t T, Rows y, bool add, const float *packed, const Weight *W, const RowsPair *pair, size_t begin, size_t end, RowsNext next);
+
+/* Columns [begin, end) of what a pair that goes apart adds, packed behind x. */
+static void slice_apart(bool transposed, size_t T, Rows y, const float *packed, const RowsPair *pair, size_t width, size_t begin, size_t end)
+{
+    Weight M = weight_of_pair(pair, transposed, width);
+    size_t first = transposed ? pair->first : 0, from = begin > first ? begin - first : 0, to = end > first ? end - first : 0;
+    if (transposed) to = least(to, pair->rows);
+    if (from < to) slice(transposed, T, rows_right(y, first), true, packed, &M, NULL, from, to, (RowsNext){0});
+}
+
+static void slice(bool transposed, size_t T, Rows y, bool add, const float *packed, const Weight *W, const RowsPair *pair, size_t begin, size_t end, RowsNext next)
+{
+    Plan p = plan_of(transposed, T, W, pair);
+    size_t columns = panel_columns(&p);
+    for (size_t from = begin, stop; from < end; from = stop) {
+        stop = least(from + columns, end);
+        for (size_t b = 0, at = 0; at < p.inner; b++, at += p.block)
+            (transposed ? nt_block : nn_block)(&p, T, y, add || b, packed + (p.lanes ? lanes_at(T, b) : rows_at(T, b)), W, from, stop, at,
+                                               fetch_next(transposed ? fetch_nt : fetch_nn, &p, W, at, from, stop, end, next));
+    }
+    if (goes_apart(pair)) slice_apart(transposed, T, y, packed + x_scratch(T, p.inner, 0), pair, W->cols, begin, end);
+}
+
+void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const RowsPair *pair, size_t begin, size_t end, RowsNext next)
+{
+    slice(true, T, y, add, packed, W, pair, begin, end, next);
+}
+
+void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const RowsPair *pair, size_t begin, size_t end, RowsNext next)
+{
+    slice(false, T, y, add, packed, W, pair, begin, end, next);
+}
+
+/* ---- whole products ------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    bool transposed; /* nt */
+    size_t T, width;
+    Rows y, x;
+    bool add;
+    float s;
+    const Weight *W;
+    const RowsPair *pair;
+} Product;
+
+/* Part i of n of a length, in whole units. */
+static size_t part(size_t length, size_t unit, size_t i, size_t n)
+{
+    size_t units = (length + unit - 1) / unit;
+    return least(length, units * i / n * unit);
+}
+
+/* Rows [begin, end) of a narrow product, block by block through a scratch of NARROW_ROWS rows or fewer. */
+static void narrow_rows(const Product *p, const Plan *plan, size_t begin, size_t end, float *scratch)
+{
+    size_t T = end - begin;
+    Rows x = rows_from(p->x, begin), y = rows_from(p->y, begin);
+    Plan of_rows = *plan;
+    RowsPair pair;
+    if (plan->pair) {
+        pair = *plan->pair;
+        pair.u = rows_from(pair.u, begin);
+        of_rows.pair = &pair;
+    }
+    for (size_t at = 0; at < plan->inner; at += plan->block) {
+        pack_part(&of_rows, at, 0, T, p->s, x, scratch);
+        if (!plan->lanes) zero_tile(plan->stride, scratch + T * plan->stride);
+        (p->transposed ? nt_block : nn_block)(&of_rows, T, y, p->add || at, scratch, p->W, 0, p->width, at, (Fetch){0});
+    }
+}
+
+static void narrow_part(const Product *p, const Plan *plan, size_t i, size_t n)
+{
+    static _Thread_local float packed[(NARROW_ROWS + ROW_TILE) * STRIDE] __attribute__((aligned(64)));
+    size_t begin = part(p->T, 3 * LANES, i, n), end = part(p->T, 3 * LANES, i + 1, n);
+    for (; begin < end; begin += NARROW_ROWS) narrow_rows(p, plan, begin, least(begin + NARROW_ROWS, end), packed);
+}
+
+/* The team packs together. */
+static void pack_all(const Product *p, const Plan *plan, float *scratch)
+{
+    size_t blocks = (plan->words + BLOCK - 1) / BLOCK, runs = (p->T + PACK_ROWS - 1) / PACK_ROWS;
+#pragma omp for schedule(static)
+    for (size_t i = 0; i < blocks * runs; i++) {
+        size_t t = i % runs * PACK_ROWS;
+        pack_block(plan, p->T, i / runs, t, least(PACK_ROWS, p->T - t), p->s, p->x, scratch);
+    }
+}
+
+static void wide_part(const Product *p, size_t i, size_t n, const float *packed)
+{
+    size_t begin = part(p->width, ROWS_UNIT, i, n), end = part(p->width, ROWS_UNIT, i + 1, n);
+    slice(p->transposed, p->T, p->y, p->add, packed, p->W, p->pair, begin, end, (RowsNext){0});
+}
+
+static void product(const Product *p, float *scratch)
+{
+    Plan plan = plan_of(p->transposed, p->T, p->W, p->pair);
+    bool few = p->transposed && p->T <= FEW_ROWS, narrow = p->width <= ROWS_SLICE;
+    bool worth = plan.inner * p->width * (few ? 1 : p->T) >= (few ? WORTH_READING : WORTH_A_TEAM), team = worth && !omp_in_parallel();
+    if (few && !narrow) pack(&plan, p->T, p->s, p->x, scratch); /* sooner than a team would meet for it */
+#pragma omp parallel if (team)
+    {
+        size_t i = team ? (size_t)omp_get_thread_num() : 0, n = team ? (size_t)omp_get_num_threads() : 1;
+        if (narrow) narrow_part(p, &plan, i, n);
+        else {
+            if (!few) pack_all(p, &plan, scratch);
+            wide_part(p, i, n, scratch);
+        }
+    }
+}
+
+/* A pair that goes apart is a second product, in the same scratch. */
+static void multiply(const Product *p, float *scratch)
+{
+    Product main = *p;
+    if (goes_apart(p->pair)) main.pair = NULL;
+    product(&main, scratch);
+    if (main.pair == p->pair) return;
+    Weight M = weight_of_pair(p->pair, p->transposed, p->W->cols);
+    Rows y = p->transposed ? rows_right(p->y, p->pair->first) : p->y;
+    product(&(Product){p->transposed, p->T, p->transposed ? M.rows : M.cols, y, p->pair->u, true, p->pair->s, &M, NULL}, scratch);
+}
+
+void rows_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch)
+{
+    multiply(&(Product){true, T, W->rows, y, x, add, s, W, pair}, scratch);
+}
+
+void rows_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch)
+{
+    multiply(&(Product){false, T, W->cols, y, x, add, s, W, pair}, scratch);
+}
+
+const Latents *latents_of_path(bool pairs)
+{
+#if defined __x86_64__
+    if (rounded && pairs) return &latents_bf16;
+#endif
+    (void)pairs;
+    return kernels->latents;
+}
+
+const Blocks *blocks_of_path(bool pairs) { return rounded && pairs ? &blocks_bf16 : kernels->blocks; }
+
+/* ---- few columns, and sums over rows ---------------------------------------------------------------------------- */
+
+static void narrow(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across, size_t along)
+{
+    bool team = !omp_in_parallel() && T * n * columns >= WORTH_A_TEAM;
+#pragma omp parallel if (team)
+    {
+        size_t i = team ? (size_t)omp_get_thread_num() : 0, of = team ? (size_t)omp_get_num_threads() : 1;
+        size_t begin = part(T, LANES, i, of), end = part(T, LANES, i + 1, of);
+        if (begin < end) kernels->narrow(end - begin, rows_from(y, begin), s, rows_from(x, begin), n, columns, w, across, along);
+    }
+}
+
+void rows_narrow_in(size_t T, Rows u, float s, Rows x, size_t r, size_t N, const float *A) { narrow(T, u, s, x, N, r, A, N, 1); }
+void rows_narrow_back(size_t T, Rows du, float s, Rows dy, size_t r, size_t N, const float *B) { narrow(T, du, s, dy, N, r, B, 1, r); }
+
+void sum_tn(size_t T, size_t M, size_t N, float *G, bool add, float s, Rows a, Rows b)
+{
+    bool turned = M > N; /* the narrow side comes first */
+    size_t few = turned ? N : M, wide = turned ? M : N;
+    if (T == 0 && !add) {
+        memset(G, 0, M * N * sizeof *G);
+        return;
+    }
+    size_t across = (wide + SUM_COLUMNS - 1) / SUM_COLUMNS, chunks = (few + NARROW_COLUMNS - 1) / NARROW_COLUMNS * across;
+#pragma omp parallel for schedule(dynamic) if (!omp_in_parallel() && T * M * N >= WORTH_A_TEAM)
+    for (size_t i = 0; i < chunks; i++) {
+        size_t j = i / across * NARROW_COLUMNS, c = i % across * SUM_COLUMNS;
+        kernels->sum_tn(T, least(NARROW_COLUMNS, few - j), least(SUM_COLUMNS, wide - c), add, s, rows_right(turned ? b : a, j), rows_right(turned ? a : b, c),
+                        turned ? G + c * N + j : G + j * N + c, N, turned);
+    }
+}
+
+/* ---- the path ------------------------------------------------------------------------------------------------ */
+
+static char path[96];
+
+/* The best fp32 kernels of this CPU, or those of that name; NULL when it has none. */
+static const Kernels *find_kernels(const char *name)
+{
+#if defined __x86_64__
+    __builtin_cpu_init();
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    if (avx512 && (!name || !strcmp(name, "avx512"))) return &kernels_avx512;
+    if (avx2 && (!name || !strcmp(name, "avx2"))) return &kernels_avx2;
+#endif
+    return !name || !strcmp(name, "plain") ? &kernels_plain : NULL;
+}
+
+#if defined __x86_64__
+static sigjmp_buf refusal;
+
+static void refuse(int number)
+{
+    (void)number;
+    siglongjmp(refusal, 1);
+}
+
+/* Multiply 1 x 2 by 1 x 2 and see: hypervisors hide instructions that work. Before any other thread starts. */
+static bool bf16_works(void)
+{
+    static const uint16_t three[2] = {0x4040, 0x4040};
+    struct sigaction trap = {.sa_handler = refuse}, before;
+    float x[2] = {1, 2}, y = 0, packed[(1 + ROW_TILE) * SHORT_STRIDE] = {0};
+    Weight W = {.dtype = DTYPE_BF16, .rows = 1, .cols = 2, .data = three};
+    if (sigaction(SIGILL, &trap, &before)) return false;
+    if (sigsetjmp(refusal, 1) == 0) {
+        products_bf16.pack_rows(1, 2, SHORT_STRIDE, 1, rows_of(x, 2), packed);
+        products_bf16.nt_turned(1, rows_of(&y, 1), false, packed, &W, 0, 1, 0, 2, NULL, panel, (Fetch){0});
+    }
+    sigaction(SIGILL, &before, NULL);
+    return *(volatile float *)&y == 9;
+}
+
+/* asked: by name, so that a hidden one is tried. Unasked only where pairs are faster: Intel's cores begin one VDPBF16PS
+ * every other cycle, but two fp32 multiply-adds in every one (measured on Emerald Rapids: 44 against 88 G multiply-adds/s). */
+static const Products *find_bf16(bool asked)
+{
+    if (find_kernels(NULL) != &kernels_avx512) return NULL;
+    bool has = __builtin_cpu_supports("avx512bf16");
+    return (asked ? has || bf16_works() : has && !__builtin_cpu_is("intel")) ? &products_bf16 : NULL;
+}
+#else
+static const Products *find_bf16(bool asked)
+{
+    (void)asked;
+    return NULL;
+}
+#endif
+
+void matmul_prepare(char **argv)
+{
+    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
+    setenv("GOMP_SPINCOUNT", "1000", 1);
+    execv("/proc/self/exe", argv); /* on failure all is as it was, only slower */
+}
+
+bool matmul_init(const char *compute)
+{
+    bool any = !compute || !strcmp(compute, "auto"), bf16 = !any && !strcmp(compute, "bf16");
+    const char *name = any || bf16 || !strcmp(compute, "fp32") ? NULL : strncmp(compute, "fp32/", 5) ? compute : compute + 5;
+    const Products *pairs = any || bf16 ? find_bf16(bf16) : NULL;
+    const Kernels *found = find_kernels(name);
+    if (!found || (bf16 && !pairs)) return false;
+    kernels = found;
+    rounded = pairs;
+    snprintf(path, sizeof path, "%s%s", pairs ? "bf16/" : "fp32/", pairs ? "avx512bf16" : found->name);
+    return true;
+}
+
+bool matmul_is_bf16(void) { return rounded != NULL; }
+
+const char *matmul_path(void) { return path; }

@@ -1,0 +1,207 @@
+/* y = x W' for few rows: W streams through once, turned in registers, so that lanes are columns of y. The bits are those of nt
+ * in kernel.c: one chain for each element and block. */
+#include "tensor/kernel_weights.h"
+
+enum { TURN = 16, GROUPS = FEW_COLUMNS / LANES, FEW_TILE = 4, LINE = 64 }; /* FEW_TILE: rows whose sums share registers */
+
+/* The chain of each row and column, and FP8's sum over chains. */
+typedef struct {
+    float chain[FEW_ROWS][FEW_COLUMNS], whole[FEW_ROWS][FEW_COLUMNS];
+} __attribute__((aligned(64))) FewSums;
+
+#if defined KERNEL_avx512
+enum { ANY_PLACE = 1 }; /* cells may lie unaligned */
+#else
+enum { ANY_PLACE = 0 };
+#endif
+
+/* LANES rows of TURN cells of four bytes, `step` bytes apart, to [TURN][LANES]. */
+INLINE void turn_cells(const char *data, size_t step, float *out)
+{
+#if defined KERNEL_avx512
+#pragma GCC unroll 4
+    for (size_t c = 0; c < TURN; c += 4, data += 16, out += 4 * LANES) {
+        __m512i row[4], pair[4];
+#pragma GCC unroll 4
+        for (size_t i = 0; i < 4; i++) { /* four cells of rows i, i + 4, i + 8, i + 12: loads put them side by side */
+            const char *at = data + i * step;
+            row[i] = _mm512_castsi128_si512(_mm_loadu_si128((const void *)at));
+            row[i] = _mm512_mask_broadcast_i32x4(row[i], 0x00F0, _mm_loadu_si128((const void *)(at + 4 * step)));
+            row[i] = _mm512_mask_broadcast_i32x4(row[i], 0x0F00, _mm_loadu_si128((const void *)(at + 8 * step)));
+            row[i] = _mm512_mask_broadcast_i32x4(row[i], 0xF000, _mm_loadu_si128((const void *)(at + 12 * step)));
+        }
+        for (size_t i = 0; i < 2; i++) {
+            pair[i] = _mm512_unpacklo_epi32(row[2 * i], row[2 * i + 1]);
+            pair[2 + i] = _mm512_unpackhi_epi32(row[2 * i], row[2 * i + 1]);
+        }
+        for (size_t i = 0; i < 2; i++) {
+            _mm512_store_si512(out + 2 * i * LANES, _mm512_unpacklo_epi64(pair[2 * i], pair[2 * i + 1]));
+            _mm512_store_si512(out + (2 * i + 1) * LANES, _mm512_unpackhi_epi64(pair[2 * i], pair[2 * i + 1]));
+        }
+    }
+#else
+    const float *row[LANES];
+    for (size_t i = 0; i < LANES; i++) row[i] = (const float *)(const void *)(data + i * step);
+    rows_to_lanes(TURN, row, 1, out);
+#endif
+}
+
+/* The same from any weight: n <= TURN words from element `at` on; zeros for absent rows. */
+static void turn_words(const Weight *w, size_t row, size_t rows, size_t at, size_t n, float *out)
+{
+    static const float zeros[TURN];
+    float line[LANES][TURN];
+    const float *from[LANES];
+    for (size_t i = 0; i < LANES; i++) {
+        from[i] = i < rows ? line[i] : zeros;
+        if (i < rows) fill_line(w, row + i, at, least(n * PER_WORD, w->cols - at), line[i]);
+    }
+    rows_to_lanes(n, from, 1, out);
+}
+
+/* A word; in fp32 two words of bf16; a float of a pair. */
+typedef enum { CELL_WORD, CELL_HALVES, CELL_FLOAT } Cell;
+
+/* Chains of `rows` rows of x go on over n cells. */
+INLINE void few_cells(size_t rows, Cell kind, size_t n, const float *x, const float *turned, float chain[][FEW_COLUMNS])
+{
+    V sum[FEW_TILE][GROUPS * PARTS];
+#pragma GCC unroll 4
+    for (size_t t = 0; t < rows; t++)
+#pragma GCC unroll 8
+        for (size_t g = 0; g < GROUPS * PARTS; g++) sum[t][g] = load(chain[t] + g * W);
+    for (size_t i = 0; i < n; i++)
+#pragma GCC unroll 8
+        for (size_t g = 0; g < GROUPS * PARTS; g++) {
+            V cell = load(turned + (g / PARTS * TURN + i) * LANES + g % PARTS * W);
+            bool halves = kind == CELL_HALVES;
+            V first = halves ? (V)((I)cell << 16) : cell, second = (V)((I)cell & all_bits((int32_t)0xFFFF0000));
+#pragma GCC unroll 4
+            for (size_t t = 0; t < rows; t++) {
+                const float *words = x + t * STRIDE + (halves ? 2 * i : i);
+                sum[t][g] = kind == CELL_FLOAT ? fma_v(first, all(*words), sum[t][g]) : add_product(sum[t][g], first, word_at(words));
+                if (halves) sum[t][g] = add_product(sum[t][g], second, word_at(words + 1));
+            }
+        }
+#pragma GCC unroll 4
+    for (size_t t = 0; t < rows; t++)
+#pragma GCC unroll 8
+        for (size_t g = 0; g < GROUPS * PARTS; g++) store(chain[t] + g * W, sum[t][g]);
+}
+
+INLINE void few_rows(size_t T, Cell kind, size_t n, const float *x, const float *turned, FewSums *sums)
+{
+    if (T == 1) few_cells(1, kind, n, x, turned, sums->chain);
+    else /* rows beyond T are zeros */
+        for (size_t t = 0; t < T; t += FEW_TILE) few_cells(FEW_TILE, kind, n, x + t * STRIDE, turned, sums->chain + t);
+}
+
+/* Chains over codes of one factor are done: whole = fma(chain, factor, whole). */
+static void few_fold(size_t T, const Weight *w, size_t row, size_t col, bool first, FewSums *sums)
+{
+    for (size_t g = 0; g < GROUPS && row + g * LANES < w->rows; g++) {
+        V factor = all(factor_at(w, row + g * LANES, col));
+        for (size_t t = 0; t < T; t++)
+            for (size_t i = g * LANES; i < (g + 1) * LANES; i += W) {
+                V chain = load(sums->chain[t] + i);
+                store(sums->whole[t] + i, first ? chain * factor : fma_v(chain, factor, load(sums->whole[t] + i)));
+                store(sums->chain[t] + i, (V){0});
+            }
+    }
+}
+
+/* Lines of W that come after these columns, a few with every turn: rows of `lines` lines, `step` bytes apart. */
+typedef struct {
+    const char *row;
+    size_t step, lines, line;
+} Coming;
+
+INLINE void fetch_coming(Coming *c, size_t n)
+{
+    for (size_t run; n; n -= run) {
+        run = least(n, c->lines - c->line);
+        for (size_t i = 0; i < run; i++) __builtin_prefetch(c->row + (c->line + i) * LINE, 0, 3);
+        c->line += run;
+        if (c->line < c->lines) return;
+        c->line = 0;
+        c->row += c->step;
+    }
+}
+
+/* Up to FEW_COLUMNS columns of y from `begin` on, and one block of their rows of W. */
+typedef struct {
+    const Weight *w;
+    const char *data; /* of the block */
+    size_t begin, columns, at, words, step;
+    size_t per_cell;  /* words of a cell */
+    bool cells;       /* they lie as they are multiplied */
+} Few;
+
+static Few few_of(const Weight *w, size_t begin, size_t end, size_t at, size_t n)
+{
+    size_t bytes = dtype_bytes(w->dtype), step = w->cols * bytes, per_cell = PER_WORD == 1 && w->dtype == DTYPE_BF16 ? 2 : 1;
+    const char *data = (const char *)w->data + begin * step + at * bytes;
+    bool aligned = ANY_PLACE || (uintptr_t)data % sizeof(float) == 0, whole = step % sizeof(float) == 0 && end - begin == FEW_COLUMNS;
+    return (Few){w, data, begin, end - begin, at, words_of(n), step, per_cell, aligned && whole && per_cell * PER_WORD * bytes == sizeof(float)};
+}
+
+/* Words from k on, turned and met by all rows of x; returns how many. */
+INLINE size_t few_run(const Few *f, size_t T, const float *packed, size_t k, Coming *coming, FewSums *sums)
+{
+    float turned[GROUPS][TURN * LANES] __attribute__((aligned(64)));
+    size_t bytes = PER_WORD * dtype_bytes(f->w->dtype), take = TURN * f->per_cell;
+    bool cells = f->cells && f->words - k >= take;
+    if (!cells) take = least(TURN, f->words - k);
+    fetch_coming(coming, FEW_COLUMNS * take * bytes / LINE);
+    for (size_t g = 0, row = 0; g < GROUPS; g++, row += LANES) {
+        if (cells) turn_cells(f->data + row * f->step + k * bytes, f->step, turned[g]);
+        else turn_words(f->w, f->begin + row, f->columns > row ? f->columns - row : 0, f->at + k * PER_WORD, take, turned[g]);
+    }
+    if (cells && f->per_cell == 2) few_rows(T, CELL_HALVES, TURN, packed + k, turned[0], sums);
+    else few_rows(T, CELL_WORD, take, packed + k, turned[0], sums);
+    return take;
+}
+
+/* The pair, packed behind the words of x. */
+static void few_pair(size_t T, const float *packed, const Few *f, const RowsPair *pair, FewSums *sums)
+{
+    static const float zeros[SHORT];
+    float turned[GROUPS][TURN * LANES] __attribute__((aligned(64)));
+    for (size_t k = 0; k < pair->r; k += TURN) {
+        size_t take = least(TURN, pair->r - k);
+        for (size_t g = 0; g < GROUPS; g++) {
+            const float *line[LANES];
+            for (size_t i = 0, j = g * LANES; i < LANES; i++, j++) line[i] = j < f->columns ? pair_line(pair, f->begin + j) + k : zeros;
+            rows_to_lanes(take, line, 1, turned[g]);
+        }
+        few_rows(T, CELL_FLOAT, take, packed + f->words + k, turned[0], sums);
+    }
+}
+
+static void few_columns(size_t T, Rows y, bool add, const float *packed, const Few *f, const RowsPair *pair)
+{
+    FewSums sums = {0};
+    bool codes = PER_WORD == 2 && f->w->dtype == DTYPE_F8_E4M3;
+    size_t lines = (f->words * PER_WORD * dtype_bytes(f->w->dtype) + LINE - 1) / LINE;
+    Coming coming = {f->data + FEW_COLUMNS * f->step, f->step, lines, 0};
+    for (size_t k = 0, end; k < f->words; k = end) {
+        end = k + few_run(f, T, packed, k, &coming, &sums);
+        if (codes && (end * PER_WORD % WEIGHT_BLOCK == 0 || end == f->words))
+            few_fold(T, f->w, f->begin, f->at + k * PER_WORD, k * PER_WORD < WEIGHT_BLOCK, &sums);
+    }
+    if (pair) few_pair(T, packed, f, pair, &sums);
+    for (size_t t = 0; t < T; t++) {
+        float *to = row_of(y, t) + f->begin, *sum = sums.chain[t];
+        for (size_t i = 0; i < f->columns && codes; i++) sum[i] = pair ? sums.whole[t][i] + sum[i] : sums.whole[t][i];
+        for (size_t i = 0; i < f->columns; i++) to[i] = add ? to[i] + sum[i] : sum[i];
+    }
+}
+
+void PASTE(nt_few_, KERNEL)(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at, size_t n,
+                            const RowsPair *pair)
+{
+    for (; begin < end; begin += FEW_COLUMNS) {
+        Few f = few_of(w, begin, least(begin + FEW_COLUMNS, end), at, n);
+        few_columns(T, y, add, packed, &f, pair);
+    }
+}

@@ -1,0 +1,409 @@
+#include "data/records/dataset.h"
+#include "tests/support/check.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static Tokenizer *tokenizer;
+static const ChatOptions options = {.template = CHAT_GLM47};
+
+static Err *open_with(Dataset **ds, const char *name, const Tokenizer *with, const ChatOptions *chat, size_t max_length)
+{
+    return dataset_open_file(ds, with, name, &(DocumentOptions){.chat = *chat, .max_length = max_length});
+}
+
+static char path[PATH_BYTES];
+
+static const char *file_with(void **state, const char *text)
+{
+    assert_ok(file_write(scratch_path(state, "records.jsonl", path), text, strlen(text)));
+    return path;
+}
+
+static int open_tokenizer(void **state)
+{
+    (void)state;
+    assert_ok(tokenizer_open(&tokenizer, "examples/tiny-glm5/tokenizer.json"));
+    return 0;
+}
+
+static int close_tokenizer(void **state)
+{
+    (void)state;
+    tokenizer_close(tokenizer);
+    return 0;
+}
+
+static void the_demo_has_the_tokens_and_scored_tokens_that_peft_counted(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *path;
+        size_t records, tokens, scored;
+    } splits[] = {{"examples/devils/devils_train.jsonl", 881, 103998, 94150},
+                  {"examples/devils/devils_eval.jsonl", 98, 12684, 11577}};
+    for (size_t i = 0; i < 2; i++) {
+        Dataset *ds;
+        ChatOptions recognised = {0};
+        assert_ok(template_recognise(&recognised.template, "examples/tiny-glm5", NULL));
+        assert_ok(open_with(&ds, splits[i].path, tokenizer, &recognised, 512));
+        DatasetTotals totals = dataset_totals(ds);
+        assert_int_equal(dataset_count(ds), splits[i].records);
+        assert_int_equal(totals.tokens, splits[i].tokens);
+        assert_int_equal(totals.scored, splits[i].scored);
+        assert_int_equal(totals.dropped, 0);
+        assert_true(totals.longest <= 512);
+        for (size_t d = 0; d < dataset_count(ds); d++) {
+            const Document *document = dataset_document(ds, d);
+            assert_int_equal(document->record, d + 1);
+            assert_int_equal(document->targets[document->n - 1], -1);
+            for (size_t k = 0; k + 1 < document->n; k++)
+                if (document->targets[k] >= 0) assert_int_equal(document->targets[k], document->ids[k + 1]);
+        }
+        dataset_close(ds);
+    }
+}
+
+/* The scored tokens of one record as text, with a bar between runs; how many tokens are kept. */
+static size_t assert_scored_with(void **state, const char *record, const DocumentOptions *how, const char *expected)
+{
+    Dataset *ds;
+    Text text = {0};
+    assert_ok(dataset_open_file(&ds, tokenizer, file_with(state, record), how));
+    const Document *document = dataset_document(ds, 0);
+    for (size_t i = 0; i < document->n; i++) {
+        if (document->targets[i] < 0) continue;
+        if (text.n) text_put(&text, "|");
+        size_t n = 1;
+        while (document->targets[i + n] >= 0) n++; /* the last is -1 */
+        assert_ok(tokenizer_decode(tokenizer, &document->targets[i], n, false, &text));
+        i += n - 1;
+    }
+    assert_string_equal(text.data, expected);
+    text_free(&text);
+    size_t n = document->n;
+    dataset_close(ds);
+    return n;
+}
+
+static void assert_scored(void **state, const char *record, const ChatOptions *how, const char *expected)
+{
+    assert_scored_with(state, record, &(DocumentOptions){.chat = *how, .max_length = 512}, expected);
+}
+
+#define U(text) "{\"role\":\"user\",\"content\":\"" text "\"}"
+#define A(text) "{\"role\":\"assistant\",\"content\":\"" text "\"}"
+#define R(thought, text) "{\"role\":\"assistant\",\"content\":\"" text "\",\"reasoning_content\":\"" thought "\"}"
+#define M(list) "{\"messages\":[" list "]}"
+
+static void what_is_scored_is_what_the_model_must_say_itself(void **state)
+{
+    ChatOptions keep = {.clear_thinking = CHAT_NO}, last = {.train_on = CHAT_TRAIN_LAST},
+                all = {.train_on = CHAT_TRAIN_ALL}, quiet = {.train_on_reasoning = CHAT_NO},
+                glm45 = {.template = CHAT_GLM45};
+    static const char tools[] = M(U("q") ",{\"role\":\"assistant\",\"content\":null,\"reasoning_content\":\"r\",\"tool_"
+                                         "calls\":[{\"name\":\"f\",\"arguments\":{\"x\":1}}]},"
+                                         "{\"role\":\"tool\",\"content\":\"out\"}," R("s", "done"));
+    assert_scored(state, M(U("q") "," A("a")), &options, "a<|endoftext|>");
+    assert_scored(state, M(U("q") "," R("r", "a")), &options, "r</think>a<|endoftext|>");
+    assert_scored(state, M(U("q") "," R("r", "a")), &quiet, "a<|endoftext|>");
+    assert_scored(state, M(U("q") "," R("  ", "a")), &options, "a<|endoftext|>");
+    assert_scored(state, M(U("1") "," A("one") "," U("2") "," A("two")), &options, "one<|user|>|two<|endoftext|>");
+    assert_scored(state, M(U("1") "," A("one") "," U("2") "," A("two")), &last, "two<|endoftext|>");
+    assert_scored(state, M(U("1") "," A("one")), &all, "<sop><|user|>1<|assistant|></think>one<|endoftext|>");
+    assert_scored(state, M(U("1") "," A("one") "," U("2")), &options, "one<|user|>");
+    assert_scored(state, M(U("1") "," R("r", "one") "," U("2") "," R("s", "two")), &options,
+                  "s</think>two<|endoftext|>"); /* r is cleared */
+    assert_scored(state, M(U("1") "," R("r", "one") "," U("2") "," R("s", "two")), &keep,
+                  "r</think>one<|user|>|s</think>two<|endoftext|>");
+    assert_scored(state, tools, &options,
+                  "r</think><tool_call>f<arg_key>x</arg_key><arg_value>1</arg_value></tool_call><|observation|>|s</"
+                  "think>done<|endoftext|>");
+    assert_scored(state, M(U("1") ",{\"role\":\"assistant\",\"content\":\"no\",\"weight\":0}," U("2") "," A("two")),
+                  &options, "two<|endoftext|>");
+    assert_scored(state, M(U("q") "," R("r", "a")), &glm45, "r</think>\na<|endoftext|>");
+    assert_scored(state, M(U("q") "," A("a")), &glm45, "\na<|endoftext|>");
+    assert_scored(state, M(U("1") "," R("r", "one")), &(ChatOptions){.train_on = CHAT_TRAIN_ALL, .train_on_reasoning = CHAT_NO},
+                  "<sop><|user|>1<|assistant|><think>|one<|endoftext|>");
+    assert_scored(state, tools, &all,
+                  "<sop><|user|>q<|assistant|><think>r</think><tool_call>f<arg_key>x</arg_key><arg_value>1</arg_value></tool_call><|observation|>|"
+                  "<|assistant|><think>s</think>done<|endoftext|>"); /* what a tool says is never scored */
+    assert_scored(state, M("{\"role\":\"user\",\"content\":\"no\",\"weight\":0}," A("one")), &all,
+                  "<sop><|user|>|<|assistant|></think>one<|endoftext|>");
+    assert_scored(state, M(U("q") "," A("a") "," U("p")), &(ChatOptions){.template = CHAT_DEEPSEEK_V3}, "a<｜end▁of▁sentence｜>");
+    assert_scored(state, M(U("q") "," A("a")), &(ChatOptions){.template = CHAT_GLM52}, "a<|endoftext|>");
+    assert_scored(state, M(U("q") "," R("r", "a")), &(ChatOptions){.template = CHAT_GLM52}, "r</think>a<|endoftext|>");
+    assert_scored(state, M(U("<|user|></think>") "," A("a<|user|>b")), &options, "a<|user|>b<|endoftext|>");
+}
+
+static void every_format_is_scored_as_it_was_meant(void **state)
+{
+    static const struct {
+        const char *record, *scored;
+    } cases[] = {
+        {"{\"conversations\":[{\"from\":\"human\",\"value\":\"q\"},{\"from\":\"gpt\",\"value\":\"\\u0061\\n\"}],\"system\":\"s\"}", "a<|endoftext|>"},
+        {"{\"conversations\":[{\"from\":\"human\",\"value\":\"q\"},{\"from\":\"function_call\",\"value\":\"{\\\"name\\\":\\\"f\\\",\\\"arguments\\\":{}}\"},"
+         "{\"from\":\"observation\",\"value\":\"out\"},{\"from\":\"gpt\",\"value\":\"a\"}]}", "<tool_call>f</tool_call><|observation|>|a<|endoftext|>"},
+        {"{\"conversations\":[{\"from\":\"human\",\"value\":\"q\"},{\"from\":\"gpt\",\"value\":\"a\",\"weight\":0},{\"from\":\"human\",\"value\":\"p\"},"
+         "{\"from\":\"gpt\",\"value\":\"b\",\"weight\":1}]}", "b<|endoftext|>"},
+        {"{\"conversations\":[" U("q") "," A("a") "]}", "a<|endoftext|>"},
+        {"{\"prompt\":\"q\",\"completion\":\"a\"}", "a<|endoftext|>"},
+        {"{\"prompt\":[" U("q") "," A("no") "," U("p") "],\"completion\":[" A("a") "]}", "a<|endoftext|>"},
+        {"{\"prompt\":[],\"completion\":[" U("q") "," A("a") "]}", "a<|endoftext|>"},
+        {"{\"instruction\":\"i\",\"input\":\"x\",\"output\":\"a\",\"system\":\"s\"}", "a<|endoftext|>"},
+        {"{\"instruction\":\"i\",\"input\":null,\"output\":\"a\",\"history\":[[\"q\",\"h\"]]}", "h<|user|>|a<|endoftext|>"},
+        {"{\"text\":\"abc<|user|>d\"}", "c<|user|>d<|endoftext|>"},
+        {"{\"input_ids\":[97,98,99,100]}", NULL},
+        {"{\"messages\":[" U("q") "," R("r", "a") "," U("p") "," A("b") "],\"chat_template_kwargs\":{\"clear_thinking\":false}}", "r</think>a<|user|>|b<|endoftext|>"},
+        {M("{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"q\"}]},{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},\"b\"]}"), "ab<|endoftext|>"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        if (cases[i].scored) assert_scored(state, cases[i].record, &options, cases[i].scored);
+    DocumentOptions plain = {.max_length = 512, .plain_prompts = true};
+    assert_scored_with(state, "{\"prompt\":\"Q: x\\n\",\"completion\":\"A\"}", &plain, "A<|endoftext|>");
+    plain.format = RECORD_TEXT; /* of two formats the one that was asked for */
+    assert_scored_with(state, "{\"text\":\"a<|user|>\",\"instruction\":\"i\",\"output\":\"o\"}", &plain, "<|user|><|endoftext|>");
+}
+
+static void labels_are_those_beside_their_tokens(void **state)
+{
+    Dataset *ds;
+    static const int32_t ids[] = {5, 6, 7, 8}, targets[] = {-1, 7, -1, -1};
+    file_with(state, "{\"input_ids\":[5,6,7,8],\"labels\":[-100,-100,7,-100]}\n{\"input_ids\":[5,6,7,8]}");
+    assert_ok(open_with(&ds, path, tokenizer, &options, 512));
+    assert_memory_equal(dataset_document(ds, 0)->ids, ids, sizeof ids);
+    assert_memory_equal(dataset_document(ds, 0)->targets, targets, sizeof targets);
+    assert_int_equal(dataset_document(ds, 1)->n_scored, 3);
+    dataset_close(ds);
+}
+
+static void alpacas_input_is_a_line_of_its_own(void **state)
+{
+    Dataset *a, *b;
+    assert_ok(open_with(&a, file_with(state, "{\"instruction\":\"i\\\"\",\"input\":\"x\",\"output\":\"a\",\"system\":\"s\"}"), tokenizer, &options, 512));
+    assert_ok(open_with(&b, file_with(state, M("{\"role\":\"system\",\"content\":\"s\"}," U("i\\\"\\nx") "," A("a"))), tokenizer, &options, 512));
+    assert_int_equal(dataset_document(a, 0)->n, dataset_document(b, 0)->n);
+    assert_memory_equal(dataset_document(a, 0)->ids, dataset_document(b, 0)->ids, dataset_document(a, 0)->n * sizeof(int32_t));
+    dataset_close(a);
+    dataset_close(b);
+}
+
+/* Three turns of six tokens each after a head of two: [gMASK]<sop> | <|user|>1<|assistant|></think>one | ... */
+static void long_conversations_are_cut_at_turn_borders(void **state)
+{
+    static const char talk[] = M(U("1") "," A("one") "," U("2") "," A("two") "," U("3") "," A("six")),
+                      headed[] = M("{\"role\":\"system\",\"content\":\"s\"}," U("1") "," A("one") "," U("2") "," A("two") "," U("3") "," A("six"));
+    DocumentOptions how = {.max_length = 512};
+    size_t whole = assert_scored_with(state, talk, &how, "one<|user|>|two<|user|>|six<|endoftext|>");
+    how.max_length = whole - 1;
+    size_t right = assert_scored_with(state, talk, &how, "one<|user|>|two<|user|>"); /* the role token that ends it is kept */
+    how.max_length = right;
+    assert_int_equal(assert_scored_with(state, talk, &how, "one<|user|>|two<|user|>"), right);
+    how.max_length = right - 1; /* room for the turn, not for the role token after it */
+    assert_int_equal(assert_scored_with(state, talk, &how, "one<|user|>|two"), right - 1);
+    how.max_length = 8; /* the first turn alone is longer */
+    assert_int_equal(assert_scored_with(state, M(U("1") "," A("one two three four five six")), &how, "one two"), 8);
+    how = (DocumentOptions){.max_length = whole - 1, .truncation = TRUNCATE_LEFT};
+    size_t left = assert_scored_with(state, talk, &how, "two<|user|>|six<|endoftext|>");
+    how.max_length = left - 1;
+    assert_scored_with(state, talk, &how, "six<|endoftext|>");
+    how.max_length = whole;
+    assert_scored_with(state, headed, &how, "two<|user|>|six<|endoftext|>");
+    Dataset *ds;
+    assert_ok(dataset_open_file(&ds, tokenizer, file_with(state, headed), &how)); /* the system message stays */
+    Text text = {0};
+    const Document *document = dataset_document(ds, 0);
+    assert_ok(tokenizer_decode(tokenizer, document->ids, document->n, false, &text));
+    assert_string_equal(text.data, "[gMASK]<sop><|system|>s<|user|>2<|assistant|></think>two<|user|>3<|assistant|></think>six<|endoftext|>");
+    text_free(&text);
+    dataset_close(ds);
+    how.max_length = 4; /* and where nothing fits, the last tokens */
+    assert_int_equal(assert_scored_with(state, "{\"text\":\"a b c d e f\"}", &how, " e f<|endoftext|>"), 4);
+}
+
+static void dropped_records_are_counted(void **state)
+{
+    Dataset *ds;
+    DocumentOptions how = {.max_length = 8, .truncation = TRUNCATE_DROP};
+    file_with(state, M(U("q") "," A("one two three four five six seven")) "\n" M(U("q") "," A("a")) "\n");
+    assert_ok(dataset_open_file(&ds, tokenizer, path, &how));
+    assert_int_equal(dataset_count(ds), 1);
+    assert_int_equal(dataset_totals(ds).dropped, 1);
+    assert_int_equal(dataset_document(ds, 0)->record, 2);
+    dataset_close(ds);
+    how.max_length = 3;
+    assert_fails(dataset_open_file(&ds, tokenizer, path, &how), ERR_DATA, "all 2 records are longer than max_length");
+}
+
+static void domains_are_counted_apart(void **state)
+{
+    Dataset *ds;
+    file_with(state, "{\"text\":\"ab\",\"domain\":\"x\"}\n{\"text\":\"ab\"}\n{\"text\":\"ab\",\"domain\":\"x\"}\n");
+    assert_ok(open_with(&ds, path, tokenizer, &options, 512));
+    assert_int_equal(dataset_n_domains(ds), 2);
+    assert_string_equal(dataset_domain(ds, dataset_document(ds, 2)->domain), "x");
+    assert_int_equal(dataset_document(ds, 1)->domain, 0);
+    assert_int_equal(dataset_domain_totals(ds, 1).documents, 2);
+    dataset_close(ds);
+}
+
+static void files_are_told_in_three_ways(void **state)
+{
+    static const char *const good[] = {"\"a\"", "[\"a\",\"b\"]", "[{\"path\":\"a\",\"weight\":0.5},\"b\"]"};
+    static const char *const bad[][2] = {{"[]", "is empty"}, {"5", "a data file is a number"}, {"[{\"weight\":1}]", "key path is missing"},
+                                         {"[{\"path\":\"a\",\"wait\":1}]", "a data file has wait"}, {"[{\"path\":\"a\",\"weight\":0}]", "weight is 0"}};
+    (void)state;
+    for (size_t i = 0; i < 3; i++) {
+        Json *setting;
+        DataFiles files;
+        assert_ok(json_parse(&setting, good[i], strlen(good[i])));
+        assert_ok(data_files_read(&files, setting));
+        assert_int_equal(files.n, i ? 2 : 1);
+        assert_string_equal(files.items[0].path, "a");
+        assert_true(files.items[0].weight == (i == 2 ? 0.5 : 1));
+        data_files_free(&files);
+        json_free(setting);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        Json *setting;
+        DataFiles files;
+        assert_ok(json_parse(&setting, bad[i][0], strlen(bad[i][0])));
+        Err *err = data_files_read(&files, setting);
+        assert_non_null(err);
+        assert_non_null(strstr(err_message(err), bad[i][1]));
+        err_free(err);
+        json_free(setting);
+    }
+}
+
+static void long_records_are_cut_from_the_right(void **state)
+{
+    Dataset *whole, *cut;
+    file_with(state, M(U("q") "," A("one two three four five six seven")) "\n\n" M(U("q") "," A("a")) "\n");
+    assert_ok(open_with(&whole, path, tokenizer, &options, 512));
+    assert_ok(open_with(&cut, path, tokenizer, &options, 8));
+    const Document *a = dataset_document(whole, 0), *b = dataset_document(cut, 0);
+    assert_int_equal(dataset_totals(whole).truncated, 0);
+    assert_int_equal(dataset_totals(cut).truncated, 1);
+    assert_int_equal(dataset_document(cut, 1)->record, 3); /* the blank line counts */
+    assert_true(a->n > 8 && b->n == 8);
+    for (size_t i = 0; i < 8; i++) assert_int_equal(a->ids[i], b->ids[i]);
+    for (size_t i = 0; i < 7; i++) assert_int_equal(a->targets[i], b->targets[i]);
+    assert_int_equal(b->targets[7], -1);
+    char x[DATASET_DIGEST], y[DATASET_DIGEST];
+    assert_ok(dataset_digest(whole, x));
+    assert_ok(dataset_digest(cut, y));
+    assert_int_equal(strlen(x), 32);
+    assert_string_not_equal(x, y);
+    dataset_close(whole);
+    dataset_close(cut);
+}
+
+static void a_bad_record_is_refused_with_file_line_and_what_was_seen(void **state)
+{
+    static const char good[] = M(U("q") "," A("a")) "\n";
+    static const char *const cases[][2] = {
+        {"{\"messages\":[}", "line 2: not valid JSON at line 1, column 14: '}'"},
+        {"[1]", "line 2: the record is an array; expected an object"},
+        {"{\"hello\":1,\"text\":null}", "the record fits no format: it has \"hello\", \"text\" (null); known are messages, conversations"},
+        {"{}", "it is empty"},
+        {"{\"prompt\":\"a\"}", "known are messages, conversations, prompt with completion, instruction with output, text, input_ids"},
+        {"{\"messages\":[],\"text\":\"\"}", "fits two formats: it has messages (messages) and text (text); say which with data_format"},
+        {"{\"prompt\":\"a\",\"completion\":[]}", "prompt is a string and completion is an array"},
+        {"{\"prompt\":[],\"completion\":[]}", "every record must train something"},
+        {"{\"conversations\":5}", "conversations is a number"},
+        {"{\"conversations\":[{\"value\":\"\"}]}", "turn 1: from is nothing"},
+        {"{\"conversations\":[{\"from\":\"cat\",\"value\":\"\"}]}", "turn 1: from is \"cat\"; expected human, gpt"},
+        {"{\"conversations\":[{\"from\":\"gpt\",\"value\":null}]}", "turn 1: value is null; expected a string"},
+        {"{\"conversations\":[{\"from\":\"function_call\",\"value\":\"x\"}]}", "a string that does not hold JSON"},
+        {"{\"instruction\":1,\"output\":\"b\"}", "instruction is a number"},
+        {"{\"instruction\":\"a\",\"output\":\"b\",\"history\":[\"c\"]}", "history holds a string"},
+        {"{\"text\":[]}", "text is an array"},
+        {"{\"input_ids\":[1,4096]}", "input_ids[1] is 4096; the tokenizer has 0 to 4095"},
+        {"{\"input_ids\":[1,2.5]}", "input_ids[1] is 2.5; expected an integer"},
+        {"{\"input_ids\":[1,2],\"labels\":[-100]}", "1 labels for 2 input_ids"},
+        {"{\"input_ids\":[1,2],\"labels\":[-100,3]}", "labels[1] is 3; expected -100 or its token, 2"},
+        {"{\"input_ids\":[1,2],\"labels\":[1,-100]}", "every record must train something"},
+        {"{\"text\":\"a\",\"domain\":7}", "domain is a number"},
+        {"{\"text\":\"a\",\"chat_template_kwargs\":{\"x\":1}}", "chat_template_kwargs: \"x\" is unknown"},
+        {"{\"messages\":{}}", "messages is an object; expected an array"},
+        {"{\"messages\":[]}", "every record must train something"},
+        {M(U("q")), "line 2: nothing in the record is scored; every record must train something"},
+        {M(U("q") ",7"), "message 2: is a number; expected an object"},
+        {M("{\"role\":\"bot\",\"content\":\"\"}"),
+         "message 1: role is \"bot\"; expected system, user, assistant or tool"},
+        {M("{\"content\":\"\"}"), "role is nothing"},
+        {M("{\"role\":\"user\",\"content\":5}"), "message 1: content is a number"},
+        {M("{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"arguments\":{}}]}"),
+         "tool_calls: name is nothing"},
+        {M("{\"role\":\"assistant\",\"tool_calls\":[{\"name\":\"f\",\"arguments\":\"{\"}]}"),
+         "arguments is a string that does not hold an object"},
+        {M("{\"role\":\"assistant\",\"tool_calls\":[{\"name\":\"f\",\"arguments\":{\"x\":{\"a\":1,\"a\":2}}}]}"),
+         "appears twice"},
+        {M("{\"role\":\"assistant\",\"content\":\"a\",\"weight\":0.5}"), "weight is 0.5; expected 0 or 1"},
+        {"{\"messages\":[],\"tools\":5}", "tools is a number"},
+        {"[", "expected a value; records stand one on a line, without an array around them"},
+        {"{", "expected a key in quotes; a record stands whole on its line"},
+        {"7", "the record is a number; expected an object"},
+        {"{\"text\":\"a\xFF\"}", "byte 0xFF; expected valid UTF-8"},
+        {"\xFF\xFE{\"", "column 1: byte 0xFF; expected a value"}, /* UTF-16 */
+        {"{\"text\":\"\\ud800\"}", "expected the other half of a surrogate pair"},
+        {"{\"text\":\"a\tb\"}", "byte 0x09; expected a control character to be escaped"},
+        {"{\"text\":NaN}", "expected a value"},
+        {"{\"text\":\"a\"} {\"text\":\"b\"}", "expected nothing after the value"},
+        {"{\"input_ids\":[1,99999999999999999999]}", "input_ids[1] is 99999999999999999999; expected an integer"},
+        {"{\"input_ids\":[1,-1]}", "input_ids[1] is -1; the tokenizer has 0 to 4095"},
+        {"{\"input_ids\":[1,1e400]}", "input_ids[1] is 1e400; expected an integer"},
+        {"{\"input_ids\":[1,true]}", "input_ids[1] is true; expected an integer"},
+        {"{\"input_ids\":[1,2],\"labels\":[0,null]}", "labels[0] is 0"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char file[1000];
+        Dataset *ds;
+        snprintf(file, sizeof file, "%s%s\n", good, cases[i][0]);
+        file_with(state, file);
+        assert_fails(open_with(&ds, path, tokenizer, &options, 512), ERR_DATA, cases[i][1]);
+        assert_fails(open_with(&ds, path, tokenizer, &options, 512), ERR_DATA, path);
+        }
+    Dataset *ds;
+    assert_fails(open_with(&ds, file_with(state, "\n \n"), tokenizer, &options, 512), ERR_DATA, "has no records");
+    assert_fails(open_with(&ds, "/nowhere.jsonl", tokenizer, &options, 512), ERR_IO, "/nowhere.jsonl");
+    assert_fails(open_with(&ds, "/", tokenizer, &options, 512), ERR_IO, "is a directory");
+    assert_fails(open_with(&ds, file_with(state, good), tokenizer, &options, 4), ERR_DATA,
+                 "nothing in the record is scored within max_length");
+    assert_fails(open_with(&ds, file_with(state, good), tokenizer, &options, 0), ERR_USAGE, "max_length");
+}
+
+/* What editors and other systems leave in a file, and what only looks like a record. */
+static void careless_files_are_read_all_the_same(void **state)
+{
+    static const char text[] = "\xEF\xBB\xBF" M(U("q") "," A("a")) "\r\n\r\n \t\r\n" M(U("q") "," A("b")), zero[] = M(U("q") "," A("a")) "\n{\"text\":\"\0\"}\n";
+    Dataset *ds;
+    assert_ok(open_with(&ds, file_with(state, text), tokenizer, &options, 512));
+    assert_int_equal(dataset_count(ds), 2);
+    assert_int_equal(dataset_document(ds, 0)->n, dataset_document(ds, 1)->n);
+    assert_int_equal(dataset_document(ds, 1)->record, 4);
+    dataset_close(ds);
+    assert_ok(file_write(path, zero, sizeof zero - 1));
+    assert_fails(open_with(&ds, path, tokenizer, &options, 512), ERR_DATA, "line 2: not valid JSON at line 1, column 10: byte 0x00; expected a control character to be escaped");
+    assert_fails(open_with(&ds, file_with(state, ""), tokenizer, &options, 512), ERR_DATA, "has no records");
+    assert_fails(open_with(&ds, file_with(state, "\x1f\x8b\x08"), tokenizer, &options, 512), ERR_IO, path);
+    assert_fails(open_with(&ds, file_with(state, "\x28\xb5\x2f\xfdxyz"), tokenizer, &options, 512), ERR_IO, path);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_demo_has_the_tokens_and_scored_tokens_that_peft_counted),
+        scratch_test(what_is_scored_is_what_the_model_must_say_itself),
+        scratch_test(every_format_is_scored_as_it_was_meant),
+        scratch_test(labels_are_those_beside_their_tokens),
+        scratch_test(alpacas_input_is_a_line_of_its_own),
+        scratch_test(long_conversations_are_cut_at_turn_borders),
+        scratch_test(dropped_records_are_counted),
+        scratch_test(domains_are_counted_apart),
+        scratch_test(files_are_told_in_three_ways),
+        scratch_test(long_records_are_cut_from_the_right),
+        scratch_test(a_bad_record_is_refused_with_file_line_and_what_was_seen),
+        scratch_test(careless_files_are_read_all_the_same),
+    };
+    return cmocka_run_group_tests(tests, open_tokenizer, close_tokenizer);
+}

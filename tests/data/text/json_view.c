@@ -1,0 +1,41 @@
+#include "data/text/json_view.h"
+#include "tests/support/check.h"
+
+#include <string.h>
+
+static Raw opened(const char *text)
+{
+    Raw value;
+    assert_ok(raw_open(&value, text, strlen(text)));
+    return value;
+}
+
+static void members_are_found_by_their_unescaped_names(void **state)
+{
+    (void)state;
+    Raw object = opened("{\"x\":{\"k\":\"]}\\\"\"}, \"k\" : [1, {\"k\": 2}], \"\\u006b\\\\\": 7, \"k\":\"last\"}");
+    assert_true(raw_equals(raw_find(object, "k"), "last")); /* as Python keeps the last of two */
+    assert_true(raw_equals(raw_find(raw_find(object, "x"), "k"), "]}\""));
+    assert_int_equal(*raw_find(object, "k\\").at, '7');
+    assert_null(raw_find(object, "nobody").at);
+    assert_null(raw_find(raw_find(object, "k"), "k").at);
+}
+
+static void strings_keep_their_zeros(void **state)
+{
+    (void)state;
+    Text out = {0};
+    raw_string(&out, opened("\"a\\u0000b\""));
+    assert_int_equal(out.n, 3);
+    assert_memory_equal(out.data, "a\0b", 3);
+    text_free(&out);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(members_are_found_by_their_unescaped_names),
+        cmocka_unit_test(strings_keep_their_zeros),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,99 @@
+#include "data/tokenizer/regex.h"
+#include "tests/support/check.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void assert_found(const char *regex, const char *text, size_t from, size_t begin, size_t end)
+{
+    Pattern *pattern;
+    Matcher *matcher;
+    size_t b, e;
+    assert_ok(pattern_open(&pattern, regex, false));
+    assert_ok(matcher_new(&matcher));
+    assert_ok(pattern_find(pattern, matcher, text, strlen(text), from, &b, &e));
+    assert_int_equal(b, begin);
+    assert_int_equal(e, end);
+    matcher_free(matcher);
+    pattern_close(pattern);
+}
+
+static void classes_mean_what_oniguruma_means(void **state)
+{
+    (void)state;
+    assert_found("\\s", "a\u180eb", 0, 5, 5);     /* the Mongolian separator is no white space */
+    assert_found("\\s+", "a\xC2\x85\u2003b", 0, 1, 6);
+    assert_found("[^\\s]+", "\u3000ab ", 0, 3, 5);
+    assert_found("\\w+", "-a\u0301_9\u203f-", 0, 1, 9); /* marks and connectors belong to words */
+}
+
+static void matches_go_on_from_where_they_are_asked_and_look_back(void **state)
+{
+    (void)state;
+    assert_found("(?<=a)b", "abab", 2, 3, 4);
+    assert_found("b", "abab", 4, 4, 4);
+    assert_found("x*", "abx", 0, 2, 3); /* empty matches are passed over */
+    assert_found("(?i:'s)", "x'\u017f", 0, 1, 4);
+    assert_found("^b", "a\nb", 0, 2, 3);
+}
+
+static void a_literal_is_not_a_pattern(void **state)
+{
+    Pattern *pattern;
+    Matcher *matcher;
+    size_t begin, end;
+    (void)state;
+    assert_ok(pattern_open(&pattern, "a.[", true));
+    assert_ok(matcher_new(&matcher));
+    assert_ok(pattern_find(pattern, matcher, "aba.[", 5, 0, &begin, &end));
+    assert_int_equal(begin, 2);
+    assert_int_equal(end, 5);
+    matcher_free(matcher);
+    pattern_close(pattern);
+}
+
+static void what_would_mean_something_else_is_refused(void **state)
+{
+    static const char *const bad[][2] = {
+        {"\\h", "\\h is not supported"}, {"\\b", "\\b is not supported"}, {"\\K", "\\K"}, {"\\1", "\\1"}, {"(?m:a)", "group"},
+        {"(?<n>a)", "group"}, {"(*UTF)", "(*"}, {"[a[b]]", "a set in a set"}, {"[]a]", "] as the first"}, {"[a", "without an end"},
+        {"[\\W]", "\\W in a set"}, {"a{1}+", "}+"}, {"\\pL", "\\p without"}, {"\\", "backslash at the end"}, {"(a", "closing parenthesis"}};
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        Pattern *pattern;
+        assert_fails(pattern_open(&pattern, bad[i][0], false), ERR_FORMAT, bad[i][1]);
+    }
+}
+
+static void a_megabyte_that_is_given_back_meets_no_limit(void **state)
+{
+    enum { N = 1 << 20 };
+    char *text = malloc(N);
+    Pattern *pattern;
+    Matcher *matcher;
+    size_t begin, end;
+    (void)state;
+    assert_non_null(text);
+    memset(text, ' ', N);
+    text[N - 1] = 'x';
+    assert_ok(pattern_open(&pattern, "\\s*[\\r\\n]+|(?:\\s|y)+z|\\s+(?!\\S)", false));
+    assert_ok(matcher_new(&matcher));
+    assert_ok(pattern_find(pattern, matcher, text, N, 0, &begin, &end));
+    assert_int_equal(begin, 0);
+    assert_int_equal(end, N - 2);
+    matcher_free(matcher);
+    pattern_close(pattern);
+    free(text);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(classes_mean_what_oniguruma_means),
+        cmocka_unit_test(matches_go_on_from_where_they_are_asked_and_look_back),
+        cmocka_unit_test(a_literal_is_not_a_pattern),
+        cmocka_unit_test(what_would_mean_something_else_is_refused),
+        cmocka_unit_test(a_megabyte_that_is_given_back_meets_no_limit),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

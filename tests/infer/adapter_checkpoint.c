@@ -1,0 +1,148 @@
+/* An adapter read from a checkpoint is the one that was saved; what does not belong together is told apart. */
+#include "infer/adapter_io.h"
+#include "infer/adapter_checkpoint.h"
+#include "tests/support/tiny.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Save an adapter as training does; config is JSON with ' for ". */
+static void save(const Adapter *a, const char *config, const char *digest, const char *path)
+{
+    AdapterArray *names;
+    CkptArray *arrays;
+    size_t n;
+    char real[DIGEST_BYTES], *text;
+    float *moments = calloc(a->n, sizeof *moments);
+    Json *json = tiny_json(config);
+    assert_non_null(moments);
+    weights_digest(a->model->weights, real);
+    assert_ok(json_print(json, false, &text));
+    assert_ok(trained_table(a, &names, &arrays, &n));
+    CkptExtra extras[] = {{"had_gradient", 1, &(uint64_t){7}, NULL}, {"router_bias", a->n_layers * a->model->router.E, NULL, a->biases}};
+    Checkpoint ckpt = {.info = {.step = 5, .config_json = text, .base_digest = (char *)(size_t)(digest ? digest : real)},
+                       .n_arrays = n, .arrays = arrays, .n = a->n, .values = a->values, .m = moments, .v = moments,
+                       .n_extras = a->biases ? 2 : 1, .extras = extras};
+    assert_ok(checkpoint_save(&ckpt, path));
+    arrays_free(names, n);
+    free(arrays);
+    free(moments);
+    free(text);
+    json_free(json);
+}
+
+static const char plain[] = "{'r': 3, 'lora_alpha': 6, 'target_modules': ['o_proj', 'kv_b_proj'], 'experts': {'experts': {'1': [3, 12]}}, 'layers_to_transform': null}";
+
+static Adapter *plain_adapter(const Model *model, size_t r)
+{
+    Adapter *a;
+    assert_ok(tiny_adapter(&a, model, r, "['o_proj', 'kv_b_proj']", NULL, "{'experts': {'1': [3, 12]}}"));
+    tiny_fill(a, 9, 0.2);
+    return a;
+}
+
+static void assert_same(const Adapter *a, const Adapter *b)
+{
+    assert_int_equal(a->n, b->n);
+    assert_memory_equal(a->values, b->values, a->n * sizeof *a->values);
+    for (size_t l = 0; l < a->n_layers; l++)
+        for (size_t p = 0; p < LORA_PLACES; p++) {
+            assert_int_equal(!a->layers[l].pairs[p], !b->layers[l].pairs[p]);
+            if (a->layers[l].pairs[p]) assert_true(a->layers[l].pairs[p]->scale == b->layers[l].pairs[p]->scale);
+        }
+}
+
+static void a_checkpoint_gives_back_the_adapter(void **state)
+{
+    char directory[PATH_BYTES], path[PATH_BYTES];
+    scratch_path(state, "run", directory);
+    assert_ok(file_make_directory(directory));
+    assert_ok(checkpoint_path(path, directory, 5));
+    Model *model = tiny_model("dense");
+    Adapter *a = plain_adapter(model, 3), *b, *c;
+    save(a, plain, NULL, path);
+    assert_ok(adapter_open(&b, model, path));
+    assert_ok(adapter_open(&c, model, directory)); /* its newest checkpoint */
+    assert_same(a, b);
+    assert_same(a, c);
+    assert_null(b->biases);
+    adapter_free(a);
+    adapter_free(b);
+    adapter_free(c);
+    model_close(model);
+}
+
+static void routers_and_their_biases_come_along(void **state)
+{
+    char path[PATH_BYTES];
+    scratch_path(state, "router.h5", path);
+    Model *model = tiny_model("dense");
+    Adapter *a, *b;
+    Json *targets = tiny_json("['o_proj']");
+    assert_ok(adapter_new(&a, model, &(LoraConfig){.r = 2, .lora_alpha = 4, .use_rslora = true, .target_modules = targets, .train_router = true}, 1));
+    tiny_fill(a, 9, 0.2);
+    assert_ok(adapter_own_biases(a));
+    a->layers[1].router_bias[5] += 0.25f;
+    save(a, "{'r': 2, 'lora_alpha': 4, 'use_rslora': true, 'target_modules': ['o_proj'], 'train_router': true, 'experts': null}", NULL, path);
+    assert_ok(adapter_open(&b, model, path));
+    assert_same(a, b);
+    assert_memory_equal(a->layers[1].router_bias, b->layers[1].router_bias, model->router.E * sizeof(float));
+    json_free(targets);
+    adapter_free(a);
+    adapter_free(b);
+    model_close(model);
+}
+
+static void a_run_that_began_with_an_adapter_keeps_its_shape(void **state)
+{
+    char first[PATH_BYTES], path[PATH_BYTES], config[2 * PATH_BYTES];
+    scratch_path(state, "first", first);
+    scratch_path(state, "later.h5", path);
+    Model *model = tiny_model("dense");
+    Adapter *a = plain_adapter(model, 3), *b, *c;
+    assert_ok(adapter_export(a, first, "base", false));
+    assert_ok(adapter_open(&b, model, first));
+    tiny_fill(b, 11, 0.2);
+    snprintf(config, sizeof config, "{'r': 99, 'lora_alpha': 1, 'init_adapter': '%s'}", first);
+    save(b, config, NULL, path);
+    assert_ok(adapter_open(&c, model, path));
+    assert_same(b, c);
+    adapter_free(c);
+    save(b, "{'r': 99, 'lora_alpha': 1, 'init_adapter': 'gone'}", NULL, path);
+    assert_fails(adapter_open(&c, model, path), ERR_IO, "init_adapter, with which the run began: adapter gone");
+    adapter_free(a);
+    adapter_free(b);
+    model_close(model);
+}
+
+static void what_does_not_belong_together_is_refused(void **state)
+{
+    char path[PATH_BYTES];
+    scratch_path(state, "other.h5", path);
+    Model *model = tiny_model("dense");
+    Adapter *a = plain_adapter(model, 4), *b;
+    save(a, plain, "0123456789abcdef", path);
+    assert_fails(adapter_open(&b, model, path), ERR_FORMAT, "it was trained on another base: base_digest is 0123456789abcdef, this model's ");
+    save(a, plain, NULL, path); /* its settings say r 3 */
+    assert_fails(adapter_open(&b, model, path), ERR_FORMAT, "expected float32 [3]");
+    save(a, "{'r': 4}", NULL, path);
+    assert_fails(adapter_open(&b, model, path), ERR_FORMAT, "lora_alpha");
+    save(a, "{'r': 4, 'lora_alpha': 8, 'target_modules': ['elsewhere']}", NULL, path);
+    assert_fails(adapter_open(&b, model, path), ERR_USAGE, "elsewhere");
+    assert_ok(file_write(path, "no", 2));
+    assert_fails(adapter_open(&b, model, path), ERR_FORMAT, "other.h5: ");
+    assert_fails(adapter_open(&b, model, "nowhere.h5"), ERR_IO, "nowhere.h5");
+    adapter_free(a);
+    model_close(model);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        scratch_test(a_checkpoint_gives_back_the_adapter),
+        scratch_test(routers_and_their_biases_come_along),
+        scratch_test(a_run_that_began_with_an_adapter_keeps_its_shape),
+        scratch_test(what_does_not_belong_together_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

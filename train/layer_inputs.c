@@ -1,0 +1,51 @@
+#include "train/layer_inputs.h"
+
+#include "base/direct_io.h"
+#include "base/memory.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+
+static bool in_file(const Boundaries *b, size_t i) { return b->directory && i + 2 < b->n; }
+
+Err *boundaries_begin(Boundaries *b, size_t n, size_t floats, const char *directory)
+{
+    b->n = n;
+    b->state_bytes = direct_round(floats * sizeof(float));
+    b->directory = n > 2 ? directory : NULL;
+    size_t need = (b->directory ? 2 : n) * b->state_bytes + DIRECT_ALIGN;
+    if (need > b->capacity) {
+        free(b->block);
+        b->block = NULL;
+        b->capacity = 0;
+        TRY(mem_new(&b->block, need, 1));
+        b->capacity = need;
+        b->states = b->block + (DIRECT_ALIGN - (uintptr_t)b->block % DIRECT_ALIGN) % DIRECT_ALIGN;
+    }
+    size_t file = (n - 2) * b->state_bytes;
+    if (!b->directory || (b->spill.open && b->spill.bytes >= file)) return NULL;
+    spill_close(&b->spill);
+    return spill_open(&b->spill, directory, file);
+}
+
+void boundaries_free(Boundaries *b)
+{
+    spill_close(&b->spill);
+    free(b->block);
+    *b = (Boundaries){0};
+}
+
+float *boundaries_at(const Boundaries *b, size_t i)
+{
+    return (float *)(void *)(b->states + (b->directory ? i % 2 : i) * b->state_bytes);
+}
+
+Err *boundaries_keep(Boundaries *b, size_t i)
+{
+    return in_file(b, i) ? spill_write(&b->spill, i * b->state_bytes, b->state_bytes, boundaries_at(b, i)) : NULL;
+}
+
+Err *boundaries_fetch(Boundaries *b, size_t i)
+{
+    return in_file(b, i) ? spill_read(&b->spill, i * b->state_bytes, b->state_bytes, boundaries_at(b, i)) : NULL;
+}

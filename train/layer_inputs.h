@@ -1,0 +1,27 @@
+/* Hidden states between layers, on this rank's rows: all in memory, or two at a time with the others in a scratch file.
+ *
+ *     up      boundaries_at(0), keep(0), at(1), keep(1), ... at(n - 1)      a state is kept once it is complete
+ *     down    fetch(n - 2), at(n - 2), fetch(n - 3), ...
+ *
+ * In two buffers, state i lies in buffer i mod 2; so the last two need no file, and a state comes back to where it was. */
+#ifndef GRAFT_TRAIN_LAYER_INPUTS_H
+#define GRAFT_TRAIN_LAYER_INPUTS_H
+
+#include "base/scratch_file.h"
+
+typedef struct {
+    size_t n, state_bytes, capacity; /* states; bytes of each, in whole blocks; of the block */
+    char *block, *states;            /* allocated; its aligned part */
+    const char *directory;           /* of this round; NULL: in memory */
+    Spill spill;
+} Boundaries;
+
+/* Room for n states of `floats` numbers. An empty (all zero) Boundaries is valid. Fails: ERR_MEMORY, ERR_IO. */
+MUST_USE Err *boundaries_begin(Boundaries *b, size_t n, size_t floats, const char *directory);
+void boundaries_free(Boundaries *b);
+
+float *boundaries_at(const Boundaries *b, size_t i);
+MUST_USE Err *boundaries_keep(Boundaries *b, size_t i);
+MUST_USE Err *boundaries_fetch(Boundaries *b, size_t i);
+
+#endif

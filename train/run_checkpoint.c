@@ -1,0 +1,272 @@
+/* A run's state to a checkpoint and back. Moments live in slices: rank 0 collects them to write, and everyone reads the
+ * file and takes its own. */
+#include "base/log.h"
+#include "base/memory.h"
+#include "ckpt/checkpoint.h"
+#include "infer/adapter_checkpoint.h"
+#include "tensor/gemm.h"
+#include "train/run.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    AdapterArray *names;
+    CkptArray *arrays;
+    Checkpoint ckpt;
+    CkptExtra extras[4];
+    float *m, *v;
+} Saved;
+
+/* What a run keeps besides: the audit's memory and the correction biases that move. */
+static void list_extras(Saved *saved, const Run *run)
+{
+    const Audit *audit = run->audit;
+    size_t n = 0, per_expert = run->adapter->n_layers * run->model->router.E;
+    saved->extras[n++] = (CkptExtra){"had_gradient", audit->n_parts, audit->ever, NULL};
+    if (per_expert) {
+        saved->extras[n++] = (CkptExtra){"expert_tokens", per_expert, audit->tokens, NULL};
+        saved->extras[n++] = (CkptExtra){"expert_tokens_with_gradient", per_expert, audit->live, NULL};
+        if (run->adapter->biases) saved->extras[n++] = (CkptExtra){"router_bias", per_expert, NULL, run->adapter->biases};
+    }
+    saved->ckpt.n_extras = n;
+    saved->ckpt.extras = saved->extras;
+}
+
+static Err *saved_new(Saved *saved, const Run *run, bool vectors)
+{
+    const Adapter *a = run->adapter;
+    size_t n;
+    *saved = (Saved){0};
+    TRY(trained_table(a, &saved->names, &saved->arrays, &n));
+    saved->ckpt = (Checkpoint){.n_arrays = n, .arrays = saved->arrays, .n = a->n, .values = a->values};
+    list_extras(saved, run);
+    if (!vectors) return NULL;
+    TRY(mem_new(&saved->m, a->n, sizeof *saved->m));
+    TRY(mem_new(&saved->v, a->n, sizeof *saved->v));
+    saved->ckpt.m = saved->m;
+    saved->ckpt.v = saved->v;
+    return NULL;
+}
+
+static void saved_free(Saved *saved)
+{
+    arrays_free(saved->names, saved->ckpt.n_arrays);
+    free(saved->arrays);
+    free(saved->m);
+    free(saved->v);
+}
+
+static Err *collect_moments(Run *run, Saved *saved)
+{
+    for (size_t l = 0; l < run->adapter->n_layers; l++) {
+        const LayerAdapter *layer = &run->adapter->layers[l];
+        if (layer->n == 0) continue;
+        TRY(dp_collect(&run->dp, layer->n, step_moment_m(run->step, l), saved->m ? saved->m + layer->offset : NULL));
+        TRY(dp_collect(&run->dp, layer->n, step_moment_v(run->step, l), saved->v ? saved->v + layer->offset : NULL));
+    }
+    return NULL;
+}
+
+/* What "the same bits" means: one SHA-256 of values and moments, and of biases that move. */
+static void digest_state(Run *run, const Saved *saved)
+{
+    Digest digest;
+    unsigned char sum[DIGEST_SUM_BYTES];
+    size_t bytes = saved->ckpt.n * sizeof(float);
+    digest_init(&digest);
+    digest_add(&digest, saved->ckpt.values, bytes);
+    digest_add(&digest, saved->ckpt.m, bytes);
+    digest_add(&digest, saved->ckpt.v, bytes);
+    if (run->adapter->biases) digest_add(&digest, run->adapter->biases, run->adapter->n_layers * run->model->router.E * sizeof(float));
+    digest_end(&digest, sum);
+    digest_hex(sum, sizeof sum, run->state_digest);
+}
+
+static Err *progress_print(const Progress *p, char **text)
+{
+    Json *json = json_new_object();
+    if (p->best_step) json_add_number(json, "best_loss", p->best_loss);
+    json_add_number(json, "best_step", (double)p->best_step);
+    json_add_number(json, "waited", (double)p->waited);
+    json_add_bool(json, "evaluated", p->evaluated);
+    json_add_number(json, "smoothed_loss", p->smoothed_loss);
+    Err *err = json_print(json, false, text);
+    json_free(json);
+    return err;
+}
+
+static Err *progress_parse(Progress *p, const char *text)
+{
+    Json *json;
+    int64_t best_step = 0, waited = 0;
+    TRY(json_parse(&json, text, strlen(text)));
+    Err *err = json_may_number(json, "best_loss", &p->best_loss);
+    if (!err) err = json_get_int(json, "best_step", 0, INT64_MAX, &best_step);
+    if (!err) err = json_get_int(json, "waited", 0, INT64_MAX, &waited);
+    if (!err) err = json_get_bool(json, "evaluated", &p->evaluated);
+    if (!err) err = json_get_number(json, "smoothed_loss", &p->smoothed_loss);
+    p->best_step = (uint64_t)best_step;
+    p->waited = (uint64_t)waited;
+    json_free(json);
+    return err_wrap(err, "progress");
+}
+
+static Err *write_file(Run *run, Saved *saved, const char *directory, size_t keep)
+{
+    digest_state(run, saved);
+    char path[PATH_BYTES], *progress;
+    TRY(progress_print(&run->progress, &progress));
+    uint64_t per_epoch = loader_steps_per_epoch(run->loader);
+    saved->ckpt.info = (CkptInfo){.step = run->done,
+                                  .seed = (uint64_t)run->settings.seed,
+                                  .epoch = run->done / per_epoch,
+                                  .epoch_position = run->done % per_epoch * (uint64_t)run->settings.train_batch_size,
+                                  .tokens = run->scored_seen,
+                                  .metrics_bytes = run->metrics.bytes,
+                                  .config_json = run->config_json,
+                                  .progress_json = progress,
+                                  .compute_path = (char *)(size_t)matmul_path(),
+                                  .base_digest = run->base_digest,
+                                  .data_digest = run->data_digest};
+    Err *err = file_make_directory(directory);
+    if (!err) err = checkpoint_path(path, directory, run->done);
+    if (!err) err = checkpoint_save(&saved->ckpt, path);
+    free(progress);
+    return err ? err : checkpoint_rotate(directory, keep);
+}
+
+Err *run_save(Run *run, const char *directory, size_t keep)
+{
+    Saved saved;
+    bool writes = run->dp.rank == 0;
+    Err *err = dp_agree(&run->dp, saved_new(&saved, run, writes));
+    if (!err) err = dp_agree(&run->dp, collect_moments(run, &saved));
+    if (!err) err = dp_agree(&run->dp, writes ? write_file(run, &saved, directory, keep) : NULL);
+    saved_free(&saved);
+    return err_wrap(err, "save after step %llu", (unsigned long long)run->done);
+}
+
+static Err *check_same(const char *what, const char *file, const char *run)
+{
+    if (file && strcmp(file, run) == 0) return NULL;
+    return err_new(ERR_USAGE, "%s differs: the checkpoint has %s, this run %s", what, file ? file : "none", run);
+}
+
+static bool is_among(const char *key, const char *const *keys)
+{
+    while (*keys && strcmp(*keys, key) != 0) keys++;
+    return *keys;
+}
+
+/* Say that a setting is another one; of those that the trained pairs depend on, refuse it. */
+static Err *tell_change(const char *key, const Json *was, const Json *now)
+{
+    static const char *const scales[] = {"lora_alpha", "use_rslora", NULL};
+    char *was_text, *now_text;
+    TRY(json_print(was, false, &was_text));
+    Err *err = json_print(now, false, &now_text);
+    if (!err) {
+        if (is_among(key, scales))
+            err = err_new(ERR_USAGE, "%s is %s; the checkpoint has %s, and its pairs mean something else at another scale", key, now_text, was_text);
+        else log_line("  resumed   with another %s: %s, it was %s", key, now_text, was_text);
+        free(now_text);
+    }
+    free(was_text);
+    return err;
+}
+
+/* What the checkpoint's settings say otherwise; those that name places or speed do not count. */
+static Err *tell_changes(const Run *run, const char *before)
+{
+    static const char *const free_to_change[] = {"output_dir", "group_tokens", "keep_layers", "resume_from_checkpoint", "overwrite_output_dir",
+                                                 "resume_on_another_path", "ranks", "threads", "memory_limit", "scratch_dir", "preload_mb", "guard",
+                                                 "logging_steps", "save_steps", "save_total_limit", "keep_best", "tensorboard", "dump",
+                                                 "early_stopping_patience", "model_name_or_path", "train_file", "bf16_adapter", "compute", NULL};
+    Json *old, *new = NULL;
+    TRY(json_parse(&old, before, strlen(before)));
+    Err *err = json_parse(&new, run->config_json, strlen(run->config_json));
+    for (const Json *now = err ? NULL : json_first(new); now && !err; now = json_next(now)) {
+        const Json *was = json_find(old, json_key(now));
+        if (was && !json_equal(was, now) && !is_among(json_key(now), free_to_change)) err = tell_change(json_key(now), was, now);
+    }
+    json_free(old);
+    json_free(new);
+    return err;
+}
+
+static Err *check_info(const Run *run, const CkptInfo *info)
+{
+    TRY(check_same("the base model (digest)", info->base_digest, run->base_digest));
+    TRY(check_same("the training data (digest)", info->data_digest, run->data_digest));
+    if (info->seed != (uint64_t)run->settings.seed)
+        return err_new(ERR_USAGE, "seed is %lld; the checkpoint has %llu", (long long)run->settings.seed, (unsigned long long)info->seed);
+    if (!run->settings.resume_on_another_path) {
+        Err *err = check_same("the compute path", info->compute_path, matmul_path());
+        if (err) return err_wrap(err, "bits would differ (--resume_on_another_path allows it)");
+    }
+    uint64_t per_epoch = loader_steps_per_epoch(run->loader);
+    if (info->epoch != info->step / per_epoch || info->epoch_position != info->step % per_epoch * (uint64_t)run->settings.train_batch_size)
+        return err_new(ERR_USAGE, "train_batch_size differs: %lld documents per step do not lead to document %llu of epoch %llu after step %llu",
+                       (long long)run->settings.train_batch_size, (unsigned long long)info->epoch_position, (unsigned long long)info->epoch,
+                       (unsigned long long)info->step);
+    return NULL;
+}
+
+/* Everyone's own slices of the moments. */
+static void take_moments(Run *run, const Saved *saved)
+{
+    for (size_t l = 0; l < run->adapter->n_layers; l++) {
+        const LayerAdapter *layer = &run->adapter->layers[l];
+        size_t begin, end;
+        if (layer->n == 0) continue;
+        dp_slice(&run->dp, run->dp.rank, layer->n, &begin, &end);
+        memcpy(step_moment_m(run->step, l), saved->m + layer->offset + begin, (end - begin) * sizeof(float));
+        memcpy(step_moment_v(run->step, l), saved->v + layer->offset + begin, (end - begin) * sizeof(float));
+    }
+}
+
+/* Checkpoints of steps that are still to come would mix with new ones. A best one that is gone is best no more. */
+static Err *keep_past(Run *run)
+{
+    char best[PATH_BYTES], path[PATH_BYTES];
+    TRY(run_best_directory(run, best));
+    TRY(checkpoint_path(path, best, run->progress.best_step));
+    if (run->settings.keep_best && run->progress.best_step && !file_exists(path)) {
+        log_line("  best      step %llu is not in %s; the search begins anew", (unsigned long long)run->progress.best_step, best);
+        run->progress.best_step = run->progress.waited = 0;
+    }
+    if (run->dp.rank != 0) return NULL;
+    TRY(checkpoint_remove_from(run->settings.output_dir, run->done + 1));
+    return checkpoint_remove_from(best, run->done + 1);
+}
+
+static Err *read_file(Run *run, Saved *saved, const char *path)
+{
+    CkptInfo info;
+    TRY(checkpoint_peek(&info, path));
+    Err *err = check_info(run, &info);
+    if (!err) err = tell_changes(run, info.config_json);
+    checkpoint_info_free(&info);
+    if (err) return err;
+    TRY(checkpoint_load(&saved->ckpt, path));
+    run->done = saved->ckpt.info.step;
+    run->scored_seen = saved->ckpt.info.tokens;
+    take_moments(run, saved);
+    audit_resume(run->audit);
+    digest_state(run, saved);
+    err = progress_parse(&run->progress, saved->ckpt.info.progress_json);
+    if (!err && run->dp.rank == 0) err = metrics_open(&run->metrics, run->settings.output_dir, saved->ckpt.info.metrics_bytes);
+    if (!err) err = keep_past(run); /* when nothing can refuse any more */
+    checkpoint_info_free(&saved->ckpt.info);
+    return err;
+}
+
+Err *run_resume(Run *run, const char *path)
+{
+    Saved saved;
+    Err *err = saved_new(&saved, run, true);
+    if (!err) err = read_file(run, &saved, path);
+    saved_free(&saved);
+    return err_wrap(err, "resume %s", path);
+}

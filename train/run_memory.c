@@ -1,0 +1,188 @@
+/* The memory limit of a run: what each host has, what the run needs, and weights that are streamed when they must be. */
+#define _GNU_SOURCE
+#include "base/byte_size.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/rng.h"
+#include "tensor/gemm.h"
+#include "plan/step_time.h"
+#include "train/run.h"
+
+#include <omp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* What every rank tells the others; doubles carry 53 bits. */
+typedef struct {
+    double host, limit, process, fd;
+} Card;
+
+enum { CARD = sizeof(Card) / sizeof(double) };
+
+static Err *share_cards(const Dp *dp, Card *cards)
+{
+    size_t *first;
+    TRY(mem_new(&first, (size_t)dp->size + 1, sizeof *first));
+    for (int r = 0; r <= dp->size; r++) first[r] = (size_t)r;
+    Err *err = dp_share_rows(dp, first, CARD, &cards->host);
+    free(first);
+    return err;
+}
+
+/* The ranks of this host, in order. */
+static StreamHost host_of(const Dp *dp, const Card *cards, int *leader)
+{
+    StreamHost host = {0};
+    *leader = -1;
+    for (int r = 0; r < dp->size; r++) {
+        if (cards[r].host != cards[dp->rank].host) continue;
+        if (*leader < 0) *leader = r;
+        if (r < dp->rank) host.rank++;
+        host.size++;
+    }
+    return host;
+}
+
+static int longer_first(const void *a, const void *b)
+{
+    size_t x = *(const size_t *)a, y = *(const size_t *)b;
+    return (x < y) - (x > y);
+}
+
+/* The longest documents may meet in one step. Of data that is not kept only max_length is known. */
+static Err *most_tokens(const Run *run, Work *work)
+{
+    size_t batch = (size_t)run->settings.train_batch_size;
+    work->data_bytes = 0;
+    for (size_t i = 0; i < run->settings.eval_file.count; i++) work->data_bytes += 8 * dataset_totals(run->evals[i]).tokens;
+    if (!dataset_is_kept(run->train)) {
+        enum { STEPS_AHEAD = 5 };
+        work->longest = (size_t)run->settings.data.max_length;
+        work->step_tokens = batch * work->longest;
+        work->data_bytes += 8 * STEPS_AHEAD * work->step_tokens;
+        return NULL;
+    }
+    size_t n = dataset_count(run->train), *lengths;
+    TRY(mem_new(&lengths, n, sizeof *lengths));
+    for (size_t i = 0; i < n; i++) lengths[i] = dataset_document(run->train, i)->n;
+    qsort(lengths, n, sizeof *lengths, longer_first);
+    work->longest = lengths[0];
+    for (size_t i = 0; i < n && i < batch; i++) work->step_tokens += lengths[i];
+    free(lengths);
+    work->data_bytes += 8 * dataset_totals(run->train).tokens;
+    return NULL;
+}
+
+/* From what `graft doctor` found of this machine; nothing when it was never asked. Before weights stream: parts are cut from
+ * what lies in files. */
+static void plan_step(Run *run)
+{
+    Machine machine;
+    Err *err = machine_load(&machine, &run->planned);
+    run->plan = (Plan){.budget = run->budget};
+    if (!err && run->planned) err = plan_times(&run->plan, run->model, run->adapter, &run->work, &machine, matmul_is_bf16(), run->work.ranks / run->work.local_ranks, 0);
+    run->planned = run->planned && !err;
+    err_free(err); /* a plan is a courtesy */
+}
+
+static Err *make_budget(Run *run, int local_ranks, size_t limit)
+{
+    const Settings *s = &run->settings;
+    Work work = {.ranks = (size_t)run->dp.size, .local_ranks = (size_t)local_ranks, .threads = (size_t)omp_get_max_threads(),
+                 .micro_batch_tokens = (size_t)s->micro_batch_tokens, .group_tokens = (size_t)s->group_tokens, .keep_layers = (size_t)s->keep_layers,
+                 .may_spill = true};
+    TRY(most_tokens(run, &work));
+    Flops flops = flops_of_step(run->model, run->adapter, &work, NULL);
+    run->flops = flops_all(&flops);
+    run->work = work;
+    TRY(budget_make(&run->budget, run->model, run->adapter, &work, limit));
+    plan_step(run);
+    return NULL;
+}
+
+/* The first rank of a host makes its memory, then the others open it. */
+static Err *start_stream(Run *run, StreamHost host, int leader, Card *cards)
+{
+    Err *err = NULL;
+    bool streamed = run->budget.streamed;
+    if (streamed && host.rank == 0) err = stream_open(run->model, run->budget.weights.limit_bytes, run->budget.weights.part_bytes, &host);
+    TRY(dp_agree(&run->dp, err));
+    cards[run->dp.rank].process = host.leader;
+    cards[run->dp.rank].fd = host.fd;
+    TRY(share_cards(&run->dp, cards));
+    if (streamed && host.rank) {
+        host.leader = (int)cards[leader].process;
+        host.fd = (int)cards[leader].fd;
+        err = stream_open(run->model, run->budget.weights.limit_bytes, run->budget.weights.part_bytes, &host);
+    }
+    return dp_agree(&run->dp, err);
+}
+
+Err *run_fit_memory(Run *run)
+{
+    const Settings *s = &run->settings;
+    char name[256] = "";
+    size_t limit = 0;
+    Card *cards = NULL;
+    int leader;
+    Err *err = mem_new(&cards, (size_t)run->dp.size, sizeof *cards);
+    if (!err) err = budget_limit(&limit, s->memory_limit);
+    if ((err = dp_agree(&run->dp, err))) goto done;
+    gethostname(name, sizeof name - 1);
+    cards[run->dp.rank] = (Card){.host = (double)(rng_name(0, name) >> 11), .limit = (double)limit};
+    if ((err = share_cards(&run->dp, cards))) goto done;
+    StreamHost host = host_of(&run->dp, cards, &leader);
+    err = make_budget(run, host.size, (size_t)cards[leader].limit);
+    if (run->dp.rank != leader) { /* who has the same sum need not say the same */
+        err_free(err);
+        err = NULL;
+    }
+    if ((err = dp_agree(&run->dp, err))) goto done;
+    if (run->budget.spilled) {
+        run->scratch_dir = s->scratch_dir ? s->scratch_dir : s->output_dir;
+        err = dp_agree(&run->dp, file_make_directory(run->scratch_dir));
+    }
+    if (!err) err = start_stream(run, host, leader, cards);
+done:
+    free(cards);
+    return err;
+}
+
+static void describe_time(const Run *run)
+{
+    const Plan *p = &run->plan;
+    if (!run->planned) return;
+    log_line("  plan      %.3g s for a step of %zu tokens, %.3g tokens/s: %s binds (arithmetic %.3g s, disk %.3g s)", p->step_seconds, run->work.step_tokens,
+             p->tokens_per_second, bound_names[p->bound], p->seconds[BOUND_ARITHMETIC], p->seconds[BOUND_DISK]);
+}
+
+void run_describe_memory(const Run *run)
+{
+    const Budget *b = &run->budget;
+    const StreamPlan *w = &b->weights;
+    log_line("  memory    %s of %s: weights %s%s, tapes %s, boundaries %s%s, adapter and moments %s, the rest %s", BYTES(b->total), BYTES(b->limit),
+             BYTES(b->streamed ? stream_plan_bytes(w) : w->fixed_bytes + stream_layer_bytes(w)),
+             b->streamed ? "" : " (all)", BYTES(b->tapes), BYTES(b->boundaries), b->spilled ? " (the rest in a file)" : "", BYTES(b->adapter + b->moments),
+             BYTES(b->program + b->data));
+    char parts[STREAM_TEXT_BYTES];
+    if (b->streamed) log_line("  streamed  %s: %s read per step", stream_describe(parts, w), BYTES(b->read_bytes));
+    describe_time(run);
+    if ((int64_t)b->group_tokens != run->settings.group_tokens) log_line("  groups    of %zu tokens, so that tapes fit", b->group_tokens);
+}
+
+void run_describe_use(const Run *run, uint64_t steps, double seconds)
+{
+    size_t held = bytes_of_proc("/proc/self/status", "RssAnon:") + bytes_of_proc("/proc/self/status", "RssShmem:");
+    const Budget *b = &run->budget;
+    if (run->dp.size == 1) log_line("  memory    %s held at the end (planned: %s less mapped weights)", BYTES(held), BYTES(b->total));
+    if (steps && run->planned)
+        log_line("  speed     %.0f tokens/s with evaluations and saves (planned: %.0f without)", (double)run->tokens_seen / seconds, run->plan.tokens_per_second);
+    if (!run->model->stream || steps == 0) return;
+    StreamStats stats = stream_stats(run->model->stream);
+    size_t once = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.runs.resident_bytes;
+    log_line("  streamed  %s read %s: once what stays, and %s per step with its evaluations (planned: %s without); %.1f s of %.1f s waited for the disk", BYTES(stats.read_bytes),
+             stats.direct ? "directly" : "through the page cache", BYTES((double)(stats.read_bytes - once) / (double)steps), BYTES(b->read_bytes),
+             stats.waited_seconds, seconds);
+}

@@ -1,0 +1,58 @@
+/* --profile: rank 0 tells of its own time. */
+#include "base/log.h"
+#include "base/memory.h"
+#include "tensor/gemm.h"
+#include "train/run.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void run_time_step(Run *run, bool first, double seconds)
+{
+    Timing *t = &run->timing;
+    if (!run->settings.profile) return;
+    if (first) {
+        profile_clear(&t->profile);
+        return;
+    }
+    t->steps++;
+    t->seconds += seconds;
+}
+
+/* One record as bench/report.h has it, for plot/timing.h. */
+static Err *write_record(const Run *run, const char *path)
+{
+    const Timing *t = &run->timing;
+    char *text, *line;
+    Json *record = json_new_object();
+    json_add_string(record, "kind", "training");
+    json_add_string(record, "path", matmul_path());
+    json_add_number(record, "steps", (double)t->steps);
+    json_add_number(record, "seconds", t->seconds / (double)t->steps);
+    json_add(record, "profile", profile_json(&t->profile, t->steps));
+    Err *err = json_print(record, false, &text);
+    json_free(record);
+    if (err) return err;
+    err = mem_format(&line, "%s\n", text);
+    free(text);
+    if (err) return err;
+    err = file_write(path, line, strlen(line));
+    free(line);
+    return err;
+}
+
+Err *run_write_timing(const Run *run)
+{
+    const Timing *t = &run->timing;
+    char path[PATH_BYTES];
+    if (!run->settings.profile || run->dp.rank != 0) return NULL;
+    if (t->steps == 0) {
+        log_line("  profile   needs a second step: the first meets cold memory");
+        return NULL;
+    }
+    profile_print(&t->profile, t->steps, t->seconds);
+    TRY(file_join(path, run->settings.output_dir, "profile.jsonl"));
+    TRY(write_record(run, path));
+    log_line("  profile   %s, of %llu steps; graft plot --kind profile draws it", path, (unsigned long long)t->steps);
+    return NULL;
+}

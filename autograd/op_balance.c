@@ -77,7 +77,7 @@ void balance_gather(Tape *tape, const RouterShape *shape, Tensor *logits, double
         }
     }
     tape_scratch_reset(tape);
-    profile_note(tape->profile, "balance_gather", PROFILE_UP);
+    timing_note(tape->timing, "balance_gather", TIMING_FORWARD);
 }
 
 BalanceValues balance_values(size_t L, size_t E, size_t K, size_t tokens, size_t documents, const double *layers)

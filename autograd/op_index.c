@@ -116,5 +116,5 @@ void op_index(Tape *tape, const IndexShape *shape, Tensor *q, Tensor *k, Tensor 
         choose_document(&doc, longest, scratch);
     }
     tape_scratch_reset(tape);
-    profile_note(tape->profile, "index", PROFILE_UP);
+    timing_note(tape->timing, "index", TIMING_FORWARD);
 }

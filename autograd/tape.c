@@ -14,7 +14,7 @@ void tape_begin(Tape *tape, const Group *group, TapeMode mode)
     tape_reset(tape);
     tape->group = group;
     tape->mode = mode;
-    profile_mark(tape->profile);
+    timing_mark(tape->timing);
 }
 
 void tape_reset(Tape *tape)
@@ -140,7 +140,7 @@ static void check_gradients(Tape *tape, const Node *node)
 Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *kept, bool trains, size_t n_in, Tensor *const *in)
 {
     tape_scratch_reset(tape);
-    profile_note(tape->profile, op->name, PROFILE_UP);
+    timing_note(tape->timing, op->name, TIMING_FORWARD);
     if (tape->err) return &tape->dummy;
     if (tape->guard) tape_expect_finite(tape, out, op->name);
     if (!tape_wants(tape, trains, n_in, in)) return out;
@@ -199,17 +199,17 @@ static void walk_back(Tape *tape, Node *node)
     tape_seed(tape, node->out);
     for (size_t i = 0; i < node->n_in; i++)
         if (node->in[i] && node->in[i]->wants) seed(tape, node->in[i], writes(node, i));
-    profile_note(tape->profile, "gradients = 0", PROFILE_DOWN);
+    timing_note(tape->timing, "gradients = 0", TIMING_BACKWARD);
     if (!tape->err) node->op->backward(node);
     for (size_t i = 0; i < node->n_in && tape_computes(tape); i++) ASSERT(!node->in[i] || !node->in[i]->fresh, "%s has left the gradient of input %zu unwritten", node->op->name, i);
     if (tape->guard && !tape->err) check_gradients(tape, node);
     tape_scratch_reset(tape);
-    profile_note(tape->profile, node->op->name, PROFILE_DOWN);
+    timing_note(tape->timing, node->op->name, TIMING_BACKWARD);
 }
 
 Err *tape_backward(Tape *tape)
 {
-    profile_mark(tape->profile);
+    timing_mark(tape->timing);
     for (Node *node = tape->last; node && !tape->err; node = node->previous) {
         walk_back(tape, node);
         if (!tape->err) retire(tape, node);

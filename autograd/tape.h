@@ -78,7 +78,7 @@ struct Tape {
     bool guard;           /* check every result for numbers that are not finite */
     float dropout;        /* probability; 0 outside training */
     uint64_t dropout_key; /* of this seed and step */
-    Profile *profile;     /* who asks where time goes, or NULL */
+    Timing *timing;     /* who asks where time goes, or NULL */
     Node *last;
     Err *err;
     Tensor dummy;

@@ -7,22 +7,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-void profile_layer(Profile *p, long layer)
+void timing_layer(Timing *p, long layer)
 {
     if (p) p->layer = layer;
 }
 
-void profile_mark(Profile *p)
+void timing_mark(Timing *p)
 {
     if (!p) return;
     p->mark = log_seconds();
     p->cpu_mark = log_cpu_seconds();
 }
 
-static bool is_row(const Profile *p, size_t i, const char *name) { return p->rows[i].layer == p->layer && strcmp(p->rows[i].name, name) == 0; }
+static bool is_row(const Timing *p, size_t i, const char *name) { return p->rows[i].layer == p->layer && strcmp(p->rows[i].name, name) == 0; }
 
 /* The row of this name in the layer at work, a new one if need be; NULL without memory. */
-static ProfileRow *row_of(Profile *p, const char *name)
+static TimingRow *row_of(Timing *p, const char *name)
 {
     size_t i = p->next < p->n ? p->next : 0;
     for (size_t tried = 0; tried < p->n && !is_row(p, i, name); tried++) i = i + 1 < p->n ? i + 1 : 0;
@@ -33,17 +33,17 @@ static ProfileRow *row_of(Profile *p, const char *name)
             return NULL;
         }
         i = p->n++;
-        p->rows[i] = (ProfileRow){.name = name, .layer = p->layer};
+        p->rows[i] = (TimingRow){.name = name, .layer = p->layer};
     }
     p->next = i + 1;
     return &p->rows[i];
 }
 
-void profile_note(Profile *p, const char *name, ProfileWay way)
+void timing_note(Timing *p, const char *name, TimingPass way)
 {
     if (!p) return;
     double now = log_seconds(), cpu = log_cpu_seconds();
-    ProfileRow *row = row_of(p, name);
+    TimingRow *row = row_of(p, name);
     if (row) {
         row->calls[way]++;
         row->seconds[way] += now - p->mark;
@@ -53,19 +53,19 @@ void profile_note(Profile *p, const char *name, ProfileWay way)
     p->cpu_mark = cpu;
 }
 
-void profile_clear(Profile *p) { p->n = p->next = 0; }
+void timing_clear(Timing *p) { p->n = p->next = 0; }
 
-void profile_free(Profile *p)
+void timing_free(Timing *p)
 {
     free(p->rows);
-    *p = (Profile){0};
+    *p = (Timing){0};
 }
 
 /* ---- tables --------------------------------------------------------------------------------------------------- */
 
-static void add_row(ProfileRow *sum, const ProfileRow *row)
+static void add_row(TimingRow *sum, const TimingRow *row)
 {
-    for (int way = 0; way < PROFILE_WAYS; way++) {
+    for (int way = 0; way < TIMING_PASSES; way++) {
         sum->calls[way] += row->calls[way];
         sum->seconds[way] += row->seconds[way];
     }
@@ -73,31 +73,31 @@ static void add_row(ProfileRow *sum, const ProfileRow *row)
 }
 
 /* The sum of all rows that match. */
-static ProfileRow sum_of(const Profile *p, const char *name, long layer)
+static TimingRow sum_of(const Timing *p, const char *name, long layer)
 {
-    ProfileRow sum = {.name = name, .layer = layer};
+    TimingRow sum = {.name = name, .layer = layer};
     for (size_t i = 0; i < p->n; i++)
-        if ((!name || strcmp(p->rows[i].name, name) == 0) && (layer == PROFILE_ALL || p->rows[i].layer == layer)) add_row(&sum, &p->rows[i]);
+        if ((!name || strcmp(p->rows[i].name, name) == 0) && (layer == TIMING_ALL || p->rows[i].layer == layer)) add_row(&sum, &p->rows[i]);
     return sum;
 }
 
-static double both(const ProfileRow *row) { return row->seconds[PROFILE_UP] + row->seconds[PROFILE_DOWN]; }
+static double both(const TimingRow *row) { return row->seconds[TIMING_FORWARD] + row->seconds[TIMING_BACKWARD]; }
 
-double profile_seconds(const Profile *p, const char *name, long layer)
+double timing_seconds(const Timing *p, const char *name, long layer)
 {
-    ProfileRow sum = sum_of(p, name, layer);
+    TimingRow sum = sum_of(p, name, layer);
     return both(&sum);
 }
 
-static void print_row(const char *name, const ProfileRow *row, size_t steps, double whole)
+static void print_row(const char *name, const TimingRow *row, size_t steps, double whole)
 {
     double each = 1e3 / (double)steps;
-    printf("%-14s %9.2f %9.2f %9.2f %5.1f%% %9.2f %7.1f\n", name, row->seconds[PROFILE_UP] * each, row->seconds[PROFILE_DOWN] * each, both(row) * each,
-           100 * both(row) / whole, row->cpu * each, (double)(row->calls[PROFILE_UP] + row->calls[PROFILE_DOWN]) / (double)steps);
+    printf("%-14s %9.2f %9.2f %9.2f %5.1f%% %9.2f %7.1f\n", name, row->seconds[TIMING_FORWARD] * each, row->seconds[TIMING_BACKWARD] * each, both(row) * each,
+           100 * both(row) / whole, row->cpu * each, (double)(row->calls[TIMING_FORWARD] + row->calls[TIMING_BACKWARD]) / (double)steps);
 }
 
 /* Is row i the first of its name (of its layer)? */
-static bool is_first(const Profile *p, size_t i, bool by_layer)
+static bool is_first(const Timing *p, size_t i, bool by_layer)
 {
     for (size_t j = 0; j < i; j++)
         if (by_layer ? p->rows[j].layer == p->rows[i].layer : strcmp(p->rows[j].name, p->rows[i].name) == 0) return false;
@@ -112,13 +112,13 @@ static int longest_first(const void *a, const void *b)
 
 static int lowest_layer_first(const void *a, const void *b)
 {
-    long x = ((const ProfileRow *)a)->layer, y = ((const ProfileRow *)b)->layer;
+    long x = ((const TimingRow *)a)->layer, y = ((const TimingRow *)b)->layer;
     return (x > y) - (x < y);
 }
 
-static void print_table(const Profile *p, bool by_layer, size_t steps, double whole)
+static void print_table(const Timing *p, bool by_layer, size_t steps, double whole)
 {
-    ProfileRow *sums;
+    TimingRow *sums;
     size_t n = 0;
     Err *err = mem_new(&sums, p->n, sizeof *sums);
     if (err) {
@@ -126,7 +126,7 @@ static void print_table(const Profile *p, bool by_layer, size_t steps, double wh
         return;
     }
     for (size_t i = 0; i < p->n; i++)
-        if (is_first(p, i, by_layer)) sums[n++] = sum_of(p, by_layer ? NULL : p->rows[i].name, by_layer ? p->rows[i].layer : PROFILE_ALL);
+        if (is_first(p, i, by_layer)) sums[n++] = sum_of(p, by_layer ? NULL : p->rows[i].name, by_layer ? p->rows[i].layer : TIMING_ALL);
     qsort(sums, n, sizeof *sums, by_layer ? lowest_layer_first : longest_first);
     printf("%-14s %9s %9s %9s %6s %9s %7s\n", by_layer ? "layer" : "operation", "up ms", "down ms", "both", "share", "CPU ms", "calls");
     for (size_t i = 0; i < n; i++) {
@@ -137,29 +137,29 @@ static void print_table(const Profile *p, bool by_layer, size_t steps, double wh
     free(sums);
 }
 
-void profile_print(const Profile *p, size_t steps, double whole)
+void timing_print(const Timing *p, size_t steps, double whole)
 {
-    ProfileRow all = sum_of(p, NULL, PROFILE_ALL);
+    TimingRow all = sum_of(p, NULL, TIMING_ALL);
     print_table(p, false, steps, whole);
     print_row("together", &all, steps, whole);
     printf("%-14s %29.2f %5.1f%%\n\n", "in between", 1e3 * (whole - both(&all)) / (double)steps, 100 * (whole - both(&all)) / whole);
     print_table(p, true, steps, whole);
 }
 
-Json *profile_json(const Profile *p, size_t steps)
+Json *timing_json(const Timing *p, size_t steps)
 {
     double each = 1e3 / (double)steps;
     Json *rows = json_new_array();
     for (size_t i = 0; i < p->n; i++) {
-        const ProfileRow *row = &p->rows[i];
+        const TimingRow *row = &p->rows[i];
         Json *object = json_new_object();
         json_add_string(object, "operation", row->name);
         if (row->layer >= 0) json_add_number(object, "layer", (double)row->layer);
         else json_add_null(object, "layer");
-        json_add_number(object, "up_ms", row->seconds[PROFILE_UP] * each);
-        json_add_number(object, "down_ms", row->seconds[PROFILE_DOWN] * each);
+        json_add_number(object, "up_ms", row->seconds[TIMING_FORWARD] * each);
+        json_add_number(object, "down_ms", row->seconds[TIMING_BACKWARD] * each);
         json_add_number(object, "cpu_ms", row->cpu * each);
-        json_add_number(object, "calls", (double)(row->calls[PROFILE_UP] + row->calls[PROFILE_DOWN]) / (double)steps);
+        json_add_number(object, "calls", (double)(row->calls[TIMING_FORWARD] + row->calls[TIMING_BACKWARD]) / (double)steps);
         json_add(rows, NULL, object);
     }
     return rows;

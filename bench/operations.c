@@ -21,7 +21,7 @@ typedef struct {
     const LayerAdapter *lora;
     Forest forest;
     Tape tape;
-    Profile profile;
+    Timing timing;
     size_t T;
     size_t doc_start[2];
     Group group;
@@ -40,7 +40,7 @@ static Tensor *leaf(Ops *o, size_t cols)
     float *data = tape_floats(&o->tape, n);
     for (size_t at = 0; data && at < n; at += o->noise_n) memcpy(data + at, o->noise, (n - at < o->noise_n ? n - at : o->noise_n) * sizeof *data);
     Tensor *x = tape_leaf(&o->tape, o->T, cols, data, true);
-    profile_mark(&o->profile);
+    timing_mark(&o->timing);
     return x;
 }
 
@@ -56,7 +56,7 @@ static Tensor *uneven_logits(Ops *o)
     Tensor *z = leaf(o, E);
     for (size_t t = 0; t < o->T && !o->tape.err; t++)
         for (size_t e = 0; e < E; e++) z->data[t * E + e] += (float)(0.7 * rng_normal(1, e));
-    profile_mark(&o->profile);
+    timing_mark(&o->timing);
     return z;
 }
 
@@ -136,9 +136,9 @@ static Tensor *run_adamw(Ops *o)
 {
     static const AdamW adamw = {0.9, 0.999, 1e-8, 0};
     size_t n = o->lora->n;
-    profile_mark(&o->profile);
+    timing_mark(&o->timing);
     adamw_update(&adamw, 1, 1e-4, 1, n, o->adapter->values + o->lora->offset, o->m, o->v, o->g);
-    profile_note(&o->profile, "update", PROFILE_UP);
+    timing_note(&o->timing, "update", TIMING_FORWARD);
     return NULL;
 }
 
@@ -146,27 +146,27 @@ static Tensor *run_adamw(Ops *o)
 
 static double pairs(const Ops *o, bool chosen) { return count_pairs(o->T, chosen ? o->model->index.top_k : 0); }
 
-static Cost cost_q_up(const Ops *o, ProfileWay way) { return count_linear(o->T, &o->layer->q_up, way); }
-static Cost cost_o(const Ops *o, ProfileWay way) { return count_linear(o->T, &o->layer->o_proj, way); }
-static Cost cost_router(const Ops *o, ProfileWay way) { return count_linear(o->T, &o->layer->router, way); }
-static Cost cost_o_with_pair(const Ops *o, ProfileWay way)
+static Cost cost_q_up(const Ops *o, TimingPass way) { return count_linear(o->T, &o->layer->q_up, way); }
+static Cost cost_o(const Ops *o, TimingPass way) { return count_linear(o->T, &o->layer->o_proj, way); }
+static Cost cost_router(const Ops *o, TimingPass way) { return count_linear(o->T, &o->layer->router, way); }
+static Cost cost_o_with_pair(const Ops *o, TimingPass way)
 {
     Cost product = cost_o(o, way), pair = count_lora(o->T, o->layer->o_proj.cols, o->layer->o_proj.rows, R, way);
     return (Cost){product.flop + pair.flop, product.bytes + pair.bytes};
 }
-static Cost cost_rmsnorm(const Ops *o, ProfileWay way) { return count_elements(o->T * hidden(o), way == PROFILE_UP ? 4 : 8, way == PROFILE_UP ? 2 : 4); }
-static Cost cost_add(const Ops *o, ProfileWay way) { (void)way; return count_elements(o->T * hidden(o), 1, 3); }
-static Cost cost_rope(const Ops *o, ProfileWay way) { (void)way; return count_elements(o->T * o->model->attention.n_heads * o->model->attention.rope, 3, 2); }
-static Cost cost_index(const Ops *o, ProfileWay way) { (void)way; return count_index(o->T, pairs(o, false), &o->model->index); }
-static Cost cost_attention(const Ops *o, ProfileWay way) { return count_attention(o->T, pairs(o, false), &o->model->attention, way); }
-static Cost cost_chosen(const Ops *o, ProfileWay way) { return count_attention(o->T, pairs(o, true), &o->model->attention, way); }
-static Cost cost_latent(const Ops *o, ProfileWay way) { return count_attention_latent(o->T, pairs(o, true), &o->model->attention, o->layer->kv_up.cols, way); }
-static Cost cost_swiglu(const Ops *o, ProfileWay way) { return count_elements(o->T * o->layer->gate.rows, way == PROFILE_UP ? 12 : 20, way == PROFILE_UP ? 3 : 7); }
-static Cost cost_route(const Ops *o, ProfileWay way) { return count_elements(o->T * o->model->router.E, way == PROFILE_UP ? 12 : 4, way == PROFILE_UP ? 1 : 2); }
-static Cost cost_experts(const Ops *o, ProfileWay way) { return count_experts(o->T, o->model->router.K, o->model->router.E, o->layer->experts, 0, way); }
-static Cost cost_adapted(const Ops *o, ProfileWay way) { return count_experts(o->T, o->model->router.K, o->model->router.E, o->layer->experts, R, way); }
-static Cost cost_loss(const Ops *o, ProfileWay way) { (void)way; return count_loss(o->T, &o->model->lm_head); }
-static Cost cost_adamw(const Ops *o, ProfileWay way) { (void)way; return count_elements(o->lora->n, 14, 7); }
+static Cost cost_rmsnorm(const Ops *o, TimingPass way) { return count_elements(o->T * hidden(o), way == TIMING_FORWARD ? 4 : 8, way == TIMING_FORWARD ? 2 : 4); }
+static Cost cost_add(const Ops *o, TimingPass way) { (void)way; return count_elements(o->T * hidden(o), 1, 3); }
+static Cost cost_rope(const Ops *o, TimingPass way) { (void)way; return count_elements(o->T * o->model->attention.n_heads * o->model->attention.rope, 3, 2); }
+static Cost cost_index(const Ops *o, TimingPass way) { (void)way; return count_index(o->T, pairs(o, false), &o->model->index); }
+static Cost cost_attention(const Ops *o, TimingPass way) { return count_attention(o->T, pairs(o, false), &o->model->attention, way); }
+static Cost cost_chosen(const Ops *o, TimingPass way) { return count_attention(o->T, pairs(o, true), &o->model->attention, way); }
+static Cost cost_latent(const Ops *o, TimingPass way) { return count_attention_latent(o->T, pairs(o, true), &o->model->attention, o->layer->kv_up.cols, way); }
+static Cost cost_swiglu(const Ops *o, TimingPass way) { return count_elements(o->T * o->layer->gate.rows, way == TIMING_FORWARD ? 12 : 20, way == TIMING_FORWARD ? 3 : 7); }
+static Cost cost_route(const Ops *o, TimingPass way) { return count_elements(o->T * o->model->router.E, way == TIMING_FORWARD ? 12 : 4, way == TIMING_FORWARD ? 1 : 2); }
+static Cost cost_experts(const Ops *o, TimingPass way) { return count_experts(o->T, o->model->router.K, o->model->router.E, o->layer->experts, 0, way); }
+static Cost cost_adapted(const Ops *o, TimingPass way) { return count_experts(o->T, o->model->router.K, o->model->router.E, o->layer->experts, R, way); }
+static Cost cost_loss(const Ops *o, TimingPass way) { (void)way; return count_loss(o->T, &o->model->lm_head); }
+static Cost cost_adamw(const Ops *o, TimingPass way) { (void)way; return count_elements(o->lora->n, 14, 7); }
 
 /* name: the tape's, by which the profile knows it. frozen: it multiplies with the path's numbers, else in fp32. */
 typedef struct {
@@ -174,7 +174,7 @@ typedef struct {
     size_t T;
     bool frozen, down;
     Tensor *(*run)(Ops *);
-    Cost (*cost)(const Ops *, ProfileWay);
+    Cost (*cost)(const Ops *, TimingPass);
 } Operation;
 
 static const Operation operations[] = {
@@ -215,21 +215,21 @@ static Err *begin(Ops *o, size_t T)
     return forest_begin(&o->forest, o->lora->n, 0, 1);
 }
 
-static Err *once(Ops *o, const Operation *op, double seconds[PROFILE_WAYS])
+static Err *once(Ops *o, const Operation *op, double seconds[TIMING_PASSES])
 {
     TRY(begin(o, op->T));
     adapter_set_forest(o->adapter, LAYER, &o->forest);
-    profile_clear(&o->profile);
-    o->tape.profile = &o->profile;
+    timing_clear(&o->timing);
+    o->tape.timing = &o->timing;
     tape_begin(&o->tape, &o->group, TAPE_RECORD);
     Tensor *out = op->run(o);
     Err *err = tape_error(&o->tape);
-    if (!err) seconds[PROFILE_UP] = profile_seconds(&o->profile, op->name, PROFILE_ALL);
+    if (!err) seconds[TIMING_FORWARD] = timing_seconds(&o->timing, op->name, TIMING_ALL);
     if (!err && op->down) {
         float *seed = tape_seed(&o->tape, out);
         for (size_t i = 0; i < out->shape[0] * out->shape[1]; i++) seed[i] = o->noise[i % o->noise_n];
         err = tape_backward(&o->tape);
-        if (!err) seconds[PROFILE_DOWN] = profile_seconds(&o->profile, op->name, PROFILE_ALL) - seconds[PROFILE_UP];
+        if (!err) seconds[TIMING_BACKWARD] = timing_seconds(&o->timing, op->name, TIMING_ALL) - seconds[TIMING_FORWARD];
     }
     adapter_set_forest(o->adapter, LAYER, NULL);
     tape_reset(&o->tape);
@@ -237,26 +237,26 @@ static Err *once(Ops *o, const Operation *op, double seconds[PROFILE_WAYS])
 }
 
 typedef struct {
-    double seconds[N_OPERATIONS][PROFILE_WAYS][ROUNDS];
+    double seconds[N_OPERATIONS][TIMING_PASSES][ROUNDS];
     double fp32[ROUNDS], path[ROUNDS];
 } Times;
 
 static Err *measure(Ops *o, Times *times)
 {
     bool bf16 = strncmp(matmul_path(), "bf16/", 5) == 0;
-    double seconds[PROFILE_WAYS] = {0};
+    double seconds[TIMING_PASSES] = {0};
     for (int round = -1; round < ROUNDS; round++) { /* the first warms up */
         if (round >= 0) times->fp32[round] = 2 * peak_of_team(false, PEAK_ROUNDS);
         if (round >= 0) times->path[round] = bf16 ? 2 * peak_of_team(true, PEAK_ROUNDS) : times->fp32[round];
         for (size_t i = 0; i < N_OPERATIONS; i++) {
             TRY(once(o, &operations[i], seconds));
-            for (int way = 0; way < PROFILE_WAYS && round >= 0; way++) times->seconds[i][way][round] = seconds[way];
+            for (int way = 0; way < TIMING_PASSES && round >= 0; way++) times->seconds[i][way][round] = seconds[way];
         }
     }
     return NULL;
 }
 
-static Err *report_one(Ops *o, const Operation *op, ProfileWay way, double seconds, double peak, double memory_gbs, Report *report)
+static Err *report_one(Ops *o, const Operation *op, TimingPass way, double seconds, double peak, double memory_gbs, Report *report)
 {
     o->T = op->T;
     Cost cost = op->cost(o, way);
@@ -280,7 +280,7 @@ static Err *report_all(Ops *o, Times *times, double memory_gbs, Report *report)
     printf("Operations of %s, %d threads, shares of both threads' peak (fp32 %.0f, path's %.0f GFLOP/s) and of the memory's %.1f GB/s\n", matmul_path(),
            omp_get_max_threads(), 1e-9 * fp32, 1e-9 * path, memory_gbs);
     for (size_t i = 0; i < N_OPERATIONS; i++)
-        for (ProfileWay way = 0; way < (operations[i].down ? PROFILE_WAYS : PROFILE_DOWN); way++)
+        for (TimingPass way = 0; way < (operations[i].down ? TIMING_PASSES : TIMING_BACKWARD); way++)
             TRY(report_one(o, &operations[i], way, sample_median(ROUNDS, times->seconds[i][way]), operations[i].frozen ? path : fp32, memory_gbs, report));
     printf("\n");
     fflush(stdout);
@@ -321,7 +321,7 @@ static void close_all(Ops *o)
 {
     void *owned[] = {o->noise, o->m, o->v, o->g};
     tape_free(&o->tape);
-    profile_free(&o->profile);
+    timing_free(&o->timing);
     choices_free(&o->choices);
     forest_free(&o->forest);
     if (o->adapter) adapter_free(o->adapter);

@@ -28,7 +28,7 @@ enum { N_SHAPES = sizeof shapes / sizeof *shapes, N_TOKENS = sizeof tokens / siz
 typedef struct {
     const char *compute;
     bool bf16;
-    double seconds[N_SHAPES][N_TOKENS][PROFILE_WAYS][ROUNDS], peak[ROUNDS];
+    double seconds[N_SHAPES][N_TOKENS][TIMING_PASSES][ROUNDS], peak[ROUNDS];
 } Path;
 
 typedef struct {
@@ -72,14 +72,14 @@ static Weight weight_at(const Products *p, size_t s)
 }
 
 /* Seconds for one product; small ones are repeated. */
-static double seconds_of(const Products *p, size_t s, size_t T, ProfileWay way)
+static double seconds_of(const Products *p, size_t s, size_t T, TimingPass way)
 {
     Weight w = weight_at(p, s);
     double work = (double)T * (double)w.rows * (double)w.cols;
     int calls = work < 5e7 ? (int)(5e7 / work) : 1;
     double start = log_cpu_seconds();
     for (int i = 0; i < calls; i++) {
-        if (way == PROFILE_DOWN) rows_nn(T, rows_of(p->y, w.cols), shapes[s].add, 1, rows_of(p->x, w.rows), &w, NULL, p->scratch);
+        if (way == TIMING_BACKWARD) rows_nn(T, rows_of(p->y, w.cols), shapes[s].add, 1, rows_of(p->x, w.rows), &w, NULL, p->scratch);
         else rows_nt(T, rows_of(p->y, w.rows), shapes[s].add, 1, rows_of(p->x, w.cols), &w, NULL, p->scratch);
     }
     return (log_cpu_seconds() - start) / calls;
@@ -93,7 +93,7 @@ static void measure_round(Products *p, int round)
     for (size_t k = 0; k < p->n_paths; k++) p->paths[k].peak[round] = 2 * peak_of_thread(p->paths[k].bf16, PEAK_ROUNDS);
     for (size_t s = 0; s < N_SHAPES; s++)
         for (size_t t = 0; t < N_TOKENS; t++)
-            for (ProfileWay way = 0; way < PROFILE_WAYS; way++)
+            for (TimingPass way = 0; way < TIMING_PASSES; way++)
                 for (size_t k = 0; k < p->n_paths; k++) {
                     if (!is_measured(&p->paths[k], s)) continue;
                     matmul_init(p->paths[k].compute);
@@ -101,7 +101,7 @@ static void measure_round(Products *p, int round)
                 }
 }
 
-static Err *add_record(Report *report, const Shape *shape, size_t T, ProfileWay way, Cost cost, double seconds, double peak)
+static Err *add_record(Report *report, const Shape *shape, size_t T, TimingPass way, Cost cost, double seconds, double peak)
 {
     Json *record = report_record("product");
     json_add_string(record, "dtype", dtype_name(shape->dtype));
@@ -120,14 +120,14 @@ static Err *report_shape(Products *p, Path *path, size_t s, double peak, Report 
     Weight w = weight_at(p, s);
     printf("\n%-8s %5zu x %-5zu ", dtype_name(w.dtype), w.rows, w.cols);
     for (size_t t = 0; t < N_TOKENS; t++) {
-        double share[PROFILE_WAYS];
-        for (ProfileWay way = 0; way < PROFILE_WAYS; way++) {
-            Cost cost = count_linear(tokens[t], &w, PROFILE_UP); /* a gradient into a fresh dx moves what a product moves */
+        double share[TIMING_PASSES];
+        for (TimingPass way = 0; way < TIMING_PASSES; way++) {
+            Cost cost = count_linear(tokens[t], &w, TIMING_FORWARD); /* a gradient into a fresh dx moves what a product moves */
             double seconds = sample_median(ROUNDS, path->seconds[s][t][way]);
             share[way] = cost.flop / seconds / peak;
             TRY(add_record(report, &shapes[s], tokens[t], way, cost, seconds, peak));
         }
-        printf("  %.3f/%.3f", share[PROFILE_UP], share[PROFILE_DOWN]);
+        printf("  %.3f/%.3f", share[TIMING_FORWARD], share[TIMING_BACKWARD]);
     }
     return NULL;
 }

@@ -83,4 +83,4 @@ void report_measure(Json *record, Cost cost, double seconds, double peak)
     json_add_number(record, "share", cost.flop / seconds / peak);
 }
 
-const char *report_way(ProfileWay way) { return way == PROFILE_UP ? "forward" : "backward"; }
+const char *report_way(TimingPass way) { return way == TIMING_FORWARD ? "forward" : "backward"; }

@@ -31,6 +31,6 @@ Json *report_record(const char *kind);
 /* The measured part: cost over seconds against a peak in FLOP/s. */
 void report_measure(Json *record, Cost cost, double seconds, double peak);
 
-const char *report_way(ProfileWay way); /* "forward", "backward" */
+const char *report_way(TimingPass way); /* "forward", "backward" */
 
 #endif

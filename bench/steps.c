@@ -40,7 +40,7 @@ typedef struct {
     Dp dp;
     Step *step;
     Plan plan; /* under a memory limit; its times where the machine is known */
-    Profile *profile;
+    Timing *timing;
     Document doc;
     size_t n_all;                             /* steps, warm-up included */
     StreamStats warm;                         /* what was read before the first that counts */
@@ -184,7 +184,7 @@ static Err *all_steps(Bench *b)
     size_t warm_up = (size_t)b->config->warm_up;
     Neighbours others = neighbours_begin();
     for (size_t i = 0; i < b->n_all; i++) {
-        if (i == warm_up && b->profile) profile_clear(b->profile);
+        if (i == warm_up && b->timing) timing_clear(b->timing);
         if (i == warm_up) b->counted = holds_now();
         if (i == warm_up && i > 0 && b->model->stream) b->warm = stream_stats(b->model->stream);
         TRY(one_step(b, i));
@@ -304,7 +304,7 @@ static Json *make_record(const Bench *b)
     add_list(record, "peak_each", n, b->peak + from);
     add_list(record, "losses", b->n_all, b->loss);
     add_list(record, "grad_norms", b->n_all, b->norm);
-    if (b->profile) json_add(record, "profile", profile_json(b->profile, n));
+    if (b->timing) json_add(record, "profile", timing_json(b->timing, n));
     sum_up(record);
     return record;
 }
@@ -428,7 +428,7 @@ static Err *open_all(Bench *b)
     TRY(make_adapter(b));
     if (c->memory_limit) TRY(fit(b));
     StepConfig config = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8}, .max_grad_norm = 1, .seed = (uint64_t)c->seed,
-                         .keep_layers = (size_t)c->keep_layers, .lean = c->lean, .scratch_dir = b->plan.budget.spilled ? c->scratch_dir : NULL, .profile = b->profile};
+                         .keep_layers = (size_t)c->keep_layers, .lean = c->lean, .scratch_dir = b->plan.budget.spilled ? c->scratch_dir : NULL, .timing = b->timing};
     return step_new(&b->step, &b->dp, b->model, b->adapter, &config);
 }
 
@@ -441,9 +441,9 @@ static void close_all(Bench *b)
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
 }
 
-Err *steps_measure(Json **record, const char *directory, const StepsConfig *config, Profile *profile)
+Err *steps_measure(Json **record, const char *directory, const StepsConfig *config, Timing *timing)
 {
-    Bench b = {.config = config, .directory = directory, .dp = {.size = 1}, .profile = profile};
+    Bench b = {.config = config, .directory = directory, .dp = {.size = 1}, .timing = timing};
     Err *err = open_all(&b);
     if (!err) err = make_room(&b);
     if (!err) err = all_steps(&b);

@@ -12,7 +12,7 @@
  *     flop_per_token, flop_per_token_attention   count_frozen, and count_with_attention at 512 tokens
  *     share, share_attention  of the peak, by either count
  *     planned_...             under a memory limit: what the plan says of memory, tapes, bytes and seconds
- *     profile                 profile_json of the counted steps, where asked for
+ *     profile                 timing_json of the counted steps, where asked for
  *
  * Tokens are those of a stream: number i is splitmix64((seed << 40) + (i + 1) 0x9E3779B97F4A7C15) mod the vocabulary. */
 #ifndef GRAFT_BENCH_STEPS_H
@@ -32,7 +32,7 @@ typedef struct {
 #define STEPS_TARGETS "attn attn+16 attn+shared attn+experts"
 
 /* Measure; prints nothing. profile NULL: none. Owner of *record: the caller. */
-MUST_USE Err *steps_measure(Json **record, const char *directory, const StepsConfig *config, Profile *profile);
+MUST_USE Err *steps_measure(Json **record, const char *directory, const StepsConfig *config, Timing *timing);
 
 /* Lines for people about a record. */
 MUST_USE Err *steps_print(const Json *record);

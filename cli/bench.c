@@ -21,7 +21,7 @@ typedef struct {
     char *json, *directory, *compute, *make;
     TextList parts;
     int64_t threads;
-    bool profile, generate, help;
+    bool timing, generate, help;
 } BenchSettings;
 
 #define AT(field) offsetof(BenchSettings, field)
@@ -48,7 +48,7 @@ static const Option bench_table[] = {
     {"group_tokens", OPT_INT, AT(step.group_tokens), .preset = "8192", .min = 0, .max = 1e9, .help = "as in training, under a memory limit"},
     {"scratch_dir", OPT_TEXT, AT(step.scratch_dir), .preset = ".", .help = "for boundaries under a memory limit"},
     {"seed", OPT_INT, AT(step.seed), .preset = "1", .min = 0, .max = 1e6, .help = "of tokens and adapter"},
-    {"profile", OPT_FLAG, AT(profile), .help = "say where the time goes, by operation and by layer"},
+    {"profile", OPT_FLAG, AT(timing), .help = "say where the time goes, by operation and by layer"},
     {"generate", OPT_FLAG, AT(generate), .help = "no training steps: greedy texts of random prompts"},
     {"batch", OPT_INT, AT(text.batch), .preset = "1", .min = 1, .max = 1e5, .help = "texts at once"},
     {"prompt", OPT_INT, AT(text.prompt), .preset = "512", .min = 1, .max = 1e6, .help = "tokens of each one's prompt"},
@@ -107,18 +107,18 @@ static Err *write_record(const char *path, Json *record)
 
 static Err *bench_model(BenchSettings *s, const char *directory)
 {
-    Profile profile = {0};
+    Timing timing = {0};
     Json *record;
     s->step.compute = s->compute;
-    Err *err = steps_measure(&record, directory, &s->step, s->profile ? &profile : NULL);
+    Err *err = steps_measure(&record, directory, &s->step, s->timing ? &timing : NULL);
     if (!err) {
         double whole = steps_seconds(record);
         err = steps_print(record);
-        if (!err && s->profile) profile_print(&profile, (size_t)s->step.steps, whole);
+        if (!err && s->timing) timing_print(&timing, (size_t)s->step.steps, whole);
         if (!err) err = write_record(s->json, record);
         else json_free(record);
     }
-    profile_free(&profile);
+    timing_free(&timing);
     return err;
 }
 

@@ -45,7 +45,7 @@ static Err *plot(PlotConfig *config, int argc, char **argv, const char **runs)
     bool curves = strcmp(config->kind, "curves") == 0;
     if (!curves && n_runs != 1) return err_new(ERR_USAGE, "kind %s takes one file, not %zu", config->kind, n_runs);
     if (curves) TRY(plot_runs(config->output, config->title, n_runs, runs));
-    else TRY((strcmp(config->kind, "roofline") == 0 ? plot_roofline : plot_profile)(config->output, config->title, runs[0]));
+    else TRY((strcmp(config->kind, "roofline") == 0 ? plot_roofline : plot_timing)(config->output, config->title, runs[0]));
     log_line("wrote %s", config->output);
     return NULL;
 }

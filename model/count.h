@@ -12,25 +12,25 @@ typedef struct {
 } Cost;
 
 /* y = x W' for T rows; down: dx += dy W. */
-Cost count_linear(size_t T, const Weight *W, ProfileWay way);
+Cost count_linear(size_t T, const Weight *W, TimingPass way);
 
 /* What a pair adds to a linear: y += s (x A') B'; down: dx, dA and dB. y and dx are written there anyhow. */
-Cost count_lora(size_t T, size_t in, size_t out, size_t r, ProfileWay way);
+Cost count_lora(size_t T, size_t in, size_t out, size_t r, TimingPass way);
 
 /* Query-key pairs of a document of n tokens when a query sees its past, or the top_k of it (0: all). */
 double count_pairs(size_t n, size_t top_k);
 
 /* Two products a pair up; down five: scores again, and the gradients of queries, keys, values and probabilities. */
-Cost count_attention(size_t T, double pairs, const AttentionShape *shape, ProfileWay way);
+Cost count_attention(size_t T, double pairs, const AttentionShape *shape, TimingPass way);
 
 /* The same over latents of R numbers, with the products that bring queries and results there and back. */
-Cost count_attention_latent(size_t T, double pairs, const AttentionShape *shape, size_t R, ProfileWay way);
+Cost count_attention_latent(size_t T, double pairs, const AttentionShape *shape, size_t R, TimingPass way);
 
 /* One product a pair; no way down. */
 Cost count_index(size_t T, double pairs, const IndexShape *shape);
 
 /* T tokens, K experts each, all E experts used; r: of a pair on gate|up and one on down, 0: none. */
-Cost count_experts(size_t T, size_t K, size_t E, const Expert *expert, size_t r, ProfileWay way);
+Cost count_experts(size_t T, size_t K, size_t E, const Expert *expert, size_t r, TimingPass way);
 
 /* Logits and, in the same pass, their gradient. */
 Cost count_loss(size_t T, const Weight *W);

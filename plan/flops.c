@@ -27,9 +27,9 @@ static void add_attention(Flops *f, const Model *model, const Layer *x, const Wo
         f->index += docs * count_index(n, seen, &model->index).flop;
     }
     if (chooses && a->latent_from && n >= a->latent_from) {
-        f->latent += docs * both_ways(p, count_attention_latent(n, chosen, a, R, PROFILE_UP), count_attention_latent(n, chosen, a, R, PROFILE_DOWN));
+        f->latent += docs * both_ways(p, count_attention_latent(n, chosen, a, R, TIMING_FORWARD), count_attention_latent(n, chosen, a, R, TIMING_BACKWARD));
     } else {
-        f->attention += docs * both_ways(p, count_attention(n, seen, a, PROFILE_UP), count_attention(n, seen, a, PROFILE_DOWN));
+        f->attention += docs * both_ways(p, count_attention(n, seen, a, TIMING_FORWARD), count_attention(n, seen, a, TIMING_BACKWARD));
         f->frozen += 2 * tokens * size_of(&x->kv_up) * all(p);
     }
     f->frozen += 2 * tokens * (size_of(&x->q_proj) + size_of(&x->q_up) + size_of(&x->kv_down) + size_of(&x->o_proj)) * all(p);

@@ -33,8 +33,8 @@ typedef struct {
 static const Json *find_record(const Json *records)
 {
     for (const Json *record = json_first(records); record; record = json_next(record)) {
-        const Json *profile = json_find(record, "profile");
-        if (profile && json_kind(profile) == JSON_ARRAY && json_count(profile)) return record;
+        const Json *timing = json_find(record, "profile");
+        if (timing && json_kind(timing) == JSON_ARRAY && json_count(timing)) return record;
     }
     return NULL;
 }
@@ -72,12 +72,12 @@ static size_t part_of(const Picture *p, const char *name)
     return i < p->n_names ? i : OTHERS;
 }
 
-static Err *read_profile(Picture *p, const Json *profile)
+static Err *read_timing(Picture *p, const Json *timing)
 {
-    for (const Json *row = json_first(profile); row; row = json_next(row)) TRY(add_total(p, row));
+    for (const Json *row = json_first(timing); row; row = json_next(row)) TRY(add_total(p, row));
     qsort(p->totals, p->n_names, sizeof *p->totals, longest_first);
     TRY(mem_new(&p->columns, (p->n_layers + 1) * (SHOWN + 1), sizeof *p->columns));
-    for (const Json *row = json_first(profile); row; row = json_next(row)) {
+    for (const Json *row = json_first(timing); row; row = json_next(row)) {
         int64_t layer = (int64_t)p->n_layers;
         TRY(json_may_int(row, "layer", 0, 100000, &layer));
         p->columns[(size_t)layer * (SHOWN + 1) + part_of(p, json_string(json_find(row, "operation")))] +=
@@ -209,13 +209,13 @@ static Err *draw(Picture *p, const Json *record, const char *png_path, const cha
     return err;
 }
 
-Err *plot_profile(const char *png_path, const char *title, const char *records_path)
+Err *plot_timing(const char *png_path, const char *title, const char *records_path)
 {
     Json *records;
     Picture picture = {0};
     TRY(json_read_lines(&records, records_path));
     const Json *record = find_record(records);
-    Err *err = record ? read_profile(&picture, json_find(record, "profile")) : err_new(ERR_FORMAT, "no record has a profile; graft bench DIR --profile --json FILE writes one");
+    Err *err = record ? read_timing(&picture, json_find(record, "profile")) : err_new(ERR_FORMAT, "no record has a profile; graft bench DIR --profile --json FILE writes one");
     err = err_wrap(err, "%s", records_path);
     if (!err) err = draw(&picture, record, png_path, title);
     free(picture.columns);

@@ -7,6 +7,6 @@
 #include "base/err.h"
 
 /* title NULL: one that says what was measured. Fails: ERR_FORMAT when no record has a profile. */
-MUST_USE Err *plot_profile(const char *png_path, const char *title, const char *records_path);
+MUST_USE Err *plot_timing(const char *png_path, const char *title, const char *records_path);
 
 #endif

@@ -141,7 +141,7 @@ static Err *make_step(Run *run)
         .seed = (uint64_t)s->seed,
         .keep_layers = (size_t)s->keep_layers,
         .guard = s->guard,
-        .profile = s->profile ? &run->timing.profile : NULL,
+        .timing = s->timing ? &run->run_timing.timing : NULL,
         .scratch_dir = run->scratch_dir};
     TRY(check_idle(run));
     TRY(balance_coefficients(s, run->adapter, &run->balance));
@@ -266,7 +266,7 @@ void run_close(Run *run)
     dataset_close(run->train);
     tokenizer_close(run->tokenizer);
     model_close(run->model);
-    profile_free(&run->timing.profile);
+    timing_free(&run->run_timing.timing);
     free(run->config_json);
     options_free(&run->settings, settings_table);
 }

@@ -24,10 +24,10 @@ typedef struct {
 
 /* Where the time of steps went, but for the first of this process: it meets cold memory. */
 typedef struct {
-    Profile profile;
+    Timing timing;
     uint64_t steps;
     double seconds;
-} Timing;
+} RunTiming;
 
 typedef struct {
     Settings settings;
@@ -48,7 +48,7 @@ typedef struct {
     uint64_t tokens_seen; /* by this process */
     uint64_t scored_seen; /* since the start, resumed or not */
     char *config_json;
-    Timing timing;                /* of settings.profile */
+    RunTiming run_timing;                /* of settings.timing */
     Work work;
     Budget budget;
     Plan plan;                    /* of the same, when `planned`: this machine was measured */

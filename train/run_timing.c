@@ -9,27 +9,27 @@
 
 void run_time_step(Run *run, bool first, double seconds)
 {
-    Timing *t = &run->timing;
-    if (!run->settings.profile) return;
+    RunTiming *t = &run->run_timing;
+    if (!run->settings.timing) return;
     if (first) {
-        profile_clear(&t->profile);
+        timing_clear(&t->timing);
         return;
     }
     t->steps++;
     t->seconds += seconds;
 }
 
-/* One record as bench/report.h has it, for plot/timing.h. */
+/* One record as bench/report.h has it, for plot/run_timing.h. */
 static Err *write_record(const Run *run, const char *path)
 {
-    const Timing *t = &run->timing;
+    const RunTiming *t = &run->run_timing;
     char *text, *line;
     Json *record = json_new_object();
     json_add_string(record, "kind", "training");
     json_add_string(record, "path", matmul_path());
     json_add_number(record, "steps", (double)t->steps);
     json_add_number(record, "seconds", t->seconds / (double)t->steps);
-    json_add(record, "profile", profile_json(&t->profile, t->steps));
+    json_add(record, "profile", timing_json(&t->timing, t->steps));
     Err *err = json_print(record, false, &text);
     json_free(record);
     if (err) return err;
@@ -43,14 +43,14 @@ static Err *write_record(const Run *run, const char *path)
 
 Err *run_write_timing(const Run *run)
 {
-    const Timing *t = &run->timing;
+    const RunTiming *t = &run->run_timing;
     char path[PATH_BYTES];
-    if (!run->settings.profile || run->dp.rank != 0) return NULL;
+    if (!run->settings.timing || run->dp.rank != 0) return NULL;
     if (t->steps == 0) {
         log_line("  profile   needs a second step: the first meets cold memory");
         return NULL;
     }
-    profile_print(&t->profile, t->steps, t->seconds);
+    timing_print(&t->timing, t->steps, t->seconds);
     TRY(file_join(path, run->settings.output_dir, "profile.jsonl"));
     TRY(write_record(run, path));
     log_line("  profile   %s, of %llu steps; graft plot --kind profile draws it", path, (unsigned long long)t->steps);

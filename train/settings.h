@@ -37,7 +37,7 @@ typedef struct {
     bool overwrite_output_dir, resume_on_another_path;
     int64_t ranks, threads;
     char *compute, *memory_limit, *scratch_dir;
-    bool guard, profile, bf16_adapter;
+    bool guard, timing, bf16_adapter;
 } Settings;
 
 extern const Option settings_table[];

@@ -183,7 +183,7 @@ static Err *prepare(Run *run)
 static void start_tape(const Run *run, Tape *tape, const Group *group, TapeMode mode, bool stays)
 {
     const StepConfig *c = &run->s->config;
-    tape->profile = c->profile;
+    tape->timing = c->timing;
     tape->room = &run->s->room;
     tape->stays = stays;
     tape_begin(tape, group, mode);
@@ -289,29 +289,29 @@ static Err *stop_between_layers(const Run *run)
 }
 
 /* The weights of a layer; what a profile notes from here on is this layer's, and so is the wait. */
-static Err *acquire(const Run *run, size_t l, ProfileWay way)
+static Err *acquire(const Run *run, size_t l, TimingPass way)
 {
-    Profile *profile = run->s->config.profile;
-    profile_layer(profile, (long)l);
-    profile_mark(profile);
+    Timing *timing = run->s->config.timing;
+    timing_layer(timing, (long)l);
+    timing_mark(timing);
     TRY(layer_acquire(run->s->model, l));
-    profile_note(profile, "weights", way);
+    timing_note(timing, "weights", way);
     return NULL;
 }
 
 static Err *go_up(const Run *run)
 {
-    profile_layer(run->s->config.profile, PROFILE_OUTSIDE);
+    timing_layer(run->s->config.timing, TIMING_OUTSIDE);
     layers_walk(run->s->model, run->lowest, run->batch->most_groups);
     TRY(embed(run));
     for (size_t l = 0; l < run->s->model->n_layers; l++) {
         TRY(stop_between_layers(run));
-        TRY(acquire(run, l, PROFILE_UP));
+        TRY(acquire(run, l, TIMING_FORWARD));
         Err *err = layer_up(run, l);
         layer_release(run->s->model, l);
         if (err) return err_wrap(err, "layer %zu", l);
     }
-    profile_layer(run->s->config.profile, PROFILE_OUTSIDE);
+    timing_layer(run->s->config.timing, TIMING_OUTSIDE);
     return NULL;
 }
 
@@ -462,14 +462,14 @@ static Err *down_and_reduce(const Run *run, size_t l)
     size_t n = s->adapter->layers[l].n;
     TRY(forest_begin(&s->forest, n, first[s->dp->rank], first[s->dp->rank + 1]));
     adapter_set_forest(s->adapter, l, n ? &s->forest : NULL);
-    TRY(acquire(run, l, PROFILE_DOWN));
+    TRY(acquire(run, l, TIMING_BACKWARD));
     Err *err = layer_down(run, l);
     layer_release(s->model, l);
     adapter_set_forest(s->adapter, l, NULL);
     if (err || n == 0) return err;
-    profile_mark(s->config.profile);
+    timing_mark(s->config.timing);
     TRY(slices_reduce(&s->slices, l, &s->forest, first, s->config.guard));
-    profile_note(s->config.profile, "reduce", PROFILE_DOWN);
+    timing_note(s->config.timing, "reduce", TIMING_BACKWARD);
     return NULL;
 }
 
@@ -525,10 +525,10 @@ Err *step_update(Step *s, uint64_t t, const StepRates *rates, StepResult *result
     if (!isfinite(result->loss)) return err_new(ERR_NUMERIC, "the loss is %g", result->loss);
     if (!isfinite(result->grad_norm)) return err_new(ERR_NUMERIC, "the gradient's norm is %g", result->grad_norm);
     double scale = clip_scale(result->grad_norm, s->config.max_grad_norm);
-    profile_layer(s->config.profile, PROFILE_OUTSIDE);
-    profile_mark(s->config.profile);
+    timing_layer(s->config.timing, TIMING_OUTSIDE);
+    timing_mark(s->config.timing);
     TRY(slices_update(&s->slices, &s->config.adamw, t, rates, scale));
-    profile_note(s->config.profile, "update", PROFILE_DOWN);
+    timing_note(s->config.timing, "update", TIMING_BACKWARD);
     return NULL;
 }
 

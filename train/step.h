@@ -26,7 +26,7 @@ typedef struct {
     bool guard;
     const volatile int *stop;     /* set from outside: leave between two layers. NULL: never */
     const char *scratch_dir;      /* hidden states between layers go to a file there; NULL: memory. Borrowed */
-    Profile *profile;             /* borrowed, or NULL */
+    Timing *timing;             /* borrowed, or NULL */
 } StepConfig;
 
 /* Somebody who looks inside: called for a group's rows of "hidden", "grad.hidden", "router.logits", "router.weights"

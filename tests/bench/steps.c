@@ -65,11 +65,11 @@ static void steps_are_recorded_and_repeat_themselves(void **state)
 {
     char directory[PATH_BYTES];
     Json *a, *b;
-    Profile profile = {0};
+    Timing timing = {0};
     StepsConfig steps = three_steps();
     make(state, directory, "model", 0);
     assert_ok(steps_measure(&a, directory, &steps, NULL));
-    assert_ok(steps_measure(&b, directory, &steps, &profile));
+    assert_ok(steps_measure(&b, directory, &steps, &timing));
     assert_string_equal(json_string(json_find(a, "model")), "model");
     assert_int_equal(json_count(json_find(a, "losses")), 4);
     assert_int_equal(json_count(json_find(a, "seconds_each")), 3);
@@ -77,13 +77,13 @@ static void steps_are_recorded_and_repeat_themselves(void **state)
     assert_true(number(a, "first_step_s") > 0 && number(a, "anonymous_bytes") > 0);
     assert_true(fabs(number(a, "share") - number(a, "flop_per_token") * 24 / number(a, "seconds") / number(a, "peak_gflops") * 1e-9) < 1e-9);
     assert_null(json_find(a, "profile"));
-    double noted = profile_seconds(&profile, NULL, PROFILE_ALL), whole = steps_seconds(b);
+    double noted = timing_seconds(&timing, NULL, TIMING_ALL), whole = steps_seconds(b);
     if (!(noted > 0.3 * whole && noted < whole)) fail_msg("the profile accounts for %g of %g seconds", noted, whole);
-    assert_true(profile_seconds(&profile, "experts", 0) == 0); /* a dense layer */
-    assert_true(profile_seconds(&profile, "experts", 1) > 0 && profile_seconds(&profile, "loss", PROFILE_OUTSIDE) > 0);
+    assert_true(timing_seconds(&timing, "experts", 0) == 0); /* a dense layer */
+    assert_true(timing_seconds(&timing, "experts", 1) > 0 && timing_seconds(&timing, "loss", TIMING_OUTSIDE) > 0);
     assert_ok(steps_print(a));
-    profile_print(&profile, 3, whole);
-    profile_free(&profile);
+    timing_print(&timing, 3, whole);
+    timing_free(&timing);
     json_free(a);
     json_free(b);
 }

@@ -12,17 +12,17 @@ static void a_projection_multiplies_every_row_with_every_weight(void **state)
 {
     (void)state;
     Weight W = {.dtype = DTYPE_BF16, .rows = 5, .cols = 7}; /* 35 weights, 70 bytes */
-    assert_cost(count_linear(3, &W, PROFILE_UP), 2 * 3 * 35, 70 + 4 * 3 * (7 + 5));
-    assert_cost(count_linear(3, &W, PROFILE_DOWN), 2 * 3 * 35, 70 + 4 * 3 * (5 + 2 * 7));
+    assert_cost(count_linear(3, &W, TIMING_FORWARD), 2 * 3 * 35, 70 + 4 * 3 * (7 + 5));
+    assert_cost(count_linear(3, &W, TIMING_BACKWARD), 2 * 3 * 35, 70 + 4 * 3 * (5 + 2 * 7));
     W.dtype = DTYPE_F8_E4M3;
-    assert_cost(count_linear(1, &W, PROFILE_UP), 70, 35 + 4 * 12);
+    assert_cost(count_linear(1, &W, TIMING_FORWARD), 70, 35 + 4 * 12);
 }
 
 static void a_pair_costs_twice_as_much_on_the_way_back(void **state)
 {
     (void)state; /* 3 rows, 7 -> 2 -> 5: A has 14 numbers, B 10 */
-    assert_cost(count_lora(3, 7, 5, 2, PROFILE_UP), 2 * 3 * 24, 4 * (24 + 3 * 7));
-    assert_cost(count_lora(3, 7, 5, 2, PROFILE_DOWN), 4 * 3 * 24, 4 * (48 + 3 * (5 + 7)));
+    assert_cost(count_lora(3, 7, 5, 2, TIMING_FORWARD), 2 * 3 * 24, 4 * (24 + 3 * 7));
+    assert_cost(count_lora(3, 7, 5, 2, TIMING_BACKWARD), 4 * 3 * 24, 4 * (48 + 3 * (5 + 7)));
 }
 
 static void a_query_sees_its_past_or_the_best_of_it(void **state)
@@ -39,8 +39,8 @@ static void attention_has_two_products_up_and_five_down(void **state)
     (void)state;
     AttentionShape shape = {.n_heads = 2, .nope = 3, .rope = 1, .v = 5}; /* keys 4 wide, values 5 */
     double q = 2 * 4, kv = 2 * 8 + 1, out = 2 * 5;
-    assert_cost(count_attention(6, 21, &shape, PROFILE_UP), 2 * 2 * 21 * (4 + 5), 4 * 6 * (q + kv + out));
-    assert_cost(count_attention(6, 21, &shape, PROFILE_DOWN), 2 * 2 * 21 * (3 * 4 + 2 * 5), 4 * 6 * (3 * q + 3 * kv + 2 * out));
+    assert_cost(count_attention(6, 21, &shape, TIMING_FORWARD), 2 * 2 * 21 * (4 + 5), 4 * 6 * (q + kv + out));
+    assert_cost(count_attention(6, 21, &shape, TIMING_BACKWARD), 2 * 2 * 21 * (3 * 4 + 2 * 5), 4 * 6 * (3 * q + 3 * kv + 2 * out));
     assert_cost(count_index(8, 36, &(IndexShape){.n_heads = 2, .dim = 3}), 2 * 2 * 36 * 3, 4 * 8 * (6 + 3 + 2) + 8);
 }
 
@@ -48,8 +48,8 @@ static void attention_over_latents_counts_what_a_chosen_latent_costs(void **stat
 {
     (void)state; /* 2 heads, 3 + 1 and 5 wide, latents of 4; 6 rows, 10 pairs */
     AttentionShape shape = {2, 3, 1, 5, 1, 0};
-    assert_cost(count_attention_latent(6, 10, &shape, 4, PROFILE_UP), 2 * 2 * (10 * 9 + 6 * 4 * 8), 4 * 6 * (18 + 5));
-    assert_cost(count_attention_latent(6, 10, &shape, 4, PROFILE_DOWN), 2 * 2 * (10 * 23 + 6 * 4 * 11), 4 * 6 * (3 * 23 - 10));
+    assert_cost(count_attention_latent(6, 10, &shape, 4, TIMING_FORWARD), 2 * 2 * (10 * 9 + 6 * 4 * 8), 4 * 6 * (18 + 5));
+    assert_cost(count_attention_latent(6, 10, &shape, 4, TIMING_BACKWARD), 2 * 2 * (10 * 23 + 6 * 4 * 11), 4 * 6 * (3 * 23 - 10));
 }
 
 static void experts_read_all_their_weights_whoever_comes(void **state)
@@ -57,10 +57,10 @@ static void experts_read_all_their_weights_whoever_comes(void **state)
     (void)state;
     Weight gate = {.dtype = DTYPE_BF16, .rows = 3, .cols = 4}, down = {.dtype = DTYPE_BF16, .rows = 4, .cols = 3}; /* 36 weights */
     Expert expert = {.gate = &gate, .up = &gate, .down = &down};
-    assert_cost(count_experts(10, 2, 5, &expert, 0, PROFILE_UP), 2 * 20 * 36, 5 * 72 + 4 * 2 * 40);
+    assert_cost(count_experts(10, 2, 5, &expert, 0, TIMING_FORWARD), 2 * 20 * 36, 5 * 72 + 4 * 2 * 40);
     double pairs = 1 * (4 + 6) + 1 * (3 + 4); /* r = 1 */
-    assert_cost(count_experts(10, 2, 5, &expert, 1, PROFILE_UP), 2 * 20 * (36 + pairs), 5 * (72 + 4 * pairs) + 4 * 2 * 40);
-    assert_cost(count_experts(10, 2, 5, &expert, 1, PROFILE_DOWN), 2 * 20 * (36 + 2 * pairs), 5 * (72 + 8 * pairs) + 4 * 4 * 40);
+    assert_cost(count_experts(10, 2, 5, &expert, 1, TIMING_FORWARD), 2 * 20 * (36 + pairs), 5 * (72 + 4 * pairs) + 4 * 2 * 40);
+    assert_cost(count_experts(10, 2, 5, &expert, 1, TIMING_BACKWARD), 2 * 20 * (36 + 2 * pairs), 5 * (72 + 8 * pairs) + 4 * 4 * 40);
 }
 
 /* Shape S, weight by weight. */

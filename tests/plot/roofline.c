@@ -102,14 +102,14 @@ static void a_profile_shows_layers_and_operations(void **state)
 {
     double x, y;
     write_records(state, MACHINE PROFILE);
-    assert_ok(plot_profile(picture, NULL, file));
+    assert_ok(plot_timing(picture, NULL, file));
     assert_true(count_colour(blue, &x, &y) > 1000);
     write_records(state, MACHINE OPERATION("forward", "1"));
-    assert_fails(plot_profile(picture, NULL, file), ERR_FORMAT, "no record has a profile");
+    assert_fails(plot_timing(picture, NULL, file), ERR_FORMAT, "no record has a profile");
     write_records(state, "{\"profile\":[{\"operation\":\"a\",\"layer\":-3,\"up_ms\":1,\"down_ms\":1}]}\n");
-    assert_fails(plot_profile(picture, NULL, file), ERR_FORMAT, "layer");
+    assert_fails(plot_timing(picture, NULL, file), ERR_FORMAT, "layer");
     write_records(state, "{\"profile\":[{\"operation\":\"a\",\"up_ms\":0,\"down_ms\":0}]}\n"); /* no time at all */
-    assert_ok(plot_profile(picture, NULL, file));
+    assert_ok(plot_timing(picture, NULL, file));
 }
 
 int main(void)

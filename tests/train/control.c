@@ -215,7 +215,7 @@ static void a_profile_says_where_the_time_of_steps_goes(void **state)
     char out[PATH_BYTES], path[PATH_BYTES];
     scratch_path(state, "run", out);
     assert_ok(RUN(&run, out, ATTENTION, "--max_steps", "3", "--profile"));
-    assert_int_equal(run.timing.steps, 2); /* the first meets cold memory */
+    assert_int_equal(run.run_timing.steps, 2); /* the first meets cold memory */
     assert_ok(file_join(path, out, "profile.jsonl"));
     assert_ok(json_read_lines(&lines, path));
     double sum = 0, whole = json_number(json_find(json_first(lines), "seconds"));

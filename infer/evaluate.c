@@ -169,7 +169,7 @@ static void part_ways(Work *w, size_t l)
         if (w->start[v] == l) memcpy(w->hidden[v], w->hidden[0], w->T * w->D * sizeof **w->hidden);
 }
 
-static Err *layer_up(Work *w, size_t l)
+static Err *forward_layer(Work *w, size_t l)
 {
     part_ways(w, l);
     for (size_t i = 0; i < w->n_parts; i++)
@@ -178,14 +178,14 @@ static Err *layer_up(Work *w, size_t l)
     return NULL;
 }
 
-static Err *go_up(Work *w)
+static Err *forward_pass(Work *w)
 {
-    layers_walk(w->model, w->model->n_layers, w->n_parts * w->out->n_variants);
+    layers_announce(w->model, w->model->n_layers, w->n_parts * w->out->n_variants);
     TRY(embed(w));
     for (size_t l = 0; l < w->model->n_layers; l++) {
         if (w->config->between_layers) TRY(w->config->between_layers(w->config->context));
         TRY(layer_acquire(w->model, l));
-        Err *err = layer_up(w, l);
+        Err *err = forward_layer(w, l);
         layer_release(w->model, l);
         if (err) return err_wrap(err, "layer %zu", l);
     }
@@ -342,7 +342,7 @@ static Err *run(Work *w)
         cut_reading(w, w->config->hidden_bytes);
         TRY(make_parts(w, w->config->group_tokens));
         TRY(make_rows(w));
-        TRY(go_up(w));
+        TRY(forward_pass(w));
         TRY(head(w));
         drop_reading(w);
         out->readings++;

@@ -153,9 +153,9 @@ static Err *make_packs(Packs *packs, const Stepper *st, const Model *model, size
     return NULL;
 }
 
-static Err *go_up(Stepper *st, Model *model, const Adapter *adapter, Session *const *sessions, Packs *packs)
+static Err *forward_pass(Stepper *st, Model *model, const Adapter *adapter, Session *const *sessions, Packs *packs)
 {
-    layers_walk(model, model->n_layers, packs->n);
+    layers_announce(model, model->n_layers, packs->n);
     for (size_t i = 0; i < packs->n; i++) TRY(embed(st, model, &packs->items[i]));
     for (size_t l = 0; l < model->n_layers; l++) {
         TRY(layer_acquire(model, l));
@@ -189,7 +189,7 @@ Err *sessions_step(Stepper *st, Model *model, const Adapter *adapter, size_t n, 
     Packs packs = {0};
     for (size_t i = 0; i < n; i++) ASSERT(sessions[i]->n > sessions[i]->seen, "session %zu has nothing new", i);
     Err *err = n ? make_packs(&packs, st, model, n, sessions) : NULL;
-    if (!err && n) err = go_up(st, model, adapter, sessions, &packs);
+    if (!err && n) err = forward_pass(st, model, adapter, sessions, &packs);
     if (!err && n) err = head(st, model, &packs, n, logits);
     for (size_t i = 0; i < packs.n; i++) drop_pack(&packs.items[i]);
     free(packs.items);

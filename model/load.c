@@ -228,9 +228,9 @@ Err *model_reserve_positions(Model *model, size_t n)
 }
 
 /* Without a memory limit every layer lies in the mapping. */
-void layers_walk(Model *model, size_t lowest, size_t laps)
+void layers_announce(Model *model, size_t lowest, size_t laps)
 {
-    if (model->stream) stream_walk(model->stream, lowest, laps);
+    if (model->stream) stream_announce(model->stream, lowest, laps);
 }
 
 Err *layer_acquire(Model *model, size_t l)

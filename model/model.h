@@ -51,7 +51,7 @@ MUST_USE Err *model_reserve_positions(Model *model, size_t n);
 
 /* Say which layers come: all of them upward, then down to `lowest` (n_layers: up only), each at work for so many groups (of
  * the rank that has most). Only speed depends on it. */
-void layers_walk(Model *model, size_t lowest, size_t groups);
+void layers_announce(Model *model, size_t lowest, size_t groups);
 
 /* A layer's weights may be read between the two; nobody else's pointer into them holds outside. */
 MUST_USE Err *layer_acquire(Model *model, size_t l);

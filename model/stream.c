@@ -90,7 +90,7 @@ static size_t slowest(const Stream *s)
     return least;
 }
 
-void stream_walk(Stream *s, size_t lowest, size_t laps)
+void stream_announce(Stream *s, size_t lowest, size_t laps)
 {
     Shared *shared = s->shared;
     Order *order = &shared->order;
@@ -98,13 +98,13 @@ void stream_walk(Stream *s, size_t lowest, size_t laps)
     pthread_mutex_lock(&shared->lock);
     size_t k = shared->said[me]++;
     if (k >= order->n) {
-        const OrderWalk *last = k ? &order->walks[(k - 1) % ORDER_WALKS] : NULL;
+        const OrderPass *last = k ? &order->passes[(k - 1) % ORDER_PASSES] : NULL;
         size_t start = last ? last->start + order_visits(last, s->parts.n_layers, s->parts.first) : 0;
         while (start < shared->place[me]) start += s->parts.n; /* walks upward that nobody announced */
-        order->walks[k % ORDER_WALKS] = (OrderWalk){start, lowest, laps};
+        order->passes[k % ORDER_PASSES] = (OrderPass){start, lowest, laps};
         order->n = k + 1;
     }
-    shared->place[me] = order->walks[k % ORDER_WALKS].start;
+    shared->place[me] = order->passes[k % ORDER_PASSES].start;
     pthread_cond_broadcast(&shared->changed);
     pthread_mutex_unlock(&shared->lock);
 }

@@ -5,12 +5,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-static size_t up(const OrderWalk *w, const size_t *first, size_t l) { return l + w->laps * (first[l] - l); }
+static size_t up(const OrderPass *w, const size_t *first, size_t l) { return l + w->laps * (first[l] - l); }
 
-size_t order_visits(const OrderWalk *w, size_t L, const size_t *first) { return 2 * up(w, first, L) - up(w, first, w->lowest); }
+size_t order_visits(const OrderPass *w, size_t L, const size_t *first) { return 2 * up(w, first, L) - up(w, first, w->lowest); }
 
 /* The layer l with start(l) <= at < start(l + 1); walk NULL: of parts instead of visits. */
-static size_t layer_with(const OrderWalk *w, size_t L, const size_t *first, size_t at)
+static size_t layer_with(const OrderPass *w, size_t L, const size_t *first, size_t at)
 {
     size_t low = 0, high = L;
     while (high - low > 1) {
@@ -23,7 +23,7 @@ static size_t layer_with(const OrderWalk *w, size_t L, const size_t *first, size
 
 size_t order_layer(size_t L, const size_t *first, size_t part) { return layer_with(NULL, L, first, part); }
 
-static size_t part_in_walk(const OrderWalk *w, size_t L, const size_t *first, size_t v)
+static size_t part_in_walk(const OrderPass *w, size_t L, const size_t *first, size_t v)
 {
     size_t top = up(w, first, L);
     bool down = v >= top;
@@ -35,16 +35,16 @@ static size_t part_in_walk(const OrderWalk *w, size_t L, const size_t *first, si
 }
 
 /* The walk that a visit belongs to, or comes after; NULL: none has begun. */
-static const OrderWalk *walk_of(const Order *o, size_t visit)
+static const OrderPass *walk_of(const Order *o, size_t visit)
 {
-    for (size_t k = o->n; k > 0 && k + ORDER_WALKS > o->n; k--)
-        if (o->walks[(k - 1) % ORDER_WALKS].start <= visit) return &o->walks[(k - 1) % ORDER_WALKS];
+    for (size_t k = o->n; k > 0 && k + ORDER_PASSES > o->n; k--)
+        if (o->passes[(k - 1) % ORDER_PASSES].start <= visit) return &o->passes[(k - 1) % ORDER_PASSES];
     return NULL;
 }
 
 size_t order_part(const Order *o, size_t L, const size_t *first, size_t visit)
 {
-    const OrderWalk *w = walk_of(o, visit);
+    const OrderPass *w = walk_of(o, visit);
     if (!w) return visit % first[L];
     size_t v = visit - w->start, visits = order_visits(w, L, first);
     return v < visits ? part_in_walk(w, L, first, v) : (v - visits) % first[L];
@@ -52,7 +52,7 @@ size_t order_part(const Order *o, size_t L, const size_t *first, size_t visit)
 
 size_t order_end(const Order *o, size_t L, const size_t *first, size_t core, size_t l)
 {
-    const OrderWalk *w = walk_of(o, core);
+    const OrderPass *w = walk_of(o, core);
     bool announced = w && core - w->start < order_visits(w, L, first);
     return core + 1 + (announced ? w->laps : 1) * (first[l + 1] - first[l] - 1);
 }
@@ -64,7 +64,7 @@ static size_t next_lap(size_t begin, size_t step, size_t laps, size_t from)
     return lap < laps ? begin + lap * step : SIZE_MAX;
 }
 
-static size_t next_in_walk(const OrderWalk *w, size_t L, const size_t *first, size_t from, size_t part)
+static size_t next_in_walk(const OrderPass *w, size_t L, const size_t *first, size_t from, size_t part)
 {
     size_t l = order_layer(L, first, part), n = first[l + 1] - first[l] - 1, j = part - first[l], laps = j ? w->laps : 1, step = j ? n : 1;
     size_t rising = next_lap(up(w, first, l) + j, step, laps, from);
@@ -77,14 +77,14 @@ static size_t next_in_walk(const OrderWalk *w, size_t L, const size_t *first, si
 static size_t next_start(const Order *o, size_t visit)
 {
     size_t start = SIZE_MAX;
-    for (size_t k = o->n; k > 0 && k + ORDER_WALKS > o->n && o->walks[(k - 1) % ORDER_WALKS].start > visit; k--) start = o->walks[(k - 1) % ORDER_WALKS].start;
+    for (size_t k = o->n; k > 0 && k + ORDER_PASSES > o->n && o->passes[(k - 1) % ORDER_PASSES].start > visit; k--) start = o->passes[(k - 1) % ORDER_PASSES].start;
     return start;
 }
 
 size_t order_next(const Order *o, size_t L, const size_t *first, size_t from, size_t part)
 {
     for (;;) {
-        const OrderWalk *w = walk_of(o, from);
+        const OrderPass *w = walk_of(o, from);
         size_t start = w ? w->start : 0, end = w ? start + order_visits(w, L, first) : 0, next = next_start(o, from);
         if (from < end) {
             size_t visit = next_in_walk(w, L, first, from - start, part);

@@ -10,22 +10,22 @@
 
 #include <stddef.h>
 
-enum { ORDER_WALKS = 8 }; /* that are remembered */
+enum { ORDER_PASSES = 8 }; /* that are remembered */
 
 typedef struct {
     size_t start;  /* visit it begins with */
     size_t lowest; /* n_layers: up only */
     size_t laps;
-} OrderWalk;
+} OrderPass;
 
 /* Walks announced so far, each beginning where the last one ends or later. */
 typedef struct {
     size_t n;
-    OrderWalk walks[ORDER_WALKS];
+    OrderPass passes[ORDER_PASSES];
 } Order;
 
 /* first [L + 1]: the number of each layer's core; its runs follow. */
-size_t order_visits(const OrderWalk *walk, size_t L, const size_t *first);
+size_t order_visits(const OrderPass *pass, size_t L, const size_t *first);
 size_t order_part(const Order *order, size_t L, const size_t *first, size_t visit);
 
 /* The next visit of a part, from `from` on. */

@@ -2,21 +2,21 @@
 
 #include "model/count.h"
 
-Passes flops_passes(const Model *model, const Adapter *adapter, const Work *work, size_t l)
+PassCounts flops_passes(const Model *model, const Adapter *adapter, const Work *work, size_t l)
 {
-    if (!adapter || l < adapter_lowest_layer(adapter)) return (Passes){1, 0, 0};
-    return (Passes){1, l + work->keep_layers >= model->n_layers ? 0 : 1, 1};
+    if (!adapter || l < adapter_lowest_layer(adapter)) return (PassCounts){1, 0, 0};
+    return (PassCounts){1, l + work->keep_layers >= model->n_layers ? 0 : 1, 1};
 }
 
-static double forward(Passes p) { return p.up + p.again; }
-static double all(Passes p) { return p.up + p.again + p.back; }
+static double forwards(PassCounts p) { return p.forward + p.recompute; }
+static double all(PassCounts p) { return p.forward + p.recompute + p.backward; }
 
 static double size_of(const Weight *w) { return w->data ? (double)w->rows * (double)w->cols : 0; }
 
-static double both_ways(Passes p, Cost up, Cost down) { return forward(p) * up.flop + p.back * down.flop; }
+static double both_ways(PassCounts p, Cost forward, Cost backward) { return forwards(p) * forward.flop + p.backward * backward.flop; }
 
 /* Documents as long as the longest. */
-static void add_attention(Flops *f, const Model *model, const Layer *x, const Work *work, Passes p)
+static void add_attention(Flops *f, const Model *model, const Layer *x, const Work *work, PassCounts p)
 {
     const AttentionShape *a = &model->attention;
     size_t n = work->longest, top_k = model->index.top_k, R = x->kv_up.cols;
@@ -36,40 +36,40 @@ static void add_attention(Flops *f, const Model *model, const Layer *x, const Wo
     *(x->indexer ? &f->exact : &f->frozen) += 2 * tokens * size_of(&x->q_down) * all(p);
 }
 
-static void add_mlp(Flops *f, const Layer *x, const Work *work, Passes p)
+static void add_mlp(Flops *f, const Layer *x, const Work *work, PassCounts p)
 {
     double tokens = (double)work->step_tokens;
     f->frozen += 2 * tokens * (size_of(&x->gate) + size_of(&x->up) + size_of(&x->down)) * all(p);
     if (!x->dense) f->exact += 2 * tokens * size_of(&x->router) * all(p);
 }
 
-static void add_experts(Flops *f, const Model *model, const Layer *x, const Work *work, Passes p)
+static void add_experts(Flops *f, const Model *model, const Layer *x, const Work *work, PassCounts p)
 {
     double pairs = (double)work->step_tokens * (double)model->router.K, D = (double)model->config.hidden_size, F = (double)x->expert_weights[0].rows;
-    f->experts += 2 * pairs * 3 * F * D * (p.up + p.again * 2 / 3 + p.back); /* down is not needed again */
-    f->moved_bytes += sizeof(float) * pairs * (forward(p) * (3 * D + 6 * F) + p.back * (6 * D + 8 * F));
+    f->experts += 2 * pairs * 3 * F * D * (p.forward + p.recompute * 2 / 3 + p.backward); /* down is not needed again */
+    f->moved_bytes += sizeof(float) * pairs * (forwards(p) * (3 * D + 6 * F) + p.backward * (6 * D + 8 * F));
 }
 
 static double size_of_pair(const Lora *lora) { return lora ? (double)param_count(lora->A) + (double)param_count(lora->B) : 0; }
 
 /* Inner and outer side up; on the way back the same two for gradients of inputs, and two sums. */
-static double pair_passes(const Work *work, Passes p) { return 2 * (double)work->step_tokens * (forward(p) + 2 * p.back); }
+static double pair_passes(const Work *work, PassCounts p) { return 2 * (double)work->step_tokens * (forwards(p) + 2 * p.backward); }
 
-static void add_pairs(Flops *f, const LayerAdapter *lora, const Work *work, Passes p)
+static void add_pairs(Flops *f, const LayerAdapter *lora, const Work *work, PassCounts p)
 {
     double size = 0;
     for (size_t i = 0; i < LORA_PLACES; i++) size += size_of_pair(lora->pairs[i]) + size_of_pair(lora->apart[i]);
     f->pairs += size * pair_passes(work, p);
 }
 
-static void add_routed_pairs(Flops *f, const Model *model, const LayerAdapter *lora, const Work *work, Passes p)
+static void add_routed_pairs(Flops *f, const Model *model, const LayerAdapter *lora, const Work *work, PassCounts p)
 {
     double size = 0, share = (double)model->router.K / (double)model->router.E;
     for (size_t e = 0; lora->experts && e < model->router.E; e++) size += size_of_pair(lora->experts[e].in) + size_of_pair(lora->experts[e].out);
     f->pairs += share * size * pair_passes(work, p);
 }
 
-void flops_of_layer(Flops *core, Flops *experts, const Model *model, const Adapter *adapter, const Work *work, size_t l, size_t row, Passes p)
+void flops_of_layer(Flops *core, Flops *experts, const Model *model, const Adapter *adapter, const Work *work, size_t l, size_t row, PassCounts p)
 {
     const Layer *x = &model->layers[l];
     *core = *experts = (Flops){0};
@@ -77,7 +77,7 @@ void flops_of_layer(Flops *core, Flops *experts, const Model *model, const Adapt
     add_mlp(core, x, work, p);
     if (adapter) add_pairs(core, &adapter->layers[l], work, p);
     /* results are written and read; on the way back read once more, and their gradients written, added to and read */
-    core->moved_bytes += sizeof(float) * (double)work->step_tokens * (double)row * (2 * forward(p) + 5 * p.back);
+    core->moved_bytes += sizeof(float) * (double)work->step_tokens * (double)row * (2 * forwards(p) + 5 * p.backward);
     if (x->dense) return;
     add_experts(experts, model, x, work, p);
     if (adapter) add_routed_pairs(experts, model, &adapter->layers[l], work, p);

@@ -15,13 +15,13 @@ typedef struct {
 
 /* How often a layer is passed: up, up again on the way down, back. */
 typedef struct {
-    double up, again, back;
-} Passes;
+    double forward, recompute, backward;
+} PassCounts;
 
-Passes flops_passes(const Model *model, const Adapter *adapter, const Work *work, size_t l);
+PassCounts flops_passes(const Model *model, const Adapter *adapter, const Work *work, size_t l);
 
 /* What so many passes of a layer take: all but its routed experts, and those. row: floats of a row of its activations (tapes_rows). */
-void flops_of_layer(Flops *core, Flops *experts, const Model *model, const Adapter *adapter, const Work *work, size_t l, size_t row, Passes passes);
+void flops_of_layer(Flops *core, Flops *experts, const Model *model, const Adapter *adapter, const Work *work, size_t l, size_t row, PassCounts passes);
 
 /* Embedding, head and loss. */
 Flops flops_of_head(const Model *model, const Adapter *adapter, const Work *work);

@@ -54,7 +54,7 @@ static double head_seconds(const Clock *c)
 }
 
 /* Seconds of one kind of pass of a layer. */
-static void pass_seconds(const Clock *c, size_t l, size_t row, Passes p, double *core, double *experts)
+static void pass_seconds(const Clock *c, size_t l, size_t row, PassCounts p, double *core, double *experts)
 {
     Flops of_core, of_experts;
     flops_of_layer(&of_core, &of_experts, c->model, c->adapter, c->work, l, row, p);
@@ -64,13 +64,13 @@ static void pass_seconds(const Clock *c, size_t l, size_t row, Passes p, double 
 
 static LayerSeconds layer_seconds(const Clock *c, size_t l, size_t row)
 {
-    Passes p = flops_passes(c->model, c->adapter, c->work, l);
+    PassCounts p = flops_passes(c->model, c->adapter, c->work, l);
     LayerSeconds s;
-    double again;
-    pass_seconds(c, l, row, (Passes){p.up, 0, 0}, &s.core_up, &s.experts_up);
-    pass_seconds(c, l, row, (Passes){0, p.again, 0}, &s.core_again, &again);
-    pass_seconds(c, l, row, (Passes){0, 0, p.back}, &s.core_back, &s.experts_back);
-    s.experts_back += again; /* gate and up are computed again when the experts are there */
+    double recompute;
+    pass_seconds(c, l, row, (PassCounts){p.forward, 0, 0}, &s.core_forward, &s.experts_forward);
+    pass_seconds(c, l, row, (PassCounts){0, p.recompute, 0}, &s.core_recompute, &recompute);
+    pass_seconds(c, l, row, (PassCounts){0, 0, p.backward}, &s.core_backward, &s.experts_backward);
+    s.experts_backward += recompute; /* gate and up are computed again when the experts are there */
     return s;
 }
 
@@ -86,9 +86,9 @@ static Err *walk_of(Plan *p, Model *model, const Clock *c, const LayerSeconds *l
     Err *err = parts_cut(&parts, model, w->part_bytes, true);
     if (!err) err = mem_new(&resident, parts.n, sizeof *resident);
     if (!err) err = parts_plan(&parts, w->limit_bytes, &plan, resident);
-    WalkWork work = {.parts = &parts, .resident = resident, .plan = &plan, .layers = layers, .head = head_seconds(c) + scratch, .lowest = c->adapter ? adapter_lowest_layer(c->adapter) : model->n_layers,
+    StreamTimeInput work = {.parts = &parts, .resident = resident, .plan = &plan, .layers = layers, .head = head_seconds(c) + scratch, .lowest = c->adapter ? adapter_lowest_layer(c->adapter) : model->n_layers,
                      .laps = (rows + (size_t)c->rows - 1) / (size_t)c->rows, .bytes_per_second = 1e9 * c->machine->disk_gbs};
-    if (!err) err = walk_seconds(&p->step_seconds, &work);
+    if (!err) err = stream_time(&p->step_seconds, &work);
     free(resident);
     parts_free(&parts);
     return err;
@@ -100,7 +100,7 @@ static Err *time_layers(Plan *p, Model *model, const Clock *c, const size_t *row
     double sum = head_seconds(c);
     for (size_t l = 0; l < model->n_layers; l++) {
         LayerSeconds s = layers[l] = layer_seconds(c, l, rows[l]);
-        sum += s.core_up + s.experts_up + s.core_again + s.core_back + s.experts_back;
+        sum += s.core_forward + s.experts_forward + s.core_recompute + s.core_backward + s.experts_backward;
     }
     p->flops = flops_of_step(model, c->adapter, c->work, rows);
     p->step_seconds = p->seconds[BOUND_ARITHMETIC] = sum;

@@ -15,7 +15,7 @@ typedef struct {
 } Place;
 
 typedef struct {
-    const WalkWork *work;
+    const StreamTimeInput *work;
     Order order;
     size_t n_slots;
     Place slots[MOST_SLOTS];
@@ -101,17 +101,17 @@ static void pass_layer(Walk *w, size_t l, bool down)
     w->visit++;
     for (size_t lap = 0; lap < w->work->laps; lap++) {
         double each = 1 / (double)w->work->laps;
-        compute(w, each * (down ? s->core_again : s->core_up));
-        pass_runs(w, l, down, each * (down ? s->experts_back : s->experts_up));
-        if (down) compute(w, each * s->core_back);
+        compute(w, each * (down ? s->core_recompute : s->core_forward));
+        pass_runs(w, l, down, each * (down ? s->experts_backward : s->experts_forward));
+        if (down) compute(w, each * s->core_backward);
     }
     w->core = SIZE_MAX;
 }
 
 static void step(Walk *w)
 {
-    OrderWalk walk = {w->visit, w->work->lowest, w->work->laps};
-    w->order.walks[w->order.n++ % ORDER_WALKS] = walk;
+    OrderPass walk = {w->visit, w->work->lowest, w->work->laps};
+    w->order.passes[w->order.n++ % ORDER_PASSES] = walk;
     for (size_t l = 0; l < layers(w); l++) pass_layer(w, l, false);
     compute(w, w->work->head);
     for (size_t l = layers(w); l-- > w->work->lowest;) pass_layer(w, l, true);
@@ -122,7 +122,7 @@ static void add_slots(Walk *w, const StreamRing *ring, bool run)
     for (size_t i = 0; i < ring->n_slots && w->n_slots < MOST_SLOTS; i++) w->slots[w->n_slots++] = (Place){.run = run};
 }
 
-Err *walk_seconds(double *seconds, const WalkWork *work)
+Err *stream_time(double *seconds, const StreamTimeInput *work)
 {
     Walk w = {.work = work, .core = SIZE_MAX};
     TRY(mem_new(&w.ready, work->parts->n, sizeof *w.ready));

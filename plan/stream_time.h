@@ -8,8 +8,8 @@
 
 /* Seconds of arithmetic of a layer: all but its experts, and those; up, and on the way down (again, then back). */
 typedef struct {
-    double core_up, core_again, core_back;
-    double experts_up, experts_back;
+    double core_forward, core_recompute, core_backward;
+    double experts_forward, experts_backward;
 } LayerSeconds;
 
 typedef struct {
@@ -20,9 +20,9 @@ typedef struct {
     double head;                 /* between up and down, with all else that no layer does */
     size_t lowest, laps;         /* n_layers: up only; groups */
     double bytes_per_second;     /* of the disk */
-} WalkWork;
+} StreamTimeInput;
 
 /* A step of many: what slots hold at its beginning is what the one before has left. */
-MUST_USE Err *walk_seconds(double *seconds, const WalkWork *work);
+MUST_USE Err *stream_time(double *seconds, const StreamTimeInput *work);
 
 #endif

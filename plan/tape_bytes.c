@@ -73,7 +73,7 @@ static void begin(Count *c, TapeMode mode, bool stays)
     tape_begin(&c->tape, &c->group, mode);
 }
 
-static Tensor *layer_up(Count *c, const Model *model, const Adapter *adapter, size_t l, bool wants, bool made)
+static Tensor *forward_layer(Count *c, const Model *model, const Adapter *adapter, size_t l, bool wants, bool made)
 {
     LayerPass pass = {.choices = &c->choices, .made = made};
     return layer_forward(&c->tape, model, l, adapter, tape_leaf(&c->tape, c->group.T, (size_t)model->config.hidden_size, NULL, wants), &pass);
@@ -101,7 +101,7 @@ static void note(const Count *c, bool keep, Taken *taken)
 static Err *count_layer(Count *c, const Model *model, const Adapter *adapter, size_t l, bool back, bool keep, Taken *taken)
 {
     begin(c, keep ? TAPE_RECORD : TAPE_OFF, keep);
-    Tensor *out = layer_up(c, model, adapter, l, true, false);
+    Tensor *out = forward_layer(c, model, adapter, l, true, false);
     TRY(tape_error(&c->tape));
     *taken = (Taken){0};
     note(c, keep, taken);
@@ -109,7 +109,7 @@ static Err *count_layer(Count *c, const Model *model, const Adapter *adapter, si
     if (!keep) {
         begin(c, TAPE_RECORD, false);
         c->tape.replay = true;
-        out = layer_up(c, model, adapter, l, true, true);
+        out = forward_layer(c, model, adapter, l, true, true);
         c->tape.replay = false;
     }
     TRY(layer_back(c, out));
@@ -202,7 +202,7 @@ static Err *count_rows(Count *c, const Model *model, size_t *floats)
         floats[l] = l > 0 ? floats[l - 1] : 0;
         if (l > 0 && alike(model, NULL, l, l - 1)) continue;
         begin(c, TAPE_OFF, false);
-        layer_up(c, model, NULL, l, false, false);
+        forward_layer(c, model, NULL, l, false, false);
         TRY(tape_error(&c->tape));
         floats[l] = c->room.used_bytes / sizeof(float) / c->group.T;
     }

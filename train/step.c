@@ -255,7 +255,7 @@ static Err *embed(const Run *run)
     return NULL;
 }
 
-static Err *layer_up(const Run *run, size_t l)
+static Err *forward_layer(const Run *run, size_t l)
 {
     Step *s = run->s;
     size_t D = width_of(s);
@@ -299,15 +299,15 @@ static Err *acquire(const Run *run, size_t l, TimingPass way)
     return NULL;
 }
 
-static Err *go_up(const Run *run)
+static Err *forward_pass(const Run *run)
 {
     timing_layer(run->s->config.timing, TIMING_OUTSIDE);
-    layers_walk(run->s->model, run->lowest, run->batch->most_groups);
+    layers_announce(run->s->model, run->lowest, run->batch->most_groups);
     TRY(embed(run));
     for (size_t l = 0; l < run->s->model->n_layers; l++) {
         TRY(stop_between_layers(run));
         TRY(acquire(run, l, TIMING_FORWARD));
-        Err *err = layer_up(run, l);
+        Err *err = forward_layer(run, l);
         layer_release(run->s->model, l);
         if (err) return err_wrap(err, "layer %zu", l);
     }
@@ -426,7 +426,7 @@ uint64_t step_live_tokens(const Step *s, size_t l) { return layer_counts(s, l)[2
 
 /* ---- down ----------------------------------------------------------------------------------------------------- */
 
-static Err *layer_down(const Run *run, size_t l)
+static Err *backward_layer(const Run *run, size_t l)
 {
     Step *s = run->s;
     size_t D = width_of(s);
@@ -455,7 +455,7 @@ static Err *layer_down(const Run *run, size_t l)
     return NULL;
 }
 
-static Err *down_and_reduce(const Run *run, size_t l)
+static Err *backward_and_reduce(const Run *run, size_t l)
 {
     Step *s = run->s;
     const size_t *first = run->batch->rank_micro;
@@ -463,7 +463,7 @@ static Err *down_and_reduce(const Run *run, size_t l)
     TRY(forest_begin(&s->forest, n, first[s->dp->rank], first[s->dp->rank + 1]));
     adapter_set_forest(s->adapter, l, n ? &s->forest : NULL);
     TRY(acquire(run, l, TIMING_BACKWARD));
-    Err *err = layer_down(run, l);
+    Err *err = backward_layer(run, l);
     layer_release(s->model, l);
     adapter_set_forest(s->adapter, l, NULL);
     if (err || n == 0) return err;
@@ -473,11 +473,11 @@ static Err *down_and_reduce(const Run *run, size_t l)
     return NULL;
 }
 
-static Err *go_down(const Run *run)
+static Err *backward_pass(const Run *run)
 {
     for (size_t l = run->s->model->n_layers; l-- > run->lowest;) {
         TRY(stop_between_layers(run));
-        TRY(err_wrap(down_and_reduce(run, l), "layer %zu, on the way down", l));
+        TRY(err_wrap(backward_and_reduce(run, l), "layer %zu, on the way down", l));
     }
     return NULL;
 }
@@ -498,14 +498,14 @@ static Err *gradients(Run *run, StepResult *result)
     double *nll;
     *result = (StepResult){.tokens = batch->tokens, .scored = batch->scored};
     TRY(prepare(run));
-    TRY(go_up(run));
+    TRY(forward_pass(run));
     count_load(run);
     if (balances(&s->config)) TRY(gather_balance(run, result));
     TRY(mem_new(&nll, batch->n_docs, sizeof *nll));
     Err *err = head(run, nll);
     result->loss = sum_of(batch->n_docs, nll) / (double)batch->scored;
     free(nll);
-    if (!err) err = go_down(run);
+    if (!err) err = backward_pass(run);
     if (!err) dp_add_counts(s->dp, s->model->n_layers * count_width(s), s->counts);
     return err;
 }

@@ -84,13 +84,13 @@ static void every_order_of_layers_finds_their_bytes(const char *directory)
         assert_ok(stream_open(model, least_of(model, extra), 0, NULL));
         for (int walk = 0; walk < 3; walk++) {
             size_t lowest = walk < 2 ? (size_t)walk : L;
-            layers_walk(model, lowest, 1 + (size_t)walk);
+            layers_announce(model, lowest, 1 + (size_t)walk);
             for (size_t l = 0; l < L; l++) visit_laps(model, plain, l, false, 1 + (size_t)walk);
             for (size_t l = L; l-- > lowest;) visit_laps(model, plain, l, true, 1 + (size_t)walk);
         }
-        layers_walk(model, 0, 1); /* given up half-way, then visits that nobody announced */
+        layers_announce(model, 0, 1); /* given up half-way, then visits that nobody announced */
         visit(model, plain, 0);
-        layers_walk(model, L, 1);
+        layers_announce(model, L, 1);
         for (size_t i = 0; i < 3 * L; i++) visit_laps(model, plain, i * 5 % L, i % 2, i % 3); /* laps that nobody announced, too */
         assert_true(same(&model->lm_head, &plain->lm_head) && same(&model->embed_tokens, &plain->embed_tokens));
         assert_true(stream_stats(model->stream).read_bytes > 0);
@@ -136,7 +136,7 @@ static void a_rank_with_fewer_groups_keeps_no_slot(void **state)
         assert_ok(stream_open(ranks[r], least_of(plain, 0), 0, &host[r]));
     }
     size_t L = plain->n_layers;
-    for (size_t r = 0; r < 2; r++) layers_walk(ranks[r], 0, 3);
+    for (size_t r = 0; r < 2; r++) layers_announce(ranks[r], 0, 3);
     alarm(60); /* a rank that waits for ever ends the test */
 #pragma omp parallel num_threads(2)
     for (size_t i = 0; i < 2 * L; i++) {

@@ -6,7 +6,7 @@
 enum { L = 4, MOST = 4000 };
 static const size_t first[L + 1] = {0, 1, 5, 6, 9}; /* runs: none, 3, none, 2 */
 
-static size_t add(size_t n, size_t *list, const OrderWalk *w, size_t l, bool falling)
+static size_t add(size_t n, size_t *list, const OrderPass *w, size_t l, bool falling)
 {
     size_t runs = first[l + 1] - first[l] - 1;
     list[n++] = first[l];
@@ -15,7 +15,7 @@ static size_t add(size_t n, size_t *list, const OrderWalk *w, size_t l, bool fal
     return n;
 }
 
-static size_t add_walk(size_t n, size_t *list, const OrderWalk *w)
+static size_t add_walk(size_t n, size_t *list, const OrderPass *w)
 {
     for (size_t l = 0; l < L; l++) n = add(n, list, w, l, false);
     for (size_t l = L; l-- > w->lowest;) n = add(n, list, w, l, true);
@@ -48,14 +48,14 @@ static void visits_are_those_of_the_loops(void **state)
         for (size_t laps = 1; laps < 4; laps++) {
             Order order = {0};
             size_t n = add_ups(0, list, 13); /* before any was announced */
-            order.walks[order.n++] = (OrderWalk){n, lowest, laps};
-            n = add_walk(n, list, &order.walks[0]);
-            assert_int_equal(n - 13, order_visits(&order.walks[0], L, first));
-            order.walks[order.n++] = (OrderWalk){n, 0, 1};
-            n = add_walk(n, list, &order.walks[1]);
+            order.passes[order.n++] = (OrderPass){n, lowest, laps};
+            n = add_walk(n, list, &order.passes[0]);
+            assert_int_equal(n - 13, order_visits(&order.passes[0], L, first));
+            order.passes[order.n++] = (OrderPass){n, 0, 1};
+            n = add_walk(n, list, &order.passes[1]);
             n = add_ups(n, list, 7);
-            order.walks[order.n++] = (OrderWalk){n, L, laps};
-            n = add_walk(n, list, &order.walks[2]);
+            order.passes[order.n++] = (OrderPass){n, L, laps};
+            n = add_walk(n, list, &order.passes[2]);
             add_ups(n, list, MOST - n);
             check(&order, list, 0, n + 20);
         }

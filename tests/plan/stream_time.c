@@ -31,7 +31,7 @@ static void make(Case *c, size_t stay, size_t slots, double core, double experts
 static double seconds(const Case *c, double head, size_t lowest, size_t laps)
 {
     double step;
-    assert_ok(walk_seconds(&step, &(WalkWork){&c->parts, c->resident, &c->plan, c->layers, head, lowest, laps, 1}));
+    assert_ok(stream_time(&step, &(StreamTimeInput){&c->parts, c->resident, &c->plan, c->layers, head, lowest, laps, 1}));
     return step;
 }
 

@@ -402,12 +402,12 @@ Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *e
     ExpertsPlan *plan = experts_plan(tape, route.ids, T, K, D, E, experts, runs);
     if (!plan) return &tape->dummy;
     Tensor *in[] = {x, route.weights};
-    if (!tape->lean && !tape->replay && tape_wants(tape, trains(E, experts), 2, in)) {
+    if (!tape->recompute_experts && !tape->recomputing && tape_wants(tape, trains(E, experts), 2, in)) {
         plan->gate_up = tape_floats(tape, plan->N * 2 * plan->F);
         plan->low = tape_floats(tape, plan->N * plan->rank_most);
         if (tape->err) return &tape->dummy;
     }
     if (tape_computes(tape)) memset(y->data, 0, T * D * sizeof *y->data);
-    if (!tape->replay) experts_up(tape, plan, x, route.weights, y->data);
+    if (!tape->recomputing) experts_up(tape, plan, x, route.weights, y->data);
     return tape_record(tape, &experts_op, y, plan, trains(E, experts), 2, in);
 }

@@ -73,8 +73,8 @@ struct Tape {
     size_t n_scratch;
     const Group *group;
     TapeMode mode;
-    bool lean;            /* keep little: compute on the way back what can be computed again */
-    bool replay;          /* run again for the way back alone: nobody looks at what the last operations return */
+    bool recompute_experts;            /* keep little: compute on the way back what can be computed again */
+    bool recomputing;          /* run again for the way back alone: nobody looks at what the last operations return */
     bool guard;           /* check every result for numbers that are not finite */
     float dropout;        /* probability; 0 outside training */
     uint64_t dropout_key; /* of this seed and step */

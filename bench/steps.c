@@ -428,7 +428,7 @@ static Err *open_all(Bench *b)
     TRY(make_adapter(b));
     if (c->memory_limit) TRY(fit(b));
     StepConfig config = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8}, .max_grad_norm = 1, .seed = (uint64_t)c->seed,
-                         .keep_layers = (size_t)c->keep_layers, .lean = c->lean, .scratch_dir = b->plan.budget.spilled ? c->scratch_dir : NULL, .timing = b->timing};
+                         .keep_layers = (size_t)c->keep_layers, .recompute_experts = c->recompute_experts, .scratch_dir = b->plan.budget.spilled ? c->scratch_dir : NULL, .timing = b->timing};
     return step_new(&b->step, &b->dp, b->model, b->adapter, &config);
 }
 

@@ -26,7 +26,7 @@
 typedef struct {
     char *targets, *compute, *memory_limit, *scratch_dir, *init_adapter; /* memory_limit, init_adapter NULL: none */
     int64_t tokens, document, group_tokens, steps, warm_up, r, keep_layers, seed;
-    bool lean;
+    bool recompute_experts;
 } StepsConfig;
 
 #define STEPS_TARGETS "attn attn+16 attn+shared attn+experts"

@@ -43,7 +43,7 @@ static const Option bench_table[] = {
     {"r", OPT_INT, AT(step.r), .preset = "8", .min = 1, .max = 1024, .help = "LoRA's rank"},
     {"init_adapter", OPT_TEXT, AT(step.init_adapter), .help = "start from this PEFT directory; it then says what is trained"},
     {"keep_layers", OPT_INT, AT(step.keep_layers), .preset = "1000", .min = 0, .max = 1000, .help = "topmost layers that are not computed again"},
-    {"lean", OPT_FLAG, AT(step.lean), .help = "experts compute gate and up again on the way back"},
+    {"lean", OPT_FLAG, AT(step.recompute_experts), .help = "experts compute gate and up again on the way back"},
     {"memory_limit", OPT_TEXT, AT(step.memory_limit), .help = "as in training, and what was planned beside what was; none: all weights lie in the mapping"},
     {"group_tokens", OPT_INT, AT(step.group_tokens), .preset = "8192", .min = 0, .max = 1e9, .help = "as in training, under a memory limit"},
     {"scratch_dir", OPT_TEXT, AT(step.scratch_dir), .preset = ".", .help = "for boundaries under a memory limit"},

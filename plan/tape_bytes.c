@@ -108,9 +108,9 @@ static Err *count_layer(Count *c, const Model *model, const Adapter *adapter, si
     if (!back) return NULL;
     if (!keep) {
         begin(c, TAPE_RECORD, false);
-        c->tape.replay = true;
+        c->tape.recomputing = true;
         out = forward_layer(c, model, adapter, l, true, true);
-        c->tape.replay = false;
+        c->tape.recomputing = false;
     }
     TRY(layer_back(c, out));
     note(c, keep, taken);

@@ -187,8 +187,8 @@ static void start_tape(const Run *run, Tape *tape, const Group *group, TapeMode 
     tape->room = &run->s->room;
     tape->stays = stays;
     tape_begin(tape, group, mode);
-    tape->lean = c->lean;
-    tape->replay = false;
+    tape->recompute_experts = c->recompute_experts;
+    tape->recomputing = false;
     tape->guard = c->guard;
     tape->dropout = (float)c->lora_dropout;
     tape->dropout_key = rng_key(rng_name(c->seed, "dropout"), run->number);
@@ -440,7 +440,7 @@ static Err *backward_layer(const Run *run, size_t l)
         Tensor *in = kept ? s->kept_in[k] : NULL, *out = kept ? s->kept_out[k] : NULL;
         if (!kept) {
             start_tape(run, tape, &g->group, TAPE_RECORD, false);
-            tape->replay = true;
+            tape->recomputing = true;
             out = run_layer(run, tape, l, i, true, &in);
         }
         float *seed = tape_seed(tape, out);

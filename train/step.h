@@ -22,7 +22,7 @@ typedef struct {
     double lora_dropout;
     uint64_t seed;
     size_t keep_layers;           /* tapes of this many topmost layers are kept from the way up */
-    bool lean;                    /* experts compute gate and up again on the way back: K T 2F floats less on each tape */
+    bool recompute_experts;                    /* experts compute gate and up again on the way back: K T 2F floats less on each tape */
     bool guard;
     const volatile int *stop;     /* set from outside: leave between two layers. NULL: never */
     const char *scratch_dir;      /* hidden states between layers go to a file there; NULL: memory. Borrowed */

@@ -39,7 +39,7 @@ typedef struct {
     const Weight **gate, **up, **down;
     size_t first[16]; /* the number of an expert's first parameter */
     const ExpertRuns *runs;
-    bool replay;
+    bool recomputing;
 } Experts;
 
 static Lora *pair(Tape *tape, Param *A, Param *B, size_t col, float scale)
@@ -69,7 +69,7 @@ static Tensor *build(Tape *tape, const Trial *trial, Call *call)
 {
     const Experts *x = trial->op;
     Route route = {x->ids + call->row * x->c->K, call->in[1]};
-    tape->replay = x->replay;
+    tape->recomputing = x->recomputing;
     return op_experts(tape, call->in[0], route, x->c->E, experts_on(tape, x, call), x->runs);
 }
 
@@ -260,13 +260,13 @@ static void experts_that_come_and_go_change_no_bit(void **state)
         Experts *x = (Experts *)(size_t)trial.op;
         Outcome want = trial_run(&trial, &arena);
         lend_in_runs(&lender, &trial, n, ways[i / 2].begin);
-        x->replay = i % 2; /* then only the way back borrows */
+        x->recomputing = i % 2; /* then only the way back borrows */
         Outcome got = trial_run(&trial, &arena);
-        if (!x->replay) assert_memory_equal(got.out, want.out, trial.group.T * cases[2].D * sizeof(float));
+        if (!x->recomputing) assert_memory_equal(got.out, want.out, trial.group.T * cases[2].D * sizeof(float));
         for (size_t j = 0; j < trial.n_in; j++) assert_memory_equal(got.grad[j], want.grad[j], trial.in[j].rows * trial.in[j].cols * sizeof(float));
-        assert_int_equal(lender.n_seen, x->replay ? n : 2 * n);
+        assert_int_equal(lender.n_seen, x->recomputing ? n : 2 * n);
         for (size_t run = 0; run < n; run++) {
-            if (!x->replay) assert_int_equal(lender.seen[run], run);
+            if (!x->recomputing) assert_int_equal(lender.seen[run], run);
             assert_int_equal(lender.seen[lender.n_seen - 1 - run], run);
         }
         trial_free(&trial);

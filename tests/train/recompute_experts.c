@@ -67,7 +67,7 @@ static float *gradients(const StepConfig *config, size_t group_tokens, int threa
 
 static void gradients_have_the_same_bits_however_they_are_computed(void **state)
 {
-    static const struct { size_t keep, group; bool lean; int threads; } ways[] = {
+    static const struct { size_t keep, group; bool recompute_experts; int threads; } ways[] = {
         {0, 0, true, 1}, {1, 0, false, 2}, {99, 0, false, 2}, {99, 0, true, 2}, {99, LENGTH, false, 1}, {1, LENGTH, true, 2},
     };
     (void)state;
@@ -75,7 +75,7 @@ static void gradients_have_the_same_bits_however_they_are_computed(void **state)
     for (size_t i = 0; i < adapter->n; i++) sum += reference[i] * reference[i];
     assert_true(sum > 0);
     for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
-        float *other = gradients(&(StepConfig){.keep_layers = ways[w].keep, .lean = ways[w].lean}, ways[w].group, ways[w].threads);
+        float *other = gradients(&(StepConfig){.keep_layers = ways[w].keep, .recompute_experts = ways[w].recompute_experts}, ways[w].group, ways[w].threads);
         assert_memory_equal(other, reference, adapter->n * sizeof *other);
         free(other);
     }

@@ -204,7 +204,7 @@ static void show_memory(const Planner *p)
         printf("  weights          %s: embedding and head %s; %s\n", BYTES(stream_plan_bytes(w)), BYTES(w->fixed_bytes), stream_describe((char[STREAM_TEXT_BYTES]){0}, w));
     else printf("  weights          %s: all\n", BYTES(w->fixed_bytes + stream_layer_bytes(w)));
     printf("  tapes            %s\n  boundaries       %s%s\n  adapter          %s (%zu parameters)\n  moments          %s\n  the rest         %s\n", BYTES(b->tapes),
-           BYTES(b->boundaries), b->spilled ? "; the others in a file" : "", BYTES(b->adapter), p->adapter->n, BYTES(b->moments), BYTES(b->program + b->data));
+           BYTES(b->layer_inputs), b->spilled ? "; the others in a file" : "", BYTES(b->adapter), p->adapter->n, BYTES(b->moments), BYTES(b->program + b->data));
     printf("  the least        %s\n", BYTES(b->least));
 }
 

@@ -29,7 +29,7 @@ static Err *count_tapes(Budget *b, const Model *model, const Adapter *adapter, c
 
 static size_t lowest_of(const Model *model, const Adapter *adapter) { return adapter ? adapter_lowest_layer(adapter) : model->n_layers; }
 
-static size_t boundary_bytes(const Model *model, const Adapter *adapter, const Work *work, bool spilled)
+static size_t layer_input_bytes(const Model *model, const Adapter *adapter, const Work *work, bool spilled)
 {
     size_t rows = rank_tokens(work), slots = model->n_layers - lowest_of(model, adapter) + 1;
     if (spilled) slots = 2;
@@ -56,7 +56,7 @@ static size_t forest_bytes(const Adapter *adapter, const Work *work)
     return levels * largest * sizeof(float);
 }
 
-static size_t held(const Budget *b) { return b->program + b->data + b->adapter + b->moments + b->boundaries + b->tapes; }
+static size_t held(const Budget *b) { return b->program + b->data + b->adapter + b->moments + b->layer_inputs + b->tapes; }
 
 /* The bytes that parts from layer `from` on pass through slots, their experts `laps` times: in one more lap the slots still
  * have all but one of what they can hold. */
@@ -153,7 +153,7 @@ static Err *too_small(const Budget *b, const Work *work)
 {
     return err_new(ERR_MEMORY, "memory_limit is %s; this run needs %zuMiB at least: weights %s (embedding, head, the largest part of a layer), tapes %s, boundaries %s, adapter and moments %s, the rest %s. "
                    "What else would help: shorter documents (max_length %zu now)%s%s, fewer ranks on the host, FP8 weights",
-                   BYTES(b->limit), (b->least >> 20) + 1, BYTES(b->weights.least_bytes), BYTES(b->tapes), BYTES(b->boundaries), BYTES(b->adapter + b->moments),
+                   BYTES(b->limit), (b->least >> 20) + 1, BYTES(b->weights.least_bytes), BYTES(b->tapes), BYTES(b->layer_inputs), BYTES(b->adapter + b->moments),
                    BYTES(b->program + b->data), work->longest, work->keep_layers ? ", keep_layers 0" : "", work->may_spill ? "" : ", a scratch_dir");
 }
 
@@ -165,7 +165,7 @@ static Err *find_least(Budget *b, Model *model, const Adapter *adapter, const Wo
     err_free(parts_plan(&parts, 0, &b->weights, NULL));
     parts_free(&parts);
     TRY(count_tapes(b, model, adapter, work, least(larger(work->longest, work->micro_batch_tokens), rank_tokens(work))));
-    b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, work->may_spill);
+    b->layer_inputs = work->local_ranks * layer_input_bytes(model, adapter, work, work->may_spill);
     size_t tables = (b->weights.fixed_bytes + stream_layer_bytes(&b->weights)) / PAGE_TABLES, sum = held(b) + b->weights.least_bytes;
     b->least = sum + least(sum / (PAGE_TABLES - 1) + 1, tables); /* tables are a share of the limit itself */
     b->program += least(b->limit / PAGE_TABLES, tables);
@@ -183,15 +183,15 @@ static Err *share_out(Budget *b, Model *model, const Adapter *adapter, const Wor
     }
     TRY(find_least(b, model, adapter, work));
     size_t left = b->limit - (b->program + b->data + b->adapter + b->moments + b->weights.least_bytes);
-    b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, false);
+    b->layer_inputs = work->local_ranks * layer_input_bytes(model, adapter, work, false);
     bool may_spill = work->may_spill && adapter;
-    if (!may_spill || b->boundaries <= left / 4) {
+    if (!may_spill || b->layer_inputs <= left / 4) {
         Err *err = choose_group(b, model, adapter, work);
         if (!err || !may_spill) return err;
         err_free(err); /* the least counts on a file, and that is what fits */
     }
     b->spilled = true;
-    b->boundaries = work->local_ranks * boundary_bytes(model, adapter, work, true);
+    b->layer_inputs = work->local_ranks * layer_input_bytes(model, adapter, work, true);
     return choose_group(b, model, adapter, work);
 }
 
@@ -201,7 +201,7 @@ Err *budget_make(Budget *b, Model *model, const Adapter *adapter, const Work *wo
     TRY(share_out(b, model, adapter, work));
     const StreamPlan *w = &b->weights;
     b->total = held(b) + (b->streamed ? stream_plan_bytes(w) : w->fixed_bytes + stream_layer_bytes(w));
-    if (b->spilled) b->scratch_bytes = 2 * work->local_ranks * (boundary_bytes(model, adapter, work, false) - boundary_bytes(model, adapter, work, true));
+    if (b->spilled) b->scratch_bytes = 2 * work->local_ranks * (layer_input_bytes(model, adapter, work, false) - layer_input_bytes(model, adapter, work, true));
     return NULL;
 }
 

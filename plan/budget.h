@@ -22,7 +22,7 @@ typedef struct {
 
 typedef struct {
     size_t limit;
-    size_t program, data, adapter, moments, boundaries, tapes; /* memory by kind */
+    size_t program, data, adapter, moments, layer_inputs, tapes; /* memory by kind */
     StreamPlan weights;             /* weights.limit_bytes is their share */
     size_t group_tokens;            /* chosen; 0: all */
     bool spilled, streamed;         /* boundaries in a file; weights larger than their share */

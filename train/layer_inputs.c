@@ -6,9 +6,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-static bool in_file(const Boundaries *b, size_t i) { return b->directory && i + 2 < b->n; }
+static bool in_file(const LayerInputs *b, size_t i) { return b->directory && i + 2 < b->n; }
 
-Err *boundaries_begin(Boundaries *b, size_t n, size_t floats, const char *directory)
+Err *layer_inputs_begin(LayerInputs *b, size_t n, size_t floats, const char *directory)
 {
     b->n = n;
     b->state_bytes = direct_round(floats * sizeof(float));
@@ -28,24 +28,24 @@ Err *boundaries_begin(Boundaries *b, size_t n, size_t floats, const char *direct
     return spill_open(&b->spill, directory, file);
 }
 
-void boundaries_free(Boundaries *b)
+void layer_inputs_free(LayerInputs *b)
 {
     spill_close(&b->spill);
     free(b->block);
-    *b = (Boundaries){0};
+    *b = (LayerInputs){0};
 }
 
-float *boundaries_at(const Boundaries *b, size_t i)
+float *layer_inputs_at(const LayerInputs *b, size_t i)
 {
     return (float *)(void *)(b->states + (b->directory ? i % 2 : i) * b->state_bytes);
 }
 
-Err *boundaries_keep(Boundaries *b, size_t i)
+Err *layer_inputs_store(LayerInputs *b, size_t i)
 {
-    return in_file(b, i) ? spill_write(&b->spill, i * b->state_bytes, b->state_bytes, boundaries_at(b, i)) : NULL;
+    return in_file(b, i) ? spill_write(&b->spill, i * b->state_bytes, b->state_bytes, layer_inputs_at(b, i)) : NULL;
 }
 
-Err *boundaries_fetch(Boundaries *b, size_t i)
+Err *layer_inputs_load(LayerInputs *b, size_t i)
 {
-    return in_file(b, i) ? spill_read(&b->spill, i * b->state_bytes, b->state_bytes, boundaries_at(b, i)) : NULL;
+    return in_file(b, i) ? spill_read(&b->spill, i * b->state_bytes, b->state_bytes, layer_inputs_at(b, i)) : NULL;
 }

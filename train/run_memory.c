@@ -164,7 +164,7 @@ void run_describe_memory(const Run *run)
     const StreamPlan *w = &b->weights;
     log_line("  memory    %s of %s: weights %s%s, tapes %s, boundaries %s%s, adapter and moments %s, the rest %s", BYTES(b->total), BYTES(b->limit),
              BYTES(b->streamed ? stream_plan_bytes(w) : w->fixed_bytes + stream_layer_bytes(w)),
-             b->streamed ? "" : " (all)", BYTES(b->tapes), BYTES(b->boundaries), b->spilled ? " (the rest in a file)" : "", BYTES(b->adapter + b->moments),
+             b->streamed ? "" : " (all)", BYTES(b->tapes), BYTES(b->layer_inputs), b->spilled ? " (the rest in a file)" : "", BYTES(b->adapter + b->moments),
              BYTES(b->program + b->data));
     char parts[STREAM_TEXT_BYTES];
     if (b->streamed) log_line("  streamed  %s: %s read per step", stream_describe(parts, w), BYTES(b->read_bytes));

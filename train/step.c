@@ -23,7 +23,7 @@ struct Step {
     Slices slices;
     /* buffers of a batch */
     size_t n_choices;
-    Boundaries hidden;       /* [L - lowest + 1] of [T][D] */
+    LayerInputs hidden;       /* [L - lowest + 1] of [T][D] */
     float *dx;               /* [T][D] */
     size_t dx_floats;
     Choices *choices;        /* [n_groups] */
@@ -95,7 +95,7 @@ void step_rest(Step *s)
 {
     drop_kept(s);
     drop_choices(s);
-    boundaries_free(&s->hidden);
+    layer_inputs_free(&s->hidden);
     tape_free(&s->tape);
     pool_free(&s->room);
     forest_free(&s->forest);
@@ -151,9 +151,9 @@ typedef struct {
 } Run;
 
 /* x[l], the hidden state below layer l, of this rank's rows. */
-static float *boundary(const Run *run, size_t l)
+static float *layer_input(const Run *run, size_t l)
 {
-    return boundaries_at(&run->s->hidden, l > run->lowest ? l - run->lowest : 0);
+    return layer_inputs_at(&run->s->hidden, l > run->lowest ? l - run->lowest : 0);
 }
 
 static bool balances(const StepConfig *c) { return c->balance != NULL; }
@@ -164,7 +164,7 @@ static Err *prepare(Run *run)
     const Batch *batch = run->batch;
     size_t L = s->model->n_layers, floats = batch->T * width_of(s);
     TRY(model_reserve_positions(s->model, batch->longest));
-    TRY(boundaries_begin(&s->hidden, L - run->lowest + 1, floats, s->config.scratch_dir));
+    TRY(layer_inputs_begin(&s->hidden, L - run->lowest + 1, floats, s->config.scratch_dir));
     TRY(grow_floats(&s->dx, &s->dx_floats, floats));
     drop_choices(s);
     TRY(mem_new(&s->choices, batch->n_groups, sizeof *s->choices));
@@ -228,7 +228,7 @@ static Tensor *run_layer(const Run *run, Tape *tape, size_t l, size_t i, bool ma
         pass.balance = &s->balance[l];
         if (!made) pass.balance_stats = layer_stats(run, l) + g->group.first_micro * balance_width(E);
     }
-    *in = tape_leaf(tape, g->group.T, D, boundary(run, l) + g->row * D, run->probe || l > run->lowest);
+    *in = tape_leaf(tape, g->group.T, D, layer_input(run, l) + g->row * D, run->probe || l > run->lowest);
     Tensor *out = layer_forward(tape, s->model, l, s->adapter, *in, &pass);
     if (!made && sparse && !tape->err) {
         show(run, "router.logits", l, g, E, trace.router_logits->data);
@@ -249,7 +249,7 @@ static Err *embed(const Run *run)
         start_tape(run, &s->tape, &g->group, TAPE_OFF, false);
         Tensor *x = model_embed(&s->tape, s->model, g->ids);
         TRY(in_group(run, g, tape_error(&s->tape)));
-        memcpy(boundary(run, 0) + g->row * D, x->data, g->group.T * D * sizeof *x->data);
+        memcpy(layer_input(run, 0) + g->row * D, x->data, g->group.T * D * sizeof *x->data);
         show(run, "hidden", 0, g, D, x->data);
     }
     return NULL;
@@ -260,7 +260,7 @@ static Err *forward_layer(const Run *run, size_t l)
     Step *s = run->s;
     size_t D = width_of(s);
     bool keep = l >= run->keep_from;
-    if (l >= run->lowest) TRY(boundaries_keep(&s->hidden, l - run->lowest));
+    if (l >= run->lowest) TRY(layer_inputs_store(&s->hidden, l - run->lowest));
     for (size_t i = 0; i < run->batch->n_groups; i++) {
         const BatchGroup *g = &run->batch->groups[i];
         size_t k = keep ? (l - run->keep_from) * run->batch->n_groups + i : 0;
@@ -274,7 +274,7 @@ static Err *forward_layer(const Run *run, size_t l)
             s->kept_out[k] = out;
             s->kept_in[k] = in;
         }
-        memcpy(boundary(run, l + 1) + g->row * D, out->data, g->group.T * D * sizeof *out->data);
+        memcpy(layer_input(run, l + 1) + g->row * D, out->data, g->group.T * D * sizeof *out->data);
         show(run, "hidden", l + 1, g, D, out->data);
     }
     return NULL;
@@ -349,7 +349,7 @@ static Err *head_group(const Run *run, const BatchGroup *g, double *nll)
     int32_t *targets = tape_alloc(tape, T * sizeof *targets);
     size_t *row = tape_alloc(tape, T * sizeof *row);
     TRY(tape_error(tape));
-    const float *last = boundary(run, s->model->n_layers) + g->row * D;
+    const float *last = layer_input(run, s->model->n_layers) + g->row * D;
     for (size_t t = 0; t < T; t++) {
         if (g->targets[t] < 0) continue;
         memcpy(x + n * D, last + t * D, D * sizeof *x);
@@ -432,7 +432,7 @@ static Err *backward_layer(const Run *run, size_t l)
     size_t D = width_of(s);
     const Batch *batch = run->batch;
     bool kept = l >= run->keep_from;
-    TRY(boundaries_fetch(&s->hidden, l - run->lowest));
+    TRY(layer_inputs_load(&s->hidden, l - run->lowest));
     for (size_t i = 0; i < batch->n_groups; i++) {
         const BatchGroup *g = &batch->groups[i];
         size_t k = kept ? (l - run->keep_from) * batch->n_groups + i : 0;

@@ -7,25 +7,25 @@ enum { STATES = 7, FLOATS = 5000 };
 
 static void up_and_down(const char *directory)
 {
-    Boundaries b = {0};
+    LayerInputs b = {0};
     const float *was[STATES];
     for (int round = 0; round < 2; round++) {
         size_t floats = round ? FLOATS : FLOATS / 3; /* the second round is larger */
-        assert_ok(boundaries_begin(&b, STATES, floats, directory));
+        assert_ok(layer_inputs_begin(&b, STATES, floats, directory));
         for (size_t i = 0; i < STATES; i++) {
-            float *x = boundaries_at(&b, i);
+            float *x = layer_inputs_at(&b, i);
             was[i] = x;
             for (size_t j = 0; j < floats; j++) x[j] = (float)(i * 100000 + j);
-            assert_ok(boundaries_keep(&b, i));
+            assert_ok(layer_inputs_store(&b, i));
         }
         for (size_t i = STATES - 1; i-- > 0;) {
-            assert_ok(boundaries_fetch(&b, i));
-            const float *x = boundaries_at(&b, i);
+            assert_ok(layer_inputs_load(&b, i));
+            const float *x = layer_inputs_at(&b, i);
             assert_ptr_equal(x, was[i]);
             for (size_t j = 0; j < floats; j++) assert_true(x[j] == (float)(i * 100000 + j));
         }
     }
-    boundaries_free(&b);
+    layer_inputs_free(&b);
 }
 
 static void states_come_back_from_memory_and_from_a_file(void **state)
@@ -37,10 +37,10 @@ static void states_come_back_from_memory_and_from_a_file(void **state)
 
 static void a_directory_that_cannot_hold_them_is_named(void **state)
 {
-    Boundaries b = {0};
+    LayerInputs b = {0};
     (void)state;
-    assert_fails(boundaries_begin(&b, STATES, FLOATS, "/nowhere/at/all"), ERR_IO, "/nowhere/at/all");
-    boundaries_free(&b);
+    assert_fails(layer_inputs_begin(&b, STATES, FLOATS, "/nowhere/at/all"), ERR_IO, "/nowhere/at/all");
+    layer_inputs_free(&b);
 }
 
 int main(void)

@@ -66,7 +66,7 @@ ExpertsPlan *experts_plan(Tape *tape, const int32_t *ids, size_t T, size_t K, si
 
 size_t packed_piece(const ExpertsPlan *plan, Packing packing, size_t n)
 {
-    return rows_scratch(n, plan->F, packing.rank_most) + (packing.copies - 1) * rows_scratch(n, plan->F, 0);
+    return gemm_scratch(n, plan->F, packing.rank_most) + (packing.copies - 1) * gemm_scratch(n, plan->F, 0);
 }
 
 static size_t packed_rows(const ExpertsPlan *plan, Packing packing, size_t n)

@@ -6,19 +6,19 @@
 #include "base/minmax.h"
 #include "tensor/gemm.h"
 
-/* What a pair adds to `width` columns of y from `col` on: s u B', for rows_nt. u [T][r]; it may be NULL once x is packed. */
-static inline RowsPair lora_outer(const Lora *lora, size_t col, size_t width, const float *u)
+/* What a pair adds to `width` columns of y from `col` on: s u B', for gemm_nt. u [T][r]; it may be NULL once x is packed. */
+static inline GemmLora lora_outer(const Lora *lora, size_t col, size_t width, const float *u)
 {
-    if (!lora) return (RowsPair){0};
+    if (!lora) return (GemmLora){0};
     size_t r = lora->A->rows, from = larger(col, lora->col), to = least(col + width, lora->col + lora->B->rows);
-    if (from >= to) return (RowsPair){.r = r, .M = lora->B->data, .u = rows_of(u, r), .s = lora->scale}; /* none of them */
-    return (RowsPair){r, lora->B->data + (from - lora->col) * r, from - col, to - from, rows_of(u, r), lora->scale};
+    if (from >= to) return (GemmLora){.r = r, .M = lora->B->data, .u = rows_of(u, r), .s = lora->scale}; /* none of them */
+    return (GemmLora){r, lora->B->data + (from - lora->col) * r, from - col, to - from, rows_of(u, r), lora->scale};
 }
 
-/* What it adds to the gradient of x: du A, for rows_nn. */
-static inline RowsPair lora_inner(const Lora *lora, const float *du)
+/* What it adds to the gradient of x: du A, for gemm_nn. */
+static inline GemmLora lora_inner(const Lora *lora, const float *du)
 {
-    return lora ? (RowsPair){.r = lora->A->rows, .M = lora->A->data, .u = rows_of(du, lora->A->rows), .s = 1} : (RowsPair){0};
+    return lora ? (GemmLora){.r = lora->A->rows, .M = lora->A->data, .u = rows_of(du, lora->A->rows), .s = 1} : (GemmLora){0};
 }
 
 /* Does dropout act on the pair's input? */

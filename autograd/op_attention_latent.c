@@ -109,7 +109,7 @@ static bool work_open(Work *w, Tape *tape, const Kept *kept, size_t d, bool back
     size_t each = (H * (w->q_wide * (back ? 2 : 1) + w->z_wide) + w->kept_step + w->most) * sizeof(float);
     w->m = least(least(w->n, QUERIES), BLOCK_BYTES / each + 1);
     size_t widest = larger(s->nope, s->v), copy = whole_lanes(widest * R);
-    size_t product = copy + rows_scratch(w->m, larger(widest, w->q_wide), w->r), attend = larger(latent_scratch(&w->exact, w->most), latent_scratch(&w->keys, w->most));
+    size_t product = copy + gemm_scratch(w->m, larger(widest, w->q_wide), w->r), attend = larger(latent_scratch(&w->exact, w->most), latent_scratch(&w->keys, w->most));
     w->scratch_step = whole_lanes(larger(larger(product, attend), widest * r));
     w->exact.keys = tape_scratch(tape, w->n * w->exact.stride + LANES);
     w->keys.keys = w->keys.with == w->exact.with ? w->exact.keys : tape_scratch(tape, w->n * w->keys.stride + LANES);
@@ -170,15 +170,15 @@ static HeadRows head_rows(const Work *w, size_t h, bool values)
 /* y = s [x W | lora x B], rows of y at the columns of a key. */
 static void project_in(const Work *w, size_t m, const HeadRows *rows, float s, Rows x, Rows y)
 {
-    rows_nn(m, y, false, s, x, &rows->W, NULL, rows->scratch);
-    if (w->r) rows_narrow_back(m, rows_right(y, w->u_col), s * rows->s, x, w->r, rows->n, rows->B.data);
+    gemm_nn(m, y, false, s, x, &rows->W, NULL, rows->scratch);
+    if (w->r) gemm_narrow_nn(m, rows_right(y, w->u_col), s * rows->s, x, w->r, rows->n, rows->B.data);
 }
 
 /* y (+)= s (x_c W' + lora x_u B'). */
 static void project_out(const Work *w, size_t m, const HeadRows *rows, bool add, float s, Rows x, Rows y)
 {
-    RowsPair pair = {w->r, rows->B.data, 0, rows->n, rows_right(x, w->u_col), s * rows->s};
-    rows_nt(m, y, add, s, x, &rows->W, &pair, rows->scratch);
+    GemmLora pair = {w->r, rows->B.data, 0, rows->n, rows_right(x, w->u_col), s * rows->s};
+    gemm_nt(m, y, add, s, x, &rows->W, &pair, rows->scratch);
 }
 
 /* Row i of head h in a block, in q, in o. */
@@ -343,9 +343,9 @@ static void pair_backward(const Work *w, const Kept *kept, const Gradients *g)
     for (size_t h = 0; h < H; h++) {
         float *dB = g->dB + h * (s->nope + s->v) * r, *sum = my_scratch(w);
         Rows q = q_rows(w, w->in->q->data, 0, h), d_o = o_rows(w, g->d_o, 0, h);
-        sum_tn(w->n, s->nope, r, sum, false, s->scale * scale, q, rows_of(g->dq_u + h * r, H * r));
+        gemm_tn(w->n, s->nope, r, sum, false, s->scale * scale, q, rows_of(g->dq_u + h * r, H * r));
         row_add(s->nope * r, dB, sum);
-        sum_tn(w->n, s->v, r, sum, false, scale, d_o, rows_of(kept->zu + (w->first * H + h) * r, H * r));
+        gemm_tn(w->n, s->v, r, sum, false, scale, d_o, rows_of(kept->zu + (w->first * H + h) * r, H * r));
         row_add(s->v * r, dB + s->nope * r, sum);
     }
 }

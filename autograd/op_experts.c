@@ -21,7 +21,7 @@
 #include <string.h>
 
 /* Scratch for packing a piece's rows of any product. */
-static size_t pack_floats(const ExpertsPlan *plan) { return rows_scratch(plan->most, larger(plan->D, plan->F), plan->rank_most); }
+static size_t pack_floats(const ExpertsPlan *plan) { return gemm_scratch(plan->most, larger(plan->D, plan->F), plan->rank_most); }
 
 /* A piece of an expert: the pairs [at, at + n). Its packed rows lie behind those of the piece before. */
 typedef struct {
@@ -40,9 +40,9 @@ static Rows rows_of_pairs(const ExpertsPlan *plan, const float *of_tokens, Piece
 /* The columns [begin, end) that thread i of n owns: whole units. */
 static void columns_of(size_t width, size_t i, size_t n, size_t *begin, size_t *end)
 {
-    size_t units = (width + ROWS_UNIT - 1) / ROWS_UNIT;
-    *begin = units * i / n * ROWS_UNIT;
-    *end = units * (i + 1) / n * ROWS_UNIT;
+    size_t units = (width + GEMM_UNIT - 1) / GEMM_UNIT;
+    *begin = units * i / n * GEMM_UNIT;
+    *end = units * (i + 1) / n * GEMM_UNIT;
     if (*begin > width) *begin = width;
     if (*end > width) *end = width;
 }
@@ -52,12 +52,12 @@ static void columns_of(size_t width, size_t i, size_t n, size_t *begin, size_t *
 static void gate_and_up(const ExpertsPlan *plan, const Expert *expert, size_t n, Rows x, float *gu, float *u, float *pack, const Weight *next)
 {
     size_t F = plan->F, R = rank_of(expert->in);
-    RowsPair of_gate = lora_outer(expert->in, 0, F, u), of_up = lora_outer(expert->in, F, F, u);
-    if (expert->in) rows_narrow_in(n, rows_of(u, R), 1, x, R, plan->D, expert->in->A->data);
-    rows_pack_nt(n, 1, x, expert->gate, &of_gate, pack);
-    rows_nt_slice(n, rows_of(gu, 2 * F), false, pack, expert->gate, &of_gate, 0, F, (RowsNext){expert->up, 0});
-    if (!rows_pack_serves(expert->gate, expert->up)) rows_pack_nt(n, 1, x, expert->up, &of_up, pack);
-    rows_nt_slice(n, rows_of(gu + F, 2 * F), false, pack, expert->up, &of_up, 0, F, (RowsNext){next, 0});
+    GemmLora of_gate = lora_outer(expert->in, 0, F, u), of_up = lora_outer(expert->in, F, F, u);
+    if (expert->in) gemm_narrow_nt(n, rows_of(u, R), 1, x, R, plan->D, expert->in->A->data);
+    gemm_pack_nt(n, 1, x, expert->gate, &of_gate, pack);
+    gemm_nt_slice(n, rows_of(gu, 2 * F), false, pack, expert->gate, &of_gate, 0, F, (GemmNext){expert->up, 0});
+    if (!gemm_pack_serves(expert->gate, expert->up)) gemm_pack_nt(n, 1, x, expert->up, &of_up, pack);
+    gemm_nt_slice(n, rows_of(gu + F, 2 * F), false, pack, expert->up, &of_up, 0, F, (GemmNext){next, 0});
 }
 
 /* ---- the way up ----------------------------------------------------------------------------------------------- */
@@ -81,9 +81,9 @@ static void hidden_rows(const ExpertsPlan *plan, const Expert *expert, Piece p, 
         row_swiglu(F, a + i * F, gu + i * 2 * F, gu + i * 2 * F + F);
         row_scale(F, a + i * F, weight_of_pair(plan, w->data, p.at + i), a + i * F);
     }
-    RowsPair pair = lora_outer(expert->out, 0, plan->D, low);
-    if (expert->out) rows_narrow_in(p.n, rows_of(low, R), 1, rows_of(a, F), R, F, expert->out->A->data);
-    rows_pack_nt(p.n, 1, rows_of(a, F), expert->down, &pair, packed);
+    GemmLora pair = lora_outer(expert->out, 0, plan->D, low);
+    if (expert->out) gemm_narrow_nt(p.n, rows_of(low, R), 1, rows_of(a, F), R, F, expert->out->A->data);
+    gemm_pack_nt(p.n, 1, rows_of(a, F), expert->down, &pair, packed);
 }
 
 static void expert_up(const ExpertsPlan *plan, size_t e, const Tensor *x, const Tensor *w, float *packed, float *scratch, const Expert *next)
@@ -100,10 +100,10 @@ static void expert_up(const ExpertsPlan *plan, size_t e, const Tensor *x, const 
 static void add_expert(const ExpertsPlan *plan, size_t e, const float *packed, float *y, size_t begin, size_t end, const Weight *next)
 {
     const Expert *expert = &plan->experts[e];
-    RowsPair pair = lora_outer(expert->out, 0, plan->D, NULL);
+    GemmLora pair = lora_outer(expert->out, 0, plan->D, NULL);
     for (size_t i = 0, n = pieces_of(plan, pairs_of(plan, e)); i < n; i++) {
         Piece p = piece_of(plan, e, i);
-        rows_nt_slice(p.n, rows_of_pairs(plan, y, p), true, packed, expert->down, &pair, begin, end, (RowsNext){i + 1 < n ? expert->down : next, begin});
+        gemm_nt_slice(p.n, rows_of_pairs(plan, y, p), true, packed, expert->down, &pair, begin, end, (GemmNext){i + 1 < n ? expert->down : next, begin});
         packed += packed_piece(plan, packing_up(plan), p.n);
     }
 }
@@ -180,10 +180,10 @@ static Bench bench_at(const ExpertsPlan *plan, float *at)
 static void back_through_down(const ExpertsPlan *plan, const Expert *expert, size_t n, Rows G, const Bench *b, const Expert *next)
 {
     size_t F = plan->F, R = rank_of(expert->out);
-    RowsPair pair = lora_inner(expert->out, b->dlow);
-    if (expert->out) rows_narrow_back(n, rows_of(b->dlow, R), expert->out->scale, G, R, plan->D, expert->out->B->data);
-    rows_pack_nn(n, 1, G, expert->down, &pair, b->pack);
-    rows_nn_slice(n, rows_of(b->da, F), false, b->pack, expert->down, &pair, 0, F, (RowsNext){next ? next->down : NULL, 0});
+    GemmLora pair = lora_inner(expert->out, b->dlow);
+    if (expert->out) gemm_narrow_nn(n, rows_of(b->dlow, R), expert->out->scale, G, R, plan->D, expert->out->B->data);
+    gemm_pack_nn(n, 1, G, expert->down, &pair, b->pack);
+    gemm_nn_slice(n, rows_of(b->da, F), false, b->pack, expert->down, &pair, 0, F, (GemmNext){next ? next->down : NULL, 0});
 }
 
 /* b->dgu from the gradient of y; b->a is the hidden row before weighting. gu is kept, or computed again here. */
@@ -231,8 +231,8 @@ static void sum_pair(const Back *back, const Lora *lora, Sums *sums, Piece p, Ro
         bool add = sums->at < p.at, whole = past <= end;
         size_t to = least(past, end), T = to - from, i = from - p.at;
         if (T == 0 && !whole) return;
-        sum_tn(T, lora->B->rows, R, param_leaf(lora->B, span.number), add, whole ? lora->scale : 1, rows_from(dy, i), rows_from(rows_of(u, R), i));
-        sum_tn(T, R, lora->A->cols, param_leaf(lora->A, span.number), add, 1, rows_from(rows_of(du, R), i), rows_from(x, i));
+        gemm_tn(T, lora->B->rows, R, param_leaf(lora->B, span.number), add, whole ? lora->scale : 1, rows_from(dy, i), rows_from(rows_of(u, R), i));
+        gemm_tn(T, R, lora->A->cols, param_leaf(lora->A, span.number), add, 1, rows_from(rows_of(du, R), i), rows_from(x, i));
         if (!whole) return;
         param_merge(lora->B, span.number);
         param_merge(lora->A, span.number);
@@ -247,7 +247,7 @@ static void sum_down(Back *back, Piece p, const Bench *b)
     const Lora *out = back->expert->out;
     size_t R = rank_of(out);
     float *u = b->gu; /* gate and up computed here have served */
-    rows_narrow_in(p.n, rows_of(u, R), 1, rows_of(b->a, plan->F), R, plan->F, out->A->data);
+    gemm_narrow_nt(p.n, rows_of(u, R), 1, rows_of(b->a, plan->F), R, plan->F, out->A->data);
     for (size_t i = 0; i < p.n; i++) {
         float weight = weight_of_pair(plan, back->w->data, p.at + i);
         row_scale(R, u + i * R, weight, u + i * R);
@@ -270,13 +270,13 @@ static void piece_back(Back *back, Piece p, float *packed, const Bench *b, const
     back_to_gate_and_up(plan, p, back->w, gu, b);
     if (expert->out && param_trains(expert->out->A)) sum_down(back, p, b);
     if (in) {
-        rows_narrow_back(p.n, rows_of(b->dlow, R), in->scale, rows_of(b->dgu + in->col, 2 * F), R, in->B->rows, in->B->data);
+        gemm_narrow_nn(p.n, rows_of(b->dlow, R), in->scale, rows_of(b->dgu + in->col, 2 * F), R, in->B->rows, in->B->data);
         sum_pair(back, in, &back->in, p, rows_of(b->dgu + in->col, 2 * F), low, b->dlow, x);
     }
     if (!packed) return;
-    RowsPair pair = lora_inner(in, b->dlow);
-    rows_pack_nn(p.n, 1, rows_of(b->dgu, 2 * F), expert->gate, NULL, packed);
-    rows_pack_nn(p.n, 1, rows_of(b->dgu + F, 2 * F), expert->up, &pair, packed + rows_scratch(p.n, F, 0));
+    GemmLora pair = lora_inner(in, b->dlow);
+    gemm_pack_nn(p.n, 1, rows_of(b->dgu, 2 * F), expert->gate, NULL, packed);
+    gemm_pack_nn(p.n, 1, rows_of(b->dgu + F, 2 * F), expert->up, &pair, packed + gemm_scratch(p.n, F, 0));
 }
 
 static void expert_back(Back *back, float *packed, const Bench *b, const Expert *next)
@@ -298,12 +298,12 @@ static void expert_back(Back *back, float *packed, const Bench *b, const Expert 
 static void add_expert_back(const ExpertsPlan *plan, size_t e, const float *packed, float *dx, size_t begin, size_t end, const Weight *next)
 {
     const Expert *expert = &plan->experts[e];
-    RowsPair pair = lora_inner(expert->in, NULL);
+    GemmLora pair = lora_inner(expert->in, NULL);
     for (size_t i = 0, n = pieces_of(plan, pairs_of(plan, e)); i < n; i++) {
         Piece p = piece_of(plan, e, i);
         Rows to = rows_of_pairs(plan, dx, p);
-        rows_nn_slice(p.n, to, true, packed, expert->gate, NULL, begin, end, (RowsNext){expert->up, begin});
-        rows_nn_slice(p.n, to, true, packed + rows_scratch(p.n, plan->F, 0), expert->up, &pair, begin, end, (RowsNext){i + 1 < n ? expert->gate : next, begin});
+        gemm_nn_slice(p.n, to, true, packed, expert->gate, NULL, begin, end, (GemmNext){expert->up, begin});
+        gemm_nn_slice(p.n, to, true, packed + gemm_scratch(p.n, plan->F, 0), expert->up, &pair, begin, end, (GemmNext){i + 1 < n ? expert->gate : next, begin});
         packed += packed_piece(plan, packing_back(plan), p.n);
     }
 }

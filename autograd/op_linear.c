@@ -1,6 +1,6 @@
 /* Frozen projections and their pairs:
  *     y = x W' + s u B',  u = drop(x) A'      dx += dy W + drop'(du A),  du = s dy B,  dB_m = s dy' u,  dA_m = du' drop(x)
- * The outer sides ride along with the frozen products (RowsPair), so that y and dx are written once; where dropout acts, its
+ * The outer sides ride along with the frozen products (GemmLora), so that y and dx are written once; where dropout acts, its
  * mask stands between du A and dx, which then is a product of its own.
  * A trained weight (the router) has also   dW_m = dy' x   for every micro-batch m. */
 #include "autograd/lora.h"
@@ -39,7 +39,7 @@ static void sum_trained(const Tape *tape, const Param *param, const Tensor *x, c
     size_t D = x->shape[1], O = y->shape[1];
     for (size_t m = 0; m < tape->group->n_micro; m++) {
         Span span = group_span(tape->group, m);
-        sum_tn(span.n, O, D, param_leaf(param, span.number), false, 1, rows_of(y->grad + span.begin * O, O), rows_of(x->data + span.begin * D, D));
+        gemm_tn(span.n, O, D, param_leaf(param, span.number), false, 1, rows_of(y->grad + span.begin * O, O), rows_of(x->data + span.begin * D, D));
         param_merge(param, span.number);
     }
 }
@@ -61,9 +61,9 @@ static void back_through_weights(const Tape *tape, const Kept *kept, Tensor *x, 
     for (size_t i = 0, width; i < kept->n; i++, col += width) {
         width = kept->W[i]->rows;
         size_t p = pair_at(kept, col, width);
-        RowsPair pair = p < kept->n_pairs && du[p] && !lora_drops(tape, kept->pair[p]) ? lora_inner(kept->pair[p], du[p]) : (RowsPair){0};
+        GemmLora pair = p < kept->n_pairs && du[p] && !lora_drops(tape, kept->pair[p]) ? lora_inner(kept->pair[p], du[p]) : (GemmLora){0};
         if (pair.r) du[p] = NULL;
-        if (tape_computes(tape)) rows_nn(T, rows_of(x->grad, D), !first || i, 1, rows_of(y->grad + col, O), kept->W[i], &pair, scratch);
+        if (tape_computes(tape)) gemm_nn(T, rows_of(x->grad, D), !first || i, 1, rows_of(y->grad + col, O), kept->W[i], &pair, scratch);
     }
 }
 
@@ -78,7 +78,7 @@ static void linear_backward(Node *node)
     back_through_pairs(tape, kept, x, y, du);
     if (!x->wants || tape->err) return;
     for (size_t i = 0; i < kept->n; i++) widest = larger(widest, kept->W[i]->rows);
-    float *scratch = tape_scratch(tape, rows_scratch(x->shape[0], widest, rank_most(kept)));
+    float *scratch = tape_scratch(tape, gemm_scratch(x->shape[0], widest, rank_most(kept)));
     if (!scratch) return;
     back_through_weights(tape, kept, x, y, du, scratch);
     for (size_t i = 0; i < kept->n_pairs && !tape->err; i++)
@@ -132,13 +132,13 @@ static Tensor *project(Tape *tape, Tensor *x, size_t n, const Weight *const W[],
         kept->pair[kept->n_pairs] = pairs[i];
         kept->u[kept->n_pairs++] = lora_down(tape, pairs[i], x);
     }
-    float *scratch = tape_scratch(tape, rows_scratch(T, D, rank_most(kept)));
+    float *scratch = tape_scratch(tape, gemm_scratch(T, D, rank_most(kept)));
     if (tape->err) return &tape->dummy;
     for (size_t i = 0; i < n; col += W[i++]->rows) {
         size_t p = pair_at(kept, col, W[i]->rows);
-        RowsPair pair = p < kept->n_pairs ? lora_outer(kept->pair[p], col, W[i]->rows, kept->u[p]) : (RowsPair){0};
+        GemmLora pair = p < kept->n_pairs ? lora_outer(kept->pair[p], col, W[i]->rows, kept->u[p]) : (GemmLora){0};
         kept->W[i] = W[i];
-        if (tape_computes(tape)) rows_nt(T, rows_of(y->data + col, O), false, 1, rows_of(x->data, D), W[i], &pair, scratch);
+        if (tape_computes(tape)) gemm_nt(T, rows_of(y->data + col, O), false, 1, rows_of(x->data, D), W[i], &pair, scratch);
     }
     return tape_record(tape, &linear, y, kept, trains(kept), 1, (Tensor *[]){x});
 }

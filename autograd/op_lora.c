@@ -47,7 +47,7 @@ float *lora_down(Tape *tape, const Lora *lora, const Tensor *x)
     size_t T = x->shape[0], D = x->shape[1], R = lora->A->rows;
     float *u = tape_floats(tape, T * R), *xd = lora_dropped(tape, lora, x);
     if (tape->err) return NULL;
-    if (tape_computes(tape)) rows_narrow_in(T, rows_of(u, R), 1, rows_of(xd, D), R, D, lora->A->data);
+    if (tape_computes(tape)) gemm_narrow_nt(T, rows_of(u, R), 1, rows_of(xd, D), R, D, lora->A->data);
     return u;
 }
 
@@ -57,10 +57,10 @@ float *lora_up_backward(Tape *tape, const Lora *lora, const float *dy, size_t O,
     size_t T = tape->group->T, N = B->rows, R = B->cols;
     float *du = tape_scratch(tape, T * R);
     if (!tape_computes(tape)) return du;
-    rows_narrow_back(T, rows_of(du, R), lora->scale, rows_of(dy, O), R, N, B->data);
+    gemm_narrow_nn(T, rows_of(du, R), lora->scale, rows_of(dy, O), R, N, B->data);
     for (size_t m = 0; m < tape->group->n_micro && param_trains(B); m++) {
         Span span = group_span(tape->group, m);
-        sum_tn(span.n, N, R, param_leaf(B, span.number), false, lora->scale, rows_of(dy + span.begin * O, O), rows_of(u + span.begin * R, R));
+        gemm_tn(span.n, N, R, param_leaf(B, span.number), false, lora->scale, rows_of(dy + span.begin * O, O), rows_of(u + span.begin * R, R));
         param_merge(B, span.number);
     }
     return du;
@@ -75,7 +75,7 @@ void lora_sum_A(Tape *tape, const Lora *lora, const Tensor *x, const float *du)
     if (!tape_computes(tape)) return;
     for (size_t m = 0; m < tape->group->n_micro; m++) {
         Span span = group_span(tape->group, m);
-        sum_tn(span.n, R, D, param_leaf(A, span.number), false, 1, rows_of(du + span.begin * R, R), rows_of(xd + span.begin * D, D));
+        gemm_tn(span.n, R, D, param_leaf(A, span.number), false, 1, rows_of(du + span.begin * R, R), rows_of(xd + span.begin * D, D));
         param_merge(A, span.number);
     }
 }
@@ -85,9 +85,9 @@ void lora_down_backward(Tape *tape, const Lora *lora, Tensor *x, const float *du
     size_t T = x->shape[0], D = x->shape[1], R = lora->A->rows;
     bool drops = lora_drops(tape, lora);
     Weight A = weight_of(lora->A->name, R, D, lora->A->data);
-    float *scratch = tape_scratch(tape, rows_scratch(T, R, 0)), *dx = drops ? tape_scratch(tape, T * D) : x->grad;
+    float *scratch = tape_scratch(tape, gemm_scratch(T, R, 0)), *dx = drops ? tape_scratch(tape, T * D) : x->grad;
     if (!tape_computes(tape)) return;
-    rows_nn(T, rows_of(dx, D), !drops, 1, rows_of(du, R), &A, NULL, scratch);
+    gemm_nn(T, rows_of(dx, D), !drops, 1, rows_of(du, R), &A, NULL, scratch);
     if (!drops) return;
     drop_rows(tape, lora, D, dx, dx);
 #pragma omp parallel for schedule(static)
@@ -130,16 +130,16 @@ static void up_backward(Node *node)
     const Lora *lora = kept->lora;
     Tensor *x = node->in[0], *u = node->in[1], *y = node->out, **B = node->in + 2;
     size_t T = u->shape[0], R = u->shape[1], O = y->shape[1], D = x->shape[1];
-    float *dB = tape_scratch(tape, O * R), *du = tape_scratch(tape, T * R), *scratch = tape_scratch(tape, rows_scratch(T, O, 0));
+    float *dB = tape_scratch(tape, O * R), *du = tape_scratch(tape, T * R), *scratch = tape_scratch(tape, gemm_scratch(T, O, 0));
     if (!tape_computes(tape)) return;
-    rows_narrow_back(T, rows_of(du, R), lora->scale, rows_of(y->grad, O), R, O, lora->B->data);
+    gemm_narrow_nn(T, rows_of(du, R), lora->scale, rows_of(y->grad, O), R, O, lora->B->data);
     if (u->wants) row_add(T * R, u->grad, du);
     for (size_t m = 0; m < tape->group->n_micro && B[m]->wants; m++) {
         Span span = group_span(tape->group, m);
-        sum_tn(span.n, O, R, dB, false, lora->scale, rows_of(y->grad + span.begin * O, O), rows_of(u->data + span.begin * R, R));
+        gemm_tn(span.n, O, R, dB, false, lora->scale, rows_of(y->grad + span.begin * O, O), rows_of(u->data + span.begin * R, R));
         row_add(O * R, B[m]->grad, dB);
     }
-    if (x->wants) rows_nn(T, rows_of(x->grad, D), !tape_first(x), 1, rows_of(y->grad, O), kept->W, NULL, scratch);
+    if (x->wants) gemm_nn(T, rows_of(x->grad, D), !tape_first(x), 1, rows_of(y->grad, O), kept->W, NULL, scratch);
 }
 
 static const Op up = {.name = "linear", .backward = up_backward, .writes = 1};
@@ -153,13 +153,13 @@ Tensor *op_lora_up(Tape *tape, Tensor *x, const Weight *W, Tensor *u, const Lora
         return &tape->dummy;
     Tensor *y = tape_tensor(tape, T, O), **in = tape_alloc(tape, (2 + n_micro) * sizeof *in);
     Up *kept = tape_alloc(tape, sizeof *kept);
-    float *scratch = tape_scratch(tape, rows_scratch(T, D, R));
+    float *scratch = tape_scratch(tape, gemm_scratch(T, D, R));
     if (tape->err) return &tape->dummy;
     *kept = (Up){W, lora};
     in[0] = x;
     in[1] = u;
     for (size_t m = 0; m < n_micro; m++) in[2 + m] = B[m];
-    RowsPair pair = lora_outer(lora, 0, O, u->data);
-    if (tape_computes(tape)) rows_nt(T, rows_of(y->data, O), false, 1, rows_of(x->data, D), W, &pair, scratch);
+    GemmLora pair = lora_outer(lora, 0, O, u->data);
+    if (tape_computes(tape)) gemm_nt(T, rows_of(y->data, O), false, 1, rows_of(x->data, D), W, &pair, scratch);
     return tape_record(tape, &up, y, kept, false, 2 + n_micro, in);
 }

@@ -39,21 +39,21 @@ Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets)
     Tensor *nll = tape_tensor(tape, n, 1);
     Kept *kept = tape_alloc(tape, sizeof *kept);
     float *dx = wants ? tape_floats(tape, n * D) : NULL;
-    float *z = tape_scratch(tape, step * V), *scratch = tape_scratch(tape, rows_scratch(step, V > D ? V : D, 0));
+    float *z = tape_scratch(tape, step * V), *scratch = tape_scratch(tape, gemm_scratch(step, V > D ? V : D, 0));
     for (size_t t = 0; t < n && tape_computes(tape); t++)
         tape_expect(tape, targets[t] >= 0 && (size_t)targets[t] < V, "loss: target %d is not in the vocabulary of %zu", targets[t], V);
     if (!tape_expect(tape, W->cols == D, "loss: x is %zu wide, %s is [%zu][%zu]", D, W->name, W->rows, W->cols)) return &tape->dummy;
     *kept = (Kept){dx};
     for (size_t at = 0; at < n && tape_computes(tape); at += step) {
         size_t m = n - at < step ? n - at : step;
-        rows_nt(m, rows_of(z, V), false, 1, rows_of(x->data + at * D, D), W, NULL, scratch);
+        gemm_nt(m, rows_of(z, V), false, 1, rows_of(x->data + at * D, D), W, NULL, scratch);
 #pragma omp parallel for schedule(static)
         for (size_t i = 0; i < m; i++) {
             float *row = z + i * V, target = row[targets[at + i]];
             nll->data[at + i] = (wants ? row_softmax(V, row) : row_logsumexp(V, row)) - target;
             row[targets[at + i]] -= 1;
         }
-        if (wants) rows_nn(m, rows_of(dx + at * D, D), false, 1, rows_of(z, V), W, NULL, scratch);
+        if (wants) gemm_nn(m, rows_of(dx + at * D, D), false, 1, rows_of(z, V), W, NULL, scratch);
     }
     return tape_record(tape, &loss, nll, kept, false, 1, (Tensor *[]){x});
 }

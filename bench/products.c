@@ -58,7 +58,7 @@ static Err *fill(Products *p)
     size_t n = (size_t)MOST_ROWS * MOST_WIDTH, blocks = MOST_WIDTH / WEIGHT_BLOCK * (MOST_WIDTH / WEIGHT_BLOCK);
     TRY(mem_new(&p->x, n, sizeof *p->x));
     TRY(mem_new(&p->y, n, sizeof *p->y));
-    TRY(mem_new(&p->scratch, rows_scratch(MOST_ROWS, MOST_WIDTH, 0), sizeof *p->scratch));
+    TRY(mem_new(&p->scratch, gemm_scratch(MOST_ROWS, MOST_WIDTH, 0), sizeof *p->scratch));
     TRY(mem_new(&p->scale, blocks, sizeof *p->scale));
     for (size_t i = 0; i < n; i++) p->x[i] = value_at(i);
     for (size_t i = 0; i < blocks; i++) p->scale[i] = 1;
@@ -79,8 +79,8 @@ static double seconds_of(const Products *p, size_t s, size_t T, TimingPass way)
     int calls = work < 5e7 ? (int)(5e7 / work) : 1;
     double start = log_cpu_seconds();
     for (int i = 0; i < calls; i++) {
-        if (way == TIMING_BACKWARD) rows_nn(T, rows_of(p->y, w.cols), shapes[s].add, 1, rows_of(p->x, w.rows), &w, NULL, p->scratch);
-        else rows_nt(T, rows_of(p->y, w.rows), shapes[s].add, 1, rows_of(p->x, w.cols), &w, NULL, p->scratch);
+        if (way == TIMING_BACKWARD) gemm_nn(T, rows_of(p->y, w.cols), shapes[s].add, 1, rows_of(p->x, w.rows), &w, NULL, p->scratch);
+        else gemm_nt(T, rows_of(p->y, w.rows), shapes[s].add, 1, rows_of(p->x, w.cols), &w, NULL, p->scratch);
     }
     return (log_cpu_seconds() - start) / calls;
 }

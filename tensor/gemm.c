@@ -48,14 +48,14 @@ static size_t x_scratch(size_t T, size_t K, size_t r)
     return round_up(lanes > rows ? lanes : rows, LANES);
 }
 
-size_t rows_scratch(size_t T, size_t K, size_t r) { return r > SHORT ? x_scratch(T, K, 0) + x_scratch(T, r, 0) : x_scratch(T, K, r); }
+size_t gemm_scratch(size_t T, size_t K, size_t r) { return r > SHORT ? x_scratch(T, K, 0) + x_scratch(T, r, 0) : x_scratch(T, K, r); }
 
 /* A pair too large to ride along is a product of its own. */
-static bool goes_apart(const RowsPair *pair) { return pair && pair->r > SHORT; }
-static size_t riding(const RowsPair *pair) { return pair && pair->r <= SHORT ? pair->r : 0; }
+static bool goes_apart(const GemmLora *pair) { return pair && pair->r > SHORT; }
+static size_t riding(const GemmLora *pair) { return pair && pair->r <= SHORT ? pair->r : 0; }
 
 /* Its weight: B, or A of rows `width` wide. */
-static Weight weight_of_pair(const RowsPair *pair, bool transposed, size_t width)
+static Weight weight_of_pair(const GemmLora *pair, bool transposed, size_t width)
 {
     return transposed ? weight_of("", pair->rows, pair->r, pair->M) : weight_of("", pair->r, width, pair->M);
 }
@@ -66,30 +66,30 @@ typedef struct {
     bool lanes;           /* x is packed as lanes */
     size_t inner, words;  /* length, in elements and in words */
     size_t block, stride; /* elements of a block; words from row to row where x is not packed as lanes */
-    const RowsPair *pair; /* that rides along, or NULL */
-} Plan;
+    const GemmLora *pair; /* that rides along, or NULL */
+} GemmCut;
 
-static Plan plan_of(bool transposed, size_t T, const Weight *W, const RowsPair *pair)
+static GemmCut plan_of(bool transposed, size_t T, const Weight *W, const GemmLora *pair)
 {
     const Products *with = rounded && !weight_is_exact(W) ? rounded : kernels->products;
     size_t inner = transposed ? W->cols : W->rows, words = words_of(with, inner);
-    return (Plan){with, transposed && words > SHORT && T > FEW_ROWS && T < TURN_ROWS, inner, words, block_of(with), packed_stride(words), riding(pair) ? pair : NULL};
+    return (GemmCut){with, transposed && words > SHORT && T > FEW_ROWS && T < TURN_ROWS, inner, words, block_of(with), packed_stride(words), riding(pair) ? pair : NULL};
 }
 
 /* The pair behind the block from element `at` on: only the last one has it. */
-static const RowsPair *pair_behind(const Plan *p, size_t at) { return at + p->block >= p->inner ? p->pair : NULL; }
+static const GemmLora *pair_behind(const GemmCut *p, size_t at) { return at + p->block >= p->inner ? p->pair : NULL; }
 
-bool rows_pack_serves(const Weight *packed_for, const Weight *W) { return !rounded || weight_is_exact(packed_for) == weight_is_exact(W); }
+bool gemm_pack_serves(const Weight *packed_for, const Weight *W) { return !rounded || weight_is_exact(packed_for) == weight_is_exact(W); }
 
 /* What follows packed rows: tiles reach beyond the last one. */
 static void zero_tile(size_t stride, float *out) { memset(out, 0, ROW_TILE * stride * sizeof *out); }
 
 /* Rows [t, t + rows) of the block of x from element `at` on, and of the pair behind it, to `out`, the block's row 0. t is a
  * multiple of LANES. */
-static void pack_part(const Plan *p, size_t at, size_t t, size_t rows, float s, Rows x, float *out)
+static void pack_part(const GemmCut *p, size_t at, size_t t, size_t rows, float s, Rows x, float *out)
 {
     const Products *floats = kernels->products;
-    const RowsPair *pair = pair_behind(p, at);
+    const GemmLora *pair = pair_behind(p, at);
     size_t n = least(p->block, p->inner - at), words = words_of(p->with, n), r = riding(pair), step = p->lanes ? words + r : p->stride;
     Rows from = rows_right(rows_from(x, t), at);
     out += t * step;
@@ -100,29 +100,29 @@ static void pack_part(const Plan *p, size_t at, size_t t, size_t rows, float s, 
 }
 
 /* Rows [t, t + rows) of block b of all T rows into their place, and the zeros after the last. */
-static void pack_block(const Plan *p, size_t T, size_t b, size_t t, size_t rows, float s, Rows x, float *scratch)
+static void pack_block(const GemmCut *p, size_t T, size_t b, size_t t, size_t rows, float s, Rows x, float *scratch)
 {
     float *out = scratch + (p->lanes ? lanes_at(T, b) : rows_at(T, b));
     pack_part(p, b * p->block, t, rows, s, x, out);
     if (!p->lanes && t + rows == T) zero_tile(p->stride, out + T * p->stride);
 }
 
-static void pack(const Plan *p, size_t T, float s, Rows x, float *scratch)
+static void pack(const GemmCut *p, size_t T, float s, Rows x, float *scratch)
 {
     for (size_t b = 0; b * p->block < p->inner; b++) pack_block(p, T, b, 0, T, s, x, scratch);
 }
 
-static void rows_pack(bool transposed, size_t T, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch)
+static void rows_pack(bool transposed, size_t T, float s, Rows x, const Weight *W, const GemmLora *pair, float *scratch)
 {
-    Plan p = plan_of(transposed, T, W, pair);
+    GemmCut p = plan_of(transposed, T, W, pair);
     pack(&p, T, s, x, scratch);
     if (!goes_apart(pair)) return;
     Weight M = weight_of_pair(pair, transposed, W->cols);
     rows_pack(transposed, T, pair->s, pair->u, &M, NULL, scratch + x_scratch(T, p.inner, 0));
 }
 
-void rows_pack_nn(size_t T, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch) { rows_pack(false, T, s, x, W, pair, scratch); }
-void rows_pack_nt(size_t T, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch) { rows_pack(true, T, s, x, W, pair, scratch); }
+void gemm_pack_nn(size_t T, float s, Rows x, const Weight *W, const GemmLora *pair, float *scratch) { rows_pack(false, T, s, x, W, pair, scratch); }
+void gemm_pack_nt(size_t T, float s, Rows x, const Weight *W, const GemmLora *pair, float *scratch) { rows_pack(true, T, s, x, W, pair, scratch); }
 
 /* ---- slices -------------------------------------------------------------------------------------------------- */
 
@@ -140,8 +140,8 @@ static Fetch fetch_nt(const Weight *W, size_t begin, size_t at, size_t block) { 
 static Fetch fetch_nn(const Weight *W, size_t begin, size_t at, size_t block) { return fetch_of(W, at, begin, block, NN_COLUMNS); }
 
 /* What is read after a block of the panel [begin, stop): the next block, the next panel, the next slice. */
-static Fetch fetch_next(Fetch (*fetch)(const Weight *, size_t, size_t, size_t), const Plan *p, const Weight *W, size_t at, size_t begin,
-                        size_t stop, size_t end, RowsNext next)
+static Fetch fetch_next(Fetch (*fetch)(const Weight *, size_t, size_t, size_t), const GemmCut *p, const Weight *W, size_t at, size_t begin,
+                        size_t stop, size_t end, GemmNext next)
 {
     if (at + p->block < p->inner) return fetch(W, begin, at + p->block, p->block);
     if (stop < end) return fetch(W, stop, 0, p->block);
@@ -149,41 +149,41 @@ static Fetch fetch_next(Fetch (*fetch)(const Weight *, size_t, size_t, size_t), 
 }
 
 /* One block of columns [begin, end), its length from element `at` on; x is packed from there on. */
-static void nt_block(const Plan *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, Fetch next)
+static void nt_block(const GemmCut *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, Fetch next)
 {
     size_t n = least(p->block, p->inner - at);
-    const RowsPair *pair = pair_behind(p, at);
+    const GemmLora *pair = pair_behind(p, at);
     if (p->lanes) p->with->nt(T, y, add, packed, W, begin, end, at, n, pair, panel, next);
     else if (p->words > SHORT && T <= FEW_ROWS) p->with->nt_few(T, y, add, packed, W, begin, end, at, n, pair);
     else p->with->nt_turned(T, y, add, packed, W, begin, end, at, n, pair, panel, next);
 }
 
-static void nn_block(const Plan *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, Fetch next)
+static void nn_block(const GemmCut *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, Fetch next)
 {
     p->with->nn(T, y, add, packed, W, begin, end, at, least(p->block, p->inner - at), pair_behind(p, at), panel, next);
 }
 
 /* Columns of y that go through one panel. */
-static size_t panel_columns(const Plan *p)
+static size_t panel_columns(const GemmCut *p)
 {
     if (p->words <= SHORT) return short_columns(p->words + riding(p->pair));
     return p->lanes ? ROWS_SLICE : NN_COLUMNS;
 }
 
-static void slice(bool transposed, size_t T, Rows y, bool add, const float *packed, const Weight *W, const RowsPair *pair, size_t begin, size_t end, RowsNext next);
+static void slice(bool transposed, size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *pair, size_t begin, size_t end, GemmNext next);
 
 /* Columns [begin, end) of what a pair that goes apart adds, packed behind x. */
-static void slice_apart(bool transposed, size_t T, Rows y, const float *packed, const RowsPair *pair, size_t width, size_t begin, size_t end)
+static void slice_apart(bool transposed, size_t T, Rows y, const float *packed, const GemmLora *pair, size_t width, size_t begin, size_t end)
 {
     Weight M = weight_of_pair(pair, transposed, width);
     size_t first = transposed ? pair->first : 0, from = begin > first ? begin - first : 0, to = end > first ? end - first : 0;
     if (transposed) to = least(to, pair->rows);
-    if (from < to) slice(transposed, T, rows_right(y, first), true, packed, &M, NULL, from, to, (RowsNext){0});
+    if (from < to) slice(transposed, T, rows_right(y, first), true, packed, &M, NULL, from, to, (GemmNext){0});
 }
 
-static void slice(bool transposed, size_t T, Rows y, bool add, const float *packed, const Weight *W, const RowsPair *pair, size_t begin, size_t end, RowsNext next)
+static void slice(bool transposed, size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *pair, size_t begin, size_t end, GemmNext next)
 {
-    Plan p = plan_of(transposed, T, W, pair);
+    GemmCut p = plan_of(transposed, T, W, pair);
     size_t columns = panel_columns(&p);
     for (size_t from = begin, stop; from < end; from = stop) {
         stop = least(from + columns, end);
@@ -194,12 +194,12 @@ static void slice(bool transposed, size_t T, Rows y, bool add, const float *pack
     if (goes_apart(pair)) slice_apart(transposed, T, y, packed + x_scratch(T, p.inner, 0), pair, W->cols, begin, end);
 }
 
-void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const RowsPair *pair, size_t begin, size_t end, RowsNext next)
+void gemm_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *pair, size_t begin, size_t end, GemmNext next)
 {
     slice(true, T, y, add, packed, W, pair, begin, end, next);
 }
 
-void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const RowsPair *pair, size_t begin, size_t end, RowsNext next)
+void gemm_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *pair, size_t begin, size_t end, GemmNext next)
 {
     slice(false, T, y, add, packed, W, pair, begin, end, next);
 }
@@ -213,7 +213,7 @@ typedef struct {
     bool add;
     float s;
     const Weight *W;
-    const RowsPair *pair;
+    const GemmLora *pair;
 } Product;
 
 /* Part i of n of a length, in whole units. */
@@ -224,12 +224,12 @@ static size_t part(size_t length, size_t unit, size_t i, size_t n)
 }
 
 /* Rows [begin, end) of a narrow product, block by block through a scratch of NARROW_ROWS rows or fewer. */
-static void narrow_rows(const Product *p, const Plan *plan, size_t begin, size_t end, float *scratch)
+static void narrow_rows(const Product *p, const GemmCut *plan, size_t begin, size_t end, float *scratch)
 {
     size_t T = end - begin;
     Rows x = rows_from(p->x, begin), y = rows_from(p->y, begin);
-    Plan of_rows = *plan;
-    RowsPair pair;
+    GemmCut of_rows = *plan;
+    GemmLora pair;
     if (plan->pair) {
         pair = *plan->pair;
         pair.u = rows_from(pair.u, begin);
@@ -242,7 +242,7 @@ static void narrow_rows(const Product *p, const Plan *plan, size_t begin, size_t
     }
 }
 
-static void narrow_part(const Product *p, const Plan *plan, size_t i, size_t n)
+static void narrow_part(const Product *p, const GemmCut *plan, size_t i, size_t n)
 {
     static _Thread_local float packed[(NARROW_ROWS + ROW_TILE) * STRIDE] __attribute__((aligned(64)));
     size_t begin = part(p->T, 3 * LANES, i, n), end = part(p->T, 3 * LANES, i + 1, n);
@@ -250,7 +250,7 @@ static void narrow_part(const Product *p, const Plan *plan, size_t i, size_t n)
 }
 
 /* The team packs together. */
-static void pack_all(const Product *p, const Plan *plan, float *scratch)
+static void pack_all(const Product *p, const GemmCut *plan, float *scratch)
 {
     size_t blocks = (plan->words + BLOCK - 1) / BLOCK, runs = (p->T + PACK_ROWS - 1) / PACK_ROWS;
 #pragma omp for schedule(static)
@@ -262,13 +262,13 @@ static void pack_all(const Product *p, const Plan *plan, float *scratch)
 
 static void wide_part(const Product *p, size_t i, size_t n, const float *packed)
 {
-    size_t begin = part(p->width, ROWS_UNIT, i, n), end = part(p->width, ROWS_UNIT, i + 1, n);
-    slice(p->transposed, p->T, p->y, p->add, packed, p->W, p->pair, begin, end, (RowsNext){0});
+    size_t begin = part(p->width, GEMM_UNIT, i, n), end = part(p->width, GEMM_UNIT, i + 1, n);
+    slice(p->transposed, p->T, p->y, p->add, packed, p->W, p->pair, begin, end, (GemmNext){0});
 }
 
 static void product(const Product *p, float *scratch)
 {
-    Plan plan = plan_of(p->transposed, p->T, p->W, p->pair);
+    GemmCut plan = plan_of(p->transposed, p->T, p->W, p->pair);
     bool few = p->transposed && p->T <= FEW_ROWS, narrow = p->width <= ROWS_SLICE;
     bool worth = plan.inner * p->width * (few ? 1 : p->T) >= (few ? WORTH_READING : WORTH_A_TEAM), team = worth && !omp_in_parallel();
     if (few && !narrow) pack(&plan, p->T, p->s, p->x, scratch); /* sooner than a team would meet for it */
@@ -295,12 +295,12 @@ static void multiply(const Product *p, float *scratch)
     product(&(Product){p->transposed, p->T, p->transposed ? M.rows : M.cols, y, p->pair->u, true, p->pair->s, &M, NULL}, scratch);
 }
 
-void rows_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch)
+void gemm_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const GemmLora *pair, float *scratch)
 {
     multiply(&(Product){true, T, W->rows, y, x, add, s, W, pair}, scratch);
 }
 
-void rows_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch)
+void gemm_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const GemmLora *pair, float *scratch)
 {
     multiply(&(Product){false, T, W->cols, y, x, add, s, W, pair}, scratch);
 }
@@ -329,10 +329,10 @@ static void narrow(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, 
     }
 }
 
-void rows_narrow_in(size_t T, Rows u, float s, Rows x, size_t r, size_t N, const float *A) { narrow(T, u, s, x, N, r, A, N, 1); }
-void rows_narrow_back(size_t T, Rows du, float s, Rows dy, size_t r, size_t N, const float *B) { narrow(T, du, s, dy, N, r, B, 1, r); }
+void gemm_narrow_nt(size_t T, Rows u, float s, Rows x, size_t r, size_t N, const float *A) { narrow(T, u, s, x, N, r, A, N, 1); }
+void gemm_narrow_nn(size_t T, Rows du, float s, Rows dy, size_t r, size_t N, const float *B) { narrow(T, du, s, dy, N, r, B, 1, r); }
 
-void sum_tn(size_t T, size_t M, size_t N, float *G, bool add, float s, Rows a, Rows b)
+void gemm_tn(size_t T, size_t M, size_t N, float *G, bool add, float s, Rows a, Rows b)
 {
     bool turned = M > N; /* the narrow side comes first */
     size_t few = turned ? N : M, wide = turned ? M : N;
@@ -344,7 +344,7 @@ void sum_tn(size_t T, size_t M, size_t N, float *G, bool add, float s, Rows a, R
 #pragma omp parallel for schedule(dynamic) if (!omp_in_parallel() && T * M * N >= WORTH_A_TEAM)
     for (size_t i = 0; i < chunks; i++) {
         size_t j = i / across * NARROW_COLUMNS, c = i % across * SUM_COLUMNS;
-        kernels->sum_tn(T, least(NARROW_COLUMNS, few - j), least(SUM_COLUMNS, wide - c), add, s, rows_right(turned ? b : a, j), rows_right(turned ? a : b, c),
+        kernels->gemm_tn(T, least(NARROW_COLUMNS, few - j), least(SUM_COLUMNS, wide - c), add, s, rows_right(turned ? b : a, j), rows_right(turned ? a : b, c),
                         turned ? G + c * N + j : G + j * N + c, N, turned);
     }
 }

@@ -55,48 +55,48 @@ typedef struct {
     size_t first, rows; /* nt only; rows may be 0: another weight of the same packed x has the pair */
     Rows u;             /* where x is packed */
     float s;
-} RowsPair;
+} GemmLora;
 
 /* Scratch that a product of T rows and inner length K needs, with a pair of r, in floats. */
-size_t rows_scratch(size_t T, size_t K, size_t r);
+size_t gemm_scratch(size_t T, size_t K, size_t r);
 
 /* y = s x W' (+ pair)     x [T][K], W [N][K], y [T][N];  add: y += s x W'.   K = W->cols, N = W->rows.
- * scratch         rows_scratch(T, K, r) floats, aligned to 64 bytes
+ * scratch         gemm_scratch(T, K, r) floats, aligned to 64 bytes
  * A row of y may occur once only in a call. Threads: splits columns of y over the OpenMP team when called outside a
  * parallel region; inside one it runs on the calling thread. */
-void rows_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch);
+void gemm_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const GemmLora *pair, float *scratch);
 
 /* y = s x W (+ pair)      x [T][N], W [N][K], y [T][K];  add: y += s x W.    Inner length N = W->rows; scratch for (T, N, r). */
-void rows_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch);
+void gemm_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const GemmLora *pair, float *scratch);
 
 /* LoRA's inner side, few columns: rows are read where they lie, so that nothing is packed.
  *   in    u = s x A'     x [T][N], A [r][N], u [T][r]
  *   back  du = s dy B    dy [T][N], B [N][r], du [T][r]
- * Threads: as rows_nt, but splits rows. */
-void rows_narrow_in(size_t T, Rows u, float s, Rows x, size_t r, size_t N, const float *A);
-void rows_narrow_back(size_t T, Rows du, float s, Rows dy, size_t r, size_t N, const float *B);
+ * Threads: as gemm_nt, but splits rows. */
+void gemm_narrow_nt(size_t T, Rows u, float s, Rows x, size_t r, size_t N, const float *A);
+void gemm_narrow_nn(size_t T, Rows du, float s, Rows dy, size_t r, size_t N, const float *B);
 
-/* rows_nt and rows_nn for columns [begin, end) of y only, on the calling thread, with x packed beforehand, so that threads can
- * share the packing. begin is a multiple of ROWS_UNIT; end is one, too, or the width of y.
- * x packed for one W serves other weights of its inner length, with pairs of the same r, when rows_pack_serves says so. */
-enum { ROWS_UNIT = 32 };
-void rows_pack_nt(size_t T, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch);
-void rows_pack_nn(size_t T, float s, Rows x, const Weight *W, const RowsPair *pair, float *scratch);
-bool rows_pack_serves(const Weight *packed_for, const Weight *W);
+/* gemm_nt and gemm_nn for columns [begin, end) of y only, on the calling thread, with x packed beforehand, so that threads can
+ * share the packing. begin is a multiple of GEMM_UNIT; end is one, too, or the width of y.
+ * x packed for one W serves other weights of its inner length, with pairs of the same r, when gemm_pack_serves says so. */
+enum { GEMM_UNIT = 32 };
+void gemm_pack_nt(size_t T, float s, Rows x, const Weight *W, const GemmLora *pair, float *scratch);
+void gemm_pack_nn(size_t T, float s, Rows x, const Weight *W, const GemmLora *pair, float *scratch);
+bool gemm_pack_serves(const Weight *packed_for, const Weight *W);
 
 /* Where the thread's next slice of the same kind begins, so that its weights are fetched while this one is multiplied;
  * {0} when nobody knows. A hint: no bit depends on it. */
 typedef struct {
     const Weight *W;
     size_t begin;
-} RowsNext;
-void rows_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const RowsPair *pair, size_t begin, size_t end, RowsNext next);
-void rows_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const RowsPair *pair, size_t begin, size_t end, RowsNext next);
+} GemmNext;
+void gemm_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *pair, size_t begin, size_t end, GemmNext next);
+void gemm_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *pair, size_t begin, size_t end, GemmNext next);
 
 /* G = s a' b      a [T][M], b [T][N]; G [M][N] dense, overwritten. add: G = s (G + a' b)
  * Rows are added one after another, so that a sum may be cut anywhere: s = 1 but for the last part, and add but for the first.
  * T = 0 gives zeros. */
-void sum_tn(size_t T, size_t M, size_t N, float *G, bool add, float s, Rows a, Rows b);
+void gemm_tn(size_t T, size_t M, size_t N, float *G, bool add, float s, Rows a, Rows b);
 
 /* C (+)= s A B', A B or A' B for row-major blocks with row strides. */
 void block_nt(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb);

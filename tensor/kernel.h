@@ -9,7 +9,7 @@
  * and the inner length alone, and are those of a scalar loop over fmaf ("plain" rounds twice instead; a pair's second
  * product comes before its first). Pairs of FP8: a chain for each WEIGHT_BLOCK elements, and S = fma(chain, factor, S).
  *
- * A pair (RowsPair) of r <= SHORT goes on where the last block ends: r more floats behind the block's words, in packed x
+ * A pair (GemmLora) of r <= SHORT goes on where the last block ends: r more floats behind the block's words, in packed x
  * as in the panel, whatever the words are. The last block's chain runs on through them; FP8 codes have their factor by
  * then, and the pair's chain begins at zero and is added. A pair of larger r is a product of its own.
  *
@@ -27,7 +27,7 @@ enum {
     LANES = 16,
     ROW_TILE = 8,
     FEW_ROWS = ROW_TILE,        /* up to this many rows of x, nt reads W once and turns it: text that comes token by token */
-    FEW_COLUMNS = ROWS_UNIT,
+    FEW_COLUMNS = GEMM_UNIT,
     TURN_ROWS = 256,            /* from so many rows of x on, turning W in its panel costs less than turning x and y */
     BLOCK = 512,                /* words of a block: part of every result's bits */
     SHORT = 64,                 /* up to this inner length W fits beside y's columns: no transposed write-out */
@@ -57,7 +57,7 @@ typedef struct {
 } Fetch;
 
 typedef void NtFew(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, size_t n,
-                   const RowsPair *pair);
+                   const GemmLora *pair);
 
 typedef struct {
     size_t per_word; /* inner elements in a word: 1, or 2 of bf16 */
@@ -74,22 +74,22 @@ typedef struct {
      *   nt_few    the same for up to FEW_ROWS rows and any columns, begin a multiple of FEW_COLUMNS
      *   nn        columns [begin, end) of y, at most NN_COLUMNS or short_columns; inner [at, at + n) */
     void (*nt)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
-               size_t n, const RowsPair *pair, float *panel, Fetch next);
+               size_t n, const GemmLora *pair, float *panel, Fetch next);
     void (*nt_turned)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
-                      size_t n, const RowsPair *pair, float *panel, Fetch next);
+                      size_t n, const GemmLora *pair, float *panel, Fetch next);
     NtFew *nt_few;
     void (*nn)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
-               size_t n, const RowsPair *pair, float *panel, Fetch next);
+               size_t n, const GemmLora *pair, float *panel, Fetch next);
 } Products;
 
 typedef struct Blocks Blocks; /* block.h */
 
 /* y = s x W' of few columns, element (j, k) of W at w[j * across + k * along], one of the two steps 1. */
-typedef void Narrow(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across, size_t along);
+typedef void GemmNarrow(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across, size_t along);
 
 /* g = s a' b, a [T][columns], b [T][n]; columns <= NARROW_COLUMNS, n <= SUM_COLUMNS; turned: g = s b' a. Rows of g are ldg
  * apart. Every element is one chain of fused multiply-adds over rows in order, from what g holds on when `add`, times s. */
-typedef void SumTn(size_t T, size_t columns, size_t n, bool add, float s, Rows a, Rows b, float *g, size_t ldg, bool turned);
+typedef void GemmTn(size_t T, size_t columns, size_t n, bool add, float s, Rows a, Rows b, float *g, size_t ldg, bool turned);
 
 /* Scores of the indexer: score[i][t] = sum over heads of w[i][h] ReLU(q[i][h] . key[t]) for n queries, i rounded up to
  * INDEX_QUERIES, and groups of LANES keys. */
@@ -122,8 +122,8 @@ typedef struct {
     void (*scale)(size_t n, float *y, float a, const float *x);
     float (*exp)(size_t n, float *y, const float *x, float shift); /* y = exp(x - shift), returns its sum; y may be NULL */
     void (*sigmoid)(size_t n, float *y, const float *x);
-    Narrow *narrow;
-    SumTn *sum_tn;
+    GemmNarrow *narrow;
+    GemmTn *gemm_tn;
     void (*swiglu)(size_t n, float *a, const float *g, const float *u);
     void (*swiglu_backward)(size_t n, float *dg, float *du, const float *g, const float *u, const float *da);
 } Kernels;
@@ -131,8 +131,8 @@ typedef struct {
 extern const Products products_avx512, products_avx2, products_plain, products_bf16;
 extern const Blocks blocks_avx512, blocks_avx2, blocks_plain, blocks_bf16;
 extern NtFew nt_few_avx512, nt_few_avx2, nt_few_plain, nt_few_bf16;
-extern Narrow narrow_avx512, narrow_avx2, narrow_plain;
-extern SumTn sum_tn_avx512, sum_tn_avx2, sum_tn_plain;
+extern GemmNarrow gemm_narrow_avx512, gemm_narrow_avx2, gemm_narrow_plain;
+extern GemmTn gemm_tn_avx512, gemm_tn_avx2, gemm_tn_plain;
 extern const Indexing indexing_avx512, indexing_avx2, indexing_plain;
 extern const Kernels kernels_avx512, kernels_avx2, kernels_plain;
 extern const Kernels *kernels; /* plain until matmul_init */

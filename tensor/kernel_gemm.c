@@ -246,7 +246,7 @@ static void write_out(size_t T, size_t t0, size_t lanes, size_t n, const float *
 }
 
 static void nt(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at,
-               size_t n, const RowsPair *pair, float *panel, Fetch next)
+               size_t n, const GemmLora *pair, float *panel, Fetch next)
 {
     float sums[ROWS_SLICE * LANES * MAX_GROUPS] __attribute__((aligned(64)));
     size_t columns = end - begin, words = words_of(n), r = pair ? pair->r : 0, all_words = words + r, groups, rows;
@@ -323,7 +323,7 @@ static void rows_times_panel(size_t T, Rows y, bool add, const float *packed, si
 }
 
 static void nn(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at,
-               size_t n, const RowsPair *pair, float *panel, Fetch next)
+               size_t n, const GemmLora *pair, float *panel, Fetch next)
 {
     size_t words = words_of(n), r = pair ? pair->r : 0, step = (words + r) * LANES + LANES;
     for (size_t i = 0; i < n; i += PER_WORD)
@@ -337,7 +337,7 @@ static void nn(size_t T, Rows y, bool add, const float *packed, const Weight *w,
 }
 
 static void nt_turned(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at,
-                      size_t n, const RowsPair *pair, float *panel, Fetch next)
+                      size_t n, const GemmLora *pair, float *panel, Fetch next)
 {
     static const float zeros[BLOCK];
     float wide_row[LANES][BLOCK];

@@ -163,7 +163,7 @@ INLINE size_t few_run(const Few *f, size_t T, const float *packed, size_t k, Com
 }
 
 /* The pair, packed behind the words of x. */
-static void few_pair(size_t T, const float *packed, const Few *f, const RowsPair *pair, FewSums *sums)
+static void few_pair(size_t T, const float *packed, const Few *f, const GemmLora *pair, FewSums *sums)
 {
     static const float zeros[SHORT];
     float turned[GROUPS][TURN * LANES] __attribute__((aligned(64)));
@@ -178,7 +178,7 @@ static void few_pair(size_t T, const float *packed, const Few *f, const RowsPair
     }
 }
 
-static void few_columns(size_t T, Rows y, bool add, const float *packed, const Few *f, const RowsPair *pair)
+static void few_columns(size_t T, Rows y, bool add, const float *packed, const Few *f, const GemmLora *pair)
 {
     FewSums sums = {0};
     bool codes = PER_WORD == 2 && f->w->dtype == DTYPE_F8_E4M3;
@@ -198,7 +198,7 @@ static void few_columns(size_t T, Rows y, bool add, const float *packed, const F
 }
 
 void PASTE(nt_few_, KERNEL)(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at, size_t n,
-                            const RowsPair *pair)
+                            const GemmLora *pair)
 {
     for (; begin < end; begin += FEW_COLUMNS) {
         Few f = few_of(w, begin, least(begin + FEW_COLUMNS, end), at, n);

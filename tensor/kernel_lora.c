@@ -99,7 +99,7 @@ static void block(size_t T, Rows y, bool add, float s, Rows x, size_t n, size_t 
     }
 }
 
-void PASTE(narrow_, KERNEL)(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across, size_t along)
+void PASTE(gemm_narrow_, KERNEL)(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across, size_t along)
 {
     static _Thread_local float panel[COLUMNS * STEP] __attribute__((aligned(64)));
     for (size_t j = 0; j < columns; j += COLUMNS)
@@ -158,7 +158,7 @@ static void sum_rows(size_t T, size_t n, const float *a, const float *const row[
 /* Sums as they lie in g, [columns][n] or, turned, [n][columns]; rows of g are ldg apart. */
 static float *place(size_t j, size_t c, float *g, size_t ldg, bool turned) { return g + (turned ? c * ldg + j : j * ldg + c); }
 
-void PASTE(sum_tn_, KERNEL)(size_t T, size_t columns, size_t n, bool add, float s, Rows a, Rows b, float *g, size_t ldg, bool turned)
+void PASTE(gemm_tn_, KERNEL)(size_t T, size_t columns, size_t n, bool add, float s, Rows a, Rows b, float *g, size_t ldg, bool turned)
 {
     static _Thread_local float sum[COLUMNS * SUM_STEP] __attribute__((aligned(64)));
     float few[SUM_ROWS][COLUMNS] = {{0}};

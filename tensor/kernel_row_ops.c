@@ -175,5 +175,5 @@ static void swiglu_backward(size_t n, float *dg, float *du, const float *g, cons
 const Kernels PASTE(kernels_, KERNEL) = {
     TEXT(KERNEL), &PASTE(products_, KERNEL), &PASTE(blocks_, KERNEL), &PASTE(indexing_, KERNEL), &PASTE(latents_, KERNEL),
     dot, sum_row, max_row, axpy, scale, exp_row, sigmoid,
-    PASTE(narrow_, KERNEL), PASTE(sum_tn_, KERNEL), swiglu, swiglu_backward,
+    PASTE(gemm_narrow_, KERNEL), PASTE(gemm_tn_, KERNEL), swiglu, swiglu_backward,
 };

@@ -6,7 +6,7 @@
 #include "tensor/kernel_words.h"
 
 /* The r floats of B that belong to column j of y, zeros for columns that the pair does not reach. */
-INLINE const float *pair_line(const RowsPair *pair, size_t j)
+INLINE const float *pair_line(const GemmLora *pair, size_t j)
 {
     static const float zeros[SHORT];
     return j >= pair->first && j - pair->first < pair->rows ? pair->M + (j - pair->first) * pair->r : zeros;

@@ -19,7 +19,7 @@ static Err *bench_new(Bench *b, size_t n)
     TRY(mem_new(&b->bytes, (size_t)MATRICES * OUT * IN, dtype_bytes(DTYPE_BF16)));
     TRY(mem_new(&b->x, n * IN, sizeof *b->x));
     TRY(mem_new(&b->y, n * IN, sizeof *b->y));
-    return mem_new(&b->pack, rows_scratch(n, IN, 0), sizeof *b->pack);
+    return mem_new(&b->pack, gemm_scratch(n, IN, 0), sizeof *b->pack);
 }
 
 static void bench_free(Bench *b)
@@ -38,8 +38,8 @@ static double rate_of(const Bench *b, size_t mean)
     for (size_t i = 0; spent < least_seconds; i = (i + 1) % MATRICES, spent = peak_clock() - began) {
         Weight W = {.name = "trial", .dtype = DTYPE_BF16, .rows = OUT, .cols = IN, .data = b->bytes + i * OUT * IN * dtype_bytes(DTYPE_BF16)};
         size_t n = mean / 2 + mean * (i % 5) / 4;
-        rows_nt(n, rows_of(b->y, OUT), false, 1, rows_of(b->x, IN), &W, NULL, b->pack);
-        rows_nn(n, rows_of(b->x, IN), false, 1, rows_of(b->y, OUT), &W, NULL, b->pack);
+        gemm_nt(n, rows_of(b->y, OUT), false, 1, rows_of(b->x, IN), &W, NULL, b->pack);
+        gemm_nn(n, rows_of(b->x, IN), false, 1, rows_of(b->y, OUT), &W, NULL, b->pack);
         flops += 4.0 * (double)n * OUT * IN;
     }
     return 1e-9 * flops / spent;

@@ -66,7 +66,7 @@ static float chain_of_codes(size_t begin, size_t end, const float *x, float s, c
 }
 
 /* The pair's chain goes on from `sum`. Element (t, p) of u at u[t * r + p]; columns a pair does not reach meet zeros. */
-static float with_pair(bool transposed, const RowsPair *pair, size_t t, size_t j, size_t width, float sum)
+static float with_pair(bool transposed, const GemmLora *pair, size_t t, size_t j, size_t width, float sum)
 {
     bool reached = !transposed || (j >= pair->first && j < pair->first + pair->rows);
     for (size_t p = 0; p < pair->r; p++) {
@@ -78,17 +78,17 @@ static float with_pair(bool transposed, const RowsPair *pair, size_t t, size_t j
 }
 
 /* What goes apart is a product of its own: blocks of its chain are added to y. */
-static void reference_apart(bool transposed, size_t T, Rows y, const RowsPair *pair, size_t width)
+static void reference_apart(bool transposed, size_t T, Rows y, const GemmLora *pair, size_t width)
 {
     for (size_t t = 0; t < T; t++)
         for (size_t j = 0; j < width; j++) {
-            RowsPair part = *pair;
+            GemmLora part = *pair;
             if (transposed && (j < pair->first || j >= pair->first + pair->rows)) continue;
             y.data[(y.index ? y.index[t] : t) * y.stride + j] += with_pair(transposed, &part, t, j, width, 0);
         }
 }
 
-static void reference(bool transposed, size_t T, Rows y, bool add, float s, Rows x, const Test *w, const RowsPair *pair)
+static void reference(bool transposed, size_t T, Rows y, bool add, float s, Rows x, const Test *w, const GemmLora *pair)
 {
     size_t inner = transposed ? w->w.cols : w->w.rows, width = transposed ? w->w.rows : w->w.cols;
     bool pairs = !strncmp(matmul_path(), "bf16/", 5) && !weight_is_exact(&w->w);
@@ -112,21 +112,21 @@ static void reference(bool transposed, size_t T, Rows y, bool add, float s, Rows
     if (pair && pair->r > RIDES) reference_apart(transposed, T, y, pair, width);
 }
 
-static void product(bool transposed, size_t T, Rows y, bool add, float s, Rows x, const Weight *w, const RowsPair *pair)
+static void product(bool transposed, size_t T, Rows y, bool add, float s, Rows x, const Weight *w, const GemmLora *pair)
 {
-    float *scratch = floats(rows_scratch(T, transposed ? w->cols : w->rows, pair ? pair->r : 0));
-    (transposed ? rows_nt : rows_nn)(T, y, add, s, x, w, pair, scratch);
+    float *scratch = floats(gemm_scratch(T, transposed ? w->cols : w->rows, pair ? pair->r : 0));
+    (transposed ? gemm_nt : gemm_nn)(T, y, add, s, x, w, pair, scratch);
     free(scratch);
 }
 
 /* A random pair; of nt it leaves some columns out. */
-static RowsPair random_pair(bool transposed, size_t T, size_t width, size_t r)
+static GemmLora random_pair(bool transposed, size_t T, size_t width, size_t r)
 {
     size_t first = transposed ? width / 5 : 0, rows = transposed ? width - first - width / 7 : 0;
-    return (RowsPair){r, normal(11, r * (transposed ? rows : width)), first, rows, rows_of(normal(12, T * r), r), 0.6f};
+    return (GemmLora){r, normal(11, r * (transposed ? rows : width)), first, rows, rows_of(normal(12, T * r), r), 0.6f};
 }
 
-static void drop_pair(RowsPair *pair)
+static void drop_pair(GemmLora *pair)
 {
     free((float *)(size_t)pair->M);
     free(pair->u.data);
@@ -146,7 +146,7 @@ static void check_pair(bool transposed, DType dtype, size_t T, size_t inner, siz
     memcpy(want, y, out_rows * y_stride * 4);
     Rows xs = {x, x_stride, indexed ? from : NULL}, ys = {y, y_stride, indexed ? to : NULL}, wants = ys;
     wants.data = want;
-    RowsPair pair = random_pair(transposed, T, width, r);
+    GemmLora pair = random_pair(transposed, T, width, r);
     product(transposed, T, ys, add, 0.7f, xs, &w.w, r ? &pair : NULL);
     reference(transposed, T, wants, add, 0.7f, xs, &w, r ? &pair : NULL);
     char what[120];
@@ -216,7 +216,7 @@ static void a_row_has_the_same_bits_alone_and_in_company(void **state)
             size_t width = i / 2 ? 150 : 16;
             Test w = transposed ? test_weight(DTYPE_BF16, width, INNER) : test_weight(DTYPE_BF16, INNER, width);
             float *x = normal(8, T * INNER), *y = floats(T * width), *alone = floats(width);
-            RowsPair pair = random_pair(transposed, T, width, 8), of_row = pair;
+            GemmLora pair = random_pair(transposed, T, width, 8), of_row = pair;
             product(transposed, T, rows_of(y, width), false, 1, rows_of(x, INNER), &w.w, &pair);
             for (size_t t = 0; t < T; t++) {
                 of_row.u.data = pair.u.data + t * 8;
@@ -276,10 +276,10 @@ static void an_exact_weight_is_multiplied_in_fp32_on_every_path(void **state)
         matmul_init("bf16");
         Weight frozen = w.w, exact = w.w;
         exact.exact = true;
-        assert_true(rows_pack_serves(&frozen, &w.w));
-        assert_false(rows_pack_serves(&frozen, &exact));
+        assert_true(gemm_pack_serves(&frozen, &w.w));
+        assert_false(gemm_pack_serves(&frozen, &exact));
         matmul_init("fp32");
-        assert_true(rows_pack_serves(&frozen, &exact));
+        assert_true(gemm_pack_serves(&frozen, &exact));
         for (size_t k = 0; k < 3; k++) free(y[k]);
         free(x);
         drop(&w);
@@ -317,20 +317,20 @@ static void threads_and_slices_change_no_bit(void **state)
             bool transposed = i % 2;
             size_t width = i / 2 % 2 ? WIDE : 24, inner = i / 4 ? INNER : 33;
             Test w = transposed ? test_weight(DTYPE_F8_E4M3, width, inner) : test_weight(DTYPE_F8_E4M3, inner, width);
-            float *x = normal(8, T * inner), *scratch = floats(rows_scratch(T, inner, 100)), *y[4];
-            RowsPair pair = random_pair(transposed, T, width, i % 3 ? 8 : 100);
+            float *x = normal(8, T * inner), *scratch = floats(gemm_scratch(T, inner, 100)), *y[4];
+            GemmLora pair = random_pair(transposed, T, width, i % 3 ? 8 : 100);
             for (int j = 0; j < 4; j++) y[j] = floats(T * width);
             for (int threads = 1; threads <= 3; threads++) {
                 omp_set_num_threads(threads);
                 product(transposed, T, rows_of(y[threads - 1], width), false, 0.3f, rows_of(x, inner), &w.w, &pair);
             }
             omp_set_num_threads(2);
-            (transposed ? rows_pack_nt : rows_pack_nn)(T, 0.3f, rows_of(x, inner), &w.w, &pair, scratch);
+            (transposed ? gemm_pack_nt : gemm_pack_nn)(T, 0.3f, rows_of(x, inner), &w.w, &pair, scratch);
             size_t step = (i + 1) % 3 + 1;
 #pragma omp parallel for
-            for (size_t begin = 0; begin < width; begin += step * ROWS_UNIT) {
-                size_t end = begin + step * ROWS_UNIT < width ? begin + step * ROWS_UNIT : width;
-                (transposed ? rows_nt_slice : rows_nn_slice)(T, rows_of(y[3], width), false, scratch, &w.w, &pair, begin, end, (RowsNext){&w.w, 0});
+            for (size_t begin = 0; begin < width; begin += step * GEMM_UNIT) {
+                size_t end = begin + step * GEMM_UNIT < width ? begin + step * GEMM_UNIT : width;
+                (transposed ? gemm_nt_slice : gemm_nn_slice)(T, rows_of(y[3], width), false, scratch, &w.w, &pair, begin, end, (GemmNext){&w.w, 0});
             }
             for (int j = 1; j < 4; j++) assert_memory_equal(y[j], y[0], T * width * 4);
             for (int j = 0; j < 4; j++) free(y[j]);
@@ -351,9 +351,9 @@ static void a_sum_over_rows_is_the_sum_and_none_gives_zeros(void **state)
         float *a = normal(1, T * (M + 1)), *b = normal(2, T * (N + 2)), *G = floats(M * N), *again = floats(M * N);
         for (size_t i = 0; i < M * N; i++) G[i] = NAN;
         omp_set_num_threads(2);
-        sum_tn(T, M, N, G, false, 0.5f, rows_of(a, M + 1), rows_of(b, N + 2));
+        gemm_tn(T, M, N, G, false, 0.5f, rows_of(a, M + 1), rows_of(b, N + 2));
         omp_set_num_threads(1);
-        sum_tn(T, M, N, again, false, 0.5f, rows_of(a, M + 1), rows_of(b, N + 2));
+        gemm_tn(T, M, N, again, false, 0.5f, rows_of(a, M + 1), rows_of(b, N + 2));
         assert_memory_equal(G, again, M * N * 4);
         for (size_t m = 0; m < M; m++)
             for (size_t n = 0; n < N; n++) {

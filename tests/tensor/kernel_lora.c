@@ -56,7 +56,7 @@ static void check_narrow(bool back, size_t T, size_t n, size_t r, bool indexed)
     uint32_t *index = malloc(T * sizeof *index);
     for (size_t t = 0; t < T; t++) index[t] = (uint32_t)(T + 2 - t);
     Rows rows = {x, n + 1, indexed ? index : NULL};
-    (back ? rows_narrow_back : rows_narrow_in)(T, rows_of(y, r + 2), 0.3f, rows, r, n, w);
+    (back ? gemm_narrow_nn : gemm_narrow_nt)(T, rows_of(y, r + 2), 0.3f, rows, r, n, w);
     for (size_t t = 0; t < T; t++)
         for (size_t j = 0; j < r + 2; j++) {
             const float *row = x + (indexed ? index[t] : t) * (n + 1);
@@ -86,8 +86,8 @@ static void check_sum(size_t T, size_t M, size_t N)
     size_t cut = T / 3; /* in two parts, where there are enough rows, and the second a pick of them */
     uint32_t *index = malloc((T + 1) * sizeof *index);
     for (size_t t = 0; t < T; t++) index[t] = (uint32_t)(cut + t);
-    if (cut) sum_tn(cut, M, N, G, false, 1, rows_of(a, M + 1), rows_of(b, N + 2));
-    sum_tn(T - cut, M, N, G, cut > 0, 0.5f, rows_pick(a, M + 1, index), rows_pick(b, N + 2, index));
+    if (cut) gemm_tn(cut, M, N, G, false, 1, rows_of(a, M + 1), rows_of(b, N + 2));
+    gemm_tn(T - cut, M, N, G, cut > 0, 0.5f, rows_pick(a, M + 1, index), rows_pick(b, N + 2, index));
     free(index);
     for (size_t m = 0; m < M; m++)
         for (size_t n = 0; n < N; n++) {
@@ -119,8 +119,8 @@ static void threads_change_no_bit(void **state)
         omp_set_num_threads(threads);
         y[threads - 1] = malloc(T * R * sizeof *x);
         G[threads - 1] = malloc(N * R * sizeof *x);
-        rows_narrow_in(T, rows_of(y[threads - 1], R), 1, rows_of(x, N), R, N, A);
-        sum_tn(T, N, R, G[threads - 1], false, 1, rows_of(x, N), rows_of(u, R));
+        gemm_narrow_nt(T, rows_of(y[threads - 1], R), 1, rows_of(x, N), R, N, A);
+        gemm_tn(T, N, R, G[threads - 1], false, 1, rows_of(x, N), rows_of(u, R));
         assert_memory_equal(y[threads - 1], y[0], T * R * sizeof *x);
         assert_memory_equal(G[threads - 1], G[0], N * R * sizeof *x);
     }

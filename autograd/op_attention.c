@@ -26,7 +26,7 @@ typedef struct {
     size_t kr_col;
     Keys keys;  /* of NULL: every key is seen; the caller's */
     float *lse; /* [H][T] */
-} Kept;
+} AttentionState;
 
 /* One head of one document: its rows, and those of what is computed. */
 typedef struct {
@@ -338,20 +338,20 @@ static size_t piece_rows(size_t T, size_t H)
 static size_t most_pieces(size_t T, size_t n_docs) { return 2 * (T / KEYS + n_docs); }
 
 /* Queries of every document in pieces, all their keys. Documents that attend to latents have none. */
-static size_t cut_queries(const Group *group, const Kept *kept, size_t rows, Piece *pieces, size_t n, bool dq)
+static size_t cut_queries(const Group *group, const AttentionState *state, size_t rows, Piece *pieces, size_t n, bool dq)
 {
     for (size_t d = 0; d < group->n_docs; d++)
-        for (size_t at = attends_latents(&kept->shape, group, &kept->keys, d) ? SIZE_MAX : 0, all = rows_of_document(group, d); at < all; at += rows) {
+        for (size_t at = attends_latents(&state->shape, group, &state->keys, d) ? SIZE_MAX : 0, all = rows_of_document(group, d); at < all; at += rows) {
             size_t end = least(at + rows, all);
             pieces[n++] = (Piece){.d = d, .key_end = end, .query = at, .query_end = end, .dq = dq, .cost = (double)(end - at) * (double)(end + at)};
         }
     return n;
 }
 
-static size_t cut_keys(const Group *group, const Kept *kept, size_t rows, Piece *pieces, size_t n)
+static size_t cut_keys(const Group *group, const AttentionState *state, size_t rows, Piece *pieces, size_t n)
 {
     for (size_t d = 0; d < group->n_docs; d++)
-        for (size_t at = attends_latents(&kept->shape, group, &kept->keys, d) ? SIZE_MAX : 0, all = rows_of_document(group, d); at < all; at += rows) {
+        for (size_t at = attends_latents(&state->shape, group, &state->keys, d) ? SIZE_MAX : 0, all = rows_of_document(group, d); at < all; at += rows) {
             size_t end = least(at + rows, all);
             pieces[n++] = (Piece){.d = d, .key = at, .key_end = end, .query_end = all, .dkv = true, .cost = (double)(end - at) * (double)(2 * all - end - at)};
         }
@@ -359,9 +359,9 @@ static size_t cut_keys(const Group *group, const Kept *kept, size_t rows, Piece 
 }
 
 /* Whole documents, unless the longest is more than a thread's share. */
-static size_t cut_backward(const Group *group, const Kept *kept, Piece *pieces)
+static size_t cut_backward(const Group *group, const AttentionState *state, Piece *pieces)
 {
-    size_t n = cut_queries(group, kept, group->T, pieces, 0, true), H = kept->shape.n_heads;
+    size_t n = cut_queries(group, state, group->T, pieces, 0, true), H = state->shape.n_heads;
     double sum = 0, most = 0;
     for (size_t i = 0; i < n; i++) {
         pieces[i].dkv = true;
@@ -370,32 +370,32 @@ static size_t cut_backward(const Group *group, const Kept *kept, Piece *pieces)
     }
     if (most * (double)omp_get_max_threads() <= sum) return n;
     size_t rows = piece_rows(group->T, H);
-    return cut_keys(group, kept, rows, pieces, cut_queries(group, kept, rows, pieces, 0, true));
+    return cut_keys(group, state, rows, pieces, cut_queries(group, state, rows, pieces, 0, true));
 }
 
 /* ---- the operation --------------------------------------------------------------------------------------------- */
 
-static Head head_of(const Tape *tape, const Kept *kept, Tensor *q, Tensor *kv, Tensor *kr, Tensor *o, size_t d, size_t h)
+static Head head_of(const Tape *tape, const AttentionState *state, Tensor *q, Tensor *kv, Tensor *kr, Tensor *o, size_t d, size_t h)
 {
-    const AttentionShape *s = &kept->shape;
+    const AttentionShape *s = &state->shape;
     const Group *group = tape->group;
     size_t begin = group->doc_start[d], T = q->shape[0], q_col = h * (s->nope + s->rope), kv_col = h * (s->nope + s->v);
     Rows kvs = rows_right(rows_from(rows_of(kv->data, kv->shape[1]), begin), kv_col);
     return (Head){.shape = s, .exact = blocks_of_path(false), .sums = blocks_of_path(true), .n = rows_of_document(group, d),
                   .words = keys_words(group, d), .q = rows_right(rows_from(rows_of(q->data, q->shape[1]), begin), q_col), .kn = kvs, .v = rows_right(kvs, s->nope),
-                  .kr = rows_right(rows_from(rows_of(kr->data, kr->shape[1]), begin), kept->kr_col),
+                  .kr = rows_right(rows_from(rows_of(kr->data, kr->shape[1]), begin), state->kr_col),
                   .o = rows_right(rows_from(rows_of(o->data, o->shape[1]), begin), h * s->v),
-                  .chosen = kept->keys.of ? kept->keys.of[d] : NULL, .lse = kept->lse + h * T + begin};
+                  .chosen = state->keys.of ? state->keys.of[d] : NULL, .lse = state->lse + h * T + begin};
 }
 
 /* The same rows of another array of that shape. */
 static Rows like(Rows rows, const float *data, const float *other) { return rows_of(other + (rows.data - data), rows.stride); }
 
 /* Rows of documents that attend to latents get nothing here. */
-static void zero_others(const Group *group, const Kept *kept, float *grad, size_t width)
+static void zero_others(const Group *group, const AttentionState *state, float *grad, size_t width)
 {
     for (size_t d = 0; d < group->n_docs; d++)
-        if (attends_latents(&kept->shape, group, &kept->keys, d)) memset(grad + group->doc_start[d] * width, 0, rows_of_document(group, d) * width * sizeof *grad);
+        if (attends_latents(&state->shape, group, &state->keys, d)) memset(grad + group->doc_start[d] * width, 0, rows_of_document(group, d) * width * sizeof *grad);
 }
 
 static void attention_backward(Node *node)
@@ -403,8 +403,8 @@ static void attention_backward(Node *node)
     Tape *tape = node->tape;
     const Group *group = tape->group;
     Tensor *q = node->in[0], *kv = node->in[1], *kr = node->in[2], *o = node->out;
-    const Kept *kept = node->kept;
-    const AttentionShape *s = &kept->shape;
+    const AttentionState *state = node->state;
+    const AttentionShape *s = &state->shape;
     Room layout;
     size_t T = q->shape[0], H = s->n_heads, each = room_lay(&layout, s, DOWN, NULL);
     float *dkr = tape_scratch(tape, H * T * s->rope), *delta = tape_scratch(tape, H * T);
@@ -413,9 +413,9 @@ static void attention_backward(Node *node)
     bool first_q = tape_first(q), first_kv = tape_first(kv);
     float *dq = tape_seed(tape, q), *dkv = tape_seed(tape, kv), *dkr_sum = tape_seed(tape, kr);
     if (!tape_computes(tape)) return;
-    if (first_q) zero_others(group, kept, dq, q->shape[1]);
-    if (first_kv) zero_others(group, kept, dkv, kv->shape[1]);
-    size_t n = cut_backward(group, kept, pieces);
+    if (first_q) zero_others(group, state, dq, q->shape[1]);
+    if (first_kv) zero_others(group, state, dkv, kv->shape[1]);
+    size_t n = cut_backward(group, state, pieces);
     qsort(pieces, n, sizeof *pieces, by_cost);
 #pragma omp parallel
     {
@@ -428,7 +428,7 @@ static void attention_backward(Node *node)
         for (size_t i = 0; i < n * H; i++) {
             const Piece *piece = &pieces[i / H];
             size_t h = i % H, begin = group->doc_start[piece->d];
-            Head head = head_of(tape, kept, q, kv, kr, o, piece->d, h);
+            Head head = head_of(tape, state, q, kv, kr, o, piece->d, h);
             head.delta = delta + h * T + begin;
             head.d_o = like(head.o, o->data, o->grad);
             head.dq = like(head.q, q->data, dq);
@@ -440,15 +440,15 @@ static void attention_backward(Node *node)
             piece_backward(&head, piece, &room);
         }
         for (size_t d = 0; d < group->n_docs; d++) {
-            if (attends_latents(s, group, &kept->keys, d)) continue;
+            if (attends_latents(s, group, &state->keys, d)) continue;
 #pragma omp for schedule(static) nowait
             for (size_t t = group->doc_start[d]; t < group->doc_start[d + 1]; t++)
-                for (size_t h = 0; h < H; h++) row_add(s->rope, dkr_sum + t * kr->shape[1] + kept->kr_col, dkr + (h * T + t) * s->rope);
+                for (size_t h = 0; h < H; h++) row_add(s->rope, dkr_sum + t * kr->shape[1] + state->kr_col, dkr + (h * T + t) * s->rope);
         }
     }
 }
 
-static const Op attention = {.name = "attention", .backward = attention_backward, .writes = 3};
+static const Op attention = {.name = "attention", .backward = attention_backward, .overwrites_grad = 3};
 
 Tensor *op_attention(Tape *tape, const AttentionShape *shape, Tensor *q, Tensor *kv, Tensor *kr, size_t kr_col, const Keys *keys)
 {
@@ -456,7 +456,7 @@ Tensor *op_attention(Tape *tape, const AttentionShape *shape, Tensor *q, Tensor 
     Room layout;
     size_t T = q->shape[0], H = shape->n_heads, each = room_lay(&layout, shape, UP, NULL);
     Tensor *o = tape_tensor(tape, T, H * shape->v);
-    Kept *kept = tape_alloc(tape, sizeof *kept);
+    AttentionState *state = tape_alloc(tape, sizeof *state);
     float *lse = tape_floats(tape, H * T), *scratch = tape_scratch(tape, tape_threads(tape) * each);
     Piece *pieces = (Piece *)(void *)tape_scratch(tape, most_pieces(T, group->n_docs) * sizeof *pieces / sizeof(float));
     if (!tape_expect(tape, q->shape[1] == H * (shape->nope + shape->rope) && kv->shape[1] == H * (shape->nope + shape->v) &&
@@ -464,8 +464,8 @@ Tensor *op_attention(Tape *tape, const AttentionShape *shape, Tensor *q, Tensor 
                      "attention: q is [%zu][%zu], kv [%zu][%zu], kr [%zu][%zu], %zu tokens", T, q->shape[1], kv->shape[0],
                      kv->shape[1], kr->shape[0], kr->shape[1], group->T))
         return &tape->dummy;
-    *kept = (Kept){*shape, kr_col, keys ? *keys : (Keys){0}, lse};
-    size_t n = tape_computes(tape) ? cut_queries(group, kept, piece_rows(T, H), pieces, 0, false) : 0;
+    *state = (AttentionState){*shape, kr_col, keys ? *keys : (Keys){0}, lse};
+    size_t n = tape_computes(tape) ? cut_queries(group, state, piece_rows(T, H), pieces, 0, false) : 0;
     qsort(pieces, n, sizeof *pieces, by_cost);
 #pragma omp parallel
     {
@@ -473,9 +473,9 @@ Tensor *op_attention(Tape *tape, const AttentionShape *shape, Tensor *q, Tensor 
         room_lay(&room, shape, UP, scratch + (size_t)omp_get_thread_num() * each);
 #pragma omp for schedule(dynamic)
         for (size_t i = 0; i < n * H; i++) {
-            Head head = head_of(tape, kept, q, kv, kr, o, pieces[i / H].d, i % H);
+            Head head = head_of(tape, state, q, kv, kr, o, pieces[i / H].d, i % H);
             piece_forward(&head, pieces[i / H].query, pieces[i / H].query_end, &room);
         }
     }
-    return tape_record(tape, &attention, o, kept, false, 3, (Tensor *[]){q, kv, kr});
+    return tape_record(tape, &attention, o, state, false, 3, (Tensor *[]){q, kv, kr});
 }

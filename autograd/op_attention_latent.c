@@ -26,7 +26,7 @@ typedef struct {
     Keys keys;
     float *lse; /* [T][H] */
     float *zu;  /* [T][H][r]; NULL: no pair */
-} Kept;
+} LatentState;
 
 /* One document, and where a block of its queries does its work. Columns of a key: c, u, kr, each part even. */
 typedef struct {
@@ -42,7 +42,7 @@ typedef struct {
     float *dkey;                   /* [n][q_wide] */
     uint32_t *ids;                 /* [query][most] */
     size_t *n_ids;                 /* [query] */
-    float *kept;                   /* [query][kept_step] */
+    float *state;                   /* [query][kept_step] */
     size_t kept_step;
     float *scratch;                /* [thread][scratch_step] */
     size_t scratch_step;
@@ -90,19 +90,19 @@ static void pack_keys(const Work *w, const LatentKeys *keys)
 /* ---- a block's memory ------------------------------------------------------------------------------------------ */
 
 /* Scratch of one document. The block is as large as BLOCK_BYTES allow; no bit depends on it. */
-static bool work_open(Work *w, Tape *tape, const Kept *kept, size_t d, bool back)
+static bool work_open(Work *w, Tape *tape, const LatentState *state, size_t d, bool back)
 {
-    const LatentInputs *in = &kept->in;
-    const AttentionShape *s = &kept->shape;
+    const LatentInputs *in = &state->in;
+    const AttentionShape *s = &state->shape;
     const Group *group = tape->group;
     size_t R = in->kv_up->cols, r = in->lora ? in->lora->B->cols : 0, H = s->n_heads, n_threads = tape_threads(tape);
     *w = (Work){.shape = s, .in = in, .R = R, .r = r, .u_col = even(R), .kr_col = even(R) + even(r), .first = group->doc_start[d],
-                .n = group->doc_start[d + 1] - group->doc_start[d], .words = keys_words(group, d), .chosen = kept->keys.of[d]};
+                .n = group->doc_start[d + 1] - group->doc_start[d], .words = keys_words(group, d), .chosen = state->keys.of[d]};
     w->exact = w->keys = (LatentKeys){.with = latents_of_path(false), .n_heads = H, .K = w->kr_col + even(s->rope), .C = w->kr_col};
     if (back) w->keys.with = latents_of_path(true);
     w->exact.stride = latent_stride(&w->exact);
     w->keys.stride = latent_stride(&w->keys);
-    w->most = kept->keys.most ? least(w->n, kept->keys.most) : most_keys(w->chosen, w->n, w->words);
+    w->most = state->keys.most ? least(w->n, state->keys.most) : most_keys(w->chosen, w->n, w->words);
     w->q_wide = whole_lanes(w->keys.K);
     w->z_wide = whole_lanes(w->keys.C);
     w->kept_step = back ? latent_kept(&w->keys, w->most) : 0;
@@ -119,7 +119,7 @@ static bool work_open(Work *w, Tape *tape, const Kept *kept, size_t d, bool back
     w->dkey = tape_scratch(tape, back ? w->n * w->q_wide : 1);
     w->ids = (uint32_t *)(void *)tape_scratch(tape, w->m * w->most);
     w->n_ids = (size_t *)(void *)tape_scratch(tape, w->m * sizeof(size_t) / sizeof(float));
-    w->kept = tape_scratch(tape, w->m * w->kept_step + 1);
+    w->state = tape_scratch(tape, w->m * w->kept_step + 1);
     w->scratch = tape_scratch(tape, n_threads * w->scratch_step);
     if (!tape_computes(tape)) return false;
     memset(w->q, 0, w->m * H * w->q_wide * sizeof *w->q); /* columns between parts stay zero */
@@ -223,7 +223,7 @@ static void attend(Work *w, size_t at, size_t i, float *lse)
                   lse + (w->first + at + i) * H, my_scratch(w));
 }
 
-static void document_forward(Work *w, const Kept *kept, float *o)
+static void document_forward(Work *w, const LatentState *state, float *o)
 {
     size_t H = w->shape->n_heads;
     for (size_t at = 0; at < w->n; at += w->m) {
@@ -233,13 +233,13 @@ static void document_forward(Work *w, const Kept *kept, float *o)
 #pragma omp for schedule(static)
             for (size_t h = 0; h < H; h++) absorb(w, at, m, h);
 #pragma omp for schedule(dynamic, 4)
-            for (size_t i = 0; i < m; i++) attend(w, at, i, kept->lse);
+            for (size_t i = 0; i < m; i++) attend(w, at, i, state->lse);
 #pragma omp for schedule(static)
             for (size_t h = 0; h < H; h++) {
                 HeadRows rows = head_rows(w, h, true);
                 Rows z = block_rows(w, w->z, w->z_wide, h);
                 project_out(w, m, &rows, false, 1, z, o_rows(w, o, at, h));
-                keep_u(w, m, h, z, kept->zu + (w->first + at) * H * w->r);
+                keep_u(w, m, h, z, state->zu + (w->first + at) * H * w->r);
             }
         }
     }
@@ -254,14 +254,14 @@ typedef struct {
     float *dq_u; /* [rows of the document][H][r] */
 } Gradients;
 
-static void query_backward(Work *w, const Kept *kept, const Gradients *g, size_t at, size_t i)
+static void query_backward(Work *w, const LatentState *state, const Gradients *g, size_t at, size_t i)
 {
     size_t H = w->shape->n_heads, v = w->shape->v, row = w->first + at + i;
     float *delta = w->dq + i * H * w->q_wide; /* read before dq is written */
     list_keys(w, at, i);
     for (size_t h = 0; h < H; h++) delta[h] = row_dot(v, g->d_o + row * H * v + h * v, g->o + row * H * v + h * v);
     latent_backward(&w->exact, &w->keys, w->n_ids[i], w->ids + i * w->most, w->q + i * H * w->q_wide, w->q_wide, w->z + i * H * w->z_wide, w->z_wide,
-                    kept->lse + row * H, delta, w->dq + i * H * w->q_wide, w->kept + i * w->kept_step, my_scratch(w));
+                    state->lse + row * H, delta, w->dq + i * H * w->q_wide, w->state + i * w->kept_step, my_scratch(w));
 }
 
 static size_t first_from(size_t n, const uint32_t *ids, size_t key)
@@ -281,7 +281,7 @@ static void keys_backward(const Work *w, size_t m, size_t begin, size_t end)
     for (size_t i = 0; i < m; i++) {
         const uint32_t *ids = w->ids + i * w->most;
         size_t n = w->n_ids[i], from = first_from(n, ids, begin), some = first_from(n, ids, end) - from;
-        latent_scatter(&w->keys, n, ids, from, some, w->kept + i * w->kept_step, w->dkey, w->q_wide);
+        latent_scatter(&w->keys, n, ids, from, some, w->state + i * w->kept_step, w->dkey, w->q_wide);
     }
 }
 
@@ -306,7 +306,7 @@ static void head_backward(const Work *w, const Gradients *g, size_t at, size_t m
     for (size_t i = 0; i < m; i++) row_axpy(s->rope, row_of(to, i) + s->nope, s->scale, row_of(from, i) + w->kr_col);
 }
 
-static void document_backward(Work *w, const Kept *kept, const Gradients *g)
+static void document_backward(Work *w, const LatentState *state, const Gradients *g)
 {
     size_t H = w->shape->n_heads, n_runs = RUNS_PER_THREAD * (size_t)omp_get_max_threads();
     memset(w->dkey, 0, w->n * w->q_wide * sizeof *w->dkey);
@@ -322,7 +322,7 @@ static void document_backward(Work *w, const Kept *kept, const Gradients *g)
                 project_in(w, m, &rows, 1, o_rows(w, g->d_o, at, h), block_rows(w, w->z, w->z_wide, h));
             }
 #pragma omp for schedule(dynamic, 4)
-            for (size_t i = 0; i < m; i++) query_backward(w, kept, g, at, i);
+            for (size_t i = 0; i < m; i++) query_backward(w, state, g, at, i);
 #pragma omp for schedule(dynamic) nowait
             for (size_t run = 0; run < n_runs; run++) keys_backward(w, m, seen * run / n_runs, seen * (run + 1) / n_runs);
 #pragma omp for schedule(static)
@@ -334,7 +334,7 @@ static void document_backward(Work *w, const Kept *kept, const Gradients *g)
 }
 
 /* What the document adds to dB of its micro-batch: heads on threads. */
-static void pair_backward(const Work *w, const Kept *kept, const Gradients *g)
+static void pair_backward(const Work *w, const LatentState *state, const Gradients *g)
 {
     const AttentionShape *s = w->shape;
     size_t H = s->n_heads, r = w->r;
@@ -345,31 +345,31 @@ static void pair_backward(const Work *w, const Kept *kept, const Gradients *g)
         Rows q = q_rows(w, w->in->q->data, 0, h), d_o = o_rows(w, g->d_o, 0, h);
         gemm_tn(w->n, s->nope, r, sum, false, s->scale * scale, q, rows_of(g->dq_u + h * r, H * r));
         row_add(s->nope * r, dB, sum);
-        gemm_tn(w->n, s->v, r, sum, false, scale, d_o, rows_of(kept->zu + (w->first * H + h) * r, H * r));
+        gemm_tn(w->n, s->v, r, sum, false, scale, d_o, rows_of(state->zu + (w->first * H + h) * r, H * r));
         row_add(s->v * r, dB + s->nope * r, sum);
     }
 }
 
-static float *wanted(const Tensor *x) { return x && x->wants ? x->grad : NULL; }
+static float *wanted(const Tensor *x) { return x && x->requires_grad ? x->grad : NULL; }
 
 static void attention_latent_backward(Node *node)
 {
     Tape *tape = node->tape;
-    const Kept *kept = node->kept;
-    const LatentInputs *in = &kept->in;
+    const LatentState *state = node->state;
+    const LatentInputs *in = &state->in;
     const Group *group = tape->group;
     Gradients g = {.o = node->out->data, .d_o = node->out->grad, .dq = wanted(in->q), .dlatent = wanted(in->latent),
                    .dlow = wanted(in->low), .dkr = wanted(in->kr)};
     for (size_t d = 0, m = 0; d < group->n_docs; d++) {
         while (in->lora && m + 1 < group->n_micro && group->micro_start[m + 1] <= group->doc_start[d]) m++;
-        if (!attends_latents(&kept->shape, group, &kept->keys, d)) continue;
+        if (!attends_latents(&state->shape, group, &state->keys, d)) continue;
         Work work;
-        work_open(&work, tape, kept, d, true);
-        g.dq_u = tape_scratch(tape, work.n * kept->shape.n_heads * work.r + 1);
+        work_open(&work, tape, state, d, true);
+        g.dq_u = tape_scratch(tape, work.n * state->shape.n_heads * work.r + 1);
         if (tape_computes(tape)) {
-            document_backward(&work, kept, &g);
+            document_backward(&work, state, &g);
             g.dB = in->lora && group->n_micro ? wanted(in->B[m]) : NULL;
-            if (g.dB) pair_backward(&work, kept, &g);
+            if (g.dB) pair_backward(&work, state, &g);
         }
         tape_scratch_reset(tape);
     }
@@ -399,18 +399,18 @@ Tensor *op_attention_latent(Tape *tape, const AttentionShape *shape, const Laten
     size_t T = group->T, H = shape->n_heads, r = in->lora ? in->lora->B->cols : 0, n_in = 5 + (r ? group->n_micro : 0);
     Tensor *others = o; /* NULL: this one makes it */
     if (!o) o = tape_tensor(tape, T, H * shape->v);
-    Kept *kept = tape_alloc(tape, sizeof *kept);
+    LatentState *state = tape_alloc(tape, sizeof *state);
     Tensor **inputs = tape_alloc(tape, n_in * sizeof *inputs);
     float *lse = tape_floats(tape, T * H), *zu = r ? tape_floats(tape, T * H * r) : NULL;
     if (tape->err) return &tape->dummy;
-    *kept = (Kept){*shape, *in, *keys, lse, zu};
+    *state = (LatentState){*shape, *in, *keys, lse, zu};
     memcpy(inputs, (Tensor *[]){others, in->q, in->latent, in->kr, in->low}, 5 * sizeof *inputs);
     for (size_t m = 5; m < n_in; m++) inputs[m] = in->B[m - 5];
     Work work;
     for (size_t d = 0; d < group->n_docs && !tape->err; d++) {
         if (!attends_latents(shape, group, keys, d)) continue;
-        if (work_open(&work, tape, kept, d, false)) document_forward(&work, kept, o->data);
+        if (work_open(&work, tape, state, d, false)) document_forward(&work, state, o->data);
         tape_scratch_reset(tape);
     }
-    return tape_record(tape, &attention_latent, o, kept, false, n_in, inputs);
+    return tape_record(tape, &attention_latent, o, state, false, n_in, inputs);
 }

@@ -21,7 +21,7 @@ typedef struct {
     RouterShape shape;
     const BalanceValues *coefficient;
     const BalanceStep *step;
-} Kept;
+} BalanceState;
 
 /* Where the five parts of one micro-batch's statistics begin. */
 enum { AFFINITY, SOFTMAX, LOAD };
@@ -112,15 +112,15 @@ static void pull_to_even(size_t E, float *dz, const float *s, float sum, double 
     for (size_t e = 0; e < E; e++) dz[e] += (float)(c * (load[e] - mean) / (double)sum * (double)(s[e] * (1 - s[e])));
 }
 
-static void document_backward(const Kept *kept, size_t begin, size_t end, const Tensor *z, float *s, int32_t *ids, double *load)
+static void document_backward(const BalanceState *state, size_t begin, size_t end, const Tensor *z, float *s, int32_t *ids, double *load)
 {
-    const BalanceValues *c = kept->coefficient;
-    const BalanceStep *step = kept->step;
-    size_t E = kept->shape.E;
-    double K = (double)kept->shape.K, N = (double)step->tokens, M = N * (double)step->sparse_layers, n = (double)(end - begin);
+    const BalanceValues *c = state->coefficient;
+    const BalanceStep *step = state->step;
+    size_t E = state->shape.E;
+    double K = (double)state->shape.K, N = (double)step->tokens, M = N * (double)step->sparse_layers, n = (double)(end - begin);
     double seq = c->seq_aux_loss * (double)E / (K * n * n * (double)step->documents), aux = c->aux_loss * (double)E / (K * N * N);
     memset(load, 0, E * sizeof *load);
-    for (size_t t = begin; t < end; t++) affinities(&kept->shape, z->data + t * E, s, ids, load);
+    for (size_t t = begin; t < end; t++) affinities(&state->shape, z->data + t * E, s, ids, load);
     for (size_t t = begin; t < end; t++) {
         float *dz = z->grad + t * E;
         row_sigmoid(E, s, z->data + t * E);
@@ -138,9 +138,9 @@ static void document_backward(const Kept *kept, size_t begin, size_t end, const 
 
 static void balance_backward(Node *node)
 {
-    const Kept *kept = node->kept;
+    const BalanceState *state = node->state;
     const Group *group = node->tape->group;
-    size_t E = kept->shape.E, each = E + kept->shape.K + 2 * E, n_threads = tape_threads(node->tape);
+    size_t E = state->shape.E, each = E + state->shape.K + 2 * E, n_threads = tape_threads(node->tape);
     each += each % 2; /* doubles follow floats */
     float *scratch = tape_scratch(node->tape, n_threads * each);
     if (!tape_computes(node->tape)) return;
@@ -148,7 +148,7 @@ static void balance_backward(Node *node)
     for (size_t d = 0; d < group->n_docs; d++) {
         double *load = (double *)(void *)(scratch + (size_t)omp_get_thread_num() * each);
         float *s = (float *)(load + E);
-        document_backward(kept, group->doc_start[d], group->doc_start[d + 1], node->in[0], s, (int32_t *)(void *)(s + E), load);
+        document_backward(state, group->doc_start[d], group->doc_start[d + 1], node->in[0], s, (int32_t *)(void *)(s + E), load);
     }
 }
 
@@ -156,8 +156,8 @@ static const Op balance = {.name = "balance", .backward = balance_backward};
 
 void op_balance(Tape *tape, Tensor *logits, const RouterShape *shape, const BalanceValues *coefficient, const BalanceStep *step)
 {
-    Kept *kept = tape_alloc(tape, sizeof *kept);
+    BalanceState *state = tape_alloc(tape, sizeof *state);
     if (!fits(tape, shape, logits)) return;
-    *kept = (Kept){*shape, coefficient, step};
-    tape_record(tape, &balance, logits, kept, false, 1, (Tensor *[]){logits});
+    *state = (BalanceState){*shape, coefficient, step};
+    tape_record(tape, &balance, logits, state, false, 1, (Tensor *[]){logits});
 }

@@ -21,7 +21,7 @@ Tensor *op_embed(Tape *tape, const Weight *table, const int32_t *ids)
 static void add_backward(Node *node)
 {
     Tensor *y = node->out, *x = node->in[1];
-    if (!x->wants) return;
+    if (!x->requires_grad) return;
     size_t T = tape_rows(node->tape, y->shape[0]), D = y->shape[1];
     bool first = tape_first(x);
 #pragma omp parallel for schedule(static)
@@ -31,7 +31,7 @@ static void add_backward(Node *node)
     }
 }
 
-static const Op add = {.name = "add", .backward = add_backward, .writes = 2};
+static const Op add = {.name = "add", .backward = add_backward, .overwrites_grad = 2};
 
 Tensor *op_add(Tape *tape, Tensor *y, Tensor *x)
 {

@@ -327,23 +327,23 @@ static void lap_back(const ExpertsPlan *plan, size_t first, size_t stop, const G
             next = take_turn(&turn);
             size_t e = plan->order[i].expert;
             Back back = {.plan = plan, .expert = &plan->experts[e], .group = group, .x = x, .w = w, .dy = dy, .e = e, .in = sums_of(plan, e), .out = sums_of(plan, e)};
-            expert_back(&back, x->wants ? packed[e] : NULL, &bench, expert_at(plan, stop, next));
+            expert_back(&back, x->requires_grad ? packed[e] : NULL, &bench, expert_at(plan, stop, next));
         }
 #pragma omp barrier
         size_t begin, end;
         columns_of(plan->D, (size_t)omp_get_thread_num(), (size_t)omp_get_num_threads(), &begin, &end);
-        if (x->wants && begin < end) add_back(plan, first, stop, packed, x->grad, begin, end);
+        if (x->requires_grad && begin < end) add_back(plan, first, stop, packed, x->grad, begin, end);
     }
 }
 
 static void experts_backward(Node *node)
 {
     Tape *tape = node->tape;
-    const ExpertsPlan *plan = node->kept;
+    const ExpertsPlan *plan = node->state;
     const ExpertRuns *runs = plan->runs;
     Tensor *x = node->in[0], *w = node->in[1], *y = node->out;
     size_t each = round_up(bench_floats(plan), 16), room = packed_block(tape, plan, packing_back(plan));
-    float *scratch = tape_scratch(tape, tape_threads(tape) * each), *block = x->wants ? tape_scratch(tape, room) : NULL;
+    float *scratch = tape_scratch(tape, tape_threads(tape) * each), *block = x->requires_grad ? tape_scratch(tape, room) : NULL;
     float **packed = (float **)(void *)tape_scratch(tape, plan->E * 2);
     for (size_t i = runs->n; tape_computes(tape) && i-- > 0 && experts_borrow(tape, runs, i);) {
         for (size_t e = runs->begin[i + 1], first; e > runs->begin[i]; e = first) {
@@ -402,7 +402,7 @@ Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *e
     ExpertsPlan *plan = experts_plan(tape, route.ids, T, K, D, E, experts, runs);
     if (!plan) return &tape->dummy;
     Tensor *in[] = {x, route.weights};
-    if (!tape->recompute_experts && !tape->recomputing && tape_wants(tape, trains(E, experts), 2, in)) {
+    if (!tape->recompute_experts && !tape->recomputing && tape_requires_grad(tape, trains(E, experts), 2, in)) {
         plan->gate_up = tape_floats(tape, plan->N * 2 * plan->F);
         plan->low = tape_floats(tape, plan->N * plan->rank_most);
         if (tape->err) return &tape->dummy;

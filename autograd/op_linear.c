@@ -13,22 +13,22 @@ typedef struct {
     const Lora *pair[MOST];
     const float *u[MOST];
     const Param *param;
-} Kept;
+} LinearState;
 
 static bool meets(const Lora *lora, size_t col, size_t width) { return lora->col < col + width && col < lora->col + lora->B->rows; }
 
 /* The pair that adds to columns [col, + width), or n_pairs. */
-static size_t pair_at(const Kept *kept, size_t col, size_t width)
+static size_t pair_at(const LinearState *state, size_t col, size_t width)
 {
     size_t i = 0;
-    while (i < kept->n_pairs && !meets(kept->pair[i], col, width)) i++;
+    while (i < state->n_pairs && !meets(state->pair[i], col, width)) i++;
     return i;
 }
 
-static size_t rank_most(const Kept *kept)
+static size_t rank_most(const LinearState *state)
 {
     size_t most = 0;
-    for (size_t i = 0; i < kept->n_pairs; i++) most = larger(most, kept->pair[i]->A->rows);
+    for (size_t i = 0; i < state->n_pairs; i++) most = larger(most, state->pair[i]->A->rows);
     return most;
 }
 
@@ -45,25 +45,25 @@ static void sum_trained(const Tape *tape, const Param *param, const Tensor *x, c
 }
 
 /* du of the pairs, and their sums. */
-static void back_through_pairs(Tape *tape, const Kept *kept, const Tensor *x, const Tensor *y, const float *du[MOST])
+static void back_through_pairs(Tape *tape, const LinearState *state, const Tensor *x, const Tensor *y, const float *du[MOST])
 {
-    for (size_t i = 0; i < kept->n_pairs && !tape->err; i++) {
-        du[i] = lora_up_backward(tape, kept->pair[i], y->grad + kept->pair[i]->col, y->shape[1], kept->u[i]);
-        if (du[i]) lora_sum_A(tape, kept->pair[i], x, du[i]);
+    for (size_t i = 0; i < state->n_pairs && !tape->err; i++) {
+        du[i] = lora_up_backward(tape, state->pair[i], y->grad + state->pair[i]->col, y->shape[1], state->u[i]);
+        if (du[i]) lora_sum_A(tape, state->pair[i], x, du[i]);
     }
 }
 
 /* dx of frozen weights, and of the pairs that ride along for no mask stands between, each once for all weights that it adds to; their du is NULL then. */
-static void back_through_weights(const Tape *tape, const Kept *kept, Tensor *x, const Tensor *y, const float *du[MOST], float *scratch)
+static void back_through_weights(const Tape *tape, const LinearState *state, Tensor *x, const Tensor *y, const float *du[MOST], float *scratch)
 {
     size_t T = x->shape[0], D = x->shape[1], O = y->shape[1], col = 0;
     bool first = tape_first(x);
-    for (size_t i = 0, width; i < kept->n; i++, col += width) {
-        width = kept->W[i]->rows;
-        size_t p = pair_at(kept, col, width);
-        GemmLora pair = p < kept->n_pairs && du[p] && !lora_drops(tape, kept->pair[p]) ? lora_inner(kept->pair[p], du[p]) : (GemmLora){0};
+    for (size_t i = 0, width; i < state->n; i++, col += width) {
+        width = state->W[i]->rows;
+        size_t p = pair_at(state, col, width);
+        GemmLora pair = p < state->n_pairs && du[p] && !lora_drops(tape, state->pair[p]) ? lora_inner(state->pair[p], du[p]) : (GemmLora){0};
         if (pair.r) du[p] = NULL;
-        if (tape_computes(tape)) gemm_nn(T, rows_of(x->grad, D), !first || i, 1, rows_of(y->grad + col, O), kept->W[i], &pair, scratch);
+        if (tape_computes(tape)) gemm_nn(T, rows_of(x->grad, D), !first || i, 1, rows_of(y->grad + col, O), state->W[i], &pair, scratch);
     }
 }
 
@@ -71,21 +71,21 @@ static void linear_backward(Node *node)
 {
     Tape *tape = node->tape;
     Tensor *x = node->in[0], *y = node->out;
-    const Kept *kept = node->kept;
+    const LinearState *state = node->state;
     size_t widest = 0;
     const float *du[MOST] = {NULL};
-    if (param_trains(kept->param) && tape_computes(tape)) sum_trained(tape, kept->param, x, y);
-    back_through_pairs(tape, kept, x, y, du);
-    if (!x->wants || tape->err) return;
-    for (size_t i = 0; i < kept->n; i++) widest = larger(widest, kept->W[i]->rows);
-    float *scratch = tape_scratch(tape, gemm_scratch(x->shape[0], widest, rank_most(kept)));
+    if (param_trains(state->param) && tape_computes(tape)) sum_trained(tape, state->param, x, y);
+    back_through_pairs(tape, state, x, y, du);
+    if (!x->requires_grad || tape->err) return;
+    for (size_t i = 0; i < state->n; i++) widest = larger(widest, state->W[i]->rows);
+    float *scratch = tape_scratch(tape, gemm_scratch(x->shape[0], widest, rank_most(state)));
     if (!scratch) return;
-    back_through_weights(tape, kept, x, y, du, scratch);
-    for (size_t i = 0; i < kept->n_pairs && !tape->err; i++)
-        if (du[i]) lora_down_backward(tape, kept->pair[i], x, du[i]);
+    back_through_weights(tape, state, x, y, du, scratch);
+    for (size_t i = 0; i < state->n_pairs && !tape->err; i++)
+        if (du[i]) lora_down_backward(tape, state->pair[i], x, du[i]);
 }
 
-static const Op linear = {.name = "linear", .backward = linear_backward, .writes = 1};
+static const Op linear = {.name = "linear", .backward = linear_backward, .overwrites_grad = 1};
 
 /* ---- the way up ----------------------------------------------------------------------------------------------- */
 
@@ -111,10 +111,10 @@ static bool fits(Tape *tape, const Tensor *x, size_t n, const Weight *const W[],
     return !tape->err;
 }
 
-static bool trains(const Kept *kept)
+static bool trains(const LinearState *state)
 {
-    bool some = param_trains(kept->param);
-    for (size_t i = 0; i < kept->n_pairs; i++) some = some || param_trains(kept->pair[i]->A);
+    bool some = param_trains(state->param);
+    for (size_t i = 0; i < state->n_pairs; i++) some = some || param_trains(state->pair[i]->A);
     return some;
 }
 
@@ -124,23 +124,23 @@ static Tensor *project(Tape *tape, Tensor *x, size_t n, const Weight *const W[],
     if (!fits(tape, x, n, W, n_pairs, pairs)) return &tape->dummy;
     for (size_t i = 0; i < n; i++) O += W[i]->rows;
     Tensor *y = tape_tensor(tape, T, O);
-    Kept *kept = tape_alloc(tape, sizeof *kept);
+    LinearState *state = tape_alloc(tape, sizeof *state);
     if (tape->err) return &tape->dummy;
-    *kept = (Kept){.n = n, .param = param};
+    *state = (LinearState){.n = n, .param = param};
     for (size_t i = 0; i < n_pairs && !tape->err; i++) {
         if (!pairs[i]) continue;
-        kept->pair[kept->n_pairs] = pairs[i];
-        kept->u[kept->n_pairs++] = lora_down(tape, pairs[i], x);
+        state->pair[state->n_pairs] = pairs[i];
+        state->u[state->n_pairs++] = lora_down(tape, pairs[i], x);
     }
-    float *scratch = tape_scratch(tape, gemm_scratch(T, D, rank_most(kept)));
+    float *scratch = tape_scratch(tape, gemm_scratch(T, D, rank_most(state)));
     if (tape->err) return &tape->dummy;
     for (size_t i = 0; i < n; col += W[i++]->rows) {
-        size_t p = pair_at(kept, col, W[i]->rows);
-        GemmLora pair = p < kept->n_pairs ? lora_outer(kept->pair[p], col, W[i]->rows, kept->u[p]) : (GemmLora){0};
-        kept->W[i] = W[i];
+        size_t p = pair_at(state, col, W[i]->rows);
+        GemmLora pair = p < state->n_pairs ? lora_outer(state->pair[p], col, W[i]->rows, state->u[p]) : (GemmLora){0};
+        state->W[i] = W[i];
         if (tape_computes(tape)) gemm_nt(T, rows_of(y->data + col, O), false, 1, rows_of(x->data, D), W[i], &pair, scratch);
     }
-    return tape_record(tape, &linear, y, kept, trains(kept), 1, (Tensor *[]){x});
+    return tape_record(tape, &linear, y, state, trains(state), 1, (Tensor *[]){x});
 }
 
 Tensor *op_linear(Tape *tape, Tensor *x, size_t n, const Weight *const W[], size_t n_pairs, const Lora *const pairs[])

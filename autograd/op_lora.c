@@ -99,8 +99,8 @@ void lora_down_backward(Tape *tape, const Lora *lora, Tensor *x, const float *du
 static void down_backward(Node *node)
 {
     Tensor *x = node->in[0];
-    lora_sum_A(node->tape, node->kept, x, node->out->grad);
-    if (x->wants && !node->tape->err) lora_down_backward(node->tape, node->kept, x, node->out->grad);
+    lora_sum_A(node->tape, node->state, x, node->out->grad);
+    if (x->requires_grad && !node->tape->err) lora_down_backward(node->tape, node->state, x, node->out->grad);
 }
 
 static const Op down = {.name = "lora", .backward = down_backward};
@@ -126,23 +126,23 @@ typedef struct {
 static void up_backward(Node *node)
 {
     Tape *tape = node->tape;
-    const Up *kept = node->kept;
-    const Lora *lora = kept->lora;
+    const Up *state = node->state;
+    const Lora *lora = state->lora;
     Tensor *x = node->in[0], *u = node->in[1], *y = node->out, **B = node->in + 2;
     size_t T = u->shape[0], R = u->shape[1], O = y->shape[1], D = x->shape[1];
     float *dB = tape_scratch(tape, O * R), *du = tape_scratch(tape, T * R), *scratch = tape_scratch(tape, gemm_scratch(T, O, 0));
     if (!tape_computes(tape)) return;
     gemm_narrow_nn(T, rows_of(du, R), lora->scale, rows_of(y->grad, O), R, O, lora->B->data);
-    if (u->wants) row_add(T * R, u->grad, du);
-    for (size_t m = 0; m < tape->group->n_micro && B[m]->wants; m++) {
+    if (u->requires_grad) row_add(T * R, u->grad, du);
+    for (size_t m = 0; m < tape->group->n_micro && B[m]->requires_grad; m++) {
         Span span = group_span(tape->group, m);
         gemm_tn(span.n, O, R, dB, false, lora->scale, rows_of(y->grad + span.begin * O, O), rows_of(u->data + span.begin * R, R));
         row_add(O * R, B[m]->grad, dB);
     }
-    if (x->wants) gemm_nn(T, rows_of(x->grad, D), !tape_first(x), 1, rows_of(y->grad, O), kept->W, NULL, scratch);
+    if (x->requires_grad) gemm_nn(T, rows_of(x->grad, D), !tape_first(x), 1, rows_of(y->grad, O), state->W, NULL, scratch);
 }
 
-static const Op up = {.name = "linear", .backward = up_backward, .writes = 1};
+static const Op up = {.name = "linear", .backward = up_backward, .overwrites_grad = 1};
 
 Tensor *op_lora_up(Tape *tape, Tensor *x, const Weight *W, Tensor *u, const Lora *lora, Tensor *const *B)
 {
@@ -152,14 +152,14 @@ Tensor *op_lora_up(Tape *tape, Tensor *x, const Weight *W, Tensor *u, const Lora
                      W->name, O, W->cols, lora->B->rows, lora->B->cols, lora->col))
         return &tape->dummy;
     Tensor *y = tape_tensor(tape, T, O), **in = tape_alloc(tape, (2 + n_micro) * sizeof *in);
-    Up *kept = tape_alloc(tape, sizeof *kept);
+    Up *state = tape_alloc(tape, sizeof *state);
     float *scratch = tape_scratch(tape, gemm_scratch(T, D, R));
     if (tape->err) return &tape->dummy;
-    *kept = (Up){W, lora};
+    *state = (Up){W, lora};
     in[0] = x;
     in[1] = u;
     for (size_t m = 0; m < n_micro; m++) in[2 + m] = B[m];
     GemmLora pair = lora_outer(lora, 0, O, u->data);
     if (tape_computes(tape)) gemm_nt(T, rows_of(y->data, O), false, 1, rows_of(x->data, D), W, &pair, scratch);
-    return tape_record(tape, &up, y, kept, false, 2 + n_micro, in);
+    return tape_record(tape, &up, y, state, false, 2 + n_micro, in);
 }

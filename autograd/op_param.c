@@ -8,14 +8,14 @@
 typedef struct {
     const Param *param;
     size_t number; /* of the micro-batch in its step */
-} Kept;
+} ParamState;
 
 static void param_backward(Node *node)
 {
-    const Kept *kept = node->kept;
+    const ParamState *state = node->state;
     if (!tape_computes(node->tape)) return;
-    memcpy(param_leaf(kept->param, kept->number), node->out->grad, param_count(kept->param) * sizeof(float));
-    param_merge(kept->param, kept->number);
+    memcpy(param_leaf(state->param, state->number), node->out->grad, param_count(state->param) * sizeof(float));
+    param_merge(state->param, state->number);
 }
 
 static const Op param_op = {.name = "param", .backward = param_backward};
@@ -24,10 +24,10 @@ Tensor *const *op_param(Tape *tape, const Param *param)
 {
     size_t n = tape->group->n_micro;
     Tensor **of = tape_alloc(tape, (n + 1) * sizeof *of);
-    Kept *kept = tape_alloc(tape, (n + 1) * sizeof *kept);
+    ParamState *state = tape_alloc(tape, (n + 1) * sizeof *state);
     for (size_t m = n; m-- > 0 && !tape->err;) {
-        kept[m] = (Kept){param, group_span(tape->group, m).number};
-        of[m] = tape_record(tape, &param_op, tape_leaf(tape, param->rows, param->cols, param->data, false), kept + m, param_trains(param), 0, (Tensor *[]){NULL});
+        state[m] = (ParamState){param, group_span(tape->group, m).number};
+        of[m] = tape_record(tape, &param_op, tape_leaf(tape, param->rows, param->cols, param->data, false), state + m, param_trains(param), 0, (Tensor *[]){NULL});
     }
     return of;
 }

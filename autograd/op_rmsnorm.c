@@ -12,37 +12,37 @@ typedef struct {
     size_t col;
     const float *weight;
     float *r; /* [T] */
-} Kept;
+} RmsnormState;
 
 static void rmsnorm_backward(Node *node)
 {
     Tensor *x = node->in[0], *y = node->out;
-    Kept *kept = node->kept;
+    RmsnormState *state = node->state;
     size_t T = x->shape[0], D = x->shape[1], n = y->shape[1];
     float *g = tape_scratch(node->tape, T * n);
-    if (!tape_computes(node->tape) || !x->wants) return;
+    if (!tape_computes(node->tape) || !x->requires_grad) return;
     bool first = tape_first(x);
 #pragma omp parallel for schedule(static)
     for (size_t t = 0; t < T; t++) {
-        const float *xt = x->data + t * D + kept->col, *dy = y->grad + t * n;
-        float *dx = x->grad + t * D + kept->col, *gt = g + t * n, r = kept->r[t];
-        for (size_t i = 0; i < n; i++) gt[i] = dy[i] * kept->weight[i];
+        const float *xt = x->data + t * D + state->col, *dy = y->grad + t * n;
+        float *dx = x->grad + t * D + state->col, *gt = g + t * n, r = state->r[t];
+        for (size_t i = 0; i < n; i++) gt[i] = dy[i] * state->weight[i];
         float pull = r * r * r * row_dot(n, gt, xt) / (float)n;
         if (first) memset(x->grad + t * D, 0, D * sizeof *dx); /* columns that are not normed, too */
         for (size_t i = 0; i < n; i++) dx[i] += r * gt[i] - pull * xt[i];
     }
 }
 
-static const Op rmsnorm = {.name = "rmsnorm", .backward = rmsnorm_backward, .writes = 1};
+static const Op rmsnorm = {.name = "rmsnorm", .backward = rmsnorm_backward, .overwrites_grad = 1};
 
 Tensor *op_rmsnorm(Tape *tape, Tensor *x, size_t col, size_t n, const float *weight, double eps)
 {
     size_t T = x->shape[0], D = x->shape[1];
     Tensor *y = tape_tensor(tape, T, n);
-    Kept *kept = tape_alloc(tape, sizeof *kept);
+    RmsnormState *state = tape_alloc(tape, sizeof *state);
     float *rs = tape_floats(tape, T);
     if (!tape_expect(tape, col + n <= D, "rmsnorm: columns %zu to %zu of %zu", col, col + n, D)) return &tape->dummy;
-    *kept = (Kept){col, weight, rs};
+    *state = (RmsnormState){col, weight, rs};
     T = tape_rows(tape, T);
 #pragma omp parallel for schedule(static) if (T * n >= WORTH_A_TEAM)
     for (size_t t = 0; t < T; t++) {
@@ -51,7 +51,7 @@ Tensor *op_rmsnorm(Tape *tape, Tensor *x, size_t col, size_t n, const float *wei
         rs[t] = r;
         for (size_t i = 0; i < n; i++) yt[i] = weight[i] * (xt[i] * r);
     }
-    return tape_record(tape, &rmsnorm, y, kept, false, 1, (Tensor *[]){x});
+    return tape_record(tape, &rmsnorm, y, state, false, 1, (Tensor *[]){x});
 }
 
 static const Op layernorm = {.name = "layernorm"};

@@ -8,9 +8,9 @@ typedef struct {
     const RopeTable *table;
     size_t col, heads, stride;
     bool interleaved;
-} Kept;
+} RopeState;
 
-static void turn_row(const Kept *k, size_t position, float direction, float *row)
+static void turn_row(const RopeState *k, size_t position, float direction, float *row)
 {
     size_t half = k->table->dim / 2;
     const float *c = k->table->cos + position * half, *s = k->table->sin + position * half;
@@ -25,7 +25,7 @@ static void turn_row(const Kept *k, size_t position, float direction, float *row
     }
 }
 
-static void turn(const Group *group, const Kept *k, float direction, size_t width, float *x)
+static void turn(const Group *group, const RopeState *k, float direction, size_t width, float *x)
 {
     for (size_t d = 0; d < group->n_docs; d++) {
         size_t begin = group->doc_start[d], end = group->doc_start[d + 1], past = group->doc_past ? group->doc_past[d] : 0;
@@ -36,14 +36,14 @@ static void turn(const Group *group, const Kept *k, float direction, size_t widt
 
 static void rope_backward(Node *node)
 {
-    if (node->out->wants && tape_computes(node->tape)) turn(node->tape->group, node->kept, -1, node->out->shape[1], node->out->grad);
+    if (node->out->requires_grad && tape_computes(node->tape)) turn(node->tape->group, node->state, -1, node->out->shape[1], node->out->grad);
 }
 
 static const Op rope = {.name = "rope", .backward = rope_backward};
 
 Tensor *op_rope(Tape *tape, Tensor *x, const RopeTable *table, size_t col, size_t heads, size_t stride, bool interleaved)
 {
-    Kept *kept = tape_alloc(tape, sizeof *kept);
+    RopeState *state = tape_alloc(tape, sizeof *state);
     if (tape->err) return &tape->dummy;
     const Group *group = tape->group;
     for (size_t d = 0; d < group->n_docs && tape_computes(tape); d++) {
@@ -55,7 +55,7 @@ Tensor *op_rope(Tape *tape, Tensor *x, const RopeTable *table, size_t col, size_
     if (!tape_expect(tape, x->shape[0] == group->T, "rope: %zu rows, %zu tokens", x->shape[0], group->T) ||
         !tape_expect(tape, heads >= 1 && end <= width, "rope: columns %zu to %zu of %zu", col, end, width))
         return &tape->dummy;
-    *kept = (Kept){table, col, heads, stride, interleaved};
-    if (tape_computes(tape)) turn(group, kept, 1, x->shape[1], x->data);
-    return tape_record(tape, &rope, x, kept, false, 1, (Tensor *[]){x});
+    *state = (RopeState){table, col, heads, stride, interleaved};
+    if (tape_computes(tape)) turn(group, state, 1, x->shape[1], x->data);
+    return tape_record(tape, &rope, x, state, false, 1, (Tensor *[]){x});
 }

@@ -18,7 +18,7 @@ typedef struct {
     const int32_t *ids;
     float *s;   /* [T][K] sigmoids of the chosen */
     float *sum; /* [T] their sum + 1e-20; 1 without norm_topk_prob */
-} Kept;
+} RouteState;
 
 static void hide_weak_groups(const RouterShape *shape, float *c)
 {
@@ -61,18 +61,18 @@ static void choose(const RouterShape *shape, const float *bias, const float *s, 
 static void route_backward(Node *node)
 {
     Tensor *z = node->in[0], *w = node->out;
-    const Kept *kept = node->kept;
+    const RouteState *state = node->state;
     size_t T = tape_rows(node->tape, z->shape[0]), E = z->shape[1], K = w->shape[1];
-    float f = kept->shape.routed_scaling_factor;
-    bool norm = kept->shape.norm_topk_prob;
+    float f = state->shape.routed_scaling_factor;
+    bool norm = state->shape.norm_topk_prob;
 #pragma omp parallel for schedule(static)
     for (size_t t = 0; t < T; t++) {
-        const float *dw = w->grad + t * K, *s = kept->s + t * K;
+        const float *dw = w->grad + t * K, *s = state->s + t * K;
         float mean = 0;
-        for (size_t k = 0; k < K && norm; k++) mean += dw[k] * (s[k] / kept->sum[t]);
+        for (size_t k = 0; k < K && norm; k++) mean += dw[k] * (s[k] / state->sum[t]);
         for (size_t k = 0; k < K; k++) {
-            float ds = f * (dw[k] - mean) / kept->sum[t];
-            z->grad[t * E + (size_t)kept->ids[t * K + k]] += ds * s[k] * (1 - s[k]);
+            float ds = f * (dw[k] - mean) / state->sum[t];
+            z->grad[t * E + (size_t)state->ids[t * K + k]] += ds * s[k] * (1 - s[k]);
         }
     }
 }
@@ -83,7 +83,7 @@ Route op_route(Tape *tape, Tensor *logits, const float *bias, const RouterShape 
 {
     size_t T = logits->shape[0], E = shape->E, K = shape->K;
     Tensor *w = tape_tensor(tape, T, K);
-    Kept *kept = tape_alloc(tape, sizeof *kept);
+    RouteState *state = tape_alloc(tape, sizeof *state);
     float *s = tape_floats(tape, T * K), *sum = tape_floats(tape, T);
     float *scratch = tape_scratch(tape, tape_threads(tape) * 2 * E);
     size_t G = shape->n_group, kept_groups = shape->topk_group;
@@ -92,7 +92,7 @@ Route op_route(Tape *tape, Tensor *logits, const float *bias, const RouterShape 
                      logits->shape[1], E, K, kept_groups, G) ||
         !tape_expect(tape, T == tape->group->T, "route: %zu rows of logits, %zu tokens", T, tape->group->T))
         return (Route){ids, &tape->dummy};
-    *kept = (Kept){*shape, ids, s, sum};
+    *state = (RouteState){*shape, ids, s, sum};
     T = tape_rows(tape, T);
 #pragma omp parallel for schedule(static) if (T * E >= WORTH_A_TEAM)
     for (size_t t = 0; t < T; t++) {
@@ -104,5 +104,5 @@ Route op_route(Tape *tape, Tensor *logits, const float *bias, const RouterShape 
         sum[t] = shape->norm_topk_prob ? total + 1e-20f : 1;
         for (size_t k = 0; k < K; k++) w->data[t * K + k] = s[t * K + k] / sum[t] * shape->routed_scaling_factor;
     }
-    return (Route){ids, tape_record(tape, &route_op, w, kept, false, 1, (Tensor *[]){logits})};
+    return (Route){ids, tape_record(tape, &route_op, w, state, false, 1, (Tensor *[]){logits})};
 }

@@ -18,7 +18,7 @@ static void swiglu_backward(Node *node)
     }
 }
 
-static const Op swiglu = {.name = "swiglu", .backward = swiglu_backward, .writes = 1};
+static const Op swiglu = {.name = "swiglu", .backward = swiglu_backward, .overwrites_grad = 1};
 
 Tensor *op_swiglu(Tape *tape, Tensor *x)
 {

@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static Pool *room_of(Tape *tape) { return tape->room ? tape->room : &tape->own; }
-static Pool *results_of(Tape *tape) { return tape->stays ? &tape->own : room_of(tape); }
+static Pool *room_of(Tape *tape) { return tape->workspace ? tape->workspace : &tape->own; }
+static Pool *results_of(Tape *tape) { return tape->resident ? &tape->own : room_of(tape); }
 
 void tape_begin(Tape *tape, const Group *group, TapeMode mode)
 {
@@ -53,7 +53,7 @@ static void *alloc_from(Tape *tape, Pool *pool, size_t bytes)
     return block;
 }
 
-void *tape_alloc(Tape *tape, size_t bytes) { return alloc_from(tape, tape->stays && !tape->counts ? &tape->own : &tape->notes, bytes); }
+void *tape_alloc(Tape *tape, size_t bytes) { return alloc_from(tape, tape->resident && !tape->counts ? &tape->own : &tape->notes, bytes); }
 
 /* A product that stops at the largest number, which no pool has. */
 static size_t times(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
@@ -73,17 +73,17 @@ void tape_scratch_reset(Tape *tape)
     while (tape->n_scratch) pool_give_back(room_of(tape), tape->scratch[--tape->n_scratch]);
 }
 
-static Tensor *new_tensor(Tape *tape, size_t rows, size_t cols, float *data, bool wants)
+static Tensor *new_tensor(Tape *tape, size_t rows, size_t cols, float *data, bool requires_grad)
 {
     Tensor *tensor = tape_alloc(tape, sizeof *tensor);
     if (!tensor) return &tape->dummy;
-    *tensor = (Tensor){.shape = {rows, cols}, .data = data, .wants = wants};
+    *tensor = (Tensor){.shape = {rows, cols}, .data = data, .requires_grad = requires_grad};
     return tensor;
 }
 
-Tensor *tape_leaf(Tape *tape, size_t rows, size_t cols, float *data, bool wants)
+Tensor *tape_leaf(Tape *tape, size_t rows, size_t cols, float *data, bool requires_grad)
 {
-    return new_tensor(tape, rows, cols, data, wants);
+    return new_tensor(tape, rows, cols, data, requires_grad);
 }
 
 Tensor *tape_tensor(Tape *tape, size_t rows, size_t cols)
@@ -107,10 +107,10 @@ bool tape_expect(Tape *tape, bool condition, const char *format, ...)
     return !tape->err;
 }
 
-bool tape_wants(const Tape *tape, bool trains, size_t n_in, Tensor *const *in)
+bool tape_requires_grad(const Tape *tape, bool trains, size_t n_in, Tensor *const *in)
 {
     if (tape->mode == TAPE_OFF || tape->err) return false;
-    for (size_t i = 0; i < n_in && !trains; i++) trains = in[i] && in[i]->wants;
+    for (size_t i = 0; i < n_in && !trains; i++) trains = in[i] && in[i]->requires_grad;
     return trains;
 }
 
@@ -137,18 +137,18 @@ static void check_gradients(Tape *tape, const Node *node)
         if (node->in[i]) check_finite(tape, node->in[i], node->in[i]->grad, node->op->name, ", on the way back");
 }
 
-Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *kept, bool trains, size_t n_in, Tensor *const *in)
+Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *state, bool trains, size_t n_in, Tensor *const *in)
 {
     tape_scratch_reset(tape);
     timing_note(tape->timing, op->name, TIMING_FORWARD);
     if (tape->err) return &tape->dummy;
     if (tape->guard) tape_expect_finite(tape, out, op->name);
-    if (!tape_wants(tape, trains, n_in, in)) return out;
+    if (!tape_requires_grad(tape, trains, n_in, in)) return out;
     Node *node = tape_alloc(tape, sizeof *node + n_in * sizeof *node->in);
     if (!node) return &tape->dummy;
-    *node = (Node){.previous = tape->last, .op = op, .tape = tape, .out = out, .kept = kept, .n_in = n_in};
+    *node = (Node){.previous = tape->last, .op = op, .tape = tape, .out = out, .state = state, .n_in = n_in};
     memcpy(node->in, in, n_in * sizeof *in);
-    out->wants = true;
+    out->requires_grad = true;
     tape->last = node;
     tape->n_nodes++;
     return out;
@@ -161,22 +161,22 @@ static void zero(size_t n, float *x)
     for (size_t i = 0; i < n; i += AT_ONCE) memset(x + i, 0, (n - i < AT_ONCE ? n - i : AT_ONCE) * sizeof *x);
 }
 
-static float *seed(Tape *tape, Tensor *tensor, bool fresh)
+static float *seed(Tape *tape, Tensor *tensor, bool grad_unwritten)
 {
     if (tensor->grad || tape->err) return tensor->grad;
     size_t n = tensor->shape[0] * tensor->shape[1];
     tensor->grad = alloc_from(tape, room_of(tape), times(n, sizeof(float)));
-    tensor->fresh = fresh;
-    if (tape_computes(tape) && !fresh) zero(n, tensor->grad);
+    tensor->grad_unwritten = grad_unwritten;
+    if (tape_computes(tape) && !grad_unwritten) zero(n, tensor->grad);
     return tensor->grad;
 }
 
 float *tape_seed(Tape *tape, Tensor *tensor) { return seed(tape, tensor, false); }
 
 /* An input that occurs twice is added to. */
-static bool writes(const Node *node, size_t i)
+static bool overwrites_grad(const Node *node, size_t i)
 {
-    if (!(node->op->writes >> i & 1)) return false;
+    if (!(node->op->overwrites_grad >> i & 1)) return false;
     for (size_t j = 0; j < node->n_in; j++)
         if (j != i && node->in[j] == node->in[i]) return false;
     return true;
@@ -198,10 +198,10 @@ static void walk_back(Tape *tape, Node *node)
 {
     tape_seed(tape, node->out);
     for (size_t i = 0; i < node->n_in; i++)
-        if (node->in[i] && node->in[i]->wants) seed(tape, node->in[i], writes(node, i));
+        if (node->in[i] && node->in[i]->requires_grad) seed(tape, node->in[i], overwrites_grad(node, i));
     timing_note(tape->timing, "gradients = 0", TIMING_BACKWARD);
     if (!tape->err) node->op->backward(node);
-    for (size_t i = 0; i < node->n_in && tape_computes(tape); i++) ASSERT(!node->in[i] || !node->in[i]->fresh, "%s has left the gradient of input %zu unwritten", node->op->name, i);
+    for (size_t i = 0; i < node->n_in && tape_computes(tape); i++) ASSERT(!node->in[i] || !node->in[i]->grad_unwritten, "%s has left the gradient of input %zu unwritten", node->op->name, i);
     if (tape->guard && !tape->err) check_gradients(tape, node);
     tape_scratch_reset(tape);
     timing_note(tape->timing, node->op->name, TIMING_BACKWARD);

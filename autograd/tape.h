@@ -35,8 +35,8 @@ typedef struct Tensor {
     size_t shape[2];
     float *data; /* [shape[0]][shape[1]], dense */
     float *grad; /* the same shape, or NULL: nothing has asked for it yet */
-    bool wants;  /* a gradient is wanted */
-    bool fresh;  /* grad has nothing in it yet: who is given it writes it all */
+    bool requires_grad;  /* a gradient is wanted */
+    bool grad_unwritten;  /* grad has nothing in it yet: who is given it writes it all */
     bool owned;  /* data is the tape's */
 } Tensor;
 
@@ -45,7 +45,7 @@ typedef struct Node Node;
 typedef struct {
     const char *name;
     void (*backward)(Node *node);
-    unsigned writes; /* bit i: backward can write the gradient of input i instead of adding to it */
+    unsigned overwrites_grad; /* bit i: backward can write the gradient of input i instead of adding to it */
 } Op;
 
 struct Node {
@@ -53,7 +53,7 @@ struct Node {
     const Op *op;
     Tape *tape;
     Tensor *out;
-    void *kept; /* what the operation keeps for the way back, of tape_alloc */
+    void *state; /* what the operation keeps for the way back, of tape_alloc */
     size_t n_in;
     Tensor *in[]; /* borrowed, NULL entries allowed */
 };
@@ -64,8 +64,8 @@ enum { TAPE_SCRATCH = 32 }; /* blocks of scratch that an operation may have at o
 
 struct Tape {
     Pool own;             /* of a tape that stays, or has no room */
-    Pool *room;           /* the caller's: what only the tape at work needs, so that one serves all tapes of a step. NULL: none */
-    bool stays;           /* results lie in `own`, until the way back: only scratch and gradients in the room */
+    Pool *workspace;           /* the caller's: what only the tape at work needs, so that one serves all tapes of a step. NULL: none */
+    bool resident;           /* results lie in `own`, until the way back: only scratch and gradients in the room */
     Pool notes;           /* nodes and other small blocks, apart: a number's block that goes leaves a gap that the next one fits */
     bool counts;          /* the pools of numbers count: nothing is computed */
     size_t threads;       /* that blocks are counted for; 0: those of this process */
@@ -91,7 +91,7 @@ void tape_reset(Tape *tape); /* empty; memory is kept */
 void tape_free(Tape *tape);
 
 /* A tensor around data of the caller. Owner of data: the caller. */
-Tensor *tape_leaf(Tape *tape, size_t rows, size_t cols, float *data, bool wants);
+Tensor *tape_leaf(Tape *tape, size_t rows, size_t cols, float *data, bool requires_grad);
 
 /* Hand over the first error, if any; the tape forgets it. */
 MUST_USE Err *tape_error(Tape *tape);
@@ -122,8 +122,8 @@ float *tape_floats(Tape *tape, size_t n);
 /* True once, when x->grad is to be written; else it is to be added to. Asked by a backward that says Op.writes, always. */
 static inline bool tape_first(Tensor *x)
 {
-    bool first = x->fresh;
-    x->fresh = false;
+    bool first = x->grad_unwritten;
+    x->grad_unwritten = false;
     return first;
 }
 
@@ -139,9 +139,9 @@ bool tape_expect(Tape *tape, bool condition, const char *format, ...) PRINTF(3, 
 void tape_expect_finite(Tape *tape, const Tensor *tensor, const char *what);
 
 /* True when the operation should be prepared for the way back. trains: one of its parameters trains. */
-bool tape_wants(const Tape *tape, bool trains, size_t n_in, Tensor *const *in);
+bool tape_requires_grad(const Tape *tape, bool trains, size_t n_in, Tensor *const *in);
 
-/* Note the operation (if tape_wants); returns out. */
-Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *kept, bool trains, size_t n_in, Tensor *const *in);
+/* Note the operation (if tape_requires_grad); returns out. */
+Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *state, bool trains, size_t n_in, Tensor *const *in);
 
 #endif

@@ -9,7 +9,7 @@
 /* A tape that counts, over documents of one length. */
 typedef struct {
     Tape tape;
-    Pool room;
+    Pool workspace;
     Group group;
     size_t *starts;      /* of documents, then of micro-batches */
     Keys *keys;          /* [n_layers] */
@@ -21,7 +21,7 @@ typedef struct {
 static void count_close(Count *c)
 {
     tape_free(&c->tape);
-    pool_free(&c->room);
+    pool_free(&c->workspace);
     free(c->starts);
     free(c->keys);
     free(c->bitmaps);
@@ -47,7 +47,7 @@ static Err *count_open(Count *c, const Model *model, size_t T, const TapeWork *w
     size_t longest = larger(least(work->longest, T), 1), latent_from = model->attention.latent_from;
     size_t others = latent_from > 1 ? least(longest, latent_from - 1) : longest, first = layout == LONG ? longest : others;
     size_t micro = larger(work->micro_batch_tokens / 2, 1), n_docs = T / others + 3; /* two micro-batches that meet are more than a whole one */
-    *c = (Count){.room.counts = true, .group.T = T};
+    *c = (Count){.workspace.counts = true, .group.T = T};
     TRY(mem_new(&c->starts, n_docs + 1 + T / micro + 2, sizeof *c->starts)); /* micro is 1 where none is said */
     TRY(mem_new(&c->keys, model->n_layers, sizeof *c->keys));
     TRY(mem_new(&c->experts, model->n_layers, sizeof *c->experts));
@@ -61,22 +61,22 @@ static Err *count_open(Count *c, const Model *model, size_t T, const TapeWork *w
     for (size_t l = 0; l < model->n_layers; l++)
         if (model->layers[l].indexer && longest > model->index.top_k) c->keys[l] = (Keys){c->group.n_docs, c->bitmaps, model->index.top_k};
     c->choices = (Choices){.n_layers = model->n_layers, .experts = c->experts, .keys = c->keys};
-    c->tape = (Tape){.own.counts = true, .counts = true, .room = &c->room, .threads = work->threads};
+    c->tape = (Tape){.own.counts = true, .counts = true, .workspace = &c->workspace, .threads = work->threads};
     return NULL;
 }
 
-static void begin(Count *c, TapeMode mode, bool stays)
+static void begin(Count *c, TapeMode mode, bool resident)
 {
-    c->tape.stays = stays;
+    c->tape.resident = resident;
     c->tape.dropout = 0.5f; /* where a pair drops at all */
-    c->tape.own.high_bytes = c->room.high_bytes = c->tape.notes.high_bytes = 0;
+    c->tape.own.high_bytes = c->workspace.high_bytes = c->tape.notes.high_bytes = 0;
     tape_begin(&c->tape, &c->group, mode);
 }
 
-static Tensor *forward_layer(Count *c, const Model *model, const Adapter *adapter, size_t l, bool wants, bool made)
+static Tensor *forward_layer(Count *c, const Model *model, const Adapter *adapter, size_t l, bool requires_grad, bool made)
 {
     LayerPass pass = {.choices = &c->choices, .made = made};
-    return layer_forward(&c->tape, model, l, adapter, tape_leaf(&c->tape, c->group.T, (size_t)model->config.hidden_size, NULL, wants), &pass);
+    return layer_forward(&c->tape, model, l, adapter, tape_leaf(&c->tape, c->group.T, (size_t)model->config.hidden_size, NULL, requires_grad), &pass);
 }
 
 static Err *layer_back(Count *c, Tensor *out)
@@ -87,12 +87,12 @@ static Err *layer_back(Count *c, Tensor *out)
 
 /* Bytes: of the room, of the notes of who is at work, and of a tape that stays, which holds its own. */
 typedef struct {
-    size_t room, notes, own;
+    size_t workspace, notes, own;
 } Taken;
 
 static void note(const Count *c, bool keep, Taken *taken)
 {
-    taken->room = larger(taken->room, c->room.high_bytes);
+    taken->workspace = larger(taken->workspace, c->workspace.high_bytes);
     if (keep) taken->own = larger(taken->own, c->tape.own.high_bytes + c->tape.notes.high_bytes);
     else taken->notes = larger(taken->notes, c->tape.notes.high_bytes);
 }
@@ -168,7 +168,7 @@ static Err *count_all(Count *c, const Model *model, const Adapter *adapter, cons
     for (size_t l = 0; l < L; l++) {
         bool same = l > 0 && l != lowest && l != keep_from && alike(model, adapter, l, l - 1);
         if (!same) TRY(count_trained(c, model, adapter, l, l >= lowest, l >= keep_from, &last));
-        taken->room = larger(taken->room, last.room);
+        taken->workspace = larger(taken->workspace, last.workspace);
         taken->notes = larger(taken->notes, last.notes);
         taken->own += groups * touched(last.own);
     }
@@ -182,7 +182,7 @@ static Err *count_layout(size_t *bytes, const Model *model, const Adapter *adapt
     Err *err = count_open(&count, model, work->T, work, layout);
     if (!err) err = count_all(&count, model, adapter, work, &taken);
     count_close(&count);
-    *bytes = touched(taken.room) + touched(taken.notes) + taken.own;
+    *bytes = touched(taken.workspace) + touched(taken.notes) + taken.own;
     return err;
 }
 
@@ -204,7 +204,7 @@ static Err *count_rows(Count *c, const Model *model, size_t *floats)
         begin(c, TAPE_OFF, false);
         forward_layer(c, model, NULL, l, false, false);
         TRY(tape_error(&c->tape));
-        floats[l] = c->room.used_bytes / sizeof(float) / c->group.T;
+        floats[l] = c->workspace.used_bytes / sizeof(float) / c->group.T;
     }
     return NULL;
 }

@@ -18,14 +18,14 @@ typedef struct {
     size_t n_panels, panels_room;
     Panel *panels;
     Series *series;    /* of the last panel */
-    size_t n_owned, owned_room;
+    size_t n_owned, owned_workspace;
     void **owned;      /* what panels point to */
     Heat heat;
 } Picture;
 
 static Err *own(Picture *picture, void *block)
 {
-    Err *err = mem_grow(&picture->owned, &picture->owned_room, picture->n_owned + 1, sizeof *picture->owned);
+    Err *err = mem_grow(&picture->owned, &picture->owned_workspace, picture->n_owned + 1, sizeof *picture->owned);
     if (err) free(block);
     else picture->owned[picture->n_owned++] = block;
     return err;

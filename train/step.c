@@ -14,7 +14,7 @@ struct Step {
     Model *model;
     Adapter *adapter;
     StepConfig config;
-    Pool room;               /* of all tapes */
+    Pool workspace;               /* of all tapes */
     Tape tape;               /* of the layer and group at work */
     size_t n_kept;
     Tape *kept;              /* [n_kept], the first [keep_layers][n_groups] of them for the step at work */
@@ -97,7 +97,7 @@ void step_rest(Step *s)
     drop_choices(s);
     layer_inputs_free(&s->hidden);
     tape_free(&s->tape);
-    pool_free(&s->room);
+    pool_free(&s->workspace);
     forest_free(&s->forest);
     free(s->dx);
     s->dx = NULL;
@@ -116,7 +116,7 @@ void step_free(Step *s)
 
 size_t step_tape_bytes(const Step *s)
 {
-    size_t bytes = s->room.high_bytes + s->tape.notes.high_bytes;
+    size_t bytes = s->workspace.high_bytes + s->tape.notes.high_bytes;
     for (size_t i = 0; i < s->n_kept; i++) bytes += s->kept[i].own.high_bytes;
     return bytes;
 }
@@ -180,12 +180,12 @@ static Err *prepare(Run *run)
     return mem_new(&s->totals, L * width, sizeof *s->totals);
 }
 
-static void start_tape(const Run *run, Tape *tape, const Group *group, TapeMode mode, bool stays)
+static void start_tape(const Run *run, Tape *tape, const Group *group, TapeMode mode, bool resident)
 {
     const StepConfig *c = &run->s->config;
     tape->timing = c->timing;
-    tape->room = &run->s->room;
-    tape->stays = stays;
+    tape->workspace = &run->s->workspace;
+    tape->resident = resident;
     tape_begin(tape, group, mode);
     tape->recompute_experts = c->recompute_experts;
     tape->recomputing = false;

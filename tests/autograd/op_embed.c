@@ -57,7 +57,7 @@ static void rows_of_the_table_are_widened_and_never_trained(void **state)
         tape_begin(&tape, &trial.group, TAPE_RECORD);
         Tensor *y = op_embed(&tape, table, ids);
         assert_ok(tape_error(&tape));
-        assert_true(y->shape[0] == 4 && y->shape[1] == 7 && !y->wants && tape.n_nodes == 0);
+        assert_true(y->shape[0] == 4 && y->shape[1] == 7 && !y->requires_grad && tape.n_nodes == 0);
         for (size_t t = 0; t < 4; t++)
             for (size_t d = 0; d < 7; d++) assert_true((double)y->data[t * 7 + d] == reference_at(table, (size_t)ids[t], d));
         tape_free(&tape);

@@ -96,7 +96,7 @@ static void layer_norm_has_no_gradient(void **state)
     Tape tape = {0};
     float x[6] = {1, 2, 3, 4, 5, 7}, weight[] = {1, 1}, bias[] = {0, 0};
     tape_begin(&tape, &(Group){.T = 3, .n_docs = 1, .doc_start = (size_t[]){0, 3}}, TAPE_RECORD);
-    assert_false(op_layernorm(&tape, tape_leaf(&tape, 3, 2, x, true), weight, bias, 1e-6)->wants);
+    assert_false(op_layernorm(&tape, tape_leaf(&tape, 3, 2, x, true), weight, bias, 1e-6)->requires_grad);
     assert_int_equal(tape.n_nodes, 0);
     tape_free(&tape);
 }

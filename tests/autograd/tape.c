@@ -100,7 +100,7 @@ static void nothing_is_recorded_where_nothing_wants_a_gradient(void **state)
         tape_begin(&tape, &group, i == 1 ? TAPE_OFF : TAPE_RECORD);
         Tensor *leaf = tape_leaf(&tape, 3, 4, x, i > 0), *y = op_add(&tape, op_linear(&tape, leaf, 1, (const Weight *[]){&W}, 0, NULL), leaf);
         assert_int_equal(tape.n_nodes, i == 2 ? 2 : 0);
-        assert_true(y->wants == (i == 2));
+        assert_true(y->requires_grad == (i == 2));
         assert_ok(tape_backward(&tape));
     }
     tape_free(&tape);
@@ -190,30 +190,30 @@ static void what_has_served_makes_room(void **state)
     float x[12] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, values[16];
     for (size_t i = 0; i < 16; i++) values[i] = (float)i / 7;
     Weight W = weight_of("W", 4, 4, values);
-    Pool room = {0};
+    Pool workspace = {0};
     size_t high[2];
-    for (int stays = 0; stays < 2; stays++) {
-        Tape tape = {.room = &room, .stays = stays};
+    for (int resident = 0; resident < 2; resident++) {
+        Tape tape = {.workspace = &workspace, .resident = resident};
         tape_begin(&tape, &group, TAPE_RECORD);
         Tensor *leaf = tape_leaf(&tape, 3, 4, x, true), *y = leaf, *first = NULL;
         for (size_t i = 0; i < DEEP; i++) {
             y = op_linear(&tape, y, 1, (const Weight *[]){&W}, 0, NULL);
             if (!first) first = y;
         }
-        high[stays] = room.high_bytes;
+        high[resident] = workspace.high_bytes;
         memset(tape_seed(&tape, y), 0, 12 * sizeof(float));
         assert_ok(tape_backward(&tape));
         assert_null(first->data);
         assert_null(first->grad);
         assert_null(y->data);
         assert_non_null(leaf->grad); /* of the caller's */
-        assert_true(room.high_bytes <= high[stays] + 4 * 256); /* not one gradient for each result */
-        assert_int_equal(tape.own.n > 0, stays); /* what operations keep stays until the reset */
-        room.high_bytes = 0;
+        assert_true(workspace.high_bytes <= high[resident] + 4 * 256); /* not one gradient for each result */
+        assert_int_equal(tape.own.n > 0, resident); /* what operations keep stays until the reset */
+        workspace.high_bytes = 0;
         tape_free(&tape);
     }
     assert_true(high[1] < high[0]); /* only scratch */
-    pool_free(&room);
+    pool_free(&workspace);
 }
 
 /* Shapes alone: no number is read or written, and what is taken is what a tape that computes takes. */
@@ -244,7 +244,7 @@ static Tensor *run(Tape *tape, int op, Tensor *x)
 {
     static float values[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, ones[12] = {1};
     static const int32_t ids[6] = {0, 1, 0, 1, 0, 1};
-    static int32_t room[6] = {0, 1, 0, 1, 0, 1};
+    static int32_t workspace[6] = {0, 1, 0, 1, 0, 1};
     Weight W = weight_of("W", 4, 4, values), head = weight_of("head", 2, 4, values);
     Param A = {.name = (char *)"A", .rows = 4, .cols = 4, .data = values};
     Lora lora = {.A = &A, .B = &A, .scale = 1};
@@ -260,7 +260,7 @@ static Tensor *run(Tape *tape, int op, Tensor *x)
     case 4: return op_add(tape, tape_leaf(tape, 3, 4, copy, true), x);
     case 5: return op_rope(tape, x, &table, 0, 2, 2, true);
     case 6: return op_loss(tape, x, &head, ids);
-    case 7: return op_route(tape, x, values, &(RouterShape){4, 2, 1, 1, true, 1}, room, true).weights;
+    case 7: return op_route(tape, x, values, &(RouterShape){4, 2, 1, 1, true, 1}, workspace, true).weights;
     case 8: return op_experts(tape, x, (Route){ids, tape_leaf(tape, 3, 2, copy, true)}, 2, experts, NULL);
     case 9: return op_attention(tape, &(AttentionShape){1, 2, 2, 2, 1, 0}, x, x, x, 0, NULL);
     case 10: return op_layernorm(tape, x, values, values, 1e-5);

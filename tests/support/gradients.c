@@ -96,12 +96,12 @@ const Weight *trial_weight(Trial *trial, const char *name, DType dtype, size_t r
 
 typedef struct {
     const Trial *trial;
-    const bool *wants; /* [n_in]; NULL: all. A parameter's counts for all parameters */
+    const bool *requires_grad; /* [n_in]; NULL: all. A parameter's counts for all parameters */
     Forest *forest;    /* NULL: parameters do not train */
     Outcome to;
 } Run;
 
-static bool wants(const Run *run, size_t i) { return !run->wants || run->wants[i]; }
+static bool requires_grad(const Run *run, size_t i) { return !run->requires_grad || run->requires_grad[i]; }
 
 static float weight_of_result(const Trial *trial, size_t i) { return trial->only_loss ? 0 : (float)rng_normal(4, i); }
 
@@ -137,7 +137,7 @@ static void fill_call(const Run *run, Tape *tape, Call *call, size_t T)
         }
         float *copy = tape_floats(tape, T * cols); /* operations in place write on it */
         memcpy(copy, trial->in[i].values + call->row * cols, T * cols * sizeof *copy);
-        call->in[i] = tape_leaf(tape, T, cols, copy, wants(run, i));
+        call->in[i] = tape_leaf(tape, T, cols, copy, requires_grad(run, i));
     }
 }
 

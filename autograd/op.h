@@ -24,7 +24,7 @@ Tensor *op_add(Tape *tape, Tensor *y, Tensor *x);
 
 /* y = [x W0' | x W1' | ...]: the outputs of n <= 4 frozen projections of one input, side by side; and of each pair
  * y[:, col : col + O) += scale (drop(x) A') B'. At most 4 pairs, at most one to a weight; NULL is none. */
-Tensor *op_linear(Tape *tape, Tensor *x, size_t n, const Weight *const W[], size_t n_pairs, const Lora *const pairs[]);
+Tensor *op_linear(Tape *tape, Tensor *x, size_t n, const Weight *const W[], size_t n_loras, const Lora *const loras[]);
 
 /* y = x W' where W [O][D] itself may train (a router); values of the parameter stand for the frozen weight. */
 Tensor *op_linear_trained(Tape *tape, Tensor *x, const Weight *W, const Param *param);

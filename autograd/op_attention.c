@@ -76,7 +76,7 @@ static size_t room_lay(Room *room, const AttentionShape *shape, Way way, float *
 {
     Columns c = columns_of(shape);
     size_t key = shape->nope + shape->rope, v = shape->v, tile = LINES * BLOCK_STRIDE, used = 0;
-    bool pairs = blocks_of_path(true) != blocks_of_path(false);
+    bool loras = blocks_of_path(true) != blocks_of_path(false);
     const struct {
         float **at;
         size_t up, down;
@@ -95,9 +95,9 @@ static size_t room_lay(Room *room, const AttentionShape *shape, Way way, float *
         {&room->q_columns, 0, c.key / LANES * QUERY_STEP},
         {&room->do_columns, 0, c.v / LANES * QUERY_STEP},
         {&room->ds, 0, tile},
-        {&room->p_turned, 0, pairs ? tile : 0},
-        {&room->ds_lines, 0, pairs ? tile : 0},
-        {&room->ds_turned, 0, pairs ? tile : 0},
+        {&room->p_turned, 0, loras ? tile : 0},
+        {&room->ds_lines, 0, loras ? tile : 0},
+        {&room->ds_turned, 0, loras ? tile : 0},
         {&room->dk, 0, (KEYS + BLOCK_BAND) * row_step(c.key)},
         {&room->dv, 0, (KEYS + BLOCK_BAND) * row_step(c.v)},
     };
@@ -106,7 +106,7 @@ static size_t room_lay(Room *room, const AttentionShape *shape, Way way, float *
         *parts[i].at = base ? base + used : NULL;
         used += round_up(way == UP ? parts[i].up : parts[i].down, LANES);
     }
-    if (!pairs) room->p_turned = room->s, room->ds_lines = room->ds_turned = room->ds;
+    if (!loras) room->p_turned = room->s, room->ds_lines = room->ds_turned = room->ds;
     return used;
 }
 

@@ -177,8 +177,8 @@ static void project_in(const Work *w, size_t m, const HeadRows *rows, float s, R
 /* y (+)= s (x_c W' + lora x_u B'). */
 static void project_out(const Work *w, size_t m, const HeadRows *rows, bool add, float s, Rows x, Rows y)
 {
-    GemmLora pair = {w->r, rows->B.data, 0, rows->n, rows_right(x, w->u_col), s * rows->s};
-    gemm_nt(m, y, add, s, x, &rows->W, &pair, rows->scratch);
+    GemmLora term = {w->r, rows->B.data, 0, rows->n, rows_right(x, w->u_col), s * rows->s};
+    gemm_nt(m, y, add, s, x, &rows->W, &term, rows->scratch);
 }
 
 /* Row i of head h in a block, in q, in o. */
@@ -334,7 +334,7 @@ static void document_backward(Work *w, const LatentState *state, const Gradients
 }
 
 /* What the document adds to dB of its micro-batch: heads on threads. */
-static void pair_backward(const Work *w, const LatentState *state, const Gradients *g)
+static void lora_backward(const Work *w, const LatentState *state, const Gradients *g)
 {
     const AttentionShape *s = w->shape;
     size_t H = s->n_heads, r = w->r;
@@ -369,7 +369,7 @@ static void attention_latent_backward(Node *node)
         if (tape_computes(tape)) {
             document_backward(&work, state, &g);
             g.dB = in->lora && group->n_micro ? wanted(in->B[m]) : NULL;
-            if (g.dB) pair_backward(&work, state, &g);
+            if (g.dB) lora_backward(&work, state, &g);
         }
         tape_scratch_reset(tape);
     }

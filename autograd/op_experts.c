@@ -364,7 +364,7 @@ static bool trains(size_t E, const Expert *experts)
     return false;
 }
 
-static bool pair_fits(Tape *tape, const Lora *lora, size_t inner, size_t width)
+static bool lora_fits(Tape *tape, const Lora *lora, size_t inner, size_t width)
 {
     if (!lora) return true;
     const Param *A = lora->A, *B = lora->B;
@@ -386,7 +386,7 @@ static bool fits(Tape *tape, const Tensor *x, Route route, size_t E, const Exper
         bool right = gate->rows == F && gate->cols == D && up->rows == F && up->cols == D && down->rows == D && down->cols == F;
         if (!tape_expect(tape, right, "experts: x is [%zu][%zu], gate [%zu][%zu], up [%zu][%zu], down [%zu][%zu]", T, D, gate->rows,
                          gate->cols, up->rows, up->cols, down->rows, down->cols) ||
-            !pair_fits(tape, experts[e].in, D, 2 * F) || !pair_fits(tape, experts[e].out, F, D))
+            !lora_fits(tape, experts[e].in, D, 2 * F) || !lora_fits(tape, experts[e].out, F, D))
             return false;
     }
     for (size_t i = 0; i < T * K && tape_computes(tape); i++)

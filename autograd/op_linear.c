@@ -8,27 +8,27 @@
 enum { MOST = 4 };
 
 typedef struct {
-    size_t n, n_pairs;
+    size_t n, n_loras;
     const Weight *W[MOST]; /* the records, not the bytes: those may move between passes */
-    const Lora *pair[MOST];
+    const Lora *loras[MOST];
     const float *u[MOST];
     const Param *param;
 } LinearState;
 
 static bool meets(const Lora *lora, size_t col, size_t width) { return lora->col < col + width && col < lora->col + lora->B->rows; }
 
-/* The pair that adds to columns [col, + width), or n_pairs. */
-static size_t pair_at(const LinearState *state, size_t col, size_t width)
+/* The pair that adds to columns [col, + width), or n_loras. */
+static size_t lora_at(const LinearState *state, size_t col, size_t width)
 {
     size_t i = 0;
-    while (i < state->n_pairs && !meets(state->pair[i], col, width)) i++;
+    while (i < state->n_loras && !meets(state->loras[i], col, width)) i++;
     return i;
 }
 
 static size_t rank_most(const LinearState *state)
 {
     size_t most = 0;
-    for (size_t i = 0; i < state->n_pairs; i++) most = larger(most, state->pair[i]->A->rows);
+    for (size_t i = 0; i < state->n_loras; i++) most = larger(most, state->loras[i]->A->rows);
     return most;
 }
 
@@ -45,11 +45,11 @@ static void sum_trained(const Tape *tape, const Param *param, const Tensor *x, c
 }
 
 /* du of the pairs, and their sums. */
-static void back_through_pairs(Tape *tape, const LinearState *state, const Tensor *x, const Tensor *y, const float *du[MOST])
+static void backward_loras(Tape *tape, const LinearState *state, const Tensor *x, const Tensor *y, const float *du[MOST])
 {
-    for (size_t i = 0; i < state->n_pairs && !tape->err; i++) {
-        du[i] = lora_up_backward(tape, state->pair[i], y->grad + state->pair[i]->col, y->shape[1], state->u[i]);
-        if (du[i]) lora_sum_A(tape, state->pair[i], x, du[i]);
+    for (size_t i = 0; i < state->n_loras && !tape->err; i++) {
+        du[i] = lora_up_backward(tape, state->loras[i], y->grad + state->loras[i]->col, y->shape[1], state->u[i]);
+        if (du[i]) lora_sum_A(tape, state->loras[i], x, du[i]);
     }
 }
 
@@ -60,10 +60,10 @@ static void back_through_weights(const Tape *tape, const LinearState *state, Ten
     bool first = tape_first(x);
     for (size_t i = 0, width; i < state->n; i++, col += width) {
         width = state->W[i]->rows;
-        size_t p = pair_at(state, col, width);
-        GemmLora pair = p < state->n_pairs && du[p] && !lora_drops(tape, state->pair[p]) ? lora_inner(state->pair[p], du[p]) : (GemmLora){0};
-        if (pair.r) du[p] = NULL;
-        if (tape_computes(tape)) gemm_nn(T, rows_of(x->grad, D), !first || i, 1, rows_of(y->grad + col, O), state->W[i], &pair, scratch);
+        size_t p = lora_at(state, col, width);
+        GemmLora term = p < state->n_loras && du[p] && !lora_drops(tape, state->loras[p]) ? lora_inner(state->loras[p], du[p]) : (GemmLora){0};
+        if (term.r) du[p] = NULL;
+        if (tape_computes(tape)) gemm_nn(T, rows_of(x->grad, D), !first || i, 1, rows_of(y->grad + col, O), state->W[i], &term, scratch);
     }
 }
 
@@ -75,21 +75,21 @@ static void linear_backward(Node *node)
     size_t widest = 0;
     const float *du[MOST] = {NULL};
     if (param_trains(state->param) && tape_computes(tape)) sum_trained(tape, state->param, x, y);
-    back_through_pairs(tape, state, x, y, du);
+    backward_loras(tape, state, x, y, du);
     if (!x->requires_grad || tape->err) return;
     for (size_t i = 0; i < state->n; i++) widest = larger(widest, state->W[i]->rows);
     float *scratch = tape_scratch(tape, gemm_scratch(x->shape[0], widest, rank_most(state)));
     if (!scratch) return;
     back_through_weights(tape, state, x, y, du, scratch);
-    for (size_t i = 0; i < state->n_pairs && !tape->err; i++)
-        if (du[i]) lora_down_backward(tape, state->pair[i], x, du[i]);
+    for (size_t i = 0; i < state->n_loras && !tape->err; i++)
+        if (du[i]) lora_down_backward(tape, state->loras[i], x, du[i]);
 }
 
 static const Op linear = {.name = "linear", .backward = linear_backward, .overwrites_grad = 1};
 
 /* ---- the way up ----------------------------------------------------------------------------------------------- */
 
-static bool pair_fits(Tape *tape, const Lora *lora, size_t T, size_t D, size_t O)
+static bool lora_fits(Tape *tape, const Lora *lora, size_t T, size_t D, size_t O)
 {
     const Param *A = lora->A, *B = lora->B;
     return tape_expect(tape, A->cols == D && B->cols == A->rows && lora->col + B->rows <= O,
@@ -98,54 +98,54 @@ static bool pair_fits(Tape *tape, const Lora *lora, size_t T, size_t D, size_t O
            tape_expect(tape, T == tape->group->T, "%s: %zu rows, %zu tokens", A->name, T, tape->group->T);
 }
 
-static bool fits(Tape *tape, const Tensor *x, size_t n, const Weight *const W[], size_t n_pairs, const Lora *const pairs[])
+static bool fits(Tape *tape, const Tensor *x, size_t n, const Weight *const W[], size_t n_loras, const Lora *const loras[])
 {
     size_t T = x->shape[0], D = x->shape[1], O = 0;
-    if (!tape_expect(tape, n >= 1 && n <= MOST && n_pairs <= MOST, "linear: %zu weights, %zu pairs", n, n_pairs)) return false;
+    if (!tape_expect(tape, n >= 1 && n <= MOST && n_loras <= MOST, "linear: %zu weights, %zu pairs", n, n_loras)) return false;
     for (size_t i = 0; i < n; i++) {
         O += W[i]->rows;
         if (!tape_expect(tape, W[i]->cols == D, "linear: x is %zu wide, %s is [%zu][%zu]", D, W[i]->name, W[i]->rows, W[i]->cols)) return false;
     }
-    for (size_t i = 0; i < n_pairs; i++)
-        if (pairs[i] && !pair_fits(tape, pairs[i], T, D, O)) return false;
+    for (size_t i = 0; i < n_loras; i++)
+        if (loras[i] && !lora_fits(tape, loras[i], T, D, O)) return false;
     return !tape->err;
 }
 
 static bool trains(const LinearState *state)
 {
     bool some = param_trains(state->param);
-    for (size_t i = 0; i < state->n_pairs; i++) some = some || param_trains(state->pair[i]->A);
+    for (size_t i = 0; i < state->n_loras; i++) some = some || param_trains(state->loras[i]->A);
     return some;
 }
 
-static Tensor *project(Tape *tape, Tensor *x, size_t n, const Weight *const W[], size_t n_pairs, const Lora *const pairs[], const Param *param)
+static Tensor *project(Tape *tape, Tensor *x, size_t n, const Weight *const W[], size_t n_loras, const Lora *const loras[], const Param *param)
 {
     size_t T = x->shape[0], D = x->shape[1], O = 0, col = 0;
-    if (!fits(tape, x, n, W, n_pairs, pairs)) return &tape->dummy;
+    if (!fits(tape, x, n, W, n_loras, loras)) return &tape->dummy;
     for (size_t i = 0; i < n; i++) O += W[i]->rows;
     Tensor *y = tape_tensor(tape, T, O);
     LinearState *state = tape_alloc(tape, sizeof *state);
     if (tape->err) return &tape->dummy;
     *state = (LinearState){.n = n, .param = param};
-    for (size_t i = 0; i < n_pairs && !tape->err; i++) {
-        if (!pairs[i]) continue;
-        state->pair[state->n_pairs] = pairs[i];
-        state->u[state->n_pairs++] = lora_down(tape, pairs[i], x);
+    for (size_t i = 0; i < n_loras && !tape->err; i++) {
+        if (!loras[i]) continue;
+        state->loras[state->n_loras] = loras[i];
+        state->u[state->n_loras++] = lora_down(tape, loras[i], x);
     }
     float *scratch = tape_scratch(tape, gemm_scratch(T, D, rank_most(state)));
     if (tape->err) return &tape->dummy;
     for (size_t i = 0; i < n; col += W[i++]->rows) {
-        size_t p = pair_at(state, col, W[i]->rows);
-        GemmLora pair = p < state->n_pairs ? lora_outer(state->pair[p], col, W[i]->rows, state->u[p]) : (GemmLora){0};
+        size_t p = lora_at(state, col, W[i]->rows);
+        GemmLora term = p < state->n_loras ? lora_outer(state->loras[p], col, W[i]->rows, state->u[p]) : (GemmLora){0};
         state->W[i] = W[i];
-        if (tape_computes(tape)) gemm_nt(T, rows_of(y->data + col, O), false, 1, rows_of(x->data, D), W[i], &pair, scratch);
+        if (tape_computes(tape)) gemm_nt(T, rows_of(y->data + col, O), false, 1, rows_of(x->data, D), W[i], &term, scratch);
     }
     return tape_record(tape, &linear, y, state, trains(state), 1, (Tensor *[]){x});
 }
 
-Tensor *op_linear(Tape *tape, Tensor *x, size_t n, const Weight *const W[], size_t n_pairs, const Lora *const pairs[])
+Tensor *op_linear(Tape *tape, Tensor *x, size_t n, const Weight *const W[], size_t n_loras, const Lora *const loras[])
 {
-    return project(tape, x, n, W, n_pairs, pairs, NULL);
+    return project(tape, x, n, W, n_loras, loras, NULL);
 }
 
 Tensor *op_linear_trained(Tape *tape, Tensor *x, const Weight *W, const Param *param)

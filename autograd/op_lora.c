@@ -159,7 +159,7 @@ Tensor *op_lora_up(Tape *tape, Tensor *x, const Weight *W, Tensor *u, const Lora
     in[0] = x;
     in[1] = u;
     for (size_t m = 0; m < n_micro; m++) in[2 + m] = B[m];
-    GemmLora pair = lora_outer(lora, 0, O, u->data);
-    if (tape_computes(tape)) gemm_nt(T, rows_of(y->data, O), false, 1, rows_of(x->data, D), W, &pair, scratch);
+    GemmLora term = lora_outer(lora, 0, O, u->data);
+    if (tape_computes(tape)) gemm_nt(T, rows_of(y->data, O), false, 1, rows_of(x->data, D), W, &term, scratch);
     return tape_record(tape, &up, y, state, false, 2 + n_micro, in);
 }

@@ -62,10 +62,10 @@ static Tensor *uneven_logits(Ops *o)
 
 /* ---- the operations ------------------------------------------------------------------------------------------- */
 
-static Tensor *run_linear(Ops *o, const Weight *W, const Lora *pair) { return op_linear(&o->tape, leaf(o, W->cols), 1, &W, 1, &pair); }
+static Tensor *run_linear(Ops *o, const Weight *W, const Lora *adapted) { return op_linear(&o->tape, leaf(o, W->cols), 1, &W, 1, &adapted); }
 static Tensor *run_q_up(Ops *o) { return run_linear(o, &o->layer->q_up, NULL); }
 static Tensor *run_o(Ops *o) { return run_linear(o, &o->layer->o_proj, NULL); }
-static Tensor *run_o_with_pair(Ops *o) { return run_linear(o, &o->layer->o_proj, o->lora->pairs[LORA_O]); }
+static Tensor *run_o_with_pair(Ops *o) { return run_linear(o, &o->layer->o_proj, o->lora->places[LORA_O]); }
 static Tensor *run_router(Ops *o) { return op_linear_trained(&o->tape, leaf(o, hidden(o)), &o->layer->router, NULL); }
 
 static Tensor *run_rmsnorm(Ops *o) { return op_rmsnorm(&o->tape, leaf(o, hidden(o)), 0, hidden(o), o->layer->input_layernorm, 1e-5); }
@@ -144,23 +144,23 @@ static Tensor *run_adamw(Ops *o)
 
 /* ---- what they cost ------------------------------------------------------------------------------------------- */
 
-static double pairs(const Ops *o, bool chosen) { return count_pairs(o->T, chosen ? o->model->index.top_k : 0); }
+static double scores(const Ops *o, bool chosen) { return count_pairs(o->T, chosen ? o->model->index.top_k : 0); }
 
 static Cost cost_q_up(const Ops *o, TimingPass way) { return count_linear(o->T, &o->layer->q_up, way); }
 static Cost cost_o(const Ops *o, TimingPass way) { return count_linear(o->T, &o->layer->o_proj, way); }
 static Cost cost_router(const Ops *o, TimingPass way) { return count_linear(o->T, &o->layer->router, way); }
 static Cost cost_o_with_pair(const Ops *o, TimingPass way)
 {
-    Cost product = cost_o(o, way), pair = count_lora(o->T, o->layer->o_proj.cols, o->layer->o_proj.rows, R, way);
-    return (Cost){product.flop + pair.flop, product.bytes + pair.bytes};
+    Cost product = cost_o(o, way), adapted = count_lora(o->T, o->layer->o_proj.cols, o->layer->o_proj.rows, R, way);
+    return (Cost){product.flop + adapted.flop, product.bytes + adapted.bytes};
 }
 static Cost cost_rmsnorm(const Ops *o, TimingPass way) { return count_elements(o->T * hidden(o), way == TIMING_FORWARD ? 4 : 8, way == TIMING_FORWARD ? 2 : 4); }
 static Cost cost_add(const Ops *o, TimingPass way) { (void)way; return count_elements(o->T * hidden(o), 1, 3); }
 static Cost cost_rope(const Ops *o, TimingPass way) { (void)way; return count_elements(o->T * o->model->attention.n_heads * o->model->attention.rope, 3, 2); }
-static Cost cost_index(const Ops *o, TimingPass way) { (void)way; return count_index(o->T, pairs(o, false), &o->model->index); }
-static Cost cost_attention(const Ops *o, TimingPass way) { return count_attention(o->T, pairs(o, false), &o->model->attention, way); }
-static Cost cost_chosen(const Ops *o, TimingPass way) { return count_attention(o->T, pairs(o, true), &o->model->attention, way); }
-static Cost cost_latent(const Ops *o, TimingPass way) { return count_attention_latent(o->T, pairs(o, true), &o->model->attention, o->layer->kv_up.cols, way); }
+static Cost cost_index(const Ops *o, TimingPass way) { (void)way; return count_index(o->T, scores(o, false), &o->model->index); }
+static Cost cost_attention(const Ops *o, TimingPass way) { return count_attention(o->T, scores(o, false), &o->model->attention, way); }
+static Cost cost_chosen(const Ops *o, TimingPass way) { return count_attention(o->T, scores(o, true), &o->model->attention, way); }
+static Cost cost_latent(const Ops *o, TimingPass way) { return count_attention_latent(o->T, scores(o, true), &o->model->attention, o->layer->kv_up.cols, way); }
 static Cost cost_swiglu(const Ops *o, TimingPass way) { return count_elements(o->T * o->layer->gate.rows, way == TIMING_FORWARD ? 12 : 20, way == TIMING_FORWARD ? 3 : 7); }
 static Cost cost_route(const Ops *o, TimingPass way) { return count_elements(o->T * o->model->router.E, way == TIMING_FORWARD ? 12 : 4, way == TIMING_FORWARD ? 1 : 2); }
 static Cost cost_experts(const Ops *o, TimingPass way) { return count_experts(o->T, o->model->router.K, o->model->router.E, o->layer->experts, 0, way); }

@@ -14,7 +14,7 @@
 
 static int by_module(const void *a, const void *b)
 {
-    return strcmp(((const AdapterPair *)a)->module, ((const AdapterPair *)b)->module);
+    return strcmp(((const AdapterLora *)a)->module, ((const AdapterLora *)b)->module);
 }
 
 static int by_name(const void *a, const void *b)
@@ -24,17 +24,17 @@ static int by_name(const void *a, const void *b)
 
 static Err *finish(AdapterFile *file)
 {
-    if (file->n_pairs) qsort(file->pairs, file->n_pairs, sizeof *file->pairs, by_module);
+    if (file->n_loras) qsort(file->loras, file->n_loras, sizeof *file->loras, by_module);
     if (file->n_extras) qsort(file->extras, file->n_extras, sizeof *file->extras, by_name);
-    for (size_t i = 1; i < file->n_pairs; i++)
-        if (!by_module(&file->pairs[i - 1], &file->pairs[i]))
-            return err_new(ERR_FORMAT, "%s has two pairs", file->pairs[i].module);
+    for (size_t i = 1; i < file->n_loras; i++)
+        if (!by_module(&file->loras[i - 1], &file->loras[i]))
+            return err_new(ERR_FORMAT, "%s has two pairs", file->loras[i].module);
     for (size_t i = 1; i < file->n_extras; i++)
         if (!by_name(&file->extras[i - 1], &file->extras[i]))
             return err_new(ERR_FORMAT, "%s is there twice", file->extras[i].name);
     if (file->config.modules_to_save && !file->n_extras)
         return err_new(ERR_FORMAT, "adapter_config.json has modules_to_save, but no tensor is of such a module");
-    return file->n_pairs || file->n_extras ? NULL : err_new(ERR_FORMAT, "there is no LoRA tensor in it");
+    return file->n_loras || file->n_extras ? NULL : err_new(ERR_FORMAT, "there is no LoRA tensor in it");
 }
 
 static Err *read_tensors(AdapterFile *file)
@@ -91,15 +91,15 @@ void adapter_file_close(AdapterFile *file)
         arena_free(&file->store->names);
     }
     free(file->store);
-    free(file->pairs);
+    free(file->loras);
     free(file->extras);
     free(file);
 }
 
-const AdapterPair *adapter_file_find(const AdapterFile *file, const char *module)
+const AdapterLora *adapter_file_find(const AdapterFile *file, const char *module)
 {
-    AdapterPair key = {.module = module};
-    return file->n_pairs ? bsearch(&key, file->pairs, file->n_pairs, sizeof key, by_module) : NULL;
+    AdapterLora key = {.module = module};
+    return file->n_loras ? bsearch(&key, file->loras, file->n_loras, sizeof key, by_module) : NULL;
 }
 
 static void read_slice(const AdapterSlice *slice, size_t rows, size_t cols, float *out)
@@ -115,10 +115,10 @@ static void read_slice(const AdapterSlice *slice, size_t rows, size_t cols, floa
     }
 }
 
-void adapter_file_read_pair(const AdapterPair *pair, float *A, float *B)
+void adapter_file_read_lora(const AdapterLora *lora, float *A, float *B)
 {
-    read_slice(&pair->A, pair->r, pair->in, A);
-    read_slice(&pair->B, pair->out, pair->r, B);
+    read_slice(&lora->A, lora->r, lora->in, A);
+    read_slice(&lora->B, lora->out, lora->r, B);
 }
 
 void adapter_file_read_extra(const AdapterExtra *extra, float *data)

@@ -32,7 +32,7 @@ typedef struct {
     AdapterSlice A, B; /* [r][in], [out][r]; gate and up of a fused file share A */
     double scale;      /* alpha / r or alpha / sqrt(r), patterns applied */
     bool embedding;
-} AdapterPair;
+} AdapterLora;
 
 /* A weight that was trained whole: a router's. */
 typedef struct {
@@ -43,8 +43,8 @@ typedef struct {
 
 typedef struct {
     AdapterConfig config;
-    size_t n_pairs, n_extras;
-    AdapterPair *pairs;   /* by module, in strcmp's order */
+    size_t n_loras, n_extras;
+    AdapterLora *loras;   /* by module, in strcmp's order */
     AdapterExtra *extras; /* by name */
     struct AdapterStore *store; /* what the above points into */
 } AdapterFile;
@@ -55,10 +55,10 @@ MUST_USE Err *adapter_file_open(AdapterFile **file, const char *directory);
 void adapter_file_close(AdapterFile *file);
 
 /* NULL when the module has no pair. */
-const AdapterPair *adapter_file_find(const AdapterFile *file, const char *module);
+const AdapterLora *adapter_file_find(const AdapterFile *file, const char *module);
 
 /* A [r][in] and B [out][r] as float; the scale is left out. */
-void adapter_file_read_pair(const AdapterPair *pair, float *A, float *B);
+void adapter_file_read_lora(const AdapterLora *lora, float *A, float *B);
 void adapter_file_read_extra(const AdapterExtra *extra, float *data); /* [rows][cols] */
 
 /* ---- writing ---- */
@@ -68,7 +68,7 @@ typedef struct {
     size_t r, in, out;
     const float *A, *B; /* [r][in], [out][r]; both NULL: zeros, for an expert that is not adapted */
     double scale;
-} AdapterOutPair;
+} AdapterOutLora;
 
 typedef struct {
     const char *name;
@@ -79,8 +79,8 @@ typedef struct {
 typedef struct {
     const char *base_model; /* for base_model_name_or_path; may be NULL */
     DType dtype;            /* F32 or BF16 */
-    size_t n_pairs, n_extras;
-    const AdapterOutPair *pairs;
+    size_t n_loras, n_extras;
+    const AdapterOutLora *loras;
     const AdapterOutExtra *extras; /* routers trained whole; PEFT wants all layers' weights and correction biases */
 } AdapterOut;
 

@@ -30,9 +30,9 @@ static const char CONFIG_NAME[] = "adapter_config.json", TENSORS_NAME[] = "adapt
 /* ---- what is written ---- */
 
 /* The factor on B that makes the config's scale this pair's; 1 where they agree but for rounding. */
-static double fold_of(const Writer *w, const AdapterOutPair *pair)
+static double fold_of(const Writer *w, const AdapterOutLora *lora)
 {
-    double factor = pair->scale / (w->alpha / (double)w->r);
+    double factor = lora->scale / (w->alpha / (double)w->r);
     return fabs(factor - 1) < 1e-12 ? 1 : factor;
 }
 
@@ -43,20 +43,20 @@ static float round_to(DType dtype, double x)
 }
 
 /* A as the file shall have it: zero rows below, up to the common r. */
-static void final_A(const Writer *w, const AdapterOutPair *pair, float *A)
+static void final_A(const Writer *w, const AdapterOutLora *lora, float *A)
 {
-    size_t given = pair->A ? pair->r * pair->in : 0;
-    for (size_t i = 0; i < given; i++) A[i] = round_to(w->out->dtype, (double)pair->A[i]);
-    for (size_t i = given; i < w->r * pair->in; i++) A[i] = 0;
+    size_t given = lora->A ? lora->r * lora->in : 0;
+    for (size_t i = 0; i < given; i++) A[i] = round_to(w->out->dtype, (double)lora->A[i]);
+    for (size_t i = given; i < w->r * lora->in; i++) A[i] = 0;
 }
 
 /* B as the file shall have it: scaled, zero columns at the right. */
-static void final_B(const Writer *w, const AdapterOutPair *pair, float *B)
+static void final_B(const Writer *w, const AdapterOutLora *lora, float *B)
 {
-    double fold = fold_of(w, pair);
-    for (size_t o = 0; o < pair->out; o++) {
+    double fold = fold_of(w, lora);
+    for (size_t o = 0; o < lora->out; o++) {
         for (size_t j = 0; j < w->r; j++, B++)
-            *B = pair->B && j < pair->r ? round_to(w->out->dtype, (double)pair->B[o * pair->r + j] * fold) : 0;
+            *B = lora->B && j < lora->r ? round_to(w->out->dtype, (double)lora->B[o * lora->r + j] * fold) : 0;
     }
 }
 
@@ -111,8 +111,8 @@ static Err *check_experts(Writer *w)
     size_t n = 0;
     Routed *list;
     Err *err = NULL;
-    TRY(mem_new(&list, w->out->n_pairs, sizeof *list));
-    for (size_t i = 0; i < w->out->n_pairs; i++) n += is_routed(w->out->pairs[i].module, &list[n]);
+    TRY(mem_new(&list, w->out->n_loras, sizeof *list));
+    for (size_t i = 0; i < w->out->n_loras; i++) n += is_routed(w->out->loras[i].module, &list[n]);
     if (n) qsort(list, n, sizeof *list, by_expert);
     w->has_experts = n > 0;
     for (size_t i = 0, begin = 0; !err && i < n; i++) {
@@ -129,16 +129,16 @@ static Err *check_experts(Writer *w)
     return err;
 }
 
-static Err *check_pair(const AdapterOutPair *pair)
+static Err *check_pair(const AdapterOutLora *lora)
 {
-    if (pair->r == 0 || pair->in == 0 || pair->out == 0)
-        return err_new(ERR_USAGE, "%s: r %zu, in %zu, out %zu; expected none to be zero", pair->module, pair->r,
-                       pair->in, pair->out);
-    if (!isfinite(pair->scale) || pair->scale <= 0)
-        return err_new(ERR_USAGE, "%s: the scale is %g; expected a positive number", pair->module, pair->scale);
-    if (!strcmp(leaf_of(pair->module), "embed_tokens"))
-        return err_new(ERR_USAGE, "%s: an embedding's pair cannot be written", pair->module);
-    if (!pair->A != !pair->B) return err_new(ERR_USAGE, "%s: one of A and B is missing", pair->module);
+    if (lora->r == 0 || lora->in == 0 || lora->out == 0)
+        return err_new(ERR_USAGE, "%s: r %zu, in %zu, out %zu; expected none to be zero", lora->module, lora->r,
+                       lora->in, lora->out);
+    if (!isfinite(lora->scale) || lora->scale <= 0)
+        return err_new(ERR_USAGE, "%s: the scale is %g; expected a positive number", lora->module, lora->scale);
+    if (!strcmp(leaf_of(lora->module), "embed_tokens"))
+        return err_new(ERR_USAGE, "%s: an embedding's pair cannot be written", lora->module);
+    if (!lora->A != !lora->B) return err_new(ERR_USAGE, "%s: one of A and B is missing", lora->module);
     return NULL;
 }
 
@@ -147,13 +147,13 @@ static Err *check_and_settle(Writer *w)
     const AdapterOut *out = w->out;
     if (out->dtype != DTYPE_F32 && out->dtype != DTYPE_BF16)
         return err_new(ERR_USAGE, "an adapter is written as F32 or BF16, not %s", dtype_name(out->dtype));
-    if (out->n_pairs + out->n_extras == 0) return err_new(ERR_USAGE, "there is nothing to write");
+    if (out->n_loras + out->n_extras == 0) return err_new(ERR_USAGE, "there is nothing to write");
     w->r = 1;
-    for (size_t i = 0; i < out->n_pairs; i++) {
-        TRY(check_pair(&out->pairs[i]));
-        if (out->pairs[i].r > w->r) w->r = out->pairs[i].r;
+    for (size_t i = 0; i < out->n_loras; i++) {
+        TRY(check_pair(&out->loras[i]));
+        if (out->loras[i].r > w->r) w->r = out->loras[i].r;
     }
-    w->alpha = (double)w->r * (out->n_pairs ? out->pairs[0].scale : 1);
+    w->alpha = (double)w->r * (out->n_loras ? out->loras[0].scale : 1);
     if (fabs(w->alpha - round(w->alpha)) < 1e-9 * w->alpha) w->alpha = round(w->alpha); /* a scale of 0.1 is not quite one */
     return check_experts(w);
 }
@@ -192,23 +192,23 @@ static Err *narrow(Writer *w, DType dtype, size_t n, const float *x, const void 
     return NULL;
 }
 
-static Err *add_pair(Writer *w, const AdapterOutPair *pair, float *scratch)
+static Err *add_pair(Writer *w, const AdapterOutLora *lora, float *scratch)
 {
     DType dtype = w->out->dtype;
-    const void *A = pair->A ? (const void *)pair->A : w->zeros, *B = pair->B ? (const void *)pair->B : w->zeros;
-    bool as_given = !pair->A || (dtype == DTYPE_F32 && pair->r == w->r && fold_of(w, pair) == 1);
+    const void *A = lora->A ? (const void *)lora->A : w->zeros, *B = lora->B ? (const void *)lora->B : w->zeros;
+    bool as_given = !lora->A || (dtype == DTYPE_F32 && lora->r == w->r && fold_of(w, lora) == 1);
     if (!as_given) {
         float *x = scratch;
-        size_t n_A = w->r * pair->in, n_B = pair->out * w->r;
+        size_t n_A = w->r * lora->in, n_B = lora->out * w->r;
         if (dtype == DTYPE_F32) TRY(room(w, n_A * sizeof *x, &x));
-        final_A(w, pair, x);
+        final_A(w, lora, x);
         TRY(narrow(w, dtype, n_A, x, &A));
         if (dtype == DTYPE_F32) TRY(room(w, n_B * sizeof *x, &x));
-        final_B(w, pair, x);
+        final_B(w, lora, x);
         TRY(narrow(w, dtype, n_B, x, &B));
     }
-    TRY(add_tensor(w, pair->module, ".lora_A.weight", dtype, w->r, pair->in, A));
-    return add_tensor(w, pair->module, ".lora_B.weight", dtype, pair->out, w->r, B);
+    TRY(add_tensor(w, lora->module, ".lora_A.weight", dtype, w->r, lora->in, A));
+    return add_tensor(w, lora->module, ".lora_B.weight", dtype, lora->out, w->r, B);
 }
 
 static DType dtype_of_extra(const Writer *w, const AdapterOutExtra *extra)
@@ -233,9 +233,9 @@ static Err *add_extra(Writer *w, const AdapterOutExtra *extra)
 static size_t largest(const Writer *w)
 {
     size_t n = 1;
-    for (size_t i = 0; i < w->out->n_pairs; i++) {
-        const AdapterOutPair *pair = &w->out->pairs[i];
-        size_t wider = pair->in > pair->out ? pair->in : pair->out;
+    for (size_t i = 0; i < w->out->n_loras; i++) {
+        const AdapterOutLora *lora = &w->out->loras[i];
+        size_t wider = lora->in > lora->out ? lora->in : lora->out;
         if (wider * w->r > n) n = wider * w->r;
     }
     return n;
@@ -245,7 +245,7 @@ static Err *add_tensors(Writer *w)
 {
     const AdapterOut *out = w->out;
     float *scratch = NULL;
-    TRY(mem_new(&w->tensors, 2 * out->n_pairs + out->n_extras, sizeof *w->tensors));
+    TRY(mem_new(&w->tensors, 2 * out->n_loras + out->n_extras, sizeof *w->tensors));
     TRY(mem_new(&w->zeros, largest(w), sizeof *w->zeros));
     TRY(mem_new(&scratch, largest(w), sizeof *scratch));
     Err *err = NULL;
@@ -253,7 +253,7 @@ static Err *add_tensors(Writer *w)
         for (size_t i = 0; !err && i < out->n_extras; i++)
             if ((out->extras[i].rows > 1) == matrices) err = add_extra(w, &out->extras[i]);
     }
-    for (size_t i = 0; !err && i < out->n_pairs; i++) err = add_pair(w, &out->pairs[i], scratch);
+    for (size_t i = 0; !err && i < out->n_loras; i++) err = add_pair(w, &out->loras[i], scratch);
     free(scratch);
     return err;
 }
@@ -298,8 +298,8 @@ static Err *targets(Writer *w, Json **modules, Json **parameters)
     const char **in_modules = NULL, **in_parameters = NULL, *name;
     size_t n_modules = 0, n_parameters = 0, capacity_modules = 0, capacity_parameters = 0;
     Err *err = NULL;
-    for (size_t i = 0; !err && i < w->out->n_pairs; i++) {
-        const char *module = w->out->pairs[i].module, *leaf = leaf_of(module);
+    for (size_t i = 0; !err && i < w->out->n_loras; i++) {
+        const char *module = w->out->loras[i].module, *leaf = leaf_of(module);
         Routed routed;
         bool router = !strcmp(leaf, "gate"), two_dimensional = router || projection_of(leaf) < 3;
         if (is_routed(module, &routed) || !two_dimensional) {
@@ -381,19 +381,19 @@ static Err *differs(const char *name, const char *what)
     return err_new(ERR_FORMAT, "%s was read back with another %s than was written", name, what);
 }
 
-static Err *compare_pair(const Writer *w, const AdapterFile *file, const AdapterOutPair *pair, float *expected, float *A,
+static Err *compare_pair(const Writer *w, const AdapterFile *file, const AdapterOutLora *lora, float *expected, float *A,
                          float *B)
 {
-    const AdapterPair *found = adapter_file_find(file, pair->module);
-    if (!found) return err_new(ERR_FORMAT, "%s was written and is not found", pair->module);
-    if (found->r != w->r || found->in != pair->in || found->out != pair->out) return differs(pair->module, "shape");
-    double scale = pair->scale / fold_of(w, pair); /* where B took a factor, the rest is the common scale */
-    if (fabs(found->scale / scale - 1) > 1e-9) return differs(pair->module, "scale");
-    adapter_file_read_pair(found, A, B);
-    final_A(w, pair, expected);
-    if (memcmp(expected, A, w->r * pair->in * sizeof *A) != 0) return differs(pair->module, "A");
-    final_B(w, pair, expected);
-    return memcmp(expected, B, pair->out * w->r * sizeof *B) ? differs(pair->module, "B") : NULL;
+    const AdapterLora *found = adapter_file_find(file, lora->module);
+    if (!found) return err_new(ERR_FORMAT, "%s was written and is not found", lora->module);
+    if (found->r != w->r || found->in != lora->in || found->out != lora->out) return differs(lora->module, "shape");
+    double scale = lora->scale / fold_of(w, lora); /* where B took a factor, the rest is the common scale */
+    if (fabs(found->scale / scale - 1) > 1e-9) return differs(lora->module, "scale");
+    adapter_file_read_lora(found, A, B);
+    final_A(w, lora, expected);
+    if (memcmp(expected, A, w->r * lora->in * sizeof *A) != 0) return differs(lora->module, "A");
+    final_B(w, lora, expected);
+    return memcmp(expected, B, lora->out * w->r * sizeof *B) ? differs(lora->module, "B") : NULL;
 }
 
 static Err *compare_extra(const Writer *w, const AdapterFile *file, const AdapterOutExtra *extra)
@@ -423,12 +423,12 @@ static Err *compare(const Writer *w, const char *directory)
     float *buffers[3] = {NULL};
     TRY(adapter_file_open(&file, directory));
     Err *err = NULL;
-    if (file->n_pairs != w->out->n_pairs || file->n_extras != w->out->n_extras)
-        err = err_new(ERR_FORMAT, "%zu pairs and %zu other weights were read back; %zu and %zu were written", file->n_pairs,
-                      file->n_extras, w->out->n_pairs, w->out->n_extras);
+    if (file->n_loras != w->out->n_loras || file->n_extras != w->out->n_extras)
+        err = err_new(ERR_FORMAT, "%zu pairs and %zu other weights were read back; %zu and %zu were written", file->n_loras,
+                      file->n_extras, w->out->n_loras, w->out->n_extras);
     for (int i = 0; !err && i < 3; i++) err = mem_new(&buffers[i], largest(w), sizeof **buffers);
-    for (size_t i = 0; !err && i < w->out->n_pairs; i++)
-        err = compare_pair(w, file, &w->out->pairs[i], buffers[0], buffers[1], buffers[2]);
+    for (size_t i = 0; !err && i < w->out->n_loras; i++)
+        err = compare_pair(w, file, &w->out->loras[i], buffers[0], buffers[1], buffers[2]);
     for (size_t i = 0; !err && i < w->out->n_extras; i++) err = compare_extra(w, file, &w->out->extras[i]);
     for (int i = 0; i < 3; i++) free(buffers[i]);
     adapter_file_close(file);

@@ -36,11 +36,11 @@ static Err *check_r(const AdapterConfig *cfg, const TensorView *tensor, size_t r
 
 /* ---- pairs ---- */
 
-static Err *add_pair(Reader *reader, const AdapterPair *pair)
+static Err *add_pair(Reader *reader, const AdapterLora *lora)
 {
     AdapterFile *file = reader->file;
-    TRY(mem_grow(&file->pairs, &file->store->pair_capacity, file->n_pairs + 1, sizeof *file->pairs));
-    file->pairs[file->n_pairs++] = *pair;
+    TRY(mem_grow(&file->loras, &file->store->pair_capacity, file->n_loras + 1, sizeof *file->loras));
+    file->loras[file->n_loras++] = *lora;
     return NULL;
 }
 
@@ -66,12 +66,12 @@ static Err *add_embedding(Reader *reader, const char *module, const TensorView *
     if (B->shape[1] != r) return r_differs(A, r, B, B->shape[1]);
     TRY(check_r(&reader->file->config, A, r));
     Paths paths = {{module}, 1};
-    AdapterPair pair = {
+    AdapterLora lora = {
         .module = module, .r = r, .in = hidden, .out = vocab, .embedding = true,
         .A = {B, 0, 1, r}, .B = {A, 0, 1, vocab}, /* dE = s (B A)' = s A' B' */
         .scale = scale_of(&reader->file->config, &paths, (double)r),
     };
-    return add_pair(reader, &pair);
+    return add_pair(reader, &lora);
 }
 
 /* Cut a module into `STEM.experts`, a number and a projection; false: it is not one of a named expert. */
@@ -107,7 +107,7 @@ static Err *add_plain(Reader *reader, const char *module, const TensorView *A, c
     size_t r = A->shape[0], stem;
     if (B->shape[1] != r) return r_differs(A, r, B, B->shape[1]);
     TRY(check_r(cfg, A, r));
-    AdapterPair pair = {
+    AdapterLora lora = {
         .module = module, .r = r, .in = A->shape[1], .out = B->shape[0],
         .A = {A, 0, A->shape[1], 1}, .B = {B, 0, r, 1},
     };
@@ -116,17 +116,17 @@ static Err *add_plain(Reader *reader, const char *module, const TensorView *A, c
     Paths paths = {{module}, 1};
     if (cut_expert(module, &stem, &projection)) {
         bool down = !strcmp(usual_projection(projection), "down_proj");
-        TRY(keys_name(reader->file, &pair.module, "%.*s%s", (int)(projection - module), module,
+        TRY(keys_name(reader->file, &lora.module, "%.*s%s", (int)(projection - module), module,
                       usual_projection(projection)));
         TRY(keys_name(reader->file, &parameter, "%.*s.%s", (int)stem, module, down ? "down_proj" : "gate_up_proj"));
-        paths = (Paths){{pair.module, parameter}, 2};
+        paths = (Paths){{lora.module, parameter}, 2};
         if (!down && adapter_config_match(&cfg->rank_pattern, &parameter, 1, &said) && said == 2 * (double)r) counted = said;
     } else {
         TRY(keys_name(reader->file, &parameter, "%s.weight", module));
         if (adapter_config_lists(cfg->target_parameters, parameter)) paths.path[0] = parameter;
     }
-    pair.scale = scale_of(cfg, &paths, counted);
-    return add_pair(reader, &pair);
+    lora.scale = scale_of(cfg, &paths, counted);
+    return add_pair(reader, &lora);
 }
 
 /* The projections that a fused parameter holds, each with its share of the rows. */
@@ -211,17 +211,17 @@ static Err *add_fused(Reader *reader, const char *module, const TensorView *A, c
     for (size_t e = 0; e < E; e++) {
         for (size_t h = 0; h < halves->n; h++) {
             AdapterSlice rows_of_e = {A, e * r * wide, wide, 1}, columns_of_e = {B, e, rows, E};
-            AdapterPair pair = {.r = r, .in = in, .out = out, .scale = scale_of(cfg, &paths, (double)r)};
+            AdapterLora lora = {.r = r, .in = in, .out = out, .scale = scale_of(cfg, &paths, (double)r)};
             if (exchanged) {
-                pair.A = (AdapterSlice){B, e, E, rows};
-                pair.B = (AdapterSlice){A, rows_of_e.first + h * out, 1, wide};
+                lora.A = (AdapterSlice){B, e, E, rows};
+                lora.B = (AdapterSlice){A, rows_of_e.first + h * out, 1, wide};
             } else {
-                pair.A = rows_of_e;
-                pair.B = columns_of_e;
-                pair.B.first += h * out * rows;
+                lora.A = rows_of_e;
+                lora.B = columns_of_e;
+                lora.B.first += h * out * rows;
             }
-            TRY(keys_name(reader->file, &pair.module, "%s.%zu.%s", experts, e, halves->projection[h]));
-            TRY(add_pair(reader, &pair));
+            TRY(keys_name(reader->file, &lora.module, "%s.%zu.%s", experts, e, halves->projection[h]));
+            TRY(add_pair(reader, &lora));
         }
     }
     return NULL;
@@ -249,13 +249,13 @@ static Err *add_stacked(Reader *reader, const char *module, const TensorView *A,
     out /= halves->n;
     for (size_t e = 0; e < E; e++) {
         for (size_t h = 0; h < halves->n; h++) {
-            AdapterPair pair = {.r = r, .in = in, .out = out};
-            pair.A = (AdapterSlice){A, (A->shape[0] == 1 ? 0 : e) * r * in, in, 1};
-            pair.B = (AdapterSlice){B, ((B->shape[0] == 1 ? 0 : e) * halves->n + h) * out * r, r, 1};
-            TRY(keys_name(reader->file, &pair.module, "%.*s.%zu.%s", (int)(dot - module), module, e, halves->projection[h]));
-            Paths paths = {{pair.module, module}, 2};
-            pair.scale = scale_of(cfg, &paths, (double)r);
-            TRY(add_pair(reader, &pair));
+            AdapterLora lora = {.r = r, .in = in, .out = out};
+            lora.A = (AdapterSlice){A, (A->shape[0] == 1 ? 0 : e) * r * in, in, 1};
+            lora.B = (AdapterSlice){B, ((B->shape[0] == 1 ? 0 : e) * halves->n + h) * out * r, r, 1};
+            TRY(keys_name(reader->file, &lora.module, "%.*s.%zu.%s", (int)(dot - module), module, e, halves->projection[h]));
+            Paths paths = {{lora.module, module}, 2};
+            lora.scale = scale_of(cfg, &paths, (double)r);
+            TRY(add_pair(reader, &lora));
         }
     }
     return NULL;

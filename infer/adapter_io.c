@@ -13,13 +13,13 @@
 
 /* ---- in ------------------------------------------------------------------------------------------------------- */
 
-static Err *take_pair(ModulePair *to, const AdapterPair *from)
+static Err *take_pair(LoraModule *to, const AdapterLora *from)
 {
     if (from->embedding) return err_new(ERR_FORMAT, "%s: LoRA on the embedding is not supported", from->module);
-    *to = (ModulePair){.r = from->r, .in = from->in, .out = from->out, .scale = from->scale};
+    *to = (LoraModule){.r = from->r, .in = from->in, .out = from->out, .scale = from->scale};
     TRY(mem_new(&to->A, from->r * from->in, sizeof *to->A));
     TRY(mem_new(&to->B, from->out * from->r, sizeof *to->B));
-    adapter_file_read_pair(from, to->A, to->B);
+    adapter_file_read_lora(from, to->A, to->B);
     to->module = from->module;
     return NULL;
 }
@@ -31,10 +31,10 @@ static bool all_zero(size_t n, const float *x)
     return i == n;
 }
 
-static bool is_zero(const ModulePair *p) { return all_zero(p->r * p->in, p->A) && all_zero(p->out * p->r, p->B); }
+static bool is_zero(const LoraModule *p) { return all_zero(p->r * p->in, p->A) && all_zero(p->out * p->r, p->B); }
 
 /* Are both of the same routed expert? */
-static bool same_expert(const ModulePair *a, const ModulePair *b)
+static bool same_expert(const LoraModule *a, const LoraModule *b)
 {
     if (!strstr(a->module, ".mlp.experts.")) return false;
     size_t n = (size_t)(strrchr(a->module, '.') - a->module) + 1;
@@ -43,21 +43,21 @@ static bool same_expert(const ModulePair *a, const ModulePair *b)
 
 /* Where only some experts of a layer are adapted, zeros stand for the others (ckpt/adapter_file): A and B would stay zero
  * for ever, so they are left out. Pairs come by module. Returns how many are left. */
-static size_t drop_placeholders(size_t n, ModulePair *pairs)
+static size_t drop_placeholders(size_t n, LoraModule *loras)
 {
     size_t kept = 0;
     for (size_t i = 0, end; i < n; i = end) {
-        bool zero = same_expert(&pairs[i], &pairs[i]);
-        for (end = i; end < n && (end == i || same_expert(&pairs[i], &pairs[end])); end++) zero = zero && is_zero(&pairs[end]);
+        bool zero = same_expert(&loras[i], &loras[i]);
+        for (end = i; end < n && (end == i || same_expert(&loras[i], &loras[end])); end++) zero = zero && is_zero(&loras[end]);
         for (size_t j = i; j < end; j++) {
-            ModulePair pair = pairs[j];
-            pairs[j] = (ModulePair){0};
+            LoraModule lora = loras[j];
+            loras[j] = (LoraModule){0};
             if (!zero) {
-                pairs[kept++] = pair;
+                loras[kept++] = lora;
                 continue;
             }
-            free(pair.A);
-            free(pair.B);
+            free(lora.A);
+            free(lora.B);
         }
     }
     return kept;
@@ -137,50 +137,50 @@ static Err *check_bias(const Model *model, const AdapterExtra *extra)
 }
 
 /* A router that was trained whole. */
-static Err *take_extra(const Model *model, ModulePair *to, size_t *n, const AdapterExtra *extra)
+static Err *take_extra(const Model *model, LoraModule *to, size_t *n, const AdapterExtra *extra)
 {
     if (ends_with(extra->name, ".e_score_correction_bias")) return check_bias(model, extra);
     if (!ends_with(extra->name, ".weight")) return err_new(ERR_FORMAT, "%s is not supported", extra->name);
     char *module;
     TRY(mem_copy_bytes(&module, extra->name, strlen(extra->name) - strlen(".weight")));
-    ModulePair *pair = &to[(*n)++];
-    *pair = (ModulePair){.module = module, .in = extra->cols, .out = extra->rows, .scale = 1};
-    Err *err = mem_new(&pair->B, extra->rows * extra->cols, sizeof *pair->B);
-    if (!err) adapter_file_read_extra(extra, pair->B);
+    LoraModule *lora = &to[(*n)++];
+    *lora = (LoraModule){.module = module, .in = extra->cols, .out = extra->rows, .scale = 1};
+    Err *err = mem_new(&lora->B, extra->rows * extra->cols, sizeof *lora->B);
+    if (!err) adapter_file_read_extra(extra, lora->B);
     return err;
 }
 
-static Err *import(Adapter **adapter, const Model *model, const AdapterFile *file, const char *directory, ModulePair *pairs)
+static Err *import(Adapter **adapter, const Model *model, const AdapterFile *file, const char *directory, LoraModule *loras)
 {
     char path[PATH_BYTES];
     TRY(file_join(path, directory, BIAS_FILE));
     bool moved = file_exists(path);
-    for (size_t i = 0; i < file->n_pairs; i++) TRY(take_pair(&pairs[i], &file->pairs[i]));
-    size_t n = drop_placeholders(file->n_pairs, pairs);
+    for (size_t i = 0; i < file->n_loras; i++) TRY(take_pair(&loras[i], &file->loras[i]));
+    size_t n = drop_placeholders(file->n_loras, loras);
     for (size_t i = 0; i < file->n_extras; i++)
-        if (!moved || !ends_with(file->extras[i].name, ".e_score_correction_bias")) TRY(take_extra(model, pairs, &n, &file->extras[i]));
-    return adapter_from_pairs(adapter, model, n, pairs);
+        if (!moved || !ends_with(file->extras[i].name, ".e_score_correction_bias")) TRY(take_extra(model, loras, &n, &file->extras[i]));
+    return adapter_from_modules(adapter, model, n, loras);
 }
 
 static Err *open_peft(Adapter **adapter, const Model *model, const char *path)
 {
     AdapterFile *file;
-    ModulePair *pairs;
+    LoraModule *loras;
     TRY(adapter_file_open(&file, path));
-    size_t most = file->n_pairs + file->n_extras;
-    Err *err = mem_new(&pairs, most, sizeof *pairs);
+    size_t most = file->n_loras + file->n_extras;
+    Err *err = mem_new(&loras, most, sizeof *loras);
     if (!err) {
-        err = err_wrap(import(adapter, model, file, path, pairs), "adapter %s", path);
+        err = err_wrap(import(adapter, model, file, path, loras), "adapter %s", path);
         if (!err && (err = read_biases(*adapter, path))) {
             adapter_free(*adapter);
             *adapter = NULL;
         }
         for (size_t i = 0; i < most; i++) {
-            if (!pairs[i].A) free((char *)(size_t)pairs[i].module); /* a router's name is our own */
-            free(pairs[i].A);
-            free(pairs[i].B);
+            if (!loras[i].A) free((char *)(size_t)loras[i].module); /* a router's name is our own */
+            free(loras[i].A);
+            free(loras[i].B);
         }
-        free(pairs);
+        free(loras);
     }
     adapter_file_close(file);
     return err;
@@ -205,7 +205,7 @@ typedef struct {
     const Adapter *adapter;
     size_t r; /* for what is not adapted */
     double scale;
-    AdapterOutPair *pairs;
+    AdapterOutLora *loras;
     size_t n, capacity;
     AdapterOutExtra *extras;
     size_t n_extras, extras_capacity;
@@ -225,13 +225,13 @@ static Err *add_zeros(void *context, const Slot *slot, const char *module)
     const Model *model = out->adapter->model;
     if (slot->kind == SLOT_PLACE) return NULL;
     const Weight *w = slot_weight(model, slot);
-    const Lora *lora = adapter_pair(out->adapter, slot);
+    const Lora *lora = adapter_lora(out->adapter, slot);
     size_t row = slot->half * w->rows;
     if (lora && row >= lora->col && row < lora->col + lora->B->rows) return NULL;
     char *name;
-    TRY(mem_grow(&out->pairs, &out->capacity, out->n + 1, sizeof *out->pairs));
+    TRY(mem_grow(&out->loras, &out->capacity, out->n + 1, sizeof *out->loras));
     TRY(mem_copy_text(&name, module));
-    out->pairs[out->n++] = (AdapterOutPair){name, out->r, w->cols, w->rows, NULL, NULL, out->scale};
+    out->loras[out->n++] = (AdapterOutLora){name, out->r, w->cols, w->rows, NULL, NULL, out->scale};
     return NULL;
 }
 
@@ -244,16 +244,16 @@ static Err *add_extra(Out *out, const char *stem, const char *leaf, size_t rows,
     return NULL;
 }
 
-static Err *collect(Out *out, const ModulePair *pairs, size_t n)
+static Err *collect(Out *out, const LoraModule *loras, size_t n)
 {
     const Adapter *adapter = out->adapter;
     for (size_t i = 0; i < n; i++) {
-        const ModulePair *p = &pairs[i];
+        const LoraModule *p = &loras[i];
         if (!p->A) continue;
         char *name;
-        TRY(mem_grow(&out->pairs, &out->capacity, out->n + 1, sizeof *out->pairs));
+        TRY(mem_grow(&out->loras, &out->capacity, out->n + 1, sizeof *out->loras));
         TRY(mem_copy_text(&name, p->module));
-        out->pairs[out->n++] = (AdapterOutPair){name, p->r, p->in, p->out, p->A, p->B, p->scale};
+        out->loras[out->n++] = (AdapterOutLora){name, p->r, p->in, p->out, p->A, p->B, p->scale};
         if (out->r == 0) out->scale = p->scale;
         if (p->r > out->r) out->r = p->r;
     }
@@ -272,19 +272,19 @@ static Err *collect(Out *out, const ModulePair *pairs, size_t n)
 
 Err *adapter_export(const Adapter *adapter, const char *directory, const char *base_model, bool bf16)
 {
-    ModulePair *pairs;
+    LoraModule *loras;
     size_t n;
     Out out = {.adapter = adapter};
-    TRY(adapter_pairs(adapter, &pairs, &n));
-    Err *err = collect(&out, pairs, n);
+    TRY(adapter_modules(adapter, &loras, &n));
+    Err *err = collect(&out, loras, n);
     if (!err)
-        err = adapter_file_write(directory, &(AdapterOut){.base_model = base_model, .dtype = bf16 ? DTYPE_BF16 : DTYPE_F32, .n_pairs = out.n,
-                                                          .pairs = out.pairs, .n_extras = out.n_extras, .extras = out.extras});
+        err = adapter_file_write(directory, &(AdapterOut){.base_model = base_model, .dtype = bf16 ? DTYPE_BF16 : DTYPE_F32, .n_loras = out.n,
+                                                          .loras = out.loras, .n_extras = out.n_extras, .extras = out.extras});
     if (!err) err = write_biases(adapter, directory);
-    for (size_t i = 0; i < out.n; i++) free((char *)(size_t)out.pairs[i].module);
+    for (size_t i = 0; i < out.n; i++) free((char *)(size_t)out.loras[i].module);
     for (size_t i = 0; i < out.n_extras; i++) free((char *)(size_t)out.extras[i].name);
-    free(out.pairs);
+    free(out.loras);
     free(out.extras);
-    pairs_free(pairs, n);
+    lora_modules_free(loras, n);
     return err_wrap(err, "export adapter to %s", directory);
 }

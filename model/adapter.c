@@ -90,10 +90,10 @@ static Err *build_place(Builder *b, LoraPlace place, const Fill *fill)
 {
     Slot slot = {.kind = SLOT_PLACE, .l = b->l, .place = place, .half = fill->halves == 2};
     if (!fill->halves) return NULL;
-    if (!fill->r_up) return build_pair(b, &slot, fill, &b->layer->pairs[place]);
-    TRY(build_pair(b, &slot, &(Fill){.halves = 1, .r = fill->r, .scale = fill->scale}, &b->layer->pairs[place]));
+    if (!fill->r_up) return build_pair(b, &slot, fill, &b->layer->places[place]);
+    TRY(build_pair(b, &slot, &(Fill){.halves = 1, .r = fill->r, .scale = fill->scale}, &b->layer->places[place]));
     slot.half = 1;
-    return build_pair(b, &slot, &(Fill){.halves = 2, .r = fill->r_up, .scale = fill->scale_up}, &b->layer->apart[place]);
+    return build_pair(b, &slot, &(Fill){.halves = 2, .r = fill->r_up, .scale = fill->scale_up}, &b->layer->places_up[place]);
 }
 
 static Err *build_layer(const Model *model, size_t l, const LayerFill *fill, LayerAdapter *layer)
@@ -170,11 +170,11 @@ void adapter_free(Adapter *adapter)
     free(adapter);
 }
 
-Lora *adapter_pair(const Adapter *adapter, const Slot *slot)
+Lora *adapter_lora(const Adapter *adapter, const Slot *slot)
 {
     const LayerAdapter *layer = &adapter->layers[slot->l];
     switch (slot->kind) {
-    case SLOT_PLACE: return slot->half && layer->apart[slot->place] ? layer->apart[slot->place] : layer->pairs[slot->place];
+    case SLOT_PLACE: return slot->half && layer->places_up[slot->place] ? layer->places_up[slot->place] : layer->places[slot->place];
     case SLOT_EXPERT_IN: return layer->experts ? (Lora *)(size_t)layer->experts[slot->expert].in : NULL;
     case SLOT_EXPERT_OUT: return layer->experts ? (Lora *)(size_t)layer->experts[slot->expert].out : NULL;
     case SLOT_ROUTER: break;
@@ -275,7 +275,7 @@ static bool same_shapes(const Adapter *adapter, size_t l, SlotKind kind, const L
     *first = NULL;
     *count = 0;
     for (size_t e = 0; e < adapter->model->router.E; e++) {
-        const Lora *lora = adapter_pair(adapter, &(Slot){.kind = kind, .l = l, .expert = e});
+        const Lora *lora = adapter_lora(adapter, &(Slot){.kind = kind, .l = l, .expert = e});
         if (!lora) continue;
         if (!*first) *first = lora;
         if (lora->A->rows != (*first)->A->rows || lora->B->rows != (*first)->B->rows || lora->col != (*first)->col) return false;
@@ -302,11 +302,11 @@ static Err *add_expert_arrays(ArrayList *list, const Adapter *adapter, size_t l,
             TRY(mem_new(&ids, count, sizeof *ids));
             list->items[list->n - 1].ids = ids;
             for (size_t e = 0, i = 0; e < E; e++)
-                if (adapter_pair(adapter, &(Slot){.kind = kind, .l = l, .expert = e})) ids[i++] = (int32_t)e;
+                if (adapter_lora(adapter, &(Slot){.kind = kind, .l = l, .expert = e})) ids[i++] = (int32_t)e;
         } else {
             for (size_t e = 0; e < E; e++) {
                 Slot slot = {.kind = kind, .l = l, .expert = e};
-                const Lora *lora = adapter_pair(adapter, &slot);
+                const Lora *lora = adapter_lora(adapter, &slot);
                 if (lora) TRY(add_param_array(list, layer, side ? lora->B : lora->A, suffix));
             }
         }
@@ -319,7 +319,7 @@ static Err *add_layer_arrays(ArrayList *list, const Adapter *adapter, size_t l)
     const LayerAdapter *layer = &adapter->layers[l];
     for (size_t i = 0; i < LORA_PLACES; i++)
         for (int half = 0; half < 2; half++) {
-            const Lora *lora = half ? layer->apart[i] : layer->pairs[i];
+            const Lora *lora = half ? layer->places_up[i] : layer->places[i];
             if (!lora) continue;
             TRY(add_param_array(list, layer, lora->A, "lora_A"));
             TRY(add_param_array(list, layer, lora->B, "lora_B"));

@@ -44,8 +44,8 @@ typedef struct {
     size_t n_params;
     Param *params;          /* in the order of the block */
     size_t offset, n;       /* of the block in Adapter.values, in floats */
-    Lora *pairs[LORA_PLACES]; /* NULL: none */
-    Lora *apart[LORA_PLACES]; /* the up half, where an imported MLP has two A's; pairs then holds gate's */
+    Lora *places[LORA_PLACES]; /* NULL: none */
+    Lora *places_up[LORA_PLACES]; /* the up half, where an imported MLP has two A's; pairs then holds gate's */
     Param *router;          /* NULL: frozen */
     float *router_bias;     /* [E] instead of the base's correction bias, in Adapter.biases; NULL: the base's */
     Expert *experts;        /* [E] base weights with this adapter's pairs; NULL in dense layers */
@@ -77,17 +77,17 @@ typedef struct {
     size_t r, in, out;
     double scale;
     float *A, *B; /* [r][in], [out][r] */
-} ModulePair;
+} LoraModule;
 
 /* Make an adapter of given pairs. Gate and up with equal A become one pair; with unequal A they stay two in an MLP, and
  * become one of rank 2 r in a routed expert.
  * Fails: ERR_FORMAT naming the module that this model does not have, or whose shape differs. */
-MUST_USE Err *adapter_from_pairs(Adapter **adapter, const Model *model, size_t n, const ModulePair *pairs);
+MUST_USE Err *adapter_from_modules(Adapter **adapter, const Model *model, size_t n, const LoraModule *places);
 
 /* The opposite: gate and up as two pairs. A and B point into the adapter's values, B of `out` rows each.
- * Owner of the array and the module names: the caller, pairs_free. */
-MUST_USE Err *adapter_pairs(const Adapter *adapter, ModulePair **pairs, size_t *n);
-void pairs_free(ModulePair *pairs, size_t n);
+ * Owner of the array and the module names: the caller, lora_modules_free. */
+MUST_USE Err *adapter_modules(const Adapter *adapter, LoraModule **places, size_t *n);
+void lora_modules_free(LoraModule *places, size_t n);
 
 /* The layout for checkpoints: arrays of the flat block, experts of a kind stacked. */
 typedef struct {

@@ -12,7 +12,7 @@ static const double index_norm_eps = 1e-6; /* k_norm's own, whatever rms_norm_ep
 
 Tensor *project(Tape *tape, Tensor *x, const Weight *W, const LayerAdapter *lora, LoraPlace place)
 {
-    return op_linear(tape, x, 1, &W, 1, (const Lora *[]){lora ? lora->pairs[place] : NULL});
+    return op_linear(tape, x, 1, &W, 1, (const Lora *[]){lora ? lora->places[place] : NULL});
 }
 
 static Tensor *frozen(Tape *tape, Tensor *x, const Weight *W) { return op_linear(tape, x, 1, &W, 0, NULL); }
@@ -110,17 +110,17 @@ Tensor *attention_forward(Tape *tape, const Model *model, size_t l, const LayerA
     Keys *keys = keys_in_force(model, pass->choices, l);
     if (layer->indexer && !pass->made && (keys->of || pass->cache)) choose_keys(tape, model, layer, h, cq, pass, keys);
     const Keys *chosen = keys->of ? keys : NULL;
-    const Lora *pair = lora ? lora->pairs[LORA_KV_UP] : NULL;
+    const Lora *kv_lora = lora ? lora->places[LORA_KV_UP] : NULL;
     Tensor *o;
     if (pass->cache) {
         remember(tape, pass->cache->latent, R, latent, 0);
         remember(tape, pass->cache->rotary, shape->rope, kv_down, R);
     }
     if (pass->cache && any_past(tape->group)) {
-        o = op_attention_cached(tape, shape, q, &layer->kv_up, pair,
+        o = op_attention_cached(tape, shape, q, &layer->kv_up, kv_lora,
                                 (const float *const *)pass->cache->latent, (const float *const *)pass->cache->rotary, chosen);
     } else {
-        o = attend(tape, shape, (LatentInputs){.q = q, .latent = latent, .kr = kv_down, .kr_col = R, .kv_up = &layer->kv_up, .lora = pair}, chosen);
+        o = attend(tape, shape, (LatentInputs){.q = q, .latent = latent, .kr = kv_down, .kr_col = R, .kv_up = &layer->kv_up, .lora = kv_lora}, chosen);
     }
     return project(tape, o, &layer->o_proj, lora, LORA_O);
 }

@@ -26,35 +26,35 @@ double count_pairs(size_t n, size_t top_k)
     return full * (full + 1) / 2 + past * full;
 }
 
-Cost count_attention(size_t T, double pairs, const AttentionShape *shape, TimingPass way)
+Cost count_attention(size_t T, double scores, const AttentionShape *shape, TimingPass way)
 {
     double H = (double)shape->n_heads, qk = (double)(shape->nope + shape->rope), v = (double)shape->v;
     double q = H * qk, kv = H * ((double)shape->nope + v) + (double)shape->rope, out = H * v, rows = (double)T;
-    if (way == TIMING_FORWARD) return (Cost){2 * H * pairs * (qk + v), word * rows * (q + kv + out)};
-    return (Cost){2 * H * pairs * (3 * qk + 2 * v), word * rows * (3 * q + 3 * kv + 2 * out)};
+    if (way == TIMING_FORWARD) return (Cost){2 * H * scores * (qk + v), word * rows * (q + kv + out)};
+    return (Cost){2 * H * scores * (3 * qk + 2 * v), word * rows * (3 * q + 3 * kv + 2 * out)};
 }
 
-Cost count_attention_latent(size_t T, double pairs, const AttentionShape *shape, size_t R, TimingPass way)
+Cost count_attention_latent(size_t T, double scores, const AttentionShape *shape, size_t R, TimingPass way)
 {
     double H = (double)shape->n_heads, nope = (double)shape->nope, rope = (double)shape->rope, v = (double)shape->v, latent = (double)R, rows = (double)T;
     double io = H * (nope + rope + v) + latent + rope;
-    if (way == TIMING_FORWARD) return (Cost){2 * H * (pairs * (2 * latent + rope) + rows * latent * (nope + v)), word * rows * io};
-    return (Cost){2 * H * (pairs * (5 * latent + 3 * rope) + rows * latent * (2 * nope + v)), word * rows * (3 * io - H * v)};
+    if (way == TIMING_FORWARD) return (Cost){2 * H * (scores * (2 * latent + rope) + rows * latent * (nope + v)), word * rows * io};
+    return (Cost){2 * H * (scores * (5 * latent + 3 * rope) + rows * latent * (2 * nope + v)), word * rows * (3 * io - H * v)};
 }
 
-Cost count_index(size_t T, double pairs, const IndexShape *shape)
+Cost count_index(size_t T, double scores, const IndexShape *shape)
 {
     double H = (double)shape->n_heads, dim = (double)shape->dim;
-    return (Cost){2 * H * pairs * dim, word * (double)T * (H * dim + dim + H) + (double)T * (double)T / 8};
+    return (Cost){2 * H * scores * dim, word * (double)T * (H * dim + dim + H) + (double)T * (double)T / 8};
 }
 
 Cost count_experts(size_t T, size_t K, size_t E, const Expert *expert, size_t r, TimingPass way)
 {
     double D = (double)expert->gate->cols, F = (double)expert->gate->rows, R = (double)r, N = (double)T * (double)K;
     double weights = weight_bytes(expert->gate) + weight_bytes(expert->up) + weight_bytes(expert->down);
-    double pairs = R * (D + 2 * F) + R * (F + D), times = way == TIMING_FORWARD ? 1 : 2;
+    double scores = R * (D + 2 * F) + R * (F + D), times = way == TIMING_FORWARD ? 1 : 2;
     double rows = (way == TIMING_FORWARD ? 2 : 4) * (double)T * D; /* x and y; dy, x, and dx twice */
-    return (Cost){2 * N * 3 * D * F + 2 * times * N * pairs, (double)E * (weights + word * times * pairs) + word * rows};
+    return (Cost){2 * N * 3 * D * F + 2 * times * N * scores, (double)E * (weights + word * times * scores) + word * rows};
 }
 
 Cost count_loss(size_t T, const Weight *W)
@@ -116,10 +116,10 @@ double count_forward(const Model *model)
 
 double count_with_attention(const Model *model, size_t n)
 {
-    double pairs = count_pairs(n, 0), sum = 0;
+    double scores = count_pairs(n, 0), sum = 0;
     for (size_t l = 0; l < model->n_layers; l++) {
-        sum += count_attention(n, pairs, &model->attention, TIMING_FORWARD).flop + count_attention(n, pairs, &model->attention, TIMING_BACKWARD).flop;
-        if (model->layers[l].indexer) sum += count_index(n, pairs, &model->index).flop;
+        sum += count_attention(n, scores, &model->attention, TIMING_FORWARD).flop + count_attention(n, scores, &model->attention, TIMING_BACKWARD).flop;
+        if (model->layers[l].indexer) sum += count_index(n, scores, &model->index).flop;
     }
     return count_frozen(model) + sum / (double)n;
 }

@@ -21,13 +21,13 @@ Cost count_lora(size_t T, size_t in, size_t out, size_t r, TimingPass way);
 double count_pairs(size_t n, size_t top_k);
 
 /* Two products a pair up; down five: scores again, and the gradients of queries, keys, values and probabilities. */
-Cost count_attention(size_t T, double pairs, const AttentionShape *shape, TimingPass way);
+Cost count_attention(size_t T, double scores, const AttentionShape *shape, TimingPass way);
 
 /* The same over latents of R numbers, with the products that bring queries and results there and back. */
-Cost count_attention_latent(size_t T, double pairs, const AttentionShape *shape, size_t R, TimingPass way);
+Cost count_attention_latent(size_t T, double scores, const AttentionShape *shape, size_t R, TimingPass way);
 
 /* One product a pair; no way down. */
-Cost count_index(size_t T, double pairs, const IndexShape *shape);
+Cost count_index(size_t T, double scores, const IndexShape *shape);
 
 /* T tokens, K experts each, all E experts used; r: of a pair on gate|up and one on down, 0: none. */
 Cost count_experts(size_t T, size_t K, size_t E, const Expert *expert, size_t r, TimingPass way);

@@ -56,6 +56,6 @@ MUST_USE Err *targets_fill(const Model *model, const LoraConfig *config, LayerFi
 MUST_USE Err *adapter_build(Adapter **adapter, const Model *model, const LayerFill *fills);
 
 /* The pair in a slot, NULL when there is none. */
-Lora *adapter_pair(const Adapter *adapter, const Slot *slot);
+Lora *adapter_lora(const Adapter *adapter, const Slot *slot);
 
 #endif

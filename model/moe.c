@@ -7,15 +7,15 @@
 Tensor *mlp_forward(Tape *tape, const Layer *layer, const LayerAdapter *lora, LoraPlace place, Tensor *h)
 {
     const Weight *weights[] = {&layer->gate, &layer->up};
-    const Lora *pairs[] = {lora ? lora->pairs[place] : NULL, lora ? lora->apart[place] : NULL};
-    Tensor *both = op_linear(tape, h, 2, weights, 2, pairs);
+    const Lora *loras[] = {lora ? lora->places[place] : NULL, lora ? lora->places_up[place] : NULL};
+    Tensor *both = op_linear(tape, h, 2, weights, 2, loras);
     return project(tape, op_swiglu(tape, both), &layer->down, lora, (LoraPlace)(place + 1));
 }
 
 Tensor *moe_forward(Tape *tape, const Model *model, size_t l, const LayerAdapter *lora, Tensor *h, const LayerPass *pass)
 {
     const Layer *layer = &model->layers[l];
-    bool paired = lora && lora->pairs[LORA_ROUTER];
+    bool paired = lora && lora->places[LORA_ROUTER];
     Tensor *logits = paired ? project(tape, h, &layer->router, lora, LORA_ROUTER) : op_linear_trained(tape, h, &layer->router, lora ? lora->router : NULL);
     tape_expect_finite(tape, logits, "router");
     if (pass->balance_stats) balance_gather(tape, &model->router, logits, pass->balance_stats);

@@ -45,28 +45,28 @@ static void add_mlp(Flops *f, const Layer *x, const Work *work, PassCounts p)
 
 static void add_experts(Flops *f, const Model *model, const Layer *x, const Work *work, PassCounts p)
 {
-    double pairs = (double)work->step_tokens * (double)model->router.K, D = (double)model->config.hidden_size, F = (double)x->expert_weights[0].rows;
-    f->experts += 2 * pairs * 3 * F * D * (p.forward + p.recompute * 2 / 3 + p.backward); /* down is not needed again */
-    f->moved_bytes += sizeof(float) * pairs * (forwards(p) * (3 * D + 6 * F) + p.backward * (6 * D + 8 * F));
+    double lora = (double)work->step_tokens * (double)model->router.K, D = (double)model->config.hidden_size, F = (double)x->expert_weights[0].rows;
+    f->experts += 2 * lora * 3 * F * D * (p.forward + p.recompute * 2 / 3 + p.backward); /* down is not needed again */
+    f->moved_bytes += sizeof(float) * lora * (forwards(p) * (3 * D + 6 * F) + p.backward * (6 * D + 8 * F));
 }
 
-static double size_of_pair(const Lora *lora) { return lora ? (double)param_count(lora->A) + (double)param_count(lora->B) : 0; }
+static double lora_size(const Lora *lora) { return lora ? (double)param_count(lora->A) + (double)param_count(lora->B) : 0; }
 
 /* Inner and outer side up; on the way back the same two for gradients of inputs, and two sums. */
-static double pair_passes(const Work *work, PassCounts p) { return 2 * (double)work->step_tokens * (forwards(p) + 2 * p.backward); }
+static double lora_passes(const Work *work, PassCounts p) { return 2 * (double)work->step_tokens * (forwards(p) + 2 * p.backward); }
 
-static void add_pairs(Flops *f, const LayerAdapter *lora, const Work *work, PassCounts p)
+static void add_lora(Flops *f, const LayerAdapter *lora, const Work *work, PassCounts p)
 {
     double size = 0;
-    for (size_t i = 0; i < LORA_PLACES; i++) size += size_of_pair(lora->pairs[i]) + size_of_pair(lora->apart[i]);
-    f->pairs += size * pair_passes(work, p);
+    for (size_t i = 0; i < LORA_PLACES; i++) size += lora_size(lora->places[i]) + lora_size(lora->places_up[i]);
+    f->lora += size * lora_passes(work, p);
 }
 
-static void add_routed_pairs(Flops *f, const Model *model, const LayerAdapter *lora, const Work *work, PassCounts p)
+static void add_routed_lora(Flops *f, const Model *model, const LayerAdapter *lora, const Work *work, PassCounts p)
 {
     double size = 0, share = (double)model->router.K / (double)model->router.E;
-    for (size_t e = 0; lora->experts && e < model->router.E; e++) size += size_of_pair(lora->experts[e].in) + size_of_pair(lora->experts[e].out);
-    f->pairs += share * size * pair_passes(work, p);
+    for (size_t e = 0; lora->experts && e < model->router.E; e++) size += lora_size(lora->experts[e].in) + lora_size(lora->experts[e].out);
+    f->lora += share * size * lora_passes(work, p);
 }
 
 void flops_of_layer(Flops *core, Flops *experts, const Model *model, const Adapter *adapter, const Work *work, size_t l, size_t row, PassCounts p)
@@ -75,12 +75,12 @@ void flops_of_layer(Flops *core, Flops *experts, const Model *model, const Adapt
     *core = *experts = (Flops){0};
     add_attention(core, model, x, work, p);
     add_mlp(core, x, work, p);
-    if (adapter) add_pairs(core, &adapter->layers[l], work, p);
+    if (adapter) add_lora(core, &adapter->layers[l], work, p);
     /* results are written and read; on the way back read once more, and their gradients written, added to and read */
     core->moved_bytes += sizeof(float) * (double)work->step_tokens * (double)row * (2 * forwards(p) + 5 * p.backward);
     if (x->dense) return;
     add_experts(experts, model, x, work, p);
-    if (adapter) add_routed_pairs(experts, model, &adapter->layers[l], work, p);
+    if (adapter) add_routed_lora(experts, model, &adapter->layers[l], work, p);
 }
 
 Flops flops_of_head(const Model *model, const Adapter *adapter, const Work *work)
@@ -97,7 +97,7 @@ static void add(Flops *f, const Flops *g)
     f->attention += g->attention;
     f->latent += g->latent;
     f->index += g->index;
-    f->pairs += g->pairs;
+    f->lora += g->lora;
     f->moved_bytes += g->moved_bytes;
 }
 
@@ -113,4 +113,4 @@ Flops flops_of_step(const Model *model, const Adapter *adapter, const Work *work
     return f;
 }
 
-double flops_all(const Flops *f) { return f->frozen + f->experts + f->exact + f->attention + f->latent + f->index + f->pairs; }
+double flops_all(const Flops *f) { return f->frozen + f->experts + f->exact + f->attention + f->latent + f->index + f->lora; }

@@ -9,7 +9,7 @@ typedef struct {
     double frozen, experts;          /* with weights in the path's numbers: of routed experts, and of all others */
     double exact;                    /* with those that are multiplied in fp32: routers, indexers, what an indexer sees */
     double attention, latent, index; /* scores and values over all keys; over chosen latents; the indexer's scores */
-    double pairs;                    /* LoRA's */
+    double lora;                    /* LoRA's */
     double moved_bytes;              /* of activations and gradients, to memory and back; no operations */
 } Flops;
 

@@ -13,7 +13,7 @@ const char *const bound_names[BOUNDS] = {"arithmetic", "disk", "memory", "networ
 static const double fp8_share = 0.91;
 
 /* Shares of the fp32 peak that operations beside products with frozen weights reach (`graft bench --parts operations`; docs/speed.md). */
-static const double attention_share = 0.7, latent_share = 0.65, index_share = 0.7, pairs_share = 0.4;
+static const double attention_share = 0.7, latent_share = 0.65, index_share = 0.7, lora_share = 0.4;
 
 /* What it takes to know how long arithmetic takes. */
 typedef struct {
@@ -39,7 +39,7 @@ static double seconds_of(const Clock *c, const Flops *f)
     double experts = c->model->router.E ? c->rows * (double)c->model->router.K / (double)c->model->router.E : c->rows;
     double frozen = (f->experts / machine_rate(m, c->bf16, experts) + f->frozen / machine_rate(m, c->bf16, c->rows)) / c->share;
     double products = frozen + f->exact / machine_rate(m, false, c->rows);
-    double others = (f->attention / attention_share + f->latent / latent_share + f->index / index_share + f->pairs / pairs_share) / m->gflops;
+    double others = (f->attention / attention_share + f->latent / latent_share + f->index / index_share + f->lora / lora_share) / m->gflops;
     return 1e-9 * (products + others + (m->memory_gbs > 0 ? f->moved_bytes / m->memory_gbs : 0)) / (double)c->hosts;
 }
 

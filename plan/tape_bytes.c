@@ -142,7 +142,7 @@ static Err *count_head(Count *c, const Model *model, bool back, Taken *taken)
     return NULL;
 }
 
-static size_t rank_at(const LayerAdapter *lora, LoraPlace place) { return lora->pairs[place] ? lora->pairs[place]->A->rows : 0; }
+static size_t rank_at(const LayerAdapter *lora, LoraPlace place) { return lora->places[place] ? lora->places[place]->A->rows : 0; }
 
 /* Do two layers ask for the same blocks? */
 static bool alike(const Model *model, const Adapter *adapter, size_t a, size_t b)

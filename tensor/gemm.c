@@ -51,13 +51,13 @@ static size_t x_scratch(size_t T, size_t K, size_t r)
 size_t gemm_scratch(size_t T, size_t K, size_t r) { return r > SHORT ? x_scratch(T, K, 0) + x_scratch(T, r, 0) : x_scratch(T, K, r); }
 
 /* A pair too large to ride along is a product of its own. */
-static bool goes_apart(const GemmLora *pair) { return pair && pair->r > SHORT; }
-static size_t riding(const GemmLora *pair) { return pair && pair->r <= SHORT ? pair->r : 0; }
+static bool goes_apart(const GemmLora *term) { return term && term->r > SHORT; }
+static size_t riding(const GemmLora *term) { return term && term->r <= SHORT ? term->r : 0; }
 
 /* Its weight: B, or A of rows `width` wide. */
-static Weight weight_of_pair(const GemmLora *pair, bool transposed, size_t width)
+static Weight weight_of_pair(const GemmLora *term, bool transposed, size_t width)
 {
-    return transposed ? weight_of("", pair->rows, pair->r, pair->M) : weight_of("", pair->r, width, pair->M);
+    return transposed ? weight_of("", term->rows, term->r, term->M) : weight_of("", term->r, width, term->M);
 }
 
 /* How a product multiplies. */
@@ -66,18 +66,18 @@ typedef struct {
     bool lanes;           /* x is packed as lanes */
     size_t inner, words;  /* length, in elements and in words */
     size_t block, stride; /* elements of a block; words from row to row where x is not packed as lanes */
-    const GemmLora *pair; /* that rides along, or NULL */
+    const GemmLora *term; /* that rides along, or NULL */
 } GemmCut;
 
-static GemmCut plan_of(bool transposed, size_t T, const Weight *W, const GemmLora *pair)
+static GemmCut plan_of(bool transposed, size_t T, const Weight *W, const GemmLora *term)
 {
     const Products *with = rounded && !weight_is_exact(W) ? rounded : kernels->products;
     size_t inner = transposed ? W->cols : W->rows, words = words_of(with, inner);
-    return (GemmCut){with, transposed && words > SHORT && T > FEW_ROWS && T < TURN_ROWS, inner, words, block_of(with), packed_stride(words), riding(pair) ? pair : NULL};
+    return (GemmCut){with, transposed && words > SHORT && T > FEW_ROWS && T < TURN_ROWS, inner, words, block_of(with), packed_stride(words), riding(term) ? term : NULL};
 }
 
 /* The pair behind the block from element `at` on: only the last one has it. */
-static const GemmLora *pair_behind(const GemmCut *p, size_t at) { return at + p->block >= p->inner ? p->pair : NULL; }
+static const GemmLora *pair_behind(const GemmCut *p, size_t at) { return at + p->block >= p->inner ? p->term : NULL; }
 
 bool gemm_pack_serves(const Weight *packed_for, const Weight *W) { return !rounded || weight_is_exact(packed_for) == weight_is_exact(W); }
 
@@ -89,14 +89,14 @@ static void zero_tile(size_t stride, float *out) { memset(out, 0, ROW_TILE * str
 static void pack_part(const GemmCut *p, size_t at, size_t t, size_t rows, float s, Rows x, float *out)
 {
     const Products *floats = kernels->products;
-    const GemmLora *pair = pair_behind(p, at);
-    size_t n = least(p->block, p->inner - at), words = words_of(p->with, n), r = riding(pair), step = p->lanes ? words + r : p->stride;
+    const GemmLora *term = pair_behind(p, at);
+    size_t n = least(p->block, p->inner - at), words = words_of(p->with, n), r = riding(term), step = p->lanes ? words + r : p->stride;
     Rows from = rows_right(rows_from(x, t), at);
     out += t * step;
     if (p->lanes) p->with->pack_lanes(rows, n, s, from, out, step * LANES);
     else p->with->pack_rows(rows, n, step, s, from, out);
-    if (pair && p->lanes) floats->pack_lanes(rows, r, pair->s, rows_from(pair->u, t), out + words * LANES, step * LANES);
-    if (pair && !p->lanes) floats->pack_rows(rows, r, step, pair->s, rows_from(pair->u, t), out + words);
+    if (term && p->lanes) floats->pack_lanes(rows, r, term->s, rows_from(term->u, t), out + words * LANES, step * LANES);
+    if (term && !p->lanes) floats->pack_rows(rows, r, step, term->s, rows_from(term->u, t), out + words);
 }
 
 /* Rows [t, t + rows) of block b of all T rows into their place, and the zeros after the last. */
@@ -112,17 +112,17 @@ static void pack(const GemmCut *p, size_t T, float s, Rows x, float *scratch)
     for (size_t b = 0; b * p->block < p->inner; b++) pack_block(p, T, b, 0, T, s, x, scratch);
 }
 
-static void rows_pack(bool transposed, size_t T, float s, Rows x, const Weight *W, const GemmLora *pair, float *scratch)
+static void rows_pack(bool transposed, size_t T, float s, Rows x, const Weight *W, const GemmLora *term, float *scratch)
 {
-    GemmCut p = plan_of(transposed, T, W, pair);
+    GemmCut p = plan_of(transposed, T, W, term);
     pack(&p, T, s, x, scratch);
-    if (!goes_apart(pair)) return;
-    Weight M = weight_of_pair(pair, transposed, W->cols);
-    rows_pack(transposed, T, pair->s, pair->u, &M, NULL, scratch + x_scratch(T, p.inner, 0));
+    if (!goes_apart(term)) return;
+    Weight M = weight_of_pair(term, transposed, W->cols);
+    rows_pack(transposed, T, term->s, term->u, &M, NULL, scratch + x_scratch(T, p.inner, 0));
 }
 
-void gemm_pack_nn(size_t T, float s, Rows x, const Weight *W, const GemmLora *pair, float *scratch) { rows_pack(false, T, s, x, W, pair, scratch); }
-void gemm_pack_nt(size_t T, float s, Rows x, const Weight *W, const GemmLora *pair, float *scratch) { rows_pack(true, T, s, x, W, pair, scratch); }
+void gemm_pack_nn(size_t T, float s, Rows x, const Weight *W, const GemmLora *term, float *scratch) { rows_pack(false, T, s, x, W, term, scratch); }
+void gemm_pack_nt(size_t T, float s, Rows x, const Weight *W, const GemmLora *term, float *scratch) { rows_pack(true, T, s, x, W, term, scratch); }
 
 /* ---- slices -------------------------------------------------------------------------------------------------- */
 
@@ -152,10 +152,10 @@ static Fetch fetch_next(Fetch (*fetch)(const Weight *, size_t, size_t, size_t), 
 static void nt_block(const GemmCut *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, Fetch next)
 {
     size_t n = least(p->block, p->inner - at);
-    const GemmLora *pair = pair_behind(p, at);
-    if (p->lanes) p->with->nt(T, y, add, packed, W, begin, end, at, n, pair, panel, next);
-    else if (p->words > SHORT && T <= FEW_ROWS) p->with->nt_few(T, y, add, packed, W, begin, end, at, n, pair);
-    else p->with->nt_turned(T, y, add, packed, W, begin, end, at, n, pair, panel, next);
+    const GemmLora *term = pair_behind(p, at);
+    if (p->lanes) p->with->nt(T, y, add, packed, W, begin, end, at, n, term, panel, next);
+    else if (p->words > SHORT && T <= FEW_ROWS) p->with->nt_few(T, y, add, packed, W, begin, end, at, n, term);
+    else p->with->nt_turned(T, y, add, packed, W, begin, end, at, n, term, panel, next);
 }
 
 static void nn_block(const GemmCut *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, Fetch next)
@@ -166,24 +166,24 @@ static void nn_block(const GemmCut *p, size_t T, Rows y, bool add, const float *
 /* Columns of y that go through one panel. */
 static size_t panel_columns(const GemmCut *p)
 {
-    if (p->words <= SHORT) return short_columns(p->words + riding(p->pair));
+    if (p->words <= SHORT) return short_columns(p->words + riding(p->term));
     return p->lanes ? ROWS_SLICE : NN_COLUMNS;
 }
 
-static void slice(bool transposed, size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *pair, size_t begin, size_t end, GemmNext next);
+static void slice(bool transposed, size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *term, size_t begin, size_t end, GemmNext next);
 
 /* Columns [begin, end) of what a pair that goes apart adds, packed behind x. */
-static void slice_apart(bool transposed, size_t T, Rows y, const float *packed, const GemmLora *pair, size_t width, size_t begin, size_t end)
+static void slice_apart(bool transposed, size_t T, Rows y, const float *packed, const GemmLora *term, size_t width, size_t begin, size_t end)
 {
-    Weight M = weight_of_pair(pair, transposed, width);
-    size_t first = transposed ? pair->first : 0, from = begin > first ? begin - first : 0, to = end > first ? end - first : 0;
-    if (transposed) to = least(to, pair->rows);
+    Weight M = weight_of_pair(term, transposed, width);
+    size_t first = transposed ? term->first : 0, from = begin > first ? begin - first : 0, to = end > first ? end - first : 0;
+    if (transposed) to = least(to, term->rows);
     if (from < to) slice(transposed, T, rows_right(y, first), true, packed, &M, NULL, from, to, (GemmNext){0});
 }
 
-static void slice(bool transposed, size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *pair, size_t begin, size_t end, GemmNext next)
+static void slice(bool transposed, size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *term, size_t begin, size_t end, GemmNext next)
 {
-    GemmCut p = plan_of(transposed, T, W, pair);
+    GemmCut p = plan_of(transposed, T, W, term);
     size_t columns = panel_columns(&p);
     for (size_t from = begin, stop; from < end; from = stop) {
         stop = least(from + columns, end);
@@ -191,17 +191,17 @@ static void slice(bool transposed, size_t T, Rows y, bool add, const float *pack
             (transposed ? nt_block : nn_block)(&p, T, y, add || b, packed + (p.lanes ? lanes_at(T, b) : rows_at(T, b)), W, from, stop, at,
                                                fetch_next(transposed ? fetch_nt : fetch_nn, &p, W, at, from, stop, end, next));
     }
-    if (goes_apart(pair)) slice_apart(transposed, T, y, packed + x_scratch(T, p.inner, 0), pair, W->cols, begin, end);
+    if (goes_apart(term)) slice_apart(transposed, T, y, packed + x_scratch(T, p.inner, 0), term, W->cols, begin, end);
 }
 
-void gemm_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *pair, size_t begin, size_t end, GemmNext next)
+void gemm_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *term, size_t begin, size_t end, GemmNext next)
 {
-    slice(true, T, y, add, packed, W, pair, begin, end, next);
+    slice(true, T, y, add, packed, W, term, begin, end, next);
 }
 
-void gemm_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *pair, size_t begin, size_t end, GemmNext next)
+void gemm_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *term, size_t begin, size_t end, GemmNext next)
 {
-    slice(false, T, y, add, packed, W, pair, begin, end, next);
+    slice(false, T, y, add, packed, W, term, begin, end, next);
 }
 
 /* ---- whole products ------------------------------------------------------------------------------------------ */
@@ -213,7 +213,7 @@ typedef struct {
     bool add;
     float s;
     const Weight *W;
-    const GemmLora *pair;
+    const GemmLora *term;
 } Product;
 
 /* Part i of n of a length, in whole units. */
@@ -229,11 +229,11 @@ static void narrow_rows(const Product *p, const GemmCut *plan, size_t begin, siz
     size_t T = end - begin;
     Rows x = rows_from(p->x, begin), y = rows_from(p->y, begin);
     GemmCut of_rows = *plan;
-    GemmLora pair;
-    if (plan->pair) {
-        pair = *plan->pair;
-        pair.u = rows_from(pair.u, begin);
-        of_rows.pair = &pair;
+    GemmLora term;
+    if (plan->term) {
+        term = *plan->term;
+        term.u = rows_from(term.u, begin);
+        of_rows.term = &term;
     }
     for (size_t at = 0; at < plan->inner; at += plan->block) {
         pack_part(&of_rows, at, 0, T, p->s, x, scratch);
@@ -263,12 +263,12 @@ static void pack_all(const Product *p, const GemmCut *plan, float *scratch)
 static void wide_part(const Product *p, size_t i, size_t n, const float *packed)
 {
     size_t begin = part(p->width, GEMM_UNIT, i, n), end = part(p->width, GEMM_UNIT, i + 1, n);
-    slice(p->transposed, p->T, p->y, p->add, packed, p->W, p->pair, begin, end, (GemmNext){0});
+    slice(p->transposed, p->T, p->y, p->add, packed, p->W, p->term, begin, end, (GemmNext){0});
 }
 
 static void product(const Product *p, float *scratch)
 {
-    GemmCut plan = plan_of(p->transposed, p->T, p->W, p->pair);
+    GemmCut plan = plan_of(p->transposed, p->T, p->W, p->term);
     bool few = p->transposed && p->T <= FEW_ROWS, narrow = p->width <= ROWS_SLICE;
     bool worth = plan.inner * p->width * (few ? 1 : p->T) >= (few ? WORTH_READING : WORTH_A_TEAM), team = worth && !omp_in_parallel();
     if (few && !narrow) pack(&plan, p->T, p->s, p->x, scratch); /* sooner than a team would meet for it */
@@ -287,22 +287,22 @@ static void product(const Product *p, float *scratch)
 static void multiply(const Product *p, float *scratch)
 {
     Product main = *p;
-    if (goes_apart(p->pair)) main.pair = NULL;
+    if (goes_apart(p->term)) main.term = NULL;
     product(&main, scratch);
-    if (main.pair == p->pair) return;
-    Weight M = weight_of_pair(p->pair, p->transposed, p->W->cols);
-    Rows y = p->transposed ? rows_right(p->y, p->pair->first) : p->y;
-    product(&(Product){p->transposed, p->T, p->transposed ? M.rows : M.cols, y, p->pair->u, true, p->pair->s, &M, NULL}, scratch);
+    if (main.term == p->term) return;
+    Weight M = weight_of_pair(p->term, p->transposed, p->W->cols);
+    Rows y = p->transposed ? rows_right(p->y, p->term->first) : p->y;
+    product(&(Product){p->transposed, p->T, p->transposed ? M.rows : M.cols, y, p->term->u, true, p->term->s, &M, NULL}, scratch);
 }
 
-void gemm_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const GemmLora *pair, float *scratch)
+void gemm_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const GemmLora *term, float *scratch)
 {
-    multiply(&(Product){true, T, W->rows, y, x, add, s, W, pair}, scratch);
+    multiply(&(Product){true, T, W->rows, y, x, add, s, W, term}, scratch);
 }
 
-void gemm_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const GemmLora *pair, float *scratch)
+void gemm_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const GemmLora *term, float *scratch)
 {
-    multiply(&(Product){false, T, W->cols, y, x, add, s, W, pair}, scratch);
+    multiply(&(Product){false, T, W->cols, y, x, add, s, W, term}, scratch);
 }
 
 const Latents *latents_of_path(bool pairs)

@@ -64,10 +64,10 @@ size_t gemm_scratch(size_t T, size_t K, size_t r);
  * scratch         gemm_scratch(T, K, r) floats, aligned to 64 bytes
  * A row of y may occur once only in a call. Threads: splits columns of y over the OpenMP team when called outside a
  * parallel region; inside one it runs on the calling thread. */
-void gemm_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const GemmLora *pair, float *scratch);
+void gemm_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const GemmLora *term, float *scratch);
 
 /* y = s x W (+ pair)      x [T][N], W [N][K], y [T][K];  add: y += s x W.    Inner length N = W->rows; scratch for (T, N, r). */
-void gemm_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const GemmLora *pair, float *scratch);
+void gemm_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const GemmLora *term, float *scratch);
 
 /* LoRA's inner side, few columns: rows are read where they lie, so that nothing is packed.
  *   in    u = s x A'     x [T][N], A [r][N], u [T][r]
@@ -80,8 +80,8 @@ void gemm_narrow_nn(size_t T, Rows du, float s, Rows dy, size_t r, size_t N, con
  * share the packing. begin is a multiple of GEMM_UNIT; end is one, too, or the width of y.
  * x packed for one W serves other weights of its inner length, with pairs of the same r, when gemm_pack_serves says so. */
 enum { GEMM_UNIT = 32 };
-void gemm_pack_nt(size_t T, float s, Rows x, const Weight *W, const GemmLora *pair, float *scratch);
-void gemm_pack_nn(size_t T, float s, Rows x, const Weight *W, const GemmLora *pair, float *scratch);
+void gemm_pack_nt(size_t T, float s, Rows x, const Weight *W, const GemmLora *term, float *scratch);
+void gemm_pack_nn(size_t T, float s, Rows x, const Weight *W, const GemmLora *term, float *scratch);
 bool gemm_pack_serves(const Weight *packed_for, const Weight *W);
 
 /* Where the thread's next slice of the same kind begins, so that its weights are fetched while this one is multiplied;
@@ -90,8 +90,8 @@ typedef struct {
     const Weight *W;
     size_t begin;
 } GemmNext;
-void gemm_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *pair, size_t begin, size_t end, GemmNext next);
-void gemm_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *pair, size_t begin, size_t end, GemmNext next);
+void gemm_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *term, size_t begin, size_t end, GemmNext next);
+void gemm_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *term, size_t begin, size_t end, GemmNext next);
 
 /* G = s a' b      a [T][M], b [T][N]; G [M][N] dense, overwritten. add: G = s (G + a' b)
  * Rows are added one after another, so that a sum may be cut anywhere: s = 1 but for the last part, and add but for the first.

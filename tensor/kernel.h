@@ -57,7 +57,7 @@ typedef struct {
 } Fetch;
 
 typedef void NtFew(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, size_t n,
-                   const GemmLora *pair);
+                   const GemmLora *term);
 
 typedef struct {
     size_t per_word; /* inner elements in a word: 1, or 2 of bf16 */
@@ -74,12 +74,12 @@ typedef struct {
      *   nt_few    the same for up to FEW_ROWS rows and any columns, begin a multiple of FEW_COLUMNS
      *   nn        columns [begin, end) of y, at most NN_COLUMNS or short_columns; inner [at, at + n) */
     void (*nt)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
-               size_t n, const GemmLora *pair, float *panel, Fetch next);
+               size_t n, const GemmLora *term, float *panel, Fetch next);
     void (*nt_turned)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
-                      size_t n, const GemmLora *pair, float *panel, Fetch next);
+                      size_t n, const GemmLora *term, float *panel, Fetch next);
     NtFew *nt_few;
     void (*nn)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
-               size_t n, const GemmLora *pair, float *panel, Fetch next);
+               size_t n, const GemmLora *term, float *panel, Fetch next);
 } Products;
 
 typedef struct Blocks Blocks; /* block.h */

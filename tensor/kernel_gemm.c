@@ -246,13 +246,13 @@ static void write_out(size_t T, size_t t0, size_t lanes, size_t n, const float *
 }
 
 static void nt(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at,
-               size_t n, const GemmLora *pair, float *panel, Fetch next)
+               size_t n, const GemmLora *term, float *panel, Fetch next)
 {
     float sums[ROWS_SLICE * LANES * MAX_GROUPS] __attribute__((aligned(64)));
-    size_t columns = end - begin, words = words_of(n), r = pair ? pair->r : 0, all_words = words + r, groups, rows;
+    size_t columns = end - begin, words = words_of(n), r = term ? term->r : 0, all_words = words + r, groups, rows;
     for (size_t j = 0; j < columns; j++) {
         fill_line(w, begin + j, at, n, panel + j * STRIDE);
-        if (r) memcpy(panel + j * STRIDE + words, pair_line(pair, begin + j), r * sizeof *panel);
+        if (r) memcpy(panel + j * STRIDE + words, pair_line(term, begin + j), r * sizeof *panel);
     }
     for (size_t j = columns; j < columns + ROW_TILE; j++) memset(panel + j * STRIDE, 0, all_words * sizeof *panel);
     for (size_t t = 0; t < T; t += groups * LANES) {
@@ -323,25 +323,25 @@ static void rows_times_panel(size_t T, Rows y, bool add, const float *packed, si
 }
 
 static void nn(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at,
-               size_t n, const GemmLora *pair, float *panel, Fetch next)
+               size_t n, const GemmLora *term, float *panel, Fetch next)
 {
-    size_t words = words_of(n), r = pair ? pair->r : 0, step = (words + r) * LANES + LANES;
+    size_t words = words_of(n), r = term ? term->r : 0, step = (words + r) * LANES + LANES;
     for (size_t i = 0; i < n; i += PER_WORD)
         fill_column(w, at + i, least(PER_WORD, n - i), begin, end - begin, panel + i / PER_WORD * LANES, step);
     for (size_t p = 0; p < r; p++) /* rows of A */
         for (size_t j = begin; j < end; j += LANES)
-            memcpy(panel + (j - begin) / LANES * step + (words + p) * LANES, pair->M + p * w->cols + j, least(LANES, end - j) * sizeof *panel);
+            memcpy(panel + (j - begin) / LANES * step + (words + p) * LANES, term->M + p * w->cols + j, least(LANES, end - j) * sizeof *panel);
     Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_COLUMNS : FACTOR_NONE, w, at, begin};
     rows_times_panel(T, rows_right(y, begin), add, packed, packed_stride(words_of(w->rows)),
                      (Panel){panel, step, words, r, end - begin, factors}, next);
 }
 
 static void nt_turned(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at,
-                      size_t n, const GemmLora *pair, float *panel, Fetch next)
+                      size_t n, const GemmLora *term, float *panel, Fetch next)
 {
     static const float zeros[BLOCK];
     float wide_row[LANES][BLOCK];
-    size_t words = words_of(n), r = pair ? pair->r : 0, step = (words + r) * LANES + LANES;
+    size_t words = words_of(n), r = term ? term->r : 0, step = (words + r) * LANES + LANES;
     bool floats = w->dtype == DTYPE_F32 && (uintptr_t)w->data % sizeof(float) == 0; /* nothing to widen */
     for (size_t j = begin; j < end; j += LANES) {
         const float *row[LANES];
@@ -351,7 +351,7 @@ static void nt_turned(size_t T, Rows y, bool add, const float *packed, const Wei
             if (j + i < end && !floats) fill_line(w, j + i, at, n, wide_row[i]);
         }
         rows_to_lanes(words, row, 1, out);
-        for (size_t i = 0; i < LANES && r; i++) row[i] = j + i < end ? pair_line(pair, j + i) : zeros;
+        for (size_t i = 0; i < LANES && r; i++) row[i] = j + i < end ? pair_line(term, j + i) : zeros;
         if (r) rows_to_lanes(r, row, 1, out + words * LANES);
     }
     Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_TURNED : FACTOR_NONE, w, begin, at};

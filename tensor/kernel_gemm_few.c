@@ -21,7 +21,7 @@ INLINE void turn_cells(const char *data, size_t step, float *out)
 #if defined KERNEL_avx512
 #pragma GCC unroll 4
     for (size_t c = 0; c < TURN; c += 4, data += 16, out += 4 * LANES) {
-        __m512i row[4], pair[4];
+        __m512i row[4], term[4];
 #pragma GCC unroll 4
         for (size_t i = 0; i < 4; i++) { /* four cells of rows i, i + 4, i + 8, i + 12: loads put them side by side */
             const char *at = data + i * step;
@@ -31,12 +31,12 @@ INLINE void turn_cells(const char *data, size_t step, float *out)
             row[i] = _mm512_mask_broadcast_i32x4(row[i], 0xF000, _mm_loadu_si128((const void *)(at + 12 * step)));
         }
         for (size_t i = 0; i < 2; i++) {
-            pair[i] = _mm512_unpacklo_epi32(row[2 * i], row[2 * i + 1]);
-            pair[2 + i] = _mm512_unpackhi_epi32(row[2 * i], row[2 * i + 1]);
+            term[i] = _mm512_unpacklo_epi32(row[2 * i], row[2 * i + 1]);
+            term[2 + i] = _mm512_unpackhi_epi32(row[2 * i], row[2 * i + 1]);
         }
         for (size_t i = 0; i < 2; i++) {
-            _mm512_store_si512(out + 2 * i * LANES, _mm512_unpacklo_epi64(pair[2 * i], pair[2 * i + 1]));
-            _mm512_store_si512(out + (2 * i + 1) * LANES, _mm512_unpackhi_epi64(pair[2 * i], pair[2 * i + 1]));
+            _mm512_store_si512(out + 2 * i * LANES, _mm512_unpacklo_epi64(term[2 * i], term[2 * i + 1]));
+            _mm512_store_si512(out + (2 * i + 1) * LANES, _mm512_unpackhi_epi64(term[2 * i], term[2 * i + 1]));
         }
     }
 #else
@@ -163,22 +163,22 @@ INLINE size_t few_run(const Few *f, size_t T, const float *packed, size_t k, Com
 }
 
 /* The pair, packed behind the words of x. */
-static void few_pair(size_t T, const float *packed, const Few *f, const GemmLora *pair, FewSums *sums)
+static void few_pair(size_t T, const float *packed, const Few *f, const GemmLora *term, FewSums *sums)
 {
     static const float zeros[SHORT];
     float turned[GROUPS][TURN * LANES] __attribute__((aligned(64)));
-    for (size_t k = 0; k < pair->r; k += TURN) {
-        size_t take = least(TURN, pair->r - k);
+    for (size_t k = 0; k < term->r; k += TURN) {
+        size_t take = least(TURN, term->r - k);
         for (size_t g = 0; g < GROUPS; g++) {
             const float *line[LANES];
-            for (size_t i = 0, j = g * LANES; i < LANES; i++, j++) line[i] = j < f->columns ? pair_line(pair, f->begin + j) + k : zeros;
+            for (size_t i = 0, j = g * LANES; i < LANES; i++, j++) line[i] = j < f->columns ? pair_line(term, f->begin + j) + k : zeros;
             rows_to_lanes(take, line, 1, turned[g]);
         }
         few_rows(T, CELL_FLOAT, take, packed + f->words + k, turned[0], sums);
     }
 }
 
-static void few_columns(size_t T, Rows y, bool add, const float *packed, const Few *f, const GemmLora *pair)
+static void few_columns(size_t T, Rows y, bool add, const float *packed, const Few *f, const GemmLora *term)
 {
     FewSums sums = {0};
     bool codes = PER_WORD == 2 && f->w->dtype == DTYPE_F8_E4M3;
@@ -189,19 +189,19 @@ static void few_columns(size_t T, Rows y, bool add, const float *packed, const F
         if (codes && (end * PER_WORD % WEIGHT_BLOCK == 0 || end == f->words))
             few_fold(T, f->w, f->begin, f->at + k * PER_WORD, k * PER_WORD < WEIGHT_BLOCK, &sums);
     }
-    if (pair) few_pair(T, packed, f, pair, &sums);
+    if (term) few_pair(T, packed, f, term, &sums);
     for (size_t t = 0; t < T; t++) {
         float *to = row_of(y, t) + f->begin, *sum = sums.chain[t];
-        for (size_t i = 0; i < f->columns && codes; i++) sum[i] = pair ? sums.whole[t][i] + sum[i] : sums.whole[t][i];
+        for (size_t i = 0; i < f->columns && codes; i++) sum[i] = term ? sums.whole[t][i] + sum[i] : sums.whole[t][i];
         for (size_t i = 0; i < f->columns; i++) to[i] = add ? to[i] + sum[i] : sum[i];
     }
 }
 
 void PASTE(nt_few_, KERNEL)(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at, size_t n,
-                            const GemmLora *pair)
+                            const GemmLora *term)
 {
     for (; begin < end; begin += FEW_COLUMNS) {
         Few f = few_of(w, begin, least(begin + FEW_COLUMNS, end), at, n);
-        few_columns(T, y, add, packed, &f, pair);
+        few_columns(T, y, add, packed, &f, term);
     }
 }

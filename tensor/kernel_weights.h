@@ -6,10 +6,10 @@
 #include "tensor/kernel_words.h"
 
 /* The r floats of B that belong to column j of y, zeros for columns that the pair does not reach. */
-INLINE const float *pair_line(const GemmLora *pair, size_t j)
+INLINE const float *pair_line(const GemmLora *term, size_t j)
 {
     static const float zeros[SHORT];
-    return j >= pair->first && j - pair->first < pair->rows ? pair->M + (j - pair->first) * pair->r : zeros;
+    return j >= term->first && j - term->first < term->rows ? term->M + (j - term->first) * term->r : zeros;
 }
 
 /* The factor of the block that holds an element; FP8 only. */

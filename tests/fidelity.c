@@ -194,14 +194,14 @@ static Err *batch_of(Case *c, Batch *batch)
 static Err *compare_gradients(Case *c, Step *step, Adapter *adapter)
 {
     float *values;
-    ModulePair *pairs;
+    LoraModule *pairs;
     size_t n, bytes = adapter->n * sizeof *values;
     char name[256];
     TRY(mem_new(&values, adapter->n, sizeof *values));
     memcpy(values, adapter->values, bytes);
     for (size_t l = 0; l < adapter->n_layers; l++) /* for a moment the adapter's values are its gradients */
         memcpy(adapter->values + adapter->layers[l].offset, step_gradient(step, l), adapter->layers[l].n * sizeof *values);
-    Err *err = adapter_pairs(adapter, &pairs, &n);
+    Err *err = adapter_modules(adapter, &pairs, &n);
     for (size_t i = 0; i < n && !err; i++) {
         if (!pairs[i].A) snprintf(name, sizeof name, "%sgrad.%s.weight", c->prefix, pairs[i].module);
         else snprintf(name, sizeof name, "%sgrad.%s.lora_B.weight", c->prefix, pairs[i].module);
@@ -210,7 +210,7 @@ static Err *compare_gradients(Case *c, Step *step, Adapter *adapter)
         snprintf(name, sizeof name, "%sgrad.%s.lora_A.weight", c->prefix, pairs[i].module);
         compare_rows(c, name, 0, pairs[i].r, pairs[i].in, pairs[i].A);
     }
-    if (!err) pairs_free(pairs, n);
+    if (!err) lora_modules_free(pairs, n);
     memcpy(adapter->values, values, bytes);
     free(values);
     return err;
@@ -356,9 +356,9 @@ static Err *run_curve(Case *c, const char *folder)
         if (!err) err = step_update(step, s + 1, &(StepRates){json_number(rate), json_number(rate), json_number(rate)}, &result);
         batch_free(&batch);
     }
-    ModulePair *pairs;
+    LoraModule *pairs;
     size_t n = 0;
-    if (!err) err = adapter_pairs(adapter, &pairs, &n);
+    if (!err) err = adapter_modules(adapter, &pairs, &n);
     for (size_t i = 0; i < n && !err; i++) {
         char name[256];
         snprintf(name, sizeof name, "curve.final.%s.lora_A.weight", pairs[i].module);
@@ -366,7 +366,7 @@ static Err *run_curve(Case *c, const char *folder)
         snprintf(name, sizeof name, "curve.final.%s.lora_B.weight", pairs[i].module);
         compare_rows(c, name, 0, pairs[i].out, pairs[i].r, pairs[i].B);
     }
-    if (!err) pairs_free(pairs, n);
+    if (!err) lora_modules_free(pairs, n);
     for (size_t d = 0; d < 4; d++) {
         free(docs[d].ids);
         free(docs[d].targets);

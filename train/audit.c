@@ -218,43 +218,43 @@ static Err *differs(const char *name, const char *what)
 }
 
 /* Both halves of a pair against the file's, which may be padded with zeros to a larger r, and B scaled for it. */
-static Err *compare_values(const ModulePair *pair, const AdapterPair *found, const float *A, const float *B)
+static Err *compare_values(const LoraModule *given, const AdapterLora *found, const float *A, const float *B)
 {
-    double fold = pair->scale / found->scale;
+    double fold = given->scale / found->scale;
     bool folded = fabs(fold - 1) > 1e-12;
     double near = found->B.tensor->dtype == DTYPE_BF16 ? 1e-2 : 1e-6; /* a folded B was rounded once more */
     for (size_t i = 0; i < found->r; i++)
-        for (size_t j = 0; j < pair->in; j++)
-            if (A[i * pair->in + j] != (i < pair->r ? as_stored(found->A.tensor->dtype, (double)pair->A[i * pair->in + j]) : 0))
-                return differs(pair->module, "A");
-    for (size_t o = 0; o < pair->out; o++)
+        for (size_t j = 0; j < given->in; j++)
+            if (A[i * given->in + j] != (i < given->r ? as_stored(found->A.tensor->dtype, (double)given->A[i * given->in + j]) : 0))
+                return differs(given->module, "A");
+    for (size_t o = 0; o < given->out; o++)
         for (size_t j = 0; j < found->r; j++) {
-            double given = j < pair->r ? (double)pair->B[o * pair->r + j] : 0, stored = (double)B[o * found->r + j];
-            float expected = as_stored(found->B.tensor->dtype, folded ? given * fold : given);
+            double want = j < given->r ? (double)given->B[o * given->r + j] : 0, stored = (double)B[o * found->r + j];
+            float expected = as_stored(found->B.tensor->dtype, folded ? want * fold : want);
             if (folded ? fabs(stored - (double)expected) > near * fabs((double)expected) : stored != (double)expected)
-                return differs(pair->module, "B");
+                return differs(given->module, "B");
         }
     return NULL;
 }
 
-static Err *compare_pair(const AdapterFile *file, const ModulePair *pair)
+static Err *compare_pair(const AdapterFile *file, const LoraModule *given)
 {
-    const AdapterPair *found = adapter_file_find(file, pair->module);
+    const AdapterLora *found = adapter_file_find(file, given->module);
     float *A, *B;
-    if (!found) return err_new(ERR_FORMAT, "%s is trained, and not in the file", pair->module);
-    if (found->r < pair->r || found->in != pair->in || found->out != pair->out) return differs(pair->module, "the shape");
+    if (!found) return err_new(ERR_FORMAT, "%s is trained, and not in the file", given->module);
+    if (found->r < given->r || found->in != given->in || found->out != given->out) return differs(given->module, "the shape");
     TRY(mem_new(&A, found->r * found->in, sizeof *A));
     Err *err = mem_new(&B, found->out * found->r, sizeof *B);
     if (!err) {
-        adapter_file_read_pair(found, A, B);
-        err = compare_values(pair, found, A, B);
+        adapter_file_read_lora(found, A, B);
+        err = compare_values(given, found, A, B);
         free(B);
     }
     free(A);
     return err;
 }
 
-static Err *compare_router(const AdapterFile *file, const ModulePair *router)
+static Err *compare_router(const AdapterFile *file, const LoraModule *router)
 {
     char name[256];
     snprintf(name, sizeof name, "%s.weight", router->module);
@@ -274,17 +274,17 @@ static Err *compare_router(const AdapterFile *file, const ModulePair *router)
 }
 
 /* What the file has beyond memory must do nothing: zeros stand for experts that are not adapted. */
-static int by_module(const void *a, const void *b) { return strcmp(((const ModulePair *)a)->module, ((const ModulePair *)b)->module); }
+static int by_module(const void *a, const void *b) { return strcmp(((const LoraModule *)a)->module, ((const LoraModule *)b)->module); }
 
-static Err *check_zero(const AdapterPair *found, size_t n, const ModulePair *sorted)
+static Err *check_zero(const AdapterLora *found, size_t n, const LoraModule *sorted)
 {
     float *A, *B;
-    ModulePair key = {.module = found->module};
+    LoraModule key = {.module = found->module};
     if (bsearch(&key, sorted, n, sizeof key, by_module)) return NULL;
     TRY(mem_new(&A, found->r * found->in, sizeof *A));
     Err *err = mem_new(&B, found->out * found->r, sizeof *B);
     if (!err) {
-        adapter_file_read_pair(found, A, B);
+        adapter_file_read_lora(found, A, B);
         for (size_t i = 0; i < found->out * found->r && !err; i++)
             if (B[i] != 0) err = err_new(ERR_FORMAT, "%s is not trained, and not zero in the file", found->module);
         free(B);
@@ -296,15 +296,15 @@ static Err *check_zero(const AdapterPair *found, size_t n, const ModulePair *sor
 Err *audit_export(const Adapter *adapter, const char *directory)
 {
     AdapterFile *file;
-    ModulePair *pairs;
+    LoraModule *loras;
     size_t n;
     TRY(adapter_file_open(&file, directory));
-    Err *err = adapter_pairs(adapter, &pairs, &n);
+    Err *err = adapter_modules(adapter, &loras, &n);
     if (!err) {
-        qsort(pairs, n, sizeof *pairs, by_module);
-        for (size_t i = 0; i < n && !err; i++) err = pairs[i].A ? compare_pair(file, &pairs[i]) : compare_router(file, &pairs[i]);
-        for (size_t i = 0; i < file->n_pairs && !err; i++) err = check_zero(&file->pairs[i], n, pairs);
-        pairs_free(pairs, n);
+        qsort(loras, n, sizeof *loras, by_module);
+        for (size_t i = 0; i < n && !err; i++) err = loras[i].A ? compare_pair(file, &loras[i]) : compare_router(file, &loras[i]);
+        for (size_t i = 0; i < file->n_loras && !err; i++) err = check_zero(&file->loras[i], n, loras);
+        lora_modules_free(loras, n);
     }
     adapter_file_close(file);
     return err_wrap(err, "read %s back", directory);

@@ -20,8 +20,8 @@ static bool can_act(const Adapter *adapter, size_t l)
 {
     const LayerAdapter *layer = &adapter->layers[l];
     bool attention = false;
-    for (size_t i = 0; i <= LORA_O; i++) attention = attention || layer->pairs[i];
-    return adapter_lowest_layer(adapter) < l || attention || layer->router || layer->pairs[LORA_ROUTER];
+    for (size_t i = 0; i <= LORA_O; i++) attention = attention || layer->places[i];
+    return adapter_lowest_layer(adapter) < l || attention || layer->router || layer->places[LORA_ROUTER];
 }
 
 static Err *check_value(const char *key, const Json *value)

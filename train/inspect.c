@@ -75,15 +75,15 @@ static void kind_of(const char *module, char kind[128])
     else snprintf(kind, 128, "%s", module);
 }
 
-static Err *is_zero(const AdapterPair *pair, bool *zero)
+static Err *is_zero(const AdapterLora *lora, bool *zero)
 {
     float *A, *B;
-    TRY(mem_new(&A, pair->r * pair->in, sizeof *A));
-    Err *err = mem_new(&B, pair->out * pair->r, sizeof *B);
+    TRY(mem_new(&A, lora->r * lora->in, sizeof *A));
+    Err *err = mem_new(&B, lora->out * lora->r, sizeof *B);
     if (!err) {
-        adapter_file_read_pair(pair, A, B);
+        adapter_file_read_lora(lora, A, B);
         *zero = true;
-        for (size_t i = 0; i < pair->out * pair->r; i++) *zero = *zero && B[i] == 0;
+        for (size_t i = 0; i < lora->out * lora->r; i++) *zero = *zero && B[i] == 0;
         free(B);
     }
     free(A);
@@ -100,22 +100,22 @@ static Err *adapter(Json *out, const char *path)
         json_free(modules);
         return err;
     }
-    for (size_t i = 0; i < file->n_pairs && !err; i++) {
-        const AdapterPair *pair = &file->pairs[i];
+    for (size_t i = 0; i < file->n_loras && !err; i++) {
+        const AdapterLora *lora = &file->loras[i];
         bool zero = false;
         char kind[128];
-        kind_of(pair->module, kind);
+        kind_of(lora->module, kind);
         count_up(modules, kind);
-        values += pair->r * (pair->in + pair->out);
-        err = is_zero(pair, &zero);
+        values += lora->r * (lora->in + lora->out);
+        err = is_zero(lora, &zero);
         zeros += zero;
     }
     json_add_string(out, "kind", "adapter (PEFT)");
     if (file->config.base_model) json_add_string(out, "base_model", file->config.base_model);
     json_add_number(out, "r", (double)file->config.r);
     json_add_number(out, "lora_alpha", file->config.alpha);
-    if (file->n_pairs) json_add_string(out, "dtype", dtype_name(file->pairs[0].A.tensor->dtype));
-    json_add_number(out, "pairs", (double)file->n_pairs);
+    if (file->n_loras) json_add_string(out, "dtype", dtype_name(file->loras[0].A.tensor->dtype));
+    json_add_number(out, "pairs", (double)file->n_loras);
     json_add_number(out, "pairs_that_do_nothing", (double)zeros);
     json_add_number(out, "values", (double)values);
     json_add(out, "modules", modules);

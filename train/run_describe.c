@@ -28,7 +28,7 @@ static void describe_modules(const Run *run)
     size_t experts, layers, routers = 0, by_pairs = 0;
     for (size_t i = 0; i < LORA_PLACES; i++) {
         size_t n = 0;
-        for (size_t l = 0; l < run->adapter->n_layers; l++) n += run->adapter->layers[l].pairs[i] != NULL;
+        for (size_t l = 0; l < run->adapter->n_layers; l++) n += run->adapter->layers[l].places[i] != NULL;
         if (n) snprintf(line + strlen(line), sizeof line - strlen(line), "%s%s (%zu)", *line ? ", " : "", names[i], n);
     }
     if (*line) log_line("  pairs     %s", line);
@@ -36,7 +36,7 @@ static void describe_modules(const Run *run)
     if (experts) log_line("  experts   %zu in %zu layers, gate and up share one A", experts, layers);
     for (size_t l = 0; l < run->adapter->n_layers; l++) {
         routers += run->adapter->layers[l].router != NULL;
-        by_pairs += run->adapter->layers[l].pairs[LORA_ROUTER] != NULL;
+        by_pairs += run->adapter->layers[l].places[LORA_ROUTER] != NULL;
     }
     log_line("  router    %s", routers ? "trained in full" : by_pairs ? "trained by pairs" : "frozen; so are norms, indexer, embedding and head");
 }

@@ -12,7 +12,7 @@ typedef struct {
     size_t R, kr_col;
     const Weight *kv_up;
     Keys keys;    /* of all documents */
-    bool pair, dropout;
+    bool adapted, dropout;
     double *keep; /* [T][R] what dropout multiplies with; NULL: ones */
 } Latent;
 
@@ -74,13 +74,13 @@ static Tensor *build(Tape *tape, const Trial *trial, Call *call)
     size_t some = n_latent(a, tape->group, keys);
     LatentInputs in = {.q = call->in[0], .latent = call->in[1], .kr = call->in[2], .kr_col = a->kr_col, .kv_up = a->kv_up};
     Tensor *kv, *o = NULL;
-    if (a->pair) {
+    if (a->adapted) {
         in.lora = lora_of(tape, &call->param[3], &call->param[4], a->dropout);
         in.B = op_param(tape, in.lora->B);
         in.low = op_lora_down(tape, in.latent, in.lora);
     }
     if (some < tape->group->n_docs) {
-        kv = a->pair ? op_lora_up(tape, in.latent, in.kv_up, in.low, in.lora, in.B) : op_linear(tape, in.latent, 1, &in.kv_up, 0, NULL);
+        kv = a->adapted ? op_lora_up(tape, in.latent, in.kv_up, in.low, in.lora, in.B) : op_linear(tape, in.latent, 1, &in.kv_up, 0, NULL);
         o = op_attention(tape, &a->shape, in.q, kv, in.kr, in.kr_col, keys);
     }
     return some ? op_attention_latent(tape, &a->shape, &in, keys, o) : o;
@@ -93,7 +93,7 @@ static void reference(const Trial *trial, void *const *in, void *out)
     double *kv = malloc(T * O * sizeof *kv);
     assert_non_null(kv);
     reference_project(T, a->R, O, (void *)kv, in[1], a->kv_up);
-    if (a->pair) reference_lora(T, a->R, O, O, trial->in[3].rows, (void *)kv, 0, (double)0.7f, in[1], a->keep, in[3], in[4]);
+    if (a->adapted) reference_lora(T, a->R, O, O, trial->in[3].rows, (void *)kv, 0, (double)0.7f, in[1], a->keep, in[3], in[4]);
     reference_attention(&trial->group, &a->shape, trial->in[2].cols, out, in[0], (void *)kv, in[2], a->kr_col, &a->keys);
     free(kv);
 }
@@ -128,7 +128,7 @@ static void make(Trial *trial, size_t i)
         trial_param(trial, "B", O, cases[i].r);
     }
     Latent *a = trial_alloc(trial, sizeof *a);
-    *a = (Latent){.shape = {H, nope, rope, v, 0.1f, cases[i].from}, .R = R, .kr_col = cases[i].kr_col, .pair = cases[i].r > 0,
+    *a = (Latent){.shape = {H, nope, rope, v, 0.1f, cases[i].from}, .R = R, .kr_col = cases[i].kr_col, .adapted = cases[i].r > 0,
                   .dropout = cases[i].dropout > 0, .kv_up = trial_weight(trial, "kv_up", cases[i].dtype, O, R)};
     a->keys = choose(trial, cases[i].top_k);
     if (a->dropout) a->keep = mask_of(trial, cases[i].dropout, R);
@@ -171,7 +171,7 @@ static void large(Trial *trial)
     for (size_t i = 3; i < 5; i++)
         for (size_t j = 0; j < trial->in[i].rows * trial->in[i].cols; j++) trial->in[i].values[j] *= 0.1f;
     Latent *a = trial_alloc(trial, sizeof *a);
-    *a = (Latent){.shape = {H, NOPE, ROPE, V, 0.03f, 2}, .R = R, .pair = true, .kv_up = trial_weight(trial, "kv_up", DTYPE_BF16, H * (NOPE + V), R)};
+    *a = (Latent){.shape = {H, NOPE, ROPE, V, 0.03f, 2}, .R = R, .adapted = true, .kv_up = trial_weight(trial, "kv_up", DTYPE_BF16, H * (NOPE + V), R)};
     a->keys = choose(trial, 900);
     trial->op = a;
 }

@@ -42,7 +42,7 @@ typedef struct {
     bool recomputing;
 } Experts;
 
-static Lora *pair(Tape *tape, Param *A, Param *B, size_t col, float scale)
+static Lora *lora_new(Tape *tape, Param *A, Param *B, size_t col, float scale)
 {
     Lora *lora = tape_alloc(tape, sizeof *lora);
     *lora = (Lora){.A = A, .B = B, .col = col, .scale = scale};
@@ -57,10 +57,10 @@ static Expert *experts_on(Tape *tape, const Experts *x, Call *call)
         experts[e] = (Expert){x->gate[e], x->up[e], x->down[e], NULL, NULL};
         if (e >= x->c->adapted) continue;
         if (x->c->in_r) {
-            experts[e].in = pair(tape, &call->param[at], &call->param[at + 1], x->c->up_alone * x->c->F, in_scale);
+            experts[e].in = lora_new(tape, &call->param[at], &call->param[at + 1], x->c->up_alone * x->c->F, in_scale);
             at += 2;
         }
-        if (x->c->out_r) experts[e].out = pair(tape, &call->param[at], &call->param[at + 1], 0, out_scale);
+        if (x->c->out_r) experts[e].out = lora_new(tape, &call->param[at], &call->param[at + 1], 0, out_scale);
     }
     return experts;
 }

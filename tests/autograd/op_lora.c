@@ -12,7 +12,7 @@ typedef struct {
     size_t col, N, R;
     bool dropout;
     double *keep; /* [T][D] what dropout multiplies with, taken from the operation; NULL: ones */
-} Pair;
+} Adapted;
 
 static const struct {
     const char *documents;
@@ -25,33 +25,33 @@ static const struct {
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
-static Lora *lora_of(Tape *tape, const Pair *pair, Param *A, Param *B)
+static Lora *lora_of(Tape *tape, const Adapted *adapted, Param *A, Param *B)
 {
     Lora *lora = tape_alloc(tape, sizeof *lora);
-    *lora = (Lora){.A = A, .B = B, .col = pair->col, .scale = 0.7f, .dropout = pair->dropout, .key = 12};
+    *lora = (Lora){.A = A, .B = B, .col = adapted->col, .scale = 0.7f, .dropout = adapted->dropout, .key = 12};
     return lora;
 }
 
 static Tensor *build(Tape *tape, const Trial *trial, Call *call)
 {
-    const Pair *pair = trial->op;
-    const Lora *lora = lora_of(tape, pair, &call->param[1], &call->param[2]);
-    return op_linear(tape, call->in[0], 1, (const Weight *[]){&pair->W}, 1, &lora);
+    const Adapted *adapted = trial->op;
+    const Lora *lora = lora_of(tape, adapted, &call->param[1], &call->param[2]);
+    return op_linear(tape, call->in[0], 1, (const Weight *[]){&adapted->W}, 1, &lora);
 }
 
 static void reference(const Trial *trial, void *const *in, void *out)
 {
-    const Pair *pair = trial->op;
+    const Adapted *adapted = trial->op;
     size_t T = trial->group.T, D = trial->in[0].cols, O = trial->cols;
     const double *x = in[0];
-    const float *W = pair->W.data;
+    const float *W = adapted->W.data;
     double *y = out;
     for (size_t t = 0; t < T; t++)
         for (size_t o = 0; o < O; o++) {
             y[t * O + o] = 0;
             for (size_t d = 0; d < D; d++) y[t * O + o] += x[t * D + d] * (double)W[o * D + d];
         }
-    reference_lora(T, D, O, pair->N, pair->R, out, pair->col, (double)0.7f, in[0], pair->keep, in[1], in[2]);
+    reference_lora(T, D, O, adapted->N, adapted->R, out, adapted->col, (double)0.7f, in[0], adapted->keep, in[1], in[2]);
 }
 
 /* The mask is what becomes of ones when A, B and scale are units. */
@@ -81,12 +81,12 @@ static void make(Trial *trial, size_t i)
     trial_param(trial, "B", cases[i].N, cases[i].R);
     trial->dropout = cases[i].dropout;
     trial->samples = cases[i].D < 100 ? 150 : 10;
-    Pair *pair = trial_alloc(trial, sizeof *pair);
+    Adapted *adapted = trial_alloc(trial, sizeof *adapted);
     float *W = trial_alloc(trial, cases[i].O * cases[i].D * sizeof *W);
     for (size_t k = 0; k < cases[i].O * cases[i].D; k++) W[k] = (float)(0.3 * rng_normal(17, k));
-    *pair = (Pair){weight_of("W", cases[i].O, cases[i].D, W), cases[i].col, cases[i].N, cases[i].R, cases[i].dropout > 0, NULL};
-    if (pair->dropout) pair->keep = mask_of(trial, &trial->group, cases[i].dropout, cases[i].D, 12);
-    trial->op = pair;
+    *adapted = (Adapted){weight_of("W", cases[i].O, cases[i].D, W), cases[i].col, cases[i].N, cases[i].R, cases[i].dropout > 0, NULL};
+    if (adapted->dropout) adapted->keep = mask_of(trial, &trial->group, cases[i].dropout, cases[i].D, 12);
+    trial->op = adapted;
 }
 
 static void forward_agrees_with_double(void **state)
@@ -119,7 +119,7 @@ static void a_fresh_adapter_changes_nothing(void **state)
     Tape tape = {0};
     tape_begin(&tape, &trial.group, TAPE_OFF);
     Tensor *x = tape_leaf(&tape, trial.group.T, trial.in[0].cols, trial.in[0].values, false);
-    Tensor *alone = op_linear(&tape, x, 1, (const Weight *[]){&((const Pair *)trial.op)->W}, 0, NULL);
+    Tensor *alone = op_linear(&tape, x, 1, (const Weight *[]){&((const Adapted *)trial.op)->W}, 0, NULL);
     assert_ok(tape_error(&tape));
     for (size_t i = 0; i < trial.group.T * trial.cols; i++) assert_true(got.out[i] == alone->data[i]);
     for (size_t i = 0; i < trial.in[1].rows * trial.in[1].cols; i++) assert_true(got.grad[1][i] == 0);
@@ -145,8 +145,8 @@ static void one_pair_for_both_weights_equals_its_halves(void **state)
     for (size_t i = 0; i < 2; i++) {
         tape_begin(&tapes[i], &whole, TAPE_RECORD);
         in[i] = tape_leaf(&tapes[i], T, D, x, true);
-        const Lora *pairs[] = {i ? &halves[0] : NULL, i ? &halves[1] : &both};
-        out[i] = op_linear(&tapes[i], in[i], 2, (const Weight *[]){&gate, &up}, 2, pairs);
+        const Lora *loras[] = {i ? &halves[0] : NULL, i ? &halves[1] : &both};
+        out[i] = op_linear(&tapes[i], in[i], 2, (const Weight *[]){&gate, &up}, 2, loras);
         memcpy(tape_seed(&tapes[i], out[i]), out[i]->data, T * 2 * F * sizeof(float));
     }
     assert_memory_equal(out[0]->data, out[1]->data, T * 2 * F * sizeof(float));
@@ -166,10 +166,10 @@ static void no_dropout_equals_dropout_of_zero(void **state)
         Trial trial;
         make(&trial, 1);
         Outcome want = trial_run(&trial, &arena);
-        Pair pair = *(const Pair *)trial.op;
-        pair.dropout = way == 0; /* a pair that may drop, p = 0; then p > 0 and a pair that never drops */
+        Adapted adapted = *(const Adapted *)trial.op;
+        adapted.dropout = way == 0; /* a pair that may drop, p = 0; then p > 0 and a pair that never drops */
         trial.dropout = way == 0 ? 0 : 0.5f;
-        trial.op = &pair;
+        trial.op = &adapted;
         Outcome got = trial_run(&trial, &arena);
         assert_memory_equal(got.out, want.out, trial.group.T * trial.cols * sizeof(float));
         for (size_t i = 0; i < 3; i++) assert_memory_equal(got.grad[i], want.grad[i], trial.in[i].rows * trial.in[i].cols * sizeof(float));

@@ -42,20 +42,20 @@ static void assert_merges_to(const AdapterFile *file, const Safetensors *base, c
     const TensorView *weight = safetensors_find(base, name);
     assert_non_null(weight);
     snprintf(module, sizeof module, "%.*s", (int)(strlen(name) - strlen(".weight")), name);
-    const AdapterPair *pair = adapter_file_find(file, module);
-    if (!pair) fail_msg("%s has no pair", module);
+    const AdapterLora *lora = adapter_file_find(file, module);
+    if (!lora) fail_msg("%s has no pair", module);
     size_t rows = merged->shape[0], cols = merged->shape[1];
-    assert_int_equal(pair->out, rows);
-    assert_int_equal(pair->in, cols);
-    float *W = floats(rows * cols), *expected = floats(rows * cols), *A = floats(pair->r * cols), *B = floats(rows * pair->r);
+    assert_int_equal(lora->out, rows);
+    assert_int_equal(lora->in, cols);
+    float *W = floats(rows * cols), *expected = floats(rows * cols), *A = floats(lora->r * cols), *B = floats(rows * lora->r);
     dtype_widen(rows * cols, W, weight->dtype, weight->data);
     dtype_widen(rows * cols, expected, merged->dtype, merged->data);
-    adapter_file_read_pair(pair, A, B);
+    adapter_file_read_lora(lora, A, B);
     for (size_t o = 0; o < rows; o++) {
         for (size_t i = 0; i < cols; i++) {
             double delta = 0;
-            for (size_t j = 0; j < pair->r; j++) delta += (double)B[o * pair->r + j] * (double)A[j * cols + i];
-            double found = (double)W[o * cols + i] + pair->scale * delta;
+            for (size_t j = 0; j < lora->r; j++) delta += (double)B[o * lora->r + j] * (double)A[j * cols + i];
+            double found = (double)W[o * cols + i] + lora->scale * delta;
             if (fabs(found - (double)expected[o * cols + i]) > 1e-6) fail_msg("%s[%zu][%zu] is %g, %g in PEFT", name, o, i, found, (double)expected[o * cols + i]);
         }
     }
@@ -67,7 +67,7 @@ static void every_layout_merges_to_what_peft_merges(void **state)
     (void)state;
     static const struct {
         const char *name;
-        size_t n_pairs, n_merged;
+        size_t n_loras, n_merged;
     } adapters[] = {{"a_attn_shared_rslora", 24, 9}, {"b_experts_fused", 48, 9}, {"c_experts_named", 48, 0},
                     {"d_head_embed_router", 13, 5}, {"e_experts_partial", 24, 3}, {"f_all_named", 72, 5}};
     Safetensors base, reference;
@@ -79,7 +79,7 @@ static void every_layout_merges_to_what_peft_merges(void **state)
         size_t n_merged = 0;
         assert_ok(file_join(path, FIXTURES, adapters[a].name));
         assert_ok(adapter_file_open(&file, path));
-        assert_int_equal(file->n_pairs, adapters[a].n_pairs);
+        assert_int_equal(file->n_loras, adapters[a].n_loras);
         assert_int_equal(file->n_extras, 0);
         /* c is b under other names */
         snprintf(prefix, sizeof prefix, "%c.merged.", adapters[a].name[0] == 'c' ? 'b' : adapters[a].name[0]);
@@ -119,10 +119,10 @@ static void scales_are_those_that_peft_loaded(void **state)
             assert_ok(json_get_number(weight, "scale", &scale));
             assert_ok(json_get_int(weight, "r", 1, 100, &r));
             snprintf(module, sizeof module, "%.*s", (int)(strrchr(name, '.') - name), name);
-            const AdapterPair *pair = adapter_file_find(file, module);
-            if (!pair) continue; /* a fused parameter: the merged weights speak for it */
-            assert_near(pair->scale, scale);
-            assert_int_equal(pair->r, r);
+            const AdapterLora *lora = adapter_file_find(file, module);
+            if (!lora) continue; /* a fused parameter: the merged weights speak for it */
+            assert_near(lora->scale, scale);
+            assert_int_equal(lora->r, r);
             compared++;
         }
         adapter_file_close(file);
@@ -136,8 +136,8 @@ static void gate_and_up_of_a_fused_expert_share_one_A(void **state)
     (void)state;
     AdapterFile *file;
     assert_ok(adapter_file_open(&file, FIXTURES "b_experts_fused"));
-    const AdapterPair *gate = adapter_file_find(file, "model.layers.2.mlp.experts.5.gate_proj");
-    const AdapterPair *up = adapter_file_find(file, "model.layers.2.mlp.experts.5.up_proj");
+    const AdapterLora *gate = adapter_file_find(file, "model.layers.2.mlp.experts.5.gate_proj");
+    const AdapterLora *up = adapter_file_find(file, "model.layers.2.mlp.experts.5.up_proj");
     assert_true(gate && up && gate->A.tensor == up->A.tensor && gate->A.first == up->A.first);
     assert_true(gate->B.first != up->B.first);
     assert_null(adapter_file_find(file, "model.layers.2.mlp.experts.8.up_proj"));
@@ -204,8 +204,8 @@ static void prefix_and_adapter_name_are_optional(void **state)
         matrix("model.layers.0.self_attn.o_proj.lora_B.default.weight", 4, 2),
         matrix("base_model.model.lm_head.lora_A.weight", 2, 5), matrix("base_model.model.lm_head.lora_B.weight", 9, 2)});
     AdapterFile *file = open_adapter();
-    const AdapterPair *pair = adapter_file_find(file, "model.layers.0.self_attn.o_proj");
-    assert_true(pair && pair->in == 5 && pair->out == 4 && pair->r == 2 && pair->scale == 1.5);
+    const AdapterLora *lora = adapter_file_find(file, "model.layers.0.self_attn.o_proj");
+    assert_true(lora && lora->in == 5 && lora->out == 4 && lora->r == 2 && lora->scale == 1.5);
     assert_non_null(adapter_file_find(file, "lm_head"));
     adapter_file_close(file);
 }
@@ -235,7 +235,7 @@ static void the_first_matching_key_gives_alpha(void **state)
         make_adapter(keys, 2, (TensorView[]){matrix("model.layers.3.self_attn.o_proj.lora_A.weight", 8, 5),
                                              matrix("model.layers.3.self_attn.o_proj.lora_B.weight", 4, 8)});
         AdapterFile *file = open_adapter();
-        if (file->pairs[0].scale != cases[i].alpha / 8) fail_msg("%s: scale %g", cases[i].patterns, file->pairs[0].scale);
+        if (file->loras[0].scale != cases[i].alpha / 8) fail_msg("%s: scale %g", cases[i].patterns, file->loras[0].scale);
         adapter_file_close(file);
     }
 }
@@ -247,11 +247,11 @@ static void a_target_parameter_matches_by_its_own_path(void **state)
                             matrix("model.layers.0.mlp.up_proj.lora_B.weight", 4, 8)};
     make_adapter("\"target_parameters\": [\"mlp.up_proj.weight\"], \"alpha_pattern\": {\"up_proj\": 3, \"up_proj.weight\": 4}", 2, tensors);
     AdapterFile *file = open_adapter();
-    assert_near(file->pairs[0].scale, 0.5);
+    assert_near(file->loras[0].scale, 0.5);
     adapter_file_close(file);
     make_adapter("\"target_parameters\": [\"p.up_proj.weight\"], \"alpha_pattern\": {\"up_proj\": 3}", 2, tensors);
     file = open_adapter(); /* "p." is no whole part of the path */
-    assert_near(file->pairs[0].scale, 0.375);
+    assert_near(file->loras[0].scale, 0.375);
     adapter_file_close(file);
 }
 
@@ -265,9 +265,9 @@ static void a_doubled_r_of_gate_and_up_is_seen_through(void **state)
                                 matrix("model.layers.0.mlp.experts.0.down_proj.lora_A.weight", 2, 4),
                                 matrix("model.layers.0.mlp.experts.0.down_proj.lora_B.weight", 5, 2)});
     AdapterFile *file = open_adapter();
-    assert_int_equal(file->n_pairs, 2);
-    assert_near(file->pairs[0].scale, 1.5);
-    assert_near(file->pairs[1].scale, 1.5);
+    assert_int_equal(file->n_loras, 2);
+    assert_near(file->loras[0].scale, 1.5);
+    assert_near(file->loras[1].scale, 1.5);
     adapter_file_close(file);
 }
 
@@ -283,17 +283,17 @@ static void fused_files_of_both_ages_read_alike(void **state)
                                     matrix("m.experts.lora_A.weight", E * R, old ? D : F),
                                     matrix("m.experts.lora_B.weight", old ? F : D, R * E)});
         AdapterFile *file = open_adapter();
-        assert_int_equal(file->n_pairs, 3 * E);
+        assert_int_equal(file->n_loras, 3 * E);
         for (size_t e = 0; e < E; e++) {
             static const char *const projections[] = {"gate_proj", "up_proj", "down_proj"};
             for (size_t p = 0; p < 3; p++) {
                 char module[40];
                 float A[R * D], B[D * R];
                 snprintf(module, sizeof module, "m.experts.%zu.%s", e, projections[p]);
-                const AdapterPair *pair = adapter_file_find(file, module);
+                const AdapterLora *lora = adapter_file_find(file, module);
                 size_t in = p < 2 ? D : F, out = p < 2 ? F : D, o0 = p == 1 ? F : 0, wide = old ? (p < 2 ? 2 * F : D) : in;
-                assert_true(pair && pair->in == in && pair->out == out && pair->r == R);
-                adapter_file_read_pair(pair, A, B);
+                assert_true(lora && lora->in == in && lora->out == out && lora->r == R);
+                adapter_file_read_lora(lora, A, B);
                 for (size_t j = 0; j < R; j++) { /* every tensor holds 0, 1, 2, ... */
                     for (size_t i = 0; i < in; i++)
                         assert_true(A[j * in + i] == (float)(old ? i * R * E + j * E + e : (e * R + j) * wide + i));
@@ -312,11 +312,11 @@ static void one_fused_parameter_alone_is_what_the_config_says(void **state)
     TensorView tensors[] = {matrix("m.experts.lora_A.weight", 6, 5), matrix("m.experts.lora_B.weight", 4, 6)};
     make_adapter("\"r\": 2, \"target_parameters\": [\"experts.down_proj\"]", 2, tensors);
     AdapterFile *file = open_adapter();
-    assert_true(file->n_pairs == 3 && adapter_file_find(file, "m.experts.2.down_proj"));
+    assert_true(file->n_loras == 3 && adapter_file_find(file, "m.experts.2.down_proj"));
     adapter_file_close(file);
     make_adapter("\"r\": 2, \"target_parameters\": [\"experts.gate_up_proj\"]", 2, tensors);
     file = open_adapter();
-    assert_true(file->n_pairs == 6 && adapter_file_find(file, "m.experts.2.up_proj")->out == 2);
+    assert_true(file->n_loras == 6 && adapter_file_find(file, "m.experts.2.up_proj")->out == 2);
     adapter_file_close(file);
     make_adapter("\"r\": 2", 2, tensors);
     assert_refused("m.experts.lora_A.weight stands alone and target_parameters names neither");
@@ -333,12 +333,12 @@ static void stacked_experts_may_share_a_side(void **state)
                                                tensor("m.experts.w2.lora_B.weight", 3, 1, 5, 2)});
     AdapterFile *file = open_adapter();
     float A[10], B[10];
-    assert_int_equal(file->n_pairs, 9);
-    const AdapterPair *up = adapter_file_find(file, "m.experts.2.up_proj");
-    adapter_file_read_pair(up, A, B);
+    assert_int_equal(file->n_loras, 9);
+    const AdapterLora *up = adapter_file_find(file, "m.experts.2.up_proj");
+    adapter_file_read_lora(up, A, B);
     assert_true(up->out == 4 && A[0] == 0 && B[0] == 2 * 16 + 8);
-    const AdapterPair *down = adapter_file_find(file, "m.experts.1.down_proj");
-    adapter_file_read_pair(down, A, B);
+    const AdapterLora *down = adapter_file_find(file, "m.experts.1.down_proj");
+    adapter_file_read_lora(down, A, B);
     assert_true(A[0] == 8 && B[0] == 0 && down->out == 5);
     adapter_file_close(file);
 }
@@ -448,7 +448,7 @@ static void missing_files_are_named(void **state)
 enum { D = 6, F = 4, R = 3 };
 static float out_A[R * D], out_B[D * R], out_A2[2 * D], out_B2[D * 2], router[2 * D], bias[2];
 
-static AdapterOut sample(AdapterOutPair pairs[10], AdapterOutExtra extras[2])
+static AdapterOut sample(AdapterOutLora loras[10], AdapterOutExtra extras[2])
 {
     static const char *const modules[] = {
         "model.layers.1.self_attn.q_a_proj", "model.layers.0.mlp.up_proj", "model.layers.1.mlp.shared_experts.down_proj",
@@ -459,30 +459,30 @@ static AdapterOut sample(AdapterOutPair pairs[10], AdapterOutExtra extras[2])
     for (size_t i = 0; i < 2 * D; i++) out_A2[i] = sinf((float)i + 50), out_B2[i] = cosf((float)i + 50), router[i] = (float)i / 7;
     bias[0] = 0.1f, bias[1] = 1.0f / 3;
     for (size_t i = 0; i < 10; i++) {
-        pairs[i] = (AdapterOutPair){modules[i], R, D, D, out_A, out_B, 2};
-        if (i >= 7) pairs[i].A = pairs[i].B = NULL; /* expert 1 is not adapted */
+        loras[i] = (AdapterOutLora){modules[i], R, D, D, out_A, out_B, 2};
+        if (i >= 7) loras[i].A = loras[i].B = NULL; /* expert 1 is not adapted */
     }
     extras[0] = (AdapterOutExtra){"model.layers.2.mlp.gate.weight", 2, D, router};
     extras[1] = (AdapterOutExtra){"model.layers.2.mlp.gate.e_score_correction_bias", 1, 2, bias};
-    return (AdapterOut){.base_model = "zai-org/GLM-5", .dtype = DTYPE_F32, .n_pairs = 10, .pairs = pairs};
+    return (AdapterOut){.base_model = "zai-org/GLM-5", .dtype = DTYPE_F32, .n_loras = 10, .loras = loras};
 }
 
 static void what_is_written_is_read_bit_for_bit(void **state)
 {
     (void)state;
-    AdapterOutPair pairs[10];
+    AdapterOutLora loras[10];
     AdapterOutExtra extras[2];
-    AdapterOut out = sample(pairs, extras);
+    AdapterOut out = sample(loras, extras);
     float A[R * D], B[D * R];
     assert_ok(adapter_file_write(directory, &out));
     AdapterFile *file = open_adapter();
-    assert_int_equal(file->n_pairs, 10);
+    assert_int_equal(file->n_loras, 10);
     assert_string_equal(file->config.base_model, "zai-org/GLM-5");
     for (size_t i = 0; i < 10; i++) {
-        const AdapterPair *pair = adapter_file_find(file, pairs[i].module);
-        assert_true(pair && pair->scale == 2 && pair->r == R);
-        adapter_file_read_pair(pair, A, B);
-        if (pairs[i].A) {
+        const AdapterLora *lora = adapter_file_find(file, loras[i].module);
+        assert_true(lora && lora->scale == 2 && lora->r == R);
+        adapter_file_read_lora(lora, A, B);
+        if (loras[i].A) {
             assert_memory_equal(A, out_A, sizeof A);
             assert_memory_equal(B, out_B, sizeof B);
         } else {
@@ -495,9 +495,9 @@ static void what_is_written_is_read_bit_for_bit(void **state)
 static void the_config_is_the_one_for_every_consumer(void **state)
 {
     (void)state;
-    AdapterOutPair pairs[10];
+    AdapterOutLora loras[10];
     AdapterOutExtra extras[2];
-    AdapterOut out = sample(pairs, extras);
+    AdapterOut out = sample(loras, extras);
     char path[PATH_BYTES], *text;
     size_t bytes;
     assert_ok(adapter_file_write(directory, &out));
@@ -511,7 +511,7 @@ static void the_config_is_the_one_for_every_consumer(void **state)
         "  \"target_parameters\": [\n    \"mlp.gate.weight\",\n    \"mlp.shared_experts.down_proj.weight\",\n    \"mlp.up_proj.weight\"\n  ],\n"
         "  \"task_type\": \"CAUSAL_LM\",\n  \"use_dora\": false,\n  \"use_rslora\": false\n}");
     free(text);
-    out.n_pairs = 4; /* without routed experts PEFT must not see the projections' names alone */
+    out.n_loras = 4; /* without routed experts PEFT must not see the projections' names alone */
     assert_ok(adapter_file_write(directory, &out));
     assert_ok(file_read(&text, &bytes, path));
     assert_non_null(strstr(text, "\"target_modules\": [\n    \"q_a_proj\"\n  ]"));
@@ -521,17 +521,17 @@ static void the_config_is_the_one_for_every_consumer(void **state)
 static void another_r_is_padded_and_another_scale_folded(void **state)
 {
     (void)state;
-    AdapterOutPair pairs[10];
+    AdapterOutLora loras[10];
     AdapterOutExtra extras[2];
-    AdapterOut out = sample(pairs, extras);
+    AdapterOut out = sample(loras, extras);
     float A[R * D], B[D * R];
-    out.n_pairs = 2;
-    pairs[1] = (AdapterOutPair){"model.layers.1.self_attn.o_proj", 2, D, D, out_A2, out_B2, 0.7};
+    out.n_loras = 2;
+    loras[1] = (AdapterOutLora){"model.layers.1.self_attn.o_proj", 2, D, D, out_A2, out_B2, 0.7};
     assert_ok(adapter_file_write(directory, &out));
     AdapterFile *file = open_adapter();
-    const AdapterPair *pair = adapter_file_find(file, pairs[1].module);
-    assert_true(pair && pair->r == R && pair->scale == 2);
-    adapter_file_read_pair(pair, A, B);
+    const AdapterLora *lora = adapter_file_find(file, loras[1].module);
+    assert_true(lora && lora->r == R && lora->scale == 2);
+    adapter_file_read_lora(lora, A, B);
     for (size_t i = 0; i < D; i++) {
         for (size_t j = 0; j < 2; j++) {
             assert_true(A[j * D + i] == out_A2[j * D + i]);
@@ -545,17 +545,17 @@ static void another_r_is_padded_and_another_scale_folded(void **state)
 static void bf16_rounds_once(void **state)
 {
     (void)state;
-    AdapterOutPair pairs[10];
+    AdapterOutLora loras[10];
     AdapterOutExtra extras[2];
-    AdapterOut out = sample(pairs, extras);
+    AdapterOut out = sample(loras, extras);
     float A[R * D], B[D * R];
     out.dtype = DTYPE_BF16;
-    pairs[4].scale = 3;
+    loras[4].scale = 3;
     assert_ok(adapter_file_write(directory, &out));
     AdapterFile *file = open_adapter();
-    const AdapterPair *pair = adapter_file_find(file, pairs[4].module);
-    assert_int_equal(pair->A.tensor->dtype, DTYPE_BF16);
-    adapter_file_read_pair(pair, A, B);
+    const AdapterLora *lora = adapter_file_find(file, loras[4].module);
+    assert_int_equal(lora->A.tensor->dtype, DTYPE_BF16);
+    adapter_file_read_lora(lora, A, B);
     for (size_t i = 0; i < R * D; i++) {
         assert_true(A[i] == bf16_to_f32(bf16_from_f32(out_A[i])));
         assert_true(B[i] == bf16_to_f32(bf16_from_f32(out_B[i] * 1.5f)));
@@ -566,9 +566,9 @@ static void bf16_rounds_once(void **state)
 static void whole_routers_go_out_and_come_back(void **state)
 {
     (void)state;
-    AdapterOutPair pairs[10];
+    AdapterOutLora loras[10];
     AdapterOutExtra extras[2];
-    AdapterOut out = sample(pairs, extras);
+    AdapterOut out = sample(loras, extras);
     float data[2 * D];
     out.n_extras = 2;
     out.extras = extras;
@@ -593,28 +593,28 @@ static void whole_routers_go_out_and_come_back(void **state)
 static void adapters_that_nobody_reads_right_are_not_written(void **state)
 {
     (void)state;
-    AdapterOutPair pairs[10];
+    AdapterOutLora loras[10];
     AdapterOutExtra extras[2];
-    AdapterOut out = sample(pairs, extras);
-    out.n_pairs = 9;
+    AdapterOut out = sample(loras, extras);
+    out.n_loras = 9;
     assert_fails(adapter_file_write(directory, &out), ERR_USAGE, "expected down_proj, gate_proj and up_proj of every expert");
-    out = sample(pairs, extras);
-    pairs[7].module = "model.layers.1.mlp.experts.2.gate_proj";
+    out = sample(loras, extras);
+    loras[7].module = "model.layers.1.mlp.experts.2.gate_proj";
     assert_fails(adapter_file_write(directory, &out), ERR_USAGE, "expected down_proj, gate_proj and up_proj of every expert");
-    out = sample(pairs, extras);
-    pairs[0].module = "model.embed_tokens";
+    out = sample(loras, extras);
+    loras[0].module = "model.embed_tokens";
     assert_fails(adapter_file_write(directory, &out), ERR_USAGE, "an embedding's pair cannot be written");
-    out = sample(pairs, extras);
-    pairs[3].scale = 0;
+    out = sample(loras, extras);
+    loras[3].scale = 0;
     assert_fails(adapter_file_write(directory, &out), ERR_USAGE, "the scale is 0; expected a positive number");
-    out = sample(pairs, extras);
-    pairs[3].A = NULL;
+    out = sample(loras, extras);
+    loras[3].A = NULL;
     assert_fails(adapter_file_write(directory, &out), ERR_USAGE, "one of A and B is missing");
-    out = sample(pairs, extras);
+    out = sample(loras, extras);
     out.dtype = DTYPE_F16;
     assert_fails(adapter_file_write(directory, &out), ERR_USAGE, "F32 or BF16, not F16");
-    out = sample(pairs, extras);
-    out.n_pairs = 0;
+    out = sample(loras, extras);
+    out.n_loras = 0;
     assert_fails(adapter_file_write(directory, &out), ERR_USAGE, "nothing to write");
     assert_false(file_exists(directory));
 }
@@ -622,11 +622,11 @@ static void adapters_that_nobody_reads_right_are_not_written(void **state)
 static void a_failed_write_leaves_the_old_adapter(void **state)
 {
     (void)state;
-    AdapterOutPair pairs[10];
+    AdapterOutLora loras[10];
     AdapterOutExtra extras[2];
-    AdapterOut out = sample(pairs, extras);
+    AdapterOut out = sample(loras, extras);
     assert_ok(adapter_file_write(directory, &out));
-    pairs[1].module = pairs[0].module; /* two of one name: found when read back, if not before */
+    loras[1].module = loras[0].module; /* two of one name: found when read back, if not before */
     Err *err = adapter_file_write(directory, &out);
     assert_non_null(err);
     err_free(err);

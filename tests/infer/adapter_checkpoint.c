@@ -47,8 +47,8 @@ static void assert_same(const Adapter *a, const Adapter *b)
     assert_memory_equal(a->values, b->values, a->n * sizeof *a->values);
     for (size_t l = 0; l < a->n_layers; l++)
         for (size_t p = 0; p < LORA_PLACES; p++) {
-            assert_int_equal(!a->layers[l].pairs[p], !b->layers[l].pairs[p]);
-            if (a->layers[l].pairs[p]) assert_true(a->layers[l].pairs[p]->scale == b->layers[l].pairs[p]->scale);
+            assert_int_equal(!a->layers[l].places[p], !b->layers[l].places[p]);
+            if (a->layers[l].places[p]) assert_true(a->layers[l].places[p]->scale == b->layers[l].places[p]->scale);
         }
 }
 

@@ -60,16 +60,16 @@ static void experts_without_a_pair_are_exported_as_zeros(void **state)
     tiny_fill(a, 9, 0.2);
     assert_ok(adapter_export(a, path, "base", false));
     assert_ok(adapter_file_open(&file, path));
-    assert_int_equal(file->n_pairs, 3 + 16 * 3); /* layer 2 has none, and needs none */
+    assert_int_equal(file->n_loras, 3 + 16 * 3); /* layer 2 has none, and needs none */
     float *A = calloc(2 * 64, sizeof *A), *B = calloc(2 * 64, sizeof *B);
     assert_true(A && B);
     for (size_t e = 0; e < 16; e++) {
         char module[MODULE_BYTES];
         bool zero = true;
         slot_module(&(Slot){.kind = SLOT_EXPERT_OUT, .l = 1, .expert = e}, module);
-        const AdapterPair *pair = adapter_file_find(file, module);
-        assert_non_null(pair);
-        adapter_file_read_pair(pair, A, B);
+        const AdapterLora *lora = adapter_file_find(file, module);
+        assert_non_null(lora);
+        adapter_file_read_lora(lora, A, B);
         for (size_t i = 0; i < 2 * 64; i++) zero = zero && B[i] == 0;
         assert_int_equal(zero, e != 3 && e != 12);
     }

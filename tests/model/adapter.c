@@ -64,8 +64,8 @@ static void gate_and_up_share_one_A(void **state)
     assert_int_equal(in->A->cols, D);
     assert_int_equal(in->B->rows, 2 * F);
     assert_string_equal(in->A->name, "model.layers.1.mlp.experts.5.gate_up_proj.lora_A");
-    assert_null(adapter->layers[1].apart[LORA_SHARED_IN]);
-    assert_non_null(adapter->layers[1].pairs[LORA_SHARED_IN]);
+    assert_null(adapter->layers[1].places_up[LORA_SHARED_IN]);
+    assert_non_null(adapter->layers[1].places[LORA_SHARED_IN]);
     adapter_free(adapter);
 }
 
@@ -214,7 +214,7 @@ static void rslora_scales_by_the_root_of_r(void **state)
         Adapter *adapter = NULL;
         config.use_rslora = i;
         assert_ok(adapter_new(&adapter, dense, &config, 1));
-        assert_true(adapter->layers[0].pairs[LORA_O]->scale == (i ? 6.0f / 3 : 6.0f / 9));
+        assert_true(adapter->layers[0].places[LORA_O]->scale == (i ? 6.0f / 3 : 6.0f / 9));
         adapter_free(adapter);
     }
     json_free(targets);

@@ -35,24 +35,24 @@ static float *numbers(size_t n, uint64_t seed)
     return x;
 }
 
-static ModulePair pair_of(const char *module, size_t r, size_t in, size_t out, uint64_t seed)
+static LoraModule pair_of(const char *module, size_t r, size_t in, size_t out, uint64_t seed)
 {
-    return (ModulePair){module, r, in, out, 2, numbers(r * in, seed), numbers(out * r, seed + 1000)};
+    return (LoraModule){module, r, in, out, 2, numbers(r * in, seed), numbers(out * r, seed + 1000)};
 }
 
-static void drop(ModulePair *pairs, size_t n)
+static void drop(LoraModule *modules, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        free(pairs[i].A);
-        free(pairs[i].B);
+        free(modules[i].A);
+        free(modules[i].B);
     }
 }
 
-static void refused(size_t n, ModulePair *pairs, const char *part)
+static void refused(size_t n, LoraModule *modules, const char *part)
 {
     Adapter *adapter;
-    assert_fails(adapter_from_pairs(&adapter, dense, n, pairs), ERR_FORMAT, part);
-    drop(pairs, n);
+    assert_fails(adapter_from_modules(&adapter, dense, n, modules), ERR_FORMAT, part);
+    drop(modules, n);
 }
 
 static void same_logits(Model *model, const Adapter *a, const Adapter *b)
@@ -83,16 +83,16 @@ static void adapters_go_through_pairs_and_come_back_the_same(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Model *model = tiny_model(cases[i].model);
         Adapter *a, *b;
-        ModulePair *pairs;
+        LoraModule *modules;
         size_t n;
         assert_ok(tiny_adapter(&a, model, 3, cases[i].targets, NULL, cases[i].experts));
         tiny_fill(a, 5, 0.2);
-        assert_ok(adapter_pairs(a, &pairs, &n));
-        assert_ok(adapter_from_pairs(&b, model, n, pairs));
+        assert_ok(adapter_modules(a, &modules, &n));
+        assert_ok(adapter_from_modules(&b, model, n, modules));
         assert_int_equal(a->n, b->n);
         assert_memory_equal(a->values, b->values, a->n * sizeof(float));
         same_logits(model, a, b);
-        pairs_free(pairs, n);
+        lora_modules_free(modules, n);
         adapter_free(a);
         adapter_free(b);
         model_close(model);
@@ -103,18 +103,18 @@ static void a_trained_router_goes_through_pairs(void **state)
 {
     (void)state;
     Adapter *a = NULL, *b;
-    ModulePair *pairs;
+    LoraModule *modules;
     size_t n;
     assert_ok(adapter_new(&a, dense, &(LoraConfig){.r = 1, .lora_alpha = 1, .train_router = true}, 0));
     tiny_fill(a, 2, 1);
-    assert_ok(adapter_pairs(a, &pairs, &n));
+    assert_ok(adapter_modules(a, &modules, &n));
     assert_int_equal(n, 2);
-    assert_string_equal(pairs[0].module, "model.layers.1.mlp.gate");
-    assert_null(pairs[0].A);
-    assert_ok(adapter_from_pairs(&b, dense, n, pairs));
+    assert_string_equal(modules[0].module, "model.layers.1.mlp.gate");
+    assert_null(modules[0].A);
+    assert_ok(adapter_from_modules(&b, dense, n, modules));
     assert_memory_equal(a->values, b->values, a->n * sizeof(float));
     same_logits(dense, a, b);
-    pairs_free(pairs, n);
+    lora_modules_free(modules, n);
     adapter_free(a);
     adapter_free(b);
 }
@@ -123,34 +123,34 @@ static void the_order_of_pairs_does_not_matter(void **state)
 {
     (void)state;
     Adapter *a, *b;
-    ModulePair *pairs;
+    LoraModule *modules;
     size_t n;
     assert_ok(tiny_adapter(&a, dense, 2, "'all-linear'", NULL, NULL));
     tiny_fill(a, 5, 0.2);
-    assert_ok(adapter_pairs(a, &pairs, &n));
+    assert_ok(adapter_modules(a, &modules, &n));
     for (size_t i = 0; i < n / 2; i++) {
-        ModulePair held = pairs[i];
-        pairs[i] = pairs[n - 1 - i];
-        pairs[n - 1 - i] = held;
+        LoraModule held = modules[i];
+        modules[i] = modules[n - 1 - i];
+        modules[n - 1 - i] = held;
     }
-    assert_ok(adapter_from_pairs(&b, dense, n, pairs));
+    assert_ok(adapter_from_modules(&b, dense, n, modules));
     assert_memory_equal(a->values, b->values, a->n * sizeof(float));
-    pairs_free(pairs, n);
+    lora_modules_free(modules, n);
     adapter_free(a);
     adapter_free(b);
 }
 
 /* What gate and up alone do, each as an adapter of its own, must be what both do together: compare the pair's share of
  * gate|up for one row, y = scale B (A x), with the two given pairs. */
-static void check_share(const Lora *lora, const ModulePair *pair, size_t row)
+static void check_share(const Lora *lora, const LoraModule *given, size_t row)
 {
     float *x = numbers(D, 77);
-    for (size_t o = 0; o < pair->out; o++) {
+    for (size_t o = 0; o < given->out; o++) {
         double want = 0, have = 0;
-        for (size_t j = 0; j < pair->r; j++) {
+        for (size_t j = 0; j < given->r; j++) {
             double u = 0;
-            for (size_t i = 0; i < D; i++) u += (double)pair->A[j * D + i] * (double)x[i];
-            want += pair->scale * (double)pair->B[o * pair->r + j] * u;
+            for (size_t i = 0; i < D; i++) u += (double)given->A[j * D + i] * (double)x[i];
+            want += given->scale * (double)given->B[o * given->r + j] * u;
         }
         const float *B = lora->B->data + (row + o - lora->col) * lora->B->cols;
         for (size_t j = 0; j < lora->A->rows; j++) {
@@ -166,48 +166,48 @@ static void check_share(const Lora *lora, const ModulePair *pair, size_t row)
 static void unequal_As_stay_two_pairs_in_an_mlp(void **state)
 {
     (void)state;
-    ModulePair pairs[] = {pair_of("model.layers.1.mlp.shared_experts.gate_proj", 2, D, F, 1), pair_of("model.layers.1.mlp.shared_experts.up_proj", 5, D, F, 2)};
+    LoraModule modules[] = {pair_of("model.layers.1.mlp.shared_experts.gate_proj", 2, D, F, 1), pair_of("model.layers.1.mlp.shared_experts.up_proj", 5, D, F, 2)};
     Adapter *a;
-    pairs[1].scale = 0.5;
-    assert_ok(adapter_from_pairs(&a, dense, 2, pairs));
-    const Lora *gate = a->layers[1].pairs[LORA_SHARED_IN], *up = a->layers[1].apart[LORA_SHARED_IN];
+    modules[1].scale = 0.5;
+    assert_ok(adapter_from_modules(&a, dense, 2, modules));
+    const Lora *gate = a->layers[1].places[LORA_SHARED_IN], *up = a->layers[1].places_up[LORA_SHARED_IN];
     assert_non_null(gate);
     assert_non_null(up);
     assert_int_equal(gate->A->rows, 2);
     assert_int_equal(up->A->rows, 5);
     assert_int_equal(up->col, F);
-    check_share(gate, &pairs[0], 0);
-    check_share(up, &pairs[1], F);
-    ModulePair *back;
+    check_share(gate, &modules[0], 0);
+    check_share(up, &modules[1], F);
+    LoraModule *back;
     size_t n;
-    assert_ok(adapter_pairs(a, &back, &n));
+    assert_ok(adapter_modules(a, &back, &n));
     assert_int_equal(n, 2);
     for (size_t i = 0; i < 2; i++) {
-        assert_string_equal(back[i].module, pairs[i].module);
-        assert_int_equal(back[i].r, pairs[i].r);
-        assert_true(back[i].scale == pairs[i].scale);
-        assert_memory_equal(back[i].A, pairs[i].A, pairs[i].r * D * sizeof(float));
-        assert_memory_equal(back[i].B, pairs[i].B, pairs[i].r * F * sizeof(float));
+        assert_string_equal(back[i].module, modules[i].module);
+        assert_int_equal(back[i].r, modules[i].r);
+        assert_true(back[i].scale == modules[i].scale);
+        assert_memory_equal(back[i].A, modules[i].A, modules[i].r * D * sizeof(float));
+        assert_memory_equal(back[i].B, modules[i].B, modules[i].r * F * sizeof(float));
     }
-    pairs_free(back, n);
+    lora_modules_free(back, n);
     adapter_free(a);
-    drop(pairs, 2);
+    drop(modules, 2);
 }
 
 static void unequal_As_become_one_pair_of_both_ranks_in_an_expert(void **state)
 {
     (void)state;
-    ModulePair pairs[] = {pair_of("model.layers.1.mlp.experts.7.gate_proj", 2, D, F, 1), pair_of("model.layers.1.mlp.experts.7.up_proj", 2, D, F, 2)};
+    LoraModule modules[] = {pair_of("model.layers.1.mlp.experts.7.gate_proj", 2, D, F, 1), pair_of("model.layers.1.mlp.experts.7.up_proj", 2, D, F, 2)};
     Adapter *a;
-    pairs[1].scale = 3;
-    assert_ok(adapter_from_pairs(&a, dense, 2, pairs));
+    modules[1].scale = 3;
+    assert_ok(adapter_from_modules(&a, dense, 2, modules));
     const Lora *in = a->layers[1].experts[7].in;
     assert_int_equal(in->A->rows, 4);
     assert_int_equal(in->B->rows, 2 * F);
-    check_share(in, &pairs[0], 0);
-    check_share(in, &pairs[1], F);
+    check_share(in, &modules[0], 0);
+    check_share(in, &modules[1], F);
     adapter_free(a);
-    drop(pairs, 2);
+    drop(modules, 2);
 }
 
 /* The same pairs in an MLP and one by one must give the logits that their exact sum gives: an MLP's two pairs against
@@ -215,19 +215,19 @@ static void unequal_As_become_one_pair_of_both_ranks_in_an_expert(void **state)
 static void two_pairs_of_an_mlp_do_what_each_does(void **state)
 {
     (void)state;
-    ModulePair pairs[] = {pair_of("model.layers.0.mlp.gate_proj", 2, D, 128, 1), pair_of("model.layers.0.mlp.up_proj", 2, D, 128, 2)};
-    ModulePair one[] = {pair_of("model.layers.0.mlp.gate_proj", 4, D, 128, 1), pair_of("model.layers.0.mlp.up_proj", 4, D, 128, 1)};
+    LoraModule modules[] = {pair_of("model.layers.0.mlp.gate_proj", 2, D, 128, 1), pair_of("model.layers.0.mlp.up_proj", 2, D, 128, 2)};
+    LoraModule one[] = {pair_of("model.layers.0.mlp.gate_proj", 4, D, 128, 1), pair_of("model.layers.0.mlp.up_proj", 4, D, 128, 1)};
     for (size_t h = 0; h < 2; h++) { /* one A of rank 4: gate's rows first, then up's; zeros where the other's belong */
-        memcpy(one[h].A, pairs[0].A, 2 * D * sizeof(float));
-        memcpy(one[h].A + 2 * D, pairs[1].A, 2 * D * sizeof(float));
+        memcpy(one[h].A, modules[0].A, 2 * D * sizeof(float));
+        memcpy(one[h].A + 2 * D, modules[1].A, 2 * D * sizeof(float));
         memset(one[h].B, 0, 4 * 128 * sizeof(float));
-        for (size_t o = 0; o < 128; o++) memcpy(one[h].B + o * 4 + 2 * h, pairs[h].B + 2 * o, 2 * sizeof(float));
+        for (size_t o = 0; o < 128; o++) memcpy(one[h].B + o * 4 + 2 * h, modules[h].B + 2 * o, 2 * sizeof(float));
     }
     Adapter *two, *joint;
-    assert_ok(adapter_from_pairs(&two, dense, 2, pairs));
-    assert_ok(adapter_from_pairs(&joint, dense, 2, one));
-    assert_non_null(two->layers[0].apart[LORA_MLP_IN]);
-    assert_null(joint->layers[0].apart[LORA_MLP_IN]);
+    assert_ok(adapter_from_modules(&two, dense, 2, modules));
+    assert_ok(adapter_from_modules(&joint, dense, 2, one));
+    assert_non_null(two->layers[0].places_up[LORA_MLP_IN]);
+    assert_null(joint->layers[0].places_up[LORA_MLP_IN]);
     float *x = tiny_logits(dense, two, doc.ids, T), *y = tiny_logits(dense, joint, doc.ids, T), *base = tiny_logits(dense, NULL, doc.ids, T);
     assert_true(tiny_distance(T * 256, x, y) < 1e-5);
     assert_true(tiny_distance(T * 256, x, base) > 1e-2);
@@ -236,7 +236,7 @@ static void two_pairs_of_an_mlp_do_what_each_does(void **state)
     free(base);
     adapter_free(two);
     adapter_free(joint);
-    drop(pairs, 2);
+    drop(modules, 2);
     drop(one, 2);
 }
 
@@ -248,17 +248,17 @@ static void a_module_that_is_not_there_is_named(void **state)
         "model.layers.1.mlp.experts.-1.up_proj", "model.layers.1.self_attn.o_projx", "model.layers.1 .self_attn.o_proj", "model.layers. 1.self_attn.o_proj",
         "model.layers.01.self_attn.o_proj", "model.layers.1.mlp.experts.+3.up_proj", "", "model.layers.18446744073709551617.self_attn.o_proj"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        ModulePair pair = pair_of(names[i], 2, D, 128, 1);
+        LoraModule given = pair_of(names[i], 2, D, 128, 1);
         char part[160];
         snprintf(part, sizeof part, "no module %s", names[i]);
-        refused(1, &pair, part);
+        refused(1, &given, part);
     }
 }
 
 static void a_wrong_shape_is_told_with_both(void **state)
 {
     (void)state;
-    ModulePair a = pair_of("model.layers.1.self_attn.o_proj", 2, D, 128, 1), b = pair_of("model.layers.1.mlp.experts.3.up_proj", 2, F, D, 1);
+    LoraModule a = pair_of("model.layers.1.self_attn.o_proj", 2, D, 128, 1), b = pair_of("model.layers.1.mlp.experts.3.up_proj", 2, F, D, 1);
     refused(1, &a, "model.layers.1.self_attn.o_proj is for a weight [128][64]; the model's is [64][128]");
     refused(1, &b, "model.layers.1.mlp.experts.3.up_proj");
 }
@@ -266,11 +266,11 @@ static void a_wrong_shape_is_told_with_both(void **state)
 static void a_module_that_is_there_twice_is_refused(void **state)
 {
     (void)state;
-    ModulePair pairs[] = {pair_of("model.layers.1.self_attn.o_proj", 2, 128, D, 1), pair_of("model.layers.1.self_attn.o_proj", 2, 128, D, 2)};
-    refused(2, pairs, "model.layers.1.self_attn.o_proj is there twice");
-    ModulePair up[] = {pair_of("model.layers.1.mlp.experts.3.up_proj", 2, D, F, 1), pair_of("model.layers.1.mlp.experts.3.up_proj", 2, D, F, 1)};
+    LoraModule modules[] = {pair_of("model.layers.1.self_attn.o_proj", 2, 128, D, 1), pair_of("model.layers.1.self_attn.o_proj", 2, 128, D, 2)};
+    refused(2, modules, "model.layers.1.self_attn.o_proj is there twice");
+    LoraModule up[] = {pair_of("model.layers.1.mlp.experts.3.up_proj", 2, D, F, 1), pair_of("model.layers.1.mlp.experts.3.up_proj", 2, D, F, 1)};
     refused(2, up, "there twice");
-    ModulePair routers[] = {{.module = "model.layers.1.mlp.gate", .in = D, .out = 16, .scale = 1, .B = numbers(D * 16, 1)},
+    LoraModule routers[] = {{.module = "model.layers.1.mlp.gate", .in = D, .out = 16, .scale = 1, .B = numbers(D * 16, 1)},
                             {.module = "model.layers.1.mlp.gate", .in = D, .out = 16, .scale = 1, .B = numbers(D * 16, 2)}};
     refused(2, routers, "model.layers.1.mlp.gate is there twice");
 }
@@ -278,9 +278,9 @@ static void a_module_that_is_there_twice_is_refused(void **state)
 static void a_router_is_a_pair_or_whole_and_a_projection_no_whole_weight(void **state)
 {
     (void)state;
-    ModulePair whole = {.module = "model.layers.1.self_attn.o_proj", .in = 128, .out = D, .scale = 1, .B = numbers(D * 128, 1)};
+    LoraModule whole = {.module = "model.layers.1.self_attn.o_proj", .in = 128, .out = D, .scale = 1, .B = numbers(D * 128, 1)};
     refused(1, &whole, "only a router is trained in full");
-    ModulePair both[] = {pair_of("model.layers.1.mlp.gate", 2, D, 16, 1), {.module = "model.layers.1.mlp.gate", .in = D, .out = 16, .scale = 1, .B = numbers(D * 16, 1)}};
+    LoraModule both[] = {pair_of("model.layers.1.mlp.gate", 2, D, 16, 1), {.module = "model.layers.1.mlp.gate", .in = D, .out = 16, .scale = 1, .B = numbers(D * 16, 1)}};
     refused(2, both, "is there by a pair and in full");
 }
 
@@ -288,7 +288,7 @@ static void no_pairs_at_all_are_refused(void **state)
 {
     (void)state;
     Adapter *adapter;
-    assert_fails(adapter_from_pairs(&adapter, dense, 0, NULL), ERR_USAGE, "nothing to train");
+    assert_fails(adapter_from_modules(&adapter, dense, 0, NULL), ERR_USAGE, "nothing to train");
 }
 
 int main(void)

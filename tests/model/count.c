@@ -58,9 +58,9 @@ static void experts_read_all_their_weights_whoever_comes(void **state)
     Weight gate = {.dtype = DTYPE_BF16, .rows = 3, .cols = 4}, down = {.dtype = DTYPE_BF16, .rows = 4, .cols = 3}; /* 36 weights */
     Expert expert = {.gate = &gate, .up = &gate, .down = &down};
     assert_cost(count_experts(10, 2, 5, &expert, 0, TIMING_FORWARD), 2 * 20 * 36, 5 * 72 + 4 * 2 * 40);
-    double pairs = 1 * (4 + 6) + 1 * (3 + 4); /* r = 1 */
-    assert_cost(count_experts(10, 2, 5, &expert, 1, TIMING_FORWARD), 2 * 20 * (36 + pairs), 5 * (72 + 4 * pairs) + 4 * 2 * 40);
-    assert_cost(count_experts(10, 2, 5, &expert, 1, TIMING_BACKWARD), 2 * 20 * (36 + 2 * pairs), 5 * (72 + 8 * pairs) + 4 * 4 * 40);
+    double scores = 1 * (4 + 6) + 1 * (3 + 4); /* r = 1 */
+    assert_cost(count_experts(10, 2, 5, &expert, 1, TIMING_FORWARD), 2 * 20 * (36 + scores), 5 * (72 + 4 * scores) + 4 * 2 * 40);
+    assert_cost(count_experts(10, 2, 5, &expert, 1, TIMING_BACKWARD), 2 * 20 * (36 + 2 * scores), 5 * (72 + 8 * scores) + 4 * 4 * 40);
 }
 
 /* Shape S, weight by weight. */

@@ -27,16 +27,16 @@ static int close_models(void **state)
 static char *modules_of(const Model *model, const char *targets, const char *layers, const char *experts)
 {
     Adapter *adapter;
-    ModulePair *pairs;
+    LoraModule *loras;
     size_t n, bytes = 2;
     assert_ok(tiny_adapter(&adapter, model, 2, targets, layers, experts));
-    assert_ok(adapter_pairs(adapter, &pairs, &n));
-    for (size_t i = 0; i < n; i++) bytes += strlen(pairs[i].module) + 1;
+    assert_ok(adapter_modules(adapter, &loras, &n));
+    for (size_t i = 0; i < n; i++) bytes += strlen(loras[i].module) + 1;
     char *text = malloc(bytes);
     assert_non_null(text);
     strcpy(text, " ");
-    for (size_t i = 0; i < n; i++) strcat(strcat(text, pairs[i].module), " ");
-    pairs_free(pairs, n);
+    for (size_t i = 0; i < n; i++) strcat(strcat(text, loras[i].module), " ");
+    lora_modules_free(loras, n);
     adapter_free(adapter);
     return text;
 }

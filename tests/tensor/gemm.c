@@ -66,33 +66,33 @@ static float chain_of_codes(size_t begin, size_t end, const float *x, float s, c
 }
 
 /* The pair's chain goes on from `sum`. Element (t, p) of u at u[t * r + p]; columns a pair does not reach meet zeros. */
-static float with_pair(bool transposed, const GemmLora *pair, size_t t, size_t j, size_t width, float sum)
+static float with_pair(bool transposed, const GemmLora *term, size_t t, size_t j, size_t width, float sum)
 {
-    bool reached = !transposed || (j >= pair->first && j < pair->first + pair->rows);
-    for (size_t p = 0; p < pair->r; p++) {
-        float u = pair->u.data[(pair->u.index ? pair->u.index[t] : t) * pair->u.stride + p] * pair->s;
-        float m = !reached ? 0 : transposed ? pair->M[(j - pair->first) * pair->r + p] : pair->M[p * width + j];
+    bool reached = !transposed || (j >= term->first && j < term->first + term->rows);
+    for (size_t p = 0; p < term->r; p++) {
+        float u = term->u.data[(term->u.index ? term->u.index[t] : t) * term->u.stride + p] * term->s;
+        float m = !reached ? 0 : transposed ? term->M[(j - term->first) * term->r + p] : term->M[p * width + j];
         sum = fmaf(u, m, sum);
     }
     return sum;
 }
 
 /* What goes apart is a product of its own: blocks of its chain are added to y. */
-static void reference_apart(bool transposed, size_t T, Rows y, const GemmLora *pair, size_t width)
+static void reference_apart(bool transposed, size_t T, Rows y, const GemmLora *term, size_t width)
 {
     for (size_t t = 0; t < T; t++)
         for (size_t j = 0; j < width; j++) {
-            GemmLora part = *pair;
-            if (transposed && (j < pair->first || j >= pair->first + pair->rows)) continue;
+            GemmLora part = *term;
+            if (transposed && (j < term->first || j >= term->first + term->rows)) continue;
             y.data[(y.index ? y.index[t] : t) * y.stride + j] += with_pair(transposed, &part, t, j, width, 0);
         }
 }
 
-static void reference(bool transposed, size_t T, Rows y, bool add, float s, Rows x, const Test *w, const GemmLora *pair)
+static void reference(bool transposed, size_t T, Rows y, bool add, float s, Rows x, const Test *w, const GemmLora *term)
 {
     size_t inner = transposed ? w->w.cols : w->w.rows, width = transposed ? w->w.rows : w->w.cols;
-    bool pairs = !strncmp(matmul_path(), "bf16/", 5) && !weight_is_exact(&w->w);
-    size_t block = pairs ? 2 * BLOCK : BLOCK;
+    bool loras = !strncmp(matmul_path(), "bf16/", 5) && !weight_is_exact(&w->w);
+    size_t block = loras ? 2 * BLOCK : BLOCK;
     for (size_t t = 0; t < T; t++)
         for (size_t j = 0; j < width; j++) {
             float *out = y.data + (y.index ? y.index[t] : t) * y.stride + j;
@@ -101,21 +101,21 @@ static void reference(bool transposed, size_t T, Rows y, bool add, float s, Rows
             const char *scales = (const char *)w->w.scale + (transposed ? j / 128 * blocks : j / 128) * 4;
             for (size_t at = 0; at < inner; at += block) {
                 size_t end = at + block < inner ? at + block : inner;
-                bool codes = pairs && w->w.dtype == DTYPE_F8_E4M3, rides = pair && pair->r <= RIDES && end == inner;
-                float sum = !pairs                          ? chain(at, end, in, s, w->wide + start, step)
+                bool codes = loras && w->w.dtype == DTYPE_F8_E4M3, rides = term && term->r <= RIDES && end == inner;
+                float sum = !loras                          ? chain(at, end, in, s, w->wide + start, step)
                             : codes                         ? chain_of_codes(at, end, in, s, w->codes + start, step, scales, transposed ? 1 : blocks)
                                                             : chain_of_pairs(at, end, in, s, w->wide + start, step);
-                if (rides) sum = codes ? sum + with_pair(transposed, pair, t, j, width, 0) : with_pair(transposed, pair, t, j, width, sum);
+                if (rides) sum = codes ? sum + with_pair(transposed, term, t, j, width, 0) : with_pair(transposed, term, t, j, width, sum);
                 *out = add || at ? *out + sum : sum;
             }
         }
-    if (pair && pair->r > RIDES) reference_apart(transposed, T, y, pair, width);
+    if (term && term->r > RIDES) reference_apart(transposed, T, y, term, width);
 }
 
-static void product(bool transposed, size_t T, Rows y, bool add, float s, Rows x, const Weight *w, const GemmLora *pair)
+static void product(bool transposed, size_t T, Rows y, bool add, float s, Rows x, const Weight *w, const GemmLora *term)
 {
-    float *scratch = floats(gemm_scratch(T, transposed ? w->cols : w->rows, pair ? pair->r : 0));
-    (transposed ? gemm_nt : gemm_nn)(T, y, add, s, x, w, pair, scratch);
+    float *scratch = floats(gemm_scratch(T, transposed ? w->cols : w->rows, term ? term->r : 0));
+    (transposed ? gemm_nt : gemm_nn)(T, y, add, s, x, w, term, scratch);
     free(scratch);
 }
 
@@ -126,10 +126,10 @@ static GemmLora random_pair(bool transposed, size_t T, size_t width, size_t r)
     return (GemmLora){r, normal(11, r * (transposed ? rows : width)), first, rows, rows_of(normal(12, T * r), r), 0.6f};
 }
 
-static void drop_pair(GemmLora *pair)
+static void drop_pair(GemmLora *term)
 {
-    free((float *)(size_t)pair->M);
-    free(pair->u.data);
+    free((float *)(size_t)term->M);
+    free(term->u.data);
 }
 
 /* Gathered, scaled, added and scattered, into a y whose other rows must stay as they are; r: of a pair. */
@@ -146,14 +146,14 @@ static void check_pair(bool transposed, DType dtype, size_t T, size_t inner, siz
     memcpy(want, y, out_rows * y_stride * 4);
     Rows xs = {x, x_stride, indexed ? from : NULL}, ys = {y, y_stride, indexed ? to : NULL}, wants = ys;
     wants.data = want;
-    GemmLora pair = random_pair(transposed, T, width, r);
-    product(transposed, T, ys, add, 0.7f, xs, &w.w, r ? &pair : NULL);
-    reference(transposed, T, wants, add, 0.7f, xs, &w, r ? &pair : NULL);
+    GemmLora term = random_pair(transposed, T, width, r);
+    product(transposed, T, ys, add, 0.7f, xs, &w.w, r ? &term : NULL);
+    reference(transposed, T, wants, add, 0.7f, xs, &w, r ? &term : NULL);
     char what[120];
     snprintf(what, sizeof what, "%s %s T %zu inner %zu width %zu add %d indexed %d r %zu", transposed ? "nt" : "nn",
              dtype_name(dtype), T, inner, width, add, indexed, r);
     assert_same(what, y, want, out_rows * y_stride);
-    drop_pair(&pair);
+    drop_pair(&term);
     free(from), free(to), free(x), free(y), free(want);
     drop(&w);
 }
@@ -216,14 +216,14 @@ static void a_row_has_the_same_bits_alone_and_in_company(void **state)
             size_t width = i / 2 ? 150 : 16;
             Test w = transposed ? test_weight(DTYPE_BF16, width, INNER) : test_weight(DTYPE_BF16, INNER, width);
             float *x = normal(8, T * INNER), *y = floats(T * width), *alone = floats(width);
-            GemmLora pair = random_pair(transposed, T, width, 8), of_row = pair;
-            product(transposed, T, rows_of(y, width), false, 1, rows_of(x, INNER), &w.w, &pair);
+            GemmLora term = random_pair(transposed, T, width, 8), of_row = term;
+            product(transposed, T, rows_of(y, width), false, 1, rows_of(x, INNER), &w.w, &term);
             for (size_t t = 0; t < T; t++) {
-                of_row.u.data = pair.u.data + t * 8;
+                of_row.u.data = term.u.data + t * 8;
                 product(transposed, 1, rows_of(alone, width), false, 1, rows_of(x + t * INNER, INNER), &w.w, &of_row);
                 assert_memory_equal(alone, y + t * width, width * 4);
             }
-            drop_pair(&pair);
+            drop_pair(&term);
             free(x), free(y), free(alone);
             drop(&w);
         }
@@ -318,24 +318,24 @@ static void threads_and_slices_change_no_bit(void **state)
             size_t width = i / 2 % 2 ? WIDE : 24, inner = i / 4 ? INNER : 33;
             Test w = transposed ? test_weight(DTYPE_F8_E4M3, width, inner) : test_weight(DTYPE_F8_E4M3, inner, width);
             float *x = normal(8, T * inner), *scratch = floats(gemm_scratch(T, inner, 100)), *y[4];
-            GemmLora pair = random_pair(transposed, T, width, i % 3 ? 8 : 100);
+            GemmLora term = random_pair(transposed, T, width, i % 3 ? 8 : 100);
             for (int j = 0; j < 4; j++) y[j] = floats(T * width);
             for (int threads = 1; threads <= 3; threads++) {
                 omp_set_num_threads(threads);
-                product(transposed, T, rows_of(y[threads - 1], width), false, 0.3f, rows_of(x, inner), &w.w, &pair);
+                product(transposed, T, rows_of(y[threads - 1], width), false, 0.3f, rows_of(x, inner), &w.w, &term);
             }
             omp_set_num_threads(2);
-            (transposed ? gemm_pack_nt : gemm_pack_nn)(T, 0.3f, rows_of(x, inner), &w.w, &pair, scratch);
+            (transposed ? gemm_pack_nt : gemm_pack_nn)(T, 0.3f, rows_of(x, inner), &w.w, &term, scratch);
             size_t step = (i + 1) % 3 + 1;
 #pragma omp parallel for
             for (size_t begin = 0; begin < width; begin += step * GEMM_UNIT) {
                 size_t end = begin + step * GEMM_UNIT < width ? begin + step * GEMM_UNIT : width;
-                (transposed ? gemm_nt_slice : gemm_nn_slice)(T, rows_of(y[3], width), false, scratch, &w.w, &pair, begin, end, (GemmNext){&w.w, 0});
+                (transposed ? gemm_nt_slice : gemm_nn_slice)(T, rows_of(y[3], width), false, scratch, &w.w, &term, begin, end, (GemmNext){&w.w, 0});
             }
             for (int j = 1; j < 4; j++) assert_memory_equal(y[j], y[0], T * width * 4);
             for (int j = 0; j < 4; j++) free(y[j]);
             free(x), free(scratch);
-            drop_pair(&pair);
+            drop_pair(&term);
             drop(&w);
         }
     }

@@ -308,7 +308,7 @@ static void check_named(const char *out, const char *guard)
     assert_ok(OPEN(&run, out, ATTENTION, "--max_steps", "3", "--resume_from_checkpoint", "auto", "--guard", guard));
     float *values = run.adapter->values, *copy = malloc(run.adapter->n * sizeof *copy);
     assert_non_null(copy);
-    run.adapter->layers[2].pairs[LORA_O]->B->data[3] = NAN;
+    run.adapter->layers[2].places[LORA_O]->B->data[3] = NAN;
     memcpy(copy, values, run.adapter->n * sizeof *copy);
     Err *err = loop_run(&run);
     assert_non_null(err);

@@ -415,7 +415,7 @@ static void a_bad_number_in_an_adapter_is_an_error_that_names_its_layer(void **s
     StepResult result;
     assert_ok(step_new(&step, &dp, model, adapter, &plain));
     for (size_t l = 0; l < model->n_layers; l++) {
-        float *at = adapter->layers[l].pairs[LORA_O]->A->data, old = *at;
+        float *at = adapter->layers[l].places[LORA_O]->A->data, old = *at;
         char where[32];
         snprintf(where, sizeof where, "layer %zu", l);
         *at = NAN;

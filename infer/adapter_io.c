@@ -74,7 +74,7 @@ static bool ends_with(const char *text, const char *end)
 static void bias_name(char name[MODULE_BYTES], size_t l)
 {
     char stem[MODULE_BYTES];
-    slot_module(&(Slot){.kind = SLOT_ROUTER, .l = l}, stem);
+    lora_site_module(&(LoraSite){.kind = SITE_ROUTER, .l = l}, stem);
     snprintf(name, MODULE_BYTES, "%.90s.e_score_correction_bias", stem);
 }
 
@@ -219,14 +219,14 @@ static bool layer_has_experts(const LayerAdapter *layer, size_t E)
 }
 
 /* Zeros for the experts of an adapted layer that have no pair. */
-static Err *add_zeros(void *context, const Slot *slot, const char *module)
+static Err *add_zeros(void *context, const LoraSite *site, const char *module)
 {
     Out *out = context;
     const Model *model = out->adapter->model;
-    if (slot->kind == SLOT_PLACE) return NULL;
-    const Weight *w = slot_weight(model, slot);
-    const Lora *lora = adapter_lora(out->adapter, slot);
-    size_t row = slot->half * w->rows;
+    if (site->kind == SITE_PLACE) return NULL;
+    const Weight *w = lora_site_weight(model, site);
+    const Lora *lora = adapter_lora(out->adapter, site);
+    size_t row = site->half * w->rows;
     if (lora && row >= lora->col && row < lora->col + lora->B->rows) return NULL;
     char *name;
     TRY(mem_grow(&out->loras, &out->capacity, out->n + 1, sizeof *out->loras));
@@ -259,10 +259,10 @@ static Err *collect(Out *out, const LoraModule *loras, size_t n)
     }
     for (size_t l = 0; l < adapter->n_layers; l++) {
         const LayerAdapter *layer = &adapter->layers[l];
-        if (layer_has_experts(layer, adapter->model->router.E)) TRY(slots_visit(adapter->model, l, add_zeros, out));
+        if (layer_has_experts(layer, adapter->model->router.E)) TRY(lora_sites_visit(adapter->model, l, add_zeros, out));
         if (!layer->router) continue;
         char stem[MODULE_BYTES];
-        slot_module(&(Slot){.kind = SLOT_ROUTER, .l = l}, stem);
+        lora_site_module(&(LoraSite){.kind = SITE_ROUTER, .l = l}, stem);
         TRY(add_extra(out, stem, "weight", layer->router->rows, layer->router->cols, layer->router->data));
         TRY(add_extra(out, stem, "e_score_correction_bias", 1, layer->router->rows,
                       layer->router_bias ? layer->router_bias : adapter->model->layers[l].router_bias));

@@ -33,87 +33,87 @@ static void place_param(LayerAdapter *layer, Param *p)
 }
 
 /* A pair without a place in the block yet. */
-static Err *add_pair(Builder *b, const Slot *slot, const Fill *fill, Lora **out)
+static Err *add_pair(Builder *b, const LoraSite *site, const LoraSpec *spec, Lora **out)
 {
     char stem[MODULE_BYTES];
-    const Weight *w = slot_weight(b->model, slot);
+    const Weight *w = lora_site_weight(b->model, site);
     Lora *lora = &b->layer->loras[b->next_lora++];
-    if (fill->halves == 3) slot_stem(slot, stem);
-    else slot_module(slot, stem);
-    TRY(add_param(b, stem, "lora_A", fill->r, w->cols, &lora->A));
-    TRY(add_param(b, stem, "lora_B", w->rows * (fill->halves == 3 ? 2 : 1), fill->r, &lora->B));
-    lora->col = fill->halves == 2 ? w->rows : 0;
-    lora->scale = fill->scale;
-    lora->dropout = slot->kind == SLOT_PLACE;
+    if (spec->halves == 3) lora_site_stem(site, stem);
+    else lora_site_module(site, stem);
+    TRY(add_param(b, stem, "lora_A", spec->r, w->cols, &lora->A));
+    TRY(add_param(b, stem, "lora_B", w->rows * (spec->halves == 3 ? 2 : 1), spec->r, &lora->B));
+    lora->col = spec->halves == 2 ? w->rows : 0;
+    lora->scale = spec->scale;
+    lora->dropout = site->kind == SITE_PLACE;
     lora->key = rng_name(0, stem);
     *out = lora;
     return NULL;
 }
 
 /* Experts of one kind lie stacked: all A, then all B. */
-static Err *add_experts(Builder *b, SlotKind kind, const Fill *fills)
+static Err *add_experts(Builder *b, LoraSiteKind kind, const LoraSpec *specs)
 {
     LayerAdapter *layer = b->layer;
     for (size_t e = 0; e < b->model->router.E; e++) {
-        Slot slot = {.kind = kind, .l = b->l, .expert = e, .half = fills[e].halves == 2};
+        LoraSite site = {.kind = kind, .l = b->l, .expert = e, .half = specs[e].halves == 2};
         Lora *lora;
-        if (!fills[e].halves) continue;
-        TRY(add_pair(b, &slot, &fills[e], &lora));
-        if (kind == SLOT_EXPERT_IN) layer->experts[e].in = lora;
+        if (!specs[e].halves) continue;
+        TRY(add_pair(b, &site, &specs[e], &lora));
+        if (kind == SITE_EXPERT_IN) layer->experts[e].in = lora;
         else layer->experts[e].out = lora;
     }
     for (int side = 0; side < 2; side++)
         for (size_t e = 0; e < b->model->router.E; e++) {
-            const Lora *lora = kind == SLOT_EXPERT_IN ? layer->experts[e].in : layer->experts[e].out;
+            const Lora *lora = kind == SITE_EXPERT_IN ? layer->experts[e].in : layer->experts[e].out;
             if (lora) place_param(layer, side ? lora->B : lora->A);
         }
     return NULL;
 }
 
-static size_t count_pairs(const Model *model, const LayerFill *fill)
+static size_t count_pairs(const Model *model, const LayerLoraSpec *spec)
 {
     size_t n = 0;
-    for (size_t i = 0; i < LORA_PLACES; i++) n += (fill->places[i].halves != 0) + (fill->places[i].r_up != 0);
-    for (size_t e = 0; fill->in && e < model->router.E; e++) n += (fill->in[e].halves != 0) + (fill->out[e].halves != 0);
+    for (size_t i = 0; i < LORA_PLACES; i++) n += (spec->places[i].halves != 0) + (spec->places[i].r_up != 0);
+    for (size_t e = 0; spec->in && e < model->router.E; e++) n += (spec->in[e].halves != 0) + (spec->out[e].halves != 0);
     return n;
 }
 
-static Err *build_pair(Builder *b, const Slot *slot, const Fill *fill, Lora **out)
+static Err *build_pair(Builder *b, const LoraSite *site, const LoraSpec *spec, Lora **out)
 {
-    TRY(add_pair(b, slot, fill, out));
+    TRY(add_pair(b, site, spec, out));
     place_param(b->layer, (*out)->A);
     place_param(b->layer, (*out)->B);
     return NULL;
 }
 
-static Err *build_place(Builder *b, LoraPlace place, const Fill *fill)
+static Err *build_place(Builder *b, LoraPlace place, const LoraSpec *spec)
 {
-    Slot slot = {.kind = SLOT_PLACE, .l = b->l, .place = place, .half = fill->halves == 2};
-    if (!fill->halves) return NULL;
-    if (!fill->r_up) return build_pair(b, &slot, fill, &b->layer->places[place]);
-    TRY(build_pair(b, &slot, &(Fill){.halves = 1, .r = fill->r, .scale = fill->scale}, &b->layer->places[place]));
-    slot.half = 1;
-    return build_pair(b, &slot, &(Fill){.halves = 2, .r = fill->r_up, .scale = fill->scale_up}, &b->layer->places_up[place]);
+    LoraSite site = {.kind = SITE_PLACE, .l = b->l, .place = place, .half = spec->halves == 2};
+    if (!spec->halves) return NULL;
+    if (!spec->r_up) return build_pair(b, &site, spec, &b->layer->places[place]);
+    TRY(build_pair(b, &site, &(LoraSpec){.halves = 1, .r = spec->r, .scale = spec->scale}, &b->layer->places[place]));
+    site.half = 1;
+    return build_pair(b, &site, &(LoraSpec){.halves = 2, .r = spec->r_up, .scale = spec->scale_up}, &b->layer->places_up[place]);
 }
 
-static Err *build_layer(const Model *model, size_t l, const LayerFill *fill, LayerAdapter *layer)
+static Err *build_layer(const Model *model, size_t l, const LayerLoraSpec *spec, LayerAdapter *layer)
 {
     Builder b = {.layer = layer, .model = model, .l = l};
-    layer->n_lora = count_pairs(model, fill);
-    layer->n_params = 2 * layer->n_lora + fill->router;
+    layer->n_lora = count_pairs(model, spec);
+    layer->n_params = 2 * layer->n_lora + spec->router;
     TRY(mem_new(&layer->params, layer->n_params, sizeof *layer->params));
     TRY(mem_new(&layer->loras, layer->n_lora, sizeof *layer->loras));
-    for (size_t i = 0; i < LORA_PLACES; i++) TRY(build_place(&b, (LoraPlace)i, &fill->places[i]));
+    for (size_t i = 0; i < LORA_PLACES; i++) TRY(build_place(&b, (LoraPlace)i, &spec->places[i]));
     if (!model->layers[l].dense) {
         TRY(mem_new(&layer->experts, model->router.E, sizeof *layer->experts));
         memcpy(layer->experts, model->layers[l].experts, model->router.E * sizeof *layer->experts);
-        TRY(add_experts(&b, SLOT_EXPERT_IN, fill->in));
-        TRY(add_experts(&b, SLOT_EXPERT_OUT, fill->out));
+        TRY(add_experts(&b, SITE_EXPERT_IN, spec->in));
+        TRY(add_experts(&b, SITE_EXPERT_OUT, spec->out));
     }
-    if (fill->router) {
+    if (spec->router) {
         char stem[MODULE_BYTES];
         const Weight *w = &model->layers[l].router;
-        slot_stem(&(Slot){.kind = SLOT_ROUTER, .l = l}, stem);
+        lora_site_stem(&(LoraSite){.kind = SITE_ROUTER, .l = l}, stem);
         TRY(add_param(&b, stem, "weight", w->rows, w->cols, &layer->router));
         place_param(layer, layer->router);
     }
@@ -131,7 +131,7 @@ static void set_values(Adapter *adapter)
     }
 }
 
-Err *adapter_build(Adapter **out, const Model *model, const LayerFill *fills)
+Err *adapter_build(Adapter **out, const Model *model, const LayerLoraSpec *specs)
 {
     Adapter *adapter;
     TRY(mem_new(&adapter, 1, sizeof *adapter));
@@ -140,7 +140,7 @@ Err *adapter_build(Adapter **out, const Model *model, const LayerFill *fills)
     Err *err = mem_new(&adapter->layers, model->n_layers, sizeof *adapter->layers);
     for (size_t l = 0; l < model->n_layers && !err; l++) {
         adapter->layers[l].offset = adapter->n;
-        err = build_layer(model, l, &fills[l], &adapter->layers[l]);
+        err = build_layer(model, l, &specs[l], &adapter->layers[l]);
         adapter->n += adapter->layers[l].n;
     }
     if (!err && adapter->n == 0) err = err_new(ERR_USAGE, "nothing to train: no target_modules, no experts, no train_router");
@@ -170,14 +170,14 @@ void adapter_free(Adapter *adapter)
     free(adapter);
 }
 
-Lora *adapter_lora(const Adapter *adapter, const Slot *slot)
+Lora *adapter_lora(const Adapter *adapter, const LoraSite *site)
 {
-    const LayerAdapter *layer = &adapter->layers[slot->l];
-    switch (slot->kind) {
-    case SLOT_PLACE: return slot->half && layer->places_up[slot->place] ? layer->places_up[slot->place] : layer->places[slot->place];
-    case SLOT_EXPERT_IN: return layer->experts ? (Lora *)(size_t)layer->experts[slot->expert].in : NULL;
-    case SLOT_EXPERT_OUT: return layer->experts ? (Lora *)(size_t)layer->experts[slot->expert].out : NULL;
-    case SLOT_ROUTER: break;
+    const LayerAdapter *layer = &adapter->layers[site->l];
+    switch (site->kind) {
+    case SITE_PLACE: return site->half && layer->places_up[site->place] ? layer->places_up[site->place] : layer->places[site->place];
+    case SITE_EXPERT_IN: return layer->experts ? (Lora *)(size_t)layer->experts[site->expert].in : NULL;
+    case SITE_EXPERT_OUT: return layer->experts ? (Lora *)(size_t)layer->experts[site->expert].out : NULL;
+    case SITE_ROUTER: break;
     }
     return NULL;
 }
@@ -196,11 +196,11 @@ static void initialise(Adapter *adapter, uint64_t seed)
 
 Err *adapter_new(Adapter **adapter, const Model *model, const LoraConfig *config, uint64_t seed)
 {
-    LayerFill *fills;
-    TRY(fills_new(&fills, model));
-    Err *err = targets_fill(model, config, fills);
-    if (!err) err = adapter_build(adapter, model, fills);
-    fills_free(fills, model);
+    LayerLoraSpec *specs;
+    TRY(lora_specs_new(&specs, model));
+    Err *err = lora_targets_resolve(model, config, specs);
+    if (!err) err = adapter_build(adapter, model, specs);
+    lora_specs_free(specs, model);
     if (err) return err;
     (*adapter)->config = *config;
     initialise(*adapter, seed);
@@ -262,20 +262,20 @@ static Err *add_param_array(ArrayList *list, const LayerAdapter *layer, const Pa
 }
 
 /* The name that a stack of experts has: of gate, up or both together, or down. */
-static const char *stack_name(const Adapter *adapter, size_t l, SlotKind kind, const Lora *lora)
+static const char *stack_name(const Adapter *adapter, size_t l, LoraSiteKind kind, const Lora *lora)
 {
     size_t F = adapter->model->layers[l].expert_weights->rows;
-    if (kind == SLOT_EXPERT_OUT) return "down_proj";
+    if (kind == SITE_EXPERT_OUT) return "down_proj";
     return lora->B->rows == 2 * F ? "gate_up_proj" : lora->col ? "up_proj" : "gate_proj";
 }
 
 /* Experts are stacked when they have the same halves and the same r. */
-static bool same_shapes(const Adapter *adapter, size_t l, SlotKind kind, const Lora **first, size_t *count)
+static bool same_shapes(const Adapter *adapter, size_t l, LoraSiteKind kind, const Lora **first, size_t *count)
 {
     *first = NULL;
     *count = 0;
     for (size_t e = 0; e < adapter->model->router.E; e++) {
-        const Lora *lora = adapter_lora(adapter, &(Slot){.kind = kind, .l = l, .expert = e});
+        const Lora *lora = adapter_lora(adapter, &(LoraSite){.kind = kind, .l = l, .expert = e});
         if (!lora) continue;
         if (!*first) *first = lora;
         if (lora->A->rows != (*first)->A->rows || lora->B->rows != (*first)->B->rows || lora->col != (*first)->col) return false;
@@ -284,7 +284,7 @@ static bool same_shapes(const Adapter *adapter, size_t l, SlotKind kind, const L
     return true;
 }
 
-static Err *add_expert_arrays(ArrayList *list, const Adapter *adapter, size_t l, SlotKind kind)
+static Err *add_expert_arrays(ArrayList *list, const Adapter *adapter, size_t l, LoraSiteKind kind)
 {
     const LayerAdapter *layer = &adapter->layers[l];
     const Lora *first;
@@ -302,11 +302,11 @@ static Err *add_expert_arrays(ArrayList *list, const Adapter *adapter, size_t l,
             TRY(mem_new(&ids, count, sizeof *ids));
             list->items[list->n - 1].ids = ids;
             for (size_t e = 0, i = 0; e < E; e++)
-                if (adapter_lora(adapter, &(Slot){.kind = kind, .l = l, .expert = e})) ids[i++] = (int32_t)e;
+                if (adapter_lora(adapter, &(LoraSite){.kind = kind, .l = l, .expert = e})) ids[i++] = (int32_t)e;
         } else {
             for (size_t e = 0; e < E; e++) {
-                Slot slot = {.kind = kind, .l = l, .expert = e};
-                const Lora *lora = adapter_lora(adapter, &slot);
+                LoraSite site = {.kind = kind, .l = l, .expert = e};
+                const Lora *lora = adapter_lora(adapter, &site);
                 if (lora) TRY(add_param_array(list, layer, side ? lora->B : lora->A, suffix));
             }
         }
@@ -325,8 +325,8 @@ static Err *add_layer_arrays(ArrayList *list, const Adapter *adapter, size_t l)
             TRY(add_param_array(list, layer, lora->B, "lora_B"));
         }
     if (layer->experts) {
-        TRY(add_expert_arrays(list, adapter, l, SLOT_EXPERT_IN));
-        TRY(add_expert_arrays(list, adapter, l, SLOT_EXPERT_OUT));
+        TRY(add_expert_arrays(list, adapter, l, SITE_EXPERT_IN));
+        TRY(add_expert_arrays(list, adapter, l, SITE_EXPERT_OUT));
     }
     if (!layer->router) return NULL;
     return add_param_array(list, layer, layer->router, "weight");

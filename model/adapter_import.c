@@ -16,27 +16,27 @@ typedef struct {
     Met *experts; /* [n_layers][E][2] */
 } Meeting;
 
-static Met *met_of(const Meeting *meeting, const Slot *slot)
+static Met *met_of(const Meeting *meeting, const LoraSite *site)
 {
-    if (slot->kind == SLOT_PLACE) return &meeting->places[slot->l * LORA_PLACES + slot->place];
-    return &meeting->experts[(slot->l * meeting->model->router.E + slot->expert) * 2 + (slot->kind == SLOT_EXPERT_OUT)];
+    if (site->kind == SITE_PLACE) return &meeting->places[site->l * LORA_PLACES + site->place];
+    return &meeting->experts[(site->l * meeting->model->router.E + site->expert) * 2 + (site->kind == SITE_EXPERT_OUT)];
 }
 
 /* A router is trained in full, or by a pair like everything else. */
-static bool locate(const Model *model, const LoraModule *given, Slot *slot)
+static bool locate(const Model *model, const LoraModule *given, LoraSite *site)
 {
-    if (!slot_find(model, given->module, slot)) return false;
-    if (slot->kind == SLOT_PLACE && slot->place == LORA_ROUTER && !given->A) slot->kind = SLOT_ROUTER;
+    if (!lora_site_find(model, given->module, site)) return false;
+    if (site->kind == SITE_PLACE && site->place == LORA_ROUTER && !given->A) site->kind = SITE_ROUTER;
     return true;
 }
 
-static Err *find(const Model *model, const LoraModule *given, Slot *slot)
+static Err *find(const Model *model, const LoraModule *given, LoraSite *site)
 {
-    if (!locate(model, given, slot)) return err_new(ERR_FORMAT, "adapter: this model has no module %s", given->module);
-    const Weight *w = slot_weight(model, slot);
+    if (!locate(model, given, site)) return err_new(ERR_FORMAT, "adapter: this model has no module %s", given->module);
+    const Weight *w = lora_site_weight(model, site);
     if (given->in != w->cols || given->out != w->rows)
         return err_new(ERR_FORMAT, "adapter: %s is for a weight [%zu][%zu]; the model's is [%zu][%zu]", given->module, given->out, given->in, w->rows, w->cols);
-    if (slot->kind != SLOT_ROUTER && !given->A) return err_new(ERR_FORMAT, "adapter: %s: only a router is trained in full", given->module);
+    if (site->kind != SITE_ROUTER && !given->A) return err_new(ERR_FORMAT, "adapter: %s: only a router is trained in full", given->module);
     return NULL;
 }
 
@@ -46,21 +46,21 @@ static bool one_A(const Met *met)
     return g->r == u->r && g->scale == u->scale && memcmp(g->A, u->A, g->r * g->in * sizeof *g->A) == 0;
 }
 
-static Fill fill_for(const Met *met, SlotKind kind)
+static LoraSpec fill_for(const Met *met, LoraSiteKind kind)
 {
     const LoraModule *g = met->half[0], *u = met->half[1], *first = g ? g : u;
-    Fill fill = {.halves = 3, .r = first->r, .scale = (float)first->scale};
+    LoraSpec spec = {.halves = 3, .r = first->r, .scale = (float)first->scale};
     if (!g || !u) {
-        fill.halves = g ? 1 : 2;
+        spec.halves = g ? 1 : 2;
     } else if (!one_A(met)) {
-        if (kind == SLOT_PLACE) {
-            fill.r_up = u->r;
-            fill.scale_up = (float)u->scale;
+        if (kind == SITE_PLACE) {
+            spec.r_up = u->r;
+            spec.scale_up = (float)u->scale;
         } else {
-            fill.r += u->r;
+            spec.r += u->r;
         }
     }
-    return fill;
+    return spec;
 }
 
 static void copy_rows(Param *B, size_t row, size_t col, const LoraModule *given, double factor)
@@ -86,52 +86,52 @@ static void set_pair(Lora *lora, const Met *met)
     copy_rows(lora->B, g->out, shared ? 0 : g->r, u, u->scale / g->scale);
 }
 
-static Err *meet(Meeting *meeting, size_t n, const LoraModule *modules, LayerFill *fills)
+static Err *meet(Meeting *meeting, size_t n, const LoraModule *modules, LayerLoraSpec *specs)
 {
     for (size_t i = 0; i < n; i++) {
-        Slot slot;
-        TRY(find(meeting->model, &modules[i], &slot));
-        if (slot.kind == SLOT_ROUTER) {
-            if (fills[slot.l].router) return err_new(ERR_FORMAT, "adapter: %s is there twice", modules[i].module);
-            fills[slot.l].router = true;
+        LoraSite site;
+        TRY(find(meeting->model, &modules[i], &site));
+        if (site.kind == SITE_ROUTER) {
+            if (specs[site.l].router) return err_new(ERR_FORMAT, "adapter: %s is there twice", modules[i].module);
+            specs[site.l].router = true;
             continue;
         }
-        Met *met = met_of(meeting, &slot);
-        if (met->half[slot.half]) return err_new(ERR_FORMAT, "adapter: %s is there twice", modules[i].module);
-        met->half[slot.half] = &modules[i];
-        *fill_of(fills, &slot) = fill_for(met, slot.kind);
+        Met *met = met_of(meeting, &site);
+        if (met->half[site.half]) return err_new(ERR_FORMAT, "adapter: %s is there twice", modules[i].module);
+        met->half[site.half] = &modules[i];
+        *lora_spec_of(specs, &site) = fill_for(met, site.kind);
     }
     for (size_t l = 0; l < meeting->model->n_layers; l++)
-        if (fills[l].router && fills[l].places[LORA_ROUTER].halves) return err_new(ERR_FORMAT, "adapter: the router of layer %zu is there by a pair and in full", l);
+        if (specs[l].router && specs[l].places[LORA_ROUTER].halves) return err_new(ERR_FORMAT, "adapter: the router of layer %zu is there by a pair and in full", l);
     return NULL;
 }
 
 static void set_all(Adapter *adapter, const Meeting *meeting, size_t n, const LoraModule *modules)
 {
     for (size_t i = 0; i < n; i++) {
-        Slot slot;
-        locate(adapter->model, &modules[i], &slot);
-        if (slot.kind == SLOT_ROUTER) {
-            const Param *router = adapter->layers[slot.l].router;
+        LoraSite site;
+        locate(adapter->model, &modules[i], &site);
+        if (site.kind == SITE_ROUTER) {
+            const Param *router = adapter->layers[site.l].router;
             memcpy(router->data, modules[i].B, param_count(router) * sizeof(float));
             continue;
         }
-        if (slot.kind == SLOT_PLACE && adapter->layers[slot.l].places_up[slot.place]) set_one(adapter_lora(adapter, &slot), &modules[i]);
-        else set_pair(adapter_lora(adapter, &slot), met_of(meeting, &slot));
+        if (site.kind == SITE_PLACE && adapter->layers[site.l].places_up[site.place]) set_one(adapter_lora(adapter, &site), &modules[i]);
+        else set_pair(adapter_lora(adapter, &site), met_of(meeting, &site));
     }
 }
 
 Err *adapter_from_modules(Adapter **adapter, const Model *model, size_t n, const LoraModule *modules)
 {
     Meeting meeting = {.model = model};
-    LayerFill *fills;
-    TRY(fills_new(&fills, model));
+    LayerLoraSpec *specs;
+    TRY(lora_specs_new(&specs, model));
     Err *err = mem_new(&meeting.places, model->n_layers * LORA_PLACES, sizeof *meeting.places);
     if (!err) err = mem_new(&meeting.experts, model->n_layers * model->router.E * 2, sizeof *meeting.experts);
-    if (!err) err = meet(&meeting, n, modules, fills);
-    if (!err) err = adapter_build(adapter, model, fills);
+    if (!err) err = meet(&meeting, n, modules, specs);
+    if (!err) err = adapter_build(adapter, model, specs);
     if (!err) set_all(*adapter, &meeting, n, modules);
-    fills_free(fills, model);
+    lora_specs_free(specs, model);
     free(meeting.places);
     free(meeting.experts);
     return err;
@@ -155,13 +155,13 @@ static Err *add(List *list, const char *module, LoraModule given)
     return NULL;
 }
 
-static Err *add_module(void *context, const Slot *slot, const char *module)
+static Err *add_module(void *context, const LoraSite *site, const char *module)
 {
     List *list = context;
-    const Lora *lora = adapter_lora(list->adapter, slot);
+    const Lora *lora = adapter_lora(list->adapter, site);
     if (!lora) return NULL;
-    const Weight *w = slot_weight(list->adapter->model, slot);
-    size_t row = slot->half * w->rows; /* among the rows of y that the pair adds to */
+    const Weight *w = lora_site_weight(list->adapter->model, site);
+    size_t row = site->half * w->rows; /* among the rows of y that the pair adds to */
     if (row < lora->col || row >= lora->col + lora->B->rows) return NULL;
     return add(list, module, (LoraModule){NULL, lora->A->rows, w->cols, w->rows, (double)lora->scale, lora->A->data,
                                            lora->B->data + (row - lora->col) * lora->B->cols});
@@ -172,10 +172,10 @@ Err *adapter_modules(const Adapter *adapter, LoraModule **modules, size_t *n)
     List list = {.adapter = adapter};
     Err *err = NULL;
     for (size_t l = 0; l < adapter->n_layers && !err; l++) {
-        err = slots_visit(adapter->model, l, add_module, &list);
+        err = lora_sites_visit(adapter->model, l, add_module, &list);
         const Param *router = adapter->layers[l].router;
         char module[MODULE_BYTES];
-        slot_module(&(Slot){.kind = SLOT_ROUTER, .l = l}, module);
+        lora_site_module(&(LoraSite){.kind = SITE_ROUTER, .l = l}, module);
         if (!err && router) err = add(&list, module, (LoraModule){NULL, 0, router->cols, router->rows, 1, NULL, router->data});
     }
     if (err) {

@@ -52,14 +52,14 @@ static const Weight *place_weight(const Model *model, size_t l, LoraPlace place,
     return w && w->rows ? w : NULL;
 }
 
-const Weight *slot_weight(const Model *model, const Slot *slot)
+const Weight *lora_site_weight(const Model *model, const LoraSite *site)
 {
-    const Layer *layer = &model->layers[slot->l];
-    switch (slot->kind) {
-    case SLOT_PLACE: return place_weight(model, slot->l, slot->place, slot->half);
-    case SLOT_ROUTER: return layer->dense ? NULL : &layer->router;
-    case SLOT_EXPERT_IN: return layer->dense ? NULL : layer->expert_weights + 3 * slot->expert + slot->half;
-    case SLOT_EXPERT_OUT: return layer->dense ? NULL : layer->expert_weights + 3 * slot->expert + 2;
+    const Layer *layer = &model->layers[site->l];
+    switch (site->kind) {
+    case SITE_PLACE: return place_weight(model, site->l, site->place, site->half);
+    case SITE_ROUTER: return layer->dense ? NULL : &layer->router;
+    case SITE_EXPERT_IN: return layer->dense ? NULL : layer->expert_weights + 3 * site->expert + site->half;
+    case SITE_EXPERT_OUT: return layer->dense ? NULL : layer->expert_weights + 3 * site->expert + 2;
     }
     return NULL;
 }
@@ -71,116 +71,116 @@ static const char *place_name(LoraPlace place, unsigned half)
     return "?";
 }
 
-void slot_module(const Slot *slot, char module[MODULE_BYTES])
+void lora_site_module(const LoraSite *site, char module[MODULE_BYTES])
 {
-    switch (slot->kind) {
-    case SLOT_PLACE: snprintf(module, MODULE_BYTES, "model.layers.%zu.%s", slot->l, place_name(slot->place, slot->half)); break;
-    case SLOT_ROUTER: snprintf(module, MODULE_BYTES, "model.layers.%zu.mlp.gate", slot->l); break;
-    case SLOT_EXPERT_IN:
-    case SLOT_EXPERT_OUT:
-        snprintf(module, MODULE_BYTES, "model.layers.%zu.mlp.experts.%zu.%s", slot->l, slot->expert,
-                 expert_leaf[slot->kind == SLOT_EXPERT_OUT ? 2 : slot->half]);
+    switch (site->kind) {
+    case SITE_PLACE: snprintf(module, MODULE_BYTES, "model.layers.%zu.%s", site->l, place_name(site->place, site->half)); break;
+    case SITE_ROUTER: snprintf(module, MODULE_BYTES, "model.layers.%zu.mlp.gate", site->l); break;
+    case SITE_EXPERT_IN:
+    case SITE_EXPERT_OUT:
+        snprintf(module, MODULE_BYTES, "model.layers.%zu.mlp.experts.%zu.%s", site->l, site->expert,
+                 expert_leaf[site->kind == SITE_EXPERT_OUT ? 2 : site->half]);
         break;
     }
 }
 
-void slot_stem(const Slot *slot, char stem[MODULE_BYTES])
+void lora_site_stem(const LoraSite *site, char stem[MODULE_BYTES])
 {
-    slot_module(slot, stem);
-    bool two = slot->kind == SLOT_EXPERT_IN || (slot->kind == SLOT_PLACE && (slot->place == LORA_MLP_IN || slot->place == LORA_SHARED_IN));
+    lora_site_module(site, stem);
+    bool two = site->kind == SITE_EXPERT_IN || (site->kind == SITE_PLACE && (site->place == LORA_MLP_IN || site->place == LORA_SHARED_IN));
     char *dot = strrchr(stem, '.');
     if (two && dot) snprintf(dot, MODULE_BYTES - (size_t)(dot - stem), ".gate_up_proj");
 }
 
-static bool find_expert(const char *leaf, Slot *slot)
+static bool find_expert(const char *leaf, LoraSite *site)
 {
     int used = 0;
     size_t expert;
     if (sscanf(leaf, "mlp.experts.%zu.%n", &expert, &used) != 1 || used == 0) return false;
     for (unsigned i = 0; i < 3; i++) {
         if (strcmp(leaf + used, expert_leaf[i]) != 0) continue;
-        slot->kind = i == 2 ? SLOT_EXPERT_OUT : SLOT_EXPERT_IN;
-        slot->half = i == 1;
-        slot->expert = expert;
+        site->kind = i == 2 ? SITE_EXPERT_OUT : SITE_EXPERT_IN;
+        site->half = i == 1;
+        site->expert = expert;
         return true;
     }
     return false;
 }
 
-bool slot_find(const Model *model, const char *module, Slot *slot)
+bool lora_site_find(const Model *model, const char *module, LoraSite *site)
 {
     int used = 0;
-    *slot = (Slot){0};
-    if (sscanf(module, "model.layers.%zu.%n", &slot->l, &used) != 1 || used == 0 || slot->l >= model->n_layers) return false;
+    *site = (LoraSite){0};
+    if (sscanf(module, "model.layers.%zu.%n", &site->l, &used) != 1 || used == 0 || site->l >= model->n_layers) return false;
     const char *leaf = module + used;
     bool found = false;
-    if (find_expert(leaf, slot)) {
-        found = slot->expert < model->router.E;
+    if (find_expert(leaf, site)) {
+        found = site->expert < model->router.E;
     } else {
         for (size_t i = 0; i < N_NAMES && !found; i++) {
             if (strcmp(leaf, names[i].leaf) != 0) continue;
-            slot->place = names[i].place;
-            slot->half = names[i].half;
+            site->place = names[i].place;
+            site->half = names[i].half;
             found = true;
         }
     }
     char name[MODULE_BYTES];
-    if (!found || !slot_weight(model, slot)) return false;
-    slot_module(slot, name);
+    if (!found || !lora_site_weight(model, site)) return false;
+    lora_site_module(site, name);
     return strcmp(name, module) == 0; /* scanf also reads " 1", "01" and numbers that do not fit */
 }
 
-Err *slots_visit(const Model *model, size_t l, SlotVisit visit, void *context)
+Err *lora_sites_visit(const Model *model, size_t l, LoraSiteVisit visit, void *context)
 {
     char module[MODULE_BYTES];
     for (size_t i = 0; i < N_NAMES; i++) {
-        Slot slot = {.kind = SLOT_PLACE, .l = l, .place = names[i].place, .half = names[i].half};
-        if (!slot_weight(model, &slot)) continue;
-        slot_module(&slot, module);
-        TRY(visit(context, &slot, module));
+        LoraSite site = {.kind = SITE_PLACE, .l = l, .place = names[i].place, .half = names[i].half};
+        if (!lora_site_weight(model, &site)) continue;
+        lora_site_module(&site, module);
+        TRY(visit(context, &site, module));
     }
     for (size_t e = 0; e < model->router.E && !model->layers[l].dense; e++)
         for (unsigned i = 0; i < 3; i++) {
-            Slot slot = {.kind = i == 2 ? SLOT_EXPERT_OUT : SLOT_EXPERT_IN, .l = l, .expert = e, .half = i == 1};
-            slot_module(&slot, module);
-            TRY(visit(context, &slot, module));
+            LoraSite site = {.kind = i == 2 ? SITE_EXPERT_OUT : SITE_EXPERT_IN, .l = l, .expert = e, .half = i == 1};
+            lora_site_module(&site, module);
+            TRY(visit(context, &site, module));
         }
     return NULL;
 }
 
-Err *fills_new(LayerFill **fills, const Model *model)
+Err *lora_specs_new(LayerLoraSpec **specs, const Model *model)
 {
-    TRY(mem_new(fills, model->n_layers, sizeof **fills));
+    TRY(mem_new(specs, model->n_layers, sizeof **specs));
     Err *err = NULL;
     for (size_t l = 0; l < model->n_layers && !err; l++) {
         if (model->layers[l].dense) continue;
-        err = mem_new(&(*fills)[l].in, model->router.E, sizeof(Fill));
-        if (!err) err = mem_new(&(*fills)[l].out, model->router.E, sizeof(Fill));
+        err = mem_new(&(*specs)[l].in, model->router.E, sizeof(LoraSpec));
+        if (!err) err = mem_new(&(*specs)[l].out, model->router.E, sizeof(LoraSpec));
     }
     if (err) {
-        fills_free(*fills, model);
-        *fills = NULL;
+        lora_specs_free(*specs, model);
+        *specs = NULL;
     }
     return err;
 }
 
-void fills_free(LayerFill *fills, const Model *model)
+void lora_specs_free(LayerLoraSpec *specs, const Model *model)
 {
-    for (size_t l = 0; l < model->n_layers && fills; l++) {
-        free(fills[l].in);
-        free(fills[l].out);
+    for (size_t l = 0; l < model->n_layers && specs; l++) {
+        free(specs[l].in);
+        free(specs[l].out);
     }
-    free(fills);
+    free(specs);
 }
 
-Fill *fill_of(LayerFill *fills, const Slot *slot)
+LoraSpec *lora_spec_of(LayerLoraSpec *specs, const LoraSite *site)
 {
-    LayerFill *layer = &fills[slot->l];
-    switch (slot->kind) {
-    case SLOT_PLACE: return &layer->places[slot->place];
-    case SLOT_EXPERT_IN: return &layer->in[slot->expert];
-    case SLOT_EXPERT_OUT: return &layer->out[slot->expert];
-    case SLOT_ROUTER: break;
+    LayerLoraSpec *layer = &specs[site->l];
+    switch (site->kind) {
+    case SITE_PLACE: return &layer->places[site->place];
+    case SITE_EXPERT_IN: return &layer->in[site->expert];
+    case SITE_EXPERT_OUT: return &layer->out[site->expert];
+    case SITE_ROUTER: break;
     }
     return NULL;
 }

@@ -14,7 +14,7 @@
 typedef struct {
     const Model *model;
     const LoraConfig *config;
-    LayerFill *fills;
+    LayerLoraSpec *specs;
     regex_t *regex;
     size_t n_entries, *hits; /* of each list entry */
     const Json *experts;     /* ESFT's {"3": [1, 2]} or NULL */
@@ -76,37 +76,37 @@ static Err *compile(regex_t *regex, const char *python)
     return bad ? err_new(ERR_USAGE, "target_modules: \"%s\" is no regular expression", python) : NULL;
 }
 
-static void use(Targets *t, const Slot *slot)
+static void use(Targets *t, const LoraSite *site)
 {
-    Fill *fill = fill_of(t->fills, slot);
-    fill->halves |= 1u << slot->half;
-    fill->r = (size_t)t->config->r;
-    fill->scale = t->scale;
+    LoraSpec *spec = lora_spec_of(t->specs, site);
+    spec->halves |= 1u << site->half;
+    spec->r = (size_t)t->config->r;
+    spec->scale = t->scale;
 }
 
-static Err *visit(void *context, const Slot *slot, const char *module)
+static Err *visit(void *context, const LoraSite *site, const char *module)
 {
     Targets *t = context;
     const Json *targets = t->config->target_modules;
-    if (slot->kind != SLOT_PLACE && !t->by_name) return NULL; /* `experts` speaks for them */
-    bool router = slot->kind == SLOT_PLACE && slot->place == LORA_ROUTER, listed = targets && json_kind(targets) != JSON_STRING;
+    if (site->kind != SITE_PLACE && !t->by_name) return NULL; /* `experts` speaks for them */
+    bool router = site->kind == SITE_PLACE && site->place == LORA_ROUTER, listed = targets && json_kind(targets) != JSON_STRING;
     if (router && !listed) return NULL; /* no Linear in transformers, so it is asked for by its name alone */
     if (t->regex) {
         if (!whole_match(t->regex, module)) return NULL;
         t->hits[0]++;
-        use(t, slot);
+        use(t, site);
         return NULL;
     }
     if (targets && json_kind(targets) == JSON_STRING) { /* all-linear */
         t->hits[0]++;
-        use(t, slot);
+        use(t, site);
         return NULL;
     }
     size_t i = 0;
     for (const Json *entry = targets ? json_first(targets) : NULL; entry; entry = json_next(entry), i++) {
         if (!entry_matches(json_string(entry), module)) continue;
         t->hits[i]++;
-        use(t, slot);
+        use(t, site);
     }
     return NULL;
 }
@@ -180,7 +180,7 @@ static Err *wanted_layers(const Json *layers, bool *wanted, size_t n_layers)
 static void use_expert(Targets *t, size_t l, size_t e)
 {
     t->n_experts++;
-    for (unsigned i = 0; i < 3; i++) use(t, &(Slot){.kind = i == 2 ? SLOT_EXPERT_OUT : SLOT_EXPERT_IN, .l = l, .expert = e, .half = i == 1});
+    for (unsigned i = 0; i < 3; i++) use(t, &(LoraSite){.kind = i == 2 ? SITE_EXPERT_OUT : SITE_EXPERT_IN, .l = l, .expert = e, .half = i == 1});
 }
 
 static Err *use_listed(Targets *t, const bool *wanted)
@@ -235,11 +235,11 @@ static Err *fill_layers(Targets *t, const bool *wanted)
     const Model *model = t->model;
     for (size_t l = 0; l < model->n_layers; l++) {
         if (!wanted[l]) continue;
-        if (t->config->target_modules) TRY(slots_visit(model, l, visit, t));
+        if (t->config->target_modules) TRY(lora_sites_visit(model, l, visit, t));
         for (size_t e = 0; e < model->router.E && t->all_experts && !model->layers[l].dense; e++) use_expert(t, l, e);
         if (!t->config->train_router || model->layers[l].dense) continue;
-        if (t->fills[l].places[LORA_ROUTER].halves) return err_new(ERR_USAGE, "the router of layer %zu is a target module and trained in full by train_router; choose one", l);
-        t->fills[l].router = true;
+        if (t->specs[l].places[LORA_ROUTER].halves) return err_new(ERR_USAGE, "the router of layer %zu is a target module and trained in full by train_router; choose one", l);
+        t->specs[l].router = true;
         t->n_routers++;
     }
     if (t->experts) TRY(use_listed(t, wanted));
@@ -249,9 +249,9 @@ static Err *fill_layers(Targets *t, const bool *wanted)
     return NULL;
 }
 
-Err *targets_fill(const Model *model, const LoraConfig *config, LayerFill *fills)
+Err *lora_targets_resolve(const Model *model, const LoraConfig *config, LayerLoraSpec *specs)
 {
-    Targets t = {.model = model, .config = config, .fills = fills};
+    Targets t = {.model = model, .config = config, .specs = specs};
     const Json *targets = config->target_modules;
     regex_t regex;
     bool *wanted = NULL;

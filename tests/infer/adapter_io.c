@@ -66,7 +66,7 @@ static void experts_without_a_pair_are_exported_as_zeros(void **state)
     for (size_t e = 0; e < 16; e++) {
         char module[MODULE_BYTES];
         bool zero = true;
-        slot_module(&(Slot){.kind = SLOT_EXPERT_OUT, .l = 1, .expert = e}, module);
+        lora_site_module(&(LoraSite){.kind = SITE_EXPERT_OUT, .l = 1, .expert = e}, module);
         const AdapterLora *lora = adapter_file_find(file, module);
         assert_non_null(lora);
         adapter_file_read_lora(lora, A, B);

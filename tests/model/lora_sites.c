@@ -10,20 +10,20 @@ typedef struct {
     size_t n;
 } Seen;
 
-static Err *check_one(void *context, const Slot *slot, const char *module)
+static Err *check_one(void *context, const LoraSite *site, const char *module)
 {
     Seen *seen = context;
-    Slot found;
+    LoraSite found;
     char name[MODULE_BYTES];
-    assert_true(slot_find(seen->model, module, &found));
-    assert_int_equal(found.kind, slot->kind);
-    assert_int_equal(found.l, slot->l);
-    assert_int_equal(found.half, slot->half);
-    if (slot->kind == SLOT_PLACE) assert_int_equal(found.place, slot->place);
-    else assert_int_equal(found.expert, slot->expert);
-    slot_module(&found, name);
+    assert_true(lora_site_find(seen->model, module, &found));
+    assert_int_equal(found.kind, site->kind);
+    assert_int_equal(found.l, site->l);
+    assert_int_equal(found.half, site->half);
+    if (site->kind == SITE_PLACE) assert_int_equal(found.place, site->place);
+    else assert_int_equal(found.expert, site->expert);
+    lora_site_module(&found, name);
     assert_string_equal(name, module);
-    assert_ptr_equal(slot_weight(seen->model, slot), slot_weight(seen->model, &found));
+    assert_ptr_equal(lora_site_weight(seen->model, site), lora_site_weight(seen->model, &found));
     seen->n++;
     return NULL;
 }
@@ -36,21 +36,21 @@ static void every_module_is_found_by_its_own_name(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Model *model = tiny_model(cases[i].model);
         Seen seen = {model, 0};
-        for (size_t l = 0; l < model->n_layers; l++) assert_ok(slots_visit(model, l, check_one, &seen));
+        for (size_t l = 0; l < model->n_layers; l++) assert_ok(lora_sites_visit(model, l, check_one, &seen));
         assert_int_equal(seen.n, cases[i].modules);
         model_close(model);
     }
 }
 
 /* A module's weight is the tensor of its name. */
-static Err *check_weight(void *context, const Slot *slot, const char *module)
+static Err *check_weight(void *context, const LoraSite *site, const char *module)
 {
     const Model *model = context;
     char name[MODULE_BYTES + 8];
     Weight weight;
     snprintf(name, sizeof name, "%s.weight", module);
     assert_ok(weights_get(model->weights, name, &weight));
-    assert_ptr_equal(weight.data, slot_weight(model, slot)->data);
+    assert_ptr_equal(weight.data, lora_site_weight(model, site)->data);
     return NULL;
 }
 
@@ -58,15 +58,15 @@ static void a_modules_weight_is_the_tensor_of_its_name(void **state)
 {
     (void)state;
     Model *model = tiny_model("sparse");
-    for (size_t l = 0; l < model->n_layers; l++) assert_ok(slots_visit(model, l, check_weight, model));
-    assert_ok(check_weight(model, &(Slot){.kind = SLOT_ROUTER, .l = 1}, "model.layers.1.mlp.gate"));
+    for (size_t l = 0; l < model->n_layers; l++) assert_ok(lora_sites_visit(model, l, check_weight, model));
+    assert_ok(check_weight(model, &(LoraSite){.kind = SITE_ROUTER, .l = 1}, "model.layers.1.mlp.gate"));
     model_close(model);
 }
 
-static Err *stop_at_the_third(void *context, const Slot *slot, const char *module)
+static Err *stop_at_the_third(void *context, const LoraSite *site, const char *module)
 {
     size_t *n = context;
-    (void)slot;
+    (void)site;
     return ++*n == 3 ? err_new(ERR_DATA, "%s", module) : NULL;
 }
 
@@ -75,7 +75,7 @@ static void a_visit_stops_at_the_first_error(void **state)
     (void)state;
     Model *model = tiny_model("dense");
     size_t n = 0;
-    assert_fails(slots_visit(model, 1, stop_at_the_third, &n), ERR_DATA, "model.layers.1.");
+    assert_fails(lora_sites_visit(model, 1, stop_at_the_third, &n), ERR_DATA, "model.layers.1.");
     assert_int_equal(n, 3);
     model_close(model);
 }
@@ -84,13 +84,13 @@ static void stems_join_gate_and_up(void **state)
 {
     (void)state;
     char stem[MODULE_BYTES];
-    slot_stem(&(Slot){.kind = SLOT_EXPERT_IN, .l = 2, .expert = 7, .half = 1}, stem);
+    lora_site_stem(&(LoraSite){.kind = SITE_EXPERT_IN, .l = 2, .expert = 7, .half = 1}, stem);
     assert_string_equal(stem, "model.layers.2.mlp.experts.7.gate_up_proj");
-    slot_stem(&(Slot){.kind = SLOT_PLACE, .l = 0, .place = LORA_MLP_IN}, stem);
+    lora_site_stem(&(LoraSite){.kind = SITE_PLACE, .l = 0, .place = LORA_MLP_IN}, stem);
     assert_string_equal(stem, "model.layers.0.mlp.gate_up_proj");
-    slot_stem(&(Slot){.kind = SLOT_PLACE, .l = 0, .place = LORA_O}, stem);
+    lora_site_stem(&(LoraSite){.kind = SITE_PLACE, .l = 0, .place = LORA_O}, stem);
     assert_string_equal(stem, "model.layers.0.self_attn.o_proj");
-    slot_stem(&(Slot){.kind = SLOT_ROUTER, .l = 1}, stem);
+    lora_site_stem(&(LoraSite){.kind = SITE_ROUTER, .l = 1}, stem);
     assert_string_equal(stem, "model.layers.1.mlp.gate");
 }
 

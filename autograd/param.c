@@ -35,22 +35,22 @@ Err *forest_begin(Forest *forest, size_t n, size_t first, size_t end)
         if (depth > deepest) deepest = depth;
     }
     if (deepest * n > forest->capacity) {
-        free(forest->slots);
-        forest->slots = NULL;
+        free(forest->subtrees);
+        forest->subtrees = NULL;
         forest->capacity = 0;
-        TRY(mem_new(&forest->slots, deepest * n, sizeof *forest->slots));
+        TRY(mem_new(&forest->subtrees, deepest * n, sizeof *forest->subtrees));
         forest->capacity = deepest * n;
     }
     forest->n = n;
     forest->first = first;
     forest->end = end;
-    forest->n_slots = deepest;
+    forest->n_subtrees = deepest;
     return NULL;
 }
 
 void forest_free(Forest *forest)
 {
-    free(forest->slots);
+    free(forest->subtrees);
     *forest = (Forest){0};
 }
 
@@ -81,7 +81,7 @@ float *param_leaf(const Param *p, size_t number)
 {
     const Forest *f = p->forest;
     ASSERT(number >= f->first && number < f->end, "%s: micro-batch %zu of [%zu, %zu)", p->name, number, f->first, f->end);
-    return f->slots + forest_depth(f->first, number) * f->n + p->offset;
+    return f->subtrees + forest_depth(f->first, number) * f->n + p->offset;
 }
 
 void param_merge(const Param *p, size_t number)
@@ -89,8 +89,8 @@ void param_merge(const Param *p, size_t number)
     const Forest *f = p->forest;
     size_t n = param_count(p), depth = forest_depth(f->first, number) + 1, after = forest_depth(f->first, number + 1);
     for (; depth > after; depth--) {
-        float *older = f->slots + (depth - 2) * f->n + p->offset;
-        const float *newer = f->slots + (depth - 1) * f->n + p->offset;
+        float *older = f->subtrees + (depth - 2) * f->n + p->offset;
+        const float *newer = f->subtrees + (depth - 1) * f->n + p->offset;
         for (size_t i = 0; i < n; i++) older[i] += newer[i];
     }
 }

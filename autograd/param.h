@@ -23,8 +23,8 @@
 typedef struct {
     size_t n;           /* floats of a node */
     size_t first, end;  /* micro-batches of this rank */
-    size_t n_slots;
-    float *slots;       /* [n_slots][n] */
+    size_t n_subtrees;
+    float *subtrees;       /* [n_subtrees][n] */
     size_t capacity;    /* floats behind slots */
 } Forest;
 

@@ -24,14 +24,14 @@
 enum { READERS = 4, MOST_RANKS = 256, MESSAGE_BYTES = 1024 };
 static const size_t nowhere = SIZE_MAX;
 
-typedef enum { EMPTY, LOADING, READY } SlotState;
+typedef enum { EMPTY, LOADING, READY } BufferState;
 
 typedef struct {
-    SlotState state;
+    BufferState state;
     bool pinned, run;   /* run: for runs of experts */
     size_t part, at, holders;
     size_t taken, done; /* pieces */
-} Slot;
+} StreamBuffer;
 
 typedef struct {
     pthread_mutex_t lock;
@@ -42,14 +42,14 @@ typedef struct {
     size_t read_bytes;
     Order order;
     size_t place[MOST_RANKS], said[MOST_RANKS]; /* visit of each rank, walks it has announced */
-    size_t n_slots;
-    Slot slots[]; /* then [n + 1] the slot of each part, or nowhere */
+    size_t n_buffers;
+    StreamBuffer buffers[]; /* then [n + 1] the slot of each part, or nowhere */
 } Shared;
 
 /* What this process holds of a part. */
 typedef struct {
     bool held;
-    size_t slot;
+    size_t buffer;
 } Hold;
 
 /* What the experts' operation borrows a layer's runs by. */
@@ -111,58 +111,58 @@ void stream_announce(Stream *s, size_t lowest, size_t laps)
 
 /* ---- readers -------------------------------------------------------------------------------------------------- */
 
-static Slot *slot_of(const Stream *s, size_t part) { return s->where[part] == nowhere ? NULL : &s->shared->slots[s->where[part]]; }
+static StreamBuffer *slot_of(const Stream *s, size_t part) { return s->where[part] == nowhere ? NULL : &s->shared->buffers[s->where[part]]; }
 
 /* The slot of its kind that can best be spared for a part needed at `visit`. */
-static Slot *spare_slot(const Stream *s, bool run, size_t from, size_t visit)
+static StreamBuffer *spare_buffer(const Stream *s, bool run, size_t from, size_t visit)
 {
-    Slot *best = NULL;
+    StreamBuffer *best = NULL;
     size_t latest = visit;
-    for (size_t i = 0; i < s->shared->n_slots; i++) {
-        Slot *slot = &s->shared->slots[i];
-        if (slot->pinned || slot->run != run || slot->holders || slot->state == LOADING) continue;
-        if (slot->state == EMPTY) return slot;
-        size_t use = next_use(s, from, slot->part);
+    for (size_t i = 0; i < s->shared->n_buffers; i++) {
+        StreamBuffer *buffer = &s->shared->buffers[i];
+        if (buffer->pinned || buffer->run != run || buffer->holders || buffer->state == LOADING) continue;
+        if (buffer->state == EMPTY) return buffer;
+        size_t use = next_use(s, from, buffer->part);
         if (use <= latest) continue;
         latest = use;
-        best = slot;
+        best = buffer;
     }
     return best;
 }
 
-static Slot *begin_load(Slot *slot)
+static StreamBuffer *begin_load(StreamBuffer *buffer)
 {
-    slot->state = LOADING;
-    slot->taken = slot->done = 0;
-    return slot;
+    buffer->state = LOADING;
+    buffer->taken = buffer->done = 0;
+    return buffer;
 }
 
-static Slot *assign(const Stream *s, Slot *slot, size_t part)
+static StreamBuffer *assign(const Stream *s, StreamBuffer *buffer, size_t part)
 {
-    if (slot->state != EMPTY) s->where[slot->part] = nowhere;
-    slot->part = part;
-    s->where[part] = (size_t)(slot - s->shared->slots);
-    return begin_load(slot);
+    if (buffer->state != EMPTY) s->where[buffer->part] = nowhere;
+    buffer->part = part;
+    s->where[part] = (size_t)(buffer - s->shared->buffers);
+    return begin_load(buffer);
 }
 
 /* A slot with a piece to read: one that is being filled, else the first missing part's. */
-static Slot *next_load(const Stream *s)
+static StreamBuffer *next_load(const Stream *s)
 {
     Shared *shared = s->shared;
     const Parts *parts = &s->parts;
     bool full[2] = {false, false}; /* no slot to spare: of cores, of runs */
-    for (size_t i = 0; i < shared->n_slots; i++)
-        if (shared->slots[i].state == LOADING && shared->slots[i].taken < parts->parts[shared->slots[i].part].n_pieces) return &shared->slots[i];
-    Slot *slot = slot_of(s, parts->n); /* what is needed always comes first */
-    if (slot->state == EMPTY) return begin_load(slot);
+    for (size_t i = 0; i < shared->n_buffers; i++)
+        if (shared->buffers[i].state == LOADING && shared->buffers[i].taken < parts->parts[shared->buffers[i].part].n_pieces) return &shared->buffers[i];
+    StreamBuffer *buffer = slot_of(s, parts->n); /* what is needed always comes first */
+    if (buffer->state == EMPTY) return begin_load(buffer);
     for (size_t from = slowest(s), visit = from; visit < from + 2 * parts->n; visit++) {
         size_t part = part_at(s, visit);
         bool run = parts->parts[part].run;
-        slot = slot_of(s, part);
-        if (slot && slot->state == EMPTY) return begin_load(slot); /* stays, and was never read */
-        if (slot || full[run]) continue;
-        slot = spare_slot(s, run, from, visit);
-        if (slot) return assign(s, slot, part);
+        buffer = slot_of(s, part);
+        if (buffer && buffer->state == EMPTY) return begin_load(buffer); /* stays, and was never read */
+        if (buffer || full[run]) continue;
+        buffer = spare_buffer(s, run, from, visit);
+        if (buffer) return assign(s, buffer, part);
         full[run] = true;
     }
     return NULL;
@@ -184,22 +184,22 @@ static void *reader(void *context)
     Shared *shared = s->shared;
     pthread_mutex_lock(&shared->lock);
     while (!shared->closing && !shared->failed) {
-        Slot *slot = next_load(s);
-        if (!slot) {
+        StreamBuffer *buffer = next_load(s);
+        if (!buffer) {
             pthread_cond_wait(&shared->changed, &shared->lock);
             continue;
         }
-        const Part *part = &s->parts.parts[slot->part];
-        const PartPiece *piece = &part->pieces[slot->taken++];
+        const Part *part = &s->parts.parts[buffer->part];
+        const PartPiece *piece = &part->pieces[buffer->taken++];
         DirectFile *file = &s->files[piece->shard];
         pthread_mutex_unlock(&shared->lock);
-        Err *err = direct_read(file, piece->offset, piece->bytes, s->bytes + slot->at + piece->at);
+        Err *err = direct_read(file, piece->offset, piece->bytes, s->bytes + buffer->at + piece->at);
         pthread_mutex_lock(&shared->lock);
         if (err) fail(shared, err);
         shared->read_bytes += piece->bytes;
         shared->direct = shared->direct && file->direct;
-        if (++slot->done == part->n_pieces) slot->state = READY;
-        if (err || slot->state == READY) pthread_cond_broadcast(&shared->changed);
+        if (++buffer->done == part->n_pieces) buffer->state = READY;
+        if (err || buffer->state == READY) pthread_cond_broadcast(&shared->changed);
     }
     pthread_cond_broadcast(&shared->changed);
     pthread_mutex_unlock(&shared->lock);
@@ -212,17 +212,17 @@ static Err *acquire_part(Stream *s, size_t p)
 {
     Shared *shared = s->shared;
     const Part *part = &s->parts.parts[p];
-    Slot *slot = slot_of(s, p);
+    StreamBuffer *buffer = slot_of(s, p);
     double began = log_seconds();
-    while (!shared->failed && !(slot && slot->state == READY)) {
+    while (!shared->failed && !(buffer && buffer->state == READY)) {
         pthread_cond_wait(&shared->changed, &shared->lock);
-        slot = slot_of(s, p);
+        buffer = slot_of(s, p);
     }
     s->waited += log_seconds() - began;
     if (shared->failed) return err_new(shared->kind, "%s", shared->message);
-    slot->holders++;
-    s->holds[p] = (Hold){true, (size_t)(slot - shared->slots)};
-    for (size_t i = 0; i < part->n_refs; i++) *part->refs[i].pointer = s->bytes + slot->at + part->refs[i].at;
+    buffer->holders++;
+    s->holds[p] = (Hold){true, (size_t)(buffer - shared->buffers)};
+    for (size_t i = 0; i < part->n_refs; i++) *part->refs[i].pointer = s->bytes + buffer->at + part->refs[i].at;
     return NULL;
 }
 
@@ -242,7 +242,7 @@ static void release_part(Stream *s, size_t p)
 {
     const Part *part = &s->parts.parts[p];
     for (size_t i = 0; i < part->n_refs; i++) *part->refs[i].pointer = part->refs[i].mapped;
-    s->shared->slots[s->holds[p].slot].holders--;
+    s->shared->buffers[s->holds[p].buffer].holders--;
     s->holds[p].held = false;
     pthread_cond_broadcast(&s->shared->changed);
 }
@@ -308,9 +308,9 @@ static Err *lend_runs(Stream *s)
 
 /* ---- life ----------------------------------------------------------------------------------------------------- */
 
-static size_t shared_bytes(const Stream *s, size_t n_slots)
+static size_t shared_bytes(const Stream *s, size_t n_buffers)
 {
-    size_t bytes = sizeof(Shared) + n_slots * sizeof(Slot) + (s->parts.n + 1) * sizeof *s->where;
+    size_t bytes = sizeof(Shared) + n_buffers * sizeof(StreamBuffer) + (s->parts.n + 1) * sizeof *s->where;
     return round_up(bytes, HUGE_PAGE);
 }
 
@@ -338,21 +338,21 @@ static Err *map_memory(Stream *s, size_t bytes)
     return NULL;
 }
 
-static void lay_out(Stream *s, const bool *resident, size_t n_slots)
+static void lay_out(Stream *s, const bool *resident, size_t n_buffers)
 {
     Shared *shared = s->shared;
     const StreamRing *const rings[] = {&s->plan.cores, &s->plan.runs};
-    size_t at = shared_bytes(s, n_slots), n = 0;
+    size_t at = shared_bytes(s, n_buffers), n = 0;
     for (size_t p = 0; p <= s->parts.n; p++) {
         s->where[p] = nowhere;
         if (p < s->parts.n && !resident[p]) continue;
         s->where[p] = n;
-        shared->slots[n++] = (Slot){.pinned = true, .part = p, .at = at};
+        shared->buffers[n++] = (StreamBuffer){.pinned = true, .part = p, .at = at};
         at += s->parts.parts[p].bytes;
     }
     for (size_t run = 0; run < 2; run++)
-        for (size_t i = 0; i < rings[run]->n_slots; i++, at += rings[run]->slot_bytes) shared->slots[n++] = (Slot){.run = run == 1, .at = at};
-    shared->n_slots = n_slots;
+        for (size_t i = 0; i < rings[run]->n_buffers; i++, at += rings[run]->buffer_bytes) shared->buffers[n++] = (StreamBuffer){.run = run == 1, .at = at};
+    shared->n_buffers = n_buffers;
     shared->direct = true;
     pthread_mutexattr_t mutex;
     pthread_condattr_t cond;
@@ -388,10 +388,10 @@ static Err *open_into(Stream *s, size_t limit, size_t part_bytes)
     TRY(mem_new(&s->holds, s->parts.n + 1, sizeof *s->holds));
     TRY(mem_new(&resident, s->parts.n, sizeof *resident));
     Err *err = parts_plan(&s->parts, limit, &s->plan, resident);
-    size_t n_slots = 1 + s->plan.cores.n_resident + s->plan.cores.n_slots + s->plan.runs.n_resident + s->plan.runs.n_slots;
-    if (!err) err = map_memory(s, shared_bytes(s, n_slots) + stream_plan_bytes(&s->plan));
-    if (!err) s->where = (size_t *)(void *)(s->shared->slots + n_slots);
-    if (!err && s->host.rank == 0) lay_out(s, resident, n_slots);
+    size_t n_buffers = 1 + s->plan.cores.n_resident + s->plan.cores.n_buffers + s->plan.runs.n_resident + s->plan.runs.n_buffers;
+    if (!err) err = map_memory(s, shared_bytes(s, n_buffers) + stream_plan_bytes(&s->plan));
+    if (!err) s->where = (size_t *)(void *)(s->shared->buffers + n_buffers);
+    if (!err && s->host.rank == 0) lay_out(s, resident, n_buffers);
     free(resident);
     if (!err && s->host.rank == 0) err = open_files(s, s->model->weights);
     if (!err && s->host.rank == 0) err = start_readers(s);

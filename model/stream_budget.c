@@ -37,7 +37,7 @@ size_t stream_part_most(size_t left, size_t n, const StreamLayer *layers)
 static bool stays(size_t i, size_t r, size_t n) { return (i + 1) * r / n != i * r / n; }
 
 /* The ring of one kind of parts when r of them stay; returns the memory that it takes. */
-static size_t set_ring(StreamRing *ring, bool run, size_t r, size_t slots, size_t n, const StreamPart *parts, bool *resident)
+static size_t set_ring(StreamRing *ring, bool run, size_t r, size_t buffers, size_t n, const StreamPart *parts, bool *resident)
 {
     size_t at = 0, of = ring->n;
     *ring = (StreamRing){.n = of, .n_resident = r};
@@ -46,10 +46,10 @@ static size_t set_ring(StreamRing *ring, bool run, size_t r, size_t slots, size_
         bool stay = stays(at++, r, of);
         if (stay) ring->resident_bytes += parts[i].bytes;
         else ring->pass_bytes += parts[i].bytes;
-        if (!stay && parts[i].bytes > ring->slot_bytes) ring->slot_bytes = parts[i].bytes;
+        if (!stay && parts[i].bytes > ring->buffer_bytes) ring->buffer_bytes = parts[i].bytes;
         if (resident) resident[i] = stay;
     }
-    ring->n_slots = slots < of - r ? slots : of - r;
+    ring->n_buffers = buffers < of - r ? buffers : of - r;
     return stream_ring_bytes(ring);
 }
 
@@ -57,18 +57,18 @@ static size_t set_ring(StreamRing *ring, bool run, size_t r, size_t slots, size_
  * half of the memory to what stays. */
 static void fill_ring(StreamRing *ring, bool run, size_t left, size_t n, const StreamPart *parts, bool *resident)
 {
-    size_t slots = 1, r = ring->n;
+    size_t buffers = 1, r = ring->n;
     set_ring(ring, run, 0, 1, n, parts, NULL);
-    if (2 * ring->slot_bytes <= left) slots = 2;
-    if (6 * ring->slot_bytes <= left) slots = 3;
-    while (r > 0 && set_ring(ring, run, r, slots, n, parts, NULL) > left) r--;
-    set_ring(ring, run, r, slots, n, parts, resident);
+    if (2 * ring->buffer_bytes <= left) buffers = 2;
+    if (6 * ring->buffer_bytes <= left) buffers = 3;
+    while (r > 0 && set_ring(ring, run, r, buffers, n, parts, NULL) > left) r--;
+    set_ring(ring, run, r, buffers, n, parts, resident);
 }
 
 /* Cores between runs are small: all stay where they leave three quarters to the runs, else two slots pass them. */
 static void fill_cores(StreamPlan *p, size_t left, size_t n, const StreamPart *parts, bool *resident)
 {
-    size_t run = p->runs.slot_bytes, core = p->cores.slot_bytes, all = set_ring(&p->cores, false, p->cores.n, 0, n, parts, resident);
+    size_t run = p->runs.buffer_bytes, core = p->cores.buffer_bytes, all = set_ring(&p->cores, false, p->cores.n, 0, n, parts, resident);
     if (all <= left / 4 && all + run <= left) return;
     set_ring(&p->cores, false, 0, 2 * (core + run) <= left ? 2 : 1, n, parts, resident);
 }
@@ -92,7 +92,7 @@ Err *stream_plan(StreamPlan *plan, size_t limit, size_t fixed, size_t n, const S
 static int describe_ring(char *text, size_t room, const StreamRing *r, const char *what)
 {
     int n = snprintf(text, room, "%zu of %zu %s stay (%s)", r->n_resident, r->n, what, BYTES(r->resident_bytes));
-    if (r->n_slots) n += snprintf(text + n, room - (size_t)n, ", the others pass through %zu slot%s of %s", r->n_slots, r->n_slots == 1 ? "" : "s", BYTES(r->slot_bytes));
+    if (r->n_buffers) n += snprintf(text + n, room - (size_t)n, ", the others pass through %zu slot%s of %s", r->n_buffers, r->n_buffers == 1 ? "" : "s", BYTES(r->buffer_bytes));
     return n;
 }
 

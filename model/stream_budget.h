@@ -30,7 +30,7 @@ typedef struct {
 /* Parts of one kind: some stay, the rest passes through slots as large as the largest of them. */
 typedef struct {
     size_t n, n_resident, resident_bytes;
-    size_t n_slots, slot_bytes;
+    size_t n_buffers, buffer_bytes;
     size_t pass_bytes; /* of those that pass */
 } StreamRing;
 
@@ -57,7 +57,7 @@ enum { STREAM_TEXT_BYTES = 256 };
 const char *stream_describe(char text[STREAM_TEXT_BYTES], const StreamPlan *plan);
 
 /* Memory that it takes, all weights that there are, and those of them that pass once and with every group. */
-static inline size_t stream_ring_bytes(const StreamRing *r) { return r->resident_bytes + r->n_slots * r->slot_bytes; }
+static inline size_t stream_ring_bytes(const StreamRing *r) { return r->resident_bytes + r->n_buffers * r->buffer_bytes; }
 static inline size_t stream_plan_bytes(const StreamPlan *p) { return p->fixed_bytes + stream_ring_bytes(&p->cores) + stream_ring_bytes(&p->runs); }
 static inline size_t stream_layer_bytes(const StreamPlan *p)
 {

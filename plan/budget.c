@@ -31,9 +31,9 @@ static size_t lowest_of(const Model *model, const Adapter *adapter) { return ada
 
 static size_t layer_input_bytes(const Model *model, const Adapter *adapter, const Work *work, bool spilled)
 {
-    size_t rows = rank_tokens(work), slots = model->n_layers - lowest_of(model, adapter) + 1;
-    if (spilled) slots = 2;
-    return rows * (size_t)model->config.hidden_size * sizeof(float) * (slots + (adapter != NULL));
+    size_t rows = rank_tokens(work), buffers = model->n_layers - lowest_of(model, adapter) + 1;
+    if (spilled) buffers = 2;
+    return rows * (size_t)model->config.hidden_size * sizeof(float) * (buffers + (adapter != NULL));
 }
 
 /* What was chosen on the way up: experts, and a bit for every key where an indexer leaves some out. */
@@ -62,7 +62,7 @@ static size_t held(const Budget *b) { return b->program + b->data + b->adapter +
  * have all but one of what they can hold. */
 static size_t pass_bytes(const Parts *parts, const bool *resident, const StreamRing *runs, size_t from, size_t laps)
 {
-    size_t sum = 0, kept = runs->n_slots ? (runs->n_slots - 1) * runs->slot_bytes : 0;
+    size_t sum = 0, kept = runs->n_buffers ? (runs->n_buffers - 1) * runs->buffer_bytes : 0;
     for (size_t l = from; l < parts->n_layers; l++) {
         size_t core = parts->first[l], experts = 0;
         for (size_t p = core + 1; p < parts->first[l + 1]; p++) experts += resident[p] ? 0 : parts->parts[p].bytes;
@@ -74,7 +74,7 @@ static size_t pass_bytes(const Parts *parts, const bool *resident, const StreamR
 /* What a step reads: slots still hold the last parts at the top, and at the bottom where that is layer 0. */
 static size_t step_bytes(const Parts *parts, const bool *resident, const StreamPlan *w, const Adapter *adapter, size_t lowest, size_t laps)
 {
-    size_t turn = w->cores.n_slots * w->cores.slot_bytes + w->runs.n_slots * w->runs.slot_bytes, up = pass_bytes(parts, resident, &w->runs, 0, laps);
+    size_t turn = w->cores.n_buffers * w->cores.buffer_bytes + w->runs.n_buffers * w->runs.buffer_bytes, up = pass_bytes(parts, resident, &w->runs, 0, laps);
     if (!adapter) return up;
     size_t down = pass_bytes(parts, resident, &w->runs, lowest, laps);
     return up - (lowest ? 0 : least(up, turn)) + down - least(down, turn);

@@ -7,7 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { MOST_SLOTS = 8, STEPS = 3 }; /* the last of them is like all that follow */
+enum { MAX_BUFFERS = 8, STEPS = 3 }; /* the last of them is like all that follow */
 
 typedef struct {
     size_t part;
@@ -17,8 +17,8 @@ typedef struct {
 typedef struct {
     const StreamTimeInput *work;
     Order order;
-    size_t n_slots;
-    Place slots[MOST_SLOTS];
+    size_t n_buffers;
+    Place buffers[MAX_BUFFERS];
     double *ready;      /* [n] when a part is there; INFINITY: it is not asked for yet */
     double disk, clock; /* until when each is busy */
     size_t visit;       /* at work, or waited for */
@@ -29,19 +29,19 @@ static size_t layers(const Walk *w) { return w->work->parts->n_layers; }
 static const size_t *first(const Walk *w) { return w->work->parts->first; }
 static size_t next_use(const Walk *w, size_t from, size_t part) { return order_next(&w->order, layers(w), first(w), from, part); }
 
-/* As spare_slot of model/stream.c. */
+/* As spare_buffer of model/stream.c. */
 static Place *spare(Walk *w, bool run, size_t visit)
 {
     Place *best = NULL;
     size_t latest = visit;
-    for (size_t i = 0; i < w->n_slots; i++) {
-        Place *slot = &w->slots[i];
-        if (slot->run != run || (slot->full && slot->part == w->core)) continue;
-        if (!slot->full) return slot;
-        size_t use = next_use(w, w->visit, slot->part);
+    for (size_t i = 0; i < w->n_buffers; i++) {
+        Place *buffer = &w->buffers[i];
+        if (buffer->run != run || (buffer->full && buffer->part == w->core)) continue;
+        if (!buffer->full) return buffer;
+        size_t use = next_use(w, w->visit, buffer->part);
         if (use <= latest) continue;
         latest = use;
-        best = slot;
+        best = buffer;
     }
     return best;
 }
@@ -55,11 +55,11 @@ static bool read_one(Walk *w)
         size_t part = order_part(&w->order, layers(w), first(w), visit);
         bool run = parts->parts[part].run;
         if (w->ready[part] < INFINITY || full[run]) continue;
-        Place *slot = spare(w, run, visit);
-        full[run] = !slot;
-        if (!slot) continue;
-        if (slot->full) w->ready[slot->part] = INFINITY;
-        *slot = (Place){part, run, true};
+        Place *buffer = spare(w, run, visit);
+        full[run] = !buffer;
+        if (!buffer) continue;
+        if (buffer->full) w->ready[buffer->part] = INFINITY;
+        *buffer = (Place){part, run, true};
         w->disk += (double)parts->parts[part].bytes / w->work->bytes_per_second;
         w->ready[part] = w->disk;
         return true;
@@ -119,7 +119,7 @@ static void step(Walk *w)
 
 static void add_slots(Walk *w, const StreamRing *ring, bool run)
 {
-    for (size_t i = 0; i < ring->n_slots && w->n_slots < MOST_SLOTS; i++) w->slots[w->n_slots++] = (Place){.run = run};
+    for (size_t i = 0; i < ring->n_buffers && w->n_buffers < MAX_BUFFERS; i++) w->buffers[w->n_buffers++] = (Place){.run = run};
 }
 
 Err *stream_time(double *seconds, const StreamTimeInput *work)

@@ -132,7 +132,7 @@ static Err *exchange(Dp *dp, const Forest *forest, const size_t *first, size_t b
         size_t count = forest_cover(first[r], first[r + 1], trees + at);
         for (size_t i = 0; i < count && n && !err; i++) { /* a small layer has no slice for every rank */
             float *to = dp->buffer + (at + i) * n;
-            if (r == dp->rank) memcpy(to, forest->slots + i * forest->n + begin, n * sizeof *to);
+            if (r == dp->rank) memcpy(to, forest->subtrees + i * forest->n + begin, n * sizeof *to);
             else err = start(&requests, true, to, n, r);
         }
         at += count;
@@ -141,7 +141,7 @@ static Err *exchange(Dp *dp, const Forest *forest, const size_t *first, size_t b
         size_t from, end;
         dp_slice(dp, r, forest->n, &from, &end);
         for (size_t i = 0; i < n_mine && r != dp->rank && !err; i++)
-            err = start(&requests, false, forest->slots + i * forest->n + from, end - from, r);
+            err = start(&requests, false, forest->subtrees + i * forest->n + from, end - from, r);
     }
     finish(&requests);
     return err;
@@ -154,8 +154,8 @@ Err *dp_reduce(Dp *dp, Forest *forest, const size_t *first, float *slice)
     size_t n = end - begin;
     for (int r = 0; r < dp->size; r++) count += forest_depth(first[r], first[r + 1]);
     if (dp->size == 1) {
-        forest_total(count, forest->n, forest->slots);
-        memcpy(slice, forest->slots, n * sizeof *slice);
+        forest_total(count, forest->n, forest->subtrees);
+        memcpy(slice, forest->subtrees, n * sizeof *slice);
         return NULL;
     }
     if (count * n > dp->n_buffer) {

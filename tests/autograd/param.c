@@ -38,7 +38,7 @@ static void grow(Forest *forest, size_t first, size_t end)
 {
     Param p = whole_block(forest);
     assert_ok(forest_begin(forest, N, first, end));
-    for (size_t i = 0; i < forest->n_slots * N; i++) forest->slots[i] = NAN;
+    for (size_t i = 0; i < forest->n_subtrees * N; i++) forest->subtrees[i] = NAN;
     for (size_t m = first; m < end; m++) {
         float *to = param_leaf(&p, m);
         for (size_t i = 0; i < N; i++) to[i] = leaf(m, i);
@@ -102,11 +102,11 @@ static void slots_hold_the_subtrees_of_the_cover(void **state)
             Subtree cover[FOREST_MOST];
             size_t n = forest_cover(first, end, cover);
             grow(&forest, first, end);
-            assert_true(n <= forest.n_slots);
+            assert_true(n <= forest.n_subtrees);
             for (size_t i = 0; i < n; i++) {
                 float want[N];
                 subtree(cover[i].begin, cover[i].size, want);
-                assert_memory_equal(forest.slots + i * N, want, sizeof want);
+                assert_memory_equal(forest.subtrees + i * N, want, sizeof want);
             }
         }
     forest_free(&forest);
@@ -119,8 +119,8 @@ static void three_ranks_equal_one_for_every_split(void **state)
     for (size_t end = 1; end <= MOST; end++) {
         float want[N], roots[64 * N];
         grow(&forest, 0, end);
-        forest_total(forest_depth(0, end), N, forest.slots);
-        memcpy(want, forest.slots, sizeof want);
+        forest_total(forest_depth(0, end), N, forest.subtrees);
+        memcpy(want, forest.subtrees, sizeof want);
         for (size_t a = 0; a <= end; a++)
             for (size_t b = a; b <= end; b++) {
                 const size_t ranks[] = {0, a, b, end};
@@ -129,7 +129,7 @@ static void three_ranks_equal_one_for_every_split(void **state)
                 for (size_t r = 0; r < 3; r++) {
                     size_t more = forest_cover(ranks[r], ranks[r + 1], trees + n);
                     grow(&forest, ranks[r], ranks[r + 1]);
-                    memcpy(roots + n * N, forest.slots, more * N * sizeof *roots);
+                    memcpy(roots + n * N, forest.subtrees, more * N * sizeof *roots);
                     n += more;
                 }
                 n = forest_merge(n, trees, N, roots);
@@ -149,10 +149,10 @@ static void the_order_of_the_sum_shows_in_these_numbers(void **state)
     for (size_t end = 3; end <= MOST; end++) {
         float forward[N] = {0};
         grow(&forest, 0, end);
-        forest_total(forest_depth(0, end), N, forest.slots);
+        forest_total(forest_depth(0, end), N, forest.subtrees);
         for (size_t m = 0; m < end; m++)
             for (size_t i = 0; i < N; i++) forward[i] += leaf(m, i);
-        differ += memcmp(forward, forest.slots, sizeof forward) != 0;
+        differ += memcmp(forward, forest.subtrees, sizeof forward) != 0;
     }
     assert_true(differ > MOST / 2); /* else the tests above would prove little */
     forest_free(&forest);
@@ -177,7 +177,7 @@ static void parameters_share_a_block_and_leave_each_other_alone(void **state)
     Param b = {.name = (char *)"b", .rows = 1, .cols = 4, .offset = 6, .forest = &forest};
     Param untouched = {.name = (char *)"untouched", .rows = 1, .cols = 1, .offset = 10, .forest = &forest};
     assert_ok(forest_begin(&forest, 11, 2, 9));
-    for (size_t i = 0; i < forest.n_slots * 11; i++) forest.slots[i] = -1;
+    for (size_t i = 0; i < forest.n_subtrees * 11; i++) forest.subtrees[i] = -1;
     for (size_t m = 2; m < 9; m++) { /* interleaved in both ways */
         float *to_a = param_leaf(&a, m);
         for (size_t i = 0; i < 6; i++) to_a[i] = (float)(m * 10 + i);
@@ -189,10 +189,10 @@ static void parameters_share_a_block_and_leave_each_other_alone(void **state)
     }
     size_t n = forest_depth(2, 9); /* [2 3] [4 .. 7] [8] */
     assert_int_equal(n, 3);
-    for (size_t i = 0; i < n; i++) assert_true(*(forest.slots + i * 11 + untouched.offset) == -1);
-    for (size_t i = 0; i < 6; i++) assert_true(forest.slots[i] == (float)(50 + 2 * i) && forest.slots[11 + i] == (float)(220 + 4 * i));
+    for (size_t i = 0; i < n; i++) assert_true(*(forest.subtrees + i * 11 + untouched.offset) == -1);
+    for (size_t i = 0; i < 6; i++) assert_true(forest.subtrees[i] == (float)(50 + 2 * i) && forest.subtrees[11 + i] == (float)(220 + 4 * i));
     for (size_t i = 0; i < 4; i++)
-        assert_true(forest.slots[6 + i] == (float)(500 + 2 * i) && forest.slots[22 + 6 + i] == (float)(800 + i));
+        assert_true(forest.subtrees[6 + i] == (float)(500 + 2 * i) && forest.subtrees[22 + 6 + i] == (float)(800 + i));
     forest_free(&forest);
 }
 
@@ -201,15 +201,15 @@ static void memory_is_kept_for_smaller_layers_and_grows_for_larger_ones(void **s
     (void)state;
     Forest forest = {0};
     assert_ok(forest_begin(&forest, 100, 0, 20));
-    float *slots = forest.slots;
+    float *subtrees = forest.subtrees;
     size_t capacity = forest.capacity;
     assert_ok(forest_begin(&forest, 10, 0, 20));
-    assert_ptr_equal(forest.slots, slots);
+    assert_ptr_equal(forest.subtrees, subtrees);
     assert_int_equal(forest.capacity, capacity);
     assert_ok(forest_begin(&forest, 1000, 0, 20));
-    assert_true(forest.capacity >= forest.n_slots * 1000);
+    assert_true(forest.capacity >= forest.n_subtrees * 1000);
     forest_free(&forest);
-    assert_null(forest.slots);
+    assert_null(forest.subtrees);
     forest_free(&forest);
 }
 
@@ -218,9 +218,9 @@ static void memory_is_a_few_blocks_whatever_the_number_of_leaves(void **state)
     (void)state;
     Forest forest = {0};
     assert_ok(forest_begin(&forest, 1, 0, 10000));
-    assert_true(forest.n_slots <= 14);
+    assert_true(forest.n_subtrees <= 14);
     assert_ok(forest_begin(&forest, 1, 4097, 10000));
-    assert_true(forest.n_slots <= 26);
+    assert_true(forest.n_subtrees <= 26);
     forest_free(&forest);
 }
 

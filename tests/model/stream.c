@@ -20,9 +20,9 @@ static size_t least_of(Model *model, size_t extra_slots)
     StreamPlan plan;
     assert_ok(parts_cut(&parts, model, 0, true));
     assert_fails(parts_plan(&parts, 0, &plan, NULL), ERR_MEMORY, "at least");
-    size_t slot = (plan.cores.slot_bytes + plan.runs.slot_bytes), least = plan.least_bytes;
+    size_t buffer = (plan.cores.buffer_bytes + plan.runs.buffer_bytes), least = plan.least_bytes;
     parts_free(&parts);
-    return least + extra_slots * slot;
+    return least + extra_slots * buffer;
 }
 
 static bool same(const Weight *w, const Weight *plain)

@@ -17,7 +17,7 @@ static void what_stays_and_what_passes_are_all(const StreamPlan *plan, size_t n,
     for (size_t run = 0; run < 2; run++) {
         const StreamRing *ring = run ? &plan->runs : &plan->cores;
         for (size_t i = 0; i < n; i++)
-            if (parts[i].run == run && !resident[i]) assert_true(parts[i].bytes <= ring->slot_bytes && ring->n_slots > 0);
+            if (parts[i].run == run && !resident[i]) assert_true(parts[i].bytes <= ring->buffer_bytes && ring->n_buffers > 0);
     }
 }
 

@@ -16,9 +16,9 @@ typedef struct {
 } Case;
 
 /* Cores stay; runs of 10 bytes pass through so many slots, but for the first `stay` of them. */
-static void make(Case *c, size_t stay, size_t slots, double core, double experts)
+static void make(Case *c, size_t stay, size_t buffers, double core, double experts)
 {
-    *c = (Case){.parts = {.n_layers = L, .n = N, .first = (size_t *)(size_t)first, .parts = c->of}, .plan = {.runs = {.n_slots = slots}}};
+    *c = (Case){.parts = {.n_layers = L, .n = N, .first = (size_t *)(size_t)first, .parts = c->of}, .plan = {.runs = {.n_buffers = buffers}}};
     for (size_t p = 0, runs = 0; p < N; p++) {
         bool run = p % (1 + RUNS) != 0;
         c->of[p] = (Part){.run = run, .bytes = run ? 10 : 5};
@@ -52,9 +52,9 @@ static void the_disk_takes_what_is_read(void **state)
 {
     (void)state;
     Case c;
-    for (size_t slots = 1; slots <= 3; slots++) {
-        make(&c, 0, slots, 0, 0);
-        expect(seconds(&c, 0, 0, 1), 10.0 * (2 * (L * RUNS - (double)slots)));
+    for (size_t buffers = 1; buffers <= 3; buffers++) {
+        make(&c, 0, buffers, 0, 0);
+        expect(seconds(&c, 0, 0, 1), 10.0 * (2 * (L * RUNS - (double)buffers)));
     }
     make(&c, 0, 1, 0, 0);
     expect(seconds(&c, 0, L, 1), 10.0 * L * RUNS); /* upward again and again */

@@ -189,7 +189,7 @@ static Outcome run_cut(const Trial *trial, Arena *arena, size_t n_calls, const s
     size_t n_params = params_of(trial), offset = 0, doc = 0;
     Run run = {trial, who, train && n_params ? &forest : NULL, outcome_new(trial, arena)};
     if (run.forest) assert_ok(forest_begin(&forest, n_params, 0, whole->n_micro));
-    for (size_t i = 0; run.forest && i < forest.n_slots * n_params; i++) forest.slots[i] = NAN; /* a leaf is written whole */
+    for (size_t i = 0; run.forest && i < forest.n_subtrees * n_params; i++) forest.subtrees[i] = NAN; /* a leaf is written whole */
     for (size_t c = 0; c < n_calls; c++) {
         size_t end = doc;
         while (end < whole->n_docs && whole->doc_start[end] < whole->micro_start[cut[c + 1]]) end++;
@@ -197,11 +197,11 @@ static Outcome run_cut(const Trial *trial, Arena *arena, size_t n_calls, const s
         run_part(&run, &tape, &part);
         doc = end;
     }
-    if (run.forest) forest_total(forest_depth(0, whole->n_micro), n_params, forest.slots);
+    if (run.forest) forest_total(forest_depth(0, whole->n_micro), n_params, forest.subtrees);
     for (size_t i = 0; i < trial->n_in && run.forest; i++) {
         size_t n = trial->in[i].rows * trial->in[i].cols;
         if (!trial->in[i].param) continue;
-        memcpy(run.to.grad[i], forest.slots + offset, n * sizeof(float));
+        memcpy(run.to.grad[i], forest.subtrees + offset, n * sizeof(float));
         offset += n;
     }
     forest_free(&forest);

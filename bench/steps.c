@@ -228,7 +228,7 @@ static void add_memory(Json *record, const Bench *b)
     StreamStats stats = stream_stats(b->model->stream);
     size_t once = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.runs.resident_bytes, before = larger(once, b->warm.read_bytes);
     double steps = (double)(b->warm.read_bytes ? (size_t)b->config->steps : b->n_all); /* the first fills slots, too: left to the warm-up */
-    json_add_string(record, "parts", stream_describe((char[STREAM_TEXT_BYTES]){0}, &stats.plan));
+    json_add_string(record, "parts", stream_budget_describe((char[STREAM_TEXT_BYTES]){0}, &stats.plan));
     json_add_number(record, "read_bytes", (double)(stats.read_bytes - before) / steps);
     json_add_number(record, "waited_s", (stats.waited_seconds - b->warm.waited_seconds) / steps);
     json_add_bool(record, "spilled", p->budget.spilled);
@@ -408,13 +408,13 @@ static Err *fit(Bench *b)
     size_t limit, tokens = (size_t)c->tokens;
     Machine machine;
     bool known;
-    Work work = {.ranks = 1, .local_ranks = 1, .threads = (size_t)omp_get_max_threads(), .step_tokens = tokens, .longest = document_tokens(b),
+    StepWork work = {.ranks = 1, .local_ranks = 1, .threads = (size_t)omp_get_max_threads(), .step_tokens = tokens, .longest = document_tokens(b),
                  .micro_batch_tokens = micro_tokens(b), .group_tokens = (size_t)c->group_tokens, .keep_layers = (size_t)c->keep_layers, .data_bytes = 8 * tokens, .may_spill = true};
     TRY(budget_limit(&limit, c->memory_limit));
     TRY(budget_make(&b->plan.budget, b->model, b->adapter, &work, limit));
     TRY(machine_load(&machine, &known));
     if (known) TRY(plan_times(&b->plan, b->model, b->adapter, &work, &machine, matmul_is_bf16(), 1, 0));
-    const StreamPlan *w = &b->plan.budget.weights;
+    const StreamBudget *w = &b->plan.budget.weights;
     return b->plan.budget.streamed ? stream_open(b->model, w->limit_bytes, w->part_bytes, NULL) : NULL;
 }
 

@@ -33,7 +33,7 @@ void subject_close(Subject *s)
 Err *subject_fit(Subject *s, const SubjectSettings *settings, const SubjectWork *work, int64_t *group_tokens)
 {
     Budget budget;
-    Work all = {.ranks = 1, .local_ranks = 1, .threads = (size_t)omp_get_max_threads(), .step_tokens = work->tokens, .longest = work->longest,
+    StepWork all = {.ranks = 1, .local_ranks = 1, .threads = (size_t)omp_get_max_threads(), .step_tokens = work->tokens, .longest = work->longest,
                 .micro_batch_tokens = 1, .group_tokens = (size_t)*group_tokens, .data_bytes = work->bytes};
     TRY(budget_apply(&budget, s->model, NULL, &all, settings->memory_limit));
     *group_tokens = (int64_t)budget.group_tokens;

@@ -55,7 +55,7 @@ typedef struct {
     Model *model;
     Adapter *adapter;
     Machine machine;
-    Work work;
+    StepWork work;
     size_t limit;
     bool bf16; /* the compute path */
     Plan plan;
@@ -142,7 +142,7 @@ static void set_work(Planner *p)
     const PlanSettings *s = &p->settings;
     size_t tokens = s->tokens ? (size_t)s->tokens : 8192, longest = s->max_length ? (size_t)s->max_length : 2048;
     if (longest > tokens) longest = tokens;
-    p->work = (Work){.ranks = (size_t)(s->ranks * s->hosts), .local_ranks = (size_t)s->ranks, .threads = (size_t)(p->machine.cores / (double)s->ranks + 0.5),
+    p->work = (StepWork){.ranks = (size_t)(s->ranks * s->hosts), .local_ranks = (size_t)s->ranks, .threads = (size_t)(p->machine.cores / (double)s->ranks + 0.5),
                      .step_tokens = tokens, .longest = longest, .micro_batch_tokens = (size_t)s->micro_batch_tokens, .group_tokens = (size_t)s->group_tokens,
                      .keep_layers = (size_t)s->keep_layers, .data_bytes = 64 << 20, .may_spill = true};
     if (p->work.threads == 0) p->work.threads = 1;
@@ -159,11 +159,11 @@ typedef struct {
     size_t n;
     Part parts[16], all;
     bool fp8;
-} Parts;
+} StreamedParts;
 
 static Err *count(void *context, const char *name, const TensorSpec *spec)
 {
-    Parts *parts = context;
+    StreamedParts *parts = context;
     size_t i = 0, blocks = ((spec->rows + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK) * ((spec->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK);
     double n = (double)spec->rows * (double)spec->cols;
     DType dtype = spec->must_f32 ? DTYPE_F32 : parts->fp8 && spec->may_fp8 ? DTYPE_F8_E4M3 : DTYPE_BF16;
@@ -187,7 +187,7 @@ static void show_part(const Part *part)
 
 static Err *show_parts(const Planner *p, bool fp8)
 {
-    Parts parts = {.all.name = "together", .fp8 = fp8};
+    StreamedParts parts = {.all.name = "together", .fp8 = fp8};
     TRY(model_config_tensors(&p->model->config, false, count, &parts));
     printf("%s: %s, %zu layers\n  %-16s %12s %14s %14s %14s\n", p->name, family_name(p->model->config.family), p->model->n_layers, "part", "parameters", "BF16", "FP8", "F32");
     for (size_t i = 0; i < parts.n; i++) show_part(&parts.parts[i]);
@@ -198,11 +198,11 @@ static Err *show_parts(const Planner *p, bool fp8)
 static void show_memory(const Planner *p)
 {
     const Budget *b = &p->plan.budget;
-    const StreamPlan *w = &b->weights;
+    const StreamBudget *w = &b->weights;
     printf("memory of a host: %s of %s\n", BYTES(b->total), BYTES(b->limit));
     if (b->streamed)
-        printf("  weights          %s: embedding and head %s; %s\n", BYTES(stream_plan_bytes(w)), BYTES(w->fixed_bytes), stream_describe((char[STREAM_TEXT_BYTES]){0}, w));
-    else printf("  weights          %s: all\n", BYTES(w->fixed_bytes + stream_layer_bytes(w)));
+        printf("  weights          %s: embedding and head %s; %s\n", BYTES(stream_budget_bytes(w)), BYTES(w->fixed_bytes), stream_budget_describe((char[STREAM_TEXT_BYTES]){0}, w));
+    else printf("  weights          %s: all\n", BYTES(w->fixed_bytes + stream_budget_layer_bytes(w)));
     printf("  tapes            %s\n  boundaries       %s%s\n  adapter          %s (%zu parameters)\n  moments          %s\n  the rest         %s\n", BYTES(b->tapes),
            BYTES(b->layer_inputs), b->spilled ? "; the others in a file" : "", BYTES(b->adapter), p->adapter->n, BYTES(b->moments), BYTES(b->program + b->data));
     printf("  the least        %s\n", BYTES(b->least));
@@ -239,7 +239,7 @@ static Err *show_help(Planner *p, const char *config_path, bool fp8)
     double best = 1.05, gain;
     const char *what = NULL;
     for (int t = 0; t < TRIALS; t++) {
-        Work work = p->work;
+        StepWork work = p->work;
         size_t limit = p->limit;
         Model *model = p->model, *other = NULL;
         Adapter *adapter = p->adapter;

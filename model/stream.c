@@ -60,11 +60,11 @@ typedef struct {
 } Loan;
 
 struct Stream {
-    StreamPlan plan;
+    StreamBudget plan;
     StreamHost host;
     Model *model;
     size_t n_files;
-    Parts parts;
+    StreamedParts parts;
     Hold *holds;  /* [n + 1] */
     Loan *loans;  /* [n_layers] */
     size_t *where; /* [n + 1], shared */
@@ -149,7 +149,7 @@ static StreamBuffer *assign(const Stream *s, StreamBuffer *buffer, size_t part)
 static StreamBuffer *next_load(const Stream *s)
 {
     Shared *shared = s->shared;
-    const Parts *parts = &s->parts;
+    const StreamedParts *parts = &s->parts;
     bool full[2] = {false, false}; /* no slot to spare: of cores, of runs */
     for (size_t i = 0; i < shared->n_buffers; i++)
         if (shared->buffers[i].state == LOADING && shared->buffers[i].taken < parts->parts[shared->buffers[i].part].n_pieces) return &shared->buffers[i];
@@ -189,7 +189,7 @@ static void *reader(void *context)
             pthread_cond_wait(&shared->changed, &shared->lock);
             continue;
         }
-        const Part *part = &s->parts.parts[buffer->part];
+        const StreamedPart *part = &s->parts.parts[buffer->part];
         const PartPiece *piece = &part->pieces[buffer->taken++];
         DirectFile *file = &s->files[piece->shard];
         pthread_mutex_unlock(&shared->lock);
@@ -211,7 +211,7 @@ static void *reader(void *context)
 static Err *acquire_part(Stream *s, size_t p)
 {
     Shared *shared = s->shared;
-    const Part *part = &s->parts.parts[p];
+    const StreamedPart *part = &s->parts.parts[p];
     StreamBuffer *buffer = slot_of(s, p);
     double began = log_seconds();
     while (!shared->failed && !(buffer && buffer->state == READY)) {
@@ -240,7 +240,7 @@ static Err *acquire_at(Stream *s, size_t visit, size_t p)
 /* Lock held. */
 static void release_part(Stream *s, size_t p)
 {
-    const Part *part = &s->parts.parts[p];
+    const StreamedPart *part = &s->parts.parts[p];
     for (size_t i = 0; i < part->n_refs; i++) *part->refs[i].pointer = part->refs[i].mapped;
     s->shared->buffers[s->holds[p].buffer].holders--;
     s->holds[p].held = false;
@@ -387,9 +387,9 @@ static Err *open_into(Stream *s, size_t limit, size_t part_bytes)
     TRY(parts_cut(&s->parts, s->model, part_bytes, false));
     TRY(mem_new(&s->holds, s->parts.n + 1, sizeof *s->holds));
     TRY(mem_new(&resident, s->parts.n, sizeof *resident));
-    Err *err = parts_plan(&s->parts, limit, &s->plan, resident);
+    Err *err = parts_budget(&s->parts, limit, &s->plan, resident);
     size_t n_buffers = 1 + s->plan.cores.n_resident + s->plan.cores.n_buffers + s->plan.runs.n_resident + s->plan.runs.n_buffers;
-    if (!err) err = map_memory(s, shared_bytes(s, n_buffers) + stream_plan_bytes(&s->plan));
+    if (!err) err = map_memory(s, shared_bytes(s, n_buffers) + stream_budget_bytes(&s->plan));
     if (!err) s->where = (size_t *)(void *)(s->shared->buffers + n_buffers);
     if (!err && s->host.rank == 0) lay_out(s, resident, n_buffers);
     free(resident);

@@ -26,7 +26,7 @@ typedef struct {
     int leader, fd;  /* of the leader: process id, descriptor of its memory; out for the leader, in for others */
 } StreamHost;
 
-/* Move the model's weights from the mapping into at most limit_bytes of memory, in parts of part_bytes at the most (StreamPlan).
+/* Move the model's weights from the mapping into at most limit_bytes of memory, in parts of part_bytes at the most (StreamBudget).
  * host NULL: one process.
  * model_close ends it. The leader of several calls first. */
 MUST_USE Err *stream_open(Model *model, size_t limit_bytes, size_t part_bytes, StreamHost *host);
@@ -40,7 +40,7 @@ MUST_USE Err *stream_acquire(Stream *stream, size_t l);
 void stream_release(Stream *stream, size_t l);
 
 typedef struct {
-    StreamPlan plan;
+    StreamBudget plan;
     size_t read_bytes;      /* by the leader's readers */
     double waited_seconds;  /* of this process in acquire */
     bool direct;            /* every file so far */

@@ -6,11 +6,11 @@
 
 #include <stdio.h>
 
-size_t stream_runs(const StreamLayer *layer, size_t most)
+size_t stream_budget_chunks(const StreamLayer *layer, size_t most)
 {
     size_t experts = layer->n_experts * layer->expert;
-    if (layer->core + experts <= most || layer->n_experts <= STREAM_LEAST_RUN) return 0;
-    size_t fit = most / layer->expert, per_run = fit > STREAM_LEAST_RUN ? fit : STREAM_LEAST_RUN;
+    if (layer->core + experts <= most || layer->n_experts <= STREAM_MIN_CHUNK) return 0;
+    size_t fit = most / layer->expert, per_run = fit > STREAM_MIN_CHUNK ? fit : STREAM_MIN_CHUNK;
     return (layer->n_experts + per_run - 1) / per_run;
 }
 
@@ -18,7 +18,7 @@ static bool fits(size_t most, size_t left, size_t n, const StreamLayer *layers)
 {
     size_t core = 0, run = 0;
     for (size_t l = 0; l < n; l++) {
-        size_t runs = stream_runs(&layers[l], most), experts = runs ? (layers[l].n_experts + runs - 1) / runs : 0;
+        size_t runs = stream_budget_chunks(&layers[l], most), experts = runs ? (layers[l].n_experts + runs - 1) / runs : 0;
         size_t bytes = layers[l].core + (runs ? 0 : layers[l].n_experts * layers[l].expert);
         if (bytes > core) core = bytes;
         if (experts * layers[l].expert > run) run = experts * layers[l].expert;
@@ -26,7 +26,7 @@ static bool fits(size_t most, size_t left, size_t n, const StreamLayer *layers)
     return core + run <= left;
 }
 
-size_t stream_part_most(size_t left, size_t n, const StreamLayer *layers)
+size_t stream_budget_part_max(size_t left, size_t n, const StreamLayer *layers)
 {
     size_t most = left / 8;
     while (most > 0 && !fits(most, left, n, layers)) most /= 2;
@@ -45,12 +45,12 @@ static size_t set_ring(StreamRing *ring, bool run, size_t r, size_t buffers, siz
         if (parts[i].run != run) continue;
         bool stay = stays(at++, r, of);
         if (stay) ring->resident_bytes += parts[i].bytes;
-        else ring->pass_bytes += parts[i].bytes;
+        else ring->streamed_bytes += parts[i].bytes;
         if (!stay && parts[i].bytes > ring->buffer_bytes) ring->buffer_bytes = parts[i].bytes;
         if (resident) resident[i] = stay;
     }
     ring->n_buffers = buffers < of - r ? buffers : of - r;
-    return stream_ring_bytes(ring);
+    return stream_budget_ring_bytes(ring);
 }
 
 /* Three slots hide the unevenness of a disk, two let reading and computing overlap, one works. Three only where they leave
@@ -66,16 +66,16 @@ static void fill_ring(StreamRing *ring, bool run, size_t left, size_t n, const S
 }
 
 /* Cores between runs are small: all stay where they leave three quarters to the runs, else two slots pass them. */
-static void fill_cores(StreamPlan *p, size_t left, size_t n, const StreamPart *parts, bool *resident)
+static void fill_cores(StreamBudget *p, size_t left, size_t n, const StreamPart *parts, bool *resident)
 {
     size_t run = p->runs.buffer_bytes, core = p->cores.buffer_bytes, all = set_ring(&p->cores, false, p->cores.n, 0, n, parts, resident);
     if (all <= left / 4 && all + run <= left) return;
     set_ring(&p->cores, false, 0, 2 * (core + run) <= left ? 2 : 1, n, parts, resident);
 }
 
-Err *stream_plan(StreamPlan *plan, size_t limit, size_t fixed, size_t n, const StreamPart *parts, bool *resident)
+Err *stream_budget(StreamBudget *plan, size_t limit, size_t fixed, size_t n, const StreamPart *parts, bool *resident)
 {
-    *plan = (StreamPlan){.limit_bytes = limit, .fixed_bytes = fixed};
+    *plan = (StreamBudget){.limit_bytes = limit, .fixed_bytes = fixed};
     for (size_t i = 0; i < n; i++) (parts[i].run ? &plan->runs : &plan->cores)->n++;
     plan->least_bytes = fixed + set_ring(&plan->cores, false, 0, 1, n, parts, NULL) + set_ring(&plan->runs, true, 0, 1, n, parts, NULL);
     if (limit < plan->least_bytes) return err_new(ERR_MEMORY, "weights need %s at least: embedding and head, and one part of a layer at a time", BYTES(plan->least_bytes));
@@ -85,7 +85,7 @@ Err *stream_plan(StreamPlan *plan, size_t limit, size_t fixed, size_t n, const S
         return NULL;
     }
     fill_cores(plan, left, n, parts, resident);
-    fill_ring(&plan->runs, true, left - stream_ring_bytes(&plan->cores), n, parts, resident);
+    fill_ring(&plan->runs, true, left - stream_budget_ring_bytes(&plan->cores), n, parts, resident);
     return NULL;
 }
 
@@ -96,7 +96,7 @@ static int describe_ring(char *text, size_t room, const StreamRing *r, const cha
     return n;
 }
 
-const char *stream_describe(char text[STREAM_TEXT_BYTES], const StreamPlan *p)
+const char *stream_budget_describe(char text[STREAM_TEXT_BYTES], const StreamBudget *p)
 {
     int n = describe_ring(text, STREAM_TEXT_BYTES, &p->cores, p->runs.n ? "layers without their experts" : "layers");
     if (p->runs.n == 0) return text;

@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { STREAM_LEAST_RUN = 8 }; /* experts; threads must have something to share */
+enum { STREAM_MIN_CHUNK = 8 }; /* experts; threads must have something to share */
 #define STREAM_WHOLE SIZE_MAX
 
 /* A layer's bytes: all but its experts, and those, one like another. */
@@ -31,7 +31,7 @@ typedef struct {
 typedef struct {
     size_t n, n_resident, resident_bytes;
     size_t n_buffers, buffer_bytes;
-    size_t pass_bytes; /* of those that pass */
+    size_t streamed_bytes; /* of those that pass */
 } StreamRing;
 
 typedef struct {
@@ -40,28 +40,28 @@ typedef struct {
     size_t fixed_bytes; /* embedding and head */
     size_t least_bytes; /* the smallest limit that works with these parts */
     StreamRing cores, runs;
-} StreamPlan;
+} StreamBudget;
 
 /* Into how many runs a layer's experts are cut when a part may take `most` bytes; 0: the layer is one part. */
-size_t stream_runs(const StreamLayer *layer, size_t most);
+size_t stream_budget_chunks(const StreamLayer *layer, size_t most);
 
 /* The most bytes of a part: an eighth of what is left for layers, halved until a core and a run fit. */
-size_t stream_part_most(size_t left, size_t n, const StreamLayer *layers);
+size_t stream_budget_part_max(size_t left, size_t n, const StreamLayer *layers);
 
 /* The plan for parts in the order of their layers. resident [n] is filled; NULL: not wanted.
  * Fails: ERR_MEMORY when not even one slot of each kind fits; least_bytes is right then, too. */
-MUST_USE Err *stream_plan(StreamPlan *plan, size_t limit_bytes, size_t fixed_bytes, size_t n, const StreamPart *parts, bool *resident);
+MUST_USE Err *stream_budget(StreamBudget *plan, size_t limit_bytes, size_t fixed_bytes, size_t n, const StreamPart *parts, bool *resident);
 
 /* "21 of 21 layers without their experts stay (1.2 GiB); 5 of 40 runs of experts stay (3.7 GiB), the others pass through 3 slots of 766 MiB". */
 enum { STREAM_TEXT_BYTES = 256 };
-const char *stream_describe(char text[STREAM_TEXT_BYTES], const StreamPlan *plan);
+const char *stream_budget_describe(char text[STREAM_TEXT_BYTES], const StreamBudget *plan);
 
 /* Memory that it takes, all weights that there are, and those of them that pass once and with every group. */
-static inline size_t stream_ring_bytes(const StreamRing *r) { return r->resident_bytes + r->n_buffers * r->buffer_bytes; }
-static inline size_t stream_plan_bytes(const StreamPlan *p) { return p->fixed_bytes + stream_ring_bytes(&p->cores) + stream_ring_bytes(&p->runs); }
-static inline size_t stream_layer_bytes(const StreamPlan *p)
+static inline size_t stream_budget_ring_bytes(const StreamRing *r) { return r->resident_bytes + r->n_buffers * r->buffer_bytes; }
+static inline size_t stream_budget_bytes(const StreamBudget *p) { return p->fixed_bytes + stream_budget_ring_bytes(&p->cores) + stream_budget_ring_bytes(&p->runs); }
+static inline size_t stream_budget_layer_bytes(const StreamBudget *p)
 {
-    return p->cores.resident_bytes + p->cores.pass_bytes + p->runs.resident_bytes + p->runs.pass_bytes;
+    return p->cores.resident_bytes + p->cores.streamed_bytes + p->runs.resident_bytes + p->runs.streamed_bytes;
 }
 
 #endif

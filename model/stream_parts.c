@@ -17,7 +17,7 @@ static int by_offset(const void *a, const void *b)
     return (x->offset > y->offset) - (x->offset < y->offset);
 }
 
-static void add_ref(Part *part, const Weights *weights, const void **pointer, size_t bytes)
+static void add_ref(StreamedPart *part, const Weights *weights, const void **pointer, size_t bytes)
 {
     PartRef *ref = &part->refs[part->n_refs++];
     *ref = (PartRef){.pointer = pointer, .mapped = *pointer, .bytes = bytes};
@@ -31,7 +31,7 @@ static size_t scale_bytes(const Weight *w)
 
 static size_t data_bytes(const Weight *w) { return w->rows * w->cols * dtype_bytes(w->dtype); }
 
-static void add_weight(Part *part, const Weights *weights, Weight *w)
+static void add_weight(StreamedPart *part, const Weights *weights, Weight *w)
 {
     if (!w->data) return;
     add_ref(part, weights, &w->data, data_bytes(w));
@@ -39,7 +39,7 @@ static void add_weight(Part *part, const Weights *weights, Weight *w)
 }
 
 /* Tensors that lie near each other in a shard share a span; tensors of a layer are neighbours in every published model. */
-static size_t set_places(Part *part, PartPiece *spans)
+static size_t set_places(StreamedPart *part, PartPiece *spans)
 {
     size_t n = 0;
     qsort(part->refs, part->n_refs, sizeof *part->refs, by_offset);
@@ -60,7 +60,7 @@ static size_t set_places(Part *part, PartPiece *spans)
     return n;
 }
 
-static Err *cut_pieces(Part *part)
+static Err *cut_pieces(StreamedPart *part)
 {
     PartPiece *spans;
     TRY(mem_new(&spans, part->n_refs, sizeof *spans));
@@ -75,7 +75,7 @@ static Err *cut_pieces(Part *part)
     return err;
 }
 
-static void drop(Part *part)
+static void drop(StreamedPart *part)
 {
     free(part->refs);
     free(part->pieces);
@@ -84,7 +84,7 @@ static void drop(Part *part)
 }
 
 /* n matrices, and the experts' of [begin, end). */
-static Err *make_part(Part *part, const Weights *weights, size_t n, Weight *const *list, Weight *experts, size_t begin, size_t end, bool sizes_only)
+static Err *make_part(StreamedPart *part, const Weights *weights, size_t n, Weight *const *list, Weight *experts, size_t begin, size_t end, bool sizes_only)
 {
     TRY(mem_new(&part->refs, 2 * (n + 3 * (end - begin)), sizeof *part->refs));
     for (size_t i = 0; i < n; i++) add_weight(part, weights, list[i]);
@@ -131,23 +131,23 @@ Err *parts_size(Model *model, size_t limit, size_t *part_bytes)
     StreamLayer *sizes;
     size_t fixed = room_of(&model->embed_tokens) + room_of(&model->lm_head);
     TRY(sizes_of(model, &sizes));
-    *part_bytes = stream_part_most(limit > fixed ? limit - fixed : 0, model->n_layers, sizes);
+    *part_bytes = stream_budget_part_max(limit > fixed ? limit - fixed : 0, model->n_layers, sizes);
     free(sizes);
     return NULL;
 }
 
 /* How many runs each layer has, into first[]: the numbers of cores. */
-static Err *number_parts(Parts *p, Model *model, size_t part_bytes)
+static Err *number_parts(StreamedParts *p, Model *model, size_t part_bytes)
 {
     StreamLayer *sizes;
     TRY(sizes_of(model, &sizes));
-    for (size_t l = 0; l < model->n_layers; l++) p->first[l + 1] = p->first[l] + 1 + stream_runs(&sizes[l], part_bytes);
+    for (size_t l = 0; l < model->n_layers; l++) p->first[l + 1] = p->first[l] + 1 + stream_budget_chunks(&sizes[l], part_bytes);
     p->n = p->first[model->n_layers];
     free(sizes);
     return NULL;
 }
 
-static Err *make_layer(Parts *p, Model *model, size_t l, bool sizes_only)
+static Err *make_layer(StreamedParts *p, Model *model, size_t l, bool sizes_only)
 {
     Layer *x = &model->layers[l];
     size_t E = x->dense ? 0 : model->router.E, core = p->first[l], runs = p->first[l + 1] - core - 1;
@@ -162,10 +162,10 @@ static Err *make_layer(Parts *p, Model *model, size_t l, bool sizes_only)
     return NULL;
 }
 
-static Err *cut(Parts *p, Model *model, size_t part_bytes, bool sizes_only)
+static Err *cut(StreamedParts *p, Model *model, size_t part_bytes, bool sizes_only)
 {
     size_t L = model->n_layers;
-    Part ends = {0};
+    StreamedPart ends = {0};
     TRY(mem_new(&p->first, L + 1, sizeof *p->first));
     Err *err = make_part(&ends, model->weights, 2, (Weight *[]){&model->embed_tokens, &model->lm_head}, NULL, 0, 0, sizes_only);
     if (!err) err = number_parts(p, model, part_bytes);
@@ -180,28 +180,28 @@ static Err *cut(Parts *p, Model *model, size_t part_bytes, bool sizes_only)
     return NULL;
 }
 
-void parts_free(Parts *p)
+void parts_free(StreamedParts *p)
 {
     for (size_t i = 0; i <= p->n && p->parts; i++) drop(&p->parts[i]);
     free(p->first);
     free(p->begin);
     free(p->parts);
-    *p = (Parts){0};
+    *p = (StreamedParts){0};
 }
 
-Err *parts_plan(const Parts *p, size_t limit, StreamPlan *plan, bool *resident)
+Err *parts_budget(const StreamedParts *p, size_t limit, StreamBudget *plan, bool *resident)
 {
     StreamPart *sizes;
     TRY(mem_new(&sizes, p->n, sizeof *sizes));
     for (size_t i = 0; i < p->n; i++) sizes[i] = (StreamPart){p->parts[i].bytes, p->parts[i].run};
-    Err *err = stream_plan(plan, limit, p->parts[p->n].bytes, p->n, sizes, resident);
+    Err *err = stream_budget(plan, limit, p->parts[p->n].bytes, p->n, sizes, resident);
     free(sizes);
     return err;
 }
 
-Err *parts_cut(Parts *p, Model *model, size_t part_bytes, bool sizes_only)
+Err *parts_cut(StreamedParts *p, Model *model, size_t part_bytes, bool sizes_only)
 {
-    *p = (Parts){.n_layers = model->n_layers};
+    *p = (StreamedParts){.n_layers = model->n_layers};
     Err *err = cut(p, model, part_bytes, sizes_only);
     if (err) parts_free(p);
     return err;

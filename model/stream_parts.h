@@ -25,24 +25,24 @@ typedef struct {
     size_t n_refs, n_pieces, bytes;
     PartRef *refs;
     PartPiece *pieces;
-} Part;
+} StreamedPart;
 
 typedef struct {
     size_t n_layers, n;
     size_t *first;     /* [n_layers + 1] a layer's core; its runs follow */
     size_t *begin;     /* first expert of each run of layer l and E: from begin[first[l]] on, one number for each part of the layer */
-    Part *parts;       /* [n + 1] */
-} Parts;
+    StreamedPart *parts;       /* [n + 1] */
+} StreamedParts;
 
 /* Cut so that a part takes part_bytes at the most, where it can be cut; sizes_only: without refs and pieces.
  * Owner: the caller, until parts_free, which takes empty (all zero) ones, too. */
-MUST_USE Err *parts_cut(Parts *parts, Model *model, size_t part_bytes, bool sizes_only);
+MUST_USE Err *parts_cut(StreamedParts *parts, Model *model, size_t part_bytes, bool sizes_only);
 
-/* The most that parts should take under a limit: as stream_part_most says. */
+/* The most that parts should take under a limit: as stream_budget_part_max says. */
 MUST_USE Err *parts_size(Model *model, size_t limit_bytes, size_t *part_bytes);
-void parts_free(Parts *parts);
+void parts_free(StreamedParts *parts);
 
 /* The plan for parts; resident [n], or NULL. */
-MUST_USE Err *parts_plan(const Parts *parts, size_t limit_bytes, StreamPlan *plan, bool *resident);
+MUST_USE Err *parts_budget(const StreamedParts *parts, size_t limit_bytes, StreamBudget *plan, bool *resident);
 
 #endif

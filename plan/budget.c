@@ -13,14 +13,14 @@ enum { PROGRAM_BYTES = 32 << 20, /* code, libraries, stacks, tables of tensors *
        PAGE_TABLES = 256 };        /* 8 bytes for each page of 4 KiB, and as much for what the kernel keeps beside them */
 
 /* The most rows of one rank: whole micro-batches are shared out. */
-static size_t rank_tokens(const Work *work)
+static size_t rank_tokens(const StepWork *work)
 {
     size_t even = work->step_tokens / work->ranks, most = even + larger(work->longest, work->micro_batch_tokens);
     return work->ranks == 1 || most > work->step_tokens ? work->step_tokens : most;
 }
 
 /* Of all ranks of the host, in groups of T rows. */
-static Err *count_tapes(Budget *b, const Model *model, const Adapter *adapter, const Work *work, size_t T)
+static Err *count_tapes(Budget *b, const Model *model, const Adapter *adapter, const StepWork *work, size_t T)
 {
     TRY(tapes_bytes(&b->tapes, model, adapter, &(TapeWork){.rows = rank_tokens(work), .T = T, .longest = work->longest, .micro_batch_tokens = work->micro_batch_tokens, .threads = work->threads, .kept_layers = work->keep_layers}));
     b->tapes *= work->local_ranks;
@@ -29,7 +29,7 @@ static Err *count_tapes(Budget *b, const Model *model, const Adapter *adapter, c
 
 static size_t lowest_of(const Model *model, const Adapter *adapter) { return adapter ? adapter_lowest_layer(adapter) : model->n_layers; }
 
-static size_t layer_input_bytes(const Model *model, const Adapter *adapter, const Work *work, bool spilled)
+static size_t layer_input_bytes(const Model *model, const Adapter *adapter, const StepWork *work, bool spilled)
 {
     size_t rows = rank_tokens(work), buffers = model->n_layers - lowest_of(model, adapter) + 1;
     if (spilled) buffers = 2;
@@ -37,7 +37,7 @@ static size_t layer_input_bytes(const Model *model, const Adapter *adapter, cons
 }
 
 /* What was chosen on the way up: experts, and a bit for every key where an indexer leaves some out. */
-static size_t choice_bytes(const Model *model, const Work *work)
+static size_t choice_bytes(const Model *model, const StepWork *work)
 {
     size_t rows = rank_tokens(work), bytes = 0;
     for (size_t l = 0; l < model->n_layers; l++) {
@@ -48,7 +48,7 @@ static size_t choice_bytes(const Model *model, const Work *work)
 }
 
 /* Gradients of one layer wait at the levels of the tree of micro-batches. */
-static size_t forest_bytes(const Adapter *adapter, const Work *work)
+static size_t forest_bytes(const Adapter *adapter, const StepWork *work)
 {
     size_t largest = 0, levels = 2, micro = work->step_tokens / larger(work->micro_batch_tokens, 1) / work->ranks + 1;
     for (size_t l = 0; l < adapter->n_layers; l++) largest = larger(largest, adapter->layers[l].n);
@@ -60,7 +60,7 @@ static size_t held(const Budget *b) { return b->program + b->data + b->adapter +
 
 /* The bytes that parts from layer `from` on pass through slots, their experts `laps` times: in one more lap the slots still
  * have all but one of what they can hold. */
-static size_t pass_bytes(const Parts *parts, const bool *resident, const StreamRing *runs, size_t from, size_t laps)
+static size_t streamed_bytes(const StreamedParts *parts, const bool *resident, const StreamRing *runs, size_t from, size_t laps)
 {
     size_t sum = 0, kept = runs->n_buffers ? (runs->n_buffers - 1) * runs->buffer_bytes : 0;
     for (size_t l = from; l < parts->n_layers; l++) {
@@ -72,11 +72,11 @@ static size_t pass_bytes(const Parts *parts, const bool *resident, const StreamR
 }
 
 /* What a step reads: slots still hold the last parts at the top, and at the bottom where that is layer 0. */
-static size_t step_bytes(const Parts *parts, const bool *resident, const StreamPlan *w, const Adapter *adapter, size_t lowest, size_t laps)
+static size_t step_bytes(const StreamedParts *parts, const bool *resident, const StreamBudget *w, const Adapter *adapter, size_t lowest, size_t laps)
 {
-    size_t turn = w->cores.n_buffers * w->cores.buffer_bytes + w->runs.n_buffers * w->runs.buffer_bytes, up = pass_bytes(parts, resident, &w->runs, 0, laps);
+    size_t turn = w->cores.n_buffers * w->cores.buffer_bytes + w->runs.n_buffers * w->runs.buffer_bytes, up = streamed_bytes(parts, resident, &w->runs, 0, laps);
     if (!adapter) return up;
-    size_t down = pass_bytes(parts, resident, &w->runs, lowest, laps);
+    size_t down = streamed_bytes(parts, resident, &w->runs, lowest, laps);
     return up - (lowest ? 0 : least(up, turn)) + down - least(down, turn);
 }
 
@@ -84,13 +84,13 @@ static size_t step_bytes(const Parts *parts, const bool *resident, const StreamP
 static Err *fit_parts(Budget *b, Model *model, const Adapter *adapter, size_t laps, size_t part_bytes)
 {
     size_t share = b->limit - least(b->limit, held(b));
-    Parts parts;
+    StreamedParts parts;
     bool *resident = NULL;
     TRY(parts_cut(&parts, model, part_bytes, true));
     Err *err = mem_new(&resident, parts.n, sizeof *resident);
-    if (!err) err = parts_plan(&parts, share, &b->weights, resident);
+    if (!err) err = parts_budget(&parts, share, &b->weights, resident);
     b->weights.part_bytes = part_bytes;
-    b->streamed = !err && share < b->weights.fixed_bytes + stream_layer_bytes(&b->weights);
+    b->streamed = !err && share < b->weights.fixed_bytes + stream_budget_layer_bytes(&b->weights);
     b->read_bytes = b->streamed ? step_bytes(&parts, resident, &b->weights, adapter, lowest_of(model, adapter), laps) : 0;
     free(resident);
     parts_free(&parts);
@@ -119,7 +119,7 @@ static Err *fit_weights(Budget *b, Model *model, const Adapter *adapter, size_t 
     return NULL;
 }
 
-static Err *fit_group(Budget *b, Model *model, const Adapter *adapter, const Work *work, size_t T)
+static Err *fit_group(Budget *b, Model *model, const Adapter *adapter, const StepWork *work, size_t T)
 {
     TRY(count_tapes(b, model, adapter, work, T));
     return fit_weights(b, model, adapter, (rank_tokens(work) + T - 1) / T);
@@ -127,7 +127,7 @@ static Err *fit_group(Budget *b, Model *model, const Adapter *adapter, const Wor
 
 /* Groups as asked for, or by halves smaller where that saves a quarter of what is read: their tapes leave more to weights. Large
  * groups multiply faster. Fails: when none fits. */
-static Err *choose_group(Budget *b, Model *model, const Adapter *adapter, const Work *work)
+static Err *choose_group(Budget *b, Model *model, const Adapter *adapter, const StepWork *work)
 {
     size_t rows = rank_tokens(work), floor = least(larger(work->longest, work->micro_batch_tokens), rows);
     size_t T = least(work->group_tokens ? larger(work->group_tokens, floor) : rows, rows);
@@ -149,7 +149,7 @@ static Err *choose_group(Budget *b, Model *model, const Adapter *adapter, const 
     return NULL;
 }
 
-static Err *too_small(const Budget *b, const Work *work)
+static Err *too_small(const Budget *b, const StepWork *work)
 {
     return err_new(ERR_MEMORY, "memory_limit is %s; this run needs %zuMiB at least: weights %s (embedding, head, the largest part of a layer), tapes %s, boundaries %s, adapter and moments %s, the rest %s. "
                    "What else would help: shorter documents (max_length %zu now)%s%s, fewer ranks on the host, FP8 weights",
@@ -158,21 +158,21 @@ static Err *too_small(const Budget *b, const Work *work)
 }
 
 /* The least: smallest groups, boundaries spilled when they may be, one slot of each kind. */
-static Err *find_least(Budget *b, Model *model, const Adapter *adapter, const Work *work)
+static Err *find_least(Budget *b, Model *model, const Adapter *adapter, const StepWork *work)
 {
-    Parts parts;
+    StreamedParts parts;
     TRY(parts_cut(&parts, model, 0, true));
-    err_free(parts_plan(&parts, 0, &b->weights, NULL));
+    err_free(parts_budget(&parts, 0, &b->weights, NULL));
     parts_free(&parts);
     TRY(count_tapes(b, model, adapter, work, least(larger(work->longest, work->micro_batch_tokens), rank_tokens(work))));
     b->layer_inputs = work->local_ranks * layer_input_bytes(model, adapter, work, work->may_spill);
-    size_t tables = (b->weights.fixed_bytes + stream_layer_bytes(&b->weights)) / PAGE_TABLES, sum = held(b) + b->weights.least_bytes;
+    size_t tables = (b->weights.fixed_bytes + stream_budget_layer_bytes(&b->weights)) / PAGE_TABLES, sum = held(b) + b->weights.least_bytes;
     b->least = sum + least(sum / (PAGE_TABLES - 1) + 1, tables); /* tables are a share of the limit itself */
     b->program += least(b->limit / PAGE_TABLES, tables);
     return b->limit < b->least ? too_small(b, work) : NULL;
 }
 
-static Err *share_out(Budget *b, Model *model, const Adapter *adapter, const Work *work)
+static Err *share_out(Budget *b, Model *model, const Adapter *adapter, const StepWork *work)
 {
     size_t choices = choice_bytes(model, work) * work->local_ranks;
     b->program = work->local_ranks * (PROGRAM_BYTES + model->rope.n * 8) + choices;
@@ -195,12 +195,12 @@ static Err *share_out(Budget *b, Model *model, const Adapter *adapter, const Wor
     return choose_group(b, model, adapter, work);
 }
 
-Err *budget_make(Budget *b, Model *model, const Adapter *adapter, const Work *work, size_t limit)
+Err *budget_make(Budget *b, Model *model, const Adapter *adapter, const StepWork *work, size_t limit)
 {
     *b = (Budget){.limit = limit};
     TRY(share_out(b, model, adapter, work));
-    const StreamPlan *w = &b->weights;
-    b->total = held(b) + (b->streamed ? stream_plan_bytes(w) : w->fixed_bytes + stream_layer_bytes(w));
+    const StreamBudget *w = &b->weights;
+    b->total = held(b) + (b->streamed ? stream_budget_bytes(w) : w->fixed_bytes + stream_budget_layer_bytes(w));
     if (b->spilled) b->scratch_bytes = 2 * work->local_ranks * (layer_input_bytes(model, adapter, work, false) - layer_input_bytes(model, adapter, work, true));
     return NULL;
 }
@@ -213,7 +213,7 @@ Err *budget_limit(size_t *bytes, const char *limit)
     return NULL;
 }
 
-Err *budget_apply(Budget *b, Model *model, const Adapter *adapter, const Work *work, const char *limit)
+Err *budget_apply(Budget *b, Model *model, const Adapter *adapter, const StepWork *work, const char *limit)
 {
     size_t bytes;
     TRY(budget_limit(&bytes, limit));

@@ -18,12 +18,12 @@ typedef struct {
     size_t keep_layers;
     size_t data_bytes;              /* of the data set, per rank */
     bool may_spill;                 /* there is a scratch_dir */
-} Work;
+} StepWork;
 
 typedef struct {
     size_t limit;
     size_t program, data, adapter, moments, layer_inputs, tapes; /* memory by kind */
-    StreamPlan weights;             /* weights.limit_bytes is their share */
+    StreamBudget weights;             /* weights.limit_bytes is their share */
     size_t group_tokens;            /* chosen; 0: all */
     bool spilled, streamed;         /* boundaries in a file; weights larger than their share */
     size_t total;                   /* of all of the above */
@@ -32,11 +32,11 @@ typedef struct {
 } Budget;
 
 /* adapter NULL: evaluation. Fails: ERR_MEMORY saying the least that works and what would help; *budget is filled then, too. */
-MUST_USE Err *budget_make(Budget *budget, Model *model, const Adapter *adapter, const Work *work, size_t limit);
+MUST_USE Err *budget_make(Budget *budget, Model *model, const Adapter *adapter, const StepWork *work, size_t limit);
 
 /* The budget of one process without adapter's training, and its weights streamed when they must be. limit NULL: what is
  * free less a tenth. */
-MUST_USE Err *budget_apply(Budget *budget, Model *model, const Adapter *adapter, const Work *work, const char *limit);
+MUST_USE Err *budget_apply(Budget *budget, Model *model, const Adapter *adapter, const StepWork *work, const char *limit);
 
 /* What memory_limit says, or what is free less a tenth. */
 MUST_USE Err *budget_limit(size_t *bytes, const char *limit);

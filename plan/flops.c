@@ -2,7 +2,7 @@
 
 #include "model/count.h"
 
-PassCounts flops_passes(const Model *model, const Adapter *adapter, const Work *work, size_t l)
+PassCounts flops_passes(const Model *model, const Adapter *adapter, const StepWork *work, size_t l)
 {
     if (!adapter || l < adapter_lowest_layer(adapter)) return (PassCounts){1, 0, 0};
     return (PassCounts){1, l + work->keep_layers >= model->n_layers ? 0 : 1, 1};
@@ -16,7 +16,7 @@ static double size_of(const Weight *w) { return w->data ? (double)w->rows * (dou
 static double both_ways(PassCounts p, Cost forward, Cost backward) { return forwards(p) * forward.flop + p.backward * backward.flop; }
 
 /* Documents as long as the longest. */
-static void add_attention(Flops *f, const Model *model, const Layer *x, const Work *work, PassCounts p)
+static void add_attention(Flops *f, const Model *model, const Layer *x, const StepWork *work, PassCounts p)
 {
     const AttentionShape *a = &model->attention;
     size_t n = work->longest, top_k = model->index.top_k, R = x->kv_up.cols;
@@ -36,14 +36,14 @@ static void add_attention(Flops *f, const Model *model, const Layer *x, const Wo
     *(x->indexer ? &f->exact : &f->frozen) += 2 * tokens * size_of(&x->q_down) * all(p);
 }
 
-static void add_mlp(Flops *f, const Layer *x, const Work *work, PassCounts p)
+static void add_mlp(Flops *f, const Layer *x, const StepWork *work, PassCounts p)
 {
     double tokens = (double)work->step_tokens;
     f->frozen += 2 * tokens * (size_of(&x->gate) + size_of(&x->up) + size_of(&x->down)) * all(p);
     if (!x->dense) f->exact += 2 * tokens * size_of(&x->router) * all(p);
 }
 
-static void add_experts(Flops *f, const Model *model, const Layer *x, const Work *work, PassCounts p)
+static void add_experts(Flops *f, const Model *model, const Layer *x, const StepWork *work, PassCounts p)
 {
     double lora = (double)work->step_tokens * (double)model->router.K, D = (double)model->config.hidden_size, F = (double)x->expert_weights[0].rows;
     f->experts += 2 * lora * 3 * F * D * (p.forward + p.recompute * 2 / 3 + p.backward); /* down is not needed again */
@@ -53,23 +53,23 @@ static void add_experts(Flops *f, const Model *model, const Layer *x, const Work
 static double lora_size(const Lora *lora) { return lora ? (double)param_count(lora->A) + (double)param_count(lora->B) : 0; }
 
 /* Inner and outer side up; on the way back the same two for gradients of inputs, and two sums. */
-static double lora_passes(const Work *work, PassCounts p) { return 2 * (double)work->step_tokens * (forwards(p) + 2 * p.backward); }
+static double lora_passes(const StepWork *work, PassCounts p) { return 2 * (double)work->step_tokens * (forwards(p) + 2 * p.backward); }
 
-static void add_lora(Flops *f, const LayerAdapter *lora, const Work *work, PassCounts p)
+static void add_lora(Flops *f, const LayerAdapter *lora, const StepWork *work, PassCounts p)
 {
     double size = 0;
     for (size_t i = 0; i < LORA_PLACES; i++) size += lora_size(lora->places[i]) + lora_size(lora->places_up[i]);
     f->lora += size * lora_passes(work, p);
 }
 
-static void add_routed_lora(Flops *f, const Model *model, const LayerAdapter *lora, const Work *work, PassCounts p)
+static void add_routed_lora(Flops *f, const Model *model, const LayerAdapter *lora, const StepWork *work, PassCounts p)
 {
     double size = 0, share = (double)model->router.K / (double)model->router.E;
     for (size_t e = 0; lora->experts && e < model->router.E; e++) size += lora_size(lora->experts[e].in) + lora_size(lora->experts[e].out);
     f->lora += share * size * lora_passes(work, p);
 }
 
-void flops_of_layer(Flops *core, Flops *experts, const Model *model, const Adapter *adapter, const Work *work, size_t l, size_t row, PassCounts p)
+void flops_of_layer(Flops *core, Flops *experts, const Model *model, const Adapter *adapter, const StepWork *work, size_t l, size_t row, PassCounts p)
 {
     const Layer *x = &model->layers[l];
     *core = *experts = (Flops){0};
@@ -83,7 +83,7 @@ void flops_of_layer(Flops *core, Flops *experts, const Model *model, const Adapt
     if (adapter) add_routed_lora(experts, model, &adapter->layers[l], work, p);
 }
 
-Flops flops_of_head(const Model *model, const Adapter *adapter, const Work *work)
+Flops flops_of_head(const Model *model, const Adapter *adapter, const StepWork *work)
 {
     double tokens = (double)work->step_tokens;
     return (Flops){.frozen = 2 * tokens * size_of(&model->lm_head) * (adapter ? 2 : 1), .moved_bytes = sizeof(float) * tokens * (double)model->lm_head.rows * 3};
@@ -101,7 +101,7 @@ static void add(Flops *f, const Flops *g)
     f->moved_bytes += g->moved_bytes;
 }
 
-Flops flops_of_step(const Model *model, const Adapter *adapter, const Work *work, const size_t *rows)
+Flops flops_of_step(const Model *model, const Adapter *adapter, const StepWork *work, const size_t *rows)
 {
     Flops f = flops_of_head(model, adapter, work);
     for (size_t l = 0; l < model->n_layers; l++) {

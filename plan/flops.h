@@ -18,16 +18,16 @@ typedef struct {
     double forward, recompute, backward;
 } PassCounts;
 
-PassCounts flops_passes(const Model *model, const Adapter *adapter, const Work *work, size_t l);
+PassCounts flops_passes(const Model *model, const Adapter *adapter, const StepWork *work, size_t l);
 
 /* What so many passes of a layer take: all but its routed experts, and those. row: floats of a row of its activations (tapes_rows). */
-void flops_of_layer(Flops *core, Flops *experts, const Model *model, const Adapter *adapter, const Work *work, size_t l, size_t row, PassCounts passes);
+void flops_of_layer(Flops *core, Flops *experts, const Model *model, const Adapter *adapter, const StepWork *work, size_t l, size_t row, PassCounts passes);
 
 /* Embedding, head and loss. */
-Flops flops_of_head(const Model *model, const Adapter *adapter, const Work *work);
+Flops flops_of_head(const Model *model, const Adapter *adapter, const StepWork *work);
 
 /* All of it, adapter NULL: evaluation. rows [n_layers], or NULL: what layers move is not counted. */
-Flops flops_of_step(const Model *model, const Adapter *adapter, const Work *work, const size_t *rows);
+Flops flops_of_step(const Model *model, const Adapter *adapter, const StepWork *work, const size_t *rows);
 
 double flops_all(const Flops *f);
 

@@ -19,7 +19,7 @@ static const double attention_share = 0.7, latent_share = 0.65, index_share = 0.
 typedef struct {
     const Model *model;
     const Adapter *adapter;
-    const Work *work;
+    const StepWork *work;
     const Machine *machine;
     bool bf16;
     double rows;   /* of a group */
@@ -77,15 +77,15 @@ static LayerSeconds layer_seconds(const Clock *c, size_t l, size_t row)
 /* The walk of a step whose weights stream. */
 static Err *walk_of(Plan *p, Model *model, const Clock *c, const LayerSeconds *layers)
 {
-    const StreamPlan *w = &p->budget.weights;
-    Parts parts = {0};
-    StreamPlan plan;
+    const StreamBudget *w = &p->budget.weights;
+    StreamedParts parts = {0};
+    StreamBudget plan;
     bool *resident = NULL;
     size_t rows = (c->work->step_tokens + c->work->ranks - 1) / c->work->ranks;
     double scratch = (double)p->budget.scratch_bytes / (1e9 * c->machine->disk_gbs);
     Err *err = parts_cut(&parts, model, w->part_bytes, true);
     if (!err) err = mem_new(&resident, parts.n, sizeof *resident);
-    if (!err) err = parts_plan(&parts, w->limit_bytes, &plan, resident);
+    if (!err) err = parts_budget(&parts, w->limit_bytes, &plan, resident);
     StreamTimeInput work = {.parts = &parts, .resident = resident, .plan = &plan, .layers = layers, .head = head_seconds(c) + scratch, .lowest = c->adapter ? adapter_lowest_layer(c->adapter) : model->n_layers,
                      .laps = (rows + (size_t)c->rows - 1) / (size_t)c->rows, .bytes_per_second = 1e9 * c->machine->disk_gbs};
     if (!err) err = stream_time(&p->step_seconds, &work);
@@ -120,7 +120,7 @@ static Err *time_step(Plan *p, Model *model, const Clock *c)
     return err;
 }
 
-Err *plan_times(Plan *p, Model *model, const Adapter *adapter, const Work *work, const Machine *m, bool bf16, size_t hosts, double network_gbs)
+Err *plan_times(Plan *p, Model *model, const Adapter *adapter, const StepWork *work, const Machine *m, bool bf16, size_t hosts, double network_gbs)
 {
     const Budget *b = &p->budget;
     double rows = (double)work->step_tokens / (double)work->ranks;
@@ -129,7 +129,7 @@ Err *plan_times(Plan *p, Model *model, const Adapter *adapter, const Work *work,
     TRY(time_step(p, model, &(Clock){model, adapter, work, m, bf16, rows, share_of(model, bf16), hosts}));
     p->share = 1e-9 * flops_all(&p->flops) / (p->seconds[BOUND_ARITHMETIC] * m->gflops * (double)hosts);
     p->seconds[BOUND_DISK] = m->disk_gbs > 0 ? (double)(b->read_bytes + b->scratch_bytes) / (1e9 * m->disk_gbs) : 0;
-    p->seconds[BOUND_MEMORY] = m->memory_gbs > 0 ? 3 * (double)stream_layer_bytes(&b->weights) / (1e9 * m->memory_gbs) : 0;
+    p->seconds[BOUND_MEMORY] = m->memory_gbs > 0 ? 3 * (double)stream_budget_layer_bytes(&b->weights) / (1e9 * m->memory_gbs) : 0;
     p->seconds[BOUND_NETWORK] = hosts > 1 && network_gbs > 0 && adapter ? 2 * 4 * (double)adapter->n / (1e9 * network_gbs) : 0;
     p->bound = BOUND_ARITHMETIC;
     for (Bound i = 0; i < BOUNDS; i++)
@@ -139,7 +139,7 @@ Err *plan_times(Plan *p, Model *model, const Adapter *adapter, const Work *work,
     return NULL;
 }
 
-Err *plan_make(Plan *p, Model *model, const Adapter *adapter, const Work *work, const Machine *m, bool bf16, size_t hosts, double network_gbs, size_t limit)
+Err *plan_make(Plan *p, Model *model, const Adapter *adapter, const StepWork *work, const Machine *m, bool bf16, size_t hosts, double network_gbs, size_t limit)
 {
     *p = (Plan){0};
     TRY(budget_make(&p->budget, model, adapter, work, limit));

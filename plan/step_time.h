@@ -24,10 +24,10 @@ typedef struct {
 
 /* hosts share the step's tokens; work.ranks counts them all. bf16: the compute path. network_gbs 0: not counted.
  * Fails: ERR_MEMORY as budget_make does. */
-MUST_USE Err *plan_make(Plan *plan, Model *model, const Adapter *adapter, const Work *work, const Machine *machine, bool bf16, size_t hosts,
+MUST_USE Err *plan_make(Plan *plan, Model *model, const Adapter *adapter, const StepWork *work, const Machine *machine, bool bf16, size_t hosts,
                         double network_gbs, size_t limit);
 
 /* The times of a budget that is made already. */
-MUST_USE Err *plan_times(Plan *plan, Model *model, const Adapter *adapter, const Work *work, const Machine *machine, bool bf16, size_t hosts, double network_gbs);
+MUST_USE Err *plan_times(Plan *plan, Model *model, const Adapter *adapter, const StepWork *work, const Machine *machine, bool bf16, size_t hosts, double network_gbs);
 
 #endif

@@ -49,7 +49,7 @@ static Place *spare(Walk *w, bool run, size_t visit)
 /* Begin to read the first part that is missing and has a slot; false: readers rest. */
 static bool read_one(Walk *w)
 {
-    const Parts *parts = w->work->parts;
+    const StreamedParts *parts = w->work->parts;
     bool full[2] = {false, false};
     for (size_t visit = w->visit; visit < w->visit + 2 * parts->n && !(full[0] && full[1]); visit++) {
         size_t part = order_part(&w->order, layers(w), first(w), visit);

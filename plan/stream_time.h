@@ -13,9 +13,9 @@ typedef struct {
 } LayerSeconds;
 
 typedef struct {
-    const Parts *parts;
+    const StreamedParts *parts;
     const bool *resident;        /* [parts->n] */
-    const StreamPlan *plan;
+    const StreamBudget *plan;
     const LayerSeconds *layers;  /* [n_layers] */
     double head;                 /* between up and down, with all else that no layer does */
     size_t lowest, laps;         /* n_layers: up only; groups */

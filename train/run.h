@@ -49,7 +49,7 @@ typedef struct {
     uint64_t scored_seen; /* since the start, resumed or not */
     char *config_json;
     RunTiming run_timing;                /* of settings.timing */
-    Work work;
+    StepWork work;
     Budget budget;
     Plan plan;                    /* of the same, when `planned`: this machine was measured */
     bool planned;

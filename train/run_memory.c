@@ -52,7 +52,7 @@ static int longer_first(const void *a, const void *b)
 }
 
 /* The longest documents may meet in one step. Of data that is not kept only max_length is known. */
-static Err *most_tokens(const Run *run, Work *work)
+static Err *most_tokens(const Run *run, StepWork *work)
 {
     size_t batch = (size_t)run->settings.train_batch_size;
     work->data_bytes = 0;
@@ -90,7 +90,7 @@ static void plan_step(Run *run)
 static Err *make_budget(Run *run, int local_ranks, size_t limit)
 {
     const Settings *s = &run->settings;
-    Work work = {.ranks = (size_t)run->dp.size, .local_ranks = (size_t)local_ranks, .threads = (size_t)omp_get_max_threads(),
+    StepWork work = {.ranks = (size_t)run->dp.size, .local_ranks = (size_t)local_ranks, .threads = (size_t)omp_get_max_threads(),
                  .micro_batch_tokens = (size_t)s->micro_batch_tokens, .group_tokens = (size_t)s->group_tokens, .keep_layers = (size_t)s->keep_layers,
                  .may_spill = true};
     TRY(most_tokens(run, &work));
@@ -161,13 +161,13 @@ static void describe_time(const Run *run)
 void run_describe_memory(const Run *run)
 {
     const Budget *b = &run->budget;
-    const StreamPlan *w = &b->weights;
+    const StreamBudget *w = &b->weights;
     log_line("  memory    %s of %s: weights %s%s, tapes %s, boundaries %s%s, adapter and moments %s, the rest %s", BYTES(b->total), BYTES(b->limit),
-             BYTES(b->streamed ? stream_plan_bytes(w) : w->fixed_bytes + stream_layer_bytes(w)),
+             BYTES(b->streamed ? stream_budget_bytes(w) : w->fixed_bytes + stream_budget_layer_bytes(w)),
              b->streamed ? "" : " (all)", BYTES(b->tapes), BYTES(b->layer_inputs), b->spilled ? " (the rest in a file)" : "", BYTES(b->adapter + b->moments),
              BYTES(b->program + b->data));
     char parts[STREAM_TEXT_BYTES];
-    if (b->streamed) log_line("  streamed  %s: %s read per step", stream_describe(parts, w), BYTES(b->read_bytes));
+    if (b->streamed) log_line("  streamed  %s: %s read per step", stream_budget_describe(parts, w), BYTES(b->read_bytes));
     describe_time(run);
     if ((int64_t)b->group_tokens != run->settings.group_tokens) log_line("  groups    of %zu tokens, so that tapes fit", b->group_tokens);
 }

@@ -16,10 +16,10 @@ static const char fixture[] = "tests/fixtures/model/sparse";
 /* What the smallest parts want with so many slots more than one. */
 static size_t least_of(Model *model, size_t extra_slots)
 {
-    Parts parts;
-    StreamPlan plan;
+    StreamedParts parts;
+    StreamBudget plan;
     assert_ok(parts_cut(&parts, model, 0, true));
-    assert_fails(parts_plan(&parts, 0, &plan, NULL), ERR_MEMORY, "at least");
+    assert_fails(parts_budget(&parts, 0, &plan, NULL), ERR_MEMORY, "at least");
     size_t buffer = (plan.cores.buffer_bytes + plan.runs.buffer_bytes), least = plan.least_bytes;
     parts_free(&parts);
     return least + extra_slots * buffer;
@@ -190,7 +190,7 @@ static void an_outline_has_the_shapes_and_sizes_of_the_files(void **state)
 {
     char config[PATH_BYTES];
     Model *model, *outline;
-    Parts parts, outlined;
+    StreamedParts parts, outlined;
     (void)state;
     assert_ok(file_join(config, fixture, "config.json"));
     assert_ok(model_open(&model, fixture));

@@ -6,14 +6,14 @@
 enum { L = 40, E = 64 };
 static const StreamLayer dense = {.core = 100}, sparse = {.core = 50, .expert = 10, .n_experts = E};
 
-static void what_stays_and_what_passes_are_all(const StreamPlan *plan, size_t n, const StreamPart *parts, const bool *resident)
+static void what_stays_and_what_passes_are_all(const StreamBudget *plan, size_t n, const StreamPart *parts, const bool *resident)
 {
     size_t stay[2] = {0}, pass[2] = {0};
     for (size_t i = 0; i < n; i++) *(resident[i] ? &stay[parts[i].run] : &pass[parts[i].run]) += parts[i].bytes;
     assert_int_equal(plan->cores.resident_bytes, stay[0]);
     assert_int_equal(plan->runs.resident_bytes, stay[1]);
-    assert_int_equal(plan->cores.pass_bytes, pass[0]);
-    assert_int_equal(plan->runs.pass_bytes, pass[1]);
+    assert_int_equal(plan->cores.streamed_bytes, pass[0]);
+    assert_int_equal(plan->runs.streamed_bytes, pass[1]);
     for (size_t run = 0; run < 2; run++) {
         const StreamRing *ring = run ? &plan->runs : &plan->cores;
         for (size_t i = 0; i < n; i++)
@@ -25,16 +25,16 @@ static void plans_of_whole_layers_keep_their_limit_and_use_it(void **state)
 {
     StreamPart parts[L];
     bool resident[L];
-    StreamPlan plan;
+    StreamBudget plan;
     (void)state;
     for (size_t l = 0; l < L; l++) parts[l] = (StreamPart){l < 3 ? 100 : 1000, false};
-    assert_fails(stream_plan(&plan, 1499, 500, L, parts, NULL), ERR_MEMORY, "at least");
+    assert_fails(stream_budget(&plan, 1499, 500, L, parts, NULL), ERR_MEMORY, "at least");
     assert_int_equal(plan.least_bytes, 1500);
     for (size_t limit = 1500; limit < 45000; limit += 377) {
-        assert_ok(stream_plan(&plan, limit, 500, L, parts, resident));
+        assert_ok(stream_budget(&plan, limit, 500, L, parts, resident));
         what_stays_and_what_passes_are_all(&plan, L, parts, resident);
-        assert_true(stream_plan_bytes(&plan) <= limit);
-        if (plan.cores.pass_bytes) assert_true(limit - stream_plan_bytes(&plan) < 2000);
+        assert_true(stream_budget_bytes(&plan) <= limit);
+        if (plan.cores.streamed_bytes) assert_true(limit - stream_budget_bytes(&plan) < 2000);
     }
     assert_int_equal(plan.cores.n_resident, L);
 }
@@ -45,9 +45,9 @@ static size_t cut_layers(size_t left, StreamPart *parts)
     StreamLayer layers[L];
     size_t n = 0;
     for (size_t l = 0; l < L; l++) layers[l] = l < 3 ? dense : sparse;
-    size_t most = stream_part_most(left, L, layers);
+    size_t most = stream_budget_part_max(left, L, layers);
     for (size_t l = 0; l < L; l++) {
-        size_t runs = stream_runs(&layers[l], most);
+        size_t runs = stream_budget_chunks(&layers[l], most);
         parts[n++] = (StreamPart){layers[l].core + (runs ? 0 : layers[l].n_experts * layers[l].expert), false};
         for (size_t i = 0; i < runs; i++) parts[n++] = (StreamPart){(E * (i + 1) / runs - E * i / runs) * layers[l].expert, true};
     }
@@ -58,17 +58,17 @@ static void large_layers_are_cut_into_runs_that_fit(void **state)
 {
     StreamPart parts[L * (1 + E)];
     bool resident[L * (1 + E)];
-    StreamPlan plan;
-    size_t least = 500 + 100 + STREAM_LEAST_RUN * 10, last_runs = SIZE_MAX;
+    StreamBudget plan;
+    size_t least = 500 + 100 + STREAM_MIN_CHUNK * 10, last_runs = SIZE_MAX;
     (void)state;
     size_t n = cut_layers(0, parts);
-    assert_fails(stream_plan(&plan, least - 1, 500, n, parts, NULL), ERR_MEMORY, "at least");
+    assert_fails(stream_budget(&plan, least - 1, 500, n, parts, NULL), ERR_MEMORY, "at least");
     assert_int_equal(plan.least_bytes, least);
     for (size_t limit = least; limit < 30000; limit += 61) {
         n = cut_layers(limit - 500, parts);
-        assert_ok(stream_plan(&plan, limit, 500, n, parts, resident));
+        assert_ok(stream_budget(&plan, limit, 500, n, parts, resident));
         what_stays_and_what_passes_are_all(&plan, n, parts, resident);
-        assert_true(stream_plan_bytes(&plan) <= limit);
+        assert_true(stream_budget_bytes(&plan) <= limit);
         assert_true(plan.runs.n <= last_runs); /* more memory, larger parts */
         last_runs = plan.runs.n;
     }

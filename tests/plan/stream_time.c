@@ -8,9 +8,9 @@ enum { L = 4, RUNS = 2, N = L * (1 + RUNS) };
 static const size_t first[L + 1] = {0, 3, 6, 9, 12};
 
 typedef struct {
-    Part of[N + 1];
-    Parts parts;
-    StreamPlan plan;
+    StreamedPart of[N + 1];
+    StreamedParts parts;
+    StreamBudget plan;
     bool resident[N];
     LayerSeconds layers[L];
 } Case;
@@ -21,7 +21,7 @@ static void make(Case *c, size_t stay, size_t buffers, double core, double exper
     *c = (Case){.parts = {.n_layers = L, .n = N, .first = (size_t *)(size_t)first, .parts = c->of}, .plan = {.runs = {.n_buffers = buffers}}};
     for (size_t p = 0, runs = 0; p < N; p++) {
         bool run = p % (1 + RUNS) != 0;
-        c->of[p] = (Part){.run = run, .bytes = run ? 10 : 5};
+        c->of[p] = (StreamedPart){.run = run, .bytes = run ? 10 : 5};
         c->resident[p] = !run || runs < stay;
         runs += run;
     }

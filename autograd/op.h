@@ -180,15 +180,15 @@ typedef struct {
 typedef struct {
     size_t n;
     const size_t *begin; /* [n + 1] first expert of each run */
-    Err *(*acquire)(void *context, size_t run);
-    void (*release)(void *context, size_t run);
+    Err *(*acquire)(void *context, size_t chunk);
+    void (*release)(void *context, size_t chunk);
     void *context;
-} ExpertRuns;
+} ExpertChunks;
 
 /* y[t] = sum_k weights[t][k] expert(ids[t][k])(x[t]), experts added in id order; returns [T][D].
  * runs NULL: all experts are there. A lean tape computes gate and up again on the way back, so that inner activations live on
  * no tape; a replayed one computes them there only, and leaves y zero. Owner of runs: the caller, until the tape's reset. */
-Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *experts, const ExpertRuns *runs);
+Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *experts, const ExpertChunks *chunks);
 
 /* ---- op_balance.c ---------------------------------------------------------------------------------------------- */
 

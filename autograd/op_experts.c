@@ -9,7 +9,7 @@
  * The way back has the same two passes, with G the gradient of y and a_ the hidden row before weighting:
  *   1. gate and up, kept or computed again;  da_ = G Wd,  dw = a_ . da_,  da = w da_,  dg and du by SwiGLU; the pairs' LoRA sums
  *   2. dx[t] += dg Wg + du Wu, experts in falling order: a run of them that was borrowed last on the way up is asked for first.
- * Experts that are not all in memory are borrowed a run at a time (ExpertRuns), each run through both passes; the orders of sums
+ * Experts that are not all in memory are borrowed a run at a time (ExpertChunks), each run through both passes; the orders of sums
  * above know nothing of runs. A replayed tape wants nothing of y, so that all of the way up is left to the way back.
  * LoRA rides along with each product as in op_linear: gate|up share one A.   Source: docs/glm5.md; transformers 5.23.0,
  * GlmMoeDsaExperts. */
@@ -21,21 +21,21 @@
 #include <string.h>
 
 /* Scratch for packing a piece's rows of any product. */
-static size_t pack_floats(const ExpertsPlan *plan) { return gemm_scratch(plan->most, larger(plan->D, plan->F), plan->rank_most); }
+static size_t pack_floats(const ExpertSchedule *plan) { return gemm_scratch(plan->most, larger(plan->D, plan->F), plan->rank_most); }
 
 /* A piece of an expert: the pairs [at, at + n). Its packed rows lie behind those of the piece before. */
 typedef struct {
     size_t at, n;
 } Piece;
 
-static Piece piece_of(const ExpertsPlan *plan, size_t e, size_t i)
+static Piece piece_of(const ExpertSchedule *plan, size_t e, size_t i)
 {
-    size_t n = pairs_of(plan, e), begin = piece_begin(plan, n, i);
+    size_t n = assignments_of(plan, e), begin = piece_begin(plan, n, i);
     return (Piece){plan->begin[e] + begin, piece_begin(plan, n, i + 1) - begin};
 }
 
 /* Rows of their tokens. */
-static Rows rows_of_pairs(const ExpertsPlan *plan, const float *of_tokens, Piece p) { return rows_pick(of_tokens, plan->D, plan->token + p.at); }
+static Rows rows_of_pairs(const ExpertSchedule *plan, const float *of_tokens, Piece p) { return rows_pick(of_tokens, plan->D, plan->token + p.at); }
 
 /* The columns [begin, end) that thread i of n owns: whole units. */
 static void columns_of(size_t width, size_t i, size_t n, size_t *begin, size_t *end)
@@ -49,7 +49,7 @@ static void columns_of(size_t width, size_t i, size_t n, size_t *begin, size_t *
 
 /* gu [n][2F] = [x Wg' | x Wu'] + LoRA; u [n][R] is what B has seen. One packing of x serves both when they multiply alike.
  * next: the gate that the thread turns to then, or NULL. */
-static void gate_and_up(const ExpertsPlan *plan, const Expert *expert, size_t n, Rows x, float *gu, float *u, float *pack, const Weight *next)
+static void gate_and_up(const ExpertSchedule *plan, const Expert *expert, size_t n, Rows x, float *gu, float *u, float *pack, const Weight *next)
 {
     size_t F = plan->F, R = rank_of(expert->in);
     GemmLora of_gate = lora_outer(expert->in, 0, F, u), of_up = lora_outer(expert->in, F, F, u);
@@ -62,16 +62,16 @@ static void gate_and_up(const ExpertsPlan *plan, const Expert *expert, size_t n,
 
 /* ---- the way up ----------------------------------------------------------------------------------------------- */
 
-static Packing packing_up(const ExpertsPlan *plan) { return (Packing){1, plan->rank_most}; }
-static Packing packing_back(const ExpertsPlan *plan) { return (Packing){2, plan->rank_most}; }
+static ExpertPacking packing_up(const ExpertSchedule *plan) { return (ExpertPacking){1, plan->rank_most}; }
+static ExpertPacking packing_back(const ExpertSchedule *plan) { return (ExpertPacking){2, plan->rank_most}; }
 
 /* Where the packed rows of each expert of a lap begin: places [E]. */
-static void place(const ExpertsPlan *plan, Packing packing, size_t begin, size_t end, float *block, float **places)
+static void place(const ExpertSchedule *plan, ExpertPacking packing, size_t begin, size_t end, float *block, float **places)
 {
-    for (size_t e = begin; e < end; block += packed_expert(plan, packing, e++)) places[e] = block;
+    for (size_t e = begin; e < end; block += expert_packing_expert(plan, packing, e++)) places[e] = block;
 }
 
-static void hidden_rows(const ExpertsPlan *plan, const Expert *expert, Piece p, const Tensor *x, const Tensor *w, float *packed, float *scratch, const Expert *next)
+static void hidden_rows(const ExpertSchedule *plan, const Expert *expert, Piece p, const Tensor *x, const Tensor *w, float *packed, float *scratch, const Expert *next)
 {
     size_t F = plan->F, R = rank_of(expert->out);
     float *pack = scratch, *a = pack + pack_floats(plan), *low = a + plan->most * F, *gu = low + plan->most * plan->rank_most;
@@ -79,47 +79,47 @@ static void hidden_rows(const ExpertsPlan *plan, const Expert *expert, Piece p, 
     gate_and_up(plan, expert, p.n, rows_of_pairs(plan, x->data, p), gu, plan->gate_up ? plan->low + p.at * plan->rank_most : low, pack, next ? next->gate : NULL);
     for (size_t i = 0; i < p.n; i++) {
         row_swiglu(F, a + i * F, gu + i * 2 * F, gu + i * 2 * F + F);
-        row_scale(F, a + i * F, weight_of_pair(plan, w->data, p.at + i), a + i * F);
+        row_scale(F, a + i * F, weight_of_assignment(plan, w->data, p.at + i), a + i * F);
     }
     GemmLora pair = lora_outer(expert->out, 0, plan->D, low);
     if (expert->out) gemm_narrow_nt(p.n, rows_of(low, R), 1, rows_of(a, F), R, F, expert->out->A->data);
     gemm_pack_nt(p.n, 1, rows_of(a, F), expert->down, &pair, packed);
 }
 
-static void expert_up(const ExpertsPlan *plan, size_t e, const Tensor *x, const Tensor *w, float *packed, float *scratch, const Expert *next)
+static void expert_up(const ExpertSchedule *plan, size_t e, const Tensor *x, const Tensor *w, float *packed, float *scratch, const Expert *next)
 {
     const Expert *expert = &plan->experts[e];
-    for (size_t i = 0, n = pieces_of(plan, pairs_of(plan, e)); i < n; i++) {
+    for (size_t i = 0, n = pieces_of(plan, assignments_of(plan, e)); i < n; i++) {
         Piece p = piece_of(plan, e, i);
         hidden_rows(plan, expert, p, x, w, packed, scratch, i + 1 < n ? expert : next);
-        packed += packed_piece(plan, packing_up(plan), p.n);
+        packed += expert_packing_piece(plan, packing_up(plan), p.n);
     }
 }
 
 /* Columns [begin, end) of y: what an expert adds to them. */
-static void add_expert(const ExpertsPlan *plan, size_t e, const float *packed, float *y, size_t begin, size_t end, const Weight *next)
+static void add_expert(const ExpertSchedule *plan, size_t e, const float *packed, float *y, size_t begin, size_t end, const Weight *next)
 {
     const Expert *expert = &plan->experts[e];
     GemmLora pair = lora_outer(expert->out, 0, plan->D, NULL);
-    for (size_t i = 0, n = pieces_of(plan, pairs_of(plan, e)); i < n; i++) {
+    for (size_t i = 0, n = pieces_of(plan, assignments_of(plan, e)); i < n; i++) {
         Piece p = piece_of(plan, e, i);
         gemm_nt_slice(p.n, rows_of_pairs(plan, y, p), true, packed, expert->down, &pair, begin, end, (GemmNext){i + 1 < n ? expert->down : next, begin});
-        packed += packed_piece(plan, packing_up(plan), p.n);
+        packed += expert_packing_piece(plan, packing_up(plan), p.n);
     }
 }
 
-static void add_down(const ExpertsPlan *plan, size_t first, size_t stop, float *const *hidden, float *y, size_t begin, size_t end)
+static void add_down(const ExpertSchedule *plan, size_t first, size_t stop, float *const *hidden, float *y, size_t begin, size_t end)
 {
-    for (size_t e = busy_from(plan, first, stop), next; e < stop; e = next) {
-        next = busy_from(plan, e + 1, stop);
+    for (size_t e = expert_next_with_tokens(plan, first, stop), next; e < stop; e = next) {
+        next = expert_next_with_tokens(plan, e + 1, stop);
         add_expert(plan, e, hidden[e], y, begin, end, next < stop ? plan->experts[next].down : NULL);
     }
 }
 
-static void lap_up(const ExpertsPlan *plan, size_t first, size_t stop, const Tensor *x, const Tensor *w, float *const *hidden, float *scratch, size_t each, float *y)
+static void lap_up(const ExpertSchedule *plan, size_t first, size_t stop, const Tensor *x, const Tensor *w, float *const *hidden, float *scratch, size_t each, float *y)
 {
     size_t turn = first;
-    lap_order(plan, first, stop);
+    expert_batch_order(plan, first, stop);
 #pragma omp parallel
     {
         float *mine = scratch + (size_t)omp_get_thread_num() * each;
@@ -135,19 +135,19 @@ static void lap_up(const ExpertsPlan *plan, size_t first, size_t stop, const Ten
     }
 }
 
-static void experts_up(Tape *tape, const ExpertsPlan *plan, const Tensor *x, const Tensor *w, float *y)
+static void experts_up(Tape *tape, const ExpertSchedule *plan, const Tensor *x, const Tensor *w, float *y)
 {
-    const ExpertRuns *runs = plan->runs;
-    size_t each = round_up(pack_floats(plan) + plan->most * (3 * plan->F + plan->rank_most), 16), room = packed_block(tape, plan, packing_up(plan));
+    const ExpertChunks *chunks = plan->chunks;
+    size_t each = round_up(pack_floats(plan) + plan->most * (3 * plan->F + plan->rank_most), 16), room = expert_packing_block(tape, plan, packing_up(plan));
     float *scratch = tape_scratch(tape, tape_threads(tape) * each), *block = tape_scratch(tape, room);
     float **hidden = (float **)(void *)tape_scratch(tape, plan->E * 2);
-    for (size_t i = 0; tape_computes(tape) && i < runs->n && experts_borrow(tape, runs, i); i++) {
-        for (size_t e = runs->begin[i], stop; e < runs->begin[i + 1]; e = stop) {
-            stop = lap_end(plan, packing_up(plan), room, e, runs->begin[i + 1]);
+    for (size_t i = 0; tape_computes(tape) && i < chunks->n && expert_chunk_acquire(tape, chunks, i); i++) {
+        for (size_t e = chunks->begin[i], stop; e < chunks->begin[i + 1]; e = stop) {
+            stop = expert_batch_end(plan, packing_up(plan), room, e, chunks->begin[i + 1]);
             place(plan, packing_up(plan), e, stop, block, hidden);
             lap_up(plan, e, stop, x, w, hidden, scratch, each, y);
         }
-        experts_give_back(runs, i);
+        expert_chunk_release(chunks, i);
     }
 }
 
@@ -159,11 +159,11 @@ typedef struct {
 } Bench;
 
 /* A row of gate and up; it serves LoRA on down as a row of r, too. */
-static size_t gate_up_width(const ExpertsPlan *plan) { return larger(2 * plan->F, plan->rank_most); }
+static size_t gate_up_width(const ExpertSchedule *plan) { return larger(2 * plan->F, plan->rank_most); }
 
-static size_t bench_floats(const ExpertsPlan *plan) { return plan->most * (4 * plan->F + gate_up_width(plan) + 2 * plan->rank_most) + pack_floats(plan); }
+static size_t bench_floats(const ExpertSchedule *plan) { return plan->most * (4 * plan->F + gate_up_width(plan) + 2 * plan->rank_most) + pack_floats(plan); }
 
-static Bench bench_at(const ExpertsPlan *plan, float *at)
+static Bench bench_at(const ExpertSchedule *plan, float *at)
 {
     size_t n = plan->most, F = plan->F, R = plan->rank_most;
     Bench b = {.pack = at}; /* packing wants its alignment */
@@ -177,7 +177,7 @@ static Bench bench_at(const ExpertsPlan *plan, float *at)
 }
 
 /* da_ = G Wd + s (G B) A, and the sums of LoRA on down; b->dlow = s G B. */
-static void back_through_down(const ExpertsPlan *plan, const Expert *expert, size_t n, Rows G, const Bench *b, const Expert *next)
+static void back_through_down(const ExpertSchedule *plan, const Expert *expert, size_t n, Rows G, const Bench *b, const Expert *next)
 {
     size_t F = plan->F, R = rank_of(expert->out);
     GemmLora pair = lora_inner(expert->out, b->dlow);
@@ -187,15 +187,15 @@ static void back_through_down(const ExpertsPlan *plan, const Expert *expert, siz
 }
 
 /* b->dgu from the gradient of y; b->a is the hidden row before weighting. gu is kept, or computed again here. */
-static void back_to_gate_and_up(const ExpertsPlan *plan, Piece p, const Tensor *w, const float *gu, const Bench *b)
+static void back_to_gate_and_up(const ExpertSchedule *plan, Piece p, const Tensor *w, const float *gu, const Bench *b)
 {
     size_t F = plan->F, K = plan->K;
     for (size_t i = 0; i < p.n; i++) {
         const float *gate = gu + i * 2 * F, *up = gate + F;
         float *da = b->da + i * F, *dgu = b->dgu + i * 2 * F;
         row_swiglu(F, b->a + i * F, gate, up);
-        if (w->grad) w->grad[plan->token[p.at + i] * K + plan->slot[p.at + i]] += row_dot(F, b->a + i * F, da);
-        row_scale(F, da, weight_of_pair(plan, w->data, p.at + i), da);
+        if (w->grad) w->grad[plan->token[p.at + i] * K + plan->choice[p.at + i]] += row_dot(F, b->a + i * F, da);
+        row_scale(F, da, weight_of_assignment(plan, w->data, p.at + i), da);
         row_swiglu_backward(F, dgu, dgu + F, gate, up, da);
     }
 }
@@ -207,7 +207,7 @@ typedef struct {
 
 /* The way back of one expert: what its pieces share. */
 typedef struct {
-    const ExpertsPlan *plan;
+    const ExpertSchedule *plan;
     const Expert *expert;
     const Group *group;
     const Tensor *x, *w;
@@ -216,7 +216,7 @@ typedef struct {
     Sums in, out;
 } Back;
 
-static Sums sums_of(const ExpertsPlan *plan, size_t e) { return (Sums){.at = plan->begin[e]}; }
+static Sums sums_of(const ExpertSchedule *plan, size_t e) { return (Sums){.at = plan->begin[e]}; }
 
 /* dB_m = s dy' u and dA_m = du' x: what the rows of a piece add, dy, x, u and du theirs. */
 static void sum_pair(const Back *back, const Lora *lora, Sums *sums, Piece p, Rows dy, const float *u, const float *du, Rows x)
@@ -243,13 +243,13 @@ static void sum_pair(const Back *back, const Lora *lora, Sums *sums, Piece p, Ro
 /* The sums of LoRA on down: u = a A', with the routing weight in u and du. */
 static void sum_down(Back *back, Piece p, const Bench *b)
 {
-    const ExpertsPlan *plan = back->plan;
+    const ExpertSchedule *plan = back->plan;
     const Lora *out = back->expert->out;
     size_t R = rank_of(out);
     float *u = b->gu; /* gate and up computed here have served */
     gemm_narrow_nt(p.n, rows_of(u, R), 1, rows_of(b->a, plan->F), R, plan->F, out->A->data);
     for (size_t i = 0; i < p.n; i++) {
-        float weight = weight_of_pair(plan, back->w->data, p.at + i);
+        float weight = weight_of_assignment(plan, back->w->data, p.at + i);
         row_scale(R, u + i * R, weight, u + i * R);
         row_scale(R, b->dlow + i * R, weight, b->dlow + i * R);
     }
@@ -259,7 +259,7 @@ static void sum_down(Back *back, Piece p, const Bench *b)
 /* packed: where dg goes, and behind it du with the gradient of LoRA's u on gate|up; NULL when nothing below wants them. */
 static void piece_back(Back *back, Piece p, float *packed, const Bench *b, const Expert *next)
 {
-    const ExpertsPlan *plan = back->plan;
+    const ExpertSchedule *plan = back->plan;
     const Expert *expert = back->expert;
     const Lora *in = expert->in;
     size_t F = plan->F, R = rank_of(in);
@@ -281,12 +281,12 @@ static void piece_back(Back *back, Piece p, float *packed, const Bench *b, const
 
 static void expert_back(Back *back, float *packed, const Bench *b, const Expert *next)
 {
-    const ExpertsPlan *plan = back->plan;
-    size_t n = pieces_of(plan, pairs_of(plan, back->e));
+    const ExpertSchedule *plan = back->plan;
+    size_t n = pieces_of(plan, assignments_of(plan, back->e));
     for (size_t i = 0; i < n; i++) {
         Piece p = piece_of(plan, back->e, i);
         piece_back(back, p, packed, b, i + 1 < n ? back->expert : next);
-        if (packed) packed += packed_piece(plan, packing_back(plan), p.n);
+        if (packed) packed += expert_packing_piece(plan, packing_back(plan), p.n);
     }
     if (n) return;
     Piece none = {plan->begin[back->e], 0}; /* no token came: the gradients are zeros, and are said so */
@@ -295,31 +295,31 @@ static void expert_back(Back *back, float *packed, const Bench *b, const Expert 
 }
 
 /* Columns [begin, end) of dx: what an expert adds to them. */
-static void add_expert_back(const ExpertsPlan *plan, size_t e, const float *packed, float *dx, size_t begin, size_t end, const Weight *next)
+static void add_expert_back(const ExpertSchedule *plan, size_t e, const float *packed, float *dx, size_t begin, size_t end, const Weight *next)
 {
     const Expert *expert = &plan->experts[e];
     GemmLora pair = lora_inner(expert->in, NULL);
-    for (size_t i = 0, n = pieces_of(plan, pairs_of(plan, e)); i < n; i++) {
+    for (size_t i = 0, n = pieces_of(plan, assignments_of(plan, e)); i < n; i++) {
         Piece p = piece_of(plan, e, i);
         Rows to = rows_of_pairs(plan, dx, p);
         gemm_nn_slice(p.n, to, true, packed, expert->gate, NULL, begin, end, (GemmNext){expert->up, begin});
         gemm_nn_slice(p.n, to, true, packed + gemm_scratch(p.n, plan->F, 0), expert->up, &pair, begin, end, (GemmNext){i + 1 < n ? expert->gate : next, begin});
-        packed += packed_piece(plan, packing_back(plan), p.n);
+        packed += expert_packing_piece(plan, packing_back(plan), p.n);
     }
 }
 
-static void add_back(const ExpertsPlan *plan, size_t first, size_t stop, float *const *packed, float *dx, size_t begin, size_t end)
+static void add_back(const ExpertSchedule *plan, size_t first, size_t stop, float *const *packed, float *dx, size_t begin, size_t end)
 {
-    for (size_t e = busy_below(plan, stop, first), next; e > first; e = next) {
-        next = busy_below(plan, e - 1, first);
+    for (size_t e = expert_end_with_tokens(plan, stop, first), next; e > first; e = next) {
+        next = expert_end_with_tokens(plan, e - 1, first);
         add_expert_back(plan, e - 1, packed[e - 1], dx, begin, end, next > first ? plan->experts[next - 1].gate : NULL);
     }
 }
 
-static void lap_back(const ExpertsPlan *plan, size_t first, size_t stop, const Group *group, const Tensor *x, const Tensor *w, const float *dy, float *const *packed, float *scratch, size_t each)
+static void lap_back(const ExpertSchedule *plan, size_t first, size_t stop, const Group *group, const Tensor *x, const Tensor *w, const float *dy, float *const *packed, float *scratch, size_t each)
 {
     size_t turn = first;
-    lap_order(plan, first, stop);
+    expert_batch_order(plan, first, stop);
 #pragma omp parallel
     {
         Bench bench = bench_at(plan, scratch + (size_t)omp_get_thread_num() * each);
@@ -339,19 +339,19 @@ static void lap_back(const ExpertsPlan *plan, size_t first, size_t stop, const G
 static void experts_backward(Node *node)
 {
     Tape *tape = node->tape;
-    const ExpertsPlan *plan = node->state;
-    const ExpertRuns *runs = plan->runs;
+    const ExpertSchedule *plan = node->state;
+    const ExpertChunks *chunks = plan->chunks;
     Tensor *x = node->in[0], *w = node->in[1], *y = node->out;
-    size_t each = round_up(bench_floats(plan), 16), room = packed_block(tape, plan, packing_back(plan));
+    size_t each = round_up(bench_floats(plan), 16), room = expert_packing_block(tape, plan, packing_back(plan));
     float *scratch = tape_scratch(tape, tape_threads(tape) * each), *block = x->requires_grad ? tape_scratch(tape, room) : NULL;
     float **packed = (float **)(void *)tape_scratch(tape, plan->E * 2);
-    for (size_t i = runs->n; tape_computes(tape) && i-- > 0 && experts_borrow(tape, runs, i);) {
-        for (size_t e = runs->begin[i + 1], first; e > runs->begin[i]; e = first) {
-            first = lap_begin(plan, packing_back(plan), room, runs->begin[i], e);
+    for (size_t i = chunks->n; tape_computes(tape) && i-- > 0 && expert_chunk_acquire(tape, chunks, i);) {
+        for (size_t e = chunks->begin[i + 1], first; e > chunks->begin[i]; e = first) {
+            first = expert_batch_begin(plan, packing_back(plan), room, chunks->begin[i], e);
             if (block) place(plan, packing_back(plan), first, e, block, packed);
             lap_back(plan, first, e, tape->group, x, w, y->grad, packed, scratch, each);
         }
-        experts_give_back(runs, i);
+        expert_chunk_release(chunks, i);
     }
 }
 
@@ -394,12 +394,12 @@ static bool fits(Tape *tape, const Tensor *x, Route route, size_t E, const Exper
     return true;
 }
 
-Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *experts, const ExpertRuns *runs)
+Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *experts, const ExpertChunks *chunks)
 {
     size_t T = x->shape[0], D = x->shape[1], K = route.weights->shape[1];
     Tensor *y = tape_tensor(tape, T, D);
     if (!fits(tape, x, route, E, experts)) return &tape->dummy;
-    ExpertsPlan *plan = experts_plan(tape, route.ids, T, K, D, E, experts, runs);
+    ExpertSchedule *plan = expert_schedule_new(tape, route.ids, T, K, D, E, experts, chunks);
     if (!plan) return &tape->dummy;
     Tensor *in[] = {x, route.weights};
     if (!tape->recompute_experts && !tape->recomputing && tape_requires_grad(tape, trains(E, experts), 2, in)) {

@@ -144,7 +144,7 @@ static Tensor *run_adamw(Ops *o)
 
 /* ---- what they cost ------------------------------------------------------------------------------------------- */
 
-static double scores(const Ops *o, bool chosen) { return count_pairs(o->T, chosen ? o->model->index.top_k : 0); }
+static double scores(const Ops *o, bool chosen) { return count_scores(o->T, chosen ? o->model->index.top_k : 0); }
 
 static Cost cost_q_up(const Ops *o, TimingPass way) { return count_linear(o->T, &o->layer->q_up, way); }
 static Cost cost_o(const Ops *o, TimingPass way) { return count_linear(o->T, &o->layer->o_proj, way); }

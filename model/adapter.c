@@ -70,7 +70,7 @@ static Err *add_experts(Builder *b, LoraSiteKind kind, const LoraSpec *specs)
     return NULL;
 }
 
-static size_t count_pairs(const Model *model, const LayerLoraSpec *spec)
+static size_t count_scores(const Model *model, const LayerLoraSpec *spec)
 {
     size_t n = 0;
     for (size_t i = 0; i < LORA_PLACES; i++) n += (spec->places[i].halves != 0) + (spec->places[i].r_up != 0);
@@ -99,7 +99,7 @@ static Err *build_place(Builder *b, LoraPlace place, const LoraSpec *spec)
 static Err *build_layer(const Model *model, size_t l, const LayerLoraSpec *spec, LayerAdapter *layer)
 {
     Builder b = {.layer = layer, .model = model, .l = l};
-    layer->n_lora = count_pairs(model, spec);
+    layer->n_lora = count_scores(model, spec);
     layer->n_params = 2 * layer->n_lora + spec->router;
     TRY(mem_new(&layer->params, layer->n_params, sizeof *layer->params));
     TRY(mem_new(&layer->loras, layer->n_lora, sizeof *layer->loras));

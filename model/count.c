@@ -20,7 +20,7 @@ Cost count_lora(size_t T, size_t in, size_t out, size_t r, TimingPass way)
     return (Cost){4 * rows * pair, word * (2 * pair + rows * (O + D))}; /* dy and x once more; A, B, dA, dB */
 }
 
-double count_pairs(size_t n, size_t top_k)
+double count_scores(size_t n, size_t top_k)
 {
     double full = top_k && top_k < n ? (double)top_k : (double)n, past = (double)n - full;
     return full * (full + 1) / 2 + past * full;
@@ -116,7 +116,7 @@ double count_forward(const Model *model)
 
 double count_with_attention(const Model *model, size_t n)
 {
-    double scores = count_pairs(n, 0), sum = 0;
+    double scores = count_scores(n, 0), sum = 0;
     for (size_t l = 0; l < model->n_layers; l++) {
         sum += count_attention(n, scores, &model->attention, TIMING_FORWARD).flop + count_attention(n, scores, &model->attention, TIMING_BACKWARD).flop;
         if (model->layers[l].indexer) sum += count_index(n, scores, &model->index).flop;

@@ -18,7 +18,7 @@ Cost count_linear(size_t T, const Weight *W, TimingPass way);
 Cost count_lora(size_t T, size_t in, size_t out, size_t r, TimingPass way);
 
 /* Query-key pairs of a document of n tokens when a query sees its past, or the top_k of it (0: all). */
-double count_pairs(size_t n, size_t top_k);
+double count_scores(size_t n, size_t top_k);
 
 /* Two products a pair up; down five: scores again, and the gradients of queries, keys, values and probabilities. */
 Cost count_attention(size_t T, double scores, const AttentionShape *shape, TimingPass way);

@@ -228,9 +228,9 @@ Err *model_reserve_positions(Model *model, size_t n)
 }
 
 /* Without a memory limit every layer lies in the mapping. */
-void layers_announce(Model *model, size_t lowest, size_t laps)
+void layers_announce(Model *model, size_t lowest, size_t group_passes)
 {
-    if (model->stream) stream_announce(model->stream, lowest, laps);
+    if (model->stream) stream_announce(model->stream, lowest, group_passes);
 }
 
 Err *layer_acquire(Model *model, size_t l)

@@ -21,7 +21,7 @@ typedef struct {
     float *router_bias;
     Weight *expert_weights; /* [E][3]: gate, up, down */
     Expert *experts;        /* [E] without LoRA */
-    const ExpertRuns *runs; /* NULL: they are there when the layer is. Owner: stream */
+    const ExpertChunks *chunks; /* NULL: they are there when the layer is. Owner: stream */
 } Layer;
 
 typedef struct Model {

@@ -23,6 +23,6 @@ Tensor *moe_forward(Tape *tape, const Model *model, size_t l, const LayerAdapter
     const float *bias = lora && lora->router_bias ? lora->router_bias : layer->router_bias;
     Route route = op_route(tape, logits, bias, &model->router, pass->choices->experts[l], pass->made);
     if (pass->trace) *pass->trace = (LayerTrace){logits, route};
-    Tensor *y = op_experts(tape, h, route, model->router.E, lora && lora->experts ? lora->experts : layer->experts, layer->runs);
+    Tensor *y = op_experts(tape, h, route, model->router.E, lora && lora->experts ? lora->experts : layer->experts, layer->chunks);
     return op_add(tape, y, mlp_forward(tape, layer, lora, LORA_SHARED_IN, h));
 }

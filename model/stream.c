@@ -28,7 +28,7 @@ typedef enum { EMPTY, LOADING, READY } BufferState;
 
 typedef struct {
     BufferState state;
-    bool pinned, run;   /* run: for runs of experts */
+    bool pinned, chunk;   /* run: for runs of experts */
     size_t part, at, holders;
     size_t taken, done; /* pieces */
 } StreamBuffer;
@@ -54,10 +54,10 @@ typedef struct {
 
 /* What the experts' operation borrows a layer's runs by. */
 typedef struct {
-    ExpertRuns runs;
+    ExpertChunks chunks;
     Stream *stream;
     size_t l, visit; /* of the layer's core */
-} Loan;
+} ExpertLease;
 
 struct Stream {
     StreamBudget plan;
@@ -66,7 +66,7 @@ struct Stream {
     size_t n_files;
     StreamedParts parts;
     Hold *holds;  /* [n + 1] */
-    Loan *loans;  /* [n_layers] */
+    ExpertLease *leases;  /* [n_layers] */
     size_t *where; /* [n + 1], shared */
     DirectFile *files;
     Shared *shared;
@@ -90,7 +90,7 @@ static size_t slowest(const Stream *s)
     return least;
 }
 
-void stream_announce(Stream *s, size_t lowest, size_t laps)
+void stream_announce(Stream *s, size_t lowest, size_t group_passes)
 {
     Shared *shared = s->shared;
     Order *order = &shared->order;
@@ -101,7 +101,7 @@ void stream_announce(Stream *s, size_t lowest, size_t laps)
         const OrderPass *last = k ? &order->passes[(k - 1) % ORDER_PASSES] : NULL;
         size_t start = last ? last->start + order_visits(last, s->parts.n_layers, s->parts.first) : 0;
         while (start < shared->place[me]) start += s->parts.n; /* walks upward that nobody announced */
-        order->passes[k % ORDER_PASSES] = (OrderPass){start, lowest, laps};
+        order->passes[k % ORDER_PASSES] = (OrderPass){start, lowest, group_passes};
         order->n = k + 1;
     }
     shared->place[me] = order->passes[k % ORDER_PASSES].start;
@@ -114,13 +114,13 @@ void stream_announce(Stream *s, size_t lowest, size_t laps)
 static StreamBuffer *slot_of(const Stream *s, size_t part) { return s->where[part] == nowhere ? NULL : &s->shared->buffers[s->where[part]]; }
 
 /* The slot of its kind that can best be spared for a part needed at `visit`. */
-static StreamBuffer *spare_buffer(const Stream *s, bool run, size_t from, size_t visit)
+static StreamBuffer *spare_buffer(const Stream *s, bool chunk, size_t from, size_t visit)
 {
     StreamBuffer *best = NULL;
     size_t latest = visit;
     for (size_t i = 0; i < s->shared->n_buffers; i++) {
         StreamBuffer *buffer = &s->shared->buffers[i];
-        if (buffer->pinned || buffer->run != run || buffer->holders || buffer->state == LOADING) continue;
+        if (buffer->pinned || buffer->chunk != chunk || buffer->holders || buffer->state == LOADING) continue;
         if (buffer->state == EMPTY) return buffer;
         size_t use = next_use(s, from, buffer->part);
         if (use <= latest) continue;
@@ -157,13 +157,13 @@ static StreamBuffer *next_load(const Stream *s)
     if (buffer->state == EMPTY) return begin_load(buffer);
     for (size_t from = slowest(s), visit = from; visit < from + 2 * parts->n; visit++) {
         size_t part = part_at(s, visit);
-        bool run = parts->parts[part].run;
+        bool chunk = parts->parts[part].chunk;
         buffer = slot_of(s, part);
         if (buffer && buffer->state == EMPTY) return begin_load(buffer); /* stays, and was never read */
-        if (buffer || full[run]) continue;
-        buffer = spare_buffer(s, run, from, visit);
+        if (buffer || full[chunk]) continue;
+        buffer = spare_buffer(s, chunk, from, visit);
         if (buffer) return assign(s, buffer, part);
-        full[run] = true;
+        full[chunk] = true;
     }
     return NULL;
 }
@@ -251,8 +251,8 @@ Err *stream_acquire(Stream *s, size_t l)
 {
     size_t p = s->parts.first[l];
     pthread_mutex_lock(&s->shared->lock);
-    s->loans[l].visit = next_use(s, s->shared->place[s->host.rank], p);
-    Err *err = acquire_at(s, s->loans[l].visit, p);
+    s->leases[l].visit = next_use(s, s->shared->place[s->host.rank], p);
+    Err *err = acquire_at(s, s->leases[l].visit, p);
     if (!err) s->shared->place[s->host.rank]++;
     pthread_mutex_unlock(&s->shared->lock);
     return err;
@@ -263,45 +263,45 @@ void stream_release(Stream *s, size_t l)
     size_t p = s->parts.first[l];
     if (!s->holds[p].held) return; /* acquire failed */
     pthread_mutex_lock(&s->shared->lock);
-    size_t end = order_end(&s->shared->order, s->parts.n_layers, s->parts.first, s->loans[l].visit, l), *place = &s->shared->place[s->host.rank];
+    size_t end = order_end(&s->shared->order, s->parts.n_layers, s->parts.first, s->leases[l].visit, l), *place = &s->shared->place[s->host.rank];
     if (*place < end) *place = end; /* with fewer groups than other ranks: those wait for slots that this one will not ask for */
     release_part(s, p);
     pthread_mutex_unlock(&s->shared->lock);
 }
 
 /* A lap that nobody announced goes back to the layer's first one. */
-static Err *acquire_run(void *context, size_t run)
+static Err *acquire_chunk(void *context, size_t chunk)
 {
-    Loan *loan = context;
-    Stream *s = loan->stream;
-    size_t p = s->parts.first[loan->l] + 1 + run;
+    ExpertLease *lease = context;
+    Stream *s = lease->stream;
+    size_t p = s->parts.first[lease->l] + 1 + chunk;
     pthread_mutex_lock(&s->shared->lock);
-    size_t place = s->shared->place[s->host.rank], visit = next_use(s, place, p), first = next_use(s, loan->visit, p);
-    if (first < place && visit - place > loan->runs.n) visit = first;
+    size_t place = s->shared->place[s->host.rank], visit = next_use(s, place, p), first = next_use(s, lease->visit, p);
+    if (first < place && visit - place > lease->chunks.n) visit = first;
     Err *err = acquire_at(s, visit, p);
     pthread_mutex_unlock(&s->shared->lock);
     return err;
 }
 
-static void release_run(void *context, size_t run)
+static void release_chunk(void *context, size_t chunk)
 {
-    Loan *loan = context;
-    Stream *s = loan->stream;
+    ExpertLease *lease = context;
+    Stream *s = lease->stream;
     pthread_mutex_lock(&s->shared->lock);
     s->shared->place[s->host.rank]++;
-    release_part(s, s->parts.first[loan->l] + 1 + run);
+    release_part(s, s->parts.first[lease->l] + 1 + chunk);
     pthread_mutex_unlock(&s->shared->lock);
 }
 
 /* From now on the experts' operation asks for the runs of the layers that have some. */
-static Err *lend_runs(Stream *s)
+static Err *lend_chunks(Stream *s)
 {
     size_t L = s->parts.n_layers;
-    TRY(mem_new(&s->loans, L, sizeof *s->loans));
+    TRY(mem_new(&s->leases, L, sizeof *s->leases));
     for (size_t l = 0; l < L; l++) {
         size_t core = s->parts.first[l], n = s->parts.first[l + 1] - core - 1;
-        s->loans[l] = (Loan){.runs = {n, s->parts.begin + core, acquire_run, release_run, &s->loans[l]}, .stream = s, .l = l};
-        if (n) s->model->layers[l].runs = &s->loans[l].runs;
+        s->leases[l] = (ExpertLease){.chunks = {n, s->parts.begin + core, acquire_chunk, release_chunk, &s->leases[l]}, .stream = s, .l = l};
+        if (n) s->model->layers[l].chunks = &s->leases[l].chunks;
     }
     return NULL;
 }
@@ -341,7 +341,7 @@ static Err *map_memory(Stream *s, size_t bytes)
 static void lay_out(Stream *s, const bool *resident, size_t n_buffers)
 {
     Shared *shared = s->shared;
-    const StreamRing *const rings[] = {&s->plan.cores, &s->plan.runs};
+    const StreamRing *const rings[] = {&s->plan.cores, &s->plan.chunks};
     size_t at = shared_bytes(s, n_buffers), n = 0;
     for (size_t p = 0; p <= s->parts.n; p++) {
         s->where[p] = nowhere;
@@ -350,8 +350,8 @@ static void lay_out(Stream *s, const bool *resident, size_t n_buffers)
         shared->buffers[n++] = (StreamBuffer){.pinned = true, .part = p, .at = at};
         at += s->parts.parts[p].bytes;
     }
-    for (size_t run = 0; run < 2; run++)
-        for (size_t i = 0; i < rings[run]->n_buffers; i++, at += rings[run]->buffer_bytes) shared->buffers[n++] = (StreamBuffer){.run = run == 1, .at = at};
+    for (size_t chunk = 0; chunk < 2; chunk++)
+        for (size_t i = 0; i < rings[chunk]->n_buffers; i++, at += rings[chunk]->buffer_bytes) shared->buffers[n++] = (StreamBuffer){.chunk = chunk == 1, .at = at};
     shared->n_buffers = n_buffers;
     shared->direct = true;
     pthread_mutexattr_t mutex;
@@ -388,14 +388,14 @@ static Err *open_into(Stream *s, size_t limit, size_t part_bytes)
     TRY(mem_new(&s->holds, s->parts.n + 1, sizeof *s->holds));
     TRY(mem_new(&resident, s->parts.n, sizeof *resident));
     Err *err = parts_budget(&s->parts, limit, &s->plan, resident);
-    size_t n_buffers = 1 + s->plan.cores.n_resident + s->plan.cores.n_buffers + s->plan.runs.n_resident + s->plan.runs.n_buffers;
+    size_t n_buffers = 1 + s->plan.cores.n_resident + s->plan.cores.n_buffers + s->plan.chunks.n_resident + s->plan.chunks.n_buffers;
     if (!err) err = map_memory(s, shared_bytes(s, n_buffers) + stream_budget_bytes(&s->plan));
     if (!err) s->where = (size_t *)(void *)(s->shared->buffers + n_buffers);
     if (!err && s->host.rank == 0) lay_out(s, resident, n_buffers);
     free(resident);
     if (!err && s->host.rank == 0) err = open_files(s, s->model->weights);
     if (!err && s->host.rank == 0) err = start_readers(s);
-    return err ? err : lend_runs(s);
+    return err ? err : lend_chunks(s);
 }
 
 Err *stream_open(Model *model, size_t limit, size_t part_bytes, StreamHost *host)
@@ -427,12 +427,12 @@ void stream_close(Stream *s)
     }
     for (size_t i = 0; i < s->n_readers; i++) pthread_join(s->readers[i], NULL);
     for (size_t i = 0; i < s->n_files; i++) direct_close(&s->files[i]);
-    for (size_t l = 0; l < s->parts.n_layers && s->loans; l++) s->model->layers[l].runs = NULL;
+    for (size_t l = 0; l < s->parts.n_layers && s->leases; l++) s->model->layers[l].chunks = NULL;
     if (s->shared) munmap(s->shared, s->mapped_bytes);
     if (s->host.size > 1 && s->host.rank == 0 && s->host.fd > 0) close(s->host.fd);
     parts_free(&s->parts);
     free(s->holds);
-    free(s->loans);
+    free(s->leases);
     free(s->files);
     free(s);
 }

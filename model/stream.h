@@ -34,7 +34,7 @@ void stream_close(Stream *stream);
 
 /* The order of the layers to come: up, then down to `lowest`; n_layers: up only. laps: how often their experts are asked for
  * while a layer is at work, the most of any rank. Not said: up, again and again, once. */
-void stream_announce(Stream *stream, size_t lowest, size_t laps);
+void stream_announce(Stream *stream, size_t lowest, size_t group_passes);
 
 MUST_USE Err *stream_acquire(Stream *stream, size_t l);
 void stream_release(Stream *stream, size_t l);

@@ -4,7 +4,7 @@
  *     memory   embedding, head | parts that stay, spread evenly | ring of core slots | ring of run slots
  *
  * A layer that is small beside the limit is one part, a core with its experts in it. Else its experts are cut into runs, which
- * stream while the layer is at work (autograd/op.h, ExpertRuns). */
+ * stream while the layer is at work (autograd/op.h, ExpertChunks). */
 #ifndef GRAFT_MODEL_STREAM_BUDGET_H
 #define GRAFT_MODEL_STREAM_BUDGET_H
 
@@ -24,7 +24,7 @@ typedef struct {
 
 typedef struct {
     size_t bytes;
-    bool run; /* of experts; else a core */
+    bool chunk; /* of experts; else a core */
 } StreamPart;
 
 /* Parts of one kind: some stay, the rest passes through slots as large as the largest of them. */
@@ -39,7 +39,7 @@ typedef struct {
     size_t part_bytes;  /* the most that a part of a layer was to take; STREAM_WHOLE: layers are not cut */
     size_t fixed_bytes; /* embedding and head */
     size_t least_bytes; /* the smallest limit that works with these parts */
-    StreamRing cores, runs;
+    StreamRing cores, chunks;
 } StreamBudget;
 
 /* Into how many runs a layer's experts are cut when a part may take `most` bytes; 0: the layer is one part. */
@@ -58,10 +58,10 @@ const char *stream_budget_describe(char text[STREAM_TEXT_BYTES], const StreamBud
 
 /* Memory that it takes, all weights that there are, and those of them that pass once and with every group. */
 static inline size_t stream_budget_ring_bytes(const StreamRing *r) { return r->resident_bytes + r->n_buffers * r->buffer_bytes; }
-static inline size_t stream_budget_bytes(const StreamBudget *p) { return p->fixed_bytes + stream_budget_ring_bytes(&p->cores) + stream_budget_ring_bytes(&p->runs); }
+static inline size_t stream_budget_bytes(const StreamBudget *p) { return p->fixed_bytes + stream_budget_ring_bytes(&p->cores) + stream_budget_ring_bytes(&p->chunks); }
 static inline size_t stream_budget_layer_bytes(const StreamBudget *p)
 {
-    return p->cores.resident_bytes + p->cores.streamed_bytes + p->runs.resident_bytes + p->runs.streamed_bytes;
+    return p->cores.resident_bytes + p->cores.streamed_bytes + p->chunks.resident_bytes + p->chunks.streamed_bytes;
 }
 
 #endif

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-static size_t up(const OrderPass *w, const size_t *first, size_t l) { return l + w->laps * (first[l] - l); }
+static size_t up(const OrderPass *w, const size_t *first, size_t l) { return l + w->group_passes * (first[l] - l); }
 
 size_t order_visits(const OrderPass *w, size_t L, const size_t *first) { return 2 * up(w, first, L) - up(w, first, w->lowest); }
 
@@ -30,8 +30,8 @@ static size_t part_in_walk(const OrderPass *w, size_t L, const size_t *first, si
     size_t at = down ? 2 * top - 1 - v : v, l = layer_with(w, L, first, at), n = first[l + 1] - first[l] - 1;
     size_t inside = down ? up(w, first, l + 1) - 1 - at : at - up(w, first, l);
     if (inside == 0) return first[l];
-    size_t run = (inside - 1) % n;
-    return first[l] + 1 + (down ? n - 1 - run : run);
+    size_t chunk = (inside - 1) % n;
+    return first[l] + 1 + (down ? n - 1 - chunk : chunk);
 }
 
 /* The walk that a visit belongs to, or comes after; NULL: none has begun. */
@@ -54,23 +54,23 @@ size_t order_end(const Order *o, size_t L, const size_t *first, size_t core, siz
 {
     const OrderPass *w = walk_of(o, core);
     bool announced = w && core - w->start < order_visits(w, L, first);
-    return core + 1 + (announced ? w->laps : 1) * (first[l + 1] - first[l] - 1);
+    return core + 1 + (announced ? w->group_passes : 1) * (first[l + 1] - first[l] - 1);
 }
 
 /* The first of begin, begin + step, ... (laps of them) that is at least `from`; SIZE_MAX: none. */
-static size_t next_lap(size_t begin, size_t step, size_t laps, size_t from)
+static size_t next_lap(size_t begin, size_t step, size_t group_passes, size_t from)
 {
-    size_t lap = from > begin ? (from - begin + step - 1) / step : 0;
-    return lap < laps ? begin + lap * step : SIZE_MAX;
+    size_t group_pass = from > begin ? (from - begin + step - 1) / step : 0;
+    return group_pass < group_passes ? begin + group_pass * step : SIZE_MAX;
 }
 
 static size_t next_in_walk(const OrderPass *w, size_t L, const size_t *first, size_t from, size_t part)
 {
-    size_t l = order_layer(L, first, part), n = first[l + 1] - first[l] - 1, j = part - first[l], laps = j ? w->laps : 1, step = j ? n : 1;
-    size_t rising = next_lap(up(w, first, l) + j, step, laps, from);
+    size_t l = order_layer(L, first, part), n = first[l + 1] - first[l] - 1, j = part - first[l], group_passes = j ? w->group_passes : 1, step = j ? n : 1;
+    size_t rising = next_lap(up(w, first, l) + j, step, group_passes, from);
     if (rising != SIZE_MAX || l < w->lowest) return rising;
     size_t down = 2 * up(w, first, L) - up(w, first, l + 1);
-    return next_lap(down + (j ? n + 1 - j : 0), step, laps, from);
+    return next_lap(down + (j ? n + 1 - j : 0), step, group_passes, from);
 }
 
 /* Where the walks that begin after `visit` begin; SIZE_MAX: none does. */

@@ -15,7 +15,7 @@ enum { ORDER_PASSES = 8 }; /* that are remembered */
 typedef struct {
     size_t start;  /* visit it begins with */
     size_t lowest; /* n_layers: up only */
-    size_t laps;
+    size_t group_passes;
 } OrderPass;
 
 /* Walks announced so far, each beginning where the last one ends or later. */

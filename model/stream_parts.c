@@ -150,13 +150,13 @@ static Err *number_parts(StreamedParts *p, Model *model, size_t part_bytes)
 static Err *make_layer(StreamedParts *p, Model *model, size_t l, bool sizes_only)
 {
     Layer *x = &model->layers[l];
-    size_t E = x->dense ? 0 : model->router.E, core = p->first[l], runs = p->first[l + 1] - core - 1;
+    size_t E = x->dense ? 0 : model->router.E, core = p->first[l], chunks = p->first[l + 1] - core - 1;
     Weight *list[CORE_WEIGHTS];
     core_of(x, list);
-    TRY(make_part(&p->parts[core], model->weights, CORE_WEIGHTS, list, x->expert_weights, 0, runs ? 0 : E, sizes_only));
-    for (size_t i = 0; i <= runs && runs; i++) p->begin[core + i] = E * i / runs;
-    for (size_t i = 0; i < runs; i++) {
-        p->parts[core + 1 + i].run = true;
+    TRY(make_part(&p->parts[core], model->weights, CORE_WEIGHTS, list, x->expert_weights, 0, chunks ? 0 : E, sizes_only));
+    for (size_t i = 0; i <= chunks && chunks; i++) p->begin[core + i] = E * i / chunks;
+    for (size_t i = 0; i < chunks; i++) {
+        p->parts[core + 1 + i].chunk = true;
         TRY(make_part(&p->parts[core + 1 + i], model->weights, 0, NULL, x->expert_weights, p->begin[core + i], p->begin[core + i + 1], sizes_only));
     }
     return NULL;
@@ -193,7 +193,7 @@ Err *parts_budget(const StreamedParts *p, size_t limit, StreamBudget *plan, bool
 {
     StreamPart *sizes;
     TRY(mem_new(&sizes, p->n, sizeof *sizes));
-    for (size_t i = 0; i < p->n; i++) sizes[i] = (StreamPart){p->parts[i].bytes, p->parts[i].run};
+    for (size_t i = 0; i < p->n; i++) sizes[i] = (StreamPart){p->parts[i].bytes, p->parts[i].chunk};
     Err *err = stream_budget(plan, limit, p->parts[p->n].bytes, p->n, sizes, resident);
     free(sizes);
     return err;

@@ -21,7 +21,7 @@ typedef struct {
 } PartPiece;
 
 typedef struct {
-    bool run;
+    bool chunk;
     size_t n_refs, n_pieces, bytes;
     PartRef *refs;
     PartPiece *pieces;

@@ -60,28 +60,28 @@ static size_t held(const Budget *b) { return b->program + b->data + b->adapter +
 
 /* The bytes that parts from layer `from` on pass through slots, their experts `laps` times: in one more lap the slots still
  * have all but one of what they can hold. */
-static size_t streamed_bytes(const StreamedParts *parts, const bool *resident, const StreamRing *runs, size_t from, size_t laps)
+static size_t streamed_bytes(const StreamedParts *parts, const bool *resident, const StreamRing *chunks, size_t from, size_t group_passes)
 {
-    size_t sum = 0, kept = runs->n_buffers ? (runs->n_buffers - 1) * runs->buffer_bytes : 0;
+    size_t sum = 0, kept = chunks->n_buffers ? (chunks->n_buffers - 1) * chunks->buffer_bytes : 0;
     for (size_t l = from; l < parts->n_layers; l++) {
         size_t core = parts->first[l], experts = 0;
         for (size_t p = core + 1; p < parts->first[l + 1]; p++) experts += resident[p] ? 0 : parts->parts[p].bytes;
-        sum += (resident[core] ? 0 : parts->parts[core].bytes) + experts + (laps - 1) * (experts - least(experts, kept));
+        sum += (resident[core] ? 0 : parts->parts[core].bytes) + experts + (group_passes - 1) * (experts - least(experts, kept));
     }
     return sum;
 }
 
 /* What a step reads: slots still hold the last parts at the top, and at the bottom where that is layer 0. */
-static size_t step_bytes(const StreamedParts *parts, const bool *resident, const StreamBudget *w, const Adapter *adapter, size_t lowest, size_t laps)
+static size_t step_bytes(const StreamedParts *parts, const bool *resident, const StreamBudget *w, const Adapter *adapter, size_t lowest, size_t group_passes)
 {
-    size_t turn = w->cores.n_buffers * w->cores.buffer_bytes + w->runs.n_buffers * w->runs.buffer_bytes, up = streamed_bytes(parts, resident, &w->runs, 0, laps);
+    size_t turn = w->cores.n_buffers * w->cores.buffer_bytes + w->chunks.n_buffers * w->chunks.buffer_bytes, up = streamed_bytes(parts, resident, &w->chunks, 0, group_passes);
     if (!adapter) return up;
-    size_t down = streamed_bytes(parts, resident, &w->runs, lowest, laps);
+    size_t down = streamed_bytes(parts, resident, &w->chunks, lowest, group_passes);
     return up - (lowest ? 0 : least(up, turn)) + down - least(down, turn);
 }
 
 /* Weights in what the rest leaves of the limit, in parts of part_bytes at the most. */
-static Err *fit_parts(Budget *b, Model *model, const Adapter *adapter, size_t laps, size_t part_bytes)
+static Err *fit_parts(Budget *b, Model *model, const Adapter *adapter, size_t group_passes, size_t part_bytes)
 {
     size_t share = b->limit - least(b->limit, held(b));
     StreamedParts parts;
@@ -91,7 +91,7 @@ static Err *fit_parts(Budget *b, Model *model, const Adapter *adapter, size_t la
     if (!err) err = parts_budget(&parts, share, &b->weights, resident);
     b->weights.part_bytes = part_bytes;
     b->streamed = !err && share < b->weights.fixed_bytes + stream_budget_layer_bytes(&b->weights);
-    b->read_bytes = b->streamed ? step_bytes(&parts, resident, &b->weights, adapter, lowest_of(model, adapter), laps) : 0;
+    b->read_bytes = b->streamed ? step_bytes(&parts, resident, &b->weights, adapter, lowest_of(model, adapter), group_passes) : 0;
     free(resident);
     parts_free(&parts);
     return err;
@@ -99,17 +99,17 @@ static Err *fit_parts(Budget *b, Model *model, const Adapter *adapter, size_t la
 
 /* The better of layers as they are and parts of them, where they are read once for each group; the smallest parts where
  * nothing else fits. */
-static Err *fit_weights(Budget *b, Model *model, const Adapter *adapter, size_t laps)
+static Err *fit_weights(Budget *b, Model *model, const Adapter *adapter, size_t group_passes)
 {
     size_t parts[3] = {STREAM_WHOLE, 0, 0}, best = SIZE_MAX;
     Budget base = *b;
     Err *err = NULL;
     TRY(parts_size(model, b->limit - least(b->limit, held(b)), &parts[1]));
-    for (size_t i = laps > 1 ? 0 : 1; i < 3; i++) {
+    for (size_t i = group_passes > 1 ? 0 : 1; i < 3; i++) {
         Budget trial = base;
         if (i == 2 && best != SIZE_MAX) break;
         err_free(err);
-        err = fit_parts(&trial, model, adapter, laps, parts[i]);
+        err = fit_parts(&trial, model, adapter, group_passes, parts[i]);
         if (err || trial.read_bytes >= best) continue;
         best = trial.read_bytes;
         *b = trial;

@@ -20,7 +20,7 @@ static void add_attention(Flops *f, const Model *model, const Layer *x, const St
 {
     const AttentionShape *a = &model->attention;
     size_t n = work->longest, top_k = model->index.top_k, R = x->kv_up.cols;
-    double tokens = (double)work->step_tokens, docs = tokens / (double)n, seen = count_pairs(n, 0), chosen = count_pairs(n, top_k);
+    double tokens = (double)work->step_tokens, docs = tokens / (double)n, seen = count_scores(n, 0), chosen = count_scores(n, top_k);
     bool chooses = top_k && n > top_k;
     if (chooses && x->indexer) {
         f->exact += 2 * tokens * (size_of(&x->index_q) + size_of(&x->index_k) + size_of(&x->index_heads));

@@ -87,7 +87,7 @@ static Err *walk_of(Plan *p, Model *model, const Clock *c, const LayerSeconds *l
     if (!err) err = mem_new(&resident, parts.n, sizeof *resident);
     if (!err) err = parts_budget(&parts, w->limit_bytes, &plan, resident);
     StreamTimeInput work = {.parts = &parts, .resident = resident, .plan = &plan, .layers = layers, .head = head_seconds(c) + scratch, .lowest = c->adapter ? adapter_lowest_layer(c->adapter) : model->n_layers,
-                     .laps = (rows + (size_t)c->rows - 1) / (size_t)c->rows, .bytes_per_second = 1e9 * c->machine->disk_gbs};
+                     .group_passes = (rows + (size_t)c->rows - 1) / (size_t)c->rows, .bytes_per_second = 1e9 * c->machine->disk_gbs};
     if (!err) err = stream_time(&p->step_seconds, &work);
     free(resident);
     parts_free(&parts);

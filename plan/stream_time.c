@@ -11,7 +11,7 @@ enum { MAX_BUFFERS = 8, STEPS = 3 }; /* the last of them is like all that follow
 
 typedef struct {
     size_t part;
-    bool run, full;
+    bool chunk, full;
 } Place;
 
 typedef struct {
@@ -30,13 +30,13 @@ static const size_t *first(const Walk *w) { return w->work->parts->first; }
 static size_t next_use(const Walk *w, size_t from, size_t part) { return order_next(&w->order, layers(w), first(w), from, part); }
 
 /* As spare_buffer of model/stream.c. */
-static Place *spare(Walk *w, bool run, size_t visit)
+static Place *spare(Walk *w, bool chunk, size_t visit)
 {
     Place *best = NULL;
     size_t latest = visit;
     for (size_t i = 0; i < w->n_buffers; i++) {
         Place *buffer = &w->buffers[i];
-        if (buffer->run != run || (buffer->full && buffer->part == w->core)) continue;
+        if (buffer->chunk != chunk || (buffer->full && buffer->part == w->core)) continue;
         if (!buffer->full) return buffer;
         size_t use = next_use(w, w->visit, buffer->part);
         if (use <= latest) continue;
@@ -53,13 +53,13 @@ static bool read_one(Walk *w)
     bool full[2] = {false, false};
     for (size_t visit = w->visit; visit < w->visit + 2 * parts->n && !(full[0] && full[1]); visit++) {
         size_t part = order_part(&w->order, layers(w), first(w), visit);
-        bool run = parts->parts[part].run;
-        if (w->ready[part] < INFINITY || full[run]) continue;
-        Place *buffer = spare(w, run, visit);
-        full[run] = !buffer;
+        bool chunk = parts->parts[part].chunk;
+        if (w->ready[part] < INFINITY || full[chunk]) continue;
+        Place *buffer = spare(w, chunk, visit);
+        full[chunk] = !buffer;
         if (!buffer) continue;
         if (buffer->full) w->ready[buffer->part] = INFINITY;
-        *buffer = (Place){part, run, true};
+        *buffer = (Place){part, chunk, true};
         w->disk += (double)parts->parts[part].bytes / w->work->bytes_per_second;
         w->ready[part] = w->disk;
         return true;
@@ -99,8 +99,8 @@ static void pass_layer(Walk *w, size_t l, bool down)
     need(w, core);
     w->core = core;
     w->visit++;
-    for (size_t lap = 0; lap < w->work->laps; lap++) {
-        double each = 1 / (double)w->work->laps;
+    for (size_t group_pass = 0; group_pass < w->work->group_passes; group_pass++) {
+        double each = 1 / (double)w->work->group_passes;
         compute(w, each * (down ? s->core_recompute : s->core_forward));
         pass_runs(w, l, down, each * (down ? s->experts_backward : s->experts_forward));
         if (down) compute(w, each * s->core_backward);
@@ -110,16 +110,16 @@ static void pass_layer(Walk *w, size_t l, bool down)
 
 static void step(Walk *w)
 {
-    OrderPass walk = {w->visit, w->work->lowest, w->work->laps};
+    OrderPass walk = {w->visit, w->work->lowest, w->work->group_passes};
     w->order.passes[w->order.n++ % ORDER_PASSES] = walk;
     for (size_t l = 0; l < layers(w); l++) pass_layer(w, l, false);
     compute(w, w->work->head);
     for (size_t l = layers(w); l-- > w->work->lowest;) pass_layer(w, l, true);
 }
 
-static void add_slots(Walk *w, const StreamRing *ring, bool run)
+static void add_slots(Walk *w, const StreamRing *ring, bool chunk)
 {
-    for (size_t i = 0; i < ring->n_buffers && w->n_buffers < MAX_BUFFERS; i++) w->buffers[w->n_buffers++] = (Place){.run = run};
+    for (size_t i = 0; i < ring->n_buffers && w->n_buffers < MAX_BUFFERS; i++) w->buffers[w->n_buffers++] = (Place){.chunk = chunk};
 }
 
 Err *stream_time(double *seconds, const StreamTimeInput *work)
@@ -128,7 +128,7 @@ Err *stream_time(double *seconds, const StreamTimeInput *work)
     TRY(mem_new(&w.ready, work->parts->n, sizeof *w.ready));
     for (size_t p = 0; p < work->parts->n; p++) w.ready[p] = work->resident[p] ? 0 : INFINITY;
     add_slots(&w, &work->plan->cores, false);
-    add_slots(&w, &work->plan->runs, true);
+    add_slots(&w, &work->plan->chunks, true);
     double began = 0;
     for (int i = 0; i < STEPS; i++) {
         began = w.clock;

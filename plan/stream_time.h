@@ -18,7 +18,7 @@ typedef struct {
     const StreamBudget *plan;
     const LayerSeconds *layers;  /* [n_layers] */
     double head;                 /* between up and down, with all else that no layer does */
-    size_t lowest, laps;         /* n_layers: up only; groups */
+    size_t lowest, group_passes;         /* n_layers: up only; groups */
     double bytes_per_second;     /* of the disk */
 } StreamTimeInput;
 

@@ -55,7 +55,7 @@ static bool goes_apart(const GemmLora *term) { return term && term->r > SHORT; }
 static size_t riding(const GemmLora *term) { return term && term->r <= SHORT ? term->r : 0; }
 
 /* Its weight: B, or A of rows `width` wide. */
-static Weight weight_of_pair(const GemmLora *term, bool transposed, size_t width)
+static Weight weight_of_assignment(const GemmLora *term, bool transposed, size_t width)
 {
     return transposed ? weight_of("", term->rows, term->r, term->M) : weight_of("", term->r, width, term->M);
 }
@@ -117,7 +117,7 @@ static void rows_pack(bool transposed, size_t T, float s, Rows x, const Weight *
     GemmCut p = plan_of(transposed, T, W, term);
     pack(&p, T, s, x, scratch);
     if (!goes_apart(term)) return;
-    Weight M = weight_of_pair(term, transposed, W->cols);
+    Weight M = weight_of_assignment(term, transposed, W->cols);
     rows_pack(transposed, T, term->s, term->u, &M, NULL, scratch + x_scratch(T, p.inner, 0));
 }
 
@@ -175,7 +175,7 @@ static void slice(bool transposed, size_t T, Rows y, bool add, const float *pack
 /* Columns [begin, end) of what a pair that goes apart adds, packed behind x. */
 static void slice_apart(bool transposed, size_t T, Rows y, const float *packed, const GemmLora *term, size_t width, size_t begin, size_t end)
 {
-    Weight M = weight_of_pair(term, transposed, width);
+    Weight M = weight_of_assignment(term, transposed, width);
     size_t first = transposed ? term->first : 0, from = begin > first ? begin - first : 0, to = end > first ? end - first : 0;
     if (transposed) to = least(to, term->rows);
     if (from < to) slice(transposed, T, rows_right(y, first), true, packed, &M, NULL, from, to, (GemmNext){0});
@@ -290,7 +290,7 @@ static void multiply(const Product *p, float *scratch)
     if (goes_apart(p->term)) main.term = NULL;
     product(&main, scratch);
     if (main.term == p->term) return;
-    Weight M = weight_of_pair(p->term, p->transposed, p->W->cols);
+    Weight M = weight_of_assignment(p->term, p->transposed, p->W->cols);
     Rows y = p->transposed ? rows_right(p->y, p->term->first) : p->y;
     product(&(Product){p->transposed, p->T, p->transposed ? M.rows : M.cols, y, p->term->u, true, p->term->s, &M, NULL}, scratch);
 }

@@ -181,7 +181,7 @@ void run_describe_use(const Run *run, uint64_t steps, double seconds)
         log_line("  speed     %.0f tokens/s with evaluations and saves (planned: %.0f without)", (double)run->tokens_seen / seconds, run->plan.tokens_per_second);
     if (!run->model->stream || steps == 0) return;
     StreamStats stats = stream_stats(run->model->stream);
-    size_t once = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.runs.resident_bytes;
+    size_t once = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.chunks.resident_bytes;
     log_line("  streamed  %s read %s: once what stays, and %s per step with its evaluations (planned: %s without); %.1f s of %.1f s waited for the disk", BYTES(stats.read_bytes),
              stats.direct ? "directly" : "through the page cache", BYTES((double)(stats.read_bytes - once) / (double)steps), BYTES(b->read_bytes),
              stats.waited_seconds, seconds);

@@ -38,7 +38,7 @@ typedef struct {
     int32_t *ids; /* [T][K] ascending */
     const Weight **gate, **up, **down;
     size_t first[16]; /* the number of an expert's first parameter */
-    const ExpertRuns *runs;
+    const ExpertChunks *chunks;
     bool recomputing;
 } Experts;
 
@@ -70,7 +70,7 @@ static Tensor *build(Tape *tape, const Trial *trial, Call *call)
     const Experts *x = trial->op;
     Route route = {x->ids + call->row * x->c->K, call->in[1]};
     tape->recomputing = x->recomputing;
-    return op_experts(tape, call->in[0], route, x->c->E, experts_on(tape, x, call), x->runs);
+    return op_experts(tape, call->in[0], route, x->c->E, experts_on(tape, x, call), x->chunks);
 }
 
 static void reference(const Trial *trial, void *const *in, void *out)
@@ -169,15 +169,15 @@ static void pieces_and_laps_change_no_bit(void **state)
 {
     (void)state;
     Arena arena = {0};
-    const ExpertsLimits usual = experts_limits;
+    const ExpertLimits usual = expert_limits;
     for (size_t i = 0; i < N_CASES; i++)
         for (size_t rows = 1; rows <= 7; rows += 2) {
             Trial trial;
             make(&trial, i);
             Outcome want = trial_run(&trial, &arena);
-            experts_limits = (ExpertsLimits){.piece_rows = rows};
+            expert_limits = (ExpertLimits){.piece_rows = rows};
             Outcome got = trial_run(&trial, &arena);
-            experts_limits = usual;
+            expert_limits = usual;
             assert_memory_equal(got.out, want.out, trial.group.T * trial.cols * sizeof(float));
             for (size_t j = 0; j < trial.n_in; j++) assert_memory_equal(got.grad[j], want.grad[j], trial.in[j].rows * trial.in[j].cols * sizeof(float));
             trial_free(&trial);
@@ -207,12 +207,12 @@ typedef struct {
     Weight there[16][3], lent[16][3];
     size_t begin[8], seen[32], n_seen, fails_at;
     bool held;
-    ExpertRuns runs;
-} Lender;
+    ExpertChunks chunks;
+} ChunkLender;
 
 static Err *lend(void *context, size_t run)
 {
-    Lender *lender = context;
+    ChunkLender *lender = context;
     assert_false(lender->held);
     if (lender->n_seen == lender->fails_at) return err_new(ERR_IO, "shard 7 has gone");
     lender->seen[lender->n_seen++] = run;
@@ -223,19 +223,19 @@ static Err *lend(void *context, size_t run)
 
 static void take_back(void *context, size_t run)
 {
-    Lender *lender = context;
+    ChunkLender *lender = context;
     lender->held = false;
     for (size_t e = lender->begin[run]; e < lender->begin[run + 1]; e++)
         for (size_t i = 0; i < 3; i++) lender->lent[e][i].data = lender->lent[e][i].scale = NULL;
 }
 
 /* Lend the trial's experts in the runs that begin at begin[]. */
-static void lend_in_runs(Lender *lender, Trial *trial, size_t n, const size_t *begin)
+static void lend_in_chunks(ChunkLender *lender, Trial *trial, size_t n, const size_t *begin)
 {
     Experts *x = (Experts *)(size_t)trial->op;
-    *lender = (Lender){.fails_at = SIZE_MAX};
+    *lender = (ChunkLender){.fails_at = SIZE_MAX};
     memcpy(lender->begin, begin, (n + 1) * sizeof *begin);
-    lender->runs = (ExpertRuns){n, lender->begin, lend, take_back, lender};
+    lender->chunks = (ExpertChunks){n, lender->begin, lend, take_back, lender};
     for (size_t e = 0; e < x->c->E; e++) {
         const Weight **all[] = {x->gate, x->up, x->down};
         for (size_t i = 0; i < 3; i++) {
@@ -244,7 +244,7 @@ static void lend_in_runs(Lender *lender, Trial *trial, size_t n, const size_t *b
         }
     }
     for (size_t run = 0; run < n; run++) take_back(lender, run);
-    x->runs = &lender->runs;
+    x->chunks = &lender->chunks;
 }
 
 static void experts_that_come_and_go_change_no_bit(void **state)
@@ -255,11 +255,11 @@ static void experts_that_come_and_go_change_no_bit(void **state)
     for (size_t i = 0; i < 2 * sizeof ways / sizeof *ways; i++) {
         size_t n = ways[i / 2].n;
         Trial trial;
-        Lender lender;
+        ChunkLender lender;
         make_case(&trial, &cases[2]);
         Experts *x = (Experts *)(size_t)trial.op;
         Outcome want = trial_run(&trial, &arena);
-        lend_in_runs(&lender, &trial, n, ways[i / 2].begin);
+        lend_in_chunks(&lender, &trial, n, ways[i / 2].begin);
         x->recomputing = i % 2; /* then only the way back borrows */
         Outcome got = trial_run(&trial, &arena);
         if (!x->recomputing) assert_memory_equal(got.out, want.out, trial.group.T * cases[2].D * sizeof(float));
@@ -279,13 +279,13 @@ static void experts_that_do_not_come_are_an_error(void **state)
     (void)state;
     for (size_t fails_at = 0; fails_at < 4; fails_at++) {
         Trial trial;
-        Lender lender;
+        ChunkLender lender;
         Tape tape = {0};
         Call call = {0};
         Case c = cases[2];
         c.adapted = 0;
         make_case(&trial, &c);
-        lend_in_runs(&lender, &trial, 2, (size_t[]){0, 2, 5});
+        lend_in_chunks(&lender, &trial, 2, (size_t[]){0, 2, 5});
         lender.fails_at = fails_at;
         tape_begin(&tape, &trial.group, TAPE_RECORD);
         for (size_t i = 0; i < 2; i++) call.in[i] = tape_leaf(&tape, trial.in[i].rows, trial.in[i].cols, trial.in[i].values, true);

@@ -28,10 +28,10 @@ static void a_pair_costs_twice_as_much_on_the_way_back(void **state)
 static void a_query_sees_its_past_or_the_best_of_it(void **state)
 {
     (void)state;
-    assert_true(count_pairs(4, 0) == 1 + 2 + 3 + 4);
-    assert_true(count_pairs(4, 2) == 1 + 2 + 2 + 2);
-    assert_true(count_pairs(4, 9) == 10);
-    assert_true(count_pairs(512, 256) == 256 * 257 / 2 + 256 * 256);
+    assert_true(count_scores(4, 0) == 1 + 2 + 3 + 4);
+    assert_true(count_scores(4, 2) == 1 + 2 + 2 + 2);
+    assert_true(count_scores(4, 9) == 10);
+    assert_true(count_scores(512, 256) == 256 * 257 / 2 + 256 * 256);
 }
 
 static void attention_has_two_products_up_and_five_down(void **state)

@@ -20,7 +20,7 @@ static size_t least_of(Model *model, size_t extra_slots)
     StreamBudget plan;
     assert_ok(parts_cut(&parts, model, 0, true));
     assert_fails(parts_budget(&parts, 0, &plan, NULL), ERR_MEMORY, "at least");
-    size_t buffer = (plan.cores.buffer_bytes + plan.runs.buffer_bytes), least = plan.least_bytes;
+    size_t buffer = (plan.cores.buffer_bytes + plan.chunks.buffer_bytes), least = plan.least_bytes;
     parts_free(&parts);
     return least + extra_slots * buffer;
 }
@@ -49,26 +49,26 @@ static void check_experts(const Model *model, const Model *plain, size_t l, size
 /* Runs come and go while the layer is there: rising, then falling, or in a lap that nobody announced. */
 static void check_runs(Model *model, const Model *plain, size_t l, bool falling)
 {
-    const ExpertRuns *runs = model->layers[l].runs;
-    if (!runs) {
+    const ExpertChunks *chunks = model->layers[l].chunks;
+    if (!chunks) {
         if (!model->layers[l].dense) check_experts(model, plain, l, 0, model->router.E);
         return;
     }
-    assert_int_equal(runs->begin[0], 0);
-    assert_int_equal(runs->begin[runs->n], model->router.E);
-    for (size_t i = 0; i < runs->n; i++) {
-        size_t run = falling ? runs->n - 1 - i : i;
-        assert_ok(runs->acquire(runs->context, run));
-        check_experts(model, plain, l, runs->begin[run], runs->begin[run + 1]);
-        runs->release(runs->context, run);
+    assert_int_equal(chunks->begin[0], 0);
+    assert_int_equal(chunks->begin[chunks->n], model->router.E);
+    for (size_t i = 0; i < chunks->n; i++) {
+        size_t chunk = falling ? chunks->n - 1 - i : i;
+        assert_ok(chunks->acquire(chunks->context, chunk));
+        check_experts(model, plain, l, chunks->begin[chunk], chunks->begin[chunk + 1]);
+        chunks->release(chunks->context, chunk);
     }
 }
 
-static void visit_laps(Model *model, const Model *plain, size_t l, bool falling, size_t laps)
+static void visit_laps(Model *model, const Model *plain, size_t l, bool falling, size_t group_passes)
 {
     assert_ok(layer_acquire(model, l));
     check_layer(model, plain, l);
-    for (size_t lap = 0; lap < laps; lap++) check_runs(model, plain, l, falling);
+    for (size_t group_pass = 0; group_pass < group_passes; group_pass++) check_runs(model, plain, l, falling);
     layer_release(model, l);
 }
 
@@ -111,7 +111,7 @@ static void so_have_runs_of_experts(void **state)
     (void)state;
     assert_ok(model_open(&model, "examples/tiny-glm5"));
     assert_ok(stream_open(model, least_of(model, 0), 0, NULL));
-    assert_non_null(model->layers[model->n_layers - 1].runs);
+    assert_non_null(model->layers[model->n_layers - 1].chunks);
     model_close(model);
     every_order_of_layers_finds_their_bytes("examples/tiny-glm5");
 }

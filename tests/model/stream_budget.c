@@ -9,15 +9,15 @@ static const StreamLayer dense = {.core = 100}, sparse = {.core = 50, .expert = 
 static void what_stays_and_what_passes_are_all(const StreamBudget *plan, size_t n, const StreamPart *parts, const bool *resident)
 {
     size_t stay[2] = {0}, pass[2] = {0};
-    for (size_t i = 0; i < n; i++) *(resident[i] ? &stay[parts[i].run] : &pass[parts[i].run]) += parts[i].bytes;
+    for (size_t i = 0; i < n; i++) *(resident[i] ? &stay[parts[i].chunk] : &pass[parts[i].chunk]) += parts[i].bytes;
     assert_int_equal(plan->cores.resident_bytes, stay[0]);
-    assert_int_equal(plan->runs.resident_bytes, stay[1]);
+    assert_int_equal(plan->chunks.resident_bytes, stay[1]);
     assert_int_equal(plan->cores.streamed_bytes, pass[0]);
-    assert_int_equal(plan->runs.streamed_bytes, pass[1]);
-    for (size_t run = 0; run < 2; run++) {
-        const StreamRing *ring = run ? &plan->runs : &plan->cores;
+    assert_int_equal(plan->chunks.streamed_bytes, pass[1]);
+    for (size_t chunk = 0; chunk < 2; chunk++) {
+        const StreamRing *ring = chunk ? &plan->chunks : &plan->cores;
         for (size_t i = 0; i < n; i++)
-            if (parts[i].run == run && !resident[i]) assert_true(parts[i].bytes <= ring->buffer_bytes && ring->n_buffers > 0);
+            if (parts[i].chunk == chunk && !resident[i]) assert_true(parts[i].bytes <= ring->buffer_bytes && ring->n_buffers > 0);
     }
 }
 
@@ -47,9 +47,9 @@ static size_t cut_layers(size_t left, StreamPart *parts)
     for (size_t l = 0; l < L; l++) layers[l] = l < 3 ? dense : sparse;
     size_t most = stream_budget_part_max(left, L, layers);
     for (size_t l = 0; l < L; l++) {
-        size_t runs = stream_budget_chunks(&layers[l], most);
-        parts[n++] = (StreamPart){layers[l].core + (runs ? 0 : layers[l].n_experts * layers[l].expert), false};
-        for (size_t i = 0; i < runs; i++) parts[n++] = (StreamPart){(E * (i + 1) / runs - E * i / runs) * layers[l].expert, true};
+        size_t chunks = stream_budget_chunks(&layers[l], most);
+        parts[n++] = (StreamPart){layers[l].core + (chunks ? 0 : layers[l].n_experts * layers[l].expert), false};
+        for (size_t i = 0; i < chunks; i++) parts[n++] = (StreamPart){(E * (i + 1) / chunks - E * i / chunks) * layers[l].expert, true};
     }
     return n;
 }
@@ -69,10 +69,10 @@ static void large_layers_are_cut_into_runs_that_fit(void **state)
         assert_ok(stream_budget(&plan, limit, 500, n, parts, resident));
         what_stays_and_what_passes_are_all(&plan, n, parts, resident);
         assert_true(stream_budget_bytes(&plan) <= limit);
-        assert_true(plan.runs.n <= last_runs); /* more memory, larger parts */
-        last_runs = plan.runs.n;
+        assert_true(plan.chunks.n <= last_runs); /* more memory, larger parts */
+        last_runs = plan.chunks.n;
     }
-    assert_int_equal(plan.runs.n, 0);
+    assert_int_equal(plan.chunks.n, 0);
     assert_int_equal(plan.cores.n_resident, L);
 }
 

@@ -8,10 +8,10 @@ static const size_t first[L + 1] = {0, 1, 5, 6, 9}; /* runs: none, 3, none, 2 */
 
 static size_t add(size_t n, size_t *list, const OrderPass *w, size_t l, bool falling)
 {
-    size_t runs = first[l + 1] - first[l] - 1;
+    size_t chunks = first[l + 1] - first[l] - 1;
     list[n++] = first[l];
-    for (size_t lap = 0; lap < w->laps; lap++)
-        for (size_t i = 0; i < runs; i++) list[n++] = first[l] + 1 + (falling ? runs - 1 - i : i);
+    for (size_t group_pass = 0; group_pass < w->group_passes; group_pass++)
+        for (size_t i = 0; i < chunks; i++) list[n++] = first[l] + 1 + (falling ? chunks - 1 - i : i);
     return n;
 }
 
@@ -45,16 +45,16 @@ static void visits_are_those_of_the_loops(void **state)
     static size_t list[MOST + 200];
     (void)state;
     for (size_t lowest = 0; lowest <= L; lowest++)
-        for (size_t laps = 1; laps < 4; laps++) {
+        for (size_t group_passes = 1; group_passes < 4; group_passes++) {
             Order order = {0};
             size_t n = add_ups(0, list, 13); /* before any was announced */
-            order.passes[order.n++] = (OrderPass){n, lowest, laps};
+            order.passes[order.n++] = (OrderPass){n, lowest, group_passes};
             n = add_walk(n, list, &order.passes[0]);
             assert_int_equal(n - 13, order_visits(&order.passes[0], L, first));
             order.passes[order.n++] = (OrderPass){n, 0, 1};
             n = add_walk(n, list, &order.passes[1]);
             n = add_ups(n, list, 7);
-            order.passes[order.n++] = (OrderPass){n, L, laps};
+            order.passes[order.n++] = (OrderPass){n, L, group_passes};
             n = add_walk(n, list, &order.passes[2]);
             add_ups(n, list, MOST - n);
             check(&order, list, 0, n + 20);

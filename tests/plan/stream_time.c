@@ -18,20 +18,20 @@ typedef struct {
 /* Cores stay; runs of 10 bytes pass through so many slots, but for the first `stay` of them. */
 static void make(Case *c, size_t stay, size_t buffers, double core, double experts)
 {
-    *c = (Case){.parts = {.n_layers = L, .n = N, .first = (size_t *)(size_t)first, .parts = c->of}, .plan = {.runs = {.n_buffers = buffers}}};
-    for (size_t p = 0, runs = 0; p < N; p++) {
-        bool run = p % (1 + RUNS) != 0;
-        c->of[p] = (StreamedPart){.run = run, .bytes = run ? 10 : 5};
-        c->resident[p] = !run || runs < stay;
-        runs += run;
+    *c = (Case){.parts = {.n_layers = L, .n = N, .first = (size_t *)(size_t)first, .parts = c->of}, .plan = {.chunks = {.n_buffers = buffers}}};
+    for (size_t p = 0, chunks = 0; p < N; p++) {
+        bool chunk = p % (1 + RUNS) != 0;
+        c->of[p] = (StreamedPart){.chunk = chunk, .bytes = chunk ? 10 : 5};
+        c->resident[p] = !chunk || chunks < stay;
+        chunks += chunk;
     }
     for (size_t l = 0; l < L; l++) c->layers[l] = (LayerSeconds){core, core, core, experts, experts};
 }
 
-static double seconds(const Case *c, double head, size_t lowest, size_t laps)
+static double seconds(const Case *c, double head, size_t lowest, size_t group_passes)
 {
     double step;
-    assert_ok(stream_time(&step, &(StreamTimeInput){&c->parts, c->resident, &c->plan, c->layers, head, lowest, laps, 1}));
+    assert_ok(stream_time(&step, &(StreamTimeInput){&c->parts, c->resident, &c->plan, c->layers, head, lowest, group_passes, 1}));
     return step;
 }
 

@@ -128,8 +128,8 @@ static Err *fit_text(BenchSettings *s, Model *model)
     GenerateConfig *c = &s->text;
     size_t batch = (size_t)c->batch, prompt = (size_t)c->prompt, bytes = cache_bytes(model, batch, prompt + (size_t)c->new_tokens);
     if (!s->step.memory_limit) return NULL;
-    Subject subject = {.model = model};
-    TRY(subject_fit(&subject, &(SubjectSettings){.memory_limit = s->step.memory_limit}, &(SubjectWork){batch * prompt, prompt, bytes}, &c->group_tokens));
+    Candidate candidate = {.model = model};
+    TRY(candidate_fit(&candidate, &(CandidateSettings){.memory_limit = s->step.memory_limit}, &(CandidateWork){batch * prompt, prompt, bytes}, &c->group_tokens));
     if (model->stream) c->rounds = 1;
     return NULL;
 }

@@ -8,7 +8,7 @@
 #include <omp.h>
 #include <stdlib.h>
 
-Err *subject_open(Subject *s, const SubjectSettings *settings)
+Err *candidate_open(Candidate *s, const CandidateSettings *settings)
 {
     char path[PATH_BYTES];
     if (!settings->model) return err_new(ERR_USAGE, "--model is missing");
@@ -18,7 +18,7 @@ Err *subject_open(Subject *s, const SubjectSettings *settings)
     return tokenizer_open(&s->tokenizer, path);
 }
 
-void subject_close(Subject *s)
+void candidate_close(Candidate *s)
 {
     for (size_t i = 0; i < s->n; i++) {
         adapter_free(s->adapters[i].adapter);
@@ -27,10 +27,10 @@ void subject_close(Subject *s)
     free(s->adapters);
     tokenizer_close(s->tokenizer);
     model_close(s->model);
-    *s = (Subject){0};
+    *s = (Candidate){0};
 }
 
-Err *subject_fit(Subject *s, const SubjectSettings *settings, const SubjectWork *work, int64_t *group_tokens)
+Err *candidate_fit(Candidate *s, const CandidateSettings *settings, const CandidateWork *work, int64_t *group_tokens)
 {
     Budget budget;
     StepWork all = {.ranks = 1, .local_ranks = 1, .threads = (size_t)omp_get_max_threads(), .step_tokens = work->tokens, .longest = work->longest,
@@ -40,21 +40,21 @@ Err *subject_fit(Subject *s, const SubjectSettings *settings, const SubjectWork 
     return NULL;
 }
 
-Err *subject_add(Subject *s, const char *path)
+Err *candidate_add(Candidate *s, const char *path)
 {
     TRY(mem_grow(&s->adapters, &s->capacity, s->n + 1, sizeof *s->adapters));
-    struct SubjectAdapter *to = &s->adapters[s->n];
-    *to = (struct SubjectAdapter){0};
+    struct CandidateAdapter *to = &s->adapters[s->n];
+    *to = (struct CandidateAdapter){0};
     TRY(adapter_open(&to->adapter, s->model, path));
     s->n++; /* from here on it is closed with the rest */
     return mem_copy_text(&to->name, path);
 }
 
-Err *subject_add_all(Subject *s, const SubjectSettings *settings)
+Err *candidate_add_all(Candidate *s, const CandidateSettings *settings)
 {
-    for (size_t i = 0; i < settings->adapter.count; i++) TRY(subject_add(s, settings->adapter.items[i]));
+    for (size_t i = 0; i < settings->adapter.count; i++) TRY(candidate_add(s, settings->adapter.items[i]));
     return NULL;
 }
 
-const Adapter *subject_adapter(const Subject *s, size_t variant) { return variant ? s->adapters[variant - 1].adapter : NULL; }
-const char *subject_name(const Subject *s, size_t variant) { return variant ? s->adapters[variant - 1].name : "base"; }
+const Adapter *candidate_adapter(const Candidate *s, size_t variant) { return variant ? s->adapters[variant - 1].adapter : NULL; }
+const char *candidate_name(const Candidate *s, size_t variant) { return variant ? s->adapters[variant - 1].name : "base"; }

@@ -14,7 +14,7 @@
 #define AT(field) offsetof(ChatSettings, field)
 
 static const Option chat_table[] = {
-    SUBJECT_OPTIONS(AT(subject), "PEFT directories, checkpoints or runs, with commas; the talk begins with the first"),
+    CANDIDATE_OPTIONS(AT(candidate), "PEFT directories, checkpoints or runs, with commas; the talk begins with the first"),
     {"system", OPT_TEXT, AT(system), .help = "a system message"},
     {"tools", OPT_TEXT, AT(tools), .help = "a JSON file with a list of function descriptions; calls are printed, and you type their results"},
     {"hide_thinking", OPT_FLAG, AT(hide_thinking), .help = "do not show the thoughts of --thinking"},
@@ -24,7 +24,7 @@ static const Option chat_table[] = {
     SAMPLING_OPTIONS(ChatSettings, sampling),
     {"stop", OPT_LIST, AT(stop), .help = "texts that end an answer, with commas"},
     {.help = "Work"},
-    SUBJECT_WORK_OPTIONS(AT(subject)),
+    CANDIDATE_WORK_OPTIONS(AT(candidate)),
     {"help", OPT_FLAG, AT(help), .help = "this list"},
     {0}};
 
@@ -38,27 +38,27 @@ static const char commands[] = "  /adapter            which there are; /adapter 
 
 /* ---- commands ------------------------------------------------------------------------------------------------- */
 
-static Err *choose_adapter(Talk *c, const char *which)
+static Err *choose_adapter(ChatSession *c, const char *which)
 {
     char *end;
-    size_t i = (size_t)strtoul(which, &end, 10), n = c->subject.n;
+    size_t i = (size_t)strtoul(which, &end, 10), n = c->candidate.n;
     if (!*which) {
-        for (i = 0; i <= n; i++) printf("%s %zu  %s\n", i == c->chosen ? "*" : " ", i, subject_name(&c->subject, i));
+        for (i = 0; i <= n; i++) printf("%s %zu  %s\n", i == c->chosen ? "*" : " ", i, candidate_name(&c->candidate, i));
         return NULL;
     }
     if (strcmp(which, "base") == 0) i = 0;
     else if (*end) {
-        for (i = 1; i <= n && strcmp(subject_name(&c->subject, i), which) != 0;) i++;
-        if (i > n) TRY(subject_add(&c->subject, which));
+        for (i = 1; i <= n && strcmp(candidate_name(&c->candidate, i), which) != 0;) i++;
+        if (i > n) TRY(candidate_add(&c->candidate, which));
     }
-    if (i > c->subject.n) return err_new(ERR_USAGE, n ? "there is no adapter %s: 1 to %zu, or 0, the base" : "there is no adapter %s; /adapter PATH opens one", which, n);
+    if (i > c->candidate.n) return err_new(ERR_USAGE, n ? "there is no adapter %s: 1 to %zu, or 0, the base" : "there is no adapter %s; /adapter PATH opens one", which, n);
     if (i != c->chosen) c->session.seen = 0; /* the cache is of the other one */
     c->chosen = i;
-    printf("(%s)\n", subject_name(&c->subject, i));
+    printf("(%s)\n", candidate_name(&c->candidate, i));
     return NULL;
 }
 
-static Err *set_thinking(Talk *c, const char *word)
+static Err *set_thinking(ChatSession *c, const char *word)
 {
     if (strcmp(word, "on") == 0 || strcmp(word, "off") == 0) c->settings.sampling.thinking = strcmp(word, "on") == 0;
     else if (strcmp(word, "show") == 0 || strcmp(word, "hide") == 0) c->settings.hide_thinking = strcmp(word, "hide") == 0;
@@ -66,7 +66,7 @@ static Err *set_thinking(Talk *c, const char *word)
     return NULL;
 }
 
-static Err *set_seed(Talk *c, const char *text)
+static Err *set_seed(ChatSession *c, const char *text)
 {
     char *end;
     long long seed = strtoll(text, &end, 10);
@@ -76,27 +76,27 @@ static Err *set_seed(Talk *c, const char *text)
     return NULL;
 }
 
-static Err *set_system(Talk *c, const char *text)
+static Err *set_system(ChatSession *c, const char *text)
 {
     free(c->system);
     c->system = NULL;
     return *text ? mem_copy_text(&c->system, text) : NULL;
 }
 
-static bool last_is(const Talk *c, const char *role)
+static bool last_is(const ChatSession *c, const char *role)
 {
     const Json *last = NULL;
     for (const Json *m = json_first(c->messages); m; m = json_next(m)) last = m;
     return last && strcmp(json_string(json_find(last, "role")), role) == 0;
 }
 
-static Err *again(Talk *c)
+static Err *again(ChatSession *c)
 {
-    while (json_count(c->messages) && !last_is(c, "user")) talk_forget(c, 1);
-    return json_count(c->messages) ? talk_reply(c) : err_new(ERR_USAGE, "there is nothing to answer yet");
+    while (json_count(c->messages) && !last_is(c, "user")) chat_session_forget(c, 1);
+    return json_count(c->messages) ? chat_session_reply(c) : err_new(ERR_USAGE, "there is nothing to answer yet");
 }
 
-static Err *command(Talk *c, const char *line, bool *quit)
+static Err *command(ChatSession *c, const char *line, bool *quit)
 {
     size_t n = strcspn(line, " ");
     const char *rest = line + n + strspn(line + n, " ");
@@ -108,7 +108,7 @@ static Err *command(Talk *c, const char *line, bool *quit)
     else if (strcmp(word, "/system") == 0) return set_system(c, rest);
     else if (strcmp(word, "/thinking") == 0) return set_thinking(c, rest);
     else if (strcmp(word, "/again") == 0) return again(c);
-    else if (strcmp(word, "/reset") == 0) talk_forget(c, json_count(c->messages));
+    else if (strcmp(word, "/reset") == 0) chat_session_forget(c, json_count(c->messages));
     else if (strcmp(word, "/seed") == 0) return set_seed(c, rest);
     else return err_new(ERR_USAGE, "there is no %s; /help lists what there is", word);
     return NULL;
@@ -123,16 +123,16 @@ static Err *tell(Err *err)
     return NULL;
 }
 
-static Err *say(Talk *c, const char *line)
+static Err *say(ChatSession *c, const char *line)
 {
     size_t before = json_count(c->messages);
-    talk_add(c, "user", line);
-    Err *err = talk_reply(c);
-    if (err) talk_forget(c, json_count(c->messages) - before);
+    chat_session_add(c, "user", line);
+    Err *err = chat_session_reply(c);
+    if (err) chat_session_forget(c, json_count(c->messages) - before);
     return err;
 }
 
-static Err *talk(Talk *c)
+static Err *converse(ChatSession *c)
 {
     char *line;
     bool quit = false;
@@ -146,20 +146,20 @@ static Err *talk(Talk *c)
 
 /* ---- all ------------------------------------------------------------------------------------------------------ */
 
-static Err *open_session(Talk *c)
+static Err *open_session(ChatSession *c)
 {
     ChatSettings *s = &c->settings;
-    int64_t positions = c->subject.model->config.max_position_embeddings, group = 0;
-    size_t context = (size_t)(s->context < positions ? s->context : positions), bytes = cache_bytes(c->subject.model, 1, context);
-    TRY(subject_fit(&c->subject, &s->subject, &(SubjectWork){context, context, bytes}, &group));
-    TRY(subject_add_all(&c->subject, &s->subject));
-    c->chosen = c->subject.n ? 1 : 0;
-    TRY(session_open(&c->session, c->subject.model, context, true));
-    log_line("%s, %s; %zu tokens of context in %.0f MiB; /help", s->subject.model, subject_name(&c->subject, c->chosen), context, (double)bytes / 1048576);
+    int64_t positions = c->candidate.model->config.max_position_embeddings, group = 0;
+    size_t context = (size_t)(s->context < positions ? s->context : positions), bytes = cache_bytes(c->candidate.model, 1, context);
+    TRY(candidate_fit(&c->candidate, &s->candidate, &(CandidateWork){context, context, bytes}, &group));
+    TRY(candidate_add_all(&c->candidate, &s->candidate));
+    c->chosen = c->candidate.n ? 1 : 0;
+    TRY(session_open(&c->session, c->candidate.model, context, true));
+    log_line("%s, %s; %zu tokens of context in %.0f MiB; /help", s->candidate.model, candidate_name(&c->candidate, c->chosen), context, (double)bytes / 1048576);
     return NULL;
 }
 
-static Err *read_tools(Talk *c)
+static Err *read_tools(ChatSession *c)
 {
     const char *path = c->settings.tools;
     Raw tools;
@@ -168,12 +168,12 @@ static Err *read_tools(Talk *c)
     return raw_is(tools, JSON_ARRAY) ? NULL : err_new(ERR_DATA, "tools: %s is no list of function descriptions: [{\"type\": \"function\", \"function\": {...}}]", path);
 }
 
-static Err *open_parts(Talk *c)
+static Err *open_parts(ChatSession *c)
 {
     const ChatSettings *s = &c->settings;
-    TRY(subject_open(&c->subject, &s->subject));
-    TRY(encoder_new(&c->encoder, c->subject.tokenizer));
-    TRY(template_recognise(&c->template, s->subject.model, s->chat_template));
+    TRY(candidate_open(&c->candidate, &s->candidate));
+    TRY(encoder_new(&c->encoder, c->candidate.tokenizer));
+    TRY(template_recognise(&c->template, s->candidate.model, s->chat_template));
     if (s->tools) TRY(read_tools(c));
     if (s->system) TRY(mem_copy_text(&c->system, s->system));
     c->messages = json_new_array();
@@ -181,9 +181,9 @@ static Err *open_parts(Talk *c)
     return open_session(c);
 }
 
-static Err *chat(Talk *c, int argc, char **argv)
+static Err *chat(ChatSession *c, int argc, char **argv)
 {
-    TRY(sampling_arguments(&c->settings, chat_table, argc, argv, AT(subject.model)));
+    TRY(sampling_arguments(&c->settings, chat_table, argc, argv, AT(candidate.model)));
     if (c->settings.help) {
         printf("graft chat --model DIR [--adapter PATH,...]\n");
         options_help(stdout, chat_table);
@@ -192,12 +192,12 @@ static Err *chat(Talk *c, int argc, char **argv)
     }
     TRY(open_parts(c));
     line_open();
-    return talk(c);
+    return converse(c);
 }
 
 int verb_chat(int argc, char **argv)
 {
-    Talk c = {0};
+    ChatSession c = {0};
     Err *err = chat(&c, argc, argv);
     session_close(&c.session);
     answer_free(&c.answer);
@@ -205,7 +205,7 @@ int verb_chat(int argc, char **argv)
     free(c.system);
     text_free(&c.tools);
     encoder_free(c.encoder);
-    subject_close(&c.subject);
+    candidate_close(&c.candidate);
     options_free(&c.settings, chat_table);
     return err_report("chat", err);
 }

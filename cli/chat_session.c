@@ -9,13 +9,13 @@
 
 /* ---- showing an answer as it comes ---------------------------------------------------------------------------- */
 
-static void set_dim(Talk *c, bool dim)
+static void set_dim(ChatSession *c, bool dim)
 {
     if (c->terminal && dim != c->dim) fputs(dim ? "\033[2m" : "\033[0m", stdout);
     c->dim = dim;
 }
 
-static void print_bytes(Talk *c, size_t begin, size_t end, bool dim)
+static void print_bytes(ChatSession *c, size_t begin, size_t end, bool dim)
 {
     if (begin < c->printed) begin = c->printed;
     if (end > c->answer.shown) end = c->answer.shown;
@@ -24,7 +24,7 @@ static void print_bytes(Talk *c, size_t begin, size_t end, bool dim)
     fwrite(c->answer.text.data + begin, 1, end - begin, stdout);
 }
 
-static void show(Talk *c)
+static void show(ChatSession *c)
 {
     AnswerParts p = answer_parts(&c->answer.text, c->settings.sampling.thinking);
     bool thought = p.thought_end > p.thought;
@@ -38,7 +38,7 @@ static void show(Talk *c)
 
 static bool on_token(void *context, int32_t token)
 {
-    Talk *c = context;
+    ChatSession *c = context;
     size_t from;
     c->err = answer_put(&c->answer, token, &from);
     if (!c->err && c->answer.shown > from) show(c);
@@ -65,7 +65,7 @@ static void print_calls(const Json *calls)
 
 /* ---- messages ------------------------------------------------------------------------------------------------- */
 
-void talk_add(Talk *c, const char *role, const char *content)
+void chat_session_add(ChatSession *c, const char *role, const char *content)
 {
     Json *message = json_new_object();
     json_add_string(message, "role", role);
@@ -83,7 +83,7 @@ static void add_stretch(Json *object, const char *key, const Text *text, size_t 
 }
 
 /* What the answer said becomes part of the talk; returns its calls. */
-static Json *keep_answer(Talk *c)
+static Json *keep_answer(ChatSession *c)
 {
     AnswerParts p = answer_parts(&c->answer.text, c->settings.sampling.thinking);
     Json *message = json_new_object(), *calls = answer_calls(c->answer.text.data + p.calls);
@@ -96,7 +96,7 @@ static Json *keep_answer(Talk *c)
 }
 
 /* All messages but the last `n`. */
-void talk_forget(Talk *c, size_t n)
+void chat_session_forget(ChatSession *c, size_t n)
 {
     Json *kept = json_new_array();
     size_t count = json_count(c->messages), i = 0;
@@ -105,7 +105,7 @@ void talk_forget(Talk *c, size_t n)
     c->messages = kept;
 }
 
-static Err *render_text(Talk *c, ChatText *chat, const char *json)
+static Err *render_text(ChatSession *c, ChatText *chat, const char *json)
 {
     ChatOptions options = {.template = c->template, .add_generation_prompt = true, .enable_thinking = c->settings.sampling.thinking ? CHAT_YES : CHAT_NO};
     Raw messages, tools = {0};
@@ -114,7 +114,7 @@ static Err *render_text(Talk *c, ChatText *chat, const char *json)
     return chat_render(chat, &options, messages, tools);
 }
 
-static Err *render(Talk *c, Tokens *tokens)
+static Err *render(ChatSession *c, Tokens *tokens)
 {
     ChatText chat = {0};
     Json *all = json_new_array(), *system;
@@ -138,10 +138,10 @@ static Err *render(Talk *c, Tokens *tokens)
 
 /* ---- an answer ------------------------------------------------------------------------------------------------ */
 
-static Err *write_answer(Talk *c, const int32_t *ids, size_t n)
+static Err *write_answer(ChatSession *c, const int32_t *ids, size_t n)
 {
     const ChatSettings *s = &c->settings;
-    const ModelConfig *config = &c->subject.model->config;
+    const ModelConfig *config = &c->candidate.model->config;
     int32_t stop[MAX_EOS];
     Generated made = {0};
     size_t from, room = c->session.capacity - n;
@@ -151,10 +151,10 @@ static Err *write_answer(Talk *c, const int32_t *ids, size_t n)
     g.max_new_tokens = (size_t)s->sampling.max_new_tokens < room ? (size_t)s->sampling.max_new_tokens : room;
     g.sampling.seed += c->answers++;
     answer_free(&c->answer);
-    answer_open(&c->answer, c->subject.tokenizer, s->stop.count, s->stop.items);
+    answer_open(&c->answer, c->candidate.tokenizer, s->stop.count, s->stop.items);
     c->printed = 0;
     line_forget();
-    Err *err = generate_in(&c->session, c->subject.model, subject_adapter(&c->subject, c->chosen), &g, &made);
+    Err *err = generate_in(&c->session, c->candidate.model, candidate_adapter(&c->candidate, c->chosen), &g, &made);
     if (!err) err = c->err;
     c->err = NULL;
     if (!err) err = answer_end(&c->answer, &from);
@@ -165,7 +165,7 @@ static Err *write_answer(Talk *c, const int32_t *ids, size_t n)
     return err;
 }
 
-static Err *answer_messages(Talk *c)
+static Err *answer_messages(ChatSession *c)
 {
     Tokens tokens = {0};
     int32_t *ids = NULL;
@@ -181,7 +181,7 @@ static Err *answer_messages(Talk *c)
 }
 
 /* Answer, and as long as the answer calls tools, ask for their results and answer again. */
-Err *talk_reply(Talk *c)
+Err *chat_session_reply(ChatSession *c)
 {
     for (;;) {
         TRY(answer_messages(c));
@@ -193,7 +193,7 @@ Err *talk_reply(Talk *c)
             snprintf(prompt, sizeof prompt, "result of %.100s> ", call_name(call));
             result = line_read(prompt);
             more = result != NULL;
-            if (more) talk_add(c, "tool", result);
+            if (more) chat_session_add(c, "tool", result);
             free(result);
         }
         json_free(calls);

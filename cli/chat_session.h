@@ -10,7 +10,7 @@
 
 typedef struct {
     bool help, hide_thinking;
-    SubjectSettings subject;
+    CandidateSettings candidate;
     char *system, *tools, *chat_template;
     TextList stop;
     int64_t context;
@@ -19,7 +19,7 @@ typedef struct {
 
 typedef struct {
     ChatSettings settings;
-    Subject subject;
+    Candidate candidate;
     size_t chosen; /* variant of the subject that talks */
     Encoder *encoder;
     ChatTemplate template;
@@ -32,12 +32,12 @@ typedef struct {
     size_t printed;   /* bytes of it that were looked at */
     bool terminal, dim;
     Err *err;
-} Talk;
+} ChatSession;
 
-void talk_add(Talk *talk, const char *role, const char *content);
-void talk_forget(Talk *talk, size_t n); /* the last n messages */
+void chat_session_add(ChatSession *session, const char *role, const char *content);
+void chat_session_forget(ChatSession *session, size_t n); /* the last n messages */
 
 /* Answer the messages on stdout, as the answer comes; while it calls tools, ask for their results and answer again. */
-MUST_USE Err *talk_reply(Talk *talk);
+MUST_USE Err *chat_session_reply(ChatSession *session);
 
 #endif

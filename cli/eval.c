@@ -11,14 +11,14 @@ enum { GATE_FAILED = 10 }; /* exit code: apart from those of errors */
 #define AT(field) offsetof(EvalSettings, field)
 
 static const Option eval_table[] = {
-    SUBJECT_OPTIONS(AT(subject), "PEFT directories, checkpoints or runs, with commas; none: the base alone"),
+    CANDIDATE_OPTIONS(AT(candidate), "PEFT directories, checkpoints or runs, with commas; none: the base alone"),
     {"data", OPT_LIST, AT(data), .help = "JSON Lines: messages, or question with answer (and choices); several files with commas"},
     {.help = "Data"},
     DATA_OPTIONS(AT(how)),
     {.help = "Reading"},
     {"group_tokens", OPT_INT, AT(group_tokens), .preset = "8192", .min = 0, .max = 1e9, .help = "tokens run through a layer together; never changes a bit"},
     {"hidden_mib", OPT_INT, AT(hidden_mib), .preset = "4096", .min = 0, .max = 1e9, .help = "for hidden states of all documents and adapters; beyond it the weights are read again; 0: no limit"},
-    SUBJECT_WORK_OPTIONS(AT(subject)),
+    CANDIDATE_WORK_OPTIONS(AT(candidate)),
     {.help = "Figures"},
     {"bootstrap", OPT_INT, AT(bootstrap), .preset = "2000", .min = 0, .max = 1e7, .help = "draws of records for the intervals of differences"},
     {"level", OPT_NUMBER, AT(level), .preset = "0.95", .min = 0.01, .max = 0.9999, .help = "of those intervals"},
@@ -45,14 +45,14 @@ static void check_gates(Eval *e)
                 const EvalPart *part = &e->parts[p];
                 if (!gate_strikes(&e->gates[g], &part->summaries[v], &part->summaries[0])) continue;
                 const char *condition = e->settings.fail_if.items[g];
-                log_line("graft eval: %s holds for %s on %s", condition + strspn(condition, " "), subject_name(&e->subject, v), e->files[part->file].path);
+                log_line("graft eval: %s holds for %s on %s", condition + strspn(condition, " "), candidate_name(&e->candidate, v), e->files[part->file].path);
                 e->n_struck++;
             }
 }
 
 static Err *eval(Eval *e, int argc, char **argv)
 {
-    TRY(sampling_arguments(&e->settings, eval_table, argc, argv, AT(subject.model)));
+    TRY(sampling_arguments(&e->settings, eval_table, argc, argv, AT(candidate.model)));
     if (e->settings.help) {
         printf("graft eval --model DIR --data FILE,... [--adapter PATH,...]\n");
         options_help(stdout, eval_table);

@@ -33,7 +33,7 @@ static void print_part(const Eval *e, const EvalPart *part)
     if (file->kind == RECORD_LOSS) printf(", %.0f scored tokens", bottom);
     printf("\n");
     for (size_t v = 0; v < e->n_variants; v++) {
-        printf("  %s\n", subject_name(&e->subject, v));
+        printf("  %s\n", candidate_name(&e->candidate, v));
         for (size_t m = 0; m < part->summaries[v].n; m++) print_metric(&part->summaries[v].metrics[m]);
     }
 }
@@ -43,27 +43,27 @@ static void print_routing(const Eval *e)
     printf("routing: share of tokens whose experts changed; entropy of the load (1: even); busiest expert over the mean\n");
     for (size_t v = 0; v < e->n_variants; v++)
         for (size_t l = 0; l < e->evaluated.n_layers; l++) {
-            if (e->subject.model->layers[l].dense) continue;
+            if (e->candidate.model->layers[l].dense) continue;
             RoutingShift shift = scores_routing(&e->evaluated, v, l);
-            if (e->settings.routing) printf("  layer %-3zu %6.1f%%  %6.3f  %6.2f  %s\n", l, 100 * shift.changed, shift.entropy, shift.max_over_mean, subject_name(&e->subject, v));
+            if (e->settings.routing) printf("  layer %-3zu %6.1f%%  %6.3f  %6.2f  %s\n", l, 100 * shift.changed, shift.entropy, shift.max_over_mean, candidate_name(&e->candidate, v));
         }
     for (size_t v = 1; v < e->n_variants && !e->settings.routing; v++) {
         double sum = 0, most = 0, n = 0;
         for (size_t l = 0; l < e->evaluated.n_layers; l++) {
-            if (e->subject.model->layers[l].dense) continue;
+            if (e->candidate.model->layers[l].dense) continue;
             double changed = scores_routing(&e->evaluated, v, l).changed;
             sum += changed;
             most = fmax(most, changed);
             n++;
         }
-        printf("  %5.1f%% on average, %.1f%% in the layer that moved most  %s\n", 100 * sum / n, 100 * most, subject_name(&e->subject, v));
+        printf("  %5.1f%% on average, %.1f%% in the layer that moved most  %s\n", 100 * sum / n, 100 * most, candidate_name(&e->candidate, v));
     }
 }
 
 void eval_print(const Eval *e)
 {
     for (size_t p = 0; p < e->n_parts; p++) print_part(e, &e->parts[p]);
-    if (e->n_documents && e->subject.model->router.E && (e->n_variants > 1 || e->settings.routing)) print_routing(e);
+    if (e->n_documents && e->candidate.model->router.E && (e->n_variants > 1 || e->settings.routing)) print_routing(e);
     if (e->n_variants > 1) printf("in brackets: the difference to the base and its %.0f %% interval (%zu bootstrap draws of records)\n", 100 * e->settings.level, (size_t)e->settings.bootstrap);
     if (e->evaluated.readings > 1) printf("the weights were read %zu times; more --hidden_mib would read them once\n", e->evaluated.readings);
 }
@@ -99,7 +99,7 @@ static Json *json_of_part(const Eval *e, const EvalPart *part)
     json_add_string(object, "kind", record_kind_name(e->files[part->file].kind));
     json_add_number(object, "records", (double)part->n);
     if (bottom > 0) json_add_number(object, "scored", bottom);
-    for (size_t v = 0; v < e->n_variants; v++) json_add(results, NULL, json_of_summary(subject_name(&e->subject, v), &part->summaries[v]));
+    for (size_t v = 0; v < e->n_variants; v++) json_add(results, NULL, json_of_summary(candidate_name(&e->candidate, v), &part->summaries[v]));
     json_add(object, "results", results);
     return object;
 }
@@ -107,9 +107,9 @@ static Json *json_of_part(const Eval *e, const EvalPart *part)
 static Json *json_of_routing(const Eval *e, size_t v)
 {
     Json *object = json_new_object(), *layers = json_new_array();
-    json_add_string(object, "name", subject_name(&e->subject, v));
+    json_add_string(object, "name", candidate_name(&e->candidate, v));
     for (size_t l = 0; l < e->evaluated.n_layers; l++) {
-        if (e->subject.model->layers[l].dense) continue;
+        if (e->candidate.model->layers[l].dense) continue;
         RoutingShift shift = scores_routing(&e->evaluated, v, l);
         Json *layer = json_new_object();
         json_add_number(layer, "layer", (double)l);
@@ -126,7 +126,7 @@ Err *eval_print_json(const Eval *e)
 {
     Json *object = json_new_object(), *parts = json_new_array(), *routing = json_new_array();
     char *text;
-    json_add_string(object, "model", e->settings.subject.model);
+    json_add_string(object, "model", e->settings.candidate.model);
     json_add_number(object, "readings", (double)e->evaluated.readings);
     for (size_t p = 0; p < e->n_parts; p++) json_add(parts, NULL, json_of_part(e, &e->parts[p]));
     json_add(object, "parts", parts);
@@ -150,7 +150,7 @@ static Err *write_record(const Eval *e, FILE *stream, size_t i, size_t v)
     json_add_string(line, "file", e->files[r->file].path);
     json_add_number(line, "line", (double)r->line);
     if (r->domain) json_add_string(line, "domain", r->domain);
-    json_add_string(line, "name", subject_name(&e->subject, v));
+    json_add_string(line, "name", candidate_name(&e->candidate, v));
     if (r->scored > 0) json_add_number(line, "scored", r->scored);
     for (size_t m = 0; record_metric(kind, m); m++)
         if (v || strncmp(record_metric(kind, m), "kl", 2) != 0) json_add_number(line, record_metric(kind, m), e->scores[v][i].top[m] / r->bottom);

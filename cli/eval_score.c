@@ -63,10 +63,10 @@ static Err *open_file(Eval *e, size_t f, const DocumentOptions *options)
         ChatOptions asking = options->chat;
         asking.end_of_text = true;
         asking.enable_thinking = e->settings.sampling.thinking ? CHAT_YES : CHAT_NO;
-        TRY(questions_open(&file->questions, file->path, e->subject.tokenizer, &asking, options->max_length));
+        TRY(questions_open(&file->questions, file->path, e->candidate.tokenizer, &asking, options->max_length));
         TRY(add_questions(e, f));
     } else {
-        TRY(dataset_open_file(&file->data, e->subject.tokenizer, file->path, options));
+        TRY(dataset_open_file(&file->data, e->candidate.tokenizer, file->path, options));
         TRY(add_documents(e, f));
     }
     file->n = e->n_records - file->first;
@@ -74,7 +74,7 @@ static Err *open_file(Eval *e, size_t f, const DocumentOptions *options)
 }
 
 /* Documents, and the hidden states of all variants between the layers. */
-static SubjectWork work_of(const Eval *e)
+static CandidateWork work_of(const Eval *e)
 {
     const EvalSettings *s = &e->settings;
     size_t longest = 1, tokens = 0, most = (size_t)s->hidden_mib << 20;
@@ -83,8 +83,8 @@ static SubjectWork work_of(const Eval *e)
         tokens += e->documents[i]->n;
     }
     size_t group = s->group_tokens && (size_t)s->group_tokens < tokens ? (size_t)s->group_tokens : tokens;
-    size_t hidden = e->n_variants * tokens * (size_t)e->subject.model->config.hidden_size * sizeof(float);
-    return (SubjectWork){group > longest ? group : longest, longest, 8 * tokens + (most && most < hidden ? most : hidden)};
+    size_t hidden = e->n_variants * tokens * (size_t)e->candidate.model->config.hidden_size * sizeof(float);
+    return (CandidateWork){group > longest ? group : longest, longest, 8 * tokens + (most && most < hidden ? most : hidden)};
 }
 
 static Err *read_gates(Eval *e)
@@ -99,18 +99,18 @@ Err *eval_open(Eval *e)
 {
     EvalSettings *s = &e->settings;
     DocumentOptions options;
-    if (!s->subject.model || !s->data.count) return err_new(ERR_USAGE, "--%s is missing", s->subject.model ? "data" : "model");
-    e->n_variants = s->subject.adapter.count + 1;
+    if (!s->candidate.model || !s->data.count) return err_new(ERR_USAGE, "--%s is missing", s->candidate.model ? "data" : "model");
+    e->n_variants = s->candidate.adapter.count + 1;
     TRY(read_gates(e));
-    TRY(subject_open(&e->subject, &s->subject));
-    TRY(data_settings_read(&options, &s->how, s->subject.model));
+    TRY(candidate_open(&e->candidate, &s->candidate));
+    TRY(data_settings_read(&options, &s->how, s->candidate.model));
     TRY(mem_new(&e->files, s->data.count, sizeof *e->files));
     for (; e->n_files < s->data.count; e->n_files++) TRY(open_file(e, e->n_files, &options));
-    SubjectWork work = work_of(e);
-    TRY(subject_fit(&e->subject, &s->subject, &work, &s->group_tokens));
-    TRY(subject_add_all(&e->subject, &s->subject));
+    CandidateWork work = work_of(e);
+    TRY(candidate_fit(&e->candidate, &s->candidate, &work, &s->group_tokens));
+    TRY(candidate_add_all(&e->candidate, &s->candidate));
     TRY(mem_new(&e->adapters, e->n_variants, sizeof *e->adapters));
-    for (size_t v = 0; v < e->n_variants; v++) e->adapters[v] = subject_adapter(&e->subject, v);
+    for (size_t v = 0; v < e->n_variants; v++) e->adapters[v] = candidate_adapter(&e->candidate, v);
     return NULL;
 }
 
@@ -150,7 +150,7 @@ static Err *write_answers(Eval *e, size_t f)
 {
     const EvalSettings *s = &e->settings;
     const EvalFile *file = &e->files[f];
-    Exact exact = {.model = e->subject.model, .tokenizer = e->subject.tokenizer, .questions = file->questions, .extract = s->extract, .samples = (size_t)s->samples,
+    Exact exact = {.model = e->candidate.model, .tokenizer = e->candidate.tokenizer, .questions = file->questions, .extract = s->extract, .samples = (size_t)s->samples,
                    .at_once = (size_t)s->at_once, .group_tokens = (size_t)s->group_tokens, .max_new_tokens = (size_t)s->sampling.max_new_tokens,
                    .sampling = sampling_of(&s->sampling)};
     double *hits;
@@ -171,7 +171,7 @@ Err *eval_score(Eval *e)
     TRY(mem_new(&e->scores, e->n_variants, sizeof *e->scores));
     for (size_t v = 0; v < e->n_variants; v++) TRY(mem_new(&e->scores[v], e->n_records, sizeof **e->scores));
     if (e->n_documents) {
-        TRY(evaluate(&e->evaluated, e->subject.model, e->n_variants, e->adapters, e->n_documents, e->documents, &config));
+        TRY(evaluate(&e->evaluated, e->candidate.model, e->n_variants, e->adapters, e->n_documents, e->documents, &config));
         for (size_t v = 0; v < e->n_variants; v++) take_scores(e, v);
     }
     for (size_t f = 0; f < e->n_files; f++)
@@ -256,5 +256,5 @@ void eval_close(Eval *e)
     free(e->records);
     free((void *)(size_t)e->documents);
     free(e->gates);
-    subject_close(&e->subject);
+    candidate_close(&e->candidate);
 }

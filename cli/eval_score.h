@@ -16,7 +16,7 @@
 
 typedef struct {
     bool help, json, routing;
-    SubjectSettings subject;
+    CandidateSettings candidate;
     char *records, *extract;
     DataSettings how;
     TextList data, fail_if;
@@ -53,7 +53,7 @@ typedef struct {
 
 typedef struct {
     EvalSettings settings;
-    Subject subject;
+    Candidate candidate;
     size_t n_variants;          /* the base and the adapters */
     const Adapter **adapters;   /* [n_variants] first NULL */
     size_t n_files;

@@ -16,7 +16,7 @@
 
 typedef struct {
     bool help, no_cache, raw, logprobs;
-    SubjectSettings subject;
+    CandidateSettings candidate;
     char *prompt, *data, *output, *system, *chat_template;
     TextList stop;
     int64_t samples, at_once, group_tokens;
@@ -26,7 +26,7 @@ typedef struct {
 #define AT(field) offsetof(GenerateSettings, field)
 
 static const Option generate_table[] = {
-    SUBJECT_OPTIONS(AT(subject), "a PEFT directory, a checkpoint or a run; none: the base"),
+    CANDIDATE_OPTIONS(AT(candidate), "a PEFT directory, a checkpoint or a run; none: the base"),
     {"prompt", OPT_TEXT, AT(prompt), .help = "the user's message"},
     {"data", OPT_TEXT, AT(data), .help = "instead: JSON Lines with messages, question or prompt, answered together; or plain text, a prompt per line"},
     {"output", OPT_TEXT, AT(output), .help = "where the answers to --data go, as JSON Lines; standard output when not given"},
@@ -41,7 +41,7 @@ static const Option generate_table[] = {
     {.help = "Work"},
     {"at_once", OPT_INT, AT(at_once), .preset = "32", .min = 1, .max = 1e6, .help = "texts that are written together; never changes one"},
     {"group_tokens", OPT_INT, AT(group_tokens), .preset = "8192", .min = 0, .max = 1e9, .help = "tokens run through a layer together; never changes a text"},
-    SUBJECT_WORK_OPTIONS(AT(subject)),
+    CANDIDATE_WORK_OPTIONS(AT(candidate)),
     {"no_cache", OPT_FLAG, AT(no_cache), .help = "compute everything again for every token: to compare"},
     {"help", OPT_FLAG, AT(help), .help = "this list"},
     {0}};
@@ -62,7 +62,7 @@ typedef struct {
 
 typedef struct {
     GenerateSettings settings;
-    Subject subject;
+    Candidate candidate;
     Encoder *encoder;
     ChatTemplate template;
     ChatText chat;
@@ -201,7 +201,7 @@ static Err *write_line(FILE *stream, const Writer *w, size_t i, const Voice *voi
     if (w->settings.logprobs) {
         Json *list = json_new_array(), *pair;
         for (size_t t = 0; t < made->n; t++) {
-            const char *token = tokenizer_token(w->subject.tokenizer, made->tokens[t]);
+            const char *token = tokenizer_token(w->candidate.tokenizer, made->tokens[t]);
             pair = json_new_object();
             json_add_number(pair, "id", made->tokens[t]);
             json_add_string(pair, "token", token ? token : "");
@@ -245,7 +245,7 @@ static void set_generation(Writer *w, size_t i, Generation *g, Voice *voice)
                       .n_stop = w->n_stop_ids, .no_cache = s->no_cache, .sampling = sampling_of(&s->sampling), .on_token = on_token, .context = voice};
     if (samples > 1) g->sampling.seed = rng_key(rng_name(g->sampling.seed, "sample of a prompt"), i % samples);
     *voice = (Voice){.aloud = !s->data && samples == 1};
-    answer_open(&voice->answer, w->subject.tokenizer, w->n_stop, w->stop_texts);
+    answer_open(&voice->answer, w->candidate.tokenizer, w->n_stop, w->stop_texts);
 }
 
 static Err *write_texts(Writer *w)
@@ -260,7 +260,7 @@ static Err *write_texts(Writer *w)
     if (!err) err = mem_new(&voices, n, sizeof *voices);
     for (size_t i = 0; i < n && !err; i++) set_generation(w, i, &generations[i], &voices[i]);
     double began = log_seconds();
-    if (!err) err = generate_all(w->subject.model, subject_adapter(&w->subject, w->subject.n), n, generations, (size_t)s->at_once, (size_t)s->group_tokens, made);
+    if (!err) err = generate_all(w->candidate.model, candidate_adapter(&w->candidate, w->candidate.n), n, generations, (size_t)s->at_once, (size_t)s->group_tokens, made);
     double seconds = log_seconds() - began;
     if (!err) err = write_all(w, n, voices, made);
     size_t tokens = 0;
@@ -282,7 +282,7 @@ static Err *write_texts(Writer *w)
 /* The model's end tokens, and --stop: a number is an id. */
 static Err *set_stops(Writer *w)
 {
-    const ModelConfig *c = &w->subject.model->config;
+    const ModelConfig *c = &w->candidate.model->config;
     const TextList *stop = &w->settings.stop;
     TRY(mem_new(&w->stop_ids, MAX_EOS + stop->count, sizeof *w->stop_ids));
     TRY(mem_new(&w->stop_texts, stop->count, sizeof *w->stop_texts));
@@ -297,31 +297,31 @@ static Err *set_stops(Writer *w)
 }
 
 /* Room for prompts of some thousand tokens and for what is written after them. */
-static SubjectWork work_of(const Writer *w)
+static CandidateWork work_of(const Writer *w)
 {
     enum { PROMPT_TOKENS = 2048 };
     const GenerateSettings *s = &w->settings;
     size_t most = PROMPT_TOKENS + (size_t)s->sampling.max_new_tokens, at_once = s->data || s->samples > 1 ? (size_t)s->at_once : 1;
-    return (SubjectWork){at_once * PROMPT_TOKENS, PROMPT_TOKENS, cache_bytes(w->subject.model, at_once, most)};
+    return (CandidateWork){at_once * PROMPT_TOKENS, PROMPT_TOKENS, cache_bytes(w->candidate.model, at_once, most)};
 }
 
 static Err *open_parts(Writer *w)
 {
     GenerateSettings *s = &w->settings;
     if (!s->prompt == !s->data) return err_new(ERR_USAGE, "give --prompt or --data");
-    if (s->subject.adapter.count > 1) return err_new(ERR_USAGE, "--adapter: %zu are given; one writes at a time", s->subject.adapter.count);
-    TRY(subject_open(&w->subject, &s->subject));
-    SubjectWork work = work_of(w);
-    TRY(subject_fit(&w->subject, &s->subject, &work, &s->group_tokens));
-    TRY(subject_add_all(&w->subject, &s->subject));
-    if (!s->raw) TRY(template_recognise(&w->template, s->subject.model, s->chat_template));
+    if (s->candidate.adapter.count > 1) return err_new(ERR_USAGE, "--adapter: %zu are given; one writes at a time", s->candidate.adapter.count);
+    TRY(candidate_open(&w->candidate, &s->candidate));
+    CandidateWork work = work_of(w);
+    TRY(candidate_fit(&w->candidate, &s->candidate, &work, &s->group_tokens));
+    TRY(candidate_add_all(&w->candidate, &s->candidate));
+    if (!s->raw) TRY(template_recognise(&w->template, s->candidate.model, s->chat_template));
     TRY(set_stops(w));
-    return encoder_new(&w->encoder, w->subject.tokenizer);
+    return encoder_new(&w->encoder, w->candidate.tokenizer);
 }
 
 static Err *run(Writer *w, int argc, char **argv)
 {
-    TRY(sampling_arguments(&w->settings, generate_table, argc, argv, AT(subject.model)));
+    TRY(sampling_arguments(&w->settings, generate_table, argc, argv, AT(candidate.model)));
     if (w->settings.help) {
         printf("graft generate --model DIR --prompt TEXT [--adapter PATH]\n");
         options_help(stdout, generate_table);
@@ -344,7 +344,7 @@ int verb_generate(int argc, char **argv)
     text_free(&w.messages);
     chat_text_free(&w.chat);
     encoder_free(w.encoder);
-    subject_close(&w.subject);
+    candidate_close(&w.candidate);
     options_free(&w.settings, generate_table);
     return err_report("generate", err);
 }

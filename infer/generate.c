@@ -28,51 +28,51 @@ typedef struct {
     Stepper stepper;
     float *logits, *work; /* [at_once][V] */
     uint32_t *order;      /* [at_once][V] */
-} Hall;
+} DecodeBatch;
 
 /* ---- begin and end -------------------------------------------------------------------------------------------- */
 
-static Err *begin(Hall *hall, size_t number)
+static Err *begin(DecodeBatch *batch, size_t number)
 {
-    const Generation *g = &hall->generations[number];
+    const Generation *g = &batch->generations[number];
     if (g->n_prompt == 0) return err_new(ERR_DATA, "the prompt is empty");
     if (g->max_new_tokens == 0) return NULL;
-    Writer *w = &hall->writers[hall->n_writers];
+    Writer *w = &batch->writers[batch->n_writers];
     w->number = number;
-    if (!hall->lent) TRY(session_open(&w->session, hall->model, g->n_prompt + g->max_new_tokens, !g->no_cache));
-    else w->session = *hall->lent;
-    hall->n_writers++;
+    if (!batch->lent) TRY(session_open(&w->session, batch->model, g->n_prompt + g->max_new_tokens, !g->no_cache));
+    else w->session = *batch->lent;
+    batch->n_writers++;
     session_set(&w->session, g->n_prompt, g->prompt);
     return NULL;
 }
 
-static void leave(Hall *hall, Writer *w)
+static void leave(DecodeBatch *batch, Writer *w)
 {
-    if (hall->lent) *hall->lent = w->session;
+    if (batch->lent) *batch->lent = w->session;
     else session_close(&w->session);
 }
 
 /* Writers that go on close ranks. */
-static void end(Hall *hall, const bool *ended)
+static void end(DecodeBatch *batch, const bool *ended)
 {
     size_t n = 0;
-    for (size_t i = 0; i < hall->n_writers; i++) {
-        if (ended[i]) leave(hall, &hall->writers[i]);
-        else hall->writers[n++] = hall->writers[i];
+    for (size_t i = 0; i < batch->n_writers; i++) {
+        if (ended[i]) leave(batch, &batch->writers[i]);
+        else batch->writers[n++] = batch->writers[i];
     }
-    hall->n_writers = n;
+    batch->n_writers = n;
 }
 
 /* ---- one token for everybody ---------------------------------------------------------------------------------- */
 
-static void choose(const Hall *hall, size_t i)
+static void choose(const DecodeBatch *batch, size_t i)
 {
-    Writer *w = &hall->writers[i];
-    const Generation *g = &hall->generations[w->number];
-    size_t V = (size_t)hall->model->config.vocab_size;
-    const float *logits = hall->logits + i * V;
-    float *work = hall->work + i * V; /* penalty and filters use logits up */
-    uint32_t *order = hall->order + i * V;
+    Writer *w = &batch->writers[i];
+    const Generation *g = &batch->generations[w->number];
+    size_t V = (size_t)batch->model->config.vocab_size;
+    const float *logits = batch->logits + i * V;
+    float *work = batch->work + i * V; /* penalty and filters use logits up */
+    uint32_t *order = batch->order + i * V;
     memcpy(work, logits, V * sizeof *work);
     sample_penalise(g->sampling.repetition_penalty, w->session.n, w->session.ids, V, work, order);
     w->token = sample_token(&g->sampling, w->session.n - g->n_prompt, V, work, order);
@@ -96,10 +96,10 @@ static Err *keep_token(Generated *to, int32_t token, double log_probability)
     return NULL;
 }
 
-static Err *take(Hall *hall, Writer *w, bool *ended)
+static Err *take(DecodeBatch *batch, Writer *w, bool *ended)
 {
-    const Generation *g = &hall->generations[w->number];
-    Generated *to = &hall->generated[w->number];
+    const Generation *g = &batch->generations[w->number];
+    Generated *to = &batch->generated[w->number];
     to->stopped = *ended = stops(g, w->token);
     if (*ended) return NULL;
     TRY(keep_token(to, w->token, w->log_probability));
@@ -109,66 +109,66 @@ static Err *take(Hall *hall, Writer *w, bool *ended)
     return NULL;
 }
 
-static Err *step(Hall *hall, bool *ended)
+static Err *step(DecodeBatch *batch, bool *ended)
 {
-    for (size_t i = 0; i < hall->n_writers; i++) hall->sessions[i] = &hall->writers[i].session;
-    TRY(sessions_step(&hall->stepper, hall->model, hall->adapter, hall->n_writers, hall->sessions, hall->logits));
+    for (size_t i = 0; i < batch->n_writers; i++) batch->sessions[i] = &batch->writers[i].session;
+    TRY(sessions_step(&batch->stepper, batch->model, batch->adapter, batch->n_writers, batch->sessions, batch->logits));
 #pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < hall->n_writers; i++) choose(hall, i);
-    for (size_t i = 0; i < hall->n_writers; i++) TRY(take(hall, &hall->writers[i], &ended[i]));
-    end(hall, ended);
+    for (size_t i = 0; i < batch->n_writers; i++) choose(batch, i);
+    for (size_t i = 0; i < batch->n_writers; i++) TRY(take(batch, &batch->writers[i], &ended[i]));
+    end(batch, ended);
     return NULL;
 }
 
 /* ---- all ------------------------------------------------------------------------------------------------------ */
 
-static Err *run(Hall *hall)
+static Err *run(DecodeBatch *batch)
 {
     bool *ended;
-    size_t V = (size_t)hall->model->config.vocab_size;
-    if (hall->at_once > hall->n) hall->at_once = hall->n;
-    TRY(mem_new(&hall->writers, hall->at_once, sizeof *hall->writers));
-    TRY(mem_new(&hall->sessions, hall->at_once, sizeof *hall->sessions));
-    TRY(mem_new(&hall->logits, hall->at_once * V, sizeof *hall->logits));
-    TRY(mem_new(&hall->work, hall->at_once * V, sizeof *hall->work));
-    TRY(mem_new(&hall->order, hall->at_once * V, sizeof *hall->order));
-    TRY(mem_new(&ended, hall->at_once, sizeof *ended));
+    size_t V = (size_t)batch->model->config.vocab_size;
+    if (batch->at_once > batch->n) batch->at_once = batch->n;
+    TRY(mem_new(&batch->writers, batch->at_once, sizeof *batch->writers));
+    TRY(mem_new(&batch->sessions, batch->at_once, sizeof *batch->sessions));
+    TRY(mem_new(&batch->logits, batch->at_once * V, sizeof *batch->logits));
+    TRY(mem_new(&batch->work, batch->at_once * V, sizeof *batch->work));
+    TRY(mem_new(&batch->order, batch->at_once * V, sizeof *batch->order));
+    TRY(mem_new(&ended, batch->at_once, sizeof *ended));
     Err *err = NULL;
     do {
-        while (!err && hall->n_writers < hall->at_once && hall->next < hall->n) err = begin(hall, hall->next++);
-        if (!err && hall->n_writers) err = step(hall, ended);
-    } while (!err && (hall->n_writers || hall->next < hall->n));
+        while (!err && batch->n_writers < batch->at_once && batch->next < batch->n) err = begin(batch, batch->next++);
+        if (!err && batch->n_writers) err = step(batch, ended);
+    } while (!err && (batch->n_writers || batch->next < batch->n));
     free(ended);
     return err;
 }
 
-static Err *open_hall(Hall *hall)
+static Err *open_batch(DecodeBatch *batch)
 {
-    memset(hall->generated, 0, hall->n * sizeof *hall->generated);
-    Err *err = run(hall);
-    for (size_t i = 0; i < hall->n_writers; i++) leave(hall, &hall->writers[i]);
-    stepper_free(&hall->stepper);
-    free(hall->writers);
-    free(hall->sessions);
-    free(hall->logits);
-    free(hall->work);
-    free(hall->order);
-    if (err) generated_free(hall->n, hall->generated);
+    memset(batch->generated, 0, batch->n * sizeof *batch->generated);
+    Err *err = run(batch);
+    for (size_t i = 0; i < batch->n_writers; i++) leave(batch, &batch->writers[i]);
+    stepper_free(&batch->stepper);
+    free(batch->writers);
+    free(batch->sessions);
+    free(batch->logits);
+    free(batch->work);
+    free(batch->order);
+    if (err) generated_free(batch->n, batch->generated);
     return err;
 }
 
 Err *generate_all(Model *model, const Adapter *adapter, size_t n, const Generation *generations, size_t at_once, size_t group_tokens,
                   Generated *generated)
 {
-    Hall hall = {.model = model, .adapter = adapter, .n = n, .generations = generations, .generated = generated,
+    DecodeBatch batch = {.model = model, .adapter = adapter, .n = n, .generations = generations, .generated = generated,
                  .at_once = at_once ? at_once : 1, .stepper.group_tokens = group_tokens};
-    return open_hall(&hall);
+    return open_batch(&batch);
 }
 
 Err *generate_in(Session *session, Model *model, const Adapter *adapter, const Generation *g, Generated *generated)
 {
-    Hall hall = {.model = model, .adapter = adapter, .n = 1, .generations = g, .generated = generated, .at_once = 1, .lent = session};
-    if (g->n_prompt + g->max_new_tokens <= session->capacity) return open_hall(&hall);
+    DecodeBatch batch = {.model = model, .adapter = adapter, .n = 1, .generations = g, .generated = generated, .at_once = 1, .lent = session};
+    if (g->n_prompt + g->max_new_tokens <= session->capacity) return open_batch(&batch);
     return err_new(ERR_DATA, "%zu tokens and %zu new ones; the context holds %zu", g->n_prompt, g->max_new_tokens, session->capacity);
 }
 

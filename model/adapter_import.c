@@ -8,18 +8,18 @@
 /* The one or two pairs that meet in a slot. */
 typedef struct {
     const LoraModule *half[2];
-} Met;
+} LoadedLora;
 
 typedef struct {
     const Model *model;
-    Met *places;  /* [n_layers][LORA_PLACES] */
-    Met *experts; /* [n_layers][E][2] */
-} Meeting;
+    LoadedLora *places;  /* [n_layers][LORA_PLACES] */
+    LoadedLora *experts; /* [n_layers][E][2] */
+} LoadedTable;
 
-static Met *met_of(const Meeting *meeting, const LoraSite *site)
+static LoadedLora *loaded_of(const LoadedTable *table, const LoraSite *site)
 {
-    if (site->kind == SITE_PLACE) return &meeting->places[site->l * LORA_PLACES + site->place];
-    return &meeting->experts[(site->l * meeting->model->router.E + site->expert) * 2 + (site->kind == SITE_EXPERT_OUT)];
+    if (site->kind == SITE_PLACE) return &table->places[site->l * LORA_PLACES + site->place];
+    return &table->experts[(site->l * table->model->router.E + site->expert) * 2 + (site->kind == SITE_EXPERT_OUT)];
 }
 
 /* A router is trained in full, or by a pair like everything else. */
@@ -40,19 +40,19 @@ static Err *find(const Model *model, const LoraModule *given, LoraSite *site)
     return NULL;
 }
 
-static bool one_A(const Met *met)
+static bool one_A(const LoadedLora *loaded)
 {
-    const LoraModule *g = met->half[0], *u = met->half[1];
+    const LoraModule *g = loaded->half[0], *u = loaded->half[1];
     return g->r == u->r && g->scale == u->scale && memcmp(g->A, u->A, g->r * g->in * sizeof *g->A) == 0;
 }
 
-static LoraSpec fill_for(const Met *met, LoraSiteKind kind)
+static LoraSpec fill_for(const LoadedLora *loaded, LoraSiteKind kind)
 {
-    const LoraModule *g = met->half[0], *u = met->half[1], *first = g ? g : u;
+    const LoraModule *g = loaded->half[0], *u = loaded->half[1], *first = g ? g : u;
     LoraSpec spec = {.halves = 3, .r = first->r, .scale = (float)first->scale};
     if (!g || !u) {
         spec.halves = g ? 1 : 2;
-    } else if (!one_A(met)) {
+    } else if (!one_A(loaded)) {
         if (kind == SITE_PLACE) {
             spec.r_up = u->r;
             spec.scale_up = (float)u->scale;
@@ -76,37 +76,37 @@ static void set_one(Lora *lora, const LoraModule *given)
 }
 
 /* Values of a slot from the pairs that met there; a scale other than the slot's goes into B. */
-static void set_pair(Lora *lora, const Met *met)
+static void set_pair(Lora *lora, const LoadedLora *loaded)
 {
-    const LoraModule *g = met->half[0], *u = met->half[1], *first = g ? g : u;
+    const LoraModule *g = loaded->half[0], *u = loaded->half[1], *first = g ? g : u;
     set_one(lora, first);
     if (!g || !u) return;
-    bool shared = one_A(met);
+    bool shared = one_A(loaded);
     if (!shared) memcpy(lora->A->data + g->r * g->in, u->A, u->r * u->in * sizeof(float));
     copy_rows(lora->B, g->out, shared ? 0 : g->r, u, u->scale / g->scale);
 }
 
-static Err *meet(Meeting *meeting, size_t n, const LoraModule *modules, LayerLoraSpec *specs)
+static Err *load_all(LoadedTable *table, size_t n, const LoraModule *modules, LayerLoraSpec *specs)
 {
     for (size_t i = 0; i < n; i++) {
         LoraSite site;
-        TRY(find(meeting->model, &modules[i], &site));
+        TRY(find(table->model, &modules[i], &site));
         if (site.kind == SITE_ROUTER) {
             if (specs[site.l].router) return err_new(ERR_FORMAT, "adapter: %s is there twice", modules[i].module);
             specs[site.l].router = true;
             continue;
         }
-        Met *met = met_of(meeting, &site);
-        if (met->half[site.half]) return err_new(ERR_FORMAT, "adapter: %s is there twice", modules[i].module);
-        met->half[site.half] = &modules[i];
-        *lora_spec_of(specs, &site) = fill_for(met, site.kind);
+        LoadedLora *loaded = loaded_of(table, &site);
+        if (loaded->half[site.half]) return err_new(ERR_FORMAT, "adapter: %s is there twice", modules[i].module);
+        loaded->half[site.half] = &modules[i];
+        *lora_spec_of(specs, &site) = fill_for(loaded, site.kind);
     }
-    for (size_t l = 0; l < meeting->model->n_layers; l++)
+    for (size_t l = 0; l < table->model->n_layers; l++)
         if (specs[l].router && specs[l].places[LORA_ROUTER].halves) return err_new(ERR_FORMAT, "adapter: the router of layer %zu is there by a pair and in full", l);
     return NULL;
 }
 
-static void set_all(Adapter *adapter, const Meeting *meeting, size_t n, const LoraModule *modules)
+static void set_all(Adapter *adapter, const LoadedTable *table, size_t n, const LoraModule *modules)
 {
     for (size_t i = 0; i < n; i++) {
         LoraSite site;
@@ -117,23 +117,23 @@ static void set_all(Adapter *adapter, const Meeting *meeting, size_t n, const Lo
             continue;
         }
         if (site.kind == SITE_PLACE && adapter->layers[site.l].places_up[site.place]) set_one(adapter_lora(adapter, &site), &modules[i]);
-        else set_pair(adapter_lora(adapter, &site), met_of(meeting, &site));
+        else set_pair(adapter_lora(adapter, &site), loaded_of(table, &site));
     }
 }
 
 Err *adapter_from_modules(Adapter **adapter, const Model *model, size_t n, const LoraModule *modules)
 {
-    Meeting meeting = {.model = model};
+    LoadedTable table = {.model = model};
     LayerLoraSpec *specs;
     TRY(lora_specs_new(&specs, model));
-    Err *err = mem_new(&meeting.places, model->n_layers * LORA_PLACES, sizeof *meeting.places);
-    if (!err) err = mem_new(&meeting.experts, model->n_layers * model->router.E * 2, sizeof *meeting.experts);
-    if (!err) err = meet(&meeting, n, modules, specs);
+    Err *err = mem_new(&table.places, model->n_layers * LORA_PLACES, sizeof *table.places);
+    if (!err) err = mem_new(&table.experts, model->n_layers * model->router.E * 2, sizeof *table.experts);
+    if (!err) err = load_all(&table, n, modules, specs);
     if (!err) err = adapter_build(adapter, model, specs);
-    if (!err) set_all(*adapter, &meeting, n, modules);
+    if (!err) set_all(*adapter, &table, n, modules);
     lora_specs_free(specs, model);
-    free(meeting.places);
-    free(meeting.experts);
+    free(table.places);
+    free(table.experts);
     return err;
 }
 

@@ -17,27 +17,27 @@
 /* What every rank tells the others; doubles carry 53 bits. */
 typedef struct {
     double host, limit, process, fd;
-} Card;
+} RankInfo;
 
-enum { CARD = sizeof(Card) / sizeof(double) };
+enum { RANK_INFO_NUMBERS = sizeof(RankInfo) / sizeof(double) };
 
-static Err *share_cards(const Dp *dp, Card *cards)
+static Err *share_infos(const Dp *dp, RankInfo *infos)
 {
     size_t *first;
     TRY(mem_new(&first, (size_t)dp->size + 1, sizeof *first));
     for (int r = 0; r <= dp->size; r++) first[r] = (size_t)r;
-    Err *err = dp_share_rows(dp, first, CARD, &cards->host);
+    Err *err = dp_share_rows(dp, first, RANK_INFO_NUMBERS, &infos->host);
     free(first);
     return err;
 }
 
 /* The ranks of this host, in order. */
-static StreamHost host_of(const Dp *dp, const Card *cards, int *leader)
+static StreamHost host_of(const Dp *dp, const RankInfo *infos, int *leader)
 {
     StreamHost host = {0};
     *leader = -1;
     for (int r = 0; r < dp->size; r++) {
-        if (cards[r].host != cards[dp->rank].host) continue;
+        if (infos[r].host != infos[dp->rank].host) continue;
         if (*leader < 0) *leader = r;
         if (r < dp->rank) host.rank++;
         host.size++;
@@ -103,18 +103,18 @@ static Err *make_budget(Run *run, int local_ranks, size_t limit)
 }
 
 /* The first rank of a host makes its memory, then the others open it. */
-static Err *start_stream(Run *run, StreamHost host, int leader, Card *cards)
+static Err *start_stream(Run *run, StreamHost host, int leader, RankInfo *infos)
 {
     Err *err = NULL;
     bool streamed = run->budget.streamed;
     if (streamed && host.rank == 0) err = stream_open(run->model, run->budget.weights.limit_bytes, run->budget.weights.part_bytes, &host);
     TRY(dp_agree(&run->dp, err));
-    cards[run->dp.rank].process = host.leader;
-    cards[run->dp.rank].fd = host.fd;
-    TRY(share_cards(&run->dp, cards));
+    infos[run->dp.rank].process = host.leader;
+    infos[run->dp.rank].fd = host.fd;
+    TRY(share_infos(&run->dp, infos));
     if (streamed && host.rank) {
-        host.leader = (int)cards[leader].process;
-        host.fd = (int)cards[leader].fd;
+        host.leader = (int)infos[leader].process;
+        host.fd = (int)infos[leader].fd;
         err = stream_open(run->model, run->budget.weights.limit_bytes, run->budget.weights.part_bytes, &host);
     }
     return dp_agree(&run->dp, err);
@@ -125,16 +125,16 @@ Err *run_fit_memory(Run *run)
     const Settings *s = &run->settings;
     char name[256] = "";
     size_t limit = 0;
-    Card *cards = NULL;
+    RankInfo *infos = NULL;
     int leader;
-    Err *err = mem_new(&cards, (size_t)run->dp.size, sizeof *cards);
+    Err *err = mem_new(&infos, (size_t)run->dp.size, sizeof *infos);
     if (!err) err = budget_limit(&limit, s->memory_limit);
     if ((err = dp_agree(&run->dp, err))) goto done;
     gethostname(name, sizeof name - 1);
-    cards[run->dp.rank] = (Card){.host = (double)(rng_name(0, name) >> 11), .limit = (double)limit};
-    if ((err = share_cards(&run->dp, cards))) goto done;
-    StreamHost host = host_of(&run->dp, cards, &leader);
-    err = make_budget(run, host.size, (size_t)cards[leader].limit);
+    infos[run->dp.rank] = (RankInfo){.host = (double)(rng_name(0, name) >> 11), .limit = (double)limit};
+    if ((err = share_infos(&run->dp, infos))) goto done;
+    StreamHost host = host_of(&run->dp, infos, &leader);
+    err = make_budget(run, host.size, (size_t)infos[leader].limit);
     if (run->dp.rank != leader) { /* who has the same sum need not say the same */
         err_free(err);
         err = NULL;
@@ -144,9 +144,9 @@ Err *run_fit_memory(Run *run)
         run->scratch_dir = s->scratch_dir ? s->scratch_dir : s->output_dir;
         err = dp_agree(&run->dp, file_make_directory(run->scratch_dir));
     }
-    if (!err) err = start_stream(run, host, leader, cards);
+    if (!err) err = start_stream(run, host, leader, infos);
 done:
-    free(cards);
+    free(infos);
     return err;
 }
 

@@ -21,7 +21,7 @@ typedef struct {
     Tokens tokens;
 } Build;
 
-enum { MESSAGES, QUESTION, CHOICES, ANSWER, TOOLS, DOMAIN, SUBJECT, N_KEYS };
+enum { MESSAGES, QUESTION, CHOICES, ANSWER, TOOLS, DOMAIN, CANDIDATE, N_KEYS };
 static const char *const keys[N_KEYS] = {"messages", "question", "choices", "answer", "tools", "domain", "subject"};
 
 /* ---- one record ----------------------------------------------------------------------------------------------- */
@@ -141,7 +141,7 @@ static Err *add_prompt(Build *b, const Raw of[], Question *q)
 static Err *set_domain(const Raw of[], Question *q)
 {
     Text text = {0};
-    Raw domain = of[DOMAIN].at ? of[DOMAIN] : of[SUBJECT];
+    Raw domain = of[DOMAIN].at ? of[DOMAIN] : of[CANDIDATE];
     if (!raw_is(domain, JSON_STRING)) return NULL;
     raw_string(&text, domain);
     Err *err = text_error(&text);

@@ -18,7 +18,7 @@ typedef struct {
 typedef struct {
     uint64_t order; /* rank, then place */
     int32_t id;
-} Candidate;
+} MergeCandidate;
 
 enum { CACHE_SLOTS = 1 << 14, KEY_BYTES = 22, KEY_IDS = 8 };
 
@@ -34,7 +34,7 @@ struct Bpe {
     bool ignore_merges;
     Cached *cache;
     Symbol *symbols;
-    Candidate *heap;
+    MergeCandidate *heap;
     size_t n_symbols, symbol_capacity, n_heap, heap_capacity;
 };
 
@@ -76,19 +76,19 @@ void bpe_free(Bpe *bpe)
 
 /* ---- the heap ---- */
 
-static Err *heap_push(Bpe *bpe, Candidate candidate)
+static Err *heap_push(Bpe *bpe, MergeCandidate candidate)
 {
     TRY(mem_grow(&bpe->heap, &bpe->heap_capacity, bpe->n_heap + 1, sizeof *bpe->heap));
-    Candidate *heap = bpe->heap;
+    MergeCandidate *heap = bpe->heap;
     size_t at = bpe->n_heap++;
     for (; at && heap[(at - 1) / 2].order > candidate.order; at = (at - 1) / 2) heap[at] = heap[(at - 1) / 2];
     heap[at] = candidate;
     return NULL;
 }
 
-static Candidate heap_pop(Bpe *bpe)
+static MergeCandidate heap_pop(Bpe *bpe)
 {
-    Candidate *heap = bpe->heap, top = heap[0], last = heap[--bpe->n_heap];
+    MergeCandidate *heap = bpe->heap, top = heap[0], last = heap[--bpe->n_heap];
     size_t at = 0;
     for (;;) {
         size_t child = 2 * at + 1;
@@ -108,7 +108,7 @@ static Err *consider(Bpe *bpe, int32_t left, int32_t right) /* places; either ma
 {
     if (left < 0 || right < 0) return NULL;
     const Merge *merge = vocabulary_merge(bpe->vocabulary, bpe->symbols[left].id, bpe->symbols[right].id);
-    return merge ? heap_push(bpe, (Candidate){(uint64_t)merge->rank << 32 | (uint32_t)left, merge->id}) : NULL;
+    return merge ? heap_push(bpe, (MergeCandidate){(uint64_t)merge->rank << 32 | (uint32_t)left, merge->id}) : NULL;
 }
 
 static Err *set_symbols(Bpe *bpe, const char *word, size_t n)
@@ -131,7 +131,7 @@ static Err *merge_word(Bpe *bpe, const char *word, size_t n)
     bpe->n_heap = 0;
     for (size_t i = 1; i < bpe->n_symbols; i++) TRY(consider(bpe, (int32_t)i - 1, (int32_t)i));
     while (bpe->n_heap) {
-        Candidate top = heap_pop(bpe);
+        MergeCandidate top = heap_pop(bpe);
         int32_t at = (int32_t)(uint32_t)top.order;
         Symbol *left = &symbols[at];
         if (left->id < 0 || left->next < 0) continue;

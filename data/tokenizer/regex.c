@@ -229,14 +229,14 @@ void matcher_free(Matcher *matcher)
 Err *pattern_find(const Pattern *pattern, Matcher *matcher, const char *text, size_t bytes, size_t from, size_t *begin,
                   size_t *end)
 {
-    PCRE2_SPTR subject = (PCRE2_SPTR)text;
+    PCRE2_SPTR candidate = (PCRE2_SPTR)text;
     *begin = *end = bytes;
     if (from >= bytes) return NULL;
     int n = PCRE2_ERROR_JIT_STACKLIMIT;
     if (pattern->jit)
-        n = pcre2_jit_match(pattern->code, subject, bytes, from, PCRE2_NOTEMPTY, matcher->data, matcher->context);
+        n = pcre2_jit_match(pattern->code, candidate, bytes, from, PCRE2_NOTEMPTY, matcher->data, matcher->context);
     if (n == PCRE2_ERROR_JIT_STACKLIMIT) /* too deep for the fast way, or there is none */
-        n = pcre2_match(pattern->code, subject, bytes, from, PCRE2_NOTEMPTY | PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
+        n = pcre2_match(pattern->code, candidate, bytes, from, PCRE2_NOTEMPTY | PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
                         matcher->data, matcher->context);
     if (n == PCRE2_ERROR_NOMATCH) return NULL;
     if (n < 0) {

@@ -110,7 +110,7 @@ static Err *cut_batch(Bench *b, Batch *batch)
     TRY(mem_new(&docs, n, sizeof *docs));
     Err *err = mem_new(&list, n, sizeof *list);
     for (size_t d = 0; d < n && !err; d++) {
-        docs[d] = (Document){.n = length, .n_scored = length - 1, .ids = b->doc.ids + d * length, .targets = b->doc.targets + d * length};
+        docs[d] = (Document){.n = length, .n_loss_tokens = length - 1, .ids = b->doc.ids + d * length, .targets = b->doc.targets + d * length};
         docs[d].targets[length - 1] = -1;
         list[d] = &docs[d];
     }
@@ -201,7 +201,7 @@ static Err *make_room(Bench *b)
     double **lists[] = {&b->seconds, &b->cpu, &b->peak, &b->loss, &b->norm};
     b->n_all = (size_t)(b->config->warm_up + b->config->steps);
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) TRY(mem_new(lists[i], b->n_all, sizeof **lists[i]));
-    b->doc = (Document){.n = (size_t)b->config->tokens, .n_scored = (size_t)b->config->tokens - 1};
+    b->doc = (Document){.n = (size_t)b->config->tokens, .n_loss_tokens = (size_t)b->config->tokens - 1};
     TRY(mem_new(&b->doc.ids, b->doc.n, sizeof *b->doc.ids));
     return mem_new(&b->doc.targets, b->doc.n, sizeof *b->doc.targets);
 }

@@ -47,7 +47,7 @@ static Err *add_documents(Eval *e, size_t f)
     for (size_t i = 0; i < dataset_count(file->data); i++) {
         const Document *d = dataset_document(file->data, i);
         const char *domain = d->domain ? dataset_domain(file->data, d->domain) : NULL;
-        TRY(add_record(e, (EvalRecord){.file = f, .line = d->record, .domain = domain, .bottom = (double)d->n_scored, .scored = (double)d->n_scored}, 1, d));
+        TRY(add_record(e, (EvalRecord){.file = f, .line = d->record, .domain = domain, .bottom = (double)d->n_loss_tokens, .scored = (double)d->n_loss_tokens}, 1, d));
     }
     return NULL;
 }
@@ -121,7 +121,7 @@ size_t eval_choice(const EvalRecord *r, const DocumentScore *of, bool per_token)
     size_t best = 0;
     double least = INFINITY;
     for (size_t i = 0; i < r->n_documents; i++) {
-        double nll = of[r->first_document + i].nll / (per_token ? (double)r->question->choices[i].n_scored : 1);
+        double nll = of[r->first_document + i].nll / (per_token ? (double)r->question->choices[i].n_loss_tokens : 1);
         if (nll < least) {
             least = nll;
             best = i;

@@ -94,7 +94,7 @@ static Err *show_tokens(const Previewer *p, ShownRecord *record)
         ShownToken *token = &record->tokens[record->n++];
         bool special = tokenizer_is_special(p->tokenizer, d->ids[i]);
         *token = (ShownToken){.id = d->ids[i],
-                              .scored = i && d->targets[i - 1] >= 0,
+                              .in_loss = i && d->targets[i - 1] >= 0,
                               .special = tokenizer_is_added(p->tokenizer, d->ids[i]),
                               .begins_turn = special && i && i + 1 < d->n && !tokenizer_is_special(p->tokenizer, d->ids[i - 1])};
         err = fit_to_show(&text, &token->text);
@@ -118,7 +118,7 @@ static Err *note(Previewer *p, const Built *built, const char *file, size_t line
     t->dropped += built->dropped;
     t->documents += !built->dropped;
     t->tokens += built->document.n;
-    t->scored += built->document.n_scored;
+    t->n_loss_tokens += built->document.n_loss_tokens;
     t->truncated += built->truncated;
     if (built->document.n > t->longest) t->longest = built->document.n;
     TRY(mem_grow(&v->lengths, &v->length_capacity, v->n_lengths + 1, sizeof *v->lengths));
@@ -166,7 +166,7 @@ static Err *read_file(Previewer *p, const char *path)
 
 static void begin_style(const ShownToken *t, bool color)
 {
-    if (color) fputs(t->special ? t->scored ? "\x1b[1;4;32m" : "\x1b[4;36m" : t->scored ? "\x1b[1;32m" : "\x1b[2m", stdout);
+    if (color) fputs(t->special ? t->in_loss ? "\x1b[1;4;32m" : "\x1b[4;36m" : t->in_loss ? "\x1b[1;32m" : "\x1b[2m", stdout);
 }
 
 static void print_token(const ShownToken *t, bool color, bool ids)
@@ -189,17 +189,17 @@ static void print_record(const ShownRecord *r, bool color, bool ids)
 {
     const Document *d = &r->built.document;
     printf("%s%s: line %zu%s  %s%s%s, %zu tokens, %zu scored", color ? "\x1b[1m" : "", r->file, r->line, color ? "\x1b[0m" : "", record_format_name(r->built.format),
-           *r->domain ? ", domain " : "", r->domain, d->n, d->n_scored);
+           *r->domain ? ", domain " : "", r->domain, d->n, d->n_loss_tokens);
     if (r->built.truncated) printf(", cut from %zu", r->whole);
     if (r->built.dropped) printf(", dropped: %zu tokens", r->whole);
     putchar('\n');
     for (size_t i = 0; i < r->n; i++) {
-        bool before = i && r->tokens[i - 1].scored;
-        if (!color && r->tokens[i].scored != before) fputs(before ? "\xE2\x9F\xA7" : "\xE2\x9F\xA6", stdout);
+        bool before = i && r->tokens[i - 1].in_loss;
+        if (!color && r->tokens[i].in_loss != before) fputs(before ? "\xE2\x9F\xA7" : "\xE2\x9F\xA6", stdout);
         if (r->tokens[i].begins_turn) putchar('\n'); /* no character of the text: those have a mark */
         print_token(&r->tokens[i], color, ids);
     }
-    puts(!color && r->n && r->tokens[r->n - 1].scored ? "\xE2\x9F\xA7\n" : "\n");
+    puts(!color && r->n && r->tokens[r->n - 1].in_loss ? "\xE2\x9F\xA7\n" : "\n");
 }
 
 static void print_summary(const Preview *v)
@@ -207,7 +207,7 @@ static void print_summary(const Preview *v)
     enum { BAR = 40 };
     size_t width, bins[PREVIEW_BINS], most = 1, last = 0;
     printf("%zu documents%s, %zu tokens, %zu scored, longest %zu, %zu cut, %zu dropped; template %s, train_on %s, max_length %zu\n", v->totals.documents, v->more ? " (the first)" : "",
-           v->totals.tokens, v->totals.scored, v->totals.longest, v->totals.truncated, v->totals.dropped, v->template, v->train_on, v->max_length);
+           v->totals.tokens, v->totals.n_loss_tokens, v->totals.longest, v->totals.truncated, v->totals.dropped, v->template, v->train_on, v->max_length);
     for (RecordFormat f = RECORD_MESSAGES; f < RECORD_FORMATS; f++)
         if (v->formats[f]) printf("  %zu %s\n", v->formats[f], record_format_name(f));
     preview_bins(v, &width, bins);
@@ -238,7 +238,7 @@ static Json *record_json(const ShownRecord *r)
         Json *token = json_new_object();
         json_add_number(token, "id", r->tokens[i].id);
         json_add_string(token, "text", r->tokens[i].text);
-        json_add_bool(token, "scored", r->tokens[i].scored);
+        json_add_bool(token, "scored", r->tokens[i].in_loss);
         json_add_bool(token, "special", r->tokens[i].special);
         json_add(tokens, NULL, token);
     }
@@ -262,7 +262,7 @@ static Err *print_json(const Preview *v)
     json_add_string(all, "template", v->template);
     json_add_number(all, "documents", (double)v->totals.documents);
     json_add_number(all, "tokens", (double)v->totals.tokens);
-    json_add_number(all, "scored", (double)v->totals.scored);
+    json_add_number(all, "scored", (double)v->totals.n_loss_tokens);
     json_add_number(all, "longest", (double)v->totals.longest);
     json_add_number(all, "truncated", (double)v->totals.truncated);
     json_add_number(all, "dropped", (double)v->totals.dropped);

@@ -59,7 +59,7 @@ static void put_facts(FILE *out, const Preview *p)
     fputs("<dl class=facts>", out);
     put_fact(out, "documents", p->totals.documents);
     put_fact(out, "tokens", p->totals.tokens);
-    put_fact(out, "scored", p->totals.scored);
+    put_fact(out, "scored", p->totals.n_loss_tokens);
     put_fact(out, "longest", p->totals.longest);
     put_fact(out, "cut", p->totals.truncated);
     put_fact(out, "dropped", p->totals.dropped);
@@ -102,14 +102,14 @@ static void put_record(FILE *out, const ShownRecord *r)
         fputs(" \xC2\xB7 ", out);
         put_html(out, r->domain);
     }
-    fprintf(out, " \xC2\xB7 %zu tokens \xC2\xB7 %zu scored", d->n, d->n_scored);
+    fprintf(out, " \xC2\xB7 %zu tokens \xC2\xB7 %zu scored", d->n, d->n_loss_tokens);
     if (r->built.truncated) fprintf(out, " \xC2\xB7 <span class=cut>cut from %zu</span>", r->whole);
     if (r->built.dropped) fprintf(out, " \xC2\xB7 <span class=cut>dropped: %zu tokens</span>", r->whole);
     fputs("</p></header><pre>", out);
     for (size_t i = 0; i < r->n; i++) {
         const ShownToken *t = &r->tokens[i];
         if (t->begins_turn) fputs("<br>", out);
-        fprintf(out, "<span%s title=\"%zu: id %d\">", t->scored && t->special ? " class=\"s x\"" : t->scored ? " class=s" : t->special ? " class=x" : "", i, t->id);
+        fprintf(out, "<span%s title=\"%zu: id %d\">", t->in_loss && t->special ? " class=\"s x\"" : t->in_loss ? " class=s" : t->special ? " class=x" : "", i, t->id);
         put_html(out, t->text);
         fprintf(out, "<i>%d</i></span>", t->id);
     }

@@ -11,7 +11,7 @@ enum { PREVIEW_BINS = 24 };
 typedef struct {
     int32_t id;
     char *text; /* fit to be shown: no control character but newlines */
-    bool scored, special; /* special: an added token, whether it is left out when decoding or not */
+    bool in_loss, special; /* special: an added token, whether it is left out when decoding or not */
     bool begins_turn;     /* shown on a line of its own */
 } ShownToken;
 

@@ -266,7 +266,7 @@ static Err *score_rows(Work *w, const Part *part, const Scored *s, size_t at, si
     return NULL;
 }
 
-static Err *find_scored(const Work *w, const Part *part, Scored *s)
+static Err *find_loss_tokens(const Work *w, const Part *part, Scored *s)
 {
     size_t T = part->group.T;
     TRY(mem_new(&s->row, T, sizeof *s->row));
@@ -291,7 +291,7 @@ static Err *head(Work *w)
     size_t most = LOGITS_AT_ONCE / w->V > LEAST_ROWS ? LOGITS_AT_ONCE / w->V : LEAST_ROWS;
     for (size_t i = 0; i < w->n_parts; i++) {
         Scored s = {0};
-        Err *err = find_scored(w, &w->parts[i], &s);
+        Err *err = find_loss_tokens(w, &w->parts[i], &s);
         for (size_t at = 0; at < s.n && !err; at += most) err = score_rows(w, &w->parts[i], &s, at, s.n - at < most ? s.n - at : most);
         free(s.row);
         free(s.doc);

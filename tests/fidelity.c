@@ -333,7 +333,7 @@ static Err *run_curve(Case *c, const char *folder)
         char name[32];
         snprintf(name, sizeof name, "curve.doc.%zu", d);
         const TensorView *view = safetensors_find(&c->reference, name);
-        docs[d] = (Document){.n = view->shape[0], .n_scored = view->shape[0] - 1};
+        docs[d] = (Document){.n = view->shape[0], .n_loss_tokens = view->shape[0] - 1};
         TRY(mem_new(&docs[d].ids, docs[d].n, sizeof(int32_t)));
         TRY(mem_new(&docs[d].targets, docs[d].n, sizeof(int32_t)));
         for (size_t i = 0; i < docs[d].n; i++) {
@@ -427,7 +427,7 @@ static Err *open_case(Case *c, const char *folder)
             if (t + 1 < c->T) memcpy(&label, (const char *)labels->data + 8 * (d * c->T + t + 1), 8);
             doc->ids[t] = (int32_t)id;
             doc->targets[t] = label == -100 ? -1 : (int32_t)label;
-            doc->n_scored += label != -100;
+            doc->n_loss_tokens += label != -100;
         }
     }
     return NULL;

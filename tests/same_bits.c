@@ -470,7 +470,7 @@ static void see(void *context, const char *what, size_t l, size_t row, size_t ro
 }
 
 /* Gradients of documents as micro-batches of their own; `scored` stands for the whole step's. */
-static Err *gradients_of(Model *model, Adapter *adapter, size_t n, const Document *const *docs, size_t scored, Seen *seen, float *gradient)
+static Err *gradients_of(Model *model, Adapter *adapter, size_t n, const Document *const *docs, size_t n_loss_tokens, Seen *seen, float *gradient)
 {
     Dp dp = {.size = 1};
     Batch batch = {0};
@@ -480,7 +480,7 @@ static Err *gradients_of(Model *model, Adapter *adapter, size_t n, const Documen
     *seen = (Seen){.n_layers = model->n_layers, .D = (size_t)model->config.hidden_size};
     TRY(step_new(&step, &dp, model, adapter, &(StepConfig){0}));
     Err *err = batch_new(&batch, &dp, n, docs, 1, 0);
-    batch.scored = scored;
+    batch.n_loss_tokens = n_loss_tokens;
     if (!err) err = mem_new(&seen->last, batch.T * seen->D, sizeof(float));
     if (!err) err = mem_new(&seen->first_grad, batch.T * seen->D, sizeof(float));
     if (!err) err = step_gradients(step, &batch, 0, &probe, &result);
@@ -493,7 +493,7 @@ static Err *gradients_of(Model *model, Adapter *adapter, size_t n, const Documen
 
 static Err *random_document(Document *doc, size_t n, uint64_t key, uint64_t vocabulary)
 {
-    *doc = (Document){.n = n, .n_scored = n};
+    *doc = (Document){.n = n, .n_loss_tokens = n};
     TRY(mem_new(&doc->ids, n, sizeof *doc->ids));
     TRY(mem_new(&doc->targets, n, sizeof *doc->targets));
     for (size_t t = 0; t < n; t++) {
@@ -507,7 +507,7 @@ static Err *compare_alone(Bits *bits, Model *model, Adapter *adapter)
 {
     Document docs[DOCS];
     const Document *all[DOCS];
-    size_t scored = 0, n = adapter->n, row = 0;
+    size_t n_loss_tokens = 0, n = adapter->n, row = 0;
     float *sum, *whole, *mine;
     Seen together;
     TRY(mem_new(&sum, n, sizeof *sum));
@@ -516,13 +516,13 @@ static Err *compare_alone(Bits *bits, Model *model, Adapter *adapter)
     for (size_t d = 0; d < DOCS; d++) {
         TRY(random_document(&docs[d], lengths[d], d, (uint64_t)model->config.vocab_size));
         all[d] = &docs[d];
-        scored += lengths[d];
+        n_loss_tokens += lengths[d];
     }
-    TRY(gradients_of(model, adapter, DOCS, all, scored, &together, whole));
+    TRY(gradients_of(model, adapter, DOCS, all, n_loss_tokens, &together, whole));
     bool same = true;
     for (size_t d = 0; d < DOCS; d++) {
         Seen alone;
-        TRY(gradients_of(model, adapter, 1, &all[d], scored, &alone, mine));
+        TRY(gradients_of(model, adapter, 1, &all[d], n_loss_tokens, &alone, mine));
         size_t at = row * alone.D, bytes = lengths[d] * alone.D * sizeof(float);
         same = same && !memcmp(alone.last, together.last + at, bytes) && !memcmp(alone.first_grad, together.first_grad + at, bytes);
         for (size_t i = 0; i < n; i++) sum[i] = d ? sum[i] + mine[i] : mine[i]; /* the tree of three leaves: (0 + 1) + 2 */

@@ -16,7 +16,7 @@ static Err *cut_micro(Batch *b, const Document *const *docs, size_t most)
         }
         in_this += docs[d]->n;
         b->tokens += docs[d]->n;
-        b->scored += docs[d]->n_scored;
+        b->n_loss_tokens += docs[d]->n_loss_tokens;
         if (docs[d]->n > b->longest) b->longest = docs[d]->n;
     }
     b->micro_doc[b->n_micro] = b->n_docs;

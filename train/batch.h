@@ -22,7 +22,7 @@ typedef struct {
 } BatchGroup;
 
 typedef struct {
-    size_t n_docs, tokens, scored;          /* of the whole step, all ranks */
+    size_t n_docs, tokens, n_loss_tokens;          /* of the whole step, all ranks */
     size_t n_micro;
     size_t *micro_doc;                      /* [n_micro + 1] first document of each */
     size_t *rank_micro;                     /* [size + 1] first micro-batch of each rank */

@@ -73,7 +73,7 @@ static void add_score(EvalPart *part, const Document *doc, const DocumentScore *
 {
     part->nll += score->nll;
     part->right += score->right;
-    part->scored += doc->n_scored;
+    part->n_loss_tokens += doc->n_loss_tokens;
     part->documents++;
 }
 

@@ -10,7 +10,7 @@
 typedef struct {
     const char *domain; /* NULL: the whole file. Borrowed from the data set */
     double nll, right;
-    size_t scored, documents;
+    size_t n_loss_tokens, documents;
 } EvalPart;
 
 /* Owner: the caller, evaluation_free, which takes an empty (all zero) one. */

@@ -46,7 +46,7 @@ typedef struct {
     Schedule schedule;
     uint64_t done, total; /* steps */
     uint64_t tokens_seen; /* by this process */
-    uint64_t scored_seen; /* since the start, resumed or not */
+    uint64_t loss_tokens_seen; /* since the start, resumed or not */
     char *config_json;
     RunTiming run_timing;                /* of settings.timing */
     StepWork work;

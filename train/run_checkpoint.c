@@ -122,7 +122,7 @@ static Err *write_file(Run *run, Saved *saved, const char *directory, size_t kee
                                   .seed = (uint64_t)run->settings.seed,
                                   .epoch = run->done / per_epoch,
                                   .epoch_position = run->done % per_epoch * (uint64_t)run->settings.train_batch_size,
-                                  .tokens = run->scored_seen,
+                                  .tokens = run->loss_tokens_seen,
                                   .metrics_bytes = run->metrics.bytes,
                                   .config_json = run->config_json,
                                   .progress_json = progress,
@@ -251,7 +251,7 @@ static Err *read_file(Run *run, Saved *saved, const char *path)
     if (err) return err;
     TRY(checkpoint_load(&saved->ckpt, path));
     run->done = saved->ckpt.info.step;
-    run->scored_seen = saved->ckpt.info.tokens;
+    run->loss_tokens_seen = saved->ckpt.info.tokens;
     take_moments(run, saved);
     audit_resume(run->audit);
     digest_state(run, saved);

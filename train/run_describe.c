@@ -93,7 +93,7 @@ static void describe_rates(const Run *run)
 
 static void describe_totals(const char *who, const DatasetTotals *t, int64_t max_length)
 {
-    log_line("  %-9s %zu documents, %zu tokens, %zu scored, longest %zu", who, t->documents, t->tokens, t->scored, t->longest);
+    log_line("  %-9s %zu documents, %zu tokens, %zu scored, longest %zu", who, t->documents, t->tokens, t->n_loss_tokens, t->longest);
     if (t->truncated) log_line("            %zu documents were cut to max_length %lld", t->truncated, (long long)max_length);
     if (t->dropped) log_line("            %zu records are longer than max_length %lld and were left out", t->dropped, (long long)max_length);
 }
@@ -116,7 +116,7 @@ static void describe_data(const Run *run)
     describe_totals("", &t, max_length);
     for (size_t d = 0; d < dataset_n_domains(ds) && dataset_n_domains(ds) > 1; d++) {
         t = dataset_domain_totals(ds, d);
-        if (t.documents) log_line("            domain %s: %zu documents, %zu tokens, %zu scored", d ? dataset_domain(ds, d) : "(none)", t.documents, t.tokens, t.scored);
+        if (t.documents) log_line("            domain %s: %zu documents, %zu tokens, %zu scored", d ? dataset_domain(ds, d) : "(none)", t.documents, t.tokens, t.n_loss_tokens);
     }
 }
 

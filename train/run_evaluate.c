@@ -40,17 +40,17 @@ bool run_is_out_of_patience(const Run *run)
 
 /* ---- lines ---------------------------------------------------------------------------------------------------- */
 
-static double loss_of(const EvalPart *part) { return part->nll / (double)part->scored; }
+static double loss_of(const EvalPart *part) { return part->nll / (double)part->n_loss_tokens; }
 
 static void tell(const Run *run, const char *file, const EvalPart *part)
 {
     bool several = run->settings.eval_file.count > 1;
     double loss = loss_of(part);
     if (part->domain) {
-        log_line("            domain %s: loss %.4f, perplexity %.2f, %zu scored tokens", part->domain, loss, exp(loss), part->scored);
+        log_line("            domain %s: loss %.4f, perplexity %.2f, %zu scored tokens", part->domain, loss, exp(loss), part->n_loss_tokens);
         return;
     }
-    log_line("  held out  step %llu: loss %.4f, perplexity %.2f, %zu scored tokens%s%s", (unsigned long long)run->done, loss, exp(loss), part->scored,
+    log_line("  held out  step %llu: loss %.4f, perplexity %.2f, %zu scored tokens%s%s", (unsigned long long)run->done, loss, exp(loss), part->n_loss_tokens,
              several ? " of " : "", several ? file : "");
 }
 
@@ -59,10 +59,10 @@ static Err *note_part(Run *run, const char *file, const EvalPart *part)
     tell(run, file, part);
     Json *line = run_line(run);
     json_add_number(line, "eval_loss", loss_of(part));
-    json_add_number(line, "eval_accuracy", part->right / (double)part->scored);
+    json_add_number(line, "eval_accuracy", part->right / (double)part->n_loss_tokens);
     json_add_string(line, "eval_file", file);
     if (part->domain) json_add_string(line, "eval_domain", part->domain);
-    json_add_number(line, "eval_scored", (double)part->scored);
+    json_add_number(line, "eval_scored", (double)part->n_loss_tokens);
     return run_note(run, line);
 }
 
@@ -92,7 +92,7 @@ static Err *note_all(Run *run, const Evaluation *each)
     double nll = 0, scored = 0;
     for (size_t i = 0; i < files->count; i++) {
         nll += each[i].parts[0].nll;
-        scored += (double)each[i].parts[0].scored;
+        scored += (double)each[i].parts[0].n_loss_tokens;
         for (size_t p = 0; p < each[i].n; p++) TRY(note_part(run, files->items[i], &each[i].parts[p]));
     }
     if (!isfinite(nll)) return err_new(ERR_NUMERIC, "the loss on held-out data after step %llu is %g", (unsigned long long)run->done, nll);

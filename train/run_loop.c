@@ -83,7 +83,7 @@ static Err *note_step(Run *run, const StepResult *result, const StepRates *rates
     if (run->settings.router_learning_rate > 0) json_add_number(line, "learning_rate_router", rates->router);
     json_add_number(line, "grad_norm", result->grad_norm);
     json_add_number(line, "tokens", (double)result->tokens);
-    json_add_number(line, "scored", (double)result->scored);
+    json_add_number(line, "scored", (double)result->n_loss_tokens);
     add_balance(line, &run->settings, &result->balance);
     add_load(line, run);
     json_add_number(line, "seconds", seconds);
@@ -161,7 +161,7 @@ static Err *take_step(Loop *loop)
     p->evaluated = false;
     run->done++;
     run->tokens_seen += result.tokens;
-    run->scored_seen += result.scored;
+    run->loss_tokens_seen += result.n_loss_tokens;
     double seconds = log_seconds() - began;
     run_time_step(run, run->done == loop->first + 1, seconds);
     show_progress(loop, &result, rates.A, seconds);

@@ -365,7 +365,7 @@ static Err *head_group(const Run *run, const BatchGroup *g, double *nll)
         while (row[i] >= g->group.doc_start[d + 1]) d++;
         nll[g->group.first_doc + d] += (double)loss->data[i];
     }
-    float *dloss = tape_seed(tape, loss), share = (float)(1 / (double)run->batch->scored);
+    float *dloss = tape_seed(tape, loss), share = (float)(1 / (double)run->batch->n_loss_tokens);
     for (size_t i = 0; i < n && dloss; i++) dloss[i] = share;
     TRY(tape_backward(tape));
     for (size_t i = 0; i < n; i++) memcpy(s->dx + (g->row + row[i]) * D, in->grad + i * D, D * sizeof *s->dx);
@@ -496,14 +496,14 @@ static Err *gradients(Run *run, StepResult *result)
     Step *s = run->s;
     const Batch *batch = run->batch;
     double *nll;
-    *result = (StepResult){.tokens = batch->tokens, .scored = batch->scored};
+    *result = (StepResult){.tokens = batch->tokens, .n_loss_tokens = batch->n_loss_tokens};
     TRY(prepare(run));
     TRY(forward_pass(run));
     count_load(run);
     if (balances(&s->config)) TRY(gather_balance(run, result));
     TRY(mem_new(&nll, batch->n_docs, sizeof *nll));
     Err *err = head(run, nll);
-    result->loss = sum_of(batch->n_docs, nll) / (double)batch->scored;
+    result->loss = sum_of(batch->n_docs, nll) / (double)batch->n_loss_tokens;
     free(nll);
     if (!err) err = backward_pass(run);
     if (!err) dp_add_counts(s->dp, s->model->n_layers * count_width(s), s->counts);

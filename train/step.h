@@ -40,7 +40,7 @@ typedef struct {
     double loss;          /* mean nll of the step's scored tokens */
     BalanceValues balance;
     double grad_norm;
-    size_t tokens, scored;
+    size_t tokens, n_loss_tokens;
 } StepResult;
 
 typedef struct Step Step;

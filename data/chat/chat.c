@@ -27,13 +27,13 @@ static const Writer glm = {glm_head, glm_message, glm_prompt, glm_stop},
 static Err *score(ChatText *out, size_t begin, size_t end)
 {
     if (begin >= end) return NULL;
-    ChatSpan *last = out->n_scored ? &out->scored[out->n_scored - 1] : NULL;
+    ChatSpan *last = out->n_spans ? &out->spans[out->n_spans - 1] : NULL;
     if (last && begin <= last->end) { /* the role token that ends one turn begins the next */
         last->end = end;
         return NULL;
     }
-    TRY(mem_grow(&out->scored, &out->scored_capacity, out->n_scored + 1, sizeof *out->scored));
-    out->scored[out->n_scored++] = (ChatSpan){begin, end};
+    TRY(mem_grow(&out->spans, &out->span_capacity, out->n_spans + 1, sizeof *out->spans));
+    out->spans[out->n_spans++] = (ChatSpan){begin, end};
     return NULL;
 }
 
@@ -47,9 +47,9 @@ static Err *score_turn(ChatText *out, const ChatOptions *options, const Turn *tu
 
 static void keep_last_scored(ChatText *out)
 {
-    if (out->n_scored < 2) return;
-    out->scored[0] = out->scored[out->n_scored - 1];
-    out->n_scored = 1;
+    if (out->n_spans < 2) return;
+    out->spans[0] = out->spans[out->n_spans - 1];
+    out->n_spans = 1;
 }
 
 static Err *is_weighed_out(Raw message, bool *yes)
@@ -85,12 +85,12 @@ static Err *note_turn(ChatText *out, const Message *message, size_t begin)
     return NULL;
 }
 
-static Err *write_message(Render *r, const Writer *writer, ChatText *out, const Message *message, Turn *turn, bool *scored)
+static Err *write_message(Render *r, const Writer *writer, ChatText *out, const Message *message, Turn *turn, bool *spans)
 {
     *turn = (Turn){.whole = out->text.n, .begin = SIZE_MAX};
     text_clear(&r->content);
     text_clear(&r->reasoning);
-    TRY(is_scored(r->options, message, scored));
+    TRY(is_scored(r->options, message, spans));
     TRY(writer->message(r, message, turn));
     return note_turn(out, message, turn->whole);
 }
@@ -98,15 +98,15 @@ static Err *write_message(Render *r, const Writer *writer, ChatText *out, const 
 static Err *write_messages(Render *r, const Writer *writer, ChatText *out)
 {
     Message message = {.item = raw_first(r->messages), .number = 1, .before = ROLE_NOBODY};
-    bool all = r->options->train_on == CHAT_TRAIN_ALL, scored = all;
+    bool all = r->options->train_on == CHAT_TRAIN_ALL, spans = all;
     Turn turn = {.begin = SIZE_MAX}; /* in front of the first message */
     for (; message.item.value.at; raw_next(&message.item), message.number++, message.before = message.role) {
         TRY(err_wrap(render_role(message.item.value, &message.role), "message %zu", message.number));
-        if (scored) TRY(score_turn(out, r->options, &turn, out->text.n, writer->stop(message.role)));
-        TRY(err_wrap(write_message(r, writer, out, &message, &turn, &scored), "message %zu", message.number));
+        if (spans) TRY(score_turn(out, r->options, &turn, out->text.n, writer->stop(message.role)));
+        TRY(err_wrap(write_message(r, writer, out, &message, &turn, &spans), "message %zu", message.number));
     }
     if (message.before == ROLE_ASSISTANT && r->options->end_of_text && writer != &deepseek) render_put(r, r->template->end);
-    return scored ? score_turn(out, r->options, &turn, out->text.n, 0) : NULL;
+    return spans ? score_turn(out, r->options, &turn, out->text.n, 0) : NULL;
 }
 
 static Err *open_conversation(Render *r, Raw messages, Raw tools)
@@ -126,7 +126,7 @@ Err *chat_render(ChatText *out, const ChatOptions *options, Raw messages, Raw to
     Render r = {.out = &out->text, .options = options, .template = template_of(options->template)};
     const Writer *writer = options->template == CHAT_DEEPSEEK_V3 ? &deepseek : &glm;
     text_clear(&out->text);
-    out->n_scored = out->n_turns = out->head = 0;
+    out->n_spans = out->n_turns = out->head = 0;
     Err *err = open_conversation(&r, messages, tools);
     if (!err) err = writer->head(&r);
     if (!err) err = write_messages(&r, writer, out);
@@ -143,7 +143,7 @@ Err *chat_render(ChatText *out, const ChatOptions *options, Raw messages, Raw to
 void chat_text_free(ChatText *text)
 {
     text_free(&text->text);
-    free(text->scored);
+    free(text->spans);
     free(text->turns);
     *text = (ChatText){0};
 }

@@ -97,7 +97,7 @@ static void add_to_totals(DatasetTotals *t, const Built *built)
     if (built->dropped) return;
     t->documents++;
     t->tokens += document->n;
-    t->scored += document->n_scored;
+    t->n_loss_tokens += document->n_loss_tokens;
     t->truncated += built->truncated;
     if (document->n > t->longest) t->longest = document->n;
 }

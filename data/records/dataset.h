@@ -27,7 +27,7 @@ typedef struct {
 } DatasetOptions;
 
 typedef struct {
-    size_t documents, tokens, scored;
+    size_t documents, tokens, n_loss_tokens;
     size_t truncated; /* documents that were cut to max_length */
     size_t dropped;   /* records left out for their length */
     size_t longest;   /* tokens */

@@ -17,7 +17,7 @@ struct Builder {
     bool *scored;  /* [tokens.n] token i is one that the model must say */
     int32_t *ids;  /* [tokens.n] what is kept of them ... */
     int32_t *targets;
-    size_t n, scored_capacity, id_capacity, target_capacity;
+    size_t n, span_capacity, id_capacity, target_capacity;
 };
 
 Err *builder_new(Builder **out, const Tokenizer *tokenizer, const DocumentOptions *options)
@@ -52,7 +52,7 @@ void builder_free(Builder *b)
 
 static Err *make_room(Builder *b, size_t n)
 {
-    TRY(mem_grow(&b->scored, &b->scored_capacity, n, sizeof *b->scored));
+    TRY(mem_grow(&b->scored, &b->span_capacity, n, sizeof *b->scored));
     TRY(mem_grow(&b->ids, &b->id_capacity, n, sizeof *b->ids));
     return mem_grow(&b->targets, &b->target_capacity, n, sizeof *b->targets);
 }
@@ -76,11 +76,11 @@ static Err *render_text(Builder *b)
     text_clear(&chat->text);
     text_add(&chat->text, b->record.text.data, b->record.text.n);
     text_put(&chat->text, template_of(b->options.chat.template)->end);
-    chat->n_turns = chat->head = chat->n_scored = 0;
+    chat->n_turns = chat->head = chat->n_spans = 0;
     TRY(text_error(&chat->text));
-    TRY(mem_grow(&chat->scored, &chat->scored_capacity, 1, sizeof *chat->scored));
+    TRY(mem_grow(&chat->spans, &chat->span_capacity, 1, sizeof *chat->spans));
     bool all = b->options.chat.train_on == CHAT_TRAIN_ALL;
-    chat->scored[chat->n_scored++] = (ChatSpan){all ? 0 : b->record.context_bytes, chat->text.n};
+    chat->spans[chat->n_spans++] = (ChatSpan){all ? 0 : b->record.context_bytes, chat->text.n};
     return NULL;
 }
 
@@ -94,8 +94,8 @@ static Err *tokenize(Builder *b)
     TRY(make_room(b, b->tokens.n));
     for (size_t i = 0; i < b->tokens.n; i++) {
         Token token = b->tokens.items[i];
-        while (span < chat->n_scored && chat->scored[span].end < token.end) span++;
-        b->scored[i] = i && span < chat->n_scored && chat->scored[span].begin <= begin;
+        while (span < chat->n_spans && chat->spans[span].end < token.end) span++;
+        b->scored[i] = i && span < chat->n_spans && chat->spans[span].begin <= begin;
         begin = token.end;
     }
     return NULL;
@@ -218,7 +218,7 @@ static void keep(Builder *b, Cut cut, Document *document)
         b->ids[n] = b->tokens.items[i].id;
         b->targets[n] = -1;
         if (scored) b->targets[n - 1] = b->ids[n];
-        document->n_scored += scored;
+        document->n_loss_tokens += scored;
         n++;
     }
     document->n = n;
@@ -242,6 +242,6 @@ Err *builder_read(Builder *b, const char *line, size_t bytes, Built *built)
     if (!longer || b->options.truncation != TRUNCATE_DROP) keep(b, cut_of(b), &built->document);
     built->dropped = longer && b->options.truncation == TRUNCATE_DROP;
     built->truncated = longer && !built->dropped;
-    if (built->document.n_scored || built->dropped) return NULL;
+    if (built->document.n_loss_tokens || built->dropped) return NULL;
     return err_new(ERR_DATA, "nothing in the record is scored%s; every record must train something", longer ? " within max_length" : "");
 }

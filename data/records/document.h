@@ -9,7 +9,7 @@ typedef struct {
     size_t n;
     int32_t *ids;
     int32_t *targets; /* targets[i]: the token that position i must predict, or -1 when not scored */
-    size_t n_scored;
+    size_t n_loss_tokens;
     size_t record;    /* line number in the file, from 1 */
     uint32_t file;    /* index of its file */
     uint32_t domain;  /* dataset_domain() names it; 0: none given */

@@ -226,7 +226,7 @@ static void count(DatasetTotals *t, const Place *place)
     if (place->dropped) return;
     t->documents++;
     t->tokens += place->document.n;
-    t->scored += place->document.n_scored;
+    t->n_loss_tokens += place->document.n_loss_tokens;
     t->truncated += place->truncated;
     if (place->document.n > t->longest) t->longest = place->document.n;
 }

@@ -75,15 +75,15 @@ static Err *add_choice(Build *b, const Raw of[], Raw choice, Question *q)
     *d = (Document){.n = b->tokens.n, .record = q->record};
     TRY(mem_new(&d->ids, d->n, sizeof *d->ids));
     TRY(mem_new(&d->targets, d->n, sizeof *d->targets));
-    size_t from = b->chat.n_scored ? b->chat.scored[b->chat.n_scored - 1].begin : SIZE_MAX;
+    size_t from = b->chat.n_spans ? b->chat.spans[b->chat.n_spans - 1].begin : SIZE_MAX;
     for (size_t i = 0; i < d->n; i++) {
         d->ids[i] = b->tokens.items[i].id;
         d->targets[i] = -1;
         if (i == 0 || b->tokens.items[i - 1].end < from) continue;
         d->targets[i - 1] = d->ids[i];
-        d->n_scored++;
+        d->n_loss_tokens++;
     }
-    return d->n_scored ? NULL : err_new(ERR_DATA, "choice %zu is empty", q->n_choices - 1);
+    return d->n_loss_tokens ? NULL : err_new(ERR_DATA, "choice %zu is empty", q->n_choices - 1);
 }
 
 static Err *find_answer(const Raw of[], Question *q)

@@ -9,9 +9,9 @@
 static void check(const ChatText *chat)
 {
     size_t at = 0;
-    for (size_t i = 0; i < chat->n_scored; i++) {
-        if (chat->scored[i].begin >= chat->scored[i].end || (i && chat->scored[i].begin <= at)) abort();
-        at = chat->scored[i].end;
+    for (size_t i = 0; i < chat->n_spans; i++) {
+        if (chat->spans[i].begin >= chat->spans[i].end || (i && chat->spans[i].begin <= at)) abort();
+        at = chat->spans[i].end;
     }
     if (at > chat->text.n || chat->head > chat->text.n) abort();
     for (size_t i = 0; i < chat->n_turns; i++) {

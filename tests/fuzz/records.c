@@ -36,14 +36,14 @@ static Builder *builder_of(uint8_t how)
 static void check(const Built *built)
 {
     const Document *document = &built->document;
-    size_t n_scored = 0;
+    size_t n_loss_tokens = 0;
     if (document->n > 64 || built->truncated != (built->whole > 64)) abort();
     for (size_t i = 0; i < document->n; i++) {
         if (document->targets[i] < 0) continue;
         if (i + 1 == document->n || document->targets[i] != document->ids[i + 1]) abort();
-        n_scored++;
+        n_loss_tokens++;
     }
-    if (!n_scored || n_scored != document->n_scored) abort();
+    if (!n_loss_tokens || n_loss_tokens != document->n_loss_tokens) abort();
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)

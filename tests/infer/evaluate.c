@@ -47,7 +47,7 @@ static size_t reference_documents(const char *name, Document docs[8])
             if (t + 1 < T) memcpy(&label, (const char *)labels->data + 8 * (d * T + t + 1), 8);
             docs[d].ids[t] = (int32_t)id;
             docs[d].targets[t] = label == -100 ? -1 : (int32_t)label;
-            docs[d].n_scored += label != -100;
+            docs[d].n_loss_tokens += label != -100;
         }
     }
     safetensors_close(&file);
@@ -195,7 +195,7 @@ static void check_question(const Json *expected, const Question *q, const Docume
 {
     size_t i = 0;
     for (const Json *choice = json_first(expected); choice; choice = json_next(choice), i++) {
-        assert_int_equal(q->choices[i].n_scored, (size_t)number(choice, "tokens"));
+        assert_int_equal(q->choices[i].n_loss_tokens, (size_t)number(choice, "tokens"));
         assert_near(-scores[i].nll, number(choice, "log_likelihood"), 1e-4 * number(choice, "tokens"));
     }
     assert_int_equal(i, q->n_choices);

@@ -52,7 +52,7 @@ static size_t held(size_t length, size_t group_tokens, size_t keep)
             ids[d][t] = (int32_t)((d * 131 + t * t * 17) % 1000);
             targets[d][t] = (int32_t)((d * 13 + t * 29) % 1000);
         }
-        docs[d] = (Document){.n = length, .ids = ids[d], .targets = targets[d], .n_scored = length};
+        docs[d] = (Document){.n = length, .ids = ids[d], .targets = targets[d], .n_loss_tokens = length};
         list[d] = &docs[d];
     }
     assert_ok(step_new(&step, &dp, model, adapter, &(StepConfig){.keep_layers = keep}));

@@ -59,7 +59,7 @@ void tiny_fill(Adapter *adapter, uint64_t seed, double size)
 
 Document tiny_document(size_t n, size_t vocab, uint64_t seed)
 {
-    Document document = {.n = n, .n_scored = n - 1};
+    Document document = {.n = n, .n_loss_tokens = n - 1};
     assert_ok(mem_new(&document.ids, n, sizeof *document.ids));
     assert_ok(mem_new(&document.targets, n, sizeof *document.targets));
     for (size_t i = 0; i < n; i++) document.ids[i] = (int32_t)rng_below(seed, i, vocab);

@@ -44,16 +44,16 @@ static void bench_close(Bench *b)
 }
 
 /* Gradients of one document of n tokens, of which those before `scored` are targets. */
-static void take_gradients(Bench *b, size_t n, size_t scored)
+static void take_gradients(Bench *b, size_t n, size_t n_loss_tokens)
 {
     int32_t ids[64], targets[64];
-    Document doc = {.n = n, .ids = ids, .targets = targets, .n_scored = scored};
+    Document doc = {.n = n, .ids = ids, .targets = targets, .n_loss_tokens = n_loss_tokens};
     const Document *docs[] = {&doc};
     Batch batch;
     StepResult result;
     for (size_t t = 0; t < n; t++) {
         ids[t] = (int32_t)rng_below(1, t, 4000);
-        targets[t] = t < scored ? (int32_t)rng_below(2, t, 4000) : -1;
+        targets[t] = t < n_loss_tokens ? (int32_t)rng_below(2, t, 4000) : -1;
     }
     assert_ok(batch_new(&batch, &b->dp, 1, docs, 64, 0));
     assert_ok(step_gradients(b->step, &batch, 0, NULL, &result));

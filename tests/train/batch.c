@@ -35,7 +35,7 @@ static void micro_batches_are_consecutive_documents_up_to_a_limit(void **state)
     assert_int_equal(batch.n_micro, 5); /* 4 3 3 | 10 | 1 | 25, longer than the limit | 2 8 */
     assert_memory_equal(batch.micro_doc, first, sizeof first);
     assert_int_equal(batch.tokens, 56);
-    assert_int_equal(batch.scored, 56 - 8);
+    assert_int_equal(batch.n_loss_tokens, 56 - 8);
     assert_int_equal(batch.longest, 25);
     assert_int_equal(batch.n_groups, 1);
     batch_free(&batch);

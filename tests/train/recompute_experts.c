@@ -27,7 +27,7 @@ static int open_model(void **state)
     json_free(experts);
     for (size_t i = 0; i < adapter->n; i++) adapter->values[i] += (float)(i * 7919 % 1000) * 1e-4f; /* B is no longer zero */
     for (size_t d = 0; d < N_DOCS; d++) {
-        docs[d] = (Document){.n = LENGTH - 4 * d, .ids = ids[d], .targets = targets[d], .n_scored = LENGTH - 4 * d};
+        docs[d] = (Document){.n = LENGTH - 4 * d, .ids = ids[d], .targets = targets[d], .n_loss_tokens = LENGTH - 4 * d};
         for (size_t t = 0; t < LENGTH; t++) {
             ids[d][t] = (int32_t)((d * 31 + t * 17) % N_IDS);
             targets[d][t] = (int32_t)((d * 13 + t * 29) % N_IDS);

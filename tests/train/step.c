@@ -171,14 +171,14 @@ static void the_gradient_of_the_whole_step_is_the_slope_of_its_loss(void **state
 static double evaluated(Model *model, const Adapter *adapter)
 {
     Scores scores;
-    double nll = 0, scored = 0;
+    double nll = 0, n_loss_tokens = 0;
     assert_ok(evaluate(&scores, model, 1, &adapter, N_DOCS, list, &(EvaluateConfig){.group_tokens = 20}));
     for (size_t d = 0; d < N_DOCS; d++) {
         nll += scores.variants[0].documents[d].nll;
-        scored += (double)list[d]->n_scored;
+        n_loss_tokens += (double)list[d]->n_loss_tokens;
     }
     scores_free(&scores);
-    return nll / scored;
+    return nll / n_loss_tokens;
 }
 
 static void evaluation_before_an_update_equals_the_training_loss(void **state)

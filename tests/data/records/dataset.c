@@ -39,7 +39,7 @@ static void the_demo_has_the_tokens_and_scored_tokens_that_peft_counted(void **s
     (void)state;
     static const struct {
         const char *path;
-        size_t records, tokens, scored;
+        size_t records, tokens, n_loss_tokens;
     } splits[] = {{"examples/devils/devils_train.jsonl", 881, 103998, 94150},
                   {"examples/devils/devils_eval.jsonl", 98, 12684, 11577}};
     for (size_t i = 0; i < 2; i++) {
@@ -50,7 +50,7 @@ static void the_demo_has_the_tokens_and_scored_tokens_that_peft_counted(void **s
         DatasetTotals totals = dataset_totals(ds);
         assert_int_equal(dataset_count(ds), splits[i].records);
         assert_int_equal(totals.tokens, splits[i].tokens);
-        assert_int_equal(totals.scored, splits[i].scored);
+        assert_int_equal(totals.n_loss_tokens, splits[i].n_loss_tokens);
         assert_int_equal(totals.dropped, 0);
         assert_true(totals.longest <= 512);
         for (size_t d = 0; d < dataset_count(ds); d++) {
@@ -139,7 +139,7 @@ static void what_is_scored_is_what_the_model_must_say_itself(void **state)
 static void every_format_is_scored_as_it_was_meant(void **state)
 {
     static const struct {
-        const char *record, *scored;
+        const char *record, *n_loss_tokens;
     } cases[] = {
         {"{\"conversations\":[{\"from\":\"human\",\"value\":\"q\"},{\"from\":\"gpt\",\"value\":\"\\u0061\\n\"}],\"system\":\"s\"}", "a<|endoftext|>"},
         {"{\"conversations\":[{\"from\":\"human\",\"value\":\"q\"},{\"from\":\"function_call\",\"value\":\"{\\\"name\\\":\\\"f\\\",\\\"arguments\\\":{}}\"},"
@@ -157,7 +157,7 @@ static void every_format_is_scored_as_it_was_meant(void **state)
         {"{\"messages\":[" U("q") "," R("r", "a") "," U("p") "," A("b") "],\"chat_template_kwargs\":{\"clear_thinking\":false}}", "r</think>a<|user|>|b<|endoftext|>"},
         {M("{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"q\"}]},{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},\"b\"]}"), "ab<|endoftext|>"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        if (cases[i].scored) assert_scored(state, cases[i].record, &options, cases[i].scored);
+        if (cases[i].n_loss_tokens) assert_scored(state, cases[i].record, &options, cases[i].n_loss_tokens);
     DocumentOptions plain = {.max_length = 512, .plain_prompts = true};
     assert_scored_with(state, "{\"prompt\":\"Q: x\\n\",\"completion\":\"A\"}", &plain, "A<|endoftext|>");
     plain.format = RECORD_TEXT; /* of two formats the one that was asked for */
@@ -172,7 +172,7 @@ static void labels_are_those_beside_their_tokens(void **state)
     assert_ok(open_with(&ds, path, tokenizer, &options, 512));
     assert_memory_equal(dataset_document(ds, 0)->ids, ids, sizeof ids);
     assert_memory_equal(dataset_document(ds, 0)->targets, targets, sizeof targets);
-    assert_int_equal(dataset_document(ds, 1)->n_scored, 3);
+    assert_int_equal(dataset_document(ds, 1)->n_loss_tokens, 3);
     dataset_close(ds);
 }
 

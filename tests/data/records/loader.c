@@ -114,7 +114,7 @@ static Dataset *large(void **state, const DataFiles *files, Truncation truncatio
 static void assert_same_document(const Document *a, const Document *b)
 {
     assert_int_equal(a->n, b->n);
-    assert_int_equal(a->n_scored, b->n_scored);
+    assert_int_equal(a->n_loss_tokens, b->n_loss_tokens);
     assert_memory_equal(a->ids, b->ids, a->n * sizeof *a->ids);
     assert_memory_equal(a->targets, b->targets, a->n * sizeof *a->targets);
 }

@@ -25,7 +25,7 @@ double neighbours_end(const Neighbours *begin)
     return fmax(0, (now.all - begin->all - (now.own - begin->own)) / (now.seconds - begin->seconds));
 }
 
-void neighbours_tell(double cores)
+void neighbours_report(double cores)
 {
     if (cores > 0.1) log_line("  beware    other programs kept %.1f cores busy meanwhile: these figures are lower than the machine's", cores);
 }

@@ -13,6 +13,6 @@ Neighbours neighbours_begin(void);
 double neighbours_end(const Neighbours *begin);
 
 /* A line of warning on stderr when that was more than a tenth of a core. */
-void neighbours_tell(double cores);
+void neighbours_report(double cores);
 
 #endif

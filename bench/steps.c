@@ -394,7 +394,7 @@ Err *steps_print(const Json *record)
            1e-6 * number(record, "anonymous_growth_bytes"), 1e-3 * number(record, "heap_growth_bytes"), number(record, "faults_per_step"));
     if (json_find(record, "read_bytes")) TRY(print_streaming(record));
     print_steadiness(record);
-    neighbours_tell(number(record, "neighbour_cores"));
+    neighbours_report(number(record, "neighbour_cores"));
     fflush(stdout);
     return NULL;
 }

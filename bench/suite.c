@@ -185,7 +185,7 @@ static Err *measure(Suite *s)
     if (s->config->products) TRY(products_measure(s->report, strcmp(s->config->compute, "auto") ? s->config->compute : NULL));
     if (s->config->operations) TRY(operations_measure(s->report, models[0], s->machine.memory_gbs));
     if (s->config->generate) TRY(measure_text(s, models[0]));
-    neighbours_tell(neighbours_end(&neighbours));
+    neighbours_report(neighbours_end(&neighbours));
     return s->config->steps ? measure_steps(s, models) : NULL;
 }
 

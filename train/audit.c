@@ -81,7 +81,7 @@ static bool has_gradient(const Param *p, size_t begin, size_t end, const float *
     return from < to;
 }
 
-void audit_look(Audit *a, const Dp *dp, Step *step)
+void audit_observe(Audit *a, const Dp *dp, Step *step)
 {
     size_t E = a->adapter->model->router.E;
     for (AuditPart *part = a->parts; part < a->parts + a->n_parts; part++) {
@@ -166,7 +166,7 @@ static void agree(Audit *a, const Dp *dp, uint64_t *flags)
     }
 }
 
-static Json *verdicts(Audit *a, const Step *step, bool tell)
+static Json *verdicts(Audit *a, const Step *step, bool report)
 {
     enum { MOST_TOLD = 12 };
     Json *result = json_new_object(), *no_token = json_new_object(), *no_scored = json_new_object(), *errors = json_new_array();
@@ -184,7 +184,7 @@ static Json *verdicts(Audit *a, const Step *step, bool tell)
         json_add_string(errors, NULL, part->name);
     }
     if (a->n_errors > MOST_TOLD) log_line("  AUDIT     ERROR: and %zu more; metrics.jsonl names them", a->n_errors - MOST_TOLD);
-    if (tell) {
+    if (report) {
         log_line("  audit     %zu of %zu pairs and routers got a gradient", a->n_parts - a->n_without, a->n_parts);
         tell_experts(no_token, "saw no token since the start");
         tell_experts(no_scored, "saw no token that anything scored depends on");
@@ -197,13 +197,13 @@ static Json *verdicts(Audit *a, const Step *step, bool tell)
     return result;
 }
 
-Err *audit_judge(Audit *a, const Dp *dp, const Step *step, bool tell, Json **result)
+Err *audit_check(Audit *a, const Dp *dp, const Step *step, bool report, Json **result)
 {
     uint64_t *flags;
     TRY(mem_new(&flags, 2 * a->n_parts, sizeof *flags));
     agree(a, dp, flags);
     free(flags);
-    *result = verdicts(a, step, tell);
+    *result = verdicts(a, step, report);
     return NULL;
 }
 

@@ -15,7 +15,7 @@ typedef struct {
     bool routed;             /* of a routed expert */
     size_t expert;
     const Param *params[2];  /* A and B, or a router's weight and NULL */
-    bool now, ever;          /* a gradient in the last step, since the start; in this rank's slices until audit_judge */
+    bool now, ever;          /* a gradient in the last step, since the start; in this rank's slices until audit_check */
 } AuditPart;
 
 typedef struct {
@@ -23,7 +23,7 @@ typedef struct {
     size_t n_parts;
     AuditPart *parts;
     uint64_t *tokens, *live; /* [n_layers][E] since the start: that chose the expert, with a gradient among them */
-    uint64_t *ever;          /* [n_parts] 1: had a gradient; agreed by audit_judge, and what a checkpoint keeps */
+    uint64_t *ever;          /* [n_parts] 1: had a gradient; agreed by audit_check, and what a checkpoint keeps */
     size_t n_without, n_errors; /* of the last judgement */
 } Audit;
 
@@ -31,12 +31,12 @@ MUST_USE Err *audit_new(Audit **audit, const Adapter *adapter);
 void audit_free(Audit *audit);
 
 /* Look at the gradients of a step, after step_gradients. */
-void audit_look(Audit *audit, const Dp *dp, Step *step);
+void audit_observe(Audit *audit, const Dp *dp, Step *step);
 
 /* Say who is without a gradient. Errors are told at once, the rest when `tell`.
  *   result   {"parts", "without_gradient", "no_token": {"3": [1, 5]}, "no_scored_token": {...}, "errors": ["..."]}
  * Collective. Owner of result: the caller. */
-MUST_USE Err *audit_judge(Audit *audit, const Dp *dp, const Step *step, bool tell, Json **result);
+MUST_USE Err *audit_check(Audit *audit, const Dp *dp, const Step *step, bool report, Json **result);
 
 /* What `ever` says after a resume. */
 void audit_resume(Audit *audit);

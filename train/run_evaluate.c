@@ -79,7 +79,7 @@ static EvaluateHow how_to(const Run *run)
 static Err *evaluate_files(Run *run, Evaluation *each)
 {
     EvaluateHow how = how_to(run);
-    step_rest(run->step); /* an evaluation takes what a step took */
+    step_release(run->step); /* an evaluation takes what a step took */
     for (size_t i = 0; i < run->settings.eval_file.count; i++)
         TRY(evaluate_dataset(&each[i], run->model, &run->dp, run->adapter, run->evals[i], &how));
     return NULL;

@@ -137,7 +137,7 @@ static Err *gradients(Loop *loop, const Batch *batch, StepResult *result)
 static Err *update(Run *run, const StepRates *rates, StepResult *result)
 {
     TRY(step_update(run->step, run->done + 1, rates, result));
-    audit_look(run->audit, &run->dp, run->step);
+    audit_observe(run->audit, &run->dp, run->step);
     if (run->settings.router_bias_update_rate > 0) balance_move_biases(run->adapter, run->step, run->settings.router_bias_update_rate);
     return NULL;
 }
@@ -187,7 +187,7 @@ static bool save_due(const Run *run)
 static Err *audit_now(Run *run, bool planned)
 {
     Json *result;
-    TRY(audit_judge(run->audit, &run->dp, run->step, planned, &result));
+    TRY(audit_check(run->audit, &run->dp, run->step, planned, &result));
     if (!planned) {
         json_free(result);
         return NULL;

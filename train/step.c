@@ -91,7 +91,7 @@ static void drop_choices(Step *s)
     s->n_choices = 0;
 }
 
-void step_rest(Step *s)
+void step_release(Step *s)
 {
     drop_kept(s);
     drop_choices(s);
@@ -107,7 +107,7 @@ void step_rest(Step *s)
 void step_free(Step *s)
 {
     if (!s) return;
-    step_rest(s);
+    step_release(s);
     slices_free(&s->slices);
     void *owned[] = {s->stats, s->totals, s->load_all, s->balance, s->counts};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);

@@ -72,7 +72,7 @@ const uint64_t *step_live(const Step *step, size_t l);
 uint64_t step_live_tokens(const Step *step, size_t l);
 
 /* Give back what the last batch took, until the next one takes it again. */
-void step_rest(Step *step);
+void step_release(Step *step);
 
 /* Bytes that tapes hold, the most of any step so far; what plan/tape_bytes counts beforehand. */
 size_t step_tape_bytes(const Step *step);

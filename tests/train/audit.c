@@ -63,8 +63,8 @@ static void take_gradients(Bench *b, size_t n, size_t n_loss_tokens)
 static Json *judged(Bench *b)
 {
     Json *result;
-    audit_look(b->audit, &b->dp, b->step);
-    assert_ok(audit_judge(b->audit, &b->dp, b->step, false, &result));
+    audit_observe(b->audit, &b->dp, b->step);
+    assert_ok(audit_check(b->audit, &b->dp, b->step, false, &result));
     return result;
 }
 

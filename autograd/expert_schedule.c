@@ -14,7 +14,7 @@ ExpertLimits expert_limits = {.piece_bytes = 32 << 20, .piece_rows = 256, .block
 static size_t rank_most(const ExpertSchedule *plan)
 {
     size_t most = 1;
-    for (size_t e = 0; e < plan->E; e++) most = larger(most, larger(rank_of(plan->experts[e].in), rank_of(plan->experts[e].out)));
+    for (size_t e = 0; e < plan->E; e++) most = size_max(most, size_max(rank_of(plan->experts[e].in), rank_of(plan->experts[e].out)));
     return most;
 }
 
@@ -57,7 +57,7 @@ ExpertSchedule *expert_schedule_new(Tape *tape, const int32_t *ids, size_t T, si
     if (tape->err) return NULL;
     *plan = (ExpertSchedule){.E = E, .K = K, .D = D, .F = F, .T = T, .N = N, .experts = experts, .ids = ids, .chunks = chunks, .begin = begin, .token = token, .choice = choice, .order = order};
     plan->rank_most = rank_most(plan);
-    plan->most = larger(1, least(T, larger(expert_limits.piece_rows, expert_limits.piece_bytes / sizeof(float) / (D + 6 * F + 2 * plan->rank_most))));
+    plan->most = size_max(1, size_min(T, size_max(expert_limits.piece_rows, expert_limits.piece_bytes / sizeof(float) / (D + 6 * F + 2 * plan->rank_most))));
     if (tape_computes(tape)) sort_pairs(plan);
     return plan;
 }
@@ -80,8 +80,8 @@ size_t expert_packing_expert(const ExpertSchedule *plan, ExpertPacking packing, 
 
 size_t expert_packing_block(const Tape *tape, const ExpertSchedule *plan, ExpertPacking packing)
 {
-    size_t pieces = least(plan->E, plan->N) + pieces_of(plan, plan->N), all = expert_packing_piece(plan, packing, plan->N) + pieces * expert_packing_piece(plan, packing, PADDING);
-    return least(all, larger(tape_threads(tape) * (expert_limits.block_bytes / sizeof(float)), packed_rows(plan, packing, plan->T)));
+    size_t pieces = size_min(plan->E, plan->N) + pieces_of(plan, plan->N), all = expert_packing_piece(plan, packing, plan->N) + pieces * expert_packing_piece(plan, packing, PADDING);
+    return size_min(all, size_max(tape_threads(tape) * (expert_limits.block_bytes / sizeof(float)), packed_rows(plan, packing, plan->T)));
 }
 
 /* ---- laps and turns ------------------------------------------------------------------------------------------- */

@@ -10,7 +10,7 @@
 static inline GemmLora lora_outer(const Lora *lora, size_t col, size_t width, const float *u)
 {
     if (!lora) return (GemmLora){0};
-    size_t r = lora->A->rows, from = larger(col, lora->col), to = least(col + width, lora->col + lora->B->rows);
+    size_t r = lora->A->rows, from = size_max(col, lora->col), to = size_min(col + width, lora->col + lora->B->rows);
     if (from >= to) return (GemmLora){.r = r, .M = lora->B->data, .u = rows_of(u, r), .s = lora->scale}; /* none of them */
     return (GemmLora){r, lora->B->data + (from - lora->col) * r, from - col, to - from, rows_of(u, r), lora->scale};
 }

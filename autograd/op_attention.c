@@ -116,14 +116,14 @@ static size_t room_lay(Room *room, const AttentionShape *shape, Way way, float *
 static void pack_lines(const Head *head, size_t m, size_t n, float s, Rows x, float *out)
 {
     for (size_t j = 0; j < n; j += BLOCK_WORDS, out += LINES * BLOCK_STRIDE)
-        head->exact->products->pack_rows(m, least(BLOCK_WORDS, n - j), BLOCK_STRIDE, s, rows_right(x, j), out);
+        head->exact->products->pack_rows(m, size_min(BLOCK_WORDS, n - j), BLOCK_STRIDE, s, rows_right(x, j), out);
 }
 
 /* n columns of so many keys to lanes. */
 static void pack_lanes(const Head *head, size_t keys, size_t n, Rows x, float *out, size_t step)
 {
     for (size_t j = 0; j < n; j += BLOCK_WORDS)
-        head->exact->products->pack_lanes(keys, least(BLOCK_WORDS, n - j), 1, rows_right(x, j), out + j * LANES, step);
+        head->exact->products->pack_lanes(keys, size_min(BLOCK_WORDS, n - j), 1, rows_right(x, j), out + j * LANES, step);
 }
 
 static void pack_keys(const Head *head, size_t at, size_t n, const Room *room)
@@ -144,8 +144,8 @@ static void pack_queries(const Head *head, size_t at, size_t m, const Room *room
 
 static ScoreTile tile_of(const Head *head, size_t key, size_t at, const Room *room)
 {
-    size_t m = least(QUERIES, head->n - at);
-    return (ScoreTile){.m = m, .n = least(KEYS, at + m - key), .diagonal = at - key, .words = head->words,
+    size_t m = size_min(QUERIES, head->n - at);
+    return (ScoreTile){.m = m, .n = size_min(KEYS, at + m - key), .diagonal = at - key, .words = head->words,
                        .chosen = head->chosen ? head->chosen + at * head->words + key / 64 : NULL,
                        .s = room->s, .ds = room->ds, .p_turned = room->p_turned,
                        .ds_lines = room->ds_lines, .ds_turned = room->ds_turned};
@@ -164,7 +164,7 @@ static bool has_keys(const ScoreTile *t)
 static void times_lanes(const Head *head, const ScoreTile *t, size_t n, const float *lines, const float *lanes, float *c)
 {
     for (size_t j = 0; j < n; j += BLOCK_WORDS, lines += LINES * BLOCK_STRIDE)
-        head->exact->product(&(BlockProduct){.M = t->m, .N = t->n, .K = least(BLOCK_WORDS, n - j), .a = lines, .b = lanes + j * LANES,
+        head->exact->product(&(BlockProduct){.M = t->m, .N = t->n, .K = size_min(BLOCK_WORDS, n - j), .a = lines, .b = lanes + j * LANES,
                                              .step = lane_step(n), .c = c, .ldc = BLOCK_STRIDE, .add = j > 0, .trim = TRIM_SCORES,
                                              .diagonal = t->diagonal});
 }
@@ -208,7 +208,7 @@ static void piece_forward(const Head *head, size_t begin, size_t end, const Room
     for (size_t i = 0; i < end - begin; i++) room->max[i] = -INFINITY;
     memset(room->sums, 0, (end - begin) * LANES * sizeof(float));
     for (size_t key = 0; key < end; key += KEYS) {
-        size_t n = least(KEYS, end - key);
+        size_t n = size_min(KEYS, end - key);
         pack_keys(head, key, n, room);
         head->exact->pack_columns(n, v, 1, rows_from(head->v, key), room->v_columns, KEY_STEP);
         for (size_t at = begin > key ? begin : key; at < end; at += QUERIES) {
@@ -304,7 +304,7 @@ static void piece_backward(const Head *head, const Piece *piece, const Room *roo
     const AttentionShape *s = head->shape;
     for (size_t i = piece->query; i < piece->query_end && piece->dq && head->first_q; i++) memset(row_of(head->dq, i), 0, (s->nope + s->rope) * sizeof(float));
     for (size_t key = piece->key; key < piece->key_end; key += KEYS) {
-        size_t n = least(KEYS, head->n - key);
+        size_t n = size_min(KEYS, head->n - key);
         bool any = false;
         pack_keys_backward(head, key, n, piece->dq, room);
         for (size_t at = piece->query > key ? piece->query : key; at < piece->query_end; at += QUERIES) {
@@ -331,7 +331,7 @@ static size_t rows_of_document(const Group *group, size_t d) { return group->doc
 static size_t piece_rows(size_t T, size_t H)
 {
     size_t rows = round_up(T * H / (4 * (size_t)omp_get_max_threads()) + 1, KEYS);
-    return least(rows, MOST_QUERIES);
+    return size_min(rows, MOST_QUERIES);
 }
 
 /* Room for every piece of cut_*. */
@@ -342,7 +342,7 @@ static size_t cut_queries(const Group *group, const AttentionState *state, size_
 {
     for (size_t d = 0; d < group->n_docs; d++)
         for (size_t at = attends_latents(&state->shape, group, &state->keys, d) ? SIZE_MAX : 0, all = rows_of_document(group, d); at < all; at += rows) {
-            size_t end = least(at + rows, all);
+            size_t end = size_min(at + rows, all);
             pieces[n++] = (Piece){.d = d, .key_end = end, .query = at, .query_end = end, .dq = dq, .cost = (double)(end - at) * (double)(end + at)};
         }
     return n;
@@ -352,7 +352,7 @@ static size_t cut_keys(const Group *group, const AttentionState *state, size_t r
 {
     for (size_t d = 0; d < group->n_docs; d++)
         for (size_t at = attends_latents(&state->shape, group, &state->keys, d) ? SIZE_MAX : 0, all = rows_of_document(group, d); at < all; at += rows) {
-            size_t end = least(at + rows, all);
+            size_t end = size_min(at + rows, all);
             pieces[n++] = (Piece){.d = d, .key = at, .key_end = end, .query_end = all, .dkv = true, .cost = (double)(end - at) * (double)(2 * all - end - at)};
         }
     return n;

@@ -80,7 +80,7 @@ static void pack_keys(const Work *w, const LatentKeys *keys)
     size_t n_runs = (w->n + QUERIES - 1) / QUERIES, kr_wide = in->kr->shape[1];
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < n_runs; i++) {
-        size_t at = i * QUERIES, n = least(QUERIES, w->n - at), row = w->first + at;
+        size_t at = i * QUERIES, n = size_min(QUERIES, w->n - at), row = w->first + at;
         latent_pack(keys, at, n, 0, w->R, rows_of(in->latent->data + row * w->R, w->R));
         if (w->r) latent_pack(keys, at, n, w->u_col, w->r, rows_of(in->low->data + row * w->r, w->r));
         latent_pack(keys, at, n, w->kr_col, w->shape->rope, rows_of(in->kr->data + row * kr_wide + in->kr_col, kr_wide));
@@ -102,15 +102,15 @@ static bool work_open(Work *w, Tape *tape, const LatentState *state, size_t d, b
     if (back) w->keys.with = latents_of_path(true);
     w->exact.stride = latent_stride(&w->exact);
     w->keys.stride = latent_stride(&w->keys);
-    w->most = state->keys.most ? least(w->n, state->keys.most) : most_keys(w->chosen, w->n, w->words);
+    w->most = state->keys.most ? size_min(w->n, state->keys.most) : most_keys(w->chosen, w->n, w->words);
     w->q_wide = whole_lanes(w->keys.K);
     w->z_wide = whole_lanes(w->keys.C);
     w->kept_step = back ? latent_kept(&w->keys, w->most) : 0;
     size_t each = (H * (w->q_wide * (back ? 2 : 1) + w->z_wide) + w->kept_step + w->most) * sizeof(float);
-    w->m = least(least(w->n, QUERIES), BLOCK_BYTES / each + 1);
-    size_t widest = larger(s->nope, s->v), copy = whole_lanes(widest * R);
-    size_t product = copy + gemm_scratch(w->m, larger(widest, w->q_wide), w->r), attend = larger(latent_scratch(&w->exact, w->most), latent_scratch(&w->keys, w->most));
-    w->scratch_step = whole_lanes(larger(larger(product, attend), widest * r));
+    w->m = size_min(size_min(w->n, QUERIES), BLOCK_BYTES / each + 1);
+    size_t widest = size_max(s->nope, s->v), copy = whole_lanes(widest * R);
+    size_t product = copy + gemm_scratch(w->m, size_max(widest, w->q_wide), w->r), attend = size_max(latent_scratch(&w->exact, w->most), latent_scratch(&w->keys, w->most));
+    w->scratch_step = whole_lanes(size_max(size_max(product, attend), widest * r));
     w->exact.keys = tape_scratch(tape, w->n * w->exact.stride + LANES);
     w->keys.keys = w->keys.with == w->exact.with ? w->exact.keys : tape_scratch(tape, w->n * w->keys.stride + LANES);
     w->q = tape_scratch(tape, w->m * H * w->q_wide);
@@ -160,7 +160,7 @@ static HeadRows head_rows(const Work *w, size_t h, bool values)
     const LatentInputs *in = w->in;
     size_t first = h * (s->nope + s->v) + (values ? s->nope : 0), n = values ? s->v : s->nope;
     float *copy = my_scratch(w);
-    HeadRows rows = {.n = n, .W = some_rows(in->kv_up, first, n, copy), .scratch = copy + whole_lanes(larger(s->nope, s->v) * w->R)};
+    HeadRows rows = {.n = n, .W = some_rows(in->kv_up, first, n, copy), .scratch = copy + whole_lanes(size_max(s->nope, s->v) * w->R)};
     if (!in->lora) return rows;
     rows.B = weight_of(in->lora->B->name, n, w->r, in->lora->B->data + first * w->r);
     rows.s = in->lora->scale;
@@ -227,7 +227,7 @@ static void document_forward(Work *w, const LatentState *state, float *o)
 {
     size_t H = w->shape->n_heads;
     for (size_t at = 0; at < w->n; at += w->m) {
-        size_t m = least(w->m, w->n - at);
+        size_t m = size_min(w->m, w->n - at);
 #pragma omp parallel
         {
 #pragma omp for schedule(static)
@@ -311,7 +311,7 @@ static void document_backward(Work *w, const LatentState *state, const Gradients
     size_t H = w->shape->n_heads, n_runs = RUNS_PER_THREAD * (size_t)omp_get_max_threads();
     memset(w->dkey, 0, w->n * w->q_wide * sizeof *w->dkey);
     for (size_t at = 0; at < w->n; at += w->m) {
-        size_t m = least(w->m, w->n - at), seen = at + m;
+        size_t m = size_min(w->m, w->n - at), seen = at + m;
 #pragma omp parallel
         {
 #pragma omp for schedule(static) nowait

@@ -21,7 +21,7 @@
 #include <string.h>
 
 /* Scratch for packing a piece's rows of any product. */
-static size_t pack_floats(const ExpertSchedule *plan) { return gemm_scratch(plan->most, larger(plan->D, plan->F), plan->rank_most); }
+static size_t pack_floats(const ExpertSchedule *plan) { return gemm_scratch(plan->most, size_max(plan->D, plan->F), plan->rank_most); }
 
 /* A piece of an expert: the pairs [at, at + n). Its packed rows lie behind those of the piece before. */
 typedef struct {
@@ -159,7 +159,7 @@ typedef struct {
 } Bench;
 
 /* A row of gate and up; it serves LoRA on down as a row of r, too. */
-static size_t gate_up_width(const ExpertSchedule *plan) { return larger(2 * plan->F, plan->rank_most); }
+static size_t gate_up_width(const ExpertSchedule *plan) { return size_max(2 * plan->F, plan->rank_most); }
 
 static size_t bench_floats(const ExpertSchedule *plan) { return plan->most * (4 * plan->F + gate_up_width(plan) + 2 * plan->rank_most) + pack_floats(plan); }
 
@@ -226,10 +226,10 @@ static void sum_pair(const Back *back, const Lora *lora, Sums *sums, Piece p, Ro
     size_t R = lora->A->rows, end = p.at + p.n, last = back->plan->begin[back->e + 1];
     for (; sums->m < back->group->n_micro; sums->m++) {
         Span span = group_span(back->group, sums->m);
-        size_t from = larger(sums->at, p.at), past = from;
+        size_t from = size_max(sums->at, p.at), past = from;
         while (past < last && token[past] < span.begin + span.n) past++;
         bool add = sums->at < p.at, whole = past <= end;
-        size_t to = least(past, end), T = to - from, i = from - p.at;
+        size_t to = size_min(past, end), T = to - from, i = from - p.at;
         if (T == 0 && !whole) return;
         gemm_tn(T, lora->B->rows, R, param_leaf(lora->B, span.number), add, whole ? lora->scale : 1, rows_from(dy, i), rows_from(rows_of(u, R), i));
         gemm_tn(T, R, lora->A->cols, param_leaf(lora->A, span.number), add, 1, rows_from(rows_of(du, R), i), rows_from(x, i));

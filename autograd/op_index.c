@@ -43,9 +43,9 @@ static Room room_of(const IndexShape *s, size_t longest, float *at)
 /* Keys [group * LANES, + LANES) to lanes, times the scale that stands before the ReLU. */
 static void pack_group(const Document *doc, size_t group)
 {
-    size_t dim = doc->shape->dim, at = group * LANES, n = least(LANES, doc->past + doc->n - at);
+    size_t dim = doc->shape->dim, at = group * LANES, n = size_min(LANES, doc->past + doc->n - at);
     for (size_t c = 0; c < dim; c += BLOCK)
-        kernels->products->pack_lanes(n, least(BLOCK, dim - c), doc->shape->scale, rows_of(doc->k + at * dim + c, dim),
+        kernels->products->pack_lanes(n, size_min(BLOCK, dim - c), doc->shape->scale, rows_of(doc->k + at * dim + c, dim),
                                       doc->keys + (group * dim + c) * LANES, 0);
 }
 
@@ -72,7 +72,7 @@ static void choose_block(const Document *doc, size_t begin, size_t n, const Room
     for (size_t i = 0; i < n; i++, seen++) {
         uint64_t *row = doc->chosen + (begin + i) * doc->words;
         memset(row, 0, doc->words * sizeof *row);
-        row_top_k_set(seen, least(seen, s->top_k), row, room->score + i * room->stride, room->order);
+        row_top_k_set(seen, size_min(seen, s->top_k), row, room->score + i * room->stride, room->order);
     }
 }
 
@@ -87,7 +87,7 @@ static void choose_document(const Document *doc, size_t longest, float *scratch)
 #pragma omp for schedule(dynamic)
         for (size_t b = blocks; b > 0; b--) { /* the longest rows first */
             size_t at = (b - 1) * INDEX_QUERIES;
-            choose_block(doc, at, least(doc->n - at, INDEX_QUERIES), &room);
+            choose_block(doc, at, size_min(doc->n - at, INDEX_QUERIES), &room);
         }
     }
 }

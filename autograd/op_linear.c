@@ -28,7 +28,7 @@ static size_t lora_at(const LinearState *state, size_t col, size_t width)
 static size_t rank_most(const LinearState *state)
 {
     size_t most = 0;
-    for (size_t i = 0; i < state->n_loras; i++) most = larger(most, state->loras[i]->A->rows);
+    for (size_t i = 0; i < state->n_loras; i++) most = size_max(most, state->loras[i]->A->rows);
     return most;
 }
 
@@ -77,7 +77,7 @@ static void linear_backward(Node *node)
     if (param_trains(state->param) && tape_computes(tape)) sum_trained(tape, state->param, x, y);
     backward_loras(tape, state, x, y, du);
     if (!x->requires_grad || tape->err) return;
-    for (size_t i = 0; i < state->n; i++) widest = larger(widest, state->W[i]->rows);
+    for (size_t i = 0; i < state->n; i++) widest = size_max(widest, state->W[i]->rows);
     float *scratch = tape_scratch(tape, gemm_scratch(x->shape[0], widest, rank_most(state)));
     if (!scratch) return;
     back_through_weights(tape, state, x, y, du, scratch);

@@ -30,11 +30,11 @@ static void loss_backward(Node *node)
 
 static const Op loss = {.name = "loss", .backward = loss_backward, .overwrites_grad = 1};
 
-size_t op_loss_rows(size_t vocabulary) { return larger(LOGITS_AT_ONCE / vocabulary, LEAST_ROWS); }
+size_t op_loss_rows(size_t vocabulary) { return size_max(LOGITS_AT_ONCE / vocabulary, LEAST_ROWS); }
 
 Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets)
 {
-    size_t n = x->shape[0], D = x->shape[1], V = W->rows, step = least(op_loss_rows(V), n);
+    size_t n = x->shape[0], D = x->shape[1], V = W->rows, step = size_min(op_loss_rows(V), n);
     bool requires_grad = tape_requires_grad(tape, false, 1, &x);
     Tensor *nll = tape_tensor(tape, n, 1);
     LossState *state = tape_alloc(tape, sizeof *state);

@@ -30,7 +30,7 @@ static bool reach(Pool *pool, size_t end)
     if (!pool->base && !reserve(pool)) return false;
     if (end > pool->reserved) return false;
     if (pool->counts || end <= pool->open) return true;
-    size_t open = least(round_up(end, OPENED_AT_ONCE), pool->reserved);
+    size_t open = size_min(round_up(end, OPENED_AT_ONCE), pool->reserved);
     if (mprotect(pool->base + pool->open, open - pool->open, PROT_READ | PROT_WRITE)) return false;
     ASAN_POISON_MEMORY_REGION(pool->base + pool->open, open - pool->open);
     pool->open = open;
@@ -54,7 +54,7 @@ void *pool_alloc(Pool *pool, size_t bytes)
     pool->n++;
     while (pool->first_gap < pool->n && pool->blocks[pool->first_gap].at == end_before(pool, pool->first_gap)) pool->first_gap++;
     pool->used_bytes += bytes;
-    pool->high_bytes = larger(pool->high_bytes, at + bytes);
+    pool->high_bytes = size_max(pool->high_bytes, at + bytes);
     if (!pool->counts) ASAN_UNPOISON_MEMORY_REGION(pool->base + at, asked);
     return pool->base + at;
 }
@@ -73,7 +73,7 @@ void pool_give_back(Pool *pool, const void *block)
     if (!pool->counts) ASAN_POISON_MEMORY_REGION(pool->base + at, pool->blocks[low].bytes);
     pool->n--;
     memmove(pool->blocks + low, pool->blocks + low + 1, (pool->n - low) * sizeof *pool->blocks);
-    pool->first_gap = least(pool->first_gap, low);
+    pool->first_gap = size_min(pool->first_gap, low);
 }
 
 void pool_reset(Pool *pool)

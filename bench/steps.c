@@ -226,7 +226,7 @@ static void add_memory(Json *record, const Bench *b)
     if (!b->model->stream) return;
     const Plan *p = &b->plan;
     StreamStats stats = stream_stats(b->model->stream);
-    size_t once = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.chunks.resident_bytes, before = larger(once, b->warm.read_bytes);
+    size_t once = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.chunks.resident_bytes, before = size_max(once, b->warm.read_bytes);
     double steps = (double)(b->warm.read_bytes ? (size_t)b->config->steps : b->n_all); /* the first fills slots, too: left to the warm-up */
     json_add_string(record, "parts", stream_budget_describe((char[STREAM_TEXT_BYTES]){0}, &stats.plan));
     json_add_number(record, "read_bytes", (double)(stats.read_bytes - before) / steps);

@@ -15,7 +15,7 @@ enum { PROGRAM_BYTES = 32 << 20, /* code, libraries, stacks, tables of tensors *
 /* The most rows of one rank: whole micro-batches are shared out. */
 static size_t rank_tokens(const StepWork *work)
 {
-    size_t even = work->step_tokens / work->ranks, most = even + larger(work->longest, work->micro_batch_tokens);
+    size_t even = work->step_tokens / work->ranks, most = even + size_max(work->longest, work->micro_batch_tokens);
     return work->ranks == 1 || most > work->step_tokens ? work->step_tokens : most;
 }
 
@@ -50,8 +50,8 @@ static size_t choice_bytes(const Model *model, const StepWork *work)
 /* Gradients of one layer wait at the levels of the tree of micro-batches. */
 static size_t forest_bytes(const Adapter *adapter, const StepWork *work)
 {
-    size_t largest = 0, levels = 2, micro = work->step_tokens / larger(work->micro_batch_tokens, 1) / work->ranks + 1;
-    for (size_t l = 0; l < adapter->n_layers; l++) largest = larger(largest, adapter->layers[l].n);
+    size_t largest = 0, levels = 2, micro = work->step_tokens / size_max(work->micro_batch_tokens, 1) / work->ranks + 1;
+    for (size_t l = 0; l < adapter->n_layers; l++) largest = size_max(largest, adapter->layers[l].n);
     while (micro >>= 1) levels++;
     return levels * largest * sizeof(float);
 }
@@ -66,7 +66,7 @@ static size_t streamed_bytes(const StreamedParts *parts, const bool *resident, c
     for (size_t l = from; l < parts->n_layers; l++) {
         size_t core = parts->first[l], experts = 0;
         for (size_t p = core + 1; p < parts->first[l + 1]; p++) experts += resident[p] ? 0 : parts->parts[p].bytes;
-        sum += (resident[core] ? 0 : parts->parts[core].bytes) + experts + (group_passes - 1) * (experts - least(experts, kept));
+        sum += (resident[core] ? 0 : parts->parts[core].bytes) + experts + (group_passes - 1) * (experts - size_min(experts, kept));
     }
     return sum;
 }
@@ -77,13 +77,13 @@ static size_t step_bytes(const StreamedParts *parts, const bool *resident, const
     size_t turn = w->cores.n_buffers * w->cores.buffer_bytes + w->chunks.n_buffers * w->chunks.buffer_bytes, up = streamed_bytes(parts, resident, &w->chunks, 0, group_passes);
     if (!adapter) return up;
     size_t down = streamed_bytes(parts, resident, &w->chunks, lowest, group_passes);
-    return up - (lowest ? 0 : least(up, turn)) + down - least(down, turn);
+    return up - (lowest ? 0 : size_min(up, turn)) + down - size_min(down, turn);
 }
 
 /* Weights in what the rest leaves of the limit, in parts of part_bytes at the most. */
 static Err *fit_parts(Budget *b, Model *model, const Adapter *adapter, size_t group_passes, size_t part_bytes)
 {
-    size_t share = b->limit - least(b->limit, held(b));
+    size_t share = b->limit - size_min(b->limit, held(b));
     StreamedParts parts;
     bool *resident = NULL;
     TRY(parts_cut(&parts, model, part_bytes, true));
@@ -104,7 +104,7 @@ static Err *fit_weights(Budget *b, Model *model, const Adapter *adapter, size_t 
     size_t parts[3] = {STREAM_WHOLE, 0, 0}, best = SIZE_MAX;
     Budget base = *b;
     Err *err = NULL;
-    TRY(parts_size(model, b->limit - least(b->limit, held(b)), &parts[1]));
+    TRY(parts_size(model, b->limit - size_min(b->limit, held(b)), &parts[1]));
     for (size_t i = group_passes > 1 ? 0 : 1; i < 3; i++) {
         Budget trial = base;
         if (i == 2 && best != SIZE_MAX) break;
@@ -129,12 +129,12 @@ static Err *fit_group(Budget *b, Model *model, const Adapter *adapter, const Ste
  * groups multiply faster. Fails: when none fits. */
 static Err *choose_group(Budget *b, Model *model, const Adapter *adapter, const StepWork *work)
 {
-    size_t rows = rank_tokens(work), floor = least(larger(work->longest, work->micro_batch_tokens), rows);
-    size_t T = least(work->group_tokens ? larger(work->group_tokens, floor) : rows, rows);
+    size_t rows = rank_tokens(work), floor = size_min(size_max(work->longest, work->micro_batch_tokens), rows);
+    size_t T = size_min(work->group_tokens ? size_max(work->group_tokens, floor) : rows, rows);
     bool found = false;
     Budget best = *b;
     Err *err = NULL;
-    for (size_t first = T;; T = larger(T / 2, floor)) {
+    for (size_t first = T;; T = size_max(T / 2, floor)) {
         Budget trial = *b;
         trial.group_tokens = T == first ? work->group_tokens : T;
         err_free(err);
@@ -164,11 +164,11 @@ static Err *find_least(Budget *b, Model *model, const Adapter *adapter, const St
     TRY(parts_cut(&parts, model, 0, true));
     err_free(parts_budget(&parts, 0, &b->weights, NULL));
     parts_free(&parts);
-    TRY(count_tapes(b, model, adapter, work, least(larger(work->longest, work->micro_batch_tokens), rank_tokens(work))));
+    TRY(count_tapes(b, model, adapter, work, size_min(size_max(work->longest, work->micro_batch_tokens), rank_tokens(work))));
     b->layer_inputs = work->local_ranks * layer_input_bytes(model, adapter, work, work->may_spill);
     size_t tables = (b->weights.fixed_bytes + stream_budget_layer_bytes(&b->weights)) / PAGE_TABLES, sum = held(b) + b->weights.least_bytes;
-    b->least = sum + least(sum / (PAGE_TABLES - 1) + 1, tables); /* tables are a share of the limit itself */
-    b->program += least(b->limit / PAGE_TABLES, tables);
+    b->least = sum + size_min(sum / (PAGE_TABLES - 1) + 1, tables); /* tables are a share of the limit itself */
+    b->program += size_min(b->limit / PAGE_TABLES, tables);
     return b->limit < b->least ? too_small(b, work) : NULL;
 }
 

@@ -44,9 +44,9 @@ static size_t cut(size_t from, size_t n, size_t each, size_t *start)
 static Err *count_open(Count *c, const Model *model, size_t T, const TapeWork *work, Layout layout)
 {
     static uint64_t bitmap; /* that there is one is all that is asked */
-    size_t longest = larger(least(work->longest, T), 1), latent_from = model->attention.latent_from;
-    size_t others = latent_from > 1 ? least(longest, latent_from - 1) : longest, first = layout == LONG ? longest : others;
-    size_t micro = larger(work->micro_batch_tokens / 2, 1), n_docs = T / others + 3; /* two micro-batches that meet are more than a whole one */
+    size_t longest = size_max(size_min(work->longest, T), 1), latent_from = model->attention.latent_from;
+    size_t others = latent_from > 1 ? size_min(longest, latent_from - 1) : longest, first = layout == LONG ? longest : others;
+    size_t micro = size_max(work->micro_batch_tokens / 2, 1), n_docs = T / others + 3; /* two micro-batches that meet are more than a whole one */
     *c = (Count){.workspace.counts = true, .group.T = T};
     TRY(mem_new(&c->starts, n_docs + 1 + T / micro + 2, sizeof *c->starts)); /* micro is 1 where none is said */
     TRY(mem_new(&c->keys, model->n_layers, sizeof *c->keys));
@@ -92,9 +92,9 @@ typedef struct {
 
 static void note(const Count *c, bool keep, Taken *taken)
 {
-    taken->workspace = larger(taken->workspace, c->workspace.high_bytes);
-    if (keep) taken->own = larger(taken->own, c->tape.own.high_bytes + c->tape.notes.high_bytes);
-    else taken->notes = larger(taken->notes, c->tape.notes.high_bytes);
+    taken->workspace = size_max(taken->workspace, c->workspace.high_bytes);
+    if (keep) taken->own = size_max(taken->own, c->tape.own.high_bytes + c->tape.notes.high_bytes);
+    else taken->notes = size_max(taken->notes, c->tape.notes.high_bytes);
 }
 
 /* One layer, up and, when it is passed again, down. */
@@ -162,14 +162,14 @@ static size_t touched(size_t bytes) { return round_up(bytes, HUGE_PAGE); }
 
 static Err *count_all(Count *c, const Model *model, const Adapter *adapter, const TapeWork *work, Taken *taken)
 {
-    size_t L = model->n_layers, lowest = adapter ? adapter_lowest_layer(adapter) : L, keep_from = L - least(work->kept_layers, L - lowest);
+    size_t L = model->n_layers, lowest = adapter ? adapter_lowest_layer(adapter) : L, keep_from = L - size_min(work->kept_layers, L - lowest);
     size_t groups = (work->rows + work->T - 1) / work->T;
     Taken last = {0};
     for (size_t l = 0; l < L; l++) {
         bool same = l > 0 && l != lowest && l != keep_from && alike(model, adapter, l, l - 1);
         if (!same) TRY(count_trained(c, model, adapter, l, l >= lowest, l >= keep_from, &last));
-        taken->workspace = larger(taken->workspace, last.workspace);
-        taken->notes = larger(taken->notes, last.notes);
+        taken->workspace = size_max(taken->workspace, last.workspace);
+        taken->notes = size_max(taken->notes, last.notes);
         taken->own += groups * touched(last.own);
     }
     return count_head(c, model, adapter != NULL, taken);
@@ -192,7 +192,7 @@ Err *tapes_bytes(size_t *bytes, const Model *model, const Adapter *adapter, cons
     TRY(count_layout(bytes, model, adapter, work, LONG));
     if (latent_from == 0 || work->longest < latent_from) return NULL;
     TRY(count_layout(&others, model, adapter, work, SHORT));
-    *bytes = larger(*bytes, others);
+    *bytes = size_max(*bytes, others);
     return NULL;
 }
 

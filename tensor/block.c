@@ -51,11 +51,11 @@ static void small_product(size_t M, size_t N, size_t K, bool turned)
 static void small_part(const Small *p, size_t k, size_t K)
 {
     for (size_t j = 0; j < p->N; j += SMALL_GROUPS * LANES) {
-        size_t N = least(SMALL_GROUPS * LANES, p->N - j);
+        size_t N = size_min(SMALL_GROUPS * LANES, p->N - j);
         if (p->way == SMALL_NT) small_lanes(N, K, 1, rows_right(rows_from(p->B, j), k));
         else kernels->blocks->pack_columns(K, N, 1, rows_right(rows_from(p->B, k), j), small_columns, SMALL_STEP);
         for (size_t i = 0; i < p->M; i += SMALL_ROWS) {
-            size_t M = least(SMALL_ROWS, p->M - i);
+            size_t M = size_min(SMALL_ROWS, p->M - i);
             bool turned = p->way == SMALL_TN; /* A is [K][M] already */
             kernels->products->pack_rows(turned ? K : M, turned ? M : K, BLOCK_STRIDE, p->s,
                                          turned ? rows_right(rows_from(p->A, k), i) : rows_right(rows_from(p->A, i), k), small_lines);
@@ -71,11 +71,11 @@ static void small_part_turned(const Small *p, size_t k, size_t K)
     float square[LANES_OF_A * LANES];
     small_lanes(p->M, K, p->s, rows_right(p->A, k));
     for (size_t j = 0; j < p->N; j += SMALL_ROWS) {
-        size_t N = least(SMALL_ROWS, p->N - j);
+        size_t N = size_min(SMALL_ROWS, p->N - j);
         kernels->products->pack_rows(N, K, BLOCK_STRIDE, 1, rows_right(rows_from(p->B, j), k), small_lines);
         small_product(N, p->M, K, false);
         for (size_t q = 0; q < N; q += LANES) {
-            size_t n = least(LANES, N - q);
+            size_t n = size_min(LANES, N - q);
             kernels->products->pack_lanes(n, p->M, 1, rows_of(small_c + q * SMALL_C, SMALL_C), square, 0);
             for (size_t i = 0; i < p->M; i++) small_put(n, p->C + i * p->ldc + j + q, square + i * LANES, p->add || k > 0);
         }
@@ -99,7 +99,7 @@ static void small(const Small *p)
     if (p->M <= FEW) small_rows(p);
     else
         for (size_t k = 0; k < p->K; k += BLOCK_WORDS)
-            (p->way == SMALL_NT && p->M <= LANES_OF_A ? small_part_turned : small_part)(p, k, least(BLOCK_WORDS, p->K - k));
+            (p->way == SMALL_NT && p->M <= LANES_OF_A ? small_part_turned : small_part)(p, k, size_min(BLOCK_WORDS, p->K - k));
 }
 
 void block_nt(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb)

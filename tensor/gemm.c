@@ -90,7 +90,7 @@ static void pack_part(const GemmCut *p, size_t at, size_t t, size_t rows, float 
 {
     const Products *floats = kernels->products;
     const GemmLora *term = pair_behind(p, at);
-    size_t n = least(p->block, p->inner - at), words = words_of(p->with, n), r = riding(term), step = p->lanes ? words + r : p->stride;
+    size_t n = size_min(p->block, p->inner - at), words = words_of(p->with, n), r = riding(term), step = p->lanes ? words + r : p->stride;
     Rows from = rows_right(rows_from(x, t), at);
     out += t * step;
     if (p->lanes) p->with->pack_lanes(rows, n, s, from, out, step * LANES);
@@ -131,8 +131,8 @@ static Fetch fetch_of(const Weight *W, size_t row, size_t col, size_t rows, size
 {
     size_t bytes = dtype_bytes(W->dtype);
     if (row >= W->rows || col >= W->cols) return (Fetch){0};
-    return (Fetch){(const char *)W->data + (row * W->cols + col) * bytes, least(rows, W->rows - row),
-                   (least(elements, W->cols - col) * bytes + 63) / 64, W->cols * bytes};
+    return (Fetch){(const char *)W->data + (row * W->cols + col) * bytes, size_min(rows, W->rows - row),
+                   (size_min(elements, W->cols - col) * bytes + 63) / 64, W->cols * bytes};
 }
 
 /* What nt and nn read for the columns of y from begin on, inner index from at on: one block of one panel. */
@@ -151,7 +151,7 @@ static Fetch fetch_next(Fetch (*fetch)(const Weight *, size_t, size_t, size_t), 
 /* One block of columns [begin, end), its length from element `at` on; x is packed from there on. */
 static void nt_block(const GemmCut *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, Fetch next)
 {
-    size_t n = least(p->block, p->inner - at);
+    size_t n = size_min(p->block, p->inner - at);
     const GemmLora *term = pair_behind(p, at);
     if (p->lanes) p->with->nt(T, y, add, packed, W, begin, end, at, n, term, panel, next);
     else if (p->words > SHORT && T <= FEW_ROWS) p->with->nt_few(T, y, add, packed, W, begin, end, at, n, term);
@@ -160,7 +160,7 @@ static void nt_block(const GemmCut *p, size_t T, Rows y, bool add, const float *
 
 static void nn_block(const GemmCut *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, Fetch next)
 {
-    p->with->nn(T, y, add, packed, W, begin, end, at, least(p->block, p->inner - at), pair_behind(p, at), panel, next);
+    p->with->nn(T, y, add, packed, W, begin, end, at, size_min(p->block, p->inner - at), pair_behind(p, at), panel, next);
 }
 
 /* Columns of y that go through one panel. */
@@ -177,7 +177,7 @@ static void slice_apart(bool transposed, size_t T, Rows y, const float *packed, 
 {
     Weight M = weight_of_assignment(term, transposed, width);
     size_t first = transposed ? term->first : 0, from = begin > first ? begin - first : 0, to = end > first ? end - first : 0;
-    if (transposed) to = least(to, term->rows);
+    if (transposed) to = size_min(to, term->rows);
     if (from < to) slice(transposed, T, rows_right(y, first), true, packed, &M, NULL, from, to, (GemmNext){0});
 }
 
@@ -186,7 +186,7 @@ static void slice(bool transposed, size_t T, Rows y, bool add, const float *pack
     GemmCut p = plan_of(transposed, T, W, term);
     size_t columns = panel_columns(&p);
     for (size_t from = begin, stop; from < end; from = stop) {
-        stop = least(from + columns, end);
+        stop = size_min(from + columns, end);
         for (size_t b = 0, at = 0; at < p.inner; b++, at += p.block)
             (transposed ? nt_block : nn_block)(&p, T, y, add || b, packed + (p.lanes ? lanes_at(T, b) : rows_at(T, b)), W, from, stop, at,
                                                fetch_next(transposed ? fetch_nt : fetch_nn, &p, W, at, from, stop, end, next));
@@ -220,7 +220,7 @@ typedef struct {
 static size_t part(size_t length, size_t unit, size_t i, size_t n)
 {
     size_t units = (length + unit - 1) / unit;
-    return least(length, units * i / n * unit);
+    return size_min(length, units * i / n * unit);
 }
 
 /* Rows [begin, end) of a narrow product, block by block through a scratch of NARROW_ROWS rows or fewer. */
@@ -246,7 +246,7 @@ static void narrow_part(const Product *p, const GemmCut *plan, size_t i, size_t 
 {
     static _Thread_local float packed[(NARROW_ROWS + ROW_TILE) * STRIDE] __attribute__((aligned(64)));
     size_t begin = part(p->T, 3 * LANES, i, n), end = part(p->T, 3 * LANES, i + 1, n);
-    for (; begin < end; begin += NARROW_ROWS) narrow_rows(p, plan, begin, least(begin + NARROW_ROWS, end), packed);
+    for (; begin < end; begin += NARROW_ROWS) narrow_rows(p, plan, begin, size_min(begin + NARROW_ROWS, end), packed);
 }
 
 /* The team packs together. */
@@ -256,7 +256,7 @@ static void pack_all(const Product *p, const GemmCut *plan, float *scratch)
 #pragma omp for schedule(static)
     for (size_t i = 0; i < blocks * runs; i++) {
         size_t t = i % runs * PACK_ROWS;
-        pack_block(plan, p->T, i / runs, t, least(PACK_ROWS, p->T - t), p->s, p->x, scratch);
+        pack_block(plan, p->T, i / runs, t, size_min(PACK_ROWS, p->T - t), p->s, p->x, scratch);
     }
 }
 
@@ -344,7 +344,7 @@ void gemm_tn(size_t T, size_t M, size_t N, float *G, bool add, float s, Rows a, 
 #pragma omp parallel for schedule(dynamic) if (!omp_in_parallel() && T * M * N >= WORTH_A_TEAM)
     for (size_t i = 0; i < chunks; i++) {
         size_t j = i / across * NARROW_COLUMNS, c = i % across * SUM_COLUMNS;
-        kernels->gemm_tn(T, least(NARROW_COLUMNS, few - j), least(SUM_COLUMNS, wide - c), add, s, rows_right(turned ? b : a, j), rows_right(turned ? a : b, c),
+        kernels->gemm_tn(T, size_min(NARROW_COLUMNS, few - j), size_min(SUM_COLUMNS, wide - c), add, s, rows_right(turned ? b : a, j), rows_right(turned ? a : b, c),
                         turned ? G + c * N + j : G + j * N + c, N, turned);
     }
 }

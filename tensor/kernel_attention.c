@@ -12,7 +12,7 @@
 void PASTE(softmax_, KERNEL)(const ScoreTile *t, float *max, float *sums, float *factor);
 void PASTE(softmax_backward_, KERNEL)(const ScoreTile *t, const float *lse, const float *delta);
 
-static size_t seen_by(const ScoreTile *t, size_t i) { return least(t->n, i + t->diagonal + 1); }
+static size_t seen_by(const ScoreTile *t, size_t i) { return size_min(t->n, i + t->diagonal + 1); }
 
 /* Which of LANES keys from the k-th on query i sees, the k-th lowest. */
 INLINE uint32_t sight(const ScoreTile *t, size_t i, size_t k)
@@ -54,7 +54,7 @@ static float largest_seen(const ScoreTile *t, size_t i)
             float *at = t->s + i * BLOCK_STRIDE + k + p * W;
             V s = load(at);
             if (bits != 0xFFFF) store(at, s = where(bits, p, s, all(-INFINITY)));
-            best = larger_v(s, best);
+            best = max_v(s, best);
         }
     }
     return largest(best);

@@ -90,11 +90,11 @@ static void product(const BlockProduct *p)
     for (size_t g = 0; g < all_groups; g += groups) {
         groups = take_groups(all_groups - g);
         for (size_t i = 0; i < p->M; i += BLOCK_BAND) {
-            size_t stop = least(p->M, i + BLOCK_BAND), beyond = i + BLOCK_BAND + p->diagonal; /* the first key that the band does not see */
+            size_t stop = size_min(p->M, i + BLOCK_BAND), beyond = i + BLOCK_BAND + p->diagonal; /* the first key that the band does not see */
             size_t begin = 0, end = p->K;
             if (p->trim == TRIM_SCORES && g * LANES >= beyond) continue;
-            if (p->trim == TRIM_QUERIES) end = least(end, beyond);
-            if (p->trim == TRIM_KEYS && i > p->diagonal) begin = least(i - p->diagonal, end) / PER_WORD * PER_WORD;
+            if (p->trim == TRIM_QUERIES) end = size_min(end, beyond);
+            if (p->trim == TRIM_KEYS && i > p->diagonal) begin = size_min(i - p->diagonal, end) / PER_WORD * PER_WORD;
             run_tiles(p, i, stop, g, groups, begin / PER_WORD, words_of(end));
         }
     }
@@ -112,7 +112,7 @@ static void pack_columns(size_t K, size_t N, float s, Rows x, float *out, size_t
 {
     for (size_t k = 0; k < K; k += PER_WORD, out += LANES)
         for (size_t j = 0; j < N; j += LANES) {
-            size_t n = least(LANES, N - j);
+            size_t n = size_min(LANES, N - j);
             V first[PARTS];
             load_columns(n, row_of(x, k) + j, s, first);
 #if defined KERNEL_bf16

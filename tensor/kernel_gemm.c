@@ -66,7 +66,7 @@ INLINE void tile(size_t groups, size_t rows, size_t ldb, size_t n, size_t r, con
 static Ahead take_ahead(Fetch *next, size_t n, const float *lanes)
 {
     if (next->rows == 0) return (Ahead){(const char *)lanes, n, 0};
-    size_t rows = least(next->rows, n > next->lines ? n / next->lines : 1);
+    size_t rows = size_min(next->rows, n > next->lines ? n / next->lines : 1);
     Ahead ahead = {next->at, next->lines, next->step};
     next->at += rows * next->step;
     next->rows -= rows;
@@ -163,7 +163,7 @@ enum { PART = WEIGHT_BLOCK / PER_WORD }; /* words that share a factor */
 INLINE V factor_of(const Factors *f, size_t j, size_t g, size_t p)
 {
     size_t along = p * WEIGHT_BLOCK, row = f->row, col = f->col;
-    if (f->way == FACTOR_LINES) return all(factor_at(f->w, least(row + j, f->w->rows - 1), col + along));
+    if (f->way == FACTOR_LINES) return all(factor_at(f->w, size_min(row + j, f->w->rows - 1), col + along));
     return all(f->way == FACTOR_COLUMNS ? factor_at(f->w, row + along, col + g * LANES) : factor_at(f->w, row + g * LANES, col + along));
 }
 
@@ -177,7 +177,7 @@ static void tile_of_codes(Tile *run, size_t rows, size_t groups, size_t n, size_
     float *to[MAX_ROWS];
     for (size_t j = 0; j < rows; j++) to[j] = part[j];
     for (size_t p = 0, at = 0; at < n; p++, at += PART) {
-        run(least(PART, n - at), 0, a + at * LANES, step, b + at, to, false, ahead);
+        run(size_min(PART, n - at), 0, a + at * LANES, step, b + at, to, false, ahead);
         ahead.at += ahead.lines < PART ? PART / ahead.lines * ahead.step : PART * 64;
         for (size_t j = 0; j < rows; j++)
             for (size_t g = 0; g < groups; g++) {
@@ -215,7 +215,7 @@ INLINE void run_tile(size_t rows, size_t groups, bool brief, size_t n, size_t r,
 /* Fetch the n columns of rows t .. that sums will go to: they are scattered, and a tile is long enough to wait for them. */
 INLINE void fetch_rows(size_t T, size_t t, size_t rows, Rows y, size_t n)
 {
-    for (size_t stop = least(T, t + rows); t < stop; t++)
+    for (size_t stop = size_min(T, t + rows); t < stop; t++)
         for (size_t i = 0; i < n; i += LANES) __builtin_prefetch(row_of(y, t) + i, 1, 2);
 }
 
@@ -241,7 +241,7 @@ static void write_out(size_t T, size_t t0, size_t lanes, size_t n, const float *
         for (size_t j = 0; j < n; j += SQUARE) {
             const float *row[SQUARE];
             for (size_t q = 0; q < SQUARE; q++) row[q] = sums + (j + q) * lanes + t;
-            write_square(T, t0 + t, least(SQUARE, n - j), row, y, j, add);
+            write_square(T, t0 + t, size_min(SQUARE, n - j), row, y, j, add);
         }
 }
 
@@ -286,9 +286,9 @@ static void nn_tile(size_t T, size_t t, size_t rows, Rows y, bool add, const flo
                     size_t groups, Ahead ahead)
 {
     float spare[MAX_ROWS][LANES * MAX_GROUPS] __attribute__((aligned(64)));
-    size_t column = g * LANES, columns = least(panel.columns - column, groups * LANES);
+    size_t column = g * LANES, columns = size_min(panel.columns - column, groups * LANES);
     bool whole = columns == groups * LANES;
-    size_t direct = whole ? least(rows, T - t) : 0;
+    size_t direct = whole ? size_min(rows, T - t) : 0;
     float *out[MAX_ROWS];
     for (size_t q = 0; q < MAX_ROWS; q++) out[q] = spare[q];
     for (size_t q = 0; q < direct; q++) out[q] = row_of(y, t + q) + column;
@@ -314,7 +314,7 @@ static void rows_times_panel(size_t T, Rows y, bool add, const float *packed, si
     for (size_t run = 0; run < T; run += at_once)
         for (size_t g = 0; g < all_groups; g += groups) {
             groups = take_groups(all_groups - g);
-            for (size_t t = run, stop = least(T, run + at_once); t < stop; t += rows) {
+            for (size_t t = run, stop = size_min(T, run + at_once); t < stop; t += rows) {
                 rows = take_rows(stop - t, groups);
                 nn_tile(stop, t, rows, y, add, packed + t * stride, brief, panel, g, groups,
                         take_ahead(&next, panel.n, panel.data + g * panel.step));
@@ -327,10 +327,10 @@ static void nn(size_t T, Rows y, bool add, const float *packed, const Weight *w,
 {
     size_t words = words_of(n), r = term ? term->r : 0, step = (words + r) * LANES + LANES;
     for (size_t i = 0; i < n; i += PER_WORD)
-        fill_column(w, at + i, least(PER_WORD, n - i), begin, end - begin, panel + i / PER_WORD * LANES, step);
+        fill_column(w, at + i, size_min(PER_WORD, n - i), begin, end - begin, panel + i / PER_WORD * LANES, step);
     for (size_t p = 0; p < r; p++) /* rows of A */
         for (size_t j = begin; j < end; j += LANES)
-            memcpy(panel + (j - begin) / LANES * step + (words + p) * LANES, term->M + p * w->cols + j, least(LANES, end - j) * sizeof *panel);
+            memcpy(panel + (j - begin) / LANES * step + (words + p) * LANES, term->M + p * w->cols + j, size_min(LANES, end - j) * sizeof *panel);
     Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_COLUMNS : FACTOR_NONE, w, at, begin};
     rows_times_panel(T, rows_right(y, begin), add, packed, packed_stride(words_of(w->rows)),
                      (Panel){panel, step, words, r, end - begin, factors}, next);

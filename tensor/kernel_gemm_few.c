@@ -54,7 +54,7 @@ static void turn_words(const Weight *w, size_t row, size_t rows, size_t at, size
     const float *from[LANES];
     for (size_t i = 0; i < LANES; i++) {
         from[i] = i < rows ? line[i] : zeros;
-        if (i < rows) fill_line(w, row + i, at, least(n * PER_WORD, w->cols - at), line[i]);
+        if (i < rows) fill_line(w, row + i, at, size_min(n * PER_WORD, w->cols - at), line[i]);
     }
     rows_to_lanes(n, from, 1, out);
 }
@@ -119,7 +119,7 @@ typedef struct {
 INLINE void fetch_coming(Coming *c, size_t n)
 {
     for (size_t run; n; n -= run) {
-        run = least(n, c->lines - c->line);
+        run = size_min(n, c->lines - c->line);
         for (size_t i = 0; i < run; i++) __builtin_prefetch(c->row + (c->line + i) * LINE, 0, 3);
         c->line += run;
         if (c->line < c->lines) return;
@@ -151,7 +151,7 @@ INLINE size_t few_run(const Few *f, size_t T, const float *packed, size_t k, Com
     float turned[GROUPS][TURN * LANES] __attribute__((aligned(64)));
     size_t bytes = PER_WORD * dtype_bytes(f->w->dtype), take = TURN * f->per_cell;
     bool cells = f->cells && f->words - k >= take;
-    if (!cells) take = least(TURN, f->words - k);
+    if (!cells) take = size_min(TURN, f->words - k);
     fetch_coming(coming, FEW_COLUMNS * take * bytes / LINE);
     for (size_t g = 0, row = 0; g < GROUPS; g++, row += LANES) {
         if (cells) turn_cells(f->data + row * f->step + k * bytes, f->step, turned[g]);
@@ -168,7 +168,7 @@ static void few_pair(size_t T, const float *packed, const Few *f, const GemmLora
     static const float zeros[SHORT];
     float turned[GROUPS][TURN * LANES] __attribute__((aligned(64)));
     for (size_t k = 0; k < term->r; k += TURN) {
-        size_t take = least(TURN, term->r - k);
+        size_t take = size_min(TURN, term->r - k);
         for (size_t g = 0; g < GROUPS; g++) {
             const float *line[LANES];
             for (size_t i = 0, j = g * LANES; i < LANES; i++, j++) line[i] = j < f->columns ? pair_line(term, f->begin + j) + k : zeros;
@@ -201,7 +201,7 @@ void PASTE(nt_few_, KERNEL)(size_t T, Rows y, bool add, const float *packed, con
                             const GemmLora *term)
 {
     for (; begin < end; begin += FEW_COLUMNS) {
-        Few f = few_of(w, begin, least(begin + FEW_COLUMNS, end), at, n);
+        Few f = few_of(w, begin, size_min(begin + FEW_COLUMNS, end), at, n);
         few_columns(T, y, add, packed, &f, term);
     }
 }

@@ -45,7 +45,7 @@ static void scores(size_t n, const uint32_t *ids, const float *keys, size_t stri
 {
     for (size_t j = 0; j < n; j += KEYS, S += KEYS * LANES) {
         const float *key[KEYS];
-        for (size_t i = 0; i < KEYS; i++) key[i] = keys + ids[least(j + i, n - 1)] * stride;
+        for (size_t i = 0; i < KEYS; i++) key[i] = keys + ids[size_min(j + i, n - 1)] * stride;
         score_tile(words, key, q, S);
     }
 }
@@ -68,11 +68,11 @@ static void softmax(size_t n, float *S, float *lse)
     V max[PARTS], sum[PARTS], inverse[PARTS];
     for (size_t p = 0; p < PARTS; p++) max[p] = all(-INFINITY), sum[p] = all(0);
     for (size_t j = 0; j < n; j++)
-        for (size_t p = 0; p < PARTS; p++) max[p] = larger_v(load(S + j * LANES + p * W), max[p]);
+        for (size_t p = 0; p < PARTS; p++) max[p] = max_v(load(S + j * LANES + p * W), max[p]);
     for (size_t from = 0; from < n; from += SUM_RUN) {
         V some[PARTS];
         for (size_t p = 0; p < PARTS; p++) some[p] = all(0);
-        for (size_t j = from; j < least(from + SUM_RUN, n); j++)
+        for (size_t j = from; j < size_min(from + SUM_RUN, n); j++)
             for (size_t p = 0; p < PARTS; p++) {
                 V e = exp_v(load(S + j * LANES + p * W) - max[p]);
                 store(S + j * LANES + p * W, e);
@@ -135,7 +135,7 @@ static void pair_keys(size_t n, const uint32_t *ids, const float *keys, size_t s
         {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55, 24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
     __m512i low = _mm512_loadu_si512(order[0]), high = _mm512_loadu_si512(order[1]);
     for (size_t j = 0; j < n; j += 2) {
-        const float *first = keys + ids[j] * stride, *second = keys + ids[least(j + 1, n - 1)] * stride;
+        const float *first = keys + ids[j] * stride, *second = keys + ids[size_min(j + 1, n - 1)] * stride;
         for (size_t k = 0; k < stride; k += LANES, out += 2 * LANES) {
             __m512i a = _mm512_loadu_si512(first + k), b = _mm512_loadu_si512(second + k);
             _mm512_storeu_si512(out, _mm512_permutex2var_epi16(a, low, b));
@@ -230,7 +230,7 @@ INLINE void scatter_tile(size_t keys, size_t parts, const LatentSums *from, cons
 #pragma GCC unroll 3
         for (size_t p = 0; p < parts; p++) sum[j][p] = all(0);
     for (size_t h = 0; h < from->n_heads; h += LANES, coef += from->group_step) {
-        size_t words = words_of(least(LANES, from->n_heads - h));
+        size_t words = words_of(size_min(LANES, from->n_heads - h));
         add_words(keys, parts, words, coef, from->q + h / PER_WORD * from->q_stride + c, from->q_stride, sum);
         if (both) add_words(keys, parts, words, coef + LANE_WORDS, from->d_o + h / PER_WORD * from->o_stride + c, from->o_stride, sum);
     }
@@ -245,7 +245,7 @@ INLINE void scatter_columns(size_t parts, const LatentSums *from, size_t c, bool
 {
     const float *coef = from->coef;
     for (; n > ADD_KEYS / 2; ids += ADD_KEYS, coef += ADD_KEYS * 2 * LANE_WORDS) {
-        size_t some = least(n, ADD_KEYS);
+        size_t some = size_min(n, ADD_KEYS);
         scatter_tile(ADD_KEYS, parts, from, coef, c, both, some, ids, dx, dx_stride);
         n -= some;
     }

@@ -86,15 +86,15 @@ static void block(size_t T, Rows y, bool add, float s, Rows x, size_t n, size_t 
     for (size_t t = 0; t < T; t += ROWS) {
         const float *row[ROWS];
         float *out[ROWS];
-        size_t rows = least(ROWS, T - t);
+        size_t rows = size_min(ROWS, T - t);
         for (size_t q = 0; q < ROWS; q++) { /* the last row again where there is none */
-            row[q] = row_of(x, t + least(q, rows - 1));
-            out[q] = row_of(y, t + least(q, rows - 1));
+            row[q] = row_of(x, t + size_min(q, rows - 1));
+            out[q] = row_of(y, t + size_min(q, rows - 1));
         }
         for (size_t j = 0; j < columns; j += AT_ONCE) {
             float *to[ROWS];
             for (size_t q = 0; q < ROWS; q++) to[q] = out[q] + j;
-            tile(n, row, panel + j * STEP, s, add, rows, least(AT_ONCE, columns - j), to);
+            tile(n, row, panel + j * STEP, s, add, rows, size_min(AT_ONCE, columns - j), to);
         }
     }
 }
@@ -104,7 +104,7 @@ void PASTE(gemm_narrow_, KERNEL)(size_t T, Rows y, float s, Rows x, size_t n, si
     static _Thread_local float panel[COLUMNS * STEP] __attribute__((aligned(64)));
     for (size_t j = 0; j < columns; j += COLUMNS)
         for (size_t k = 0; k < n; k += NARROW_BLOCK) {
-            size_t take = least(NARROW_BLOCK, n - k), some = least(COLUMNS, columns - j);
+            size_t take = size_min(NARROW_BLOCK, n - k), some = size_min(COLUMNS, columns - j);
             pack(some, take, w + j * across + k * along, across, along, panel);
             block(T, rows_right(y, j), k != 0, s, rows_right(x, k), take, some, panel);
         }
@@ -166,7 +166,7 @@ void PASTE(gemm_tn_, KERNEL)(size_t T, size_t columns, size_t n, bool add, float
     for (size_t j = 0; j < columns && add; j++)
         for (size_t c = 0; c < n; c++) sum[j * SUM_STEP + c] = *place(j, c, g, ldg, turned);
     for (size_t t = 0; t < T; t += SUM_ROWS) {
-        size_t rows = least(SUM_ROWS, T - t);
+        size_t rows = size_min(SUM_ROWS, T - t);
         const float *row[SUM_ROWS];
         for (size_t i = 0; i < rows; i++) {
             memcpy(few[i], row_of(a, t + i), columns * sizeof *few[i]);

@@ -47,7 +47,7 @@ static float chunk_dot(size_t n, const float *a, const float *b)
 static float dot(size_t n, const float *a, const float *b)
 {
     double total = 0;
-    for (size_t i = 0; i < n; i += CHUNK) total += (double)chunk_dot(least(CHUNK, n - i), a + i, b + i);
+    for (size_t i = 0; i < n; i += CHUNK) total += (double)chunk_dot(size_min(CHUNK, n - i), a + i, b + i);
     return (float)total;
 }
 
@@ -66,7 +66,7 @@ static float chunk_sum(size_t n, const float *x)
 static float sum_row(size_t n, const float *x)
 {
     double total = 0;
-    for (size_t i = 0; i < n; i += CHUNK) total += (double)chunk_sum(least(CHUNK, n - i), x + i);
+    for (size_t i = 0; i < n; i += CHUNK) total += (double)chunk_sum(size_min(CHUNK, n - i), x + i);
     return (float)total;
 }
 
@@ -77,11 +77,11 @@ static float max_row(size_t n, const float *x)
     size_t i = 0;
     for (; i + W <= n; i += W) {
         V v = load(x + i);
-        most = larger_v(v, most);
+        most = max_v(v, most);
     }
     if (i < n) {
         V v = load_part(n - i, x + i, -INFINITY);
-        most = larger_v(v, most);
+        most = max_v(v, most);
     }
     float lane[W], best = -INFINITY;
     store(lane, most);
@@ -124,7 +124,7 @@ static float chunk_exp(size_t n, float *y, const float *x, float shift)
 static float exp_row(size_t n, float *y, const float *x, float shift)
 {
     double total = 0;
-    for (size_t i = 0; i < n; i += CHUNK) total += (double)chunk_exp(least(CHUNK, n - i), y ? y + i : NULL, x + i, shift);
+    for (size_t i = 0; i < n; i += CHUNK) total += (double)chunk_exp(size_min(CHUNK, n - i), y ? y + i : NULL, x + i, shift);
     return (float)total;
 }
 

@@ -52,7 +52,7 @@ INLINE __m512i halves_of(DType dtype, size_t n, const char *data)
 INLINE void line_run(DType dtype, size_t n, const char *data, float *out)
 {
     for (size_t i = 0; i < n; i += HALVES)
-        _mm512_storeu_si512(out + i / 2, halves_of(dtype, least(n - i, HALVES), data + i * (dtype == DTYPE_BF16 ? 2 : 1)));
+        _mm512_storeu_si512(out + i / 2, halves_of(dtype, size_min(n - i, HALVES), data + i * (dtype == DTYPE_BF16 ? 2 : 1)));
 }
 
 /* Columns [col, col + n) of one row to words of neighbouring columns, whole vectors of them. */
@@ -71,7 +71,7 @@ INLINE void column_run(DType dtype, size_t n, const char *first, const char *sec
     __m512i low = _mm512_loadu_si512(order[0]), high = _mm512_loadu_si512(order[1]);
     size_t bytes = dtype == DTYPE_BF16 ? 2 : 1;
     for (size_t i = 0; i < n; i += HALVES, out += 2 * step) {
-        size_t take = least(n - i, HALVES);
+        size_t take = size_min(n - i, HALVES);
         __m512i a = halves_of(dtype, take, first + i * bytes);
         __m512i b = second ? halves_of(dtype, take, second + i * bytes) : _mm512_setzero_si512();
         _mm512_storeu_si512(out, _mm512_permutex2var_epi16(a, low, b));
@@ -201,7 +201,7 @@ static inline void widen(const Weight *w, size_t row, size_t col, size_t n, floa
     if (w->dtype == DTYPE_F32) widen_run(DTYPE_F32, 4, n, beyond, data, 1, out, step);
     if (w->dtype != DTYPE_F8_E4M3) return;
     for (size_t i = 0, take; i < n; i += take) { /* factors change at multiples of WEIGHT_BLOCK */
-        take = least(n - i, WEIGHT_BLOCK - (col + i) % WEIGHT_BLOCK);
+        take = size_min(n - i, WEIGHT_BLOCK - (col + i) % WEIGHT_BLOCK);
         widen_run(DTYPE_F8_E4M3, 1, take, beyond + n - i - take, data + i, factor_at(w, row, col + i), out + i / LANES * step, step);
     }
 }

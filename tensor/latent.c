@@ -59,8 +59,8 @@ static void to_lanes(const LatentKeys *keys, size_t columns, const float *x, siz
     const Products *with = keys->with->products;
     for (size_t h = 0; h < keys->n_heads; h += LANES)
         for (size_t at = 0, n; at < columns; at += n) {
-            n = least(columns - at, BLOCK * with->per_word);
-            with->pack_lanes(least(LANES, keys->n_heads - h), n, 1, rows_of(x + h * stride + at, stride), out, 0);
+            n = size_min(columns - at, BLOCK * with->per_word);
+            with->pack_lanes(size_min(LANES, keys->n_heads - h), n, 1, rows_of(x + h * stride + at, stride), out, 0);
             out += words(keys, n) * LANES;
         }
 }
@@ -70,7 +70,7 @@ static void score(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t 
 {
     for (size_t at = 0; at < n; at += RUN_KEYS)
         for (size_t g = 0; g < groups_of(keys); g++)
-            keys->with->scores(least(RUN_KEYS, n - at), ids + at, keys->keys, keys->stride, words(keys, columns), q + g * words(keys, columns) * LANES,
+            keys->with->scores(size_min(RUN_KEYS, n - at), ids + at, keys->keys, keys->stride, words(keys, columns), q + g * words(keys, columns) * LANES,
                               S + g * step + at * LANES);
 }
 
@@ -80,11 +80,11 @@ static void sum_keys(const LatentKeys *keys, size_t n, const uint32_t *ids, size
     const Latents *with = keys->with;
     size_t per_word = with->products->per_word;
     for (size_t at = 0; at < n; at += RUN_KEYS) {
-        size_t some = least(RUN_KEYS, n - at), rows = (some + per_word - 1) / per_word;
+        size_t some = size_min(RUN_KEYS, n - at), rows = (some + per_word - 1) / per_word;
         if (with->pair_keys) with->pair_keys(some, ids + at, keys->keys, keys->stride, b->paired);
         for (size_t g = 0; g < groups_of(keys); g++)
             with->values(rows, with->pair_keys ? NULL : ids + at, with->pair_keys ? b->paired : keys->keys, keys->stride * per_word, columns,
-                         b->S + g * b->score_step + at / per_word * LANES, at > 0, least(LANES, keys->n_heads - g * LANES),
+                         b->S + g * b->score_step + at / per_word * LANES, at > 0, size_min(LANES, keys->n_heads - g * LANES),
                          out + g * LANES * stride, stride);
     }
 }
@@ -98,7 +98,7 @@ void latent_attend(const LatentKeys *keys, size_t n, const uint32_t *ids, const 
     score(keys, n, ids, keys->K, b.q, b.S, b.score_step);
     for (size_t g = 0; g < groups_of(keys); g++) {
         keys->with->softmax(n, b.S + g * b.score_step, lanes);
-        memcpy(lse + g * LANES, lanes, least(LANES, keys->n_heads - g * LANES) * sizeof *lse);
+        memcpy(lse + g * LANES, lanes, size_min(LANES, keys->n_heads - g * LANES) * sizeof *lse);
     }
     sum_keys(keys, n, ids, keys->C, &b, o, o_stride);
 }
@@ -135,7 +135,7 @@ void latent_backward(const LatentKeys *exact, const LatentKeys *keys, size_t n, 
     score(exact, n, ids, keys->C, b.d_o, b.dP, b.score_step);
     for (size_t g = 0; g < groups_of(keys); g++) {
         float lanes[2][LANES] = {{0}};
-        size_t some = least(LANES, keys->n_heads - g * LANES) * sizeof *lse;
+        size_t some = size_min(LANES, keys->n_heads - g * LANES) * sizeof *lse;
         memcpy(lanes[0], lse + g * LANES, some);
         memcpy(lanes[1], delta + g * LANES, some);
         with->gradients(n, b.S + g * b.score_step, b.dP + g * b.score_step, lanes[0], lanes[1], k.coef + g * k.group_step);

@@ -47,7 +47,7 @@ INLINE V load(const float *x)
 }
 INLINE void store(float *x, V v) { memcpy(x, &v, sizeof v); }
 INLINE V pick(I mask, V yes, V no) { return (V)((mask & (I)yes) | (~mask & (I)no)); }
-INLINE V larger_v(V a, V b) { return pick(a > b, a, b); }
+INLINE V max_v(V a, V b) { return pick(a > b, a, b); }
 
 /* LANES sums to one, halves onto each other: always (l, l + 8), (l, l + 4), (l, l + 2), (l, l + 1). */
 INLINE float fold(const V part[PARTS])

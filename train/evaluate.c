@@ -59,7 +59,7 @@ static Err *score_own(Work *w)
 static Err *score_all(Work *w)
 {
     size_t count = dataset_count(w->dataset), size = (size_t)w->dp->size;
-    size_t share = least(w->how->pass_tokens, dataset_totals(w->dataset).tokens / size + 1);
+    size_t share = size_min(w->how->pass_tokens, dataset_totals(w->dataset).tokens / size + 1);
     for (size_t at = 0; at < count; at = w->first[size]) {
         share_out(w, at, share);
         TRY(score_own(w));

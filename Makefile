@@ -4,7 +4,7 @@ LAYERS   := base plot tensor autograd model data/text data/tokenizer data/chat d
 SIBLINGS := model data optim ckpt
 BUILD    ?= build
 CC       := gcc
-PACKAGES := build-essential pkg-config clang libomp-dev libopenmpi-dev openmpi-bin libhdf5-dev \
+PACKAGES := build-essential pkg-config clang clang-format libomp-dev libopenmpi-dev openmpi-bin libhdf5-dev \
             libcjson-dev libpng-dev libfreetype-dev fonts-dejavu-core libcmocka-dev libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev \
             libedit-dev
 LIBRARIES := ompi-c hdf5 libcjson libpng freetype2 libpcre2-8 libutf8proc zlib libzstd libedit
@@ -156,7 +156,7 @@ interop-chat: $(BUILD)/tests/chat_cases
 	@sh tests/interop/chat.sh $(BUILD)/tests/chat_cases $(INTEROP_CONVERSATIONS) $(TEMPLATES)
 
 ## check      sanitizers, gcc and clang without a warning, layers, headers
-check: layers headers clang asan
+check: layers headers format clang asan
 
 ## clang      everything compiles under clang without a warning
 CLANG = clang $(filter-out -MMD -MP,$(FLAGS)) -fsyntax-only
@@ -190,6 +190,11 @@ experiment-router-balance: deps
 layers:
 	@sh tests/layers.sh "$(LAYERS)" "$(SIBLINGS)"
 
+## format     every C file is laid out as .clang-format says (`clang-format -i FILE` does it)
+format:
+	@clang-format --dry-run -Werror $(shell git ls-files '*.c' '*.h')
+	@echo "format: as .clang-format says"
+
 ## headers    every header compiles alone
 headers:
 	@for h in $(wildcard $(LAYERS:=/*.h) tests/support/*.h); do \
@@ -207,5 +212,5 @@ clean:
 help:
 	@grep -h '^## ' Makefile | sed 's/^## /  make /'
 
-.PHONY: all check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench bench-steady bench-tokenizer race layers headers clean help interop-data interop-chat experiment-which-experts experiment-router-balance
+.PHONY: all format check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench bench-steady bench-tokenizer race layers headers clean help interop-data interop-chat experiment-which-experts experiment-router-balance
 .SECONDARY:

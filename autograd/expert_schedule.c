@@ -14,7 +14,8 @@ ExpertLimits expert_limits = {.piece_bytes = 32 << 20, .piece_rows = 256, .block
 static size_t rank_most(const ExpertSchedule *plan)
 {
     size_t most = 1;
-    for (size_t e = 0; e < plan->E; e++) most = size_max(most, size_max(rank_of(plan->experts[e].in), rank_of(plan->experts[e].out)));
+    for (size_t e = 0; e < plan->E; e++)
+        most = size_max(most, size_max(rank_of(plan->experts[e].in), rank_of(plan->experts[e].out)));
     return most;
 }
 
@@ -46,7 +47,8 @@ static void sort_pairs(ExpertSchedule *plan)
     begin[0] = 0;
 }
 
-ExpertSchedule *expert_schedule_new(Tape *tape, const int32_t *ids, size_t T, size_t K, size_t D, size_t E, const Expert *experts, const ExpertChunks *chunks)
+ExpertSchedule *expert_schedule_new(Tape *tape, const int32_t *ids, size_t T, size_t K, size_t D, size_t E,
+                                    const Expert *experts, const ExpertChunks *chunks)
 {
     size_t N = T * K, F = experts[0].gate->rows;
     ExpertSchedule *plan = tape_alloc(tape, sizeof *plan);
@@ -55,9 +57,22 @@ ExpertSchedule *expert_schedule_new(Tape *tape, const int32_t *ids, size_t T, si
     ExpertTurn *order = tape_alloc(tape, E * sizeof *order);
     if (!chunks) chunks = all_at_once(tape, E);
     if (tape->err) return NULL;
-    *plan = (ExpertSchedule){.E = E, .K = K, .D = D, .F = F, .T = T, .N = N, .experts = experts, .ids = ids, .chunks = chunks, .begin = begin, .token = token, .choice = choice, .order = order};
+    *plan = (ExpertSchedule){.E = E,
+                             .K = K,
+                             .D = D,
+                             .F = F,
+                             .T = T,
+                             .N = N,
+                             .experts = experts,
+                             .ids = ids,
+                             .chunks = chunks,
+                             .begin = begin,
+                             .token = token,
+                             .choice = choice,
+                             .order = order};
     plan->rank_most = rank_most(plan);
-    plan->most = size_max(1, size_min(T, size_max(expert_limits.piece_rows, expert_limits.piece_bytes / sizeof(float) / (D + 6 * F + 2 * plan->rank_most))));
+    plan->most = size_max(1, size_min(T, size_max(expert_limits.piece_rows, expert_limits.piece_bytes / sizeof(float) /
+                                                                                (D + 6 * F + 2 * plan->rank_most))));
     if (tape_computes(tape)) sort_pairs(plan);
     return plan;
 }
@@ -72,16 +87,22 @@ size_t expert_packing_piece(const ExpertSchedule *plan, ExpertPacking packing, s
 static size_t packed_rows(const ExpertSchedule *plan, ExpertPacking packing, size_t n)
 {
     size_t sum = 0;
-    for (size_t i = 0; i < pieces_of(plan, n); i++) sum += expert_packing_piece(plan, packing, piece_begin(plan, n, i + 1) - piece_begin(plan, n, i));
+    for (size_t i = 0; i < pieces_of(plan, n); i++)
+        sum += expert_packing_piece(plan, packing, piece_begin(plan, n, i + 1) - piece_begin(plan, n, i));
     return sum;
 }
 
-size_t expert_packing_expert(const ExpertSchedule *plan, ExpertPacking packing, size_t e) { return packed_rows(plan, packing, assignments_of(plan, e)); }
+size_t expert_packing_expert(const ExpertSchedule *plan, ExpertPacking packing, size_t e)
+{
+    return packed_rows(plan, packing, assignments_of(plan, e));
+}
 
 size_t expert_packing_block(const Tape *tape, const ExpertSchedule *plan, ExpertPacking packing)
 {
-    size_t pieces = size_min(plan->E, plan->N) + pieces_of(plan, plan->N), all = expert_packing_piece(plan, packing, plan->N) + pieces * expert_packing_piece(plan, packing, PADDING);
-    return size_min(all, size_max(tape_threads(tape) * (expert_limits.block_bytes / sizeof(float)), packed_rows(plan, packing, plan->T)));
+    size_t pieces = size_min(plan->E, plan->N) + pieces_of(plan, plan->N),
+           all = expert_packing_piece(plan, packing, plan->N) + pieces * expert_packing_piece(plan, packing, PADDING);
+    return size_min(all, size_max(tape_threads(tape) * (expert_limits.block_bytes / sizeof(float)),
+                                  packed_rows(plan, packing, plan->T)));
 }
 
 /* ---- laps and turns ------------------------------------------------------------------------------------------- */

@@ -16,17 +16,17 @@ typedef struct {
 
 typedef struct {
     size_t E, K, D, F, T, N;
-    size_t most;      /* rows of a piece */
+    size_t most; /* rows of a piece */
     const Expert *experts;
     const int32_t *ids;
     const ExpertChunks *chunks;
-    size_t *begin;    /* [E + 1] first pair of each expert */
-    uint32_t *token;  /* [N] */
-    uint32_t *choice;   /* [N] k, the position among its token's experts */
-    ExpertTurn *order;      /* [E] experts, largest first in each lap that is made */
-    size_t rank_most; /* of any pair */
-    float *gate_up;   /* [N][2F] kept for the way back, or NULL: compute again */
-    float *low;       /* [N][rank_most], a piece's rows dense: what B of gate|up has seen; with gate_up */
+    size_t *begin;     /* [E + 1] first pair of each expert */
+    uint32_t *token;   /* [N] */
+    uint32_t *choice;  /* [N] k, the position among its token's experts */
+    ExpertTurn *order; /* [E] experts, largest first in each lap that is made */
+    size_t rank_most;  /* of any pair */
+    float *gate_up;    /* [N][2F] kept for the way back, or NULL: compute again */
+    float *low;        /* [N][rank_most], a piece's rows dense: what B of gate|up has seen; with gate_up */
 } ExpertSchedule;
 
 /* Memory of a thread: its bench, but for so many rows at the least, and its share of the packed rows. Tests make them small. */
@@ -36,7 +36,8 @@ typedef struct {
 extern ExpertLimits expert_limits;
 
 /* The plan of ids [T][K], each in [0, E). runs NULL: one of all. Owner: the tape. Fails: through the tape; then NULL. */
-ExpertSchedule *expert_schedule_new(Tape *tape, const int32_t *ids, size_t T, size_t K, size_t D, size_t E, const Expert *experts, const ExpertChunks *chunks);
+ExpertSchedule *expert_schedule_new(Tape *tape, const int32_t *ids, size_t T, size_t K, size_t D, size_t E,
+                                    const Expert *experts, const ExpertChunks *chunks);
 
 /* Expert e's packed rows between the passes: n packings of F columns each, one with a pair. In floats. */
 typedef struct {
@@ -59,21 +60,30 @@ void expert_batch_order(const ExpertSchedule *plan, size_t begin, size_t end);
 
 /* Pieces of an expert's n rows, and where number i begins: number n_pieces begins at n. */
 static inline size_t pieces_of(const ExpertSchedule *plan, size_t n) { return (n + plan->most - 1) / plan->most; }
-static inline size_t piece_begin(const ExpertSchedule *plan, size_t n, size_t i) { return n ? n * i / pieces_of(plan, n) : 0; }
+static inline size_t piece_begin(const ExpertSchedule *plan, size_t n, size_t i)
+{
+    return n ? n * i / pieces_of(plan, n) : 0;
+}
 
 /* Have the experts of run i in memory; false after an error, which the tape keeps. */
 bool expert_chunk_acquire(Tape *tape, const ExpertChunks *chunks, size_t i);
 void expert_chunk_release(const ExpertChunks *chunks, size_t i);
 
 static inline size_t rank_of(const Lora *lora) { return lora ? lora->A->rows : 0; }
-static inline size_t assignments_of(const ExpertSchedule *plan, size_t e) { return plan->begin[e + 1] - plan->begin[e]; }
+static inline size_t assignments_of(const ExpertSchedule *plan, size_t e)
+{
+    return plan->begin[e + 1] - plan->begin[e];
+}
 
 /* The first expert with tokens in [e, end), or end; and one past the last of [begin, e), or begin. */
 size_t expert_next_with_tokens(const ExpertSchedule *plan, size_t e, size_t end);
 size_t expert_end_with_tokens(const ExpertSchedule *plan, size_t e, size_t begin);
 
 /* The routing weight of a pair; w is [T][K]. */
-static inline float weight_of_assignment(const ExpertSchedule *plan, const float *w, size_t pair) { return w[plan->token[pair] * plan->K + plan->choice[pair]]; }
+static inline float weight_of_assignment(const ExpertSchedule *plan, const float *w, size_t pair)
+{
+    return w[plan->token[pair] * plan->K + plan->choice[pair]];
+}
 
 /* Experts of a lap on threads, largest first: the next place in the order. A thread takes its next one before it works on this
  * one, so that it knows what to fetch. */

@@ -12,11 +12,11 @@
 
 typedef struct {
     size_t T;
-    size_t n_docs, first_doc;     /* the number of document 0 in its step: dropout asks for it */
-    const size_t *doc_start;      /* [n_docs + 1] */
-    const size_t *doc_past;       /* [n_docs] tokens that a cache holds of each document already; NULL: none */
-    size_t n_micro, first_micro;  /* the number of micro-batch 0 in its step */
-    const size_t *micro_start;    /* [n_micro + 1] */
+    size_t n_docs, first_doc;    /* the number of document 0 in its step: dropout asks for it */
+    const size_t *doc_start;     /* [n_docs + 1] */
+    const size_t *doc_past;      /* [n_docs] tokens that a cache holds of each document already; NULL: none */
+    size_t n_micro, first_micro; /* the number of micro-batch 0 in its step */
+    const size_t *micro_start;   /* [n_micro + 1] */
 } Group;
 
 /* The rows [begin, begin + n) of one micro-batch and its number in the step. */

@@ -11,14 +11,16 @@ static inline GemmLora lora_outer(const Lora *lora, size_t col, size_t width, co
 {
     if (!lora) return (GemmLora){0};
     size_t r = lora->A->rows, from = size_max(col, lora->col), to = size_min(col + width, lora->col + lora->B->rows);
-    if (from >= to) return (GemmLora){.r = r, .M = lora->B->data, .u = rows_of(u, r), .s = lora->scale}; /* none of them */
+    if (from >= to)
+        return (GemmLora){.r = r, .M = lora->B->data, .u = rows_of(u, r), .s = lora->scale}; /* none of them */
     return (GemmLora){r, lora->B->data + (from - lora->col) * r, from - col, to - from, rows_of(u, r), lora->scale};
 }
 
 /* What it adds to the gradient of x: du A, for gemm_nn. */
 static inline GemmLora lora_inner(const Lora *lora, const float *du)
 {
-    return lora ? (GemmLora){.r = lora->A->rows, .M = lora->A->data, .u = rows_of(du, lora->A->rows), .s = 1} : (GemmLora){0};
+    return lora ? (GemmLora){.r = lora->A->rows, .M = lora->A->data, .u = rows_of(du, lora->A->rows), .s = 1}
+                : (GemmLora){0};
 }
 
 /* Does dropout act on the pair's input? */

@@ -61,7 +61,8 @@ typedef struct {
 
 /* Rotate, in place, the slices [col + h * stride, + dim) of every row, h < heads, by the row's position in its document.
  * interleaved: pairs are (2 j, 2 j + 1); else (j, j + dim / 2). Source: Su et al. 2021, section 3.4.2 (arXiv:2104.09864). */
-Tensor *op_rope(Tape *tape, Tensor *x, const RopeTable *table, size_t col, size_t heads, size_t stride, bool interleaved);
+Tensor *op_rope(Tape *tape, Tensor *x, const RopeTable *table, size_t col, size_t heads, size_t stride,
+                bool interleaved);
 
 /* ---- op_index.c ------------------------------------------------------------------------------------------------ */
 
@@ -88,7 +89,8 @@ typedef struct {
  *   past    [n_docs] index keys of the whole document, the new rows included, [past + n][dim]; NULL: k holds them all
  *   keys    out: bitmaps of the documents where of[d] is not NULL; ties go to the lower position
  * No gradient: the choice is a constant. Source: DeepSeek-V3.2 report, section 2.1, equation 1. */
-void op_index(Tape *tape, const IndexShape *shape, Tensor *q, Tensor *k, Tensor *w, const float *const *past, Keys *keys);
+void op_index(Tape *tape, const IndexShape *shape, Tensor *q, Tensor *k, Tensor *w, const float *const *past,
+              Keys *keys);
 
 /* ---- op_attention.c -------------------------------------------------------------------------------------------- */
 
@@ -101,7 +103,8 @@ typedef struct {
 /* Which of two ways document d goes: a rule of the document and the shapes alone. */
 static inline bool attends_latents(const AttentionShape *shape, const Group *group, const Keys *keys, size_t d)
 {
-    return shape->latent_from && keys && keys->of && keys->of[d] && group->doc_start[d + 1] - group->doc_start[d] >= shape->latent_from;
+    return shape->latent_from && keys && keys->of && keys->of[d] &&
+           group->doc_start[d + 1] - group->doc_start[d] >= shape->latent_from;
 }
 
 /* Causal attention inside each document, over chosen keys. Rows of documents that attend to latents are left alone.
@@ -112,7 +115,8 @@ static inline bool attends_latents(const AttentionShape *shape, const Group *gro
  *   returns [T][H * v]
  * Works on a tile of queries and keys at a time, never T x T per head. On the bf16 path gradients of q, kv and kr are
  * products of factors rounded to bf16; the result is not. */
-Tensor *op_attention(Tape *tape, const AttentionShape *shape, Tensor *q, Tensor *kv, Tensor *kr, size_t kr_col, const Keys *keys);
+Tensor *op_attention(Tape *tape, const AttentionShape *shape, Tensor *q, Tensor *kv, Tensor *kr, size_t kr_col,
+                     const Keys *keys);
 
 /* ---- op_attention_latent.c ------------------------------------------------------------------------------------- */
 
@@ -129,7 +133,8 @@ typedef struct {
     const Lora *lora;
     Tensor *low, *const *B;
 } LatentInputs;
-Tensor *op_attention_latent(Tape *tape, const AttentionShape *shape, const LatentInputs *in, const Keys *keys, Tensor *o);
+Tensor *op_attention_latent(Tape *tape, const AttentionShape *shape, const LatentInputs *in, const Keys *keys,
+                            Tensor *o);
 
 /* ---- op_attention_cached.c ------------------------------------------------------------------------------------- */
 
@@ -198,7 +203,7 @@ typedef struct {
 } BalanceValues;
 
 typedef struct {
-    size_t tokens, documents;      /* of the whole step */
+    size_t tokens, documents; /* of the whole step */
     size_t sparse_layers;
     const double *load;            /* [E] tokens that choose each expert by the unbiased score */
     const double *load_all_layers; /* [E] the same, all sparse layers added */
@@ -212,7 +217,8 @@ void balance_gather(Tape *tape, const RouterShape *shape, Tensor *logits, double
 BalanceValues balance_values(size_t L, size_t E, size_t K, size_t tokens, size_t documents, const double *layers);
 
 /* Add the gradient of  sum coefficient * loss  to the logits on the way back. `step` is read then, not now. */
-void op_balance(Tape *tape, Tensor *logits, const RouterShape *shape, const BalanceValues *coefficient, const BalanceStep *step);
+void op_balance(Tape *tape, Tensor *logits, const RouterShape *shape, const BalanceValues *coefficient,
+                const BalanceStep *step);
 
 /* ---- op_loss.c ------------------------------------------------------------------------------------------------- */
 

@@ -123,7 +123,8 @@ static void pack_lines(const Head *head, size_t m, size_t n, float s, Rows x, fl
 static void pack_lanes(const Head *head, size_t keys, size_t n, Rows x, float *out, size_t step)
 {
     for (size_t j = 0; j < n; j += BLOCK_WORDS)
-        head->exact->products->pack_lanes(keys, size_min(BLOCK_WORDS, n - j), 1, rows_right(x, j), out + j * LANES, step);
+        head->exact->products->pack_lanes(keys, size_min(BLOCK_WORDS, n - j), 1, rows_right(x, j), out + j * LANES,
+                                          step);
 }
 
 static void pack_keys(const Head *head, size_t at, size_t n, const Room *room)
@@ -145,10 +146,16 @@ static void pack_queries(const Head *head, size_t at, size_t m, const Room *room
 static ScoreTile tile_of(const Head *head, size_t key, size_t at, const Room *room)
 {
     size_t m = size_min(QUERIES, head->n - at);
-    return (ScoreTile){.m = m, .n = size_min(KEYS, at + m - key), .diagonal = at - key, .words = head->words,
+    return (ScoreTile){.m = m,
+                       .n = size_min(KEYS, at + m - key),
+                       .diagonal = at - key,
+                       .words = head->words,
                        .chosen = head->chosen ? head->chosen + at * head->words + key / 64 : NULL,
-                       .s = room->s, .ds = room->ds, .p_turned = room->p_turned,
-                       .ds_lines = room->ds_lines, .ds_turned = room->ds_turned};
+                       .s = room->s,
+                       .ds = room->ds,
+                       .p_turned = room->p_turned,
+                       .ds_lines = room->ds_lines,
+                       .ds_turned = room->ds_turned};
 }
 
 /* False when no query of the tile chose a key of it. */
@@ -161,27 +168,55 @@ static bool has_keys(const ScoreTile *t)
 }
 
 /* c [queries][keys] = lines lanes', of inner length n. */
-static void times_lanes(const Head *head, const ScoreTile *t, size_t n, const float *lines, const float *lanes, float *c)
+static void times_lanes(const Head *head, const ScoreTile *t, size_t n, const float *lines, const float *lanes,
+                        float *c)
 {
     for (size_t j = 0; j < n; j += BLOCK_WORDS, lines += LINES * BLOCK_STRIDE)
-        head->exact->product(&(BlockProduct){.M = t->m, .N = t->n, .K = size_min(BLOCK_WORDS, n - j), .a = lines, .b = lanes + j * LANES,
-                                             .step = lane_step(n), .c = c, .ldc = BLOCK_STRIDE, .add = j > 0, .trim = TRIM_SCORES,
+        head->exact->product(&(BlockProduct){.M = t->m,
+                                             .N = t->n,
+                                             .K = size_min(BLOCK_WORDS, n - j),
+                                             .a = lines,
+                                             .b = lanes + j * LANES,
+                                             .step = lane_step(n),
+                                             .c = c,
+                                             .ldc = BLOCK_STRIDE,
+                                             .add = j > 0,
+                                             .trim = TRIM_SCORES,
                                              .diagonal = t->diagonal});
 }
 
 /* out [queries][columns] = words of a tile times columns of its keys. */
-static void times_keys(const Blocks *blocks, const ScoreTile *t, size_t columns, const float *lines, const float *b, float *out)
+static void times_keys(const Blocks *blocks, const ScoreTile *t, size_t columns, const float *lines, const float *b,
+                       float *out)
 {
-    blocks->product(&(BlockProduct){.M = t->m, .N = columns, .K = t->n, .a = lines, .b = b, .step = KEY_STEP, .c = out,
-                                    .ldc = row_step(columns), .trim = TRIM_QUERIES, .diagonal = t->diagonal});
+    blocks->product(&(BlockProduct){.M = t->m,
+                                    .N = columns,
+                                    .K = t->n,
+                                    .a = lines,
+                                    .b = b,
+                                    .step = KEY_STEP,
+                                    .c = out,
+                                    .ldc = row_step(columns),
+                                    .trim = TRIM_QUERIES,
+                                    .diagonal = t->diagonal});
 }
 
 /* sums [keys][columns] (+)= words of a tile, turned, times columns of its queries. */
-static void times_queries(const Head *head, const ScoreTile *t, size_t keys, size_t columns, const float *turned, const float *b,
-                          float *sums, bool add)
+static void times_queries(const Head *head, const ScoreTile *t, size_t keys, size_t columns, const float *turned,
+                          const float *b, float *sums, bool add)
 {
-    head->sums->product(&(BlockProduct){.M = keys, .N = columns, .K = t->m, .turned = true, .a = turned, .b = b, .step = QUERY_STEP,
-                                        .c = sums, .ldc = row_step(columns), .add = add, .trim = TRIM_KEYS, .diagonal = t->diagonal});
+    head->sums->product(&(BlockProduct){.M = keys,
+                                        .N = columns,
+                                        .K = t->m,
+                                        .turned = true,
+                                        .a = turned,
+                                        .b = b,
+                                        .step = QUERY_STEP,
+                                        .c = sums,
+                                        .ldc = row_step(columns),
+                                        .add = add,
+                                        .trim = TRIM_KEYS,
+                                        .diagonal = t->diagonal});
 }
 
 /* ---- up -------------------------------------------------------------------------------------------------------- */
@@ -213,7 +248,8 @@ static void piece_forward(const Head *head, size_t begin, size_t end, const Room
         head->exact->pack_columns(n, v, 1, rows_from(head->v, key), room->v_columns, KEY_STEP);
         for (size_t at = begin > key ? begin : key; at < end; at += QUERIES) {
             ScoreTile t = tile_of(head, key, at, room);
-            if (has_keys(&t)) tile_forward(head, &t, at, room->max + at - begin, room->sums + (at - begin) * LANES, room);
+            if (has_keys(&t))
+                tile_forward(head, &t, at, room->max + at - begin, room->sums + (at - begin) * LANES, room);
         }
     }
     for (size_t i = begin; i < end; i++) {
@@ -239,7 +275,8 @@ static void pack_keys_backward(const Head *head, size_t at, size_t n, bool dq, c
     pack_lanes(head, n, s->v, rows_from(head->v, at), room->v_lanes, lane_step(s->v));
     if (!dq) return;
     head->sums->pack_columns(n, s->nope, 1, rows_from(head->kn, at), room->k_columns, KEY_STEP);
-    head->sums->pack_columns(n, s->rope, 1, rows_from(head->kr, at), room->k_columns + room->columns.nope / LANES * KEY_STEP, KEY_STEP);
+    head->sums->pack_columns(n, s->rope, 1, rows_from(head->kr, at),
+                             room->k_columns + room->columns.nope / LANES * KEY_STEP, KEY_STEP);
 }
 
 static void pack_queries_backward(const Head *head, size_t at, size_t m, bool dkv, const Room *room)
@@ -252,7 +289,7 @@ static void pack_queries_backward(const Head *head, size_t at, size_t m, bool dk
     head->sums->pack_columns(m, s->v, 1, d_o, room->do_columns, QUERY_STEP);
     head->sums->pack_columns(m, s->nope, s->scale, q, room->q_columns, QUERY_STEP);
     head->sums->pack_columns(m, s->rope, s->scale, rows_right(q, s->nope),
-                               room->q_columns + room->columns.nope / LANES * QUERY_STEP, QUERY_STEP);
+                             room->q_columns + room->columns.nope / LANES * QUERY_STEP, QUERY_STEP);
 }
 
 /* dq of a tile's queries. */
@@ -269,7 +306,8 @@ static void add_dq(const Head *head, const ScoreTile *t, size_t at, const Room *
 }
 
 /* One tile: dS; dq is added, dk and dv of n keys go to the room, to what is there when `add`. */
-static void tile_backward(const Head *head, const Piece *piece, const ScoreTile *t, size_t at, size_t n, bool add, const Room *room)
+static void tile_backward(const Head *head, const Piece *piece, const ScoreTile *t, size_t at, size_t n, bool add,
+                          const Room *room)
 {
     const AttentionShape *s = head->shape;
     pack_queries_backward(head, at, t->m, piece->dkv, room);
@@ -290,8 +328,10 @@ static void write_keys(const Head *head, size_t key, size_t n, bool any, const R
     for (size_t t = 0; t < n; t++) {
         const float *dk = room->dk + t * row_step(c->key);
         float *dkr = row_of(head->dkr, key + t);
-        if (any) memcpy(dkr, dk + c->nope, s->rope * sizeof *dkr);
-        else memset(dkr, 0, s->rope * sizeof *dkr);
+        if (any)
+            memcpy(dkr, dk + c->nope, s->rope * sizeof *dkr);
+        else
+            memset(dkr, 0, s->rope * sizeof *dkr);
         if (head->first_kv) memset(row_of(head->dkn, key + t), 0, (s->nope + s->v) * sizeof *dkr);
         if (!any) continue;
         row_add(s->nope, row_of(head->dkn, key + t), dk);
@@ -302,7 +342,8 @@ static void write_keys(const Head *head, size_t key, size_t n, bool any, const R
 static void piece_backward(const Head *head, const Piece *piece, const Room *room)
 {
     const AttentionShape *s = head->shape;
-    for (size_t i = piece->query; i < piece->query_end && piece->dq && head->first_q; i++) memset(row_of(head->dq, i), 0, (s->nope + s->rope) * sizeof(float));
+    for (size_t i = piece->query; i < piece->query_end && piece->dq && head->first_q; i++)
+        memset(row_of(head->dq, i), 0, (s->nope + s->rope) * sizeof(float));
     for (size_t key = piece->key; key < piece->key_end; key += KEYS) {
         size_t n = size_min(KEYS, head->n - key);
         bool any = false;
@@ -338,12 +379,20 @@ static size_t piece_rows(size_t T, size_t H)
 static size_t most_pieces(size_t T, size_t n_docs) { return 2 * (T / KEYS + n_docs); }
 
 /* Queries of every document in pieces, all their keys. Documents that attend to latents have none. */
-static size_t cut_queries(const Group *group, const AttentionState *state, size_t rows, Piece *pieces, size_t n, bool dq)
+static size_t cut_queries(const Group *group, const AttentionState *state, size_t rows, Piece *pieces, size_t n,
+                          bool dq)
 {
     for (size_t d = 0; d < group->n_docs; d++)
-        for (size_t at = attends_latents(&state->shape, group, &state->keys, d) ? SIZE_MAX : 0, all = rows_of_document(group, d); at < all; at += rows) {
+        for (size_t at = attends_latents(&state->shape, group, &state->keys, d) ? SIZE_MAX : 0,
+                    all = rows_of_document(group, d);
+             at < all; at += rows) {
             size_t end = size_min(at + rows, all);
-            pieces[n++] = (Piece){.d = d, .key_end = end, .query = at, .query_end = end, .dq = dq, .cost = (double)(end - at) * (double)(end + at)};
+            pieces[n++] = (Piece){.d = d,
+                                  .key_end = end,
+                                  .query = at,
+                                  .query_end = end,
+                                  .dq = dq,
+                                  .cost = (double)(end - at) * (double)(end + at)};
         }
     return n;
 }
@@ -351,9 +400,16 @@ static size_t cut_queries(const Group *group, const AttentionState *state, size_
 static size_t cut_keys(const Group *group, const AttentionState *state, size_t rows, Piece *pieces, size_t n)
 {
     for (size_t d = 0; d < group->n_docs; d++)
-        for (size_t at = attends_latents(&state->shape, group, &state->keys, d) ? SIZE_MAX : 0, all = rows_of_document(group, d); at < all; at += rows) {
+        for (size_t at = attends_latents(&state->shape, group, &state->keys, d) ? SIZE_MAX : 0,
+                    all = rows_of_document(group, d);
+             at < all; at += rows) {
             size_t end = size_min(at + rows, all);
-            pieces[n++] = (Piece){.d = d, .key = at, .key_end = end, .query_end = all, .dkv = true, .cost = (double)(end - at) * (double)(2 * all - end - at)};
+            pieces[n++] = (Piece){.d = d,
+                                  .key = at,
+                                  .key_end = end,
+                                  .query_end = all,
+                                  .dkv = true,
+                                  .cost = (double)(end - at) * (double)(2 * all - end - at)};
         }
     return n;
 }
@@ -375,27 +431,39 @@ static size_t cut_backward(const Group *group, const AttentionState *state, Piec
 
 /* ---- the operation --------------------------------------------------------------------------------------------- */
 
-static Head head_of(const Tape *tape, const AttentionState *state, Tensor *q, Tensor *kv, Tensor *kr, Tensor *o, size_t d, size_t h)
+static Head head_of(const Tape *tape, const AttentionState *state, Tensor *q, Tensor *kv, Tensor *kr, Tensor *o,
+                    size_t d, size_t h)
 {
     const AttentionShape *s = &state->shape;
     const Group *group = tape->group;
     size_t begin = group->doc_start[d], T = q->shape[0], q_col = h * (s->nope + s->rope), kv_col = h * (s->nope + s->v);
     Rows kvs = rows_right(rows_from(rows_of(kv->data, kv->shape[1]), begin), kv_col);
-    return (Head){.shape = s, .exact = blocks_of_path(false), .sums = blocks_of_path(true), .n = rows_of_document(group, d),
-                  .words = keys_words(group, d), .q = rows_right(rows_from(rows_of(q->data, q->shape[1]), begin), q_col), .kn = kvs, .v = rows_right(kvs, s->nope),
+    return (Head){.shape = s,
+                  .exact = blocks_of_path(false),
+                  .sums = blocks_of_path(true),
+                  .n = rows_of_document(group, d),
+                  .words = keys_words(group, d),
+                  .q = rows_right(rows_from(rows_of(q->data, q->shape[1]), begin), q_col),
+                  .kn = kvs,
+                  .v = rows_right(kvs, s->nope),
                   .kr = rows_right(rows_from(rows_of(kr->data, kr->shape[1]), begin), state->kr_col),
                   .o = rows_right(rows_from(rows_of(o->data, o->shape[1]), begin), h * s->v),
-                  .chosen = state->keys.of ? state->keys.of[d] : NULL, .lse = state->lse + h * T + begin};
+                  .chosen = state->keys.of ? state->keys.of[d] : NULL,
+                  .lse = state->lse + h * T + begin};
 }
 
 /* The same rows of another array of that shape. */
-static Rows like(Rows rows, const float *data, const float *other) { return rows_of(other + (rows.data - data), rows.stride); }
+static Rows like(Rows rows, const float *data, const float *other)
+{
+    return rows_of(other + (rows.data - data), rows.stride);
+}
 
 /* Rows of documents that attend to latents get nothing here. */
 static void zero_others(const Group *group, const AttentionState *state, float *grad, size_t width)
 {
     for (size_t d = 0; d < group->n_docs; d++)
-        if (attends_latents(&state->shape, group, &state->keys, d)) memset(grad + group->doc_start[d] * width, 0, rows_of_document(group, d) * width * sizeof *grad);
+        if (attends_latents(&state->shape, group, &state->keys, d))
+            memset(grad + group->doc_start[d] * width, 0, rows_of_document(group, d) * width * sizeof *grad);
 }
 
 static void attention_backward(Node *node)
@@ -423,7 +491,8 @@ static void attention_backward(Node *node)
         room_lay(&room, s, DOWN, scratch + (size_t)omp_get_thread_num() * each);
 #pragma omp for schedule(static)
         for (size_t t = 0; t < T; t++)
-            for (size_t h = 0; h < H; h++) delta[h * T + t] = row_dot(s->v, o->grad + (t * H + h) * s->v, o->data + (t * H + h) * s->v);
+            for (size_t h = 0; h < H; h++)
+                delta[h * T + t] = row_dot(s->v, o->grad + (t * H + h) * s->v, o->data + (t * H + h) * s->v);
 #pragma omp for schedule(dynamic)
         for (size_t i = 0; i < n * H; i++) {
             const Piece *piece = &pieces[i / H];
@@ -443,14 +512,16 @@ static void attention_backward(Node *node)
             if (attends_latents(s, group, &state->keys, d)) continue;
 #pragma omp for schedule(static) nowait
             for (size_t t = group->doc_start[d]; t < group->doc_start[d + 1]; t++)
-                for (size_t h = 0; h < H; h++) row_add(s->rope, dkr_sum + t * kr->shape[1] + state->kr_col, dkr + (h * T + t) * s->rope);
+                for (size_t h = 0; h < H; h++)
+                    row_add(s->rope, dkr_sum + t * kr->shape[1] + state->kr_col, dkr + (h * T + t) * s->rope);
         }
     }
 }
 
 static const Op attention = {.name = "attention", .backward = attention_backward, .overwrites_grad = 3};
 
-Tensor *op_attention(Tape *tape, const AttentionShape *shape, Tensor *q, Tensor *kv, Tensor *kr, size_t kr_col, const Keys *keys)
+Tensor *op_attention(Tape *tape, const AttentionShape *shape, Tensor *q, Tensor *kv, Tensor *kr, size_t kr_col,
+                     const Keys *keys)
 {
     const Group *group = tape->group;
     Room layout;
@@ -459,10 +530,12 @@ Tensor *op_attention(Tape *tape, const AttentionShape *shape, Tensor *q, Tensor 
     AttentionState *state = tape_alloc(tape, sizeof *state);
     float *lse = tape_floats(tape, H * T), *scratch = tape_scratch(tape, tape_threads(tape) * each);
     Piece *pieces = (Piece *)(void *)tape_scratch(tape, most_pieces(T, group->n_docs) * sizeof *pieces / sizeof(float));
-    if (!tape_expect(tape, q->shape[1] == H * (shape->nope + shape->rope) && kv->shape[1] == H * (shape->nope + shape->v) &&
-                         kr_col + shape->rope <= kr->shape[1] && T == group->T && kv->shape[0] == T && kr->shape[0] == T,
-                     "attention: q is [%zu][%zu], kv [%zu][%zu], kr [%zu][%zu], %zu tokens", T, q->shape[1], kv->shape[0],
-                     kv->shape[1], kr->shape[0], kr->shape[1], group->T))
+    if (!tape_expect(tape,
+                     q->shape[1] == H * (shape->nope + shape->rope) && kv->shape[1] == H * (shape->nope + shape->v) &&
+                         kr_col + shape->rope <= kr->shape[1] && T == group->T && kv->shape[0] == T &&
+                         kr->shape[0] == T,
+                     "attention: q is [%zu][%zu], kv [%zu][%zu], kr [%zu][%zu], %zu tokens", T, q->shape[1],
+                     kv->shape[0], kv->shape[1], kr->shape[0], kr->shape[1], group->T))
         return &tape->dummy;
     *state = (AttentionState){*shape, kr_col, keys ? *keys : (Keys){0}, lse};
     size_t n = tape_computes(tape) ? cut_queries(group, state, piece_rows(T, H), pieces, 0, false) : 0;

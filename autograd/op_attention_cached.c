@@ -25,7 +25,7 @@ typedef struct {
     const Lora *lora;
     const float *const *latent, *const *rotary;
     const Keys *keys;
-    const float *q; /* [T][H * (nope + rope)] */
+    const float *q;  /* [T][H * (nope + rope)] */
     float *absorbed; /* [T][H][R]: q_abs, then P c in its place */
     float *out;      /* [T][H * v] */
 } Task;
@@ -47,7 +47,8 @@ static void absorb(const Task *task, size_t h, float *W)
     size_t R = task->R, H = s->n_heads, per_head = s->nope + s->rope;
     widen_head(task, h, 0, s->nope, W);
     for (size_t t = 0; t < task->group->T; t++)
-        block_nn(1, R, s->nope, task->absorbed + (t * H + h) * R, R, false, 1, task->q + (t * H + h) * per_head, s->nope, W, R);
+        block_nn(1, R, s->nope, task->absorbed + (t * H + h) * R, R, false, 1, task->q + (t * H + h) * per_head,
+                 s->nope, W, R);
 }
 
 static void bring_out(const Task *task, size_t h, float *W)
@@ -105,7 +106,8 @@ static void attend(const Task *task, size_t d, size_t t, size_t h, size_t n, flo
     size_t keys = keys_of_row(task, d, t - task->group->doc_start[d], &c, &kr, &scratch);
     float *S = scratch, *absorbed = task->absorbed + (t * H + h) * R;
     block_nt(n, keys, R, S, keys, false, s->scale, absorbed, R, c, R);
-    block_nt(n, keys, s->rope, S, keys, true, s->scale, task->q + (t * H + h) * per_head + s->nope, per_head, kr, s->rope);
+    block_nt(n, keys, s->rope, S, keys, true, s->scale, task->q + (t * H + h) * per_head + s->nope, per_head, kr,
+             s->rope);
     for (size_t i = 0; i < n; i++) row_softmax(keys, S + i * keys);
     block_nn(n, R, keys, absorbed, R, false, 1, S, keys, c, R);
 }
@@ -131,8 +133,10 @@ static size_t document_of(const Group *group, size_t t)
     size_t low = 0, high = group->n_docs;
     while (high - low > 1) {
         size_t middle = (low + high) / 2;
-        if (group->doc_start[middle] <= t) low = middle;
-        else high = middle;
+        if (group->doc_start[middle] <= t)
+            low = middle;
+        else
+            high = middle;
     }
     return low;
 }
@@ -145,14 +149,16 @@ static bool fits(Tape *tape, const AttentionShape *s, const Tensor *q, const Wei
     const Param *A = lora ? lora->A : NULL, *B = lora ? lora->B : NULL;
     if (!tape_expect(tape, tape->mode == TAPE_OFF, "attention over a cache has no way back")) return false;
     if (!tape_expect(tape, group->doc_past, "attention over a cache: nothing says how long the past is")) return false;
-    if (!tape_expect(tape, q->shape[0] == group->T && q->shape[1] == s->n_heads * (s->nope + s->rope) &&
+    if (!tape_expect(tape,
+                     q->shape[0] == group->T && q->shape[1] == s->n_heads * (s->nope + s->rope) &&
                          kv_up->rows == s->n_heads * (s->nope + s->v),
                      "attention over a cache: q is [%zu][%zu], kv_up [%zu][%zu], %zu tokens", q->shape[0], q->shape[1],
                      kv_up->rows, kv_up->cols, group->T))
         return false;
-    return !lora || tape_expect(tape, A->cols == kv_up->cols && B->cols == A->rows && lora->col == 0 && B->rows == kv_up->rows,
-                                "%s: kv_up is [%zu][%zu], A [%zu][%zu], B [%zu][%zu] at column %zu", A->name, kv_up->rows,
-                                kv_up->cols, A->rows, A->cols, B->rows, B->cols, lora->col);
+    return !lora ||
+           tape_expect(tape, A->cols == kv_up->cols && B->cols == A->rows && lora->col == 0 && B->rows == kv_up->rows,
+                       "%s: kv_up is [%zu][%zu], A [%zu][%zu], B [%zu][%zu] at column %zu", A->name, kv_up->rows,
+                       kv_up->cols, A->rows, A->cols, B->rows, B->cols, lora->col);
 }
 
 Tensor *op_attention_cached(Tape *tape, const AttentionShape *shape, Tensor *q, const Weight *kv_up, const Lora *lora,

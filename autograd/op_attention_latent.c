@@ -33,18 +33,18 @@ typedef struct {
     const AttentionShape *shape;
     const LatentInputs *in;
     size_t R, r, u_col, kr_col;
-    LatentKeys exact, keys;        /* fp32, and of the path: sums on the way back only */
-    size_t first, n, words, most;  /* rows of the document; the most keys of a query */
+    LatentKeys exact, keys;       /* fp32, and of the path: sums on the way back only */
+    size_t first, n, words, most; /* rows of the document; the most keys of a query */
     const uint64_t *chosen;
-    size_t m;                      /* queries in a block */
-    size_t q_wide, z_wide;         /* floats of a row of q_h and z: [query][head][..] */
-    float *q, *z, *dq;             /* dz is z */
-    float *dkey;                   /* [n][q_wide] */
-    uint32_t *ids;                 /* [query][most] */
-    size_t *n_ids;                 /* [query] */
-    float *state;                   /* [query][kept_step] */
+    size_t m;              /* queries in a block */
+    size_t q_wide, z_wide; /* floats of a row of q_h and z: [query][head][..] */
+    float *q, *z, *dq;     /* dz is z */
+    float *dkey;           /* [n][q_wide] */
+    uint32_t *ids;         /* [query][most] */
+    size_t *n_ids;         /* [query] */
+    float *state;          /* [query][kept_step] */
     size_t kept_step;
-    float *scratch;                /* [thread][scratch_step] */
+    float *scratch; /* [thread][scratch_step] */
     size_t scratch_step;
 } Work;
 
@@ -59,7 +59,8 @@ static void list_keys(Work *w, size_t at, size_t i)
     uint32_t *ids = w->ids + i * w->most;
     size_t n = 0, seen = at + i + 1;
     for (size_t word = 0; word * 64 < seen; word++)
-        for (uint64_t left = bits[word]; left; left &= left - 1) ids[n++] = (uint32_t)(word * 64 + (size_t)__builtin_ctzll(left));
+        for (uint64_t left = bits[word]; left; left &= left - 1)
+            ids[n++] = (uint32_t)(word * 64 + (size_t)__builtin_ctzll(left));
     w->n_ids[i] = n;
 }
 
@@ -83,7 +84,8 @@ static void pack_keys(const Work *w, const LatentKeys *keys)
         size_t at = i * QUERIES, n = size_min(QUERIES, w->n - at), row = w->first + at;
         latent_pack(keys, at, n, 0, w->R, rows_of(in->latent->data + row * w->R, w->R));
         if (w->r) latent_pack(keys, at, n, w->u_col, w->r, rows_of(in->low->data + row * w->r, w->r));
-        latent_pack(keys, at, n, w->kr_col, w->shape->rope, rows_of(in->kr->data + row * kr_wide + in->kr_col, kr_wide));
+        latent_pack(keys, at, n, w->kr_col, w->shape->rope,
+                    rows_of(in->kr->data + row * kr_wide + in->kr_col, kr_wide));
     }
 }
 
@@ -96,9 +98,18 @@ static bool work_open(Work *w, Tape *tape, const LatentState *state, size_t d, b
     const AttentionShape *s = &state->shape;
     const Group *group = tape->group;
     size_t R = in->kv_up->cols, r = in->lora ? in->lora->B->cols : 0, H = s->n_heads, n_threads = tape_threads(tape);
-    *w = (Work){.shape = s, .in = in, .R = R, .r = r, .u_col = even(R), .kr_col = even(R) + even(r), .first = group->doc_start[d],
-                .n = group->doc_start[d + 1] - group->doc_start[d], .words = keys_words(group, d), .chosen = state->keys.of[d]};
-    w->exact = w->keys = (LatentKeys){.with = latents_of_path(false), .n_heads = H, .K = w->kr_col + even(s->rope), .C = w->kr_col};
+    *w = (Work){.shape = s,
+                .in = in,
+                .R = R,
+                .r = r,
+                .u_col = even(R),
+                .kr_col = even(R) + even(r),
+                .first = group->doc_start[d],
+                .n = group->doc_start[d + 1] - group->doc_start[d],
+                .words = keys_words(group, d),
+                .chosen = state->keys.of[d]};
+    w->exact = w->keys =
+        (LatentKeys){.with = latents_of_path(false), .n_heads = H, .K = w->kr_col + even(s->rope), .C = w->kr_col};
     if (back) w->keys.with = latents_of_path(true);
     w->exact.stride = latent_stride(&w->exact);
     w->keys.stride = latent_stride(&w->keys);
@@ -109,7 +120,8 @@ static bool work_open(Work *w, Tape *tape, const LatentState *state, size_t d, b
     size_t each = (H * (w->q_wide * (back ? 2 : 1) + w->z_wide) + w->kept_step + w->most) * sizeof(float);
     w->m = size_min(size_min(w->n, QUERIES), BLOCK_BYTES / each + 1);
     size_t widest = size_max(s->nope, s->v), copy = whole_lanes(widest * R);
-    size_t product = copy + gemm_scratch(w->m, size_max(widest, w->q_wide), w->r), attend = size_max(latent_scratch(&w->exact, w->most), latent_scratch(&w->keys, w->most));
+    size_t product = copy + gemm_scratch(w->m, size_max(widest, w->q_wide), w->r),
+           attend = size_max(latent_scratch(&w->exact, w->most), latent_scratch(&w->keys, w->most));
     w->scratch_step = whole_lanes(size_max(size_max(product, attend), widest * r));
     w->exact.keys = tape_scratch(tape, w->n * w->exact.stride + LANES);
     w->keys.keys = w->keys.with == w->exact.with ? w->exact.keys : tape_scratch(tape, w->n * w->keys.stride + LANES);
@@ -160,7 +172,9 @@ static HeadRows head_rows(const Work *w, size_t h, bool values)
     const LatentInputs *in = w->in;
     size_t first = h * (s->nope + s->v) + (values ? s->nope : 0), n = values ? s->v : s->nope;
     float *copy = my_scratch(w);
-    HeadRows rows = {.n = n, .W = some_rows(in->kv_up, first, n, copy), .scratch = copy + whole_lanes(size_max(s->nope, s->v) * w->R)};
+    HeadRows rows = {.n = n,
+                     .W = some_rows(in->kv_up, first, n, copy),
+                     .scratch = copy + whole_lanes(size_max(s->nope, s->v) * w->R)};
     if (!in->lora) return rows;
     rows.B = weight_of(in->lora->B->name, n, w->r, in->lora->B->data + first * w->r);
     rows.s = in->lora->scale;
@@ -182,7 +196,10 @@ static void project_out(const Work *w, size_t m, const HeadRows *rows, bool add,
 }
 
 /* Row i of head h in a block, in q, in o. */
-static Rows block_rows(const Work *w, float *x, size_t wide, size_t h) { return rows_of(x + h * wide, w->shape->n_heads * wide); }
+static Rows block_rows(const Work *w, float *x, size_t wide, size_t h)
+{
+    return rows_of(x + h * wide, w->shape->n_heads * wide);
+}
 
 static Rows q_rows(const Work *w, const float *q, size_t at, size_t h)
 {
@@ -210,7 +227,8 @@ static void absorb(const Work *w, size_t at, size_t m, size_t h)
 static void keep_u(const Work *w, size_t m, size_t h, Rows from, float *to)
 {
     size_t H = w->shape->n_heads;
-    for (size_t i = 0; i < m && w->r; i++) memcpy(to + (i * H + h) * w->r, row_of(from, i) + w->u_col, w->r * sizeof *to);
+    for (size_t i = 0; i < m && w->r; i++)
+        memcpy(to + (i * H + h) * w->r, row_of(from, i) + w->u_col, w->r * sizeof *to);
 }
 
 /* ---- the way up -------------------------------------------------------------------------------------------------- */
@@ -219,8 +237,8 @@ static void attend(Work *w, size_t at, size_t i, float *lse)
 {
     size_t H = w->shape->n_heads;
     list_keys(w, at, i);
-    latent_attend(&w->exact, w->n_ids[i], w->ids + i * w->most, w->q + i * H * w->q_wide, w->q_wide, w->z + i * H * w->z_wide, w->z_wide,
-                  lse + (w->first + at + i) * H, my_scratch(w));
+    latent_attend(&w->exact, w->n_ids[i], w->ids + i * w->most, w->q + i * H * w->q_wide, w->q_wide,
+                  w->z + i * H * w->z_wide, w->z_wide, lse + (w->first + at + i) * H, my_scratch(w));
 }
 
 static void document_forward(Work *w, const LatentState *state, float *o)
@@ -260,8 +278,9 @@ static void query_backward(Work *w, const LatentState *state, const Gradients *g
     float *delta = w->dq + i * H * w->q_wide; /* read before dq is written */
     list_keys(w, at, i);
     for (size_t h = 0; h < H; h++) delta[h] = row_dot(v, g->d_o + row * H * v + h * v, g->o + row * H * v + h * v);
-    latent_backward(&w->exact, &w->keys, w->n_ids[i], w->ids + i * w->most, w->q + i * H * w->q_wide, w->q_wide, w->z + i * H * w->z_wide, w->z_wide,
-                    state->lse + row * H, delta, w->dq + i * H * w->q_wide, w->state + i * w->kept_step, my_scratch(w));
+    latent_backward(&w->exact, &w->keys, w->n_ids[i], w->ids + i * w->most, w->q + i * H * w->q_wide, w->q_wide,
+                    w->z + i * H * w->z_wide, w->z_wide, state->lse + row * H, delta, w->dq + i * H * w->q_wide,
+                    w->state + i * w->kept_step, my_scratch(w));
 }
 
 static size_t first_from(size_t n, const uint32_t *ids, size_t key)
@@ -269,8 +288,10 @@ static size_t first_from(size_t n, const uint32_t *ids, size_t key)
     size_t low = 0, high = n;
     while (low < high) {
         size_t middle = (low + high) / 2;
-        if (ids[middle] < key) low = middle + 1;
-        else high = middle;
+        if (ids[middle] < key)
+            low = middle + 1;
+        else
+            high = middle;
     }
     return low;
 }
@@ -324,7 +345,8 @@ static void document_backward(Work *w, const LatentState *state, const Gradients
 #pragma omp for schedule(dynamic, 4)
             for (size_t i = 0; i < m; i++) query_backward(w, state, g, at, i);
 #pragma omp for schedule(dynamic) nowait
-            for (size_t run = 0; run < n_runs; run++) keys_backward(w, m, seen * run / n_runs, seen * (run + 1) / n_runs);
+            for (size_t run = 0; run < n_runs; run++)
+                keys_backward(w, m, seen * run / n_runs, seen * (run + 1) / n_runs);
 #pragma omp for schedule(static)
             for (size_t h = 0; h < H; h++) head_backward(w, g, at, m, h);
         }
@@ -358,8 +380,12 @@ static void attention_latent_backward(Node *node)
     const LatentState *state = node->state;
     const LatentInputs *in = &state->in;
     const Group *group = tape->group;
-    Gradients g = {.o = node->out->data, .d_o = node->out->grad, .dq = wanted(in->q), .dlatent = wanted(in->latent),
-                   .dlow = wanted(in->low), .dkr = wanted(in->kr)};
+    Gradients g = {.o = node->out->data,
+                   .d_o = node->out->grad,
+                   .dq = wanted(in->q),
+                   .dlatent = wanted(in->latent),
+                   .dlow = wanted(in->low),
+                   .dkr = wanted(in->kr)};
     for (size_t d = 0, m = 0; d < group->n_docs; d++) {
         while (in->lora && m + 1 < group->n_micro && group->micro_start[m + 1] <= group->doc_start[d]) m++;
         if (!attends_latents(&state->shape, group, &state->keys, d)) continue;
@@ -379,20 +405,29 @@ static const Op attention_latent = {.name = "attention_latent", .backward = atte
 
 static bool fits(Tape *tape, const AttentionShape *s, const LatentInputs *in, const Tensor *o)
 {
-    size_t H = s->n_heads, T = tape->group->T, R = in->kv_up->cols, O = in->kv_up->rows, r = in->lora ? in->lora->B->cols : 0;
-    if (!tape_expect(tape, in->q->shape[1] == H * (s->nope + s->rope) && O == H * (s->nope + s->v) && in->latent->shape[1] == R &&
-                         in->kr_col + s->rope <= in->kr->shape[1] && in->q->shape[0] == T && in->latent->shape[0] == T && in->kr->shape[0] == T,
-                     "attention over latents: q is [%zu][%zu], latent [%zu][%zu], kr [%zu][%zu], kv_up [%zu][%zu], %zu tokens", in->q->shape[0],
-                     in->q->shape[1], in->latent->shape[0], in->latent->shape[1], in->kr->shape[0], in->kr->shape[1], O, R, T))
+    size_t H = s->n_heads, T = tape->group->T, R = in->kv_up->cols, O = in->kv_up->rows,
+           r = in->lora ? in->lora->B->cols : 0;
+    if (!tape_expect(
+            tape,
+            in->q->shape[1] == H * (s->nope + s->rope) && O == H * (s->nope + s->v) && in->latent->shape[1] == R &&
+                in->kr_col + s->rope <= in->kr->shape[1] && in->q->shape[0] == T && in->latent->shape[0] == T &&
+                in->kr->shape[0] == T,
+            "attention over latents: q is [%zu][%zu], latent [%zu][%zu], kr [%zu][%zu], kv_up [%zu][%zu], %zu tokens",
+            in->q->shape[0], in->q->shape[1], in->latent->shape[0], in->latent->shape[1], in->kr->shape[0],
+            in->kr->shape[1], O, R, T))
         return false;
-    if (o && !tape_expect(tape, o->shape[0] == T && o->shape[1] == H * s->v, "attention over latents: o is [%zu][%zu]", o->shape[0], o->shape[1]))
+    if (o && !tape_expect(tape, o->shape[0] == T && o->shape[1] == H * s->v, "attention over latents: o is [%zu][%zu]",
+                          o->shape[0], o->shape[1]))
         return false;
-    return !in->lora || tape_expect(tape, in->lora->B->rows == O && in->lora->col == 0 && in->low->shape[0] == T && in->low->shape[1] == r,
-                                    "%s: kv_up is [%zu][%zu], B [%zu][%zu] at column %zu, u [%zu][%zu]", in->lora->B->name, O, R,
-                                    in->lora->B->rows, r, in->lora->col, in->low->shape[0], in->low->shape[1]);
+    return !in->lora ||
+           tape_expect(tape,
+                       in->lora->B->rows == O && in->lora->col == 0 && in->low->shape[0] == T && in->low->shape[1] == r,
+                       "%s: kv_up is [%zu][%zu], B [%zu][%zu] at column %zu, u [%zu][%zu]", in->lora->B->name, O, R,
+                       in->lora->B->rows, r, in->lora->col, in->low->shape[0], in->low->shape[1]);
 }
 
-Tensor *op_attention_latent(Tape *tape, const AttentionShape *shape, const LatentInputs *in, const Keys *keys, Tensor *o)
+Tensor *op_attention_latent(Tape *tape, const AttentionShape *shape, const LatentInputs *in, const Keys *keys,
+                            Tensor *o)
 {
     const Group *group = tape->group;
     if (!tape_expect(tape, true, " ") || !fits(tape, shape, in, o)) return &tape->dummy;

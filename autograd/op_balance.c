@@ -40,8 +40,8 @@ static float affinities(const RouterShape *shape, const float *z, float *s, int3
 static bool fits(Tape *tape, const RouterShape *shape, const Tensor *logits)
 {
     return tape_expect(tape, logits->shape[0] == tape->group->T && logits->shape[1] == shape->E && shape->K <= shape->E,
-                       "balance: logits are [%zu][%zu], %zu experts, %zu chosen, %zu tokens", logits->shape[0], logits->shape[1],
-                       shape->E, shape->K, tape->group->T);
+                       "balance: logits are [%zu][%zu], %zu experts, %zu chosen, %zu tokens", logits->shape[0],
+                       logits->shape[1], shape->E, shape->K, tape->group->T);
 }
 
 void balance_gather(Tape *tape, const RouterShape *shape, Tensor *logits, double *stats)
@@ -112,13 +112,16 @@ static void pull_to_even(size_t E, float *dz, const float *s, float sum, double 
     for (size_t e = 0; e < E; e++) dz[e] += (float)(c * (load[e] - mean) / (double)sum * (double)(s[e] * (1 - s[e])));
 }
 
-static void document_backward(const BalanceState *state, size_t begin, size_t end, const Tensor *z, float *s, int32_t *ids, double *load)
+static void document_backward(const BalanceState *state, size_t begin, size_t end, const Tensor *z, float *s,
+                              int32_t *ids, double *load)
 {
     const BalanceValues *c = state->coefficient;
     const BalanceStep *step = state->step;
     size_t E = state->shape.E;
-    double K = (double)state->shape.K, N = (double)step->tokens, M = N * (double)step->sparse_layers, n = (double)(end - begin);
-    double seq = c->seq_aux_loss * (double)E / (K * n * n * (double)step->documents), aux = c->aux_loss * (double)E / (K * N * N);
+    double K = (double)state->shape.K, N = (double)step->tokens, M = N * (double)step->sparse_layers,
+           n = (double)(end - begin);
+    double seq = c->seq_aux_loss * (double)E / (K * n * n * (double)step->documents),
+           aux = c->aux_loss * (double)E / (K * N * N);
     memset(load, 0, E * sizeof *load);
     for (size_t t = begin; t < end; t++) affinities(&state->shape, z->data + t * E, s, ids, load);
     for (size_t t = begin; t < end; t++) {
@@ -148,13 +151,15 @@ static void balance_backward(Node *node)
     for (size_t d = 0; d < group->n_docs; d++) {
         double *load = (double *)(void *)(scratch + (size_t)omp_get_thread_num() * each);
         float *s = (float *)(load + E);
-        document_backward(state, group->doc_start[d], group->doc_start[d + 1], node->in[0], s, (int32_t *)(void *)(s + E), load);
+        document_backward(state, group->doc_start[d], group->doc_start[d + 1], node->in[0], s,
+                          (int32_t *)(void *)(s + E), load);
     }
 }
 
 static const Op balance = {.name = "balance", .backward = balance_backward};
 
-void op_balance(Tape *tape, Tensor *logits, const RouterShape *shape, const BalanceValues *coefficient, const BalanceStep *step)
+void op_balance(Tape *tape, Tensor *logits, const RouterShape *shape, const BalanceValues *coefficient,
+                const BalanceStep *step)
 {
     BalanceState *state = tape_alloc(tape, sizeof *state);
     if (!fits(tape, shape, logits)) return;

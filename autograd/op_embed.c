@@ -11,7 +11,8 @@ Tensor *op_embed(Tape *tape, const Weight *table, const int32_t *ids)
     size_t T = tape->group->T, D = table->cols;
     Tensor *y = tape_tensor(tape, T, D);
     for (size_t t = 0; t < T && !tape->err; t++) {
-        if (!tape_expect(tape, ids[t] >= 0 && (size_t)ids[t] < table->rows, "token id %d is not in the vocabulary of %zu", ids[t], table->rows))
+        if (!tape_expect(tape, ids[t] >= 0 && (size_t)ids[t] < table->rows,
+                         "token id %d is not in the vocabulary of %zu", ids[t], table->rows))
             break;
         weight_read(table, (size_t)ids[t], 0, D, y->data + t * D);
     }
@@ -26,8 +27,10 @@ static void add_backward(Node *node)
     bool first = tape_first(x);
 #pragma omp parallel for schedule(static)
     for (size_t t = 0; t < T; t++) {
-        if (first) memcpy(x->grad + t * D, y->grad + t * D, D * sizeof(float));
-        else row_add(D, x->grad + t * D, y->grad + t * D);
+        if (first)
+            memcpy(x->grad + t * D, y->grad + t * D, D * sizeof(float));
+        else
+            row_add(D, x->grad + t * D, y->grad + t * D);
     }
 }
 
@@ -36,7 +39,8 @@ static const Op add = {.name = "add", .backward = add_backward, .overwrites_grad
 Tensor *op_add(Tape *tape, Tensor *y, Tensor *x)
 {
     size_t T = y->shape[0], D = y->shape[1];
-    if (!tape_expect(tape, x->shape[0] == T && x->shape[1] == D, "add: y is [%zu][%zu], x is [%zu][%zu]", T, D, x->shape[0], x->shape[1]))
+    if (!tape_expect(tape, x->shape[0] == T && x->shape[1] == D, "add: y is [%zu][%zu], x is [%zu][%zu]", T, D,
+                     x->shape[0], x->shape[1]))
         return &tape->dummy;
     T = tape_rows(tape, T);
 #pragma omp parallel for schedule(static) if (T * D >= WORTH_A_TEAM)

@@ -21,7 +21,10 @@
 #include <string.h>
 
 /* Scratch for packing a piece's rows of any product. */
-static size_t pack_floats(const ExpertSchedule *plan) { return gemm_scratch(plan->most, size_max(plan->D, plan->F), plan->rank_most); }
+static size_t pack_floats(const ExpertSchedule *plan)
+{
+    return gemm_scratch(plan->most, size_max(plan->D, plan->F), plan->rank_most);
+}
 
 /* A piece of an expert: the pairs [at, at + n). Its packed rows lie behind those of the piece before. */
 typedef struct {
@@ -35,7 +38,10 @@ static Piece piece_of(const ExpertSchedule *plan, size_t e, size_t i)
 }
 
 /* Rows of their tokens. */
-static Rows rows_of_pairs(const ExpertSchedule *plan, const float *of_tokens, Piece p) { return rows_pick(of_tokens, plan->D, plan->token + p.at); }
+static Rows rows_of_pairs(const ExpertSchedule *plan, const float *of_tokens, Piece p)
+{
+    return rows_pick(of_tokens, plan->D, plan->token + p.at);
+}
 
 /* The columns [begin, end) that thread i of n owns: whole units. */
 static void columns_of(size_t width, size_t i, size_t n, size_t *begin, size_t *end)
@@ -49,7 +55,8 @@ static void columns_of(size_t width, size_t i, size_t n, size_t *begin, size_t *
 
 /* gu [n][2F] = [x Wg' | x Wu'] + LoRA; u [n][R] is what B has seen. One packing of x serves both when they multiply alike.
  * next: the gate that the thread turns to then, or NULL. */
-static void gate_and_up(const ExpertSchedule *plan, const Expert *expert, size_t n, Rows x, float *gu, float *u, float *pack, const Weight *next)
+static void gate_and_up(const ExpertSchedule *plan, const Expert *expert, size_t n, Rows x, float *gu, float *u,
+                        float *pack, const Weight *next)
 {
     size_t F = plan->F, R = rank_of(expert->in);
     GemmLora of_gate = lora_outer(expert->in, 0, F, u), of_up = lora_outer(expert->in, F, F, u);
@@ -66,17 +73,21 @@ static ExpertPacking packing_up(const ExpertSchedule *plan) { return (ExpertPack
 static ExpertPacking packing_back(const ExpertSchedule *plan) { return (ExpertPacking){2, plan->rank_most}; }
 
 /* Where the packed rows of each expert of a lap begin: places [E]. */
-static void place(const ExpertSchedule *plan, ExpertPacking packing, size_t begin, size_t end, float *block, float **places)
+static void place(const ExpertSchedule *plan, ExpertPacking packing, size_t begin, size_t end, float *block,
+                  float **places)
 {
     for (size_t e = begin; e < end; block += expert_packing_expert(plan, packing, e++)) places[e] = block;
 }
 
-static void hidden_rows(const ExpertSchedule *plan, const Expert *expert, Piece p, const Tensor *x, const Tensor *w, float *packed, float *scratch, const Expert *next)
+static void hidden_rows(const ExpertSchedule *plan, const Expert *expert, Piece p, const Tensor *x, const Tensor *w,
+                        float *packed, float *scratch, const Expert *next)
 {
     size_t F = plan->F, R = rank_of(expert->out);
-    float *pack = scratch, *a = pack + pack_floats(plan), *low = a + plan->most * F, *gu = low + plan->most * plan->rank_most;
+    float *pack = scratch, *a = pack + pack_floats(plan), *low = a + plan->most * F,
+          *gu = low + plan->most * plan->rank_most;
     if (plan->gate_up) gu = plan->gate_up + p.at * 2 * F;
-    gate_and_up(plan, expert, p.n, rows_of_pairs(plan, x->data, p), gu, plan->gate_up ? plan->low + p.at * plan->rank_most : low, pack, next ? next->gate : NULL);
+    gate_and_up(plan, expert, p.n, rows_of_pairs(plan, x->data, p), gu,
+                plan->gate_up ? plan->low + p.at * plan->rank_most : low, pack, next ? next->gate : NULL);
     for (size_t i = 0; i < p.n; i++) {
         row_swiglu(F, a + i * F, gu + i * 2 * F, gu + i * 2 * F + F);
         row_scale(F, a + i * F, weight_of_assignment(plan, w->data, p.at + i), a + i * F);
@@ -86,7 +97,8 @@ static void hidden_rows(const ExpertSchedule *plan, const Expert *expert, Piece 
     gemm_pack_nt(p.n, 1, rows_of(a, F), expert->down, &pair, packed);
 }
 
-static void expert_up(const ExpertSchedule *plan, size_t e, const Tensor *x, const Tensor *w, float *packed, float *scratch, const Expert *next)
+static void expert_up(const ExpertSchedule *plan, size_t e, const Tensor *x, const Tensor *w, float *packed,
+                      float *scratch, const Expert *next)
 {
     const Expert *expert = &plan->experts[e];
     for (size_t i = 0, n = pieces_of(plan, assignments_of(plan, e)); i < n; i++) {
@@ -97,18 +109,21 @@ static void expert_up(const ExpertSchedule *plan, size_t e, const Tensor *x, con
 }
 
 /* Columns [begin, end) of y: what an expert adds to them. */
-static void add_expert(const ExpertSchedule *plan, size_t e, const float *packed, float *y, size_t begin, size_t end, const Weight *next)
+static void add_expert(const ExpertSchedule *plan, size_t e, const float *packed, float *y, size_t begin, size_t end,
+                       const Weight *next)
 {
     const Expert *expert = &plan->experts[e];
     GemmLora pair = lora_outer(expert->out, 0, plan->D, NULL);
     for (size_t i = 0, n = pieces_of(plan, assignments_of(plan, e)); i < n; i++) {
         Piece p = piece_of(plan, e, i);
-        gemm_nt_slice(p.n, rows_of_pairs(plan, y, p), true, packed, expert->down, &pair, begin, end, (GemmNext){i + 1 < n ? expert->down : next, begin});
+        gemm_nt_slice(p.n, rows_of_pairs(plan, y, p), true, packed, expert->down, &pair, begin, end,
+                      (GemmNext){i + 1 < n ? expert->down : next, begin});
         packed += expert_packing_piece(plan, packing_up(plan), p.n);
     }
 }
 
-static void add_down(const ExpertSchedule *plan, size_t first, size_t stop, float *const *hidden, float *y, size_t begin, size_t end)
+static void add_down(const ExpertSchedule *plan, size_t first, size_t stop, float *const *hidden, float *y,
+                     size_t begin, size_t end)
 {
     for (size_t e = expert_next_with_tokens(plan, first, stop), next; e < stop; e = next) {
         next = expert_next_with_tokens(plan, e + 1, stop);
@@ -116,7 +131,8 @@ static void add_down(const ExpertSchedule *plan, size_t first, size_t stop, floa
     }
 }
 
-static void lap_up(const ExpertSchedule *plan, size_t first, size_t stop, const Tensor *x, const Tensor *w, float *const *hidden, float *scratch, size_t each, float *y)
+static void lap_up(const ExpertSchedule *plan, size_t first, size_t stop, const Tensor *x, const Tensor *w,
+                   float *const *hidden, float *scratch, size_t each, float *y)
 {
     size_t turn = first;
     expert_batch_order(plan, first, stop);
@@ -138,7 +154,8 @@ static void lap_up(const ExpertSchedule *plan, size_t first, size_t stop, const 
 static void experts_up(Tape *tape, const ExpertSchedule *plan, const Tensor *x, const Tensor *w, float *y)
 {
     const ExpertChunks *chunks = plan->chunks;
-    size_t each = round_up(pack_floats(plan) + plan->most * (3 * plan->F + plan->rank_most), 16), room = expert_packing_block(tape, plan, packing_up(plan));
+    size_t each = round_up(pack_floats(plan) + plan->most * (3 * plan->F + plan->rank_most), 16),
+           room = expert_packing_block(tape, plan, packing_up(plan));
     float *scratch = tape_scratch(tape, tape_threads(tape) * each), *block = tape_scratch(tape, room);
     float **hidden = (float **)(void *)tape_scratch(tape, plan->E * 2);
     for (size_t i = 0; tape_computes(tape) && i < chunks->n && expert_chunk_acquire(tape, chunks, i); i++) {
@@ -161,7 +178,10 @@ typedef struct {
 /* A row of gate and up; it serves LoRA on down as a row of r, too. */
 static size_t gate_up_width(const ExpertSchedule *plan) { return size_max(2 * plan->F, plan->rank_most); }
 
-static size_t bench_floats(const ExpertSchedule *plan) { return plan->most * (4 * plan->F + gate_up_width(plan) + 2 * plan->rank_most) + pack_floats(plan); }
+static size_t bench_floats(const ExpertSchedule *plan)
+{
+    return plan->most * (4 * plan->F + gate_up_width(plan) + 2 * plan->rank_most) + pack_floats(plan);
+}
 
 static Bench bench_at(const ExpertSchedule *plan, float *at)
 {
@@ -177,13 +197,15 @@ static Bench bench_at(const ExpertSchedule *plan, float *at)
 }
 
 /* da_ = G Wd + s (G B) A, and the sums of LoRA on down; b->dlow = s G B. */
-static void back_through_down(const ExpertSchedule *plan, const Expert *expert, size_t n, Rows G, const Bench *b, const Expert *next)
+static void back_through_down(const ExpertSchedule *plan, const Expert *expert, size_t n, Rows G, const Bench *b,
+                              const Expert *next)
 {
     size_t F = plan->F, R = rank_of(expert->out);
     GemmLora pair = lora_inner(expert->out, b->dlow);
     if (expert->out) gemm_narrow_nn(n, rows_of(b->dlow, R), expert->out->scale, G, R, plan->D, expert->out->B->data);
     gemm_pack_nn(n, 1, G, expert->down, &pair, b->pack);
-    gemm_nn_slice(n, rows_of(b->da, F), false, b->pack, expert->down, &pair, 0, F, (GemmNext){next ? next->down : NULL, 0});
+    gemm_nn_slice(n, rows_of(b->da, F), false, b->pack, expert->down, &pair, 0, F,
+                  (GemmNext){next ? next->down : NULL, 0});
 }
 
 /* b->dgu from the gradient of y; b->a is the hidden row before weighting. gu is kept, or computed again here. */
@@ -219,7 +241,8 @@ typedef struct {
 static Sums sums_of(const ExpertSchedule *plan, size_t e) { return (Sums){.at = plan->begin[e]}; }
 
 /* dB_m = s dy' u and dA_m = du' x: what the rows of a piece add, dy, x, u and du theirs. */
-static void sum_pair(const Back *back, const Lora *lora, Sums *sums, Piece p, Rows dy, const float *u, const float *du, Rows x)
+static void sum_pair(const Back *back, const Lora *lora, Sums *sums, Piece p, Rows dy, const float *u, const float *du,
+                     Rows x)
 {
     if (!lora || !param_trains(lora->A)) return;
     const uint32_t *token = back->plan->token;
@@ -231,8 +254,10 @@ static void sum_pair(const Back *back, const Lora *lora, Sums *sums, Piece p, Ro
         bool add = sums->at < p.at, whole = past <= end;
         size_t to = size_min(past, end), T = to - from, i = from - p.at;
         if (T == 0 && !whole) return;
-        gemm_tn(T, lora->B->rows, R, param_leaf(lora->B, span.number), add, whole ? lora->scale : 1, rows_from(dy, i), rows_from(rows_of(u, R), i));
-        gemm_tn(T, R, lora->A->cols, param_leaf(lora->A, span.number), add, 1, rows_from(rows_of(du, R), i), rows_from(x, i));
+        gemm_tn(T, lora->B->rows, R, param_leaf(lora->B, span.number), add, whole ? lora->scale : 1, rows_from(dy, i),
+                rows_from(rows_of(u, R), i));
+        gemm_tn(T, R, lora->A->cols, param_leaf(lora->A, span.number), add, 1, rows_from(rows_of(du, R), i),
+                rows_from(x, i));
         if (!whole) return;
         param_merge(lora->B, span.number);
         param_merge(lora->A, span.number);
@@ -263,14 +288,16 @@ static void piece_back(Back *back, Piece p, float *packed, const Bench *b, const
     const Expert *expert = back->expert;
     const Lora *in = expert->in;
     size_t F = plan->F, R = rank_of(in);
-    float *gu = plan->gate_up ? plan->gate_up + p.at * 2 * F : b->gu, *low = plan->gate_up ? plan->low + p.at * plan->rank_most : b->low;
+    float *gu = plan->gate_up ? plan->gate_up + p.at * 2 * F : b->gu,
+          *low = plan->gate_up ? plan->low + p.at * plan->rank_most : b->low;
     Rows x = rows_of_pairs(plan, back->x->data, p);
     back_through_down(plan, expert, p.n, rows_of_pairs(plan, back->dy, p), b, next);
     if (!plan->gate_up) gate_and_up(plan, expert, p.n, x, gu, low, b->pack, NULL);
     back_to_gate_and_up(plan, p, back->w, gu, b);
     if (expert->out && param_trains(expert->out->A)) sum_down(back, p, b);
     if (in) {
-        gemm_narrow_nn(p.n, rows_of(b->dlow, R), in->scale, rows_of(b->dgu + in->col, 2 * F), R, in->B->rows, in->B->data);
+        gemm_narrow_nn(p.n, rows_of(b->dlow, R), in->scale, rows_of(b->dgu + in->col, 2 * F), R, in->B->rows,
+                       in->B->data);
         sum_pair(back, in, &back->in, p, rows_of(b->dgu + in->col, 2 * F), low, b->dlow, x);
     }
     if (!packed) return;
@@ -295,7 +322,8 @@ static void expert_back(Back *back, float *packed, const Bench *b, const Expert 
 }
 
 /* Columns [begin, end) of dx: what an expert adds to them. */
-static void add_expert_back(const ExpertSchedule *plan, size_t e, const float *packed, float *dx, size_t begin, size_t end, const Weight *next)
+static void add_expert_back(const ExpertSchedule *plan, size_t e, const float *packed, float *dx, size_t begin,
+                            size_t end, const Weight *next)
 {
     const Expert *expert = &plan->experts[e];
     GemmLora pair = lora_inner(expert->in, NULL);
@@ -303,12 +331,14 @@ static void add_expert_back(const ExpertSchedule *plan, size_t e, const float *p
         Piece p = piece_of(plan, e, i);
         Rows to = rows_of_pairs(plan, dx, p);
         gemm_nn_slice(p.n, to, true, packed, expert->gate, NULL, begin, end, (GemmNext){expert->up, begin});
-        gemm_nn_slice(p.n, to, true, packed + gemm_scratch(p.n, plan->F, 0), expert->up, &pair, begin, end, (GemmNext){i + 1 < n ? expert->gate : next, begin});
+        gemm_nn_slice(p.n, to, true, packed + gemm_scratch(p.n, plan->F, 0), expert->up, &pair, begin, end,
+                      (GemmNext){i + 1 < n ? expert->gate : next, begin});
         packed += expert_packing_piece(plan, packing_back(plan), p.n);
     }
 }
 
-static void add_back(const ExpertSchedule *plan, size_t first, size_t stop, float *const *packed, float *dx, size_t begin, size_t end)
+static void add_back(const ExpertSchedule *plan, size_t first, size_t stop, float *const *packed, float *dx,
+                     size_t begin, size_t end)
 {
     for (size_t e = expert_end_with_tokens(plan, stop, first), next; e > first; e = next) {
         next = expert_end_with_tokens(plan, e - 1, first);
@@ -316,7 +346,8 @@ static void add_back(const ExpertSchedule *plan, size_t first, size_t stop, floa
     }
 }
 
-static void lap_back(const ExpertSchedule *plan, size_t first, size_t stop, const Group *group, const Tensor *x, const Tensor *w, const float *dy, float *const *packed, float *scratch, size_t each)
+static void lap_back(const ExpertSchedule *plan, size_t first, size_t stop, const Group *group, const Tensor *x,
+                     const Tensor *w, const float *dy, float *const *packed, float *scratch, size_t each)
 {
     size_t turn = first;
     expert_batch_order(plan, first, stop);
@@ -326,7 +357,15 @@ static void lap_back(const ExpertSchedule *plan, size_t first, size_t stop, cons
         for (size_t i = take_turn(&turn), next; i < stop; i = next) {
             next = take_turn(&turn);
             size_t e = plan->order[i].expert;
-            Back back = {.plan = plan, .expert = &plan->experts[e], .group = group, .x = x, .w = w, .dy = dy, .e = e, .in = sums_of(plan, e), .out = sums_of(plan, e)};
+            Back back = {.plan = plan,
+                         .expert = &plan->experts[e],
+                         .group = group,
+                         .x = x,
+                         .w = w,
+                         .dy = dy,
+                         .e = e,
+                         .in = sums_of(plan, e),
+                         .out = sums_of(plan, e)};
             expert_back(&back, x->requires_grad ? packed[e] : NULL, &bench, expert_at(plan, stop, next));
         }
 #pragma omp barrier
@@ -343,7 +382,8 @@ static void experts_backward(Node *node)
     const ExpertChunks *chunks = plan->chunks;
     Tensor *x = node->in[0], *w = node->in[1], *y = node->out;
     size_t each = round_up(bench_floats(plan), 16), room = expert_packing_block(tape, plan, packing_back(plan));
-    float *scratch = tape_scratch(tape, tape_threads(tape) * each), *block = x->requires_grad ? tape_scratch(tape, room) : NULL;
+    float *scratch = tape_scratch(tape, tape_threads(tape) * each),
+          *block = x->requires_grad ? tape_scratch(tape, room) : NULL;
     float **packed = (float **)(void *)tape_scratch(tape, plan->E * 2);
     for (size_t i = chunks->n; tape_computes(tape) && i-- > 0 && expert_chunk_acquire(tape, chunks, i);) {
         for (size_t e = chunks->begin[i + 1], first; e > chunks->begin[i]; e = first) {
@@ -360,7 +400,8 @@ static const Op experts_op = {.name = "experts", .backward = experts_backward};
 static bool trains(size_t E, const Expert *experts)
 {
     for (size_t e = 0; e < E; e++)
-        if ((experts[e].in && param_trains(experts[e].in->A)) || (experts[e].out && param_trains(experts[e].out->A))) return true;
+        if ((experts[e].in && param_trains(experts[e].in->A)) || (experts[e].out && param_trains(experts[e].out->A)))
+            return true;
     return false;
 }
 
@@ -369,28 +410,30 @@ static bool lora_fits(Tape *tape, const Lora *lora, size_t inner, size_t width)
     if (!lora) return true;
     const Param *A = lora->A, *B = lora->B;
     return tape_expect(tape, A->cols == inner && B->cols == A->rows && lora->col + B->rows <= width,
-                       "%s: A [%zu][%zu], B [%zu][%zu] at column %zu; x is %zu wide, y %zu", A->name, A->rows, A->cols, B->rows,
-                       B->cols, lora->col, inner, width);
+                       "%s: A [%zu][%zu], B [%zu][%zu] at column %zu; x is %zu wide, y %zu", A->name, A->rows, A->cols,
+                       B->rows, B->cols, lora->col, inner, width);
 }
 
 static bool fits(Tape *tape, const Tensor *x, Route route, size_t E, const Expert *experts)
 {
     size_t T = x->shape[0], D = x->shape[1], K = route.weights->shape[1];
     if (!tape_expect(tape, E > 0, "experts: there are none")) return false;
-    if (!tape_expect(tape, T == tape->group->T && T == route.weights->shape[0], "experts: %zu rows, %zu tokens, %zu rows of weights",
-                     T, tape->group->T, route.weights->shape[0]))
+    if (!tape_expect(tape, T == tape->group->T && T == route.weights->shape[0],
+                     "experts: %zu rows, %zu tokens, %zu rows of weights", T, tape->group->T, route.weights->shape[0]))
         return false;
     size_t F = experts[0].gate->rows;
     for (size_t e = 0; e < E; e++) {
         const Weight *gate = experts[e].gate, *up = experts[e].up, *down = experts[e].down;
-        bool right = gate->rows == F && gate->cols == D && up->rows == F && up->cols == D && down->rows == D && down->cols == F;
-        if (!tape_expect(tape, right, "experts: x is [%zu][%zu], gate [%zu][%zu], up [%zu][%zu], down [%zu][%zu]", T, D, gate->rows,
-                         gate->cols, up->rows, up->cols, down->rows, down->cols) ||
+        bool right = gate->rows == F && gate->cols == D && up->rows == F && up->cols == D && down->rows == D &&
+                     down->cols == F;
+        if (!tape_expect(tape, right, "experts: x is [%zu][%zu], gate [%zu][%zu], up [%zu][%zu], down [%zu][%zu]", T, D,
+                         gate->rows, gate->cols, up->rows, up->cols, down->rows, down->cols) ||
             !lora_fits(tape, experts[e].in, D, 2 * F) || !lora_fits(tape, experts[e].out, F, D))
             return false;
     }
     for (size_t i = 0; i < T * K && tape_computes(tape); i++)
-        if (!tape_expect(tape, route.ids[i] >= 0 && (size_t)route.ids[i] < E, "experts: id %d of %zu", route.ids[i], E)) return false;
+        if (!tape_expect(tape, route.ids[i] >= 0 && (size_t)route.ids[i] < E, "experts: id %d of %zu", route.ids[i], E))
+            return false;
     return true;
 }
 

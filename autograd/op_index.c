@@ -16,7 +16,7 @@ typedef struct {
     const float *k;     /* of the whole document */
     size_t past, n;     /* keys before the new rows, new rows */
     size_t words, groups;
-    float *keys;        /* [group][dim][LANES] */
+    float *keys; /* [group][dim][LANES] */
     uint64_t *chosen;
 } Document;
 
@@ -45,8 +45,8 @@ static void pack_group(const Document *doc, size_t group)
 {
     size_t dim = doc->shape->dim, at = group * LANES, n = size_min(LANES, doc->past + doc->n - at);
     for (size_t c = 0; c < dim; c += BLOCK)
-        kernels->products->pack_lanes(n, size_min(BLOCK, dim - c), doc->shape->scale, rows_of(doc->k + at * dim + c, dim),
-                                      doc->keys + (group * dim + c) * LANES, 0);
+        kernels->products->pack_lanes(n, size_min(BLOCK, dim - c), doc->shape->scale,
+                                      rows_of(doc->k + at * dim + c, dim), doc->keys + (group * dim + c) * LANES, 0);
 }
 
 /* Queries [begin, begin + n), absent ones zero. */
@@ -58,7 +58,8 @@ static void pack_queries(const Document *doc, size_t begin, size_t n, const Room
     for (size_t i = 0; i < INDEX_QUERIES; i++) {
         const float *q = doc->q + (begin + i) * width;
         for (size_t c = 0; c < width; c++) room->q[c * INDEX_QUERIES + i] = i < n ? q[c] : 0;
-        for (size_t h = 0; i < n && h < s->n_heads; h++) room->w[i * s->n_heads + h] = doc->w[(begin + i) * s->n_heads + h] * s->head_scale;
+        for (size_t h = 0; i < n && h < s->n_heads; h++)
+            room->w[i * s->n_heads + h] = doc->w[(begin + i) * s->n_heads + h] * s->head_scale;
     }
 }
 
@@ -67,7 +68,11 @@ static void choose_block(const Document *doc, size_t begin, size_t n, const Room
     const IndexShape *s = doc->shape;
     size_t seen = doc->past + begin + 1; /* its own position is the last that a query sees */
     pack_queries(doc, begin, n, room);
-    IndexBlock block = {n, (seen + n - 1 + LANES - 1) / LANES, s->n_heads, s->dim, room->q, room->w, doc->keys, room->score, room->stride};
+    IndexBlock block = {n,           (seen + n - 1 + LANES - 1) / LANES,
+                        s->n_heads,  s->dim,
+                        room->q,     room->w,
+                        doc->keys,   room->score,
+                        room->stride};
     kernels->indexing->scores(&block);
     for (size_t i = 0; i < n; i++, seen++) {
         uint64_t *row = doc->chosen + (begin + i) * doc->words;
@@ -92,7 +97,8 @@ static void choose_document(const Document *doc, size_t longest, float *scratch)
     }
 }
 
-void op_index(Tape *tape, const IndexShape *shape, Tensor *q, Tensor *k, Tensor *w, const float *const *past, Keys *keys)
+void op_index(Tape *tape, const IndexShape *shape, Tensor *q, Tensor *k, Tensor *w, const float *const *past,
+              Keys *keys)
 {
     const Group *group = tape->group;
     size_t longest = 0, n_threads = tape_threads(tape), width = shape->n_heads * shape->dim;
@@ -101,17 +107,24 @@ void op_index(Tape *tape, const IndexShape *shape, Tensor *q, Tensor *k, Tensor 
     if (longest == 0) return;
     float *scratch = tape_scratch(tape, n_threads * room_of(shape, longest, NULL).n_floats);
     float *packed = tape_scratch(tape, (longest + LANES) * shape->dim);
-    if (!tape_expect(tape, q->shape[1] == width && k->shape[1] == shape->dim && w->shape[1] == shape->n_heads &&
+    if (!tape_expect(tape,
+                     q->shape[1] == width && k->shape[1] == shape->dim && w->shape[1] == shape->n_heads &&
                          q->shape[0] == group->T && k->shape[0] == group->T && w->shape[0] == group->T,
-                     "index: q is [%zu][%zu], k [%zu][%zu], w [%zu][%zu], %zu tokens", q->shape[0], q->shape[1], k->shape[0],
-                     k->shape[1], w->shape[0], w->shape[1], group->T))
+                     "index: q is [%zu][%zu], k [%zu][%zu], w [%zu][%zu], %zu tokens", q->shape[0], q->shape[1],
+                     k->shape[0], k->shape[1], w->shape[0], w->shape[1], group->T))
         return;
     for (size_t d = 0; d < group->n_docs && tape_computes(tape); d++) {
         if (!keys->of[d]) continue;
         size_t begin = group->doc_start[d], n = group->doc_start[d + 1] - begin;
-        Document doc = {.shape = shape, .q = q->data + begin * width, .w = w->data + begin * shape->n_heads, .n = n,
-                        .k = past ? past[d] : k->data + begin * shape->dim, .past = group->doc_past ? group->doc_past[d] : 0,
-                        .words = keys_words(group, d), .keys = packed, .chosen = keys->of[d]};
+        Document doc = {.shape = shape,
+                        .q = q->data + begin * width,
+                        .w = w->data + begin * shape->n_heads,
+                        .n = n,
+                        .k = past ? past[d] : k->data + begin * shape->dim,
+                        .past = group->doc_past ? group->doc_past[d] : 0,
+                        .words = keys_words(group, d),
+                        .keys = packed,
+                        .chosen = keys->of[d]};
         doc.groups = (doc.past + n + LANES - 1) / LANES;
         choose_document(&doc, longest, scratch);
     }

@@ -60,7 +60,8 @@ float *lora_up_backward(Tape *tape, const Lora *lora, const float *dy, size_t O,
     gemm_narrow_nn(T, rows_of(du, R), lora->scale, rows_of(dy, O), R, N, B->data);
     for (size_t m = 0; m < tape->group->n_micro && param_trains(B); m++) {
         Span span = group_span(tape->group, m);
-        gemm_tn(span.n, N, R, param_leaf(B, span.number), false, lora->scale, rows_of(dy + span.begin * O, O), rows_of(u + span.begin * R, R));
+        gemm_tn(span.n, N, R, param_leaf(B, span.number), false, lora->scale, rows_of(dy + span.begin * O, O),
+                rows_of(u + span.begin * R, R));
         param_merge(B, span.number);
     }
     return du;
@@ -75,7 +76,8 @@ void lora_sum_A(Tape *tape, const Lora *lora, const Tensor *x, const float *du)
     if (!tape_computes(tape)) return;
     for (size_t m = 0; m < tape->group->n_micro; m++) {
         Span span = group_span(tape->group, m);
-        gemm_tn(span.n, R, D, param_leaf(A, span.number), false, 1, rows_of(du + span.begin * R, R), rows_of(xd + span.begin * D, D));
+        gemm_tn(span.n, R, D, param_leaf(A, span.number), false, 1, rows_of(du + span.begin * R, R),
+                rows_of(xd + span.begin * D, D));
         param_merge(A, span.number);
     }
 }
@@ -109,8 +111,8 @@ Tensor *op_lora_down(Tape *tape, Tensor *x, const Lora *lora)
 {
     const Param *A = lora->A;
     size_t T = x->shape[0], D = x->shape[1], R = A->rows;
-    if (!tape_expect(tape, A->cols == D && T == tape->group->T, "%s: x is [%zu][%zu], A [%zu][%zu], %zu tokens", A->name, T, D, R,
-                     A->cols, tape->group->T))
+    if (!tape_expect(tape, A->cols == D && T == tape->group->T, "%s: x is [%zu][%zu], A [%zu][%zu], %zu tokens",
+                     A->name, T, D, R, A->cols, tape->group->T))
         return &tape->dummy;
     float *values = lora_down(tape, lora, x);
     if (!values) return &tape->dummy;
@@ -130,16 +132,19 @@ static void up_backward(Node *node)
     const Lora *lora = state->lora;
     Tensor *x = node->in[0], *u = node->in[1], *y = node->out, **B = node->in + 2;
     size_t T = u->shape[0], R = u->shape[1], O = y->shape[1], D = x->shape[1];
-    float *dB = tape_scratch(tape, O * R), *du = tape_scratch(tape, T * R), *scratch = tape_scratch(tape, gemm_scratch(T, O, 0));
+    float *dB = tape_scratch(tape, O * R), *du = tape_scratch(tape, T * R),
+          *scratch = tape_scratch(tape, gemm_scratch(T, O, 0));
     if (!tape_computes(tape)) return;
     gemm_narrow_nn(T, rows_of(du, R), lora->scale, rows_of(y->grad, O), R, O, lora->B->data);
     if (u->requires_grad) row_add(T * R, u->grad, du);
     for (size_t m = 0; m < tape->group->n_micro && B[m]->requires_grad; m++) {
         Span span = group_span(tape->group, m);
-        gemm_tn(span.n, O, R, dB, false, lora->scale, rows_of(y->grad + span.begin * O, O), rows_of(u->data + span.begin * R, R));
+        gemm_tn(span.n, O, R, dB, false, lora->scale, rows_of(y->grad + span.begin * O, O),
+                rows_of(u->data + span.begin * R, R));
         row_add(O * R, B[m]->grad, dB);
     }
-    if (x->requires_grad) gemm_nn(T, rows_of(x->grad, D), !tape_first(x), 1, rows_of(y->grad, O), state->W, NULL, scratch);
+    if (x->requires_grad)
+        gemm_nn(T, rows_of(x->grad, D), !tape_first(x), 1, rows_of(y->grad, O), state->W, NULL, scratch);
 }
 
 static const Op up = {.name = "linear", .backward = up_backward, .overwrites_grad = 1};
@@ -147,9 +152,10 @@ static const Op up = {.name = "linear", .backward = up_backward, .overwrites_gra
 Tensor *op_lora_up(Tape *tape, Tensor *x, const Weight *W, Tensor *u, const Lora *lora, Tensor *const *B)
 {
     size_t T = u->shape[0], D = x->shape[1], R = u->shape[1], O = W->rows, n_micro = tape->group->n_micro;
-    if (!tape_expect(tape, W->cols == D && x->shape[0] == T && lora->B->cols == R && lora->B->rows == O && lora->col == 0,
-                     "%s: x is [%zu][%zu], u [%zu][%zu], %s [%zu][%zu], B [%zu][%zu] at column %zu", lora->B->name, x->shape[0], D, T, R,
-                     W->name, O, W->cols, lora->B->rows, lora->B->cols, lora->col))
+    if (!tape_expect(tape,
+                     W->cols == D && x->shape[0] == T && lora->B->cols == R && lora->B->rows == O && lora->col == 0,
+                     "%s: x is [%zu][%zu], u [%zu][%zu], %s [%zu][%zu], B [%zu][%zu] at column %zu", lora->B->name,
+                     x->shape[0], D, T, R, W->name, O, W->cols, lora->B->rows, lora->B->cols, lora->col))
         return &tape->dummy;
     Tensor *y = tape_tensor(tape, T, O), **in = tape_alloc(tape, (2 + n_micro) * sizeof *in);
     Up *state = tape_alloc(tape, sizeof *state);

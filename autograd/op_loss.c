@@ -23,8 +23,10 @@ static void loss_backward(Node *node)
     if (!tape_computes(node->tape)) return;
 #pragma omp parallel for schedule(static)
     for (size_t t = 0; t < n; t++) {
-        if (first) row_scale(D, x->grad + t * D, nll->grad[t], state->dx + t * D);
-        else row_axpy(D, x->grad + t * D, nll->grad[t], state->dx + t * D);
+        if (first)
+            row_scale(D, x->grad + t * D, nll->grad[t], state->dx + t * D);
+        else
+            row_axpy(D, x->grad + t * D, nll->grad[t], state->dx + t * D);
     }
 }
 
@@ -41,8 +43,10 @@ Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets)
     float *dx = requires_grad ? tape_floats(tape, n * D) : NULL;
     float *z = tape_scratch(tape, step * V), *scratch = tape_scratch(tape, gemm_scratch(step, V > D ? V : D, 0));
     for (size_t t = 0; t < n && tape_computes(tape); t++)
-        tape_expect(tape, targets[t] >= 0 && (size_t)targets[t] < V, "loss: target %d is not in the vocabulary of %zu", targets[t], V);
-    if (!tape_expect(tape, W->cols == D, "loss: x is %zu wide, %s is [%zu][%zu]", D, W->name, W->rows, W->cols)) return &tape->dummy;
+        tape_expect(tape, targets[t] >= 0 && (size_t)targets[t] < V, "loss: target %d is not in the vocabulary of %zu",
+                    targets[t], V);
+    if (!tape_expect(tape, W->cols == D, "loss: x is %zu wide, %s is [%zu][%zu]", D, W->name, W->rows, W->cols))
+        return &tape->dummy;
     *state = (LossState){dx};
     for (size_t at = 0; at < n && tape_computes(tape); at += step) {
         size_t m = n - at < step ? n - at : step;

@@ -27,7 +27,8 @@ Tensor *const *op_param(Tape *tape, const Param *param)
     ParamState *state = tape_alloc(tape, (n + 1) * sizeof *state);
     for (size_t m = n; m-- > 0 && !tape->err;) {
         state[m] = (ParamState){param, group_span(tape->group, m).number};
-        of[m] = tape_record(tape, &param_op, tape_leaf(tape, param->rows, param->cols, param->data, false), state + m, param_trains(param), 0, (Tensor *[]){NULL});
+        of[m] = tape_record(tape, &param_op, tape_leaf(tape, param->rows, param->cols, param->data, false), state + m,
+                            param_trains(param), 0, (Tensor *[]){NULL});
     }
     return of;
 }

@@ -28,7 +28,8 @@ static void turn_row(const RopeState *k, size_t position, float direction, float
 static void turn(const Group *group, const RopeState *k, float direction, size_t width, float *x)
 {
     for (size_t d = 0; d < group->n_docs; d++) {
-        size_t begin = group->doc_start[d], end = group->doc_start[d + 1], past = group->doc_past ? group->doc_past[d] : 0;
+        size_t begin = group->doc_start[d], end = group->doc_start[d + 1],
+               past = group->doc_past ? group->doc_past[d] : 0;
 #pragma omp parallel for schedule(static) if ((end - begin) * width >= WORTH_A_TEAM)
         for (size_t t = begin; t < end; t++) turn_row(k, past + t - begin, direction, x + t * width);
     }
@@ -36,19 +37,22 @@ static void turn(const Group *group, const RopeState *k, float direction, size_t
 
 static void rope_backward(Node *node)
 {
-    if (node->out->requires_grad && tape_computes(node->tape)) turn(node->tape->group, node->state, -1, node->out->shape[1], node->out->grad);
+    if (node->out->requires_grad && tape_computes(node->tape))
+        turn(node->tape->group, node->state, -1, node->out->shape[1], node->out->grad);
 }
 
 static const Op rope = {.name = "rope", .backward = rope_backward};
 
-Tensor *op_rope(Tape *tape, Tensor *x, const RopeTable *table, size_t col, size_t heads, size_t stride, bool interleaved)
+Tensor *op_rope(Tape *tape, Tensor *x, const RopeTable *table, size_t col, size_t heads, size_t stride,
+                bool interleaved)
 {
     RopeState *state = tape_alloc(tape, sizeof *state);
     if (tape->err) return &tape->dummy;
     const Group *group = tape->group;
     for (size_t d = 0; d < group->n_docs && tape_computes(tape); d++) {
         size_t n = group->doc_start[d + 1] - group->doc_start[d] + (group->doc_past ? group->doc_past[d] : 0);
-        if (!tape_expect(tape, n <= table->n, "a document has %zu tokens; the rotary table has %zu positions", n, table->n))
+        if (!tape_expect(tape, n <= table->n, "a document has %zu tokens; the rotary table has %zu positions", n,
+                         table->n))
             return &tape->dummy;
     }
     size_t width = x->shape[1], end = col + (heads - 1) * stride + table->dim;

@@ -87,9 +87,11 @@ Route op_route(Tape *tape, Tensor *logits, const float *bias, const RouterShape 
     float *s = tape_floats(tape, T * K), *sum = tape_floats(tape, T);
     float *scratch = tape_scratch(tape, tape_threads(tape) * 2 * E);
     size_t G = shape->n_group, kept_groups = shape->topk_group;
-    bool fits = G >= 1 && G <= MOST_GROUPS && E % G == 0 && kept_groups >= 1 && kept_groups <= G && K >= 1 && K <= E / G * kept_groups;
-    if (!tape_expect(tape, fits && logits->shape[1] == E, "route: %zu logits, %zu experts, %zu chosen from %zu of %zu groups",
-                     logits->shape[1], E, K, kept_groups, G) ||
+    bool fits = G >= 1 && G <= MOST_GROUPS && E % G == 0 && kept_groups >= 1 && kept_groups <= G && K >= 1 &&
+                K <= E / G * kept_groups;
+    if (!tape_expect(tape, fits && logits->shape[1] == E,
+                     "route: %zu logits, %zu experts, %zu chosen from %zu of %zu groups", logits->shape[1], E, K,
+                     kept_groups, G) ||
         !tape_expect(tape, T == tape->group->T, "route: %zu rows of logits, %zu tokens", T, tape->group->T))
         return (Route){ids, &tape->dummy};
     *state = (RouteState){*shape, ids, s, sum};

@@ -60,7 +60,8 @@ size_t forest_merge(size_t n_trees, Subtree *trees, size_t n, float *nodes)
     for (size_t i = 0; i < n_trees; i++) {
         if (top != i) memcpy(nodes + top * n, nodes + i * n, n * sizeof *nodes);
         trees[top++] = trees[i];
-        while (top >= 2 && trees[top - 1].size == trees[top - 2].size && trees[top - 2].begin % (2 * trees[top - 2].size) == 0) {
+        while (top >= 2 && trees[top - 1].size == trees[top - 2].size &&
+               trees[top - 2].begin % (2 * trees[top - 2].size) == 0) {
             float *older = nodes + (top - 2) * n;
             const float *newer = nodes + (top - 1) * n;
             for (size_t k = 0; k < n; k++) older[k] += newer[k];
@@ -80,7 +81,8 @@ void forest_total(size_t n_roots, size_t n, float *roots)
 float *param_leaf(const Param *p, size_t number)
 {
     const Forest *f = p->forest;
-    ASSERT(number >= f->first && number < f->end, "%s: micro-batch %zu of [%zu, %zu)", p->name, number, f->first, f->end);
+    ASSERT(number >= f->first && number < f->end, "%s: micro-batch %zu of [%zu, %zu)", p->name, number, f->first,
+           f->end);
     return f->subtrees + forest_depth(f->first, number) * f->n + p->offset;
 }
 

@@ -21,11 +21,11 @@
 
 /* Subtrees of one layer's parameters. Slot i holds the i-th subtree of what has arrived, n floats. */
 typedef struct {
-    size_t n;           /* floats of a node */
-    size_t first, end;  /* micro-batches of this rank */
+    size_t n;          /* floats of a node */
+    size_t first, end; /* micro-batches of this rank */
     size_t n_subtrees;
-    float *subtrees;       /* [n_subtrees][n] */
-    size_t capacity;    /* floats behind slots */
+    float *subtrees; /* [n_subtrees][n] */
+    size_t capacity; /* floats behind slots */
 } Forest;
 
 /* A subtree: `size` leaves (a power of two) from `begin` (a multiple of size). */
@@ -51,11 +51,11 @@ size_t forest_merge(size_t n_trees, Subtree *trees, size_t n, float *nodes);
 void forest_total(size_t n_roots, size_t n, float *roots);
 
 typedef struct Param {
-    char *name;        /* "model.layers.3.self_attn.q_a_proj.lora_A" */
+    char *name; /* "model.layers.3.self_attn.q_a_proj.lora_A" */
     size_t rows, cols;
-    size_t offset;     /* of its values in its layer's block */
-    float *data;       /* [rows][cols] */
-    Forest *forest;    /* where its gradient goes; NULL while it is not trained */
+    size_t offset;  /* of its values in its layer's block */
+    float *data;    /* [rows][cols] */
+    Forest *forest; /* where its gradient goes; NULL while it is not trained */
 } Param;
 
 static inline size_t param_count(const Param *p) { return p->rows * p->cols; }
@@ -70,10 +70,10 @@ void param_merge(const Param *p, size_t number);
  * Source: Hu et al. 2021, section 4.1 (arXiv:2106.09685). */
 typedef struct Lora {
     Param *A, *B;
-    size_t col;      /* first output column; the up half of a gate|up pair alone begins at F */
+    size_t col; /* first output column; the up half of a gate|up pair alone begins at F */
     float scale;
-    bool dropout;    /* routed experts have none, as in PEFT */
-    uint64_t key;    /* names its dropout */
+    bool dropout; /* routed experts have none, as in PEFT */
+    uint64_t key; /* names its dropout */
 } Lora;
 
 #endif

@@ -49,11 +49,16 @@ static void *alloc_from(Tape *tape, Pool *pool, size_t bytes)
 {
     if (tape->err) return NULL;
     void *block = pool_alloc(pool, bytes);
-    if (!block) tape->err = err_new(ERR_MEMORY, "out of memory: the tape holds %zu bytes and needs %zu more", results_of(tape)->used_bytes, bytes);
+    if (!block)
+        tape->err = err_new(ERR_MEMORY, "out of memory: the tape holds %zu bytes and needs %zu more",
+                            results_of(tape)->used_bytes, bytes);
     return block;
 }
 
-void *tape_alloc(Tape *tape, size_t bytes) { return alloc_from(tape, tape->resident && !tape->counts ? &tape->own : &tape->notes, bytes); }
+void *tape_alloc(Tape *tape, size_t bytes)
+{
+    return alloc_from(tape, tape->resident && !tape->counts ? &tape->own : &tape->notes, bytes);
+}
 
 /* A product that stops at the largest number, which no pool has. */
 static size_t times(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
@@ -123,12 +128,16 @@ static void check_finite(Tape *tape, const Tensor *tensor, const float *x, const
     for (size_t i = 0; i < n; i++) bad += x[i] * 0;
     for (size_t i = 0; i < n && bad != 0; i++) {
         if (isfinite(x[i])) continue;
-        tape->err = err_new(ERR_NUMERIC, "%s%s: row %zu, column %zu is %g", what, where, i / tensor->shape[1], i % tensor->shape[1], (double)x[i]);
+        tape->err = err_new(ERR_NUMERIC, "%s%s: row %zu, column %zu is %g", what, where, i / tensor->shape[1],
+                            i % tensor->shape[1], (double)x[i]);
         return;
     }
 }
 
-void tape_expect_finite(Tape *tape, const Tensor *tensor, const char *what) { check_finite(tape, tensor, tensor->data, what, ""); }
+void tape_expect_finite(Tape *tape, const Tensor *tensor, const char *what)
+{
+    check_finite(tape, tensor, tensor->data, what, "");
+}
 
 /* After a node's backward: what it added to its inputs. */
 static void check_gradients(Tape *tape, const Node *node)
@@ -201,7 +210,9 @@ static void walk_back(Tape *tape, Node *node)
         if (node->in[i] && node->in[i]->requires_grad) seed(tape, node->in[i], overwrites_grad(node, i));
     timing_note(tape->timing, "gradients = 0", TIMING_BACKWARD);
     if (!tape->err) node->op->backward(node);
-    for (size_t i = 0; i < node->n_in && tape_computes(tape); i++) ASSERT(!node->in[i] || !node->in[i]->grad_unwritten, "%s has left the gradient of input %zu unwritten", node->op->name, i);
+    for (size_t i = 0; i < node->n_in && tape_computes(tape); i++)
+        ASSERT(!node->in[i] || !node->in[i]->grad_unwritten, "%s has left the gradient of input %zu unwritten",
+               node->op->name, i);
     if (tape->guard && !tape->err) check_gradients(tape, node);
     tape_scratch_reset(tape);
     timing_note(tape->timing, node->op->name, TIMING_BACKWARD);

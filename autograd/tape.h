@@ -33,11 +33,11 @@ typedef struct Tape Tape;
 
 typedef struct Tensor {
     size_t shape[2];
-    float *data; /* [shape[0]][shape[1]], dense */
-    float *grad; /* the same shape, or NULL: nothing has asked for it yet */
+    float *data;         /* [shape[0]][shape[1]], dense */
+    float *grad;         /* the same shape, or NULL: nothing has asked for it yet */
     bool requires_grad;  /* a gradient is wanted */
-    bool grad_unwritten;  /* grad has nothing in it yet: who is given it writes it all */
-    bool owned;  /* data is the tape's */
+    bool grad_unwritten; /* grad has nothing in it yet: who is given it writes it all */
+    bool owned;          /* data is the tape's */
 } Tensor;
 
 typedef struct Node Node;
@@ -63,22 +63,24 @@ typedef enum { TAPE_OFF, TAPE_RECORD } TapeMode;
 enum { TAPE_SCRATCH = 32 }; /* blocks of scratch that an operation may have at once */
 
 struct Tape {
-    Pool own;             /* of a tape that stays, or has no room */
-    Pool *workspace;           /* the caller's: what only the tape at work needs, so that one serves all tapes of a step. NULL: none */
-    bool resident;           /* results lie in `own`, until the way back: only scratch and gradients in the room */
-    Pool notes;           /* nodes and other small blocks, apart: a number's block that goes leaves a gap that the next one fits */
-    bool counts;          /* the pools of numbers count: nothing is computed */
-    size_t threads;       /* that blocks are counted for; 0: those of this process */
+    Pool own; /* of a tape that stays, or has no room */
+    Pool *
+        workspace; /* the caller's: what only the tape at work needs, so that one serves all tapes of a step. NULL: none */
+    bool resident; /* results lie in `own`, until the way back: only scratch and gradients in the room */
+    Pool
+        notes; /* nodes and other small blocks, apart: a number's block that goes leaves a gap that the next one fits */
+    bool counts;    /* the pools of numbers count: nothing is computed */
+    size_t threads; /* that blocks are counted for; 0: those of this process */
     float *scratch[TAPE_SCRATCH];
     size_t n_scratch;
     const Group *group;
     TapeMode mode;
-    bool recompute_experts;            /* keep little: compute on the way back what can be computed again */
-    bool recomputing;          /* run again for the way back alone: nobody looks at what the last operations return */
-    bool guard;           /* check every result for numbers that are not finite */
-    float dropout;        /* probability; 0 outside training */
-    uint64_t dropout_key; /* of this seed and step */
-    Timing *timing;     /* who asks where time goes, or NULL */
+    bool recompute_experts; /* keep little: compute on the way back what can be computed again */
+    bool recomputing;       /* run again for the way back alone: nobody looks at what the last operations return */
+    bool guard;             /* check every result for numbers that are not finite */
+    float dropout;          /* probability; 0 outside training */
+    uint64_t dropout_key;   /* of this seed and step */
+    Timing *timing;         /* who asks where time goes, or NULL */
     Node *last;
     Err *err;
     Tensor dummy;

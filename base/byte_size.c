@@ -23,7 +23,8 @@ Err *bytes_parse(size_t *bytes, const char *text, const char *key)
     } else {
         fine = fine && (!*end || strcmp(end, "B") == 0);
     }
-    if (!fine || value * unit > 1e18) return err_new(ERR_USAGE, "%s is \"%s\"; expected a size such as 8GiB", key, text);
+    if (!fine || value * unit > 1e18)
+        return err_new(ERR_USAGE, "%s is \"%s\"; expected a size such as 8GiB", key, text);
     *bytes = (size_t)(value * unit);
     return NULL;
 }
@@ -35,8 +36,10 @@ const char *bytes_text(char text[BYTES_TEXT], double bytes)
         bytes /= 1024;
         i++;
     }
-    if (i < 0) snprintf(text, BYTES_TEXT, "%.0f B", bytes);
-    else snprintf(text, BYTES_TEXT, "%.*f %ciB", bytes < 10 ? 2 : bytes < 100 ? 1 : 0, bytes, units[i]);
+    if (i < 0)
+        snprintf(text, BYTES_TEXT, "%.0f B", bytes);
+    else
+        snprintf(text, BYTES_TEXT, "%.*f %ciB", bytes < 10 ? 2 : bytes < 100 ? 1 : 0, bytes, units[i]);
     return text;
 }
 
@@ -94,11 +97,14 @@ static void look_at_cgroups(double *least)
         bool v2 = second[1] == 0, v1 = strcmp(second + 1, "memory") == 0;
         for (size_t n = strlen(path); (v1 || v2) && n > 0;) {
             snprintf(directory, sizeof directory, "/sys/fs/cgroup%s%.*s", v1 ? "/memory" : "", (int)n, path);
-            keep_least(least, v1 ? left_in(directory, "memory.limit_in_bytes", "memory.usage_in_bytes") : left_in(directory, "memory.max", "memory.current"));
+            keep_least(least, v1 ? left_in(directory, "memory.limit_in_bytes", "memory.usage_in_bytes")
+                                 : left_in(directory, "memory.max", "memory.current"));
             while (n > 0 && path[--n] != '/') {}
         }
         snprintf(directory, sizeof directory, "/sys/fs/cgroup%s", v1 ? "/memory" : "");
-        if (v1 || v2) keep_least(least, v1 ? left_in(directory, "memory.limit_in_bytes", "memory.usage_in_bytes") : left_in(directory, "memory.max", "memory.current"));
+        if (v1 || v2)
+            keep_least(least, v1 ? left_in(directory, "memory.limit_in_bytes", "memory.usage_in_bytes")
+                                 : left_in(directory, "memory.max", "memory.current"));
     }
     if (stream) fclose(stream);
 }

@@ -41,7 +41,8 @@ static Err *check_unchanged(const DirectFile *file)
     struct stat st;
     if (fstat(file->fd, &st)) return err_errno("stat %s", file->path);
     if ((size_t)st.st_size != file->bytes)
-        return err_new(ERR_IO, "%s has %lld bytes now; it had %zu when the run began", file->path, (long long)st.st_size, file->bytes);
+        return err_new(ERR_IO, "%s has %lld bytes now; it had %zu when the run began", file->path,
+                       (long long)st.st_size, file->bytes);
     if (st.st_mtim.tv_sec != file->changed_s || st.st_mtim.tv_nsec != file->changed_ns)
         return err_new(ERR_IO, "%s was written to since the run began", file->path);
     return NULL;
@@ -64,7 +65,9 @@ Err *direct_read(DirectFile *file, size_t at, size_t bytes, void *to)
         ssize_t n = pread(file->fd, (char *)to + (done - at), at + bytes - done, (off_t)done);
         if (n < 0 && (errno == EINTR || give_up_direct(file))) continue;
         if (n < 0) return err_errno("read %s at %zu", file->path, done);
-        if (n == 0) return err_new(ERR_IO, "%s ends at %zu; it had %zu bytes when the run began", file->path, done, file->bytes);
+        if (n == 0)
+            return err_new(ERR_IO, "%s ends at %zu; it had %zu bytes when the run began", file->path, done,
+                           file->bytes);
         done += (size_t)n;
     }
     if (!file->direct) posix_fadvise(file->fd, (off_t)at, (off_t)bytes, POSIX_FADV_DONTNEED);

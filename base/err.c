@@ -98,8 +98,10 @@ static void print_safely(const char *text)
     for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
         bool c1 = *c == 0xC2 && c[1] >= 0x80 && c[1] < 0xA0;
         if (c1) c++;
-        if (c1 || (*c < 0x20 && *c != '\n') || *c == 0x7F) fprintf(stderr, "\\x%02x", *c);
-        else fputc(*c, stderr);
+        if (c1 || (*c < 0x20 && *c != '\n') || *c == 0x7F)
+            fprintf(stderr, "\\x%02x", *c);
+        else
+            fputc(*c, stderr);
     }
 }
 

@@ -13,7 +13,7 @@
 
 #include <stddef.h>
 
-#define MUST_USE __attribute__((warn_unused_result))
+#define MUST_USE           __attribute__((warn_unused_result))
 #define PRINTF(text, args) __attribute__((format(printf, text, args)))
 
 typedef enum {
@@ -22,9 +22,9 @@ typedef enum {
     ERR_FORMAT,    /* a file was read, but does not say what it must */
     ERR_DATA,      /* a training record cannot be used */
     ERR_MEMORY,
-    ERR_COMM,      /* another rank failed, or the ranks disagree */
-    ERR_NUMERIC,   /* a number is not finite */
-    ERR_STOPPED,   /* a signal asked for the end; everything is saved */
+    ERR_COMM,    /* another rank failed, or the ranks disagree */
+    ERR_NUMERIC, /* a number is not finite */
+    ERR_STOPPED, /* a signal asked for the end; everything is saved */
 } ErrKind;
 
 typedef struct Err Err;
@@ -47,9 +47,9 @@ MUST_USE Err *err_first(Err *first, Err *second);
 /* Print `graft who: message` to stderr, free the error and return the exit code: 0 for NULL, else the kind. */
 int err_report(const char *who, Err *err);
 
-#define TRY(call)                    \
-    do {                             \
-        Err *try_err_ = (call);      \
+#define TRY(call)                      \
+    do {                               \
+        Err *try_err_ = (call);        \
         if (try_err_) return try_err_; \
     } while (0)
 
@@ -57,10 +57,12 @@ int err_report(const char *who, Err *err);
 #ifdef NDEBUG
 #define ASSERT(condition, ...) ((void)0)
 #else
-#define ASSERT(condition, ...) \
-    do { if (!(condition)) err_assert(__FILE__, __LINE__, #condition, __VA_ARGS__); } while (0)
+#define ASSERT(condition, ...)                                                     \
+    do {                                                                           \
+        if (!(condition)) err_assert(__FILE__, __LINE__, #condition, __VA_ARGS__); \
+    } while (0)
 #endif
-void err_assert(const char *file, int line, const char *condition, const char *format, ...)
-    PRINTF(4, 5) __attribute__((noreturn));
+void err_assert(const char *file, int line, const char *condition, const char *format, ...) PRINTF(4, 5)
+    __attribute__((noreturn));
 
 #endif

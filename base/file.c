@@ -38,8 +38,10 @@ static void unwatch(const FileMap *map)
     Watched *before = NULL, *entry = watched;
     for (; entry && entry->data != map->data; entry = entry->next) before = entry;
     if (!entry) return;
-    if (before) before->next = entry->next;
-    else watched = entry->next;
+    if (before)
+        before->next = entry->next;
+    else
+        watched = entry->next;
     free(entry);
 }
 
@@ -84,8 +86,10 @@ Err *file_map(FileMap *map, const char *path)
         err = err_new(ERR_IO, "%s is not a regular file", path);
     } else if (st.st_size > 0) {
         void *at = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
-        if (at == MAP_FAILED) err = err_errno("map %s (%lld bytes)", path, (long long)st.st_size);
-        else *map = (FileMap){at, (size_t)st.st_size};
+        if (at == MAP_FAILED)
+            err = err_errno("map %s (%lld bytes)", path, (long long)st.st_size);
+        else
+            *map = (FileMap){at, (size_t)st.st_size};
         if (!err) watch(map, path);
     }
     close(fd);

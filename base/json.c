@@ -64,8 +64,10 @@ Err *json_read_lines(Json **array, const char *path)
         at = newline ? newline + 1 : end;
     }
     free(text);
-    if (err) json_free(lines);
-    else *array = lines;
+    if (err)
+        json_free(lines);
+    else
+        *array = lines;
     return err;
 }
 
@@ -128,7 +130,8 @@ Err *json_to_int(const Json *value, const char *key, int64_t min, int64_t max, i
     if (number != floor(number) || fabs(number) > 9007199254740992.0)
         return err_new(ERR_FORMAT, "key %s is %.17g; expected an integer", key, number);
     if (number < (double)min || number > (double)max)
-        return err_new(ERR_FORMAT, "key %s is %.17g; expected %lld to %lld", key, number, (long long)min, (long long)max);
+        return err_new(ERR_FORMAT, "key %s is %.17g; expected %lld to %lld", key, number, (long long)min,
+                       (long long)max);
     *out = (int64_t)number;
     return NULL;
 }
@@ -228,9 +231,15 @@ void json_add(Json *container, const char *key, Json *child)
     if (!added) cJSON_Delete(child);
 }
 
-void json_add_string(Json *container, const char *key, const char *text) { json_add(container, key, cJSON_CreateString(text)); }
+void json_add_string(Json *container, const char *key, const char *text)
+{
+    json_add(container, key, cJSON_CreateString(text));
+}
 
-void json_add_number(Json *container, const char *key, double number) { json_add(container, key, cJSON_CreateNumber(number)); }
+void json_add_number(Json *container, const char *key, double number)
+{
+    json_add(container, key, cJSON_CreateNumber(number));
+}
 
 void json_add_bool(Json *container, const char *key, bool yes) { json_add(container, key, cJSON_CreateBool(yes)); }
 
@@ -238,11 +247,16 @@ void json_add_null(Json *container, const char *key) { json_add(container, key, 
 
 void json_set(Json *object, const char *key, Json *child)
 {
-    if (json_find(object, key)) cJSON_ReplaceItemInObjectCaseSensitive(object, key, child);
-    else json_add(object, key, child);
+    if (json_find(object, key))
+        cJSON_ReplaceItemInObjectCaseSensitive(object, key, child);
+    else
+        json_add(object, key, child);
 }
 
-void json_set_number(Json *object, const char *key, double number) { json_set(object, key, cJSON_CreateNumber(number)); }
+void json_set_number(Json *object, const char *key, double number)
+{
+    json_set(object, key, cJSON_CreateNumber(number));
+}
 
 Json *json_duplicate(const Json *value) { return cJSON_Duplicate(value, 1); }
 
@@ -273,9 +287,12 @@ static void print_string(FILE *out, const char *text)
     fputc('"', out);
     for (const char *c = text; *c; c++) {
         const char *at = strchr(special, *c);
-        if (at) fprintf(out, "\\%c", letters[at - special]);
-        else if ((unsigned char)*c < 0x20) fprintf(out, "\\u%04x", (unsigned)*c);
-        else fputc(*c, out);
+        if (at)
+            fprintf(out, "\\%c", letters[at - special]);
+        else if ((unsigned char)*c < 0x20)
+            fprintf(out, "\\u%04x", (unsigned)*c);
+        else
+            fputc(*c, out);
     }
     fputc('"', out);
 }

@@ -26,9 +26,9 @@ const char *json_kind_name(const Json *value); /* "a number", "an object", ... f
 /* Members and elements. json_find gives NULL when the key is absent; a null value is a value. */
 const Json *json_find(const Json *object, const char *key);
 size_t json_count(const Json *container);
-const Json *json_first(const Json *container);       /* first member or element, NULL when empty */
-const Json *json_next(const Json *value);            /* its neighbour, NULL at the end */
-const char *json_key(const Json *member);            /* the name of a member */
+const Json *json_first(const Json *container); /* first member or element, NULL when empty */
+const Json *json_next(const Json *value);      /* its neighbour, NULL at the end */
+const char *json_key(const Json *member);      /* the name of a member */
 
 /* The value itself, for a kind already checked. */
 const char *json_string(const Json *value);

@@ -47,8 +47,10 @@ void log_progress(bool keep, const char *format, ...)
     va_start(args, format);
     vsnprintf(line, sizeof line, format, args);
     va_end(args);
-    if (keep) fprintf(stderr, "%s\n", line);
-    else fprintf(stderr, "%.*s", row_width(), line);
+    if (keep)
+        fprintf(stderr, "%s\n", line);
+    else
+        fprintf(stderr, "%.*s", row_width(), line);
     showing = !keep;
     fflush(stderr);
 }

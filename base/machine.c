@@ -75,7 +75,10 @@ Err *machine_disk(const char *path, double seconds, double *gbs, bool *direct)
             Err *failed = NULL;
             while (!failed && log_seconds() - began < seconds) {
 #pragma omp atomic capture
-                { at = next; next += PIECE_BYTES; }
+                {
+                    at = next;
+                    next += PIECE_BYTES;
+                }
                 if (at >= file.bytes) break;
                 failed = direct_read(&file, at, PIECE_BYTES, first + (size_t)r * PIECE_BYTES);
 #pragma omp atomic
@@ -100,7 +103,8 @@ double machine_rate(const Machine *m, bool bf16, double rows)
     if (rate[0] <= 0) return m->gflops * 0.6 * rows / (rows + 8);
     if (rows < (double)machine_rows[0]) return rate[0] * rows / (double)machine_rows[0];
     while (i + 2 < MACHINE_ROWS && rows > (double)machine_rows[i + 1]) i++;
-    double low = log((double)machine_rows[i]), high = log((double)machine_rows[i + 1]), share = (log(rows) - low) / (high - low);
+    double low = log((double)machine_rows[i]), high = log((double)machine_rows[i + 1]),
+           share = (log(rows) - low) / (high - low);
     return rate[i] + (rate[i + 1] - rate[i]) * (share < 1 ? share : 1);
 }
 
@@ -109,8 +113,11 @@ double machine_rate(const Machine *m, bool bf16, double rows)
 static const struct {
     const char *key;
     size_t at;
-} fields[] = {{"cores", offsetof(Machine, cores)}, {"gflops", offsetof(Machine, gflops)}, {"memory_gbs", offsetof(Machine, memory_gbs)},
-              {"disk_gbs", offsetof(Machine, disk_gbs)}, {"memory_gib", offsetof(Machine, memory_gib)}};
+} fields[] = {{"cores", offsetof(Machine, cores)},
+              {"gflops", offsetof(Machine, gflops)},
+              {"memory_gbs", offsetof(Machine, memory_gbs)},
+              {"disk_gbs", offsetof(Machine, disk_gbs)},
+              {"memory_gib", offsetof(Machine, memory_gib)}};
 enum { FIELDS = sizeof fields / sizeof *fields };
 static const struct {
     const char *key;
@@ -132,8 +139,10 @@ static Err *cache_path(char path[PATH_BYTES], char directory[PATH_BYTES])
 {
     const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     char folder[PATH_BYTES];
-    if (cache && *cache) snprintf(folder, sizeof folder, "%s", cache);
-    else TRY(file_join(folder, home ? home : "/tmp", ".cache"));
+    if (cache && *cache)
+        snprintf(folder, sizeof folder, "%s", cache);
+    else
+        TRY(file_join(folder, home ? home : "/tmp", ".cache"));
     TRY(file_join(directory, folder, "graft"));
     return file_join(path, directory, "machine.json");
 }

@@ -12,11 +12,12 @@ extern const size_t machine_rows[MACHINE_ROWS]; /* 4 to 2048 */
 
 typedef struct {
     double cores;
-    double gflops;      /* fp32, all cores, of fused multiply-adds: a multiply-add counts 2 */
-    double memory_gbs;  /* read by all cores, 1e9 bytes per second */
-    double disk_gbs;    /* cold, as graft reads */
+    double gflops;     /* fp32, all cores, of fused multiply-adds: a multiply-add counts 2 */
+    double memory_gbs; /* read by all cores, 1e9 bytes per second */
+    double disk_gbs;   /* cold, as graft reads */
     double memory_gib;
-    double fp32[MACHINE_ROWS], bf16[MACHINE_ROWS]; /* GFLOP/s of products with so many rows (tensor/rates); 0: not known, or no such path */
+    double fp32[MACHINE_ROWS],
+        bf16[MACHINE_ROWS]; /* GFLOP/s of products with so many rows (tensor/rates); 0: not known, or no such path */
 } Machine;
 
 /* GFLOP/s of products with `rows` rows: between what was measured; not measured, 0.6 rows / (rows + 8) of the peak. */

@@ -190,12 +190,14 @@ static Err *set_from_json(void *config, const Option *o, const Json *value)
     if (kind == JSON_NULL && o->kind != OPT_JSON) return o->preset ? set_from_text(config, o, o->preset) : NULL;
     switch (o->kind) {
     case OPT_INT:
-    case OPT_NUMBER: return kind == JSON_NUMBER ? set_number(field, o, json_number(value)) : wrong_kind(o, value, "a number");
+    case OPT_NUMBER:
+        return kind == JSON_NUMBER ? set_number(field, o, json_number(value)) : wrong_kind(o, value, "a number");
     case OPT_FLAG:
         if (kind != JSON_BOOL) return wrong_kind(o, value, "true or false");
         *(bool *)field = json_bool(value);
         return NULL;
-    case OPT_TEXT: return kind == JSON_STRING ? set_text(field, o, json_string(value)) : wrong_kind(o, value, "a string");
+    case OPT_TEXT:
+        return kind == JSON_STRING ? set_text(field, o, json_string(value)) : wrong_kind(o, value, "a string");
     case OPT_LIST:
         if (kind == JSON_STRING) return set_list(field, json_string(value));
         if (kind != JSON_ARRAY) return wrong_kind(o, value, "an array of strings");
@@ -301,8 +303,10 @@ static void add_member(Json *object, const Option *o, const void *field)
     case OPT_FLAG: json_add_bool(object, o->key, *(const bool *)field); break;
     case OPT_TEXT:
         text = *(char *const *)field;
-        if (text) json_add_string(object, o->key, text);
-        else json_add_null(object, o->key);
+        if (text)
+            json_add_string(object, o->key, text);
+        else
+            json_add_null(object, o->key);
         break;
     case OPT_LIST:
         items = json_new_array();
@@ -310,8 +314,10 @@ static void add_member(Json *object, const Option *o, const void *field)
         json_add(object, o->key, items);
         break;
     case OPT_JSON:
-        if (*(Json *const *)field) json_add(object, o->key, json_duplicate(*(Json *const *)field));
-        else json_add_null(object, o->key);
+        if (*(Json *const *)field)
+            json_add(object, o->key, json_duplicate(*(Json *const *)field));
+        else
+            json_add_null(object, o->key);
         break;
     }
 }

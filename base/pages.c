@@ -8,7 +8,8 @@
 
 void *pages_map(size_t bytes, bool usable, bool huge)
 {
-    char *at = mmap(NULL, bytes + HUGE_PAGE, usable ? PROT_READ | PROT_WRITE : PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | (usable ? 0 : MAP_NORESERVE), -1, 0);
+    char *at = mmap(NULL, bytes + HUGE_PAGE, usable ? PROT_READ | PROT_WRITE : PROT_NONE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | (usable ? 0 : MAP_NORESERVE), -1, 0);
     if (at == MAP_FAILED) return NULL;
     size_t before = round_up((uintptr_t)at, HUGE_PAGE) - (uintptr_t)at;
     if (before) munmap(at, before);

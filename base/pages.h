@@ -12,7 +12,7 @@ enum { HUGE_PAGE = 2 << 20 };
 #include <sanitizer/asan_interface.h>
 enum { GUARD = 64 };
 #else
-#define ASAN_POISON_MEMORY_REGION(at, bytes) ((void)(at), (void)(bytes))
+#define ASAN_POISON_MEMORY_REGION(at, bytes)   ((void)(at), (void)(bytes))
 #define ASAN_UNPOISON_MEMORY_REGION(at, bytes) ((void)(at), (void)(bytes))
 enum { GUARD = 0 };
 #endif

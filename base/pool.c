@@ -18,8 +18,10 @@ static const size_t most_counted = (size_t)1 << 45; /* of addresses; what is cou
 /* Addresses with nothing behind them; half as many as long as the system refuses. */
 static bool reserve(Pool *pool)
 {
-    size_t bytes = pool->counts ? most_counted : round_up((size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE), HUGE_PAGE);
-    while (!(pool->base = pages_map(bytes, false, !pool->counts)) && bytes >= OPENED_AT_ONCE) bytes = bytes / 2 / HUGE_PAGE * HUGE_PAGE;
+    size_t bytes = pool->counts ? most_counted
+                                : round_up((size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE), HUGE_PAGE);
+    while (!(pool->base = pages_map(bytes, false, !pool->counts)) && bytes >= OPENED_AT_ONCE)
+        bytes = bytes / 2 / HUGE_PAGE * HUGE_PAGE;
     pool->reserved = pool->base ? bytes : 0;
     return pool->base;
 }
@@ -37,7 +39,10 @@ static bool reach(Pool *pool, size_t end)
     return true;
 }
 
-static size_t end_before(const Pool *pool, size_t i) { return i ? pool->blocks[i - 1].at + pool->blocks[i - 1].bytes : 0; }
+static size_t end_before(const Pool *pool, size_t i)
+{
+    return i ? pool->blocks[i - 1].at + pool->blocks[i - 1].bytes : 0;
+}
 
 void *pool_alloc(Pool *pool, size_t bytes)
 {
@@ -52,7 +57,8 @@ void *pool_alloc(Pool *pool, size_t bytes)
     memmove(pool->blocks + i + 1, pool->blocks + i, (pool->n - i) * sizeof *pool->blocks);
     pool->blocks[i] = (PoolBlock){at, bytes};
     pool->n++;
-    while (pool->first_gap < pool->n && pool->blocks[pool->first_gap].at == end_before(pool, pool->first_gap)) pool->first_gap++;
+    while (pool->first_gap < pool->n && pool->blocks[pool->first_gap].at == end_before(pool, pool->first_gap))
+        pool->first_gap++;
     pool->used_bytes += bytes;
     pool->high_bytes = size_max(pool->high_bytes, at + bytes);
     if (!pool->counts) ASAN_UNPOISON_MEMORY_REGION(pool->base + at, asked);
@@ -65,8 +71,10 @@ void pool_give_back(Pool *pool, const void *block)
     size_t at = (size_t)((const char *)block - pool->base), low = 0, high = pool->n;
     while (low < high) {
         size_t middle = (low + high) / 2;
-        if (pool->blocks[middle].at < at) low = middle + 1;
-        else high = middle;
+        if (pool->blocks[middle].at < at)
+            low = middle + 1;
+        else
+            high = middle;
     }
     ASSERT(low < pool->n && pool->blocks[low].at == at, "the pool has no block at byte %zu", at);
     pool->used_bytes -= pool->blocks[low].bytes;

@@ -19,14 +19,14 @@ typedef struct {
 } PoolBlock;
 
 typedef struct {
-    bool counts;       /* addresses are handed out, and nothing lies behind them: to know how much it would take */
-    char *base;        /* [reserved], the first `open` bytes usable */
+    bool counts; /* addresses are handed out, and nothing lies behind them: to know how much it would take */
+    char *base;  /* [reserved], the first `open` bytes usable */
     size_t reserved, open;
     size_t used_bytes; /* handed out now */
     size_t high_bytes; /* the furthest that a block has ever reached */
     PoolBlock *blocks; /* [n] in the order of addresses */
     size_t n, capacity;
-    size_t first_gap;  /* no gap lies before this block */
+    size_t first_gap; /* no gap lies before this block */
 } Pool;
 
 void *pool_alloc(Pool *pool, size_t bytes);

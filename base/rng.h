@@ -32,10 +32,7 @@ static inline uint64_t rng_bits(uint64_t key, uint64_t index)
 }
 
 /* Uniform on [0, 1): 24 bits, so that every value is exact in float. */
-static inline float rng_uniform(uint64_t key, uint64_t index)
-{
-    return (float)(rng_bits(key, index) >> 40) * 0x1p-24f;
-}
+static inline float rng_uniform(uint64_t key, uint64_t index) { return (float)(rng_bits(key, index) >> 40) * 0x1p-24f; }
 
 double rng_uniform_double(uint64_t key, uint64_t index); /* 53 bits */
 double rng_normal(uint64_t key, uint64_t index);         /* mean 0, variance 1 (Box-Muller) */

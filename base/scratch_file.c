@@ -56,11 +56,13 @@ Err *spill_write(Spill *spill, size_t at, size_t bytes, const void *from)
 {
     for (size_t done = 0; done < bytes;) {
         ssize_t n = pwrite(spill->fd, (const char *)from + done, bytes - done, (off_t)(at + done));
-        if (!go_on(spill, n)) return err_errno("write the scratch file in %s at %zu of %zu", spill->directory, at + done, spill->bytes);
+        if (!go_on(spill, n))
+            return err_errno("write the scratch file in %s at %zu of %zu", spill->directory, at + done, spill->bytes);
         if (n > 0) done += (size_t)n;
     }
     if (spill->direct) return NULL;
-    if (fdatasync(spill->fd)) return err_errno("write the scratch file in %s", spill->directory); /* only clean pages can be dropped */
+    if (fdatasync(spill->fd))
+        return err_errno("write the scratch file in %s", spill->directory); /* only clean pages can be dropped */
     posix_fadvise(spill->fd, (off_t)at, (off_t)bytes, POSIX_FADV_DONTNEED);
     return NULL;
 }
@@ -70,7 +72,8 @@ Err *spill_read(Spill *spill, size_t at, size_t bytes, void *to)
     for (size_t done = 0; done < bytes;) {
         errno = EIO; /* of an end that comes too early */
         ssize_t n = pread(spill->fd, (char *)to + done, bytes - done, (off_t)(at + done));
-        if (!go_on(spill, n)) return err_errno("read the scratch file in %s at %zu of %zu", spill->directory, at + done, spill->bytes);
+        if (!go_on(spill, n))
+            return err_errno("read the scratch file in %s at %zu of %zu", spill->directory, at + done, spill->bytes);
         if (n > 0) done += (size_t)n;
     }
     if (!spill->direct) posix_fadvise(spill->fd, (off_t)at, (off_t)bytes, POSIX_FADV_DONTNEED);

@@ -19,7 +19,10 @@ void timing_mark(Timing *p)
     p->cpu_mark = log_cpu_seconds();
 }
 
-static bool is_row(const Timing *p, size_t i, const char *name) { return p->rows[i].layer == p->layer && strcmp(p->rows[i].name, name) == 0; }
+static bool is_row(const Timing *p, size_t i, const char *name)
+{
+    return p->rows[i].layer == p->layer && strcmp(p->rows[i].name, name) == 0;
+}
 
 /* The row of this name in the layer at work, a new one if need be; NULL without memory. */
 static TimingRow *row_of(Timing *p, const char *name)
@@ -77,7 +80,8 @@ static TimingRow sum_of(const Timing *p, const char *name, long layer)
 {
     TimingRow sum = {.name = name, .layer = layer};
     for (size_t i = 0; i < p->n; i++)
-        if ((!name || strcmp(p->rows[i].name, name) == 0) && (layer == TIMING_ALL || p->rows[i].layer == layer)) add_row(&sum, &p->rows[i]);
+        if ((!name || strcmp(p->rows[i].name, name) == 0) && (layer == TIMING_ALL || p->rows[i].layer == layer))
+            add_row(&sum, &p->rows[i]);
     return sum;
 }
 
@@ -92,15 +96,17 @@ double timing_seconds(const Timing *p, const char *name, long layer)
 static void print_row(const char *name, const TimingRow *row, size_t steps, double whole)
 {
     double each = 1e3 / (double)steps;
-    printf("%-14s %9.2f %9.2f %9.2f %5.1f%% %9.2f %7.1f\n", name, row->seconds[TIMING_FORWARD] * each, row->seconds[TIMING_BACKWARD] * each, both(row) * each,
-           100 * both(row) / whole, row->cpu * each, (double)(row->calls[TIMING_FORWARD] + row->calls[TIMING_BACKWARD]) / (double)steps);
+    printf("%-14s %9.2f %9.2f %9.2f %5.1f%% %9.2f %7.1f\n", name, row->seconds[TIMING_FORWARD] * each,
+           row->seconds[TIMING_BACKWARD] * each, both(row) * each, 100 * both(row) / whole, row->cpu * each,
+           (double)(row->calls[TIMING_FORWARD] + row->calls[TIMING_BACKWARD]) / (double)steps);
 }
 
 /* Is row i the first of its name (of its layer)? */
 static bool is_first(const Timing *p, size_t i, bool by_layer)
 {
     for (size_t j = 0; j < i; j++)
-        if (by_layer ? p->rows[j].layer == p->rows[i].layer : strcmp(p->rows[j].name, p->rows[i].name) == 0) return false;
+        if (by_layer ? p->rows[j].layer == p->rows[i].layer : strcmp(p->rows[j].name, p->rows[i].name) == 0)
+            return false;
     return true;
 }
 
@@ -126,9 +132,11 @@ static void print_table(const Timing *p, bool by_layer, size_t steps, double who
         return;
     }
     for (size_t i = 0; i < p->n; i++)
-        if (is_first(p, i, by_layer)) sums[n++] = sum_of(p, by_layer ? NULL : p->rows[i].name, by_layer ? p->rows[i].layer : TIMING_ALL);
+        if (is_first(p, i, by_layer))
+            sums[n++] = sum_of(p, by_layer ? NULL : p->rows[i].name, by_layer ? p->rows[i].layer : TIMING_ALL);
     qsort(sums, n, sizeof *sums, by_layer ? lowest_layer_first : longest_first);
-    printf("%-14s %9s %9s %9s %6s %9s %7s\n", by_layer ? "layer" : "operation", "up ms", "down ms", "both", "share", "CPU ms", "calls");
+    printf("%-14s %9s %9s %9s %6s %9s %7s\n", by_layer ? "layer" : "operation", "up ms", "down ms", "both", "share",
+           "CPU ms", "calls");
     for (size_t i = 0; i < n; i++) {
         char layer[32] = "outside";
         if (sums[i].layer >= 0) snprintf(layer, sizeof layer, "%ld", sums[i].layer);
@@ -142,7 +150,8 @@ void timing_print(const Timing *p, size_t steps, double whole)
     TimingRow all = sum_of(p, NULL, TIMING_ALL);
     print_table(p, false, steps, whole);
     print_row("together", &all, steps, whole);
-    printf("%-14s %29.2f %5.1f%%\n\n", "in between", 1e3 * (whole - both(&all)) / (double)steps, 100 * (whole - both(&all)) / whole);
+    printf("%-14s %29.2f %5.1f%%\n\n", "in between", 1e3 * (whole - both(&all)) / (double)steps,
+           100 * (whole - both(&all)) / whole);
     print_table(p, true, steps, whole);
 }
 
@@ -154,12 +163,15 @@ Json *timing_json(const Timing *p, size_t steps)
         const TimingRow *row = &p->rows[i];
         Json *object = json_new_object();
         json_add_string(object, "operation", row->name);
-        if (row->layer >= 0) json_add_number(object, "layer", (double)row->layer);
-        else json_add_null(object, "layer");
+        if (row->layer >= 0)
+            json_add_number(object, "layer", (double)row->layer);
+        else
+            json_add_null(object, "layer");
         json_add_number(object, "up_ms", row->seconds[TIMING_FORWARD] * each);
         json_add_number(object, "down_ms", row->seconds[TIMING_BACKWARD] * each);
         json_add_number(object, "cpu_ms", row->cpu * each);
-        json_add_number(object, "calls", (double)(row->calls[TIMING_FORWARD] + row->calls[TIMING_BACKWARD]) / (double)steps);
+        json_add_number(object, "calls",
+                        (double)(row->calls[TIMING_FORWARD] + row->calls[TIMING_BACKWARD]) / (double)steps);
         json_add(rows, NULL, object);
     }
     return rows;

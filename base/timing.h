@@ -29,7 +29,7 @@ typedef struct {
 typedef struct {
     size_t n, capacity;
     TimingRow *rows; /* each name and layer once; one that finds no memory is not kept */
-    size_t next;      /* where the next note most likely belongs: steps repeat themselves */
+    size_t next;     /* where the next note most likely belongs: steps repeat themselves */
     long layer;
     double mark, cpu_mark;
 } Timing;

@@ -24,7 +24,8 @@ Err *generate_measure(Json **record, Model *model, const char *name, const Gener
 {
     Machine machine;
     GenerationSpeed speed;
-    SpeedConfig config = {(size_t)c->batch, (size_t)c->prompt, (size_t)c->new_tokens, (size_t)c->rounds, (size_t)c->group_tokens};
+    SpeedConfig config = {(size_t)c->batch, (size_t)c->prompt, (size_t)c->new_tokens, (size_t)c->rounds,
+                          (size_t)c->group_tokens};
     machine_measure(&machine);
     Neighbours others = neighbours_begin();
     TRY(generation_speed(&speed, model, NULL, &config));
@@ -49,11 +50,12 @@ static double number(const Json *record, const char *key) { return json_number(j
 
 void generate_print(const Json *record)
 {
-    printf("%-5s %3.0f %-5s prefill %8.4g tokens/s   decode %7.4g tokens/s", json_string(json_find(record, "model")), number(record, "batch"),
-           number(record, "batch") == 1 ? "text" : "texts", number(record, "prefill_tokens_per_s"), number(record, "decode_tokens_per_s"));
+    printf("%-5s %3.0f %-5s prefill %8.4g tokens/s   decode %7.4g tokens/s", json_string(json_find(record, "model")),
+           number(record, "batch"), number(record, "batch") == 1 ? "text" : "texts",
+           number(record, "prefill_tokens_per_s"), number(record, "decode_tokens_per_s"));
     if (json_find(record, "share_of_bandwidth"))
-        printf("   %.0f MB of weights a token: %.2f of %.1f GB/s", 1e-6 * number(record, "weight_bytes_per_token"), number(record, "share_of_bandwidth"),
-               number(record, "memory_gbs"));
+        printf("   %.0f MB of weights a token: %.2f of %.1f GB/s", 1e-6 * number(record, "weight_bytes_per_token"),
+               number(record, "share_of_bandwidth"), number(record, "memory_gbs"));
     printf("   %s\n", json_string(json_find(record, "path")));
     fflush(stdout);
 }

@@ -27,5 +27,8 @@ double neighbours_end(const Neighbours *begin)
 
 void neighbours_report(double cores)
 {
-    if (cores > 0.1) log_line("  beware    other programs kept %.1f cores busy meanwhile: these figures are lower than the machine's", cores);
+    if (cores > 0.1)
+        log_line(
+            "  beware    other programs kept %.1f cores busy meanwhile: these figures are lower than the machine's",
+            cores);
 }

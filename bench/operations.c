@@ -38,7 +38,8 @@ static Tensor *leaf(Ops *o, size_t cols)
 {
     size_t n = o->T * cols;
     float *data = tape_floats(&o->tape, n);
-    for (size_t at = 0; data && at < n; at += o->noise_n) memcpy(data + at, o->noise, (n - at < o->noise_n ? n - at : o->noise_n) * sizeof *data);
+    for (size_t at = 0; data && at < n; at += o->noise_n)
+        memcpy(data + at, o->noise, (n - at < o->noise_n ? n - at : o->noise_n) * sizeof *data);
     Tensor *x = tape_leaf(&o->tape, o->T, cols, data, true);
     timing_mark(&o->timing);
     return x;
@@ -47,7 +48,10 @@ static Tensor *leaf(Ops *o, size_t cols)
 static size_t hidden(const Ops *o) { return (size_t)o->model->config.hidden_size; }
 static size_t per_head(const Ops *o) { return o->model->attention.nope + o->model->attention.rope; }
 static size_t q_width(const Ops *o) { return o->model->attention.n_heads * per_head(o); }
-static size_t kv_width(const Ops *o) { return o->model->attention.n_heads * (o->model->attention.nope + o->model->attention.v); }
+static size_t kv_width(const Ops *o)
+{
+    return o->model->attention.n_heads * (o->model->attention.nope + o->model->attention.v);
+}
 
 /* Router scores as uneven as those of late layers: some experts are liked by all. */
 static Tensor *uneven_logits(Ops *o)
@@ -62,18 +66,25 @@ static Tensor *uneven_logits(Ops *o)
 
 /* ---- the operations ------------------------------------------------------------------------------------------- */
 
-static Tensor *run_linear(Ops *o, const Weight *W, const Lora *adapted) { return op_linear(&o->tape, leaf(o, W->cols), 1, &W, 1, &adapted); }
+static Tensor *run_linear(Ops *o, const Weight *W, const Lora *adapted)
+{
+    return op_linear(&o->tape, leaf(o, W->cols), 1, &W, 1, &adapted);
+}
 static Tensor *run_q_up(Ops *o) { return run_linear(o, &o->layer->q_up, NULL); }
 static Tensor *run_o(Ops *o) { return run_linear(o, &o->layer->o_proj, NULL); }
 static Tensor *run_o_with_pair(Ops *o) { return run_linear(o, &o->layer->o_proj, o->lora->places[LORA_O]); }
 static Tensor *run_router(Ops *o) { return op_linear_trained(&o->tape, leaf(o, hidden(o)), &o->layer->router, NULL); }
 
-static Tensor *run_rmsnorm(Ops *o) { return op_rmsnorm(&o->tape, leaf(o, hidden(o)), 0, hidden(o), o->layer->input_layernorm, 1e-5); }
+static Tensor *run_rmsnorm(Ops *o)
+{
+    return op_rmsnorm(&o->tape, leaf(o, hidden(o)), 0, hidden(o), o->layer->input_layernorm, 1e-5);
+}
 static Tensor *run_add(Ops *o) { return op_add(&o->tape, leaf(o, hidden(o)), leaf(o, hidden(o))); }
 
 static Tensor *run_rope(Ops *o)
 {
-    return op_rope(&o->tape, leaf(o, q_width(o)), &o->model->rope, o->model->attention.nope, o->model->attention.n_heads, per_head(o), true);
+    return op_rope(&o->tape, leaf(o, q_width(o)), &o->model->rope, o->model->attention.nope,
+                   o->model->attention.n_heads, per_head(o), true);
 }
 
 static Tensor *run_index(Ops *o)
@@ -104,7 +115,10 @@ static Tensor *run_chosen(Ops *o) { return attend(o, chosen(o)); }
 static Tensor *run_latent(Ops *o)
 {
     const Keys *keys = chosen(o);
-    LatentInputs in = {.q = leaf(o, q_width(o)), .latent = leaf(o, o->layer->kv_up.cols), .kr = leaf(o, o->model->attention.rope), .kv_up = &o->layer->kv_up};
+    LatentInputs in = {.q = leaf(o, q_width(o)),
+                       .latent = leaf(o, o->layer->kv_up.cols),
+                       .kr = leaf(o, o->model->attention.rope),
+                       .kv_up = &o->layer->kv_up};
     return op_attention_latent(&o->tape, &o->model->attention, &in, keys, NULL);
 }
 
@@ -112,12 +126,15 @@ static Tensor *run_swiglu(Ops *o) { return op_swiglu(&o->tape, leaf(o, 2 * o->la
 
 static Tensor *run_route(Ops *o)
 {
-    return op_route(&o->tape, uneven_logits(o), o->layer->router_bias, &o->model->router, o->choices.experts[LAYER], false).weights;
+    return op_route(&o->tape, uneven_logits(o), o->layer->router_bias, &o->model->router, o->choices.experts[LAYER],
+                    false)
+        .weights;
 }
 
 static Tensor *run_experts_of(Ops *o, const Expert *experts)
 {
-    Route route = op_route(&o->tape, uneven_logits(o), o->layer->router_bias, &o->model->router, o->choices.experts[LAYER], false);
+    Route route = op_route(&o->tape, uneven_logits(o), o->layer->router_bias, &o->model->router,
+                           o->choices.experts[LAYER], false);
     Tensor *x = leaf(o, hidden(o));
     return op_experts(&o->tape, x, route, o->model->router.E, experts, NULL);
 }
@@ -154,19 +171,63 @@ static Cost cost_o_with_pair(const Ops *o, TimingPass way)
     Cost product = cost_o(o, way), adapted = count_lora(o->T, o->layer->o_proj.cols, o->layer->o_proj.rows, R, way);
     return (Cost){product.flop + adapted.flop, product.bytes + adapted.bytes};
 }
-static Cost cost_rmsnorm(const Ops *o, TimingPass way) { return count_elements(o->T * hidden(o), way == TIMING_FORWARD ? 4 : 8, way == TIMING_FORWARD ? 2 : 4); }
-static Cost cost_add(const Ops *o, TimingPass way) { (void)way; return count_elements(o->T * hidden(o), 1, 3); }
-static Cost cost_rope(const Ops *o, TimingPass way) { (void)way; return count_elements(o->T * o->model->attention.n_heads * o->model->attention.rope, 3, 2); }
-static Cost cost_index(const Ops *o, TimingPass way) { (void)way; return count_index(o->T, scores(o, false), &o->model->index); }
-static Cost cost_attention(const Ops *o, TimingPass way) { return count_attention(o->T, scores(o, false), &o->model->attention, way); }
-static Cost cost_chosen(const Ops *o, TimingPass way) { return count_attention(o->T, scores(o, true), &o->model->attention, way); }
-static Cost cost_latent(const Ops *o, TimingPass way) { return count_attention_latent(o->T, scores(o, true), &o->model->attention, o->layer->kv_up.cols, way); }
-static Cost cost_swiglu(const Ops *o, TimingPass way) { return count_elements(o->T * o->layer->gate.rows, way == TIMING_FORWARD ? 12 : 20, way == TIMING_FORWARD ? 3 : 7); }
-static Cost cost_route(const Ops *o, TimingPass way) { return count_elements(o->T * o->model->router.E, way == TIMING_FORWARD ? 12 : 4, way == TIMING_FORWARD ? 1 : 2); }
-static Cost cost_experts(const Ops *o, TimingPass way) { return count_experts(o->T, o->model->router.K, o->model->router.E, o->layer->experts, 0, way); }
-static Cost cost_adapted(const Ops *o, TimingPass way) { return count_experts(o->T, o->model->router.K, o->model->router.E, o->layer->experts, R, way); }
-static Cost cost_loss(const Ops *o, TimingPass way) { (void)way; return count_loss(o->T, &o->model->lm_head); }
-static Cost cost_adamw(const Ops *o, TimingPass way) { (void)way; return count_elements(o->lora->n, 14, 7); }
+static Cost cost_rmsnorm(const Ops *o, TimingPass way)
+{
+    return count_elements(o->T * hidden(o), way == TIMING_FORWARD ? 4 : 8, way == TIMING_FORWARD ? 2 : 4);
+}
+static Cost cost_add(const Ops *o, TimingPass way)
+{
+    (void)way;
+    return count_elements(o->T * hidden(o), 1, 3);
+}
+static Cost cost_rope(const Ops *o, TimingPass way)
+{
+    (void)way;
+    return count_elements(o->T * o->model->attention.n_heads * o->model->attention.rope, 3, 2);
+}
+static Cost cost_index(const Ops *o, TimingPass way)
+{
+    (void)way;
+    return count_index(o->T, scores(o, false), &o->model->index);
+}
+static Cost cost_attention(const Ops *o, TimingPass way)
+{
+    return count_attention(o->T, scores(o, false), &o->model->attention, way);
+}
+static Cost cost_chosen(const Ops *o, TimingPass way)
+{
+    return count_attention(o->T, scores(o, true), &o->model->attention, way);
+}
+static Cost cost_latent(const Ops *o, TimingPass way)
+{
+    return count_attention_latent(o->T, scores(o, true), &o->model->attention, o->layer->kv_up.cols, way);
+}
+static Cost cost_swiglu(const Ops *o, TimingPass way)
+{
+    return count_elements(o->T * o->layer->gate.rows, way == TIMING_FORWARD ? 12 : 20, way == TIMING_FORWARD ? 3 : 7);
+}
+static Cost cost_route(const Ops *o, TimingPass way)
+{
+    return count_elements(o->T * o->model->router.E, way == TIMING_FORWARD ? 12 : 4, way == TIMING_FORWARD ? 1 : 2);
+}
+static Cost cost_experts(const Ops *o, TimingPass way)
+{
+    return count_experts(o->T, o->model->router.K, o->model->router.E, o->layer->experts, 0, way);
+}
+static Cost cost_adapted(const Ops *o, TimingPass way)
+{
+    return count_experts(o->T, o->model->router.K, o->model->router.E, o->layer->experts, R, way);
+}
+static Cost cost_loss(const Ops *o, TimingPass way)
+{
+    (void)way;
+    return count_loss(o->T, &o->model->lm_head);
+}
+static Cost cost_adamw(const Ops *o, TimingPass way)
+{
+    (void)way;
+    return count_elements(o->lora->n, 14, 7);
+}
 
 /* name: the tape's, by which the profile knows it. frozen: it multiplies with the path's numbers, else in fp32. */
 typedef struct {
@@ -256,7 +317,8 @@ static Err *measure(Ops *o, Times *times)
     return NULL;
 }
 
-static Err *report_one(Ops *o, const Operation *op, TimingPass way, double seconds, double peak, double memory_gbs, Report *report)
+static Err *report_one(Ops *o, const Operation *op, TimingPass way, double seconds, double peak, double memory_gbs,
+                       Report *report)
 {
     o->T = op->T;
     Cost cost = op->cost(o, way);
@@ -268,8 +330,9 @@ static Err *report_one(Ops *o, const Operation *op, TimingPass way, double secon
     json_add_string(record, "path", op->frozen ? matmul_path() : "fp32");
     json_add_number(record, "threads", omp_get_max_threads());
     report_measure(record, cost, seconds, peak);
-    printf("%-16s %-20s %5zu  %-8s %9.3f ms %8.1f GFLOP/s %6.3f of %-4s %7.1f GB/s %6.2f of memory %8.1f FLOP/B\n", op->name, op->label, op->T, report_way(way),
-           1e3 * seconds, 1e-9 * cost.flop / seconds, cost.flop / seconds / peak, op->frozen && strncmp(matmul_path(), "bf16/", 5) == 0 ? "bf16" : "fp32",
+    printf("%-16s %-20s %5zu  %-8s %9.3f ms %8.1f GFLOP/s %6.3f of %-4s %7.1f GB/s %6.2f of memory %8.1f FLOP/B\n",
+           op->name, op->label, op->T, report_way(way), 1e3 * seconds, 1e-9 * cost.flop / seconds,
+           cost.flop / seconds / peak, op->frozen && strncmp(matmul_path(), "bf16/", 5) == 0 ? "bf16" : "fp32",
            1e-9 * cost.bytes / seconds, 1e-9 * cost.bytes / seconds / memory_gbs, cost.flop / cost.bytes);
     return report_add(report, record);
 }
@@ -277,11 +340,13 @@ static Err *report_one(Ops *o, const Operation *op, TimingPass way, double secon
 static Err *report_all(Ops *o, Times *times, double memory_gbs, Report *report)
 {
     double fp32 = sample_median(ROUNDS, times->fp32), path = sample_median(ROUNDS, times->path);
-    printf("Operations of %s, %d threads, shares of both threads' peak (fp32 %.0f, path's %.0f GFLOP/s) and of the memory's %.1f GB/s\n", matmul_path(),
-           omp_get_max_threads(), 1e-9 * fp32, 1e-9 * path, memory_gbs);
+    printf("Operations of %s, %d threads, shares of both threads' peak (fp32 %.0f, path's %.0f GFLOP/s) and of the "
+           "memory's %.1f GB/s\n",
+           matmul_path(), omp_get_max_threads(), 1e-9 * fp32, 1e-9 * path, memory_gbs);
     for (size_t i = 0; i < N_OPERATIONS; i++)
         for (TimingPass way = 0; way < (operations[i].down ? TIMING_PASSES : TIMING_BACKWARD); way++)
-            TRY(report_one(o, &operations[i], way, sample_median(ROUNDS, times->seconds[i][way]), operations[i].frozen ? path : fp32, memory_gbs, report));
+            TRY(report_one(o, &operations[i], way, sample_median(ROUNDS, times->seconds[i][way]),
+                           operations[i].frozen ? path : fp32, memory_gbs, report));
     printf("\n");
     fflush(stdout);
     return NULL;

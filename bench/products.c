@@ -18,9 +18,11 @@ typedef struct {
 } Shape;
 
 static const Shape shapes[] = {
-    {DTYPE_BF16, 2048, 6144, false}, {DTYPE_F8_E4M3, 2048, 6144, false}, {DTYPE_BF16, 6144, 2048, false}, /* GLM-5's expert */
+    {DTYPE_BF16, 2048, 6144, false}, {DTYPE_F8_E4M3, 2048, 6144, false},
+    {DTYPE_BF16, 6144, 2048, false},                                 /* GLM-5's expert */
     {DTYPE_BF16, 576, 6144, false},  {DTYPE_BF16, 384, 1024, false}, /* its kv_a_proj_with_mqa; an expert of shape S */
-    {DTYPE_F32, 8, 1024, true},      {DTYPE_F32, 1024, 8, true},     {DTYPE_F32, 16, 6144, true},         {DTYPE_F32, 6144, 16, true},
+    {DTYPE_F32, 8, 1024, true},      {DTYPE_F32, 1024, 8, true},
+    {DTYPE_F32, 16, 6144, true},     {DTYPE_F32, 6144, 16, true},
 };
 static const size_t tokens[] = {1, 16, 64, 256, MOST_ROWS};
 enum { N_SHAPES = sizeof shapes / sizeof *shapes, N_TOKENS = sizeof tokens / sizeof *tokens };
@@ -48,7 +50,11 @@ static Err *fill_weight(unsigned char **data, const Shape *shape)
         float value = value_at(i);
         uint16_t half = bf16_from_f32(value);
         uint8_t byte = f8_e4m3_from_f32(value);
-        memcpy(*data + i * size, shape->dtype == DTYPE_BF16 ? (void *)&half : shape->dtype == DTYPE_F32 ? (void *)&value : (void *)&byte, size);
+        memcpy(*data + i * size,
+               shape->dtype == DTYPE_BF16  ? (void *)&half
+               : shape->dtype == DTYPE_F32 ? (void *)&value
+                                           : (void *)&byte,
+               size);
     }
     return NULL;
 }
@@ -68,7 +74,11 @@ static Err *fill(Products *p)
 
 static Weight weight_at(const Products *p, size_t s)
 {
-    return (Weight){.dtype = shapes[s].dtype, .rows = shapes[s].rows, .cols = shapes[s].cols, .data = p->data[s], .scale = p->scale};
+    return (Weight){.dtype = shapes[s].dtype,
+                    .rows = shapes[s].rows,
+                    .cols = shapes[s].cols,
+                    .data = p->data[s],
+                    .scale = p->scale};
 }
 
 /* Seconds for one product; small ones are repeated. */
@@ -79,8 +89,10 @@ static double seconds_of(const Products *p, size_t s, size_t T, TimingPass way)
     int calls = work < 5e7 ? (int)(5e7 / work) : 1;
     double start = log_cpu_seconds();
     for (int i = 0; i < calls; i++) {
-        if (way == TIMING_BACKWARD) gemm_nn(T, rows_of(p->y, w.cols), shapes[s].add, 1, rows_of(p->x, w.rows), &w, NULL, p->scratch);
-        else gemm_nt(T, rows_of(p->y, w.rows), shapes[s].add, 1, rows_of(p->x, w.cols), &w, NULL, p->scratch);
+        if (way == TIMING_BACKWARD)
+            gemm_nn(T, rows_of(p->y, w.cols), shapes[s].add, 1, rows_of(p->x, w.rows), &w, NULL, p->scratch);
+        else
+            gemm_nt(T, rows_of(p->y, w.rows), shapes[s].add, 1, rows_of(p->x, w.cols), &w, NULL, p->scratch);
     }
     return (log_cpu_seconds() - start) / calls;
 }
@@ -101,7 +113,8 @@ static void measure_round(Products *p, int round)
                 }
 }
 
-static Err *add_record(Report *report, const Shape *shape, size_t T, TimingPass way, Cost cost, double seconds, double peak)
+static Err *add_record(Report *report, const Shape *shape, size_t T, TimingPass way, Cost cost, double seconds,
+                       double peak)
 {
     Json *record = report_record("product");
     json_add_string(record, "dtype", dtype_name(shape->dtype));
@@ -122,7 +135,8 @@ static Err *report_shape(Products *p, Path *path, size_t s, double peak, Report 
     for (size_t t = 0; t < N_TOKENS; t++) {
         double share[TIMING_PASSES];
         for (TimingPass way = 0; way < TIMING_PASSES; way++) {
-            Cost cost = count_linear(tokens[t], &w, TIMING_FORWARD); /* a gradient into a fresh dx moves what a product moves */
+            Cost cost = count_linear(tokens[t], &w,
+                                     TIMING_FORWARD); /* a gradient into a fresh dx moves what a product moves */
             double seconds = sample_median(ROUNDS, path->seconds[s][t][way]);
             share[way] = cost.flop / seconds / peak;
             TRY(add_record(report, &shapes[s], tokens[t], way, cost, seconds, peak));
@@ -136,8 +150,8 @@ static Err *report_path(Products *p, Path *path, Report *report)
 {
     double peak = sample_median(ROUNDS, path->peak);
     matmul_init(path->compute);
-    printf("Products, one thread, %s: shares of the %.0f GFLOP/s that one core can do in %s, forward / backward\n%-22s", matmul_path(), 1e-9 * peak,
-           path->bf16 ? "bf16" : "fp32", "W, x rows");
+    printf("Products, one thread, %s: shares of the %.0f GFLOP/s that one core can do in %s, forward / backward\n%-22s",
+           matmul_path(), 1e-9 * peak, path->bf16 ? "bf16" : "fp32", "W, x rows");
     for (size_t t = 0; t < N_TOKENS; t++) printf("    %-9zu", tokens[t]);
     for (size_t s = 0; s < N_SHAPES; s++)
         if (is_measured(path, s)) TRY(report_shape(p, path, s, peak, report));
@@ -159,7 +173,8 @@ static void choose_paths(Products *p, const char *compute)
     const char *const both[] = {"bf16", "fp32"};
     for (size_t i = 0; i < (compute ? 1 : MOST_PATHS); i++) {
         const char *asked = compute ? compute : both[i];
-        if (matmul_init(asked)) p->paths[p->n_paths++] = (Path){.compute = asked, .bf16 = strncmp(matmul_path(), "bf16/", 5) == 0};
+        if (matmul_init(asked))
+            p->paths[p->n_paths++] = (Path){.compute = asked, .bf16 = strncmp(matmul_path(), "bf16/", 5) == 0};
     }
 }
 

@@ -49,9 +49,13 @@ static Err *fill(void *context, const TensorView *view, size_t at, size_t bytes,
     const List *list = context;
     uint64_t key = rng_name(list->seed, view->name);
     size_t size = dtype_bytes(view->dtype), n = bytes / size, first = at / size;
-    bool vector = view->n_dims == 1, bias = ends_with(view->name, ".bias"), table = strcmp(view->name, "model.embed_tokens.weight") == 0;
+    bool vector = view->n_dims == 1, bias = ends_with(view->name, ".bias"),
+         table = strcmp(view->name, "model.embed_tokens.weight") == 0;
     bool factors = ends_with(view->name, scales);
-    float deviation = table ? 1 : vector ? 0.02f : (float)(1 / sqrt((double)view->shape[1])), mean = vector && !bias ? 1 : 0;
+    float deviation = table    ? 1
+                      : vector ? 0.02f
+                               : (float)(1 / sqrt((double)view->shape[1])),
+          mean = vector && !bias ? 1 : 0;
     if (factors) deviation = 1 / (code_deviation * sqrtf((float)(view->shape[1] * WEIGHT_BLOCK)));
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < n; i++) {
@@ -70,11 +74,15 @@ static Err *fill(void *context, const TensorView *view, size_t at, size_t bytes,
 
 /* ---- files ---------------------------------------------------------------------------------------------------- */
 
-static Err *add_view(List *list, const char *name, const char *suffix, DType dtype, size_t n_dims, size_t rows, size_t cols)
+static Err *add_view(List *list, const char *name, const char *suffix, DType dtype, size_t n_dims, size_t rows,
+                     size_t cols)
 {
     TRY(mem_grow(&list->views, &list->capacity, list->n + 1, sizeof *list->views));
     TensorView *view = &list->views[list->n];
-    *view = (TensorView){.dtype = dtype, .n_dims = n_dims, .shape = {n_dims == 1 ? cols : rows, cols}, .bytes = rows * cols * dtype_bytes(dtype)};
+    *view = (TensorView){.dtype = dtype,
+                         .n_dims = n_dims,
+                         .shape = {n_dims == 1 ? cols : rows, cols},
+                         .bytes = rows * cols * dtype_bytes(dtype)};
     TRY(mem_format((char **)(void *)&view->name, "%s%s", name, suffix));
     list->n++;
     return NULL;
@@ -84,9 +92,14 @@ static Err *list_tensor(void *context, const char *name, const TensorSpec *spec)
 {
     List *list = context;
     bool fp8 = list->fp8 && spec->may_fp8;
-    TRY(add_view(list, name, "", spec->must_f32 ? DTYPE_F32 : fp8 ? DTYPE_F8_E4M3 : DTYPE_BF16, spec->vector ? 1 : 2, spec->rows, spec->cols));
+    TRY(add_view(list, name, "",
+                 spec->must_f32 ? DTYPE_F32
+                 : fp8          ? DTYPE_F8_E4M3
+                                : DTYPE_BF16,
+                 spec->vector ? 1 : 2, spec->rows, spec->cols));
     if (!fp8) return NULL;
-    return add_view(list, name, scales, DTYPE_F32, 2, (spec->rows + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK, (spec->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK);
+    return add_view(list, name, scales, DTYPE_F32, 2, (spec->rows + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK,
+                    (spec->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK);
 }
 
 /* Where the shard that begins at tensor `at` ends. */
@@ -136,8 +149,10 @@ static Err *write_shards(const char *directory, List *list)
         }
         err = safetensors_write_filled(path, list->views + at, end - at, fill, list);
     }
-    if (err || shards == 1) json_free(map);
-    else err = write_index(directory, map, bytes);
+    if (err || shards == 1)
+        json_free(map);
+    else
+        err = write_index(directory, map, bytes);
     return err;
 }
 
@@ -152,8 +167,11 @@ static Err *announce(const char *directory, const List *list)
     }
     if (statvfs(directory, &disk)) return err_errno("look for room in %s", directory);
     size_t room = (size_t)disk.f_bavail * disk.f_frsize;
-    if (room < bytes) return err_new(ERR_IO, "%s: a model of %s does not fit into the %s that are free", directory, BYTES(bytes), BYTES(room));
-    log_line("  writes    a random model of %.1f M parameters, %s, into %s", (double)elements / 1e6, BYTES(bytes), directory);
+    if (room < bytes)
+        return err_new(ERR_IO, "%s: a model of %s does not fit into the %s that are free", directory, BYTES(bytes),
+                       BYTES(room));
+    log_line("  writes    a random model of %.1f M parameters, %s, into %s", (double)elements / 1e6, BYTES(bytes),
+             directory);
     return NULL;
 }
 
@@ -163,7 +181,10 @@ static Err *config_path(char path[PATH_BYTES], const char *shape)
     bool is_path = ends_with(shape, ".json");
     int n = snprintf(path, PATH_BYTES, is_path ? "%s" : "configs/%s.json", shape);
     if (n >= PATH_BYTES) return err_new(ERR_USAGE, "the shape's name is too long");
-    return file_exists(path) ? NULL : err_new(ERR_USAGE, "there is no shape %s: %s is not here; give the path of a config.json", shape, path);
+    return file_exists(path)
+               ? NULL
+               : err_new(ERR_USAGE, "there is no shape %s: %s is not here; give the path of a config.json", shape,
+                         path);
 }
 
 static Err *write_model(List *list, const char *directory)
@@ -235,5 +256,8 @@ Err *random_model_have(char directory[PATH_BYTES], const char *folder, const cha
     TRY(file_join(there, directory, "config.json"));
     if (!file_exists(there)) return random_model_make(shape, directory, seed);
     TRY(same_json(from, there, &same));
-    return same ? NULL : err_new(ERR_USAGE, "%s is not the config of %s; remove that directory, or name another with --directory", there, from);
+    return same ? NULL
+                : err_new(ERR_USAGE,
+                          "%s is not the config of %s; remove that directory, or name another with --directory", there,
+                          from);
 }

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 struct Report {
-    char *path;  /* NULL: nowhere */
+    char *path; /* NULL: nowhere */
     char draft[PATH_BYTES];
     FILE *stream;
 };

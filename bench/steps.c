@@ -42,11 +42,11 @@ typedef struct {
     Plan plan; /* under a memory limit; its times where the machine is known */
     Timing *timing;
     Document doc;
-    size_t n_all;                             /* steps, warm-up included */
-    StreamStats warm;                         /* what was read before the first that counts */
+    size_t n_all;                               /* steps, warm-up included */
+    StreamStats warm;                           /* what was read before the first that counts */
     double *seconds, *cpu, *peak, *loss, *norm; /* [n_all] */
     double first_step, neighbours;
-    Holds settled, counted, end;              /* after the second step, before the first counted one, after the last */
+    Holds settled, counted, end; /* after the second step, before the first counted one, after the last */
 } Bench;
 
 /* ---- what is trained ------------------------------------------------------------------------------------------ */
@@ -75,25 +75,36 @@ static Err *make_adapter(Bench *b)
 {
     static const char *const low_rank[] = {"q_a_proj", "q_b_proj"}, *const full_rank[] = {"q_proj"};
     static const char *const attention[] = {"kv_a_proj_with_mqa", "kv_b_proj", "o_proj"};
-    static const char *const shared[] = {"shared_experts.gate_proj", "shared_experts.up_proj", "shared_experts.down_proj"};
+    static const char *const shared[] = {"shared_experts.gate_proj", "shared_experts.up_proj",
+                                         "shared_experts.down_proj"};
     const StepsConfig *c = b->config;
     if (c->init_adapter) return adapter_open(&b->adapter, b->model, c->init_adapter);
     Json *names = json_new_array(), *experts = json_new_object();
-    if (b->model->config.q_lora_rank) add_names(names, 2, low_rank);
-    else add_names(names, 1, full_rank);
+    if (b->model->config.q_lora_rank)
+        add_names(names, 2, low_rank);
+    else
+        add_names(names, 1, full_rank);
     add_names(names, 3, attention);
     bool some = strcmp(c->targets, "attn+16") == 0;
     if (!some && strcmp(c->targets, "attn") != 0) add_names(names, 3, shared);
-    if (some) json_add(experts, "experts", some_experts(b->model, 16));
-    else json_add_string(experts, "experts", strcmp(c->targets, "attn+experts") == 0 ? "all" : "none");
-    LoraConfig lora = {.r = c->r, .lora_alpha = 2 * (double)c->r, .target_modules = names, .experts = json_find(experts, "experts")};
+    if (some)
+        json_add(experts, "experts", some_experts(b->model, 16));
+    else
+        json_add_string(experts, "experts", strcmp(c->targets, "attn+experts") == 0 ? "all" : "none");
+    LoraConfig lora = {.r = c->r,
+                       .lora_alpha = 2 * (double)c->r,
+                       .target_modules = names,
+                       .experts = json_find(experts, "experts")};
     Err *err = adapter_new(&b->adapter, b->model, &lora, (uint64_t)c->seed);
     json_free(names);
     json_free(experts);
     return err;
 }
 
-static size_t document_tokens(const Bench *b) { return b->config->document ? (size_t)b->config->document : (size_t)b->config->tokens; }
+static size_t document_tokens(const Bench *b)
+{
+    return b->config->document ? (size_t)b->config->document : (size_t)b->config->tokens;
+}
 
 static size_t micro_tokens(const Bench *b)
 {
@@ -110,7 +121,10 @@ static Err *cut_batch(Bench *b, Batch *batch)
     TRY(mem_new(&docs, n, sizeof *docs));
     Err *err = mem_new(&list, n, sizeof *list);
     for (size_t d = 0; d < n && !err; d++) {
-        docs[d] = (Document){.n = length, .n_loss_tokens = length - 1, .ids = b->doc.ids + d * length, .targets = b->doc.targets + d * length};
+        docs[d] = (Document){.n = length,
+                             .n_loss_tokens = length - 1,
+                             .ids = b->doc.ids + d * length,
+                             .targets = b->doc.targets + d * length};
         docs[d].targets[length - 1] = -1;
         list[d] = &docs[d];
     }
@@ -157,7 +171,8 @@ static Holds holds_now(void)
     struct rusage usage;
     struct mallinfo2 heap = mallinfo2();
     getrusage(RUSAGE_SELF, &usage);
-    return (Holds){(double)bytes_of_proc("/proc/self/status", "RssAnon:"), (double)(heap.uordblks + heap.hblkhd), (double)usage.ru_minflt};
+    return (Holds){(double)bytes_of_proc("/proc/self/status", "RssAnon:"), (double)(heap.uordblks + heap.hblkhd),
+                   (double)usage.ru_minflt};
 }
 
 /* ---- the steps ------------------------------------------------------------------------------------------------ */
@@ -226,8 +241,10 @@ static void add_memory(Json *record, const Bench *b)
     if (!b->model->stream) return;
     const Plan *p = &b->plan;
     StreamStats stats = stream_stats(b->model->stream);
-    size_t once = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.chunks.resident_bytes, before = size_max(once, b->warm.read_bytes);
-    double steps = (double)(b->warm.read_bytes ? (size_t)b->config->steps : b->n_all); /* the first fills slots, too: left to the warm-up */
+    size_t once = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.chunks.resident_bytes,
+           before = size_max(once, b->warm.read_bytes);
+    double steps = (double)(b->warm.read_bytes ? (size_t)b->config->steps
+                                               : b->n_all); /* the first fills slots, too: left to the warm-up */
     json_add_string(record, "parts", stream_budget_describe((char[STREAM_TEXT_BYTES]){0}, &stats.plan));
     json_add_number(record, "read_bytes", (double)(stats.read_bytes - before) / steps);
     json_add_number(record, "waited_s", (stats.waited_seconds - b->warm.waited_seconds) / steps);
@@ -260,13 +277,24 @@ static double median_of(const Json *record, const char *key)
 /* What follows from the lists. */
 static void sum_up(Json *record)
 {
-    double tokens = number(record, "tokens"), step = median_of(record, "seconds_each"), peak = median_of(record, "peak_each");
-    double flop = number(record, "flop_per_token") * tokens, bytes = number(record, "bytes"), with = number(record, "flop_per_token_attention") * tokens;
-    const struct { const char *key; double value; } numbers[] = {
-        {"seconds", step}, {"tokens_per_s", tokens / step}, {"cpu_ms_per_token", 1e3 * median_of(record, "cpu_seconds_each") / tokens},
-        {"flop", flop}, {"gflops", 1e-9 * flop / step}, {"gbs", 1e-9 * bytes / step}, {"peak_gflops", 1e-9 * peak},
-        {"share", flop / step / peak}, {"share_attention", with / step / peak}};
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) json_set_number(record, numbers[i].key, numbers[i].value);
+    double tokens = number(record, "tokens"), step = median_of(record, "seconds_each"),
+           peak = median_of(record, "peak_each");
+    double flop = number(record, "flop_per_token") * tokens, bytes = number(record, "bytes"),
+           with = number(record, "flop_per_token_attention") * tokens;
+    const struct {
+        const char *key;
+        double value;
+    } numbers[] = {{"seconds", step},
+                   {"tokens_per_s", tokens / step},
+                   {"cpu_ms_per_token", 1e3 * median_of(record, "cpu_seconds_each") / tokens},
+                   {"flop", flop},
+                   {"gflops", 1e-9 * flop / step},
+                   {"gbs", 1e-9 * bytes / step},
+                   {"peak_gflops", 1e-9 * peak},
+                   {"share", flop / step / peak},
+                   {"share_attention", with / step / peak}};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        json_set_number(record, numbers[i].key, numbers[i].value);
 }
 
 /* "S" of "build/bench/S/". */
@@ -313,15 +341,18 @@ static Json *make_record(const Bench *b)
 static void join_list(Json *a, const Json *b, const char *key)
 {
     Json *joined = json_new_array();
-    for (const Json *item = json_first(json_find(a, key)); item; item = json_next(item)) json_add_number(joined, NULL, json_number(item));
-    for (const Json *item = json_first(json_find(b, key)); item; item = json_next(item)) json_add_number(joined, NULL, json_number(item));
+    for (const Json *item = json_first(json_find(a, key)); item; item = json_next(item))
+        json_add_number(joined, NULL, json_number(item));
+    for (const Json *item = json_first(json_find(b, key)); item; item = json_next(item))
+        json_add_number(joined, NULL, json_number(item));
     json_set(a, key, joined);
 }
 
 Err *steps_join(Json **joined, size_t n, const Json *const *records)
 {
     static const char *const lists[] = {"seconds_each", "cpu_seconds_each", "peak_each"};
-    static const char *const most[] = {"peak_rss_bytes", "anonymous_bytes", "anonymous_growth_bytes", "heap_growth_bytes", "faults_per_step", "neighbour_cores"};
+    static const char *const most[] = {"peak_rss_bytes",    "anonymous_bytes", "anonymous_growth_bytes",
+                                       "heap_growth_bytes", "faults_per_step", "neighbour_cores"};
     double *first;
     TRY(mem_new(&first, n, sizeof *first));
     *joined = json_duplicate(records[0]);
@@ -330,7 +361,8 @@ Err *steps_join(Json **joined, size_t n, const Json *const *records)
         if (i == 0) continue;
         for (size_t k = 0; k < sizeof lists / sizeof *lists; k++) join_list(*joined, records[i], lists[k]);
         for (size_t k = 0; k < sizeof most / sizeof *most; k++)
-            if (number(records[i], most[k]) > number(*joined, most[k])) json_set_number(*joined, most[k], number(records[i], most[k]));
+            if (number(records[i], most[k]) > number(*joined, most[k]))
+                json_set_number(*joined, most[k], number(records[i], most[k]));
     }
     json_set_number(*joined, "first_step_s", sample_median(n, first));
     free(first);
@@ -341,7 +373,8 @@ Err *steps_join(Json **joined, size_t n, const Json *const *records)
 double steps_seconds(const Json *record)
 {
     double sum = 0;
-    for (const Json *item = json_first(json_find(record, "seconds_each")); item; item = json_next(item)) sum += json_number(item);
+    for (const Json *item = json_first(json_find(record, "seconds_each")); item; item = json_next(item))
+        sum += json_number(item);
     return sum;
 }
 
@@ -362,7 +395,8 @@ static void print_steadiness(const Json *record)
     size_t n = json_count(json_find(record, "seconds_each"));
     if (n < 2 * STEADY) return;
     double first = stretch(record, 0), last = stretch(record, n - STEADY);
-    printf("    steady: the first %d steps take %.3f s, the last %d %.3f s (%+.1f %%)\n", STEADY, first, STEADY, last, 100 * (last / first - 1));
+    printf("    steady: the first %d steps take %.3f s, the last %d %.3f s (%+.1f %%)\n", STEADY, first, STEADY, last,
+           100 * (last / first - 1));
 }
 
 static Err *print_streaming(const Json *record)
@@ -370,11 +404,14 @@ static Err *print_streaming(const Json *record)
     const char *parts;
     TRY(json_get_string(record, "parts", &parts));
     printf("    streamed: %s\n", parts);
-    printf("    a step: %s read, %.2f s waited; planned: %s read, %.3g s (arithmetic %.3g, disk %.3g) in groups of %.0f\n", BYTES(number(record, "read_bytes")),
-           number(record, "waited_s"), BYTES(number(record, "planned_read_bytes")), number(record, "planned_s"), number(record, "planned_arithmetic_s"),
-           number(record, "planned_disk_s"), number(record, "planned_group_tokens"));
-    printf("    memory: %s at the end, tapes %s; planned: %s, tapes %s\n", BYTES(number(record, "anonymous_bytes")), BYTES(number(record, "tape_bytes")),
-           BYTES(number(record, "planned_bytes")), BYTES(number(record, "planned_tape_bytes")));
+    printf(
+        "    a step: %s read, %.2f s waited; planned: %s read, %.3g s (arithmetic %.3g, disk %.3g) in groups of %.0f\n",
+        BYTES(number(record, "read_bytes")), number(record, "waited_s"), BYTES(number(record, "planned_read_bytes")),
+        number(record, "planned_s"), number(record, "planned_arithmetic_s"), number(record, "planned_disk_s"),
+        number(record, "planned_group_tokens"));
+    printf("    memory: %s at the end, tapes %s; planned: %s, tapes %s\n", BYTES(number(record, "anonymous_bytes")),
+           BYTES(number(record, "tape_bytes")), BYTES(number(record, "planned_bytes")),
+           BYTES(number(record, "planned_tape_bytes")));
     return NULL;
 }
 
@@ -385,13 +422,18 @@ Err *steps_print(const Json *record)
     TRY(json_get_string(record, "targets", &targets));
     TRY(json_get_string(record, "path", &path));
     char documents[48] = "";
-    if (number(record, "document") < number(record, "tokens")) snprintf(documents, sizeof documents, " in documents of %.0f", number(record, "document"));
-    printf("%-5s %-13s %5.0f tokens%s  %8.1f tokens/s  step %7.3f s  %.3f of the peak, %.3f with attention's products  (%.0f GFLOP/s, %s)\n", model, targets,
-           number(record, "tokens"), documents, number(record, "tokens_per_s"), number(record, "seconds"), number(record, "share"), number(record, "share_attention"),
+    if (number(record, "document") < number(record, "tokens"))
+        snprintf(documents, sizeof documents, " in documents of %.0f", number(record, "document"));
+    printf("%-5s %-13s %5.0f tokens%s  %8.1f tokens/s  step %7.3f s  %.3f of the peak, %.3f with attention's products  "
+           "(%.0f GFLOP/s, %s)\n",
+           model, targets, number(record, "tokens"), documents, number(record, "tokens_per_s"),
+           number(record, "seconds"), number(record, "share"), number(record, "share_attention"),
            number(record, "peak_gflops"), path);
-    printf("    first step %.2f s after the start; CPU %.2f ms a token; anonymous %.0f MB (growth %+.1f), malloc %+.1f kB and %.0f fresh pages a step later\n",
+    printf("    first step %.2f s after the start; CPU %.2f ms a token; anonymous %.0f MB (growth %+.1f), malloc %+.1f "
+           "kB and %.0f fresh pages a step later\n",
            number(record, "first_step_s"), number(record, "cpu_ms_per_token"), 1e-6 * number(record, "anonymous_bytes"),
-           1e-6 * number(record, "anonymous_growth_bytes"), 1e-3 * number(record, "heap_growth_bytes"), number(record, "faults_per_step"));
+           1e-6 * number(record, "anonymous_growth_bytes"), 1e-3 * number(record, "heap_growth_bytes"),
+           number(record, "faults_per_step"));
     if (json_find(record, "read_bytes")) TRY(print_streaming(record));
     print_steadiness(record);
     neighbours_report(number(record, "neighbour_cores"));
@@ -408,8 +450,16 @@ static Err *fit(Bench *b)
     size_t limit, tokens = (size_t)c->tokens;
     Machine machine;
     bool known;
-    StepWork work = {.ranks = 1, .local_ranks = 1, .threads = (size_t)omp_get_max_threads(), .step_tokens = tokens, .longest = document_tokens(b),
-                 .micro_batch_tokens = micro_tokens(b), .group_tokens = (size_t)c->group_tokens, .keep_layers = (size_t)c->keep_layers, .data_bytes = 8 * tokens, .may_spill = true};
+    StepWork work = {.ranks = 1,
+                     .local_ranks = 1,
+                     .threads = (size_t)omp_get_max_threads(),
+                     .step_tokens = tokens,
+                     .longest = document_tokens(b),
+                     .micro_batch_tokens = micro_tokens(b),
+                     .group_tokens = (size_t)c->group_tokens,
+                     .keep_layers = (size_t)c->keep_layers,
+                     .data_bytes = 8 * tokens,
+                     .may_spill = true};
     TRY(budget_limit(&limit, c->memory_limit));
     TRY(budget_make(&b->plan.budget, b->model, b->adapter, &work, limit));
     TRY(machine_load(&machine, &known));
@@ -423,12 +473,20 @@ static Err *open_all(Bench *b)
     const StepsConfig *c = b->config;
     if (!matmul_init(c->compute)) return err_new(ERR_USAGE, "compute: this CPU has no %s", c->compute);
     if (c->document == 1 || c->document > c->tokens)
-        return err_new(ERR_USAGE, "document is %lld of %lld tokens; a document has 2 at least, as the next is predicted, and no more than the step; 0: one of all", (long long)c->document, (long long)c->tokens);
+        return err_new(ERR_USAGE,
+                       "document is %lld of %lld tokens; a document has 2 at least, as the next is predicted, and no "
+                       "more than the step; 0: one of all",
+                       (long long)c->document, (long long)c->tokens);
     TRY(model_open(&b->model, b->directory));
     TRY(make_adapter(b));
     if (c->memory_limit) TRY(fit(b));
-    StepConfig config = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8}, .max_grad_norm = 1, .seed = (uint64_t)c->seed,
-                         .keep_layers = (size_t)c->keep_layers, .recompute_experts = c->recompute_experts, .scratch_dir = b->plan.budget.spilled ? c->scratch_dir : NULL, .timing = b->timing};
+    StepConfig config = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8},
+                         .max_grad_norm = 1,
+                         .seed = (uint64_t)c->seed,
+                         .keep_layers = (size_t)c->keep_layers,
+                         .recompute_experts = c->recompute_experts,
+                         .scratch_dir = b->plan.budget.spilled ? c->scratch_dir : NULL,
+                         .timing = b->timing};
     return step_new(&b->step, &b->dp, b->model, b->adapter, &config);
 }
 

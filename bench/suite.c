@@ -60,9 +60,11 @@ static Err *measure_machine(Suite *s, const char *file)
     bf16 = matmul_init("bf16");
     double fp32_rate = 1e-9 * peak(false), bf16_rate = bf16 ? 1e-9 * peak(true) : 0;
     if (!matmul_init(s->config->compute)) return err_new(ERR_USAGE, "compute: this CPU has no %s", s->config->compute);
-    printf("%s, %.0f cores in use, %d threads, %s\npeak of all threads %.0f GFLOP/s in fp32", name, s->machine.cores, omp_get_max_threads(), matmul_path(), fp32_rate);
+    printf("%s, %.0f cores in use, %d threads, %s\npeak of all threads %.0f GFLOP/s in fp32", name, s->machine.cores,
+           omp_get_max_threads(), matmul_path(), fp32_rate);
     if (bf16) printf(", %.0f in bf16", bf16_rate);
-    printf("; memory %.1f GB/s, disk %.2f GB/s (%s, %s)\n\n", s->machine.memory_gbs, s->machine.disk_gbs, file, direct ? "past the page cache" : "direct reads refused");
+    printf("; memory %.1f GB/s, disk %.2f GB/s (%s, %s)\n\n", s->machine.memory_gbs, s->machine.disk_gbs, file,
+           direct ? "past the page cache" : "direct reads refused");
     fflush(stdout);
     Json *record = report_record("machine");
     json_add_string(record, "cpu", name);
@@ -70,8 +72,10 @@ static Err *measure_machine(Suite *s, const char *file)
     json_add_number(record, "threads", omp_get_max_threads());
     json_add_string(record, "path", matmul_path());
     json_add_number(record, "fp32_gflops", fp32_rate);
-    if (bf16) json_add_number(record, "bf16_gflops", bf16_rate);
-    else json_add_null(record, "bf16_gflops");
+    if (bf16)
+        json_add_number(record, "bf16_gflops", bf16_rate);
+    else
+        json_add_null(record, "bf16_gflops");
     json_add_number(record, "memory_gbs", s->machine.memory_gbs);
     json_add_number(record, "disk_gbs", s->machine.disk_gbs);
     return report_add(s->report, record);
@@ -85,9 +89,10 @@ typedef struct {
 } Case;
 
 static const Case cases[] = {
-    {"S", "attn+experts", "512", "512", "2", "4"},   {"S", "attn", "512", "512", "2", "4"},           {"S256", "attn+experts", "512", "512", "2", "3"},
-    {"S", "attn+experts", "4096", "512", "1", "1"},  {"S256", "attn+experts", "4096", "512", "1", "1"},
-    {"S", "attn+experts", "4096", "4096", "1", "1"}, {"S256", "attn+experts", "4096", "4096", "1", "1"},
+    {"S", "attn+experts", "512", "512", "2", "4"},      {"S", "attn", "512", "512", "2", "4"},
+    {"S256", "attn+experts", "512", "512", "2", "3"},   {"S", "attn+experts", "4096", "512", "1", "1"},
+    {"S256", "attn+experts", "4096", "512", "1", "1"},  {"S", "attn+experts", "4096", "4096", "1", "1"},
+    {"S256", "attn+experts", "4096", "4096", "1", "1"},
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
@@ -107,8 +112,11 @@ static Err *run_child(const char *const *words)
     if (pid < 0) return err_errno("start a process that measures steps");
     if (pid == 0) become(words);
     if (waitpid(pid, &status, 0) < 0) return err_errno("wait for a process that measures steps");
-    if (WIFSIGNALED(status)) return err_new(ERR_IO, "the process that measured steps was ended by signal %d", WTERMSIG(status));
-    return WEXITSTATUS(status) ? err_new((ErrKind)WEXITSTATUS(status), "the process that measured steps failed, as it says above") : NULL;
+    if (WIFSIGNALED(status))
+        return err_new(ERR_IO, "the process that measured steps was ended by signal %d", WTERMSIG(status));
+    return WEXITSTATUS(status)
+               ? err_new((ErrKind)WEXITSTATUS(status), "the process that measured steps failed, as it says above")
+               : NULL;
 }
 
 static Err *measure_case(const Suite *s, const Case *c, const char *model, Json **record)
@@ -116,8 +124,10 @@ static Err *measure_case(const Suite *s, const Case *c, const char *model, Json 
     char file[PATH_BYTES], name[64];
     snprintf(name, sizeof name, "steps.%ld.json", (long)getpid());
     TRY(file_join(file, s->config->directory, name));
-    const char *words[] = {"graft", "bench", model, "--targets", c->targets, "--tokens", c->tokens, "--document", c->document, "--warm_up", c->warm_up, "--steps", c->steps,
-                           "--compute", s->config->compute, "--profile", "--json", file, NULL};
+    const char *words[] = {"graft",     "bench",   model,        "--targets", c->targets,
+                           "--tokens",  c->tokens, "--document", c->document, "--warm_up",
+                           c->warm_up,  "--steps", c->steps,     "--compute", s->config->compute,
+                           "--profile", "--json",  file,         NULL};
     TRY(run_child(words));
     Err *err = json_read_file(record, file);
     unlink(file);
@@ -139,7 +149,8 @@ static Err *measure_steps(Suite *s, char models[N_CASES][PATH_BYTES])
     Json *records[N_CASES][MOST_ROUNDS] = {0};
     size_t rounds = (size_t)s->config->rounds;
     Err *err = NULL;
-    printf("Training steps: LoRA of r 8, AdamW; shares of the path's peak, frozen products forward and for the input's gradient alone\n");
+    printf("Training steps: LoRA of r 8, AdamW; shares of the path's peak, frozen products forward and for the input's "
+           "gradient alone\n");
     fflush(stdout);
     for (size_t round = 0; round < rounds && !err; round++)
         for (size_t i = 0; i < N_CASES && !err; i++) err = measure_case(s, &cases[i], models[i], &records[i][round]);
@@ -167,7 +178,8 @@ static Err *measure_text(Suite *s, const char *directory)
     Err *err = NULL;
     printf("Text: prompts of 512 tokens, 64 more each, greedy\n");
     TRY(model_open(&model, directory));
-    for (int64_t batch = 1; batch <= 32 && !err; batch = batch == 1 ? 8 : 4 * batch) err = generate_case(s, model, batch);
+    for (int64_t batch = 1; batch <= 32 && !err; batch = batch == 1 ? 8 : 4 * batch)
+        err = generate_case(s, model, batch);
     model_close(model);
     printf("\n");
     return err;
@@ -182,7 +194,8 @@ static Err *measure(Suite *s)
     TRY(file_join(weights, models[0], "model.safetensors"));
     TRY(measure_machine(s, weights));
     Neighbours neighbours = neighbours_begin();
-    if (s->config->products) TRY(products_measure(s->report, strcmp(s->config->compute, "auto") ? s->config->compute : NULL));
+    if (s->config->products)
+        TRY(products_measure(s->report, strcmp(s->config->compute, "auto") ? s->config->compute : NULL));
     if (s->config->operations) TRY(operations_measure(s->report, models[0], s->machine.memory_gbs));
     if (s->config->generate) TRY(measure_text(s, models[0]));
     neighbours_report(neighbours_end(&neighbours));

@@ -15,7 +15,7 @@ typedef struct {
     const char *directory; /* where random models of shapes S and S256 are, or are made: 2.5 GB */
     const char *compute;
     bool products, operations, steps, generate;
-    int64_t rounds;        /* of processes that measure steps, one after the other for every configuration */
+    int64_t rounds; /* of processes that measure steps, one after the other for every configuration */
 } SuiteConfig;
 
 /* Fails as its parts do; no file is written then. */

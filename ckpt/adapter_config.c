@@ -20,10 +20,32 @@ enum { KEY_BYTES_MAX = 1000 };
 
 /* Keys whose value changes nothing in what tensors mean, or is read below. */
 static const char *const free_keys[] = {
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying", "eva_config",
-    "exclude_modules", "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "lora_alpha",
-    "lora_dropout", "megatron_core", "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r",
-    "rank_pattern", "revision", "runtime_config", "target_modules", "target_parameters", "task_type", "use_rslora",
+    "alpha_pattern",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "bias",
+    "ensure_weight_tying",
+    "eva_config",
+    "exclude_modules",
+    "inference_mode",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "lora_dropout",
+    "megatron_core",
+    "modules_to_save",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "r",
+    "rank_pattern",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "target_parameters",
+    "task_type",
+    "use_rslora",
 };
 
 /* Ways to begin that leave the base as it was. The others (pissa, olora, corda, loftq, lora_ga) take something out. */
@@ -67,9 +89,11 @@ static Err *check_init(const Json *root)
     const Json *init = json_find(root, "init_lora_weights");
     if (!init || json_kind(init) == JSON_NULL || json_kind(init) == JSON_BOOL) return NULL;
     if (json_kind(init) != JSON_STRING)
-        return err_new(ERR_FORMAT, "key init_lora_weights is %s; expected true, false or a string", json_kind_name(init));
+        return err_new(ERR_FORMAT, "key init_lora_weights is %s; expected true, false or a string",
+                       json_kind_name(init));
     if (is_one_of(json_string(init), harmless_inits, sizeof harmless_inits / sizeof *harmless_inits)) return NULL;
-    return err_new(ERR_FORMAT, "key init_lora_weights is \"%.60s\": such an adapter belongs to a base that was changed "
+    return err_new(ERR_FORMAT,
+                   "key init_lora_weights is \"%.60s\": such an adapter belongs to a base that was changed "
                    "when training began; save it again from PEFT with path_initial_model_for_weight_conversion",
                    json_string(init));
 }
@@ -95,8 +119,10 @@ static Err *check_modules_to_save(const Json *list)
     for (const Json *entry = list ? json_first(list) : NULL; entry; entry = json_next(entry)) {
         const char *name = json_string(entry), *dot = strrchr(name, '.');
         if (strcmp(dot ? dot + 1 : name, "gate") != 0)
-            return err_new(ERR_FORMAT, "key modules_to_save names %.60s; the only module that graft takes whole is the "
-                           "router, gate", name);
+            return err_new(ERR_FORMAT,
+                           "key modules_to_save names %.60s; the only module that graft takes whole is the "
+                           "router, gate",
+                           name);
     }
     return NULL;
 }
@@ -112,12 +138,18 @@ static Err *no_translation(const char *key, const char *at)
 static Err *translate_escape(const char *key, const char **in, bool inside, FILE *out)
 {
     char c = (*in)[1];
-    if (c == 'd') fputs(inside ? "0-9" : "[0-9]", out);
-    else if (c == 'w') fputs(inside ? "A-Za-z0-9_" : "[A-Za-z0-9_]", out);
-    else if (!c || !isascii((unsigned char)c) || isalnum((unsigned char)c)) return no_translation(key, *in);
-    else if (!inside) fprintf(out, "\\%c", c);
-    else if (strchr("]^-\\[", c)) return no_translation(key, *in); /* where it stands would matter */
-    else fputc(c, out);
+    if (c == 'd')
+        fputs(inside ? "0-9" : "[0-9]", out);
+    else if (c == 'w')
+        fputs(inside ? "A-Za-z0-9_" : "[A-Za-z0-9_]", out);
+    else if (!c || !isascii((unsigned char)c) || isalnum((unsigned char)c))
+        return no_translation(key, *in);
+    else if (!inside)
+        fprintf(out, "\\%c", c);
+    else if (strchr("]^-\\[", c))
+        return no_translation(key, *in); /* where it stands would matter */
+    else
+        fputc(c, out);
     *in += 2;
     return NULL;
 }
@@ -216,7 +248,8 @@ bool adapter_config_lists(const Json *list, const char *path)
     for (const Json *entry = list ? json_first(list) : NULL; entry; entry = json_next(entry)) {
         const char *name = json_string(entry);
         size_t n = strlen(name);
-        if (n <= length && !strcmp(path + length - n, name) && (n == length || path[length - n - 1] == '.')) return true;
+        if (n <= length && !strcmp(path + length - n, name) && (n == length || path[length - n - 1] == '.'))
+            return true;
     }
     return false;
 }

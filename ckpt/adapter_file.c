@@ -45,8 +45,8 @@ static Err *read_tensors(AdapterFile *file)
     if (!err) err = mem_new(&file->extras, tensors->n_tensors, sizeof *file->extras);
     for (size_t i = 0; !err && i < tensors->n_tensors; i++) err = keys_take(&reader, &tensors->tensors[i]);
     if (!err && reader.unknown)
-        err = err_new(ERR_FORMAT, "%zu tensors are not LoRA as graft knows it: %s%s", reader.unknown, reader.unknown_names,
-                      reader.unknown > 4 ? ", ..." : "");
+        err = err_new(ERR_FORMAT, "%zu tensors are not LoRA as graft knows it: %s%s", reader.unknown,
+                      reader.unknown_names, reader.unknown > 4 ? ", ..." : "");
     if (!err && reader.n) qsort(reader.keys, reader.n, sizeof *reader.keys, keys_by_module_and_part);
     if (!err) err = layouts_add_pairs(&reader);
     if (!err) err = finish(file);
@@ -61,7 +61,8 @@ static Err *open_tensors(Safetensors *tensors, const char *directory)
     TRY(file_join(path, directory, "adapter_model.safetensors"));
     TRY(file_join(pickle, directory, "adapter_model.bin"));
     if (!file_exists(path) && file_exists(pickle))
-        return err_new(ERR_FORMAT, "adapter_model.bin is a pickle, which only Python can read; save the adapter again with "
+        return err_new(ERR_FORMAT,
+                       "adapter_model.bin is a pickle, which only Python can read; save the adapter again with "
                        "safe_serialization=True");
     return safetensors_open(tensors, path);
 }
@@ -77,8 +78,10 @@ Err *adapter_file_open(AdapterFile **out, const char *directory)
     if (!err) err = adapter_config_read(&file->config, path);
     if (!err) err = open_tensors(&file->store->tensors, directory);
     if (!err) err = err_wrap(read_tensors(file), "adapter_model.safetensors");
-    if (err) adapter_file_close(file);
-    else *out = file;
+    if (err)
+        adapter_file_close(file);
+    else
+        *out = file;
     return err_wrap(err, "adapter %s", directory);
 }
 
@@ -109,7 +112,8 @@ static void read_slice(const AdapterSlice *slice, size_t rows, size_t cols, floa
     const unsigned char *data = slice->tensor->data;
     for (size_t i = 0; i < rows; i++, out += cols) {
         const unsigned char *row = data + (slice->first + i * slice->row_step) * bytes;
-        if (slice->col_step == 1) dtype_widen(cols, out, dtype, row);
+        if (slice->col_step == 1)
+            dtype_widen(cols, out, dtype, row);
         else
             for (size_t j = 0; j < cols; j++) dtype_widen(1, out + j, dtype, row + j * slice->col_step * bytes);
     }

@@ -44,8 +44,8 @@ typedef struct {
 typedef struct {
     AdapterConfig config;
     size_t n_loras, n_extras;
-    AdapterLora *loras;   /* by module, in strcmp's order */
-    AdapterExtra *extras; /* by name */
+    AdapterLora *loras;         /* by module, in strcmp's order */
+    AdapterExtra *extras;       /* by name */
     struct AdapterStore *store; /* what the above points into */
 } AdapterFile;
 

@@ -121,8 +121,10 @@ static Err *check_experts(Writer *w)
         size_t place = i - begin;
         bool good = list[i].expert == place / 3 && list[i].projection == place % 3 && (!last || place % 3 == 2);
         if (!good)
-            err = err_new(ERR_USAGE, "%s: expected down_proj, gate_proj and up_proj of every expert from 0, once each "
-                          "(zeros for those that are not adapted)", list[i].module);
+            err = err_new(ERR_USAGE,
+                          "%s: expected down_proj, gate_proj and up_proj of every expert from 0, once each "
+                          "(zeros for those that are not adapted)",
+                          list[i].module);
         if (last) begin = i + 1;
     }
     free(list);
@@ -154,7 +156,8 @@ static Err *check_and_settle(Writer *w)
         if (out->loras[i].r > w->r) w->r = out->loras[i].r;
     }
     w->alpha = (double)w->r * (out->n_loras ? out->loras[0].scale : 1);
-    if (fabs(w->alpha - round(w->alpha)) < 1e-9 * w->alpha) w->alpha = round(w->alpha); /* a scale of 0.1 is not quite one */
+    if (fabs(w->alpha - round(w->alpha)) < 1e-9 * w->alpha)
+        w->alpha = round(w->alpha); /* a scale of 0.1 is not quite one */
     return check_experts(w);
 }
 
@@ -346,16 +349,20 @@ static Err *write_config(Writer *w, const char *path)
     Err *err = targets(w, &modules, &parameters);
     if (w->out->n_extras) saved = array_of((const char *[]){"gate"}, 1);
     json_add(root, "alpha_pattern", json_new_object());
-    if (w->out->base_model) json_add_string(root, "base_model_name_or_path", w->out->base_model);
-    else json_add_null(root, "base_model_name_or_path");
+    if (w->out->base_model)
+        json_add_string(root, "base_model_name_or_path", w->out->base_model);
+    else
+        json_add_null(root, "base_model_name_or_path");
     json_add_string(root, "bias", "none");
     json_add_bool(root, "fan_in_fan_out", false);
     json_add_bool(root, "inference_mode", true);
     json_add_bool(root, "init_lora_weights", true);
     json_add_number(root, "lora_alpha", w->alpha);
     json_add_number(root, "lora_dropout", 0);
-    if (saved) json_add(root, "modules_to_save", saved);
-    else json_add_null(root, "modules_to_save");
+    if (saved)
+        json_add(root, "modules_to_save", saved);
+    else
+        json_add_null(root, "modules_to_save");
     json_add_string(root, "peft_type", "LORA");
     json_add_number(root, "r", (double)w->r);
     json_add(root, "rank_pattern", json_new_object());
@@ -381,8 +388,8 @@ static Err *differs(const char *name, const char *what)
     return err_new(ERR_FORMAT, "%s was read back with another %s than was written", name, what);
 }
 
-static Err *compare_pair(const Writer *w, const AdapterFile *file, const AdapterOutLora *lora, float *expected, float *A,
-                         float *B)
+static Err *compare_pair(const Writer *w, const AdapterFile *file, const AdapterOutLora *lora, float *expected,
+                         float *A, float *B)
 {
     const AdapterLora *found = adapter_file_find(file, lora->module);
     if (!found) return err_new(ERR_FORMAT, "%s was written and is not found", lora->module);
@@ -424,8 +431,8 @@ static Err *compare(const Writer *w, const char *directory)
     TRY(adapter_file_open(&file, directory));
     Err *err = NULL;
     if (file->n_loras != w->out->n_loras || file->n_extras != w->out->n_extras)
-        err = err_new(ERR_FORMAT, "%zu pairs and %zu other weights were read back; %zu and %zu were written", file->n_loras,
-                      file->n_extras, w->out->n_loras, w->out->n_extras);
+        err = err_new(ERR_FORMAT, "%zu pairs and %zu other weights were read back; %zu and %zu were written",
+                      file->n_loras, file->n_extras, w->out->n_loras, w->out->n_extras);
     for (int i = 0; !err && i < 3; i++) err = mem_new(&buffers[i], largest(w), sizeof **buffers);
     for (size_t i = 0; !err && i < w->out->n_loras; i++)
         err = compare_pair(w, file, &w->out->loras[i], buffers[0], buffers[1], buffers[2]);

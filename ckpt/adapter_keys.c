@@ -33,10 +33,14 @@ static bool cut_part(const char *name, Part *part, size_t *length)
         const char *tail;
         Part part;
     } tails[] = {
-        {".lora_A.weight", PART_A},           {".lora_A.default.weight", PART_A},
-        {".lora_B.weight", PART_B},           {".lora_B.default.weight", PART_B},
-        {".lora_embedding_A", PART_EMBEDDING_A}, {".lora_embedding_A.default", PART_EMBEDDING_A},
-        {".lora_embedding_B", PART_EMBEDDING_B}, {".lora_embedding_B.default", PART_EMBEDDING_B},
+        {".lora_A.weight", PART_A},
+        {".lora_A.default.weight", PART_A},
+        {".lora_B.weight", PART_B},
+        {".lora_B.default.weight", PART_B},
+        {".lora_embedding_A", PART_EMBEDDING_A},
+        {".lora_embedding_A.default", PART_EMBEDDING_A},
+        {".lora_embedding_B", PART_EMBEDDING_B},
+        {".lora_embedding_B.default", PART_EMBEDDING_B},
     };
     for (size_t i = 0; i < sizeof tails / sizeof *tails; i++) {
         if (!keys_ends_with(name, tails[i].tail)) continue;
@@ -71,7 +75,8 @@ static Err *take_extra(Reader *reader, const char *name, const TensorView *tenso
 {
     AdapterFile *file = reader->file;
     if (tensor->n_dims < 1 || tensor->n_dims > 2 || tensor->bytes == 0)
-        return err_new(ERR_FORMAT, "%s has %zu dimensions; expected a matrix or a vector", tensor->name, tensor->n_dims);
+        return err_new(ERR_FORMAT, "%s has %zu dimensions; expected a matrix or a vector", tensor->name,
+                       tensor->n_dims);
     file->extras[file->n_extras++] = (AdapterExtra){
         .name = name,
         .rows = tensor->n_dims == 2 ? tensor->shape[0] : 1,

@@ -23,16 +23,16 @@ typedef struct {
 typedef struct {
     AdapterFile *file;
     size_t n, unknown;
-    Key *keys;            /* [n] in the file's order, until they are sorted by module and part */
-    char *unknown_names;  /* the first few */
-    size_t n_experts;     /* what the first stacked or fused tensor said; 0: none yet */
+    Key *keys;           /* [n] in the file's order, until they are sorted by module and part */
+    char *unknown_names; /* the first few */
+    size_t n_experts;    /* what the first stacked or fused tensor said; 0: none yet */
     const char *n_experts_from;
 } Reader;
 
 /* Take a tensor's name apart: a key, an extra of the file, or an unknown name. Fails: ERR_FORMAT for what is refused. */
 MUST_USE Err *keys_take(Reader *reader, const TensorView *tensor);
 
-int keys_by_module_and_part(const void *a, const void *b); /* for qsort */
+int keys_by_module_and_part(const void *a, const void *b);                 /* for qsort */
 const Key *keys_find(const Reader *reader, const char *module, Part part); /* once they are sorted */
 
 /* `printf` into the file's own memory. */

@@ -31,7 +31,8 @@ static double scale_of(const AdapterConfig *cfg, const Paths *paths, double r)
 static Err *check_r(const AdapterConfig *cfg, const TensorView *tensor, size_t r)
 {
     if (cfg->rank_pattern.n || r == (size_t)cfg->r) return NULL;
-    return err_new(ERR_FORMAT, "%s: r is %zu in the tensor, %" PRId64 " in adapter_config.json", tensor->name, r, cfg->r);
+    return err_new(ERR_FORMAT, "%s: r is %zu in the tensor, %" PRId64 " in adapter_config.json", tensor->name, r,
+                   cfg->r);
 }
 
 /* ---- pairs ---- */
@@ -67,8 +68,13 @@ static Err *add_embedding(Reader *reader, const char *module, const TensorView *
     TRY(check_r(&reader->file->config, A, r));
     Paths paths = {{module}, 1};
     AdapterLora lora = {
-        .module = module, .r = r, .in = hidden, .out = vocab, .embedding = true,
-        .A = {B, 0, 1, r}, .B = {A, 0, 1, vocab}, /* dE = s (B A)' = s A' B' */
+        .module = module,
+        .r = r,
+        .in = hidden,
+        .out = vocab,
+        .embedding = true,
+        .A = {B, 0, 1, r},
+        .B = {A, 0, 1, vocab}, /* dE = s (B A)' = s A' B' */
         .scale = scale_of(&reader->file->config, &paths, (double)r),
     };
     return add_pair(reader, &lora);
@@ -108,8 +114,12 @@ static Err *add_plain(Reader *reader, const char *module, const TensorView *A, c
     if (B->shape[1] != r) return r_differs(A, r, B, B->shape[1]);
     TRY(check_r(cfg, A, r));
     AdapterLora lora = {
-        .module = module, .r = r, .in = A->shape[1], .out = B->shape[0],
-        .A = {A, 0, A->shape[1], 1}, .B = {B, 0, r, 1},
+        .module = module,
+        .r = r,
+        .in = A->shape[1],
+        .out = B->shape[0],
+        .A = {A, 0, A->shape[1], 1},
+        .B = {B, 0, r, 1},
     };
     const char *projection, *parameter;
     double counted = (double)r, said = 0;
@@ -120,7 +130,8 @@ static Err *add_plain(Reader *reader, const char *module, const TensorView *A, c
                       usual_projection(projection)));
         TRY(keys_name(reader->file, &parameter, "%.*s.%s", (int)stem, module, down ? "down_proj" : "gate_up_proj"));
         paths = (Paths){{lora.module, parameter}, 2};
-        if (!down && adapter_config_match(&cfg->rank_pattern, &parameter, 1, &said) && said == 2 * (double)r) counted = said;
+        if (!down && adapter_config_match(&cfg->rank_pattern, &parameter, 1, &said) && said == 2 * (double)r)
+            counted = said;
     } else {
         TRY(keys_name(reader->file, &parameter, "%s.weight", module));
         if (adapter_config_lists(cfg->target_parameters, parameter)) paths.path[0] = parameter;
@@ -175,8 +186,10 @@ static Err *which_parameter(const Reader *reader, const char *module, const char
     if (!strcmp(module, base))
         return err_new(ERR_FORMAT, "%s.lora_A.weight has no companion %s.lora_A.weight", base, experts);
     if (lists_up != lists_down) return NULL;
-    return err_new(ERR_FORMAT, "%s.lora_A.weight stands alone and target_parameters names %s of gate_up_proj and down_proj; "
-                   "expected one", experts, lists_up ? "both" : "neither");
+    return err_new(ERR_FORMAT,
+                   "%s.lora_A.weight stands alone and target_parameters names %s of gate_up_proj and down_proj; "
+                   "expected one",
+                   experts, lists_up ? "both" : "neither");
 }
 
 static Err *add_fused(Reader *reader, const char *module, const TensorView *A, const TensorView *B)
@@ -252,7 +265,8 @@ static Err *add_stacked(Reader *reader, const char *module, const TensorView *A,
             AdapterLora lora = {.r = r, .in = in, .out = out};
             lora.A = (AdapterSlice){A, (A->shape[0] == 1 ? 0 : e) * r * in, in, 1};
             lora.B = (AdapterSlice){B, ((B->shape[0] == 1 ? 0 : e) * halves->n + h) * out * r, r, 1};
-            TRY(keys_name(reader->file, &lora.module, "%.*s.%zu.%s", (int)(dot - module), module, e, halves->projection[h]));
+            TRY(keys_name(reader->file, &lora.module, "%.*s.%zu.%s", (int)(dot - module), module, e,
+                          halves->projection[h]));
             Paths paths = {{lora.module, module}, 2};
             lora.scale = scale_of(cfg, &paths, (double)r);
             TRY(add_pair(reader, &lora));

@@ -19,25 +19,28 @@ static const char FORMAT[] = "graft checkpoint";
 static const struct {
     const char *key;
     size_t offset;
-} numbers[] = {
-    {"step", offsetof(CkptInfo, step)},
-    {"seed", offsetof(CkptInfo, seed)},
-    {"epoch", offsetof(CkptInfo, epoch)},
-    {"epoch_position", offsetof(CkptInfo, epoch_position)},
-    {"tokens", offsetof(CkptInfo, tokens)},
-    {"metrics_bytes", offsetof(CkptInfo, metrics_bytes)},
-    {"parameters", offsetof(CkptInfo, parameters)},
-}, texts[] = {
-    {"config", offsetof(CkptInfo, config_json)},
-    {"progress", offsetof(CkptInfo, progress_json)},
-    {"compute_path", offsetof(CkptInfo, compute_path)},
-    {"base_digest", offsetof(CkptInfo, base_digest)},
-    {"data_digest", offsetof(CkptInfo, data_digest)},
+} numbers[] =
+    {
+        {"step", offsetof(CkptInfo, step)},
+        {"seed", offsetof(CkptInfo, seed)},
+        {"epoch", offsetof(CkptInfo, epoch)},
+        {"epoch_position", offsetof(CkptInfo, epoch_position)},
+        {"tokens", offsetof(CkptInfo, tokens)},
+        {"metrics_bytes", offsetof(CkptInfo, metrics_bytes)},
+        {"parameters", offsetof(CkptInfo, parameters)},
+},
+  texts[] = {
+      {"config", offsetof(CkptInfo, config_json)},        {"progress", offsetof(CkptInfo, progress_json)},
+      {"compute_path", offsetof(CkptInfo, compute_path)}, {"base_digest", offsetof(CkptInfo, base_digest)},
+      {"data_digest", offsetof(CkptInfo, data_digest)},
 };
 
 enum { N_NUMBERS = sizeof numbers / sizeof *numbers, N_TEXTS = sizeof texts / sizeof *texts };
 
-static uint64_t *number_of(const CkptInfo *info, size_t i) { return (uint64_t *)((char *)(size_t)info + numbers[i].offset); }
+static uint64_t *number_of(const CkptInfo *info, size_t i)
+{
+    return (uint64_t *)((char *)(size_t)info + numbers[i].offset);
+}
 static char **text_of(const CkptInfo *info, size_t i) { return (char **)((char *)(size_t)info + texts[i].offset); }
 
 /* The three groups and the vector that each holds. */
@@ -94,7 +97,10 @@ static Err *write_arrays(H5File *file, const Checkpoint *ckpt, int group)
 static const char EXTRAS[] = "/run";
 
 static H5Type extra_type(const CkptExtra *extra) { return extra->counts ? H5_U64 : H5_F32; }
-static void *extra_data(const CkptExtra *extra) { return extra->counts ? (void *)extra->counts : (void *)extra->values; }
+static void *extra_data(const CkptExtra *extra)
+{
+    return extra->counts ? (void *)extra->counts : (void *)extra->values;
+}
 
 static Err *extra_path(char path[PATH_BYTES], const CkptExtra *extra)
 {
@@ -124,12 +130,14 @@ static Err *write_all(H5File *file, const Checkpoint *ckpt)
 }
 
 /* One array of the file against memory. */
-static Err *compare(const H5File *file, const char *path, H5Type type, size_t n_dims, const size_t *dims, size_t bytes, const void *memory)
+static Err *compare(const H5File *file, const char *path, H5Type type, size_t n_dims, const size_t *dims, size_t bytes,
+                    const void *memory)
 {
     void *found;
     TRY(mem_new(&found, bytes, 1));
     Err *err = h5_read(file, path, type, n_dims, dims, found);
-    if (!err && memcmp(found, memory, bytes) != 0) err = err_new(ERR_FORMAT, "%s was read back with other values than were written", path);
+    if (!err && memcmp(found, memory, bytes) != 0)
+        err = err_new(ERR_FORMAT, "%s was read back with other values than were written", path);
     free(found);
     return err;
 }
@@ -140,11 +148,13 @@ static Err *compare_all(const H5File *file, const Checkpoint *ckpt)
     for (int group = 0; group < N_GROUPS; group++)
         for (const CkptArray *array = ckpt->arrays; array < ckpt->arrays + ckpt->n_arrays; array++) {
             TRY(path_in_file(path, group, array->name, ""));
-            TRY(compare(file, path, H5_F32, array->n_dims, array->dims, elements_of(array) * sizeof(float), vector_of(ckpt, group) + array->offset));
+            TRY(compare(file, path, H5_F32, array->n_dims, array->dims, elements_of(array) * sizeof(float),
+                        vector_of(ckpt, group) + array->offset));
         }
     for (const CkptExtra *extra = ckpt->extras; extra < ckpt->extras + ckpt->n_extras; extra++) {
         TRY(extra_path(path, extra));
-        TRY(compare(file, path, extra_type(extra), 1, &extra->n, extra->n * (extra->counts ? sizeof *extra->counts : sizeof *extra->values), extra_data(extra)));
+        TRY(compare(file, path, extra_type(extra), 1, &extra->n,
+                    extra->n * (extra->counts ? sizeof *extra->counts : sizeof *extra->values), extra_data(extra)));
     }
     return NULL;
 }
@@ -165,11 +175,11 @@ Err *checkpoint_save(const Checkpoint *ckpt, const char *path)
     H5File file = {0};
     char draft[PATH_BYTES];
     if ((err = file_draft_name(draft, path))) goto done;
-    if ((err = h5_create(&file, draft)))      goto done;
-    if ((err = write_all(&file, ckpt)))       goto done;
-    if ((err = h5_close(&file)))              goto done; /* a full disk may show only here */
-    if ((err = read_back(ckpt, draft)))       goto done;
-    err = file_replace(draft, path);                     /* readers see old or new, never half */
+    if ((err = h5_create(&file, draft))) goto done;
+    if ((err = write_all(&file, ckpt))) goto done;
+    if ((err = h5_close(&file))) goto done; /* a full disk may show only here */
+    if ((err = read_back(ckpt, draft))) goto done;
+    err = file_replace(draft, path); /* readers see old or new, never half */
 done:
     h5_discard(&file); /* does nothing after h5_close */
     return err_wrap(err, "save checkpoint %s", path);
@@ -304,7 +314,8 @@ static Err *audit_group(const Checkpoint *ckpt, const H5File *file, int group)
             err = err_new(ERR_FORMAT, "%s/%s is missing; expected %s", groups[group], array->name,
                           h5_dims(array->n_dims, array->dims).text);
         else if (group == 0 && array->ids && !entry->found_ids)
-            err = err_new(ERR_FORMAT, "%s/%s_ids is missing; expected [%zu]", groups[group], array->name, array->dims[0]);
+            err = err_new(ERR_FORMAT, "%s/%s_ids is missing; expected [%zu]", groups[group], array->name,
+                          array->dims[0]);
     }
     free(audit.entries);
     return err;

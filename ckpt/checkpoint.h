@@ -28,20 +28,21 @@ typedef struct {
 
 /* What is not an array. */
 typedef struct {
-    uint64_t step;           /* updates done */
+    uint64_t step; /* updates done */
     uint64_t seed;
     uint64_t epoch;          /* passes over the data that are finished */
     uint64_t epoch_position; /* documents taken in this one */
     uint64_t tokens;         /* scored since the start */
     uint64_t metrics_bytes;  /* length of the metrics file, which a resume cuts back to */
     uint64_t parameters;     /* elements of all arrays; checkpoint_save counts them */
-    char *config_json, *progress_json, *compute_path, *base_digest, *data_digest; /* any may be NULL when saving: stored as "" */
+    char *config_json, *progress_json, *compute_path, *base_digest,
+        *data_digest; /* any may be NULL when saving: stored as "" */
 } CkptInfo;
 
 /* Something the run keeps besides the adapter. */
 typedef struct {
     const char *name;
-    size_t n; /* not 0 */
+    size_t n;         /* not 0 */
     uint64_t *counts; /* [n], or NULL */
     float *values;    /* [n], or NULL */
 } CkptExtra;

@@ -242,8 +242,8 @@ static Err *select_slab(hid_t array, const char *name, size_t n_dims, const size
         start[i] = begin[i];
         size[i] = count[i];
         if (begin[i] > whole[i] || count[i] > whole[i] - begin[i])
-            return err_new(ERR_FORMAT, "array %s: %zu elements from %zu of dimension %zu, which has %llu", name, count[i],
-                           begin[i], i, (unsigned long long)whole[i]);
+            return err_new(ERR_FORMAT, "array %s: %zu elements from %zu of dimension %zu, which has %llu", name,
+                           count[i], begin[i], i, (unsigned long long)whole[i]);
     }
     *memory = H5Screate_simple((int)n_dims, size, NULL);
     if (*memory < 0 || H5Sselect_hyperslab(*stored, H5S_SELECT_SET, start, NULL, size, NULL) < 0)
@@ -251,8 +251,8 @@ static Err *select_slab(hid_t array, const char *name, size_t n_dims, const size
     return NULL;
 }
 
-Err *h5_write_slab(H5File *file, const char *name, H5Type type, size_t n_dims, const size_t *begin,
-                   const size_t *count, const void *data)
+Err *h5_write_slab(H5File *file, const char *name, H5Type type, size_t n_dims, const size_t *begin, const size_t *count,
+                   const void *data)
 {
     Err *err = NULL;
     hid_t stored = 0, memory = 0, array = H5Dopen2(file->id, name, H5P_DEFAULT);
@@ -296,7 +296,8 @@ Err *h5_shape(const H5File *file, const char *name, H5Type *type, size_t *n_dims
     Err *err = type_of(array, name, type);
     space = H5Dget_space(array);
     int n = H5Sget_simple_extent_ndims(space);
-    if (!err && (n < 1 || n > H5_DIMS)) err = err_new(ERR_FORMAT, "array %s has %d dimensions; expected 1 to 3", name, n);
+    if (!err && (n < 1 || n > H5_DIMS))
+        err = err_new(ERR_FORMAT, "array %s has %d dimensions; expected 1 to 3", name, n);
     if (!err && H5Sget_simple_extent_dims(space, size, NULL) < 0) err = failed(ERR_FORMAT, "shape of array", name);
     drop(space);
     drop(array);
@@ -432,8 +433,10 @@ Err *h5_get_text(const H5File *file, const char *object, const char *key, char *
 done:
     drop(type);
     drop(attribute);
-    if (err) free(out);
-    else *text = out;
+    if (err)
+        free(out);
+    else
+        *text = out;
     return err;
 }
 

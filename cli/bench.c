@@ -31,21 +31,31 @@ static const Option bench_table[] = {
     {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = MATMUL_CHOICES, .help = "path of computation"},
     {"threads", OPT_INT, AT(threads), .preset = "0", .min = 0, .max = 1024, .help = "0: as OpenMP chooses"},
     {.help = "Without a DIR: products, operations, texts and training steps of made-up models"},
-    {"directory", OPT_TEXT, AT(directory), .preset = "build/bench", .help = "where the models are; they are made there, 2.5 GB, unless they are there"},
+    {"directory", OPT_TEXT, AT(directory), .preset = "build/bench",
+     .help = "where the models are; they are made there, 2.5 GB, unless they are there"},
     {"parts", OPT_LIST, AT(parts), .help = "only these of " SUITE_PARTS},
-    {"rounds", OPT_INT, AT(suite.rounds), .preset = "3", .min = 1, .max = 16, .help = "of training steps, configurations taking turns"},
+    {"rounds", OPT_INT, AT(suite.rounds), .preset = "3", .min = 1, .max = 16,
+     .help = "of training steps, configurations taking turns"},
     {.help = "With a DIR: training steps of this model, one document of random tokens each"},
-    {"targets", OPT_TEXT, AT(step.targets), .preset = "attn+experts", .choices = STEPS_TARGETS, .help = "attention's projections; and 16 experts of each layer, the shared expert, or that and all routed experts"},
+    {"targets", OPT_TEXT, AT(step.targets), .preset = "attn+experts", .choices = STEPS_TARGETS,
+     .help =
+         "attention's projections; and 16 experts of each layer, the shared expert, or that and all routed experts"},
     {"tokens", OPT_INT, AT(step.tokens), .preset = "512", .min = 2, .max = 1e6, .help = "of a step"},
-    {"document", OPT_INT, AT(step.document), .preset = "0", .min = 0, .max = 1e6, .help = "tokens of each document; 0: one of all"},
-    {"steps", OPT_INT, AT(step.steps), .preset = "7", .min = 1, .max = 1e6, .help = "that are counted; 100 and more: is their time constant?"},
+    {"document", OPT_INT, AT(step.document), .preset = "0", .min = 0, .max = 1e6,
+     .help = "tokens of each document; 0: one of all"},
+    {"steps", OPT_INT, AT(step.steps), .preset = "7", .min = 1, .max = 1e6,
+     .help = "that are counted; 100 and more: is their time constant?"},
     {"warm_up", OPT_INT, AT(step.warm_up), .preset = "2", .min = 0, .max = 1e6, .help = "steps before them"},
     {"r", OPT_INT, AT(step.r), .preset = "8", .min = 1, .max = 1024, .help = "LoRA's rank"},
-    {"init_adapter", OPT_TEXT, AT(step.init_adapter), .help = "start from this PEFT directory; it then says what is trained"},
-    {"keep_layers", OPT_INT, AT(step.keep_layers), .preset = "1000", .min = 0, .max = 1000, .help = "topmost layers that are not computed again"},
+    {"init_adapter", OPT_TEXT, AT(step.init_adapter),
+     .help = "start from this PEFT directory; it then says what is trained"},
+    {"keep_layers", OPT_INT, AT(step.keep_layers), .preset = "1000", .min = 0, .max = 1000,
+     .help = "topmost layers that are not computed again"},
     {"lean", OPT_FLAG, AT(step.recompute_experts), .help = "experts compute gate and up again on the way back"},
-    {"memory_limit", OPT_TEXT, AT(step.memory_limit), .help = "as in training, and what was planned beside what was; none: all weights lie in the mapping"},
-    {"group_tokens", OPT_INT, AT(step.group_tokens), .preset = "8192", .min = 0, .max = 1e9, .help = "as in training, under a memory limit"},
+    {"memory_limit", OPT_TEXT, AT(step.memory_limit),
+     .help = "as in training, and what was planned beside what was; none: all weights lie in the mapping"},
+    {"group_tokens", OPT_INT, AT(step.group_tokens), .preset = "8192", .min = 0, .max = 1e9,
+     .help = "as in training, under a memory limit"},
     {"scratch_dir", OPT_TEXT, AT(step.scratch_dir), .preset = ".", .help = "for boundaries under a memory limit"},
     {"seed", OPT_INT, AT(step.seed), .preset = "1", .min = 0, .max = 1e6, .help = "of tokens and adapter"},
     {"profile", OPT_FLAG, AT(timing), .help = "say where the time goes, by operation and by layer"},
@@ -53,7 +63,8 @@ static const Option bench_table[] = {
     {"batch", OPT_INT, AT(text.batch), .preset = "1", .min = 1, .max = 1e5, .help = "texts at once"},
     {"prompt", OPT_INT, AT(text.prompt), .preset = "512", .min = 1, .max = 1e6, .help = "tokens of each one's prompt"},
     {"new", OPT_INT, AT(text.new_tokens), .preset = "64", .min = 2, .max = 1e6, .help = "tokens of each one after it"},
-    {"make", OPT_TEXT, AT(make), .help = "measure nothing: make a random model of this shape in DIR, S or a config.json, from the seed"},
+    {"make", OPT_TEXT, AT(make),
+     .help = "measure nothing: make a random model of this shape in DIR, S or a config.json, from the seed"},
     {"help", OPT_FLAG, AT(help), .help = "this list"},
     {0}};
 #undef AT
@@ -61,7 +72,8 @@ static const Option bench_table[] = {
 static void print_help(void)
 {
     puts("graft bench [DIR] [options]\n\n"
-         "Measure this machine (multiplications, memory, disk), then graft as shares of that: products, operations, texts\n"
+         "Measure this machine (multiplications, memory, disk), then graft as shares of that: products, operations, "
+         "texts\n"
          "and training steps. With a DIR, the training steps of the model there, or its texts.\n");
     options_help(stdout, bench_table);
 }
@@ -70,13 +82,20 @@ static void print_help(void)
 static Err *choose_parts(BenchSettings *s)
 {
     SuiteConfig *c = &s->suite;
-    struct { const char *name; bool *on; } parts[] = {{"products", &c->products}, {"operations", &c->operations}, {"steps", &c->steps}, {"generate", &c->generate}};
+    struct {
+        const char *name;
+        bool *on;
+    } parts[] = {{"products", &c->products},
+                 {"operations", &c->operations},
+                 {"steps", &c->steps},
+                 {"generate", &c->generate}};
     const size_t n = sizeof parts / sizeof *parts;
     for (size_t i = 0; i < n; i++) *parts[i].on = s->parts.count == 0;
     for (size_t k = 0; k < s->parts.count; k++) {
         size_t i = 0;
         while (i < n && strcmp(parts[i].name, s->parts.items[k]) != 0) i++;
-        if (i == n) return err_new(ERR_USAGE, "parts: there is no %s; expected some of " SUITE_PARTS, s->parts.items[k]);
+        if (i == n)
+            return err_new(ERR_USAGE, "parts: there is no %s; expected some of " SUITE_PARTS, s->parts.items[k]);
         *parts[i].on = true;
     }
     return NULL;
@@ -115,8 +134,10 @@ static Err *bench_model(BenchSettings *s, const char *directory)
         double whole = steps_seconds(record);
         err = steps_print(record);
         if (!err && s->timing) timing_print(&timing, (size_t)s->step.steps, whole);
-        if (!err) err = write_record(s->json, record);
-        else json_free(record);
+        if (!err)
+            err = write_record(s->json, record);
+        else
+            json_free(record);
     }
     timing_free(&timing);
     return err;
@@ -126,10 +147,12 @@ static Err *bench_model(BenchSettings *s, const char *directory)
 static Err *fit_text(BenchSettings *s, Model *model)
 {
     GenerateConfig *c = &s->text;
-    size_t batch = (size_t)c->batch, prompt = (size_t)c->prompt, bytes = cache_bytes(model, batch, prompt + (size_t)c->new_tokens);
+    size_t batch = (size_t)c->batch, prompt = (size_t)c->prompt,
+           bytes = cache_bytes(model, batch, prompt + (size_t)c->new_tokens);
     if (!s->step.memory_limit) return NULL;
     Candidate candidate = {.model = model};
-    TRY(candidate_fit(&candidate, &(CandidateSettings){.memory_limit = s->step.memory_limit}, &(CandidateWork){batch * prompt, prompt, bytes}, &c->group_tokens));
+    TRY(candidate_fit(&candidate, &(CandidateSettings){.memory_limit = s->step.memory_limit},
+                      &(CandidateWork){batch * prompt, prompt, bytes}, &c->group_tokens));
     if (model->stream) c->rounds = 1;
     return NULL;
 }

@@ -12,7 +12,8 @@ Err *candidate_open(Candidate *s, const CandidateSettings *settings)
 {
     char path[PATH_BYTES];
     if (!settings->model) return err_new(ERR_USAGE, "--model is missing");
-    if (!matmul_init(settings->compute)) return err_new(ERR_USAGE, "compute %s: this CPU cannot do that", settings->compute);
+    if (!matmul_init(settings->compute))
+        return err_new(ERR_USAGE, "compute %s: this CPU cannot do that", settings->compute);
     TRY(model_open(&s->model, settings->model));
     TRY(file_join(path, settings->model, "tokenizer.json"));
     return tokenizer_open(&s->tokenizer, path);
@@ -33,8 +34,14 @@ void candidate_close(Candidate *s)
 Err *candidate_fit(Candidate *s, const CandidateSettings *settings, const CandidateWork *work, int64_t *group_tokens)
 {
     Budget budget;
-    StepWork all = {.ranks = 1, .local_ranks = 1, .threads = (size_t)omp_get_max_threads(), .step_tokens = work->tokens, .longest = work->longest,
-                .micro_batch_tokens = 1, .group_tokens = (size_t)*group_tokens, .data_bytes = work->bytes};
+    StepWork all = {.ranks = 1,
+                    .local_ranks = 1,
+                    .threads = (size_t)omp_get_max_threads(),
+                    .step_tokens = work->tokens,
+                    .longest = work->longest,
+                    .micro_batch_tokens = 1,
+                    .group_tokens = (size_t)*group_tokens,
+                    .data_bytes = work->bytes};
     TRY(budget_apply(&budget, s->model, NULL, &all, settings->memory_limit));
     *group_tokens = (int64_t)budget.group_tokens;
     return NULL;
@@ -56,5 +63,11 @@ Err *candidate_add_all(Candidate *s, const CandidateSettings *settings)
     return NULL;
 }
 
-const Adapter *candidate_adapter(const Candidate *s, size_t variant) { return variant ? s->adapters[variant - 1].adapter : NULL; }
-const char *candidate_name(const Candidate *s, size_t variant) { return variant ? s->adapters[variant - 1].name : "base"; }
+const Adapter *candidate_adapter(const Candidate *s, size_t variant)
+{
+    return variant ? s->adapters[variant - 1].adapter : NULL;
+}
+const char *candidate_name(const Candidate *s, size_t variant)
+{
+    return variant ? s->adapters[variant - 1].name : "base";
+}

@@ -22,21 +22,29 @@ typedef struct {
 /* Rows of a table whose struct has a CandidateSettings: the first of them, and some of those about the work. */
 #define CANDIDATE_OPTIONS(at, adapters)                                               \
     {"model", OPT_TEXT, CANDIDATE_AT(at, model), .help = "a Hugging Face directory"}, \
-    {"adapter", OPT_LIST, CANDIDATE_AT(at, adapter), .help = adapters}
-#define CANDIDATE_WORK_OPTIONS(at)                                                                                              \
-    {"compute", OPT_TEXT, CANDIDATE_AT(at, compute), .preset = "auto", .choices = MATMUL_CHOICES,                                \
-     .help = "arithmetic of the frozen products"},                                                                             \
-    {"memory_limit", OPT_TEXT, CANDIDATE_AT(at, memory_limit),                                                                   \
-     .help = "for everything: 8GiB; what is free less a tenth when not given. Never changes a bit"}
+    {                                                                                 \
+        "adapter", OPT_LIST, CANDIDATE_AT(at, adapter), .help = adapters              \
+    }
+#define CANDIDATE_WORK_OPTIONS(at)                                                                        \
+    {"compute",                                                                                           \
+     OPT_TEXT,                                                                                            \
+     CANDIDATE_AT(at, compute),                                                                           \
+     .preset = "auto",                                                                                    \
+     .choices = MATMUL_CHOICES,                                                                           \
+     .help = "arithmetic of the frozen products"},                                                        \
+    {                                                                                                     \
+        "memory_limit", OPT_TEXT, CANDIDATE_AT(at, memory_limit),                                         \
+            .help = "for everything: 8GiB; what is free less a tenth when not given. Never changes a bit" \
+    }
 
 typedef struct {
     Model *model;
     Tokenizer *tokenizer;
-    size_t n, capacity;       /* adapters */
+    size_t n, capacity; /* adapters */
     struct CandidateAdapter {
-        char *name;           /* as it was given */
+        char *name; /* as it was given */
         Adapter *adapter;
-    } *adapters;              /* [n] */
+    } * adapters; /* [n] */
 } Candidate;
 
 /* An empty (all zero) Subject may be closed. */
@@ -50,7 +58,8 @@ typedef struct {
 } CandidateWork;
 
 /* Keep memory_limit: weights are streamed, and group_tokens (0: all) lessened, when they must be. */
-MUST_USE Err *candidate_fit(Candidate *candidate, const CandidateSettings *settings, const CandidateWork *work, int64_t *group_tokens);
+MUST_USE Err *candidate_fit(Candidate *candidate, const CandidateSettings *settings, const CandidateWork *work,
+                            int64_t *group_tokens);
 
 MUST_USE Err *candidate_add(Candidate *candidate, const char *path);
 MUST_USE Err *candidate_add_all(Candidate *candidate, const CandidateSettings *settings);

@@ -14,11 +14,14 @@
 #define AT(field) offsetof(ChatSettings, field)
 
 static const Option chat_table[] = {
-    CANDIDATE_OPTIONS(AT(candidate), "PEFT directories, checkpoints or runs, with commas; the talk begins with the first"),
+    CANDIDATE_OPTIONS(AT(candidate),
+                      "PEFT directories, checkpoints or runs, with commas; the talk begins with the first"),
     {"system", OPT_TEXT, AT(system), .help = "a system message"},
-    {"tools", OPT_TEXT, AT(tools), .help = "a JSON file with a list of function descriptions; calls are printed, and you type their results"},
+    {"tools", OPT_TEXT, AT(tools),
+     .help = "a JSON file with a list of function descriptions; calls are printed, and you type their results"},
     {"hide_thinking", OPT_FLAG, AT(hide_thinking), .help = "do not show the thoughts of --thinking"},
-    {"context", OPT_INT, AT(context), .preset = "8192", .min = 16, .max = 1e7, .help = "tokens that the talk may have, at most the model's positions"},
+    {"context", OPT_INT, AT(context), .preset = "8192", .min = 16, .max = 1e7,
+     .help = "tokens that the talk may have, at most the model's positions"},
     {"chat_template", OPT_TEXT, AT(chat_template), .help = "overrides the one that the model directory ships"},
     {.help = "Sampling; what the model's generation_config.json says goes before these defaults"},
     SAMPLING_OPTIONS(ChatSettings, sampling),
@@ -28,13 +31,14 @@ static const Option chat_table[] = {
     {"help", OPT_FLAG, AT(help), .help = "this list"},
     {0}};
 
-static const char commands[] = "  /adapter            which there are; /adapter NUMBER or PATH takes one, /adapter 0 the base\n"
-                               "  /system TEXT        a system message from here on; without a text: none\n"
-                               "  /thinking on|off    let the model think first; /thinking show|hide its thoughts\n"
-                               "  /seed NUMBER        of the next answer\n"
-                               "  /again              answer the last message anew\n"
-                               "  /reset              forget the talk\n"
-                               "  /quit               or Ctrl-D; Ctrl-C stops an answer\n";
+static const char commands[] =
+    "  /adapter            which there are; /adapter NUMBER or PATH takes one, /adapter 0 the base\n"
+    "  /system TEXT        a system message from here on; without a text: none\n"
+    "  /thinking on|off    let the model think first; /thinking show|hide its thoughts\n"
+    "  /seed NUMBER        of the next answer\n"
+    "  /again              answer the last message anew\n"
+    "  /reset              forget the talk\n"
+    "  /quit               or Ctrl-D; Ctrl-C stops an answer\n";
 
 /* ---- commands ------------------------------------------------------------------------------------------------- */
 
@@ -43,15 +47,21 @@ static Err *choose_adapter(ChatSession *c, const char *which)
     char *end;
     size_t i = (size_t)strtoul(which, &end, 10), n = c->candidate.n;
     if (!*which) {
-        for (i = 0; i <= n; i++) printf("%s %zu  %s\n", i == c->chosen ? "*" : " ", i, candidate_name(&c->candidate, i));
+        for (i = 0; i <= n; i++)
+            printf("%s %zu  %s\n", i == c->chosen ? "*" : " ", i, candidate_name(&c->candidate, i));
         return NULL;
     }
-    if (strcmp(which, "base") == 0) i = 0;
+    if (strcmp(which, "base") == 0)
+        i = 0;
     else if (*end) {
         for (i = 1; i <= n && strcmp(candidate_name(&c->candidate, i), which) != 0;) i++;
         if (i > n) TRY(candidate_add(&c->candidate, which));
     }
-    if (i > c->candidate.n) return err_new(ERR_USAGE, n ? "there is no adapter %s: 1 to %zu, or 0, the base" : "there is no adapter %s; /adapter PATH opens one", which, n);
+    if (i > c->candidate.n)
+        return err_new(ERR_USAGE,
+                       n ? "there is no adapter %s: 1 to %zu, or 0, the base"
+                         : "there is no adapter %s; /adapter PATH opens one",
+                       which, n);
     if (i != c->chosen) c->session.seen = 0; /* the cache is of the other one */
     c->chosen = i;
     printf("(%s)\n", candidate_name(&c->candidate, i));
@@ -60,9 +70,12 @@ static Err *choose_adapter(ChatSession *c, const char *which)
 
 static Err *set_thinking(ChatSession *c, const char *word)
 {
-    if (strcmp(word, "on") == 0 || strcmp(word, "off") == 0) c->settings.sampling.thinking = strcmp(word, "on") == 0;
-    else if (strcmp(word, "show") == 0 || strcmp(word, "hide") == 0) c->settings.hide_thinking = strcmp(word, "hide") == 0;
-    else return err_new(ERR_USAGE, "/thinking on, off, show or hide");
+    if (strcmp(word, "on") == 0 || strcmp(word, "off") == 0)
+        c->settings.sampling.thinking = strcmp(word, "on") == 0;
+    else if (strcmp(word, "show") == 0 || strcmp(word, "hide") == 0)
+        c->settings.hide_thinking = strcmp(word, "hide") == 0;
+    else
+        return err_new(ERR_USAGE, "/thinking on, off, show or hide");
     return NULL;
 }
 
@@ -102,22 +115,33 @@ static Err *command(ChatSession *c, const char *line, bool *quit)
     const char *rest = line + n + strspn(line + n, " ");
     char word[24];
     snprintf(word, sizeof word, "%.*s", (int)(n < 23 ? n : 23), line);
-    if (strcmp(word, "/quit") == 0) *quit = true;
-    else if (strcmp(word, "/help") == 0) fputs(commands, stdout);
-    else if (strcmp(word, "/adapter") == 0) return choose_adapter(c, rest);
-    else if (strcmp(word, "/system") == 0) return set_system(c, rest);
-    else if (strcmp(word, "/thinking") == 0) return set_thinking(c, rest);
-    else if (strcmp(word, "/again") == 0) return again(c);
-    else if (strcmp(word, "/reset") == 0) chat_session_forget(c, json_count(c->messages));
-    else if (strcmp(word, "/seed") == 0) return set_seed(c, rest);
-    else return err_new(ERR_USAGE, "there is no %s; /help lists what there is", word);
+    if (strcmp(word, "/quit") == 0)
+        *quit = true;
+    else if (strcmp(word, "/help") == 0)
+        fputs(commands, stdout);
+    else if (strcmp(word, "/adapter") == 0)
+        return choose_adapter(c, rest);
+    else if (strcmp(word, "/system") == 0)
+        return set_system(c, rest);
+    else if (strcmp(word, "/thinking") == 0)
+        return set_thinking(c, rest);
+    else if (strcmp(word, "/again") == 0)
+        return again(c);
+    else if (strcmp(word, "/reset") == 0)
+        chat_session_forget(c, json_count(c->messages));
+    else if (strcmp(word, "/seed") == 0)
+        return set_seed(c, rest);
+    else
+        return err_new(ERR_USAGE, "there is no %s; /help lists what there is", word);
     return NULL;
 }
 
 /* What a person can mend is told, and the talk goes on. */
 static Err *tell(Err *err)
 {
-    if (!err || (err_kind(err) != ERR_USAGE && err_kind(err) != ERR_DATA && err_kind(err) != ERR_FORMAT && err_kind(err) != ERR_IO)) return err;
+    if (!err || (err_kind(err) != ERR_USAGE && err_kind(err) != ERR_DATA && err_kind(err) != ERR_FORMAT &&
+                 err_kind(err) != ERR_IO))
+        return err;
     printf("(%s)\n", err_message(err));
     err_free(err);
     return NULL;
@@ -150,12 +174,14 @@ static Err *open_session(ChatSession *c)
 {
     ChatSettings *s = &c->settings;
     int64_t positions = c->candidate.model->config.max_position_embeddings, group = 0;
-    size_t context = (size_t)(s->context < positions ? s->context : positions), bytes = cache_bytes(c->candidate.model, 1, context);
+    size_t context = (size_t)(s->context < positions ? s->context : positions),
+           bytes = cache_bytes(c->candidate.model, 1, context);
     TRY(candidate_fit(&c->candidate, &s->candidate, &(CandidateWork){context, context, bytes}, &group));
     TRY(candidate_add_all(&c->candidate, &s->candidate));
     c->chosen = c->candidate.n ? 1 : 0;
     TRY(session_open(&c->session, c->candidate.model, context, true));
-    log_line("%s, %s; %zu tokens of context in %.0f MiB; /help", s->candidate.model, candidate_name(&c->candidate, c->chosen), context, (double)bytes / 1048576);
+    log_line("%s, %s; %zu tokens of context in %.0f MiB; /help", s->candidate.model,
+             candidate_name(&c->candidate, c->chosen), context, (double)bytes / 1048576);
     return NULL;
 }
 
@@ -165,7 +191,12 @@ static Err *read_tools(ChatSession *c)
     Raw tools;
     TRY(reader_whole(&c->tools, path));
     TRY(err_wrap(raw_open(&tools, c->tools.data, c->tools.n), "tools: %s", path));
-    return raw_is(tools, JSON_ARRAY) ? NULL : err_new(ERR_DATA, "tools: %s is no list of function descriptions: [{\"type\": \"function\", \"function\": {...}}]", path);
+    return raw_is(tools, JSON_ARRAY)
+               ? NULL
+               : err_new(
+                     ERR_DATA,
+                     "tools: %s is no list of function descriptions: [{\"type\": \"function\", \"function\": {...}}]",
+                     path);
 }
 
 static Err *open_parts(ChatSession *c)

@@ -58,7 +58,8 @@ static void print_calls(const Json *calls)
     for (const Json *call = json_first(calls); call; call = json_next(call)) {
         const Json *arguments = json_find(json_find(call, "function"), "arguments");
         printf("calls %s(", call_name(call));
-        for (const Json *a = json_first(arguments); a; a = json_next(a)) printf("%s%s: %s", a == json_first(arguments) ? "" : ", ", json_key(a), json_string(a));
+        for (const Json *a = json_first(arguments); a; a = json_next(a))
+            printf("%s%s: %s", a == json_first(arguments) ? "" : ", ", json_key(a), json_string(a));
         printf(")\n");
     }
 }
@@ -100,14 +101,17 @@ void chat_session_forget(ChatSession *c, size_t n)
 {
     Json *kept = json_new_array();
     size_t count = json_count(c->messages), i = 0;
-    for (const Json *m = json_first(c->messages); m && i + n < count; m = json_next(m), i++) json_add(kept, NULL, json_duplicate(m));
+    for (const Json *m = json_first(c->messages); m && i + n < count; m = json_next(m), i++)
+        json_add(kept, NULL, json_duplicate(m));
     json_free(c->messages);
     c->messages = kept;
 }
 
 static Err *render_text(ChatSession *c, ChatText *chat, const char *json)
 {
-    ChatOptions options = {.template = c->template, .add_generation_prompt = true, .enable_thinking = c->settings.sampling.thinking ? CHAT_YES : CHAT_NO};
+    ChatOptions options = {.template = c->template,
+                           .add_generation_prompt = true,
+                           .enable_thinking = c->settings.sampling.thinking ? CHAT_YES : CHAT_NO};
     Raw messages, tools = {0};
     TRY(raw_open(&messages, json, strlen(json)));
     if (c->tools.n) TRY(raw_open(&tools, c->tools.data, c->tools.n));
@@ -146,8 +150,13 @@ static Err *write_answer(ChatSession *c, const int32_t *ids, size_t n)
     Generated made = {0};
     size_t from, room = c->session.capacity - n;
     for (int64_t i = 0; i < config->n_eos; i++) stop[i] = (int32_t)config->eos_token_id[i];
-    Generation g = {.prompt = ids, .n_prompt = n, .stop = stop, .n_stop = (size_t)config->n_eos, .sampling = sampling_of(&s->sampling),
-                    .on_token = on_token, .context = c};
+    Generation g = {.prompt = ids,
+                    .n_prompt = n,
+                    .stop = stop,
+                    .n_stop = (size_t)config->n_eos,
+                    .sampling = sampling_of(&s->sampling),
+                    .on_token = on_token,
+                    .context = c};
     g.max_new_tokens = (size_t)s->sampling.max_new_tokens < room ? (size_t)s->sampling.max_new_tokens : room;
     g.sampling.seed += c->answers++;
     answer_free(&c->answer);
@@ -171,7 +180,9 @@ static Err *answer_messages(ChatSession *c)
     int32_t *ids = NULL;
     Err *err = render(c, &tokens);
     if (!err && tokens.n >= c->session.capacity)
-        err = err_new(ERR_DATA, "the talk has %zu tokens; the context holds %zu (/reset forgets it, --context gives more)", tokens.n, c->session.capacity);
+        err = err_new(ERR_DATA,
+                      "the talk has %zu tokens; the context holds %zu (/reset forgets it, --context gives more)",
+                      tokens.n, c->session.capacity);
     if (!err) err = mem_new(&ids, tokens.n, sizeof *ids);
     for (size_t i = 0; i < tokens.n && !err; i++) ids[i] = tokens.items[i].id;
     if (!err) err = write_answer(c, ids, tokens.n);

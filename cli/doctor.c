@@ -22,10 +22,10 @@ typedef struct {
     char *directory;
 } DoctorSettings;
 
-static const Option doctor_table[] = {
-    {"directory", OPT_TEXT, offsetof(DoctorSettings, directory), .preset = ".", .help = "where a file of 1 GiB is written and read when no FILE is given"},
-    {"help", OPT_FLAG, offsetof(DoctorSettings, help), .help = "this list"},
-    {0}};
+static const Option doctor_table[] = {{"directory", OPT_TEXT, offsetof(DoctorSettings, directory), .preset = ".",
+                                       .help = "where a file of 1 GiB is written and read when no FILE is given"},
+                                      {"help", OPT_FLAG, offsetof(DoctorSettings, help), .help = "this list"},
+                                      {0}};
 
 enum { TRIAL_BYTES = 1 << 30, ADVICE = 8, LINE = 256 };
 
@@ -51,16 +51,21 @@ static void show_cpu(Doctor *d)
     printf("cpu          %s, %.0f cores in use\n", *model ? model : "unknown", d->machine.cores);
 #if defined __x86_64__
     bool avx512 = __builtin_cpu_supports("avx512f"), bf16 = __builtin_cpu_supports("avx512bf16");
-    printf("instructions %s%s%s%s; graft computes with %s\n", __builtin_cpu_supports("avx2") ? "AVX2 " : "", avx512 ? "AVX-512 " : "", bf16 ? "AVX512-BF16 " : "",
-           __builtin_cpu_supports("fma") ? "FMA" : "", matmul_path());
+    printf("instructions %s%s%s%s; graft computes with %s\n", __builtin_cpu_supports("avx2") ? "AVX2 " : "",
+           avx512 ? "AVX-512 " : "", bf16 ? "AVX512-BF16 " : "", __builtin_cpu_supports("fma") ? "FMA" : "",
+           matmul_path());
     if (!avx512) advise(d, "This CPU has no AVX-512: expect half of the arithmetic of one that has it.");
 #endif
     printf("peak         %.0f GFLOP/s in fp32, all cores, just now\n", d->machine.gflops);
-    printf("memory       %.1f GiB, %s free for graft; read at %.1f GB/s\n", d->machine.memory_gib, BYTES(bytes_free()), d->machine.memory_gbs);
+    printf("memory       %.1f GiB, %s free for graft; read at %.1f GB/s\n", d->machine.memory_gib, BYTES(bytes_free()),
+           d->machine.memory_gbs);
     double load[1];
     if (getloadavg(load, 1) == 1 && load[0] > 0.5 * d->machine.cores) {
         char text[LINE];
-        snprintf(text, sizeof text, "Other programs keep %.1f of %.0f cores busy: these figures, and training, are slower than the machine is.", load[0], d->machine.cores);
+        snprintf(
+            text, sizeof text,
+            "Other programs keep %.1f of %.0f cores busy: these figures, and training, are slower than the machine is.",
+            load[0], d->machine.cores);
         advise(d, text);
     }
 }
@@ -108,9 +113,13 @@ static Err *show_disk(Doctor *d, const char *file, const char *directory)
     Err *err = machine_disk(file ? file : path, 4, &d->machine.disk_gbs, &direct);
     if (!file) unlink(path);
     if (err) return err;
-    printf("disk         %.2f GB/s from %s, %s, 4 readers of 8 MiB\n", d->machine.disk_gbs, file ? file : directory, direct ? "past the page cache" : "through the page cache: direct reads are refused");
-    if (!direct) advise(d, "The file system refuses direct reads; a local disk (ext4, xfs) would leave the page cache alone.");
-    if (d->machine.disk_gbs < 1) advise(d, "A disk below 1 GB/s binds streamed training unless steps have many tokens: raise train_batch_size, or memory_limit.");
+    printf("disk         %.2f GB/s from %s, %s, 4 readers of 8 MiB\n", d->machine.disk_gbs, file ? file : directory,
+           direct ? "past the page cache" : "through the page cache: direct reads are refused");
+    if (!direct)
+        advise(d, "The file system refuses direct reads; a local disk (ext4, xfs) would leave the page cache alone.");
+    if (d->machine.disk_gbs < 1)
+        advise(d, "A disk below 1 GB/s binds streamed training unless steps have many tokens: raise train_batch_size, "
+                  "or memory_limit.");
     return NULL;
 }
 
@@ -118,9 +127,12 @@ static void show_limit(const char *name, int which, const char *unit)
 {
     struct rlimit limit;
     if (getrlimit(which, &limit)) return;
-    if (limit.rlim_cur == RLIM_INFINITY) printf("%s unlimited", name);
-    else if (*unit) printf("%s %s", name, BYTES(limit.rlim_cur));
-    else printf("%s %llu", name, (unsigned long long)limit.rlim_cur);
+    if (limit.rlim_cur == RLIM_INFINITY)
+        printf("%s unlimited", name);
+    else if (*unit)
+        printf("%s %s", name, BYTES(limit.rlim_cur));
+    else
+        printf("%s %llu", name, (unsigned long long)limit.rlim_cur);
 }
 
 static void show_limits(Doctor *d)
@@ -131,7 +143,8 @@ static void show_limits(Doctor *d)
     show_limit(", open files", RLIMIT_NOFILE, "");
     size_t left = bytes_free(), host = bytes_of_proc("/proc/meminfo", "MemAvailable:");
     printf("; cgroup %s\n", left < host ? "binds" : "does not bind");
-    if (!getrlimit(RLIMIT_NOFILE, &files) && files.rlim_cur < 1024) advise(d, "Fewer than 1024 open files: a model of several hundred shards may not open; raise `ulimit -n`.");
+    if (!getrlimit(RLIMIT_NOFILE, &files) && files.rlim_cur < 1024)
+        advise(d, "Fewer than 1024 open files: a model of several hundred shards may not open; raise `ulimit -n`.");
 }
 
 /* The first line that a command prints. */
@@ -162,7 +175,8 @@ static Err *doctor(int argc, char **argv, DoctorSettings *s)
     TRY(show_products(&d));
     TRY(show_disk(&d, file, s->directory));
     show_limits(&d);
-    show_command("mpi", "mpirun --version 2>/dev/null", "no mpirun: one rank only", &d, "Install Open MPI to train with several ranks.");
+    show_command("mpi", "mpirun --version 2>/dev/null", "no mpirun: one rank only", &d,
+                 "Install Open MPI to train with several ranks.");
     printf("libraries    glibc %s, %s\n", gnu_get_libc_version(), matmul_path());
     for (size_t i = 0; i < d.n_advice; i++) printf("%s%s\n", i ? "             " : "advice       ", d.advice[i]);
     if (d.n_advice == 0) printf("advice       Nothing to mend.\n");

@@ -17,8 +17,9 @@ static void print_metric(const Metric *m)
     const char *unit = is_share(m->name) ? "%" : "";
     char text[96];
     if (m->compared && strncmp(m->name, "kl", 2) != 0)
-        snprintf(text, sizeof text, "%.*f%s (%+.*f: %+.*f to %+.*f)", by == 100 ? 1 : 4, by * m->value, unit, by == 100 ? 1 : 4, by * m->difference.value,
-                 by == 100 ? 1 : 4, by * m->difference.low, by == 100 ? 1 : 4, by * m->difference.high);
+        snprintf(text, sizeof text, "%.*f%s (%+.*f: %+.*f to %+.*f)", by == 100 ? 1 : 4, by * m->value, unit,
+                 by == 100 ? 1 : 4, by * m->difference.value, by == 100 ? 1 : 4, by * m->difference.low,
+                 by == 100 ? 1 : 4, by * m->difference.high);
     else
         snprintf(text, sizeof text, "%.*f%s", by == 100 ? 1 : 4, by * m->value, unit);
     printf("    %-15s %s\n", m->name, text);
@@ -40,12 +41,15 @@ static void print_part(const Eval *e, const EvalPart *part)
 
 static void print_routing(const Eval *e)
 {
-    printf("routing: share of tokens whose experts changed; entropy of the load (1: even); busiest expert over the mean\n");
+    printf("routing: share of tokens whose experts changed; entropy of the load (1: even); busiest expert over the "
+           "mean\n");
     for (size_t v = 0; v < e->n_variants; v++)
         for (size_t l = 0; l < e->evaluated.n_layers; l++) {
             if (e->candidate.model->layers[l].dense) continue;
             RoutingShift shift = scores_routing(&e->evaluated, v, l);
-            if (e->settings.routing) printf("  layer %-3zu %6.1f%%  %6.3f  %6.2f  %s\n", l, 100 * shift.changed, shift.entropy, shift.max_over_mean, candidate_name(&e->candidate, v));
+            if (e->settings.routing)
+                printf("  layer %-3zu %6.1f%%  %6.3f  %6.2f  %s\n", l, 100 * shift.changed, shift.entropy,
+                       shift.max_over_mean, candidate_name(&e->candidate, v));
         }
     for (size_t v = 1; v < e->n_variants && !e->settings.routing; v++) {
         double sum = 0, most = 0, n = 0;
@@ -56,7 +60,8 @@ static void print_routing(const Eval *e)
             most = fmax(most, changed);
             n++;
         }
-        printf("  %5.1f%% on average, %.1f%% in the layer that moved most  %s\n", 100 * sum / n, 100 * most, candidate_name(&e->candidate, v));
+        printf("  %5.1f%% on average, %.1f%% in the layer that moved most  %s\n", 100 * sum / n, 100 * most,
+               candidate_name(&e->candidate, v));
     }
 }
 
@@ -64,8 +69,11 @@ void eval_print(const Eval *e)
 {
     for (size_t p = 0; p < e->n_parts; p++) print_part(e, &e->parts[p]);
     if (e->n_documents && e->candidate.model->router.E && (e->n_variants > 1 || e->settings.routing)) print_routing(e);
-    if (e->n_variants > 1) printf("in brackets: the difference to the base and its %.0f %% interval (%zu bootstrap draws of records)\n", 100 * e->settings.level, (size_t)e->settings.bootstrap);
-    if (e->evaluated.readings > 1) printf("the weights were read %zu times; more --hidden_mib would read them once\n", e->evaluated.readings);
+    if (e->n_variants > 1)
+        printf("in brackets: the difference to the base and its %.0f %% interval (%zu bootstrap draws of records)\n",
+               100 * e->settings.level, (size_t)e->settings.bootstrap);
+    if (e->evaluated.readings > 1)
+        printf("the weights were read %zu times; more --hidden_mib would read them once\n", e->evaluated.readings);
 }
 
 /* ---- for programs --------------------------------------------------------------------------------------------- */
@@ -99,7 +107,8 @@ static Json *json_of_part(const Eval *e, const EvalPart *part)
     json_add_string(object, "kind", record_kind_name(e->files[part->file].kind));
     json_add_number(object, "records", (double)part->n);
     if (bottom > 0) json_add_number(object, "scored", bottom);
-    for (size_t v = 0; v < e->n_variants; v++) json_add(results, NULL, json_of_summary(candidate_name(&e->candidate, v), &part->summaries[v]));
+    for (size_t v = 0; v < e->n_variants; v++)
+        json_add(results, NULL, json_of_summary(candidate_name(&e->candidate, v), &part->summaries[v]));
     json_add(object, "results", results);
     return object;
 }
@@ -153,8 +162,10 @@ static Err *write_record(const Eval *e, FILE *stream, size_t i, size_t v)
     json_add_string(line, "name", candidate_name(&e->candidate, v));
     if (r->scored > 0) json_add_number(line, "scored", r->scored);
     for (size_t m = 0; record_metric(kind, m); m++)
-        if (v || strncmp(record_metric(kind, m), "kl", 2) != 0) json_add_number(line, record_metric(kind, m), e->scores[v][i].top[m] / r->bottom);
-    if (kind == RECORD_CHOICE) json_add_number(line, "choice", (double)eval_choice(r, e->evaluated.variants[v].documents, true));
+        if (v || strncmp(record_metric(kind, m), "kl", 2) != 0)
+            json_add_number(line, record_metric(kind, m), e->scores[v][i].top[m] / r->bottom);
+    if (kind == RECORD_CHOICE)
+        json_add_number(line, "choice", (double)eval_choice(r, e->evaluated.variants[v].documents, true));
     Err *err = json_print(line, false, &text);
     json_free(line);
     if (err) return err;

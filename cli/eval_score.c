@@ -34,9 +34,12 @@ static Err *add_questions(Eval *e, size_t f)
     for (size_t i = 0; i < n; i++) {
         const Question *q = questions_get(file->questions, i);
         if ((q->n_choices > 0) != (file->kind == RECORD_CHOICE))
-            return err_new(ERR_DATA, "%s: line %zu: a file asks with choices in every record, or in none", file->path, q->record);
+            return err_new(ERR_DATA, "%s: line %zu: a file asks with choices in every record, or in none", file->path,
+                           q->record);
         double bottom = q->n_choices ? 1 : (double)e->settings.samples;
-        TRY(add_record(e, (EvalRecord){.file = f, .line = q->record, .domain = q->domain, .question = q, .bottom = bottom}, q->n_choices, q->choices));
+        TRY(add_record(e,
+                       (EvalRecord){.file = f, .line = q->record, .domain = q->domain, .question = q, .bottom = bottom},
+                       q->n_choices, q->choices));
     }
     return NULL;
 }
@@ -47,7 +50,13 @@ static Err *add_documents(Eval *e, size_t f)
     for (size_t i = 0; i < dataset_count(file->data); i++) {
         const Document *d = dataset_document(file->data, i);
         const char *domain = d->domain ? dataset_domain(file->data, d->domain) : NULL;
-        TRY(add_record(e, (EvalRecord){.file = f, .line = d->record, .domain = domain, .bottom = (double)d->n_loss_tokens, .scored = (double)d->n_loss_tokens}, 1, d));
+        TRY(add_record(e,
+                       (EvalRecord){.file = f,
+                                    .line = d->record,
+                                    .domain = domain,
+                                    .bottom = (double)d->n_loss_tokens,
+                                    .scored = (double)d->n_loss_tokens},
+                       1, d));
     }
     return NULL;
 }
@@ -84,14 +93,16 @@ static CandidateWork work_of(const Eval *e)
     }
     size_t group = s->group_tokens && (size_t)s->group_tokens < tokens ? (size_t)s->group_tokens : tokens;
     size_t hidden = e->n_variants * tokens * (size_t)e->candidate.model->config.hidden_size * sizeof(float);
-    return (CandidateWork){group > longest ? group : longest, longest, 8 * tokens + (most && most < hidden ? most : hidden)};
+    return (CandidateWork){group > longest ? group : longest, longest,
+                           8 * tokens + (most && most < hidden ? most : hidden)};
 }
 
 static Err *read_gates(Eval *e)
 {
     const TextList *conditions = &e->settings.fail_if;
     TRY(mem_new(&e->gates, conditions->count, sizeof *e->gates));
-    for (; e->n_gates < conditions->count; e->n_gates++) TRY(gate_read(&e->gates[e->n_gates], conditions->items[e->n_gates]));
+    for (; e->n_gates < conditions->count; e->n_gates++)
+        TRY(gate_read(&e->gates[e->n_gates], conditions->items[e->n_gates]));
     return NULL;
 }
 
@@ -99,7 +110,8 @@ Err *eval_open(Eval *e)
 {
     EvalSettings *s = &e->settings;
     DocumentOptions options;
-    if (!s->candidate.model || !s->data.count) return err_new(ERR_USAGE, "--%s is missing", s->candidate.model ? "data" : "model");
+    if (!s->candidate.model || !s->data.count)
+        return err_new(ERR_USAGE, "--%s is missing", s->candidate.model ? "data" : "model");
     e->n_variants = s->candidate.adapter.count + 1;
     TRY(read_gates(e));
     TRY(candidate_open(&e->candidate, &s->candidate));
@@ -150,8 +162,14 @@ static Err *write_answers(Eval *e, size_t f)
 {
     const EvalSettings *s = &e->settings;
     const EvalFile *file = &e->files[f];
-    Exact exact = {.model = e->candidate.model, .tokenizer = e->candidate.tokenizer, .questions = file->questions, .extract = s->extract, .samples = (size_t)s->samples,
-                   .at_once = (size_t)s->at_once, .group_tokens = (size_t)s->group_tokens, .max_new_tokens = (size_t)s->sampling.max_new_tokens,
+    Exact exact = {.model = e->candidate.model,
+                   .tokenizer = e->candidate.tokenizer,
+                   .questions = file->questions,
+                   .extract = s->extract,
+                   .samples = (size_t)s->samples,
+                   .at_once = (size_t)s->at_once,
+                   .group_tokens = (size_t)s->group_tokens,
+                   .max_new_tokens = (size_t)s->sampling.max_new_tokens,
                    .sampling = sampling_of(&s->sampling)};
     double *hits;
     TRY(mem_new(&hits, file->n, sizeof *hits));
@@ -171,7 +189,8 @@ Err *eval_score(Eval *e)
     TRY(mem_new(&e->scores, e->n_variants, sizeof *e->scores));
     for (size_t v = 0; v < e->n_variants; v++) TRY(mem_new(&e->scores[v], e->n_records, sizeof **e->scores));
     if (e->n_documents) {
-        TRY(evaluate(&e->evaluated, e->candidate.model, e->n_variants, e->adapters, e->n_documents, e->documents, &config));
+        TRY(evaluate(&e->evaluated, e->candidate.model, e->n_variants, e->adapters, e->n_documents, e->documents,
+                     &config));
         for (size_t v = 0; v < e->n_variants; v++) take_scores(e, v);
     }
     for (size_t f = 0; f < e->n_files; f++)
@@ -190,7 +209,8 @@ static Err *add_part(Eval *e, size_t file, const char *domain)
 {
     EvalPart part = {.file = file, .domain = domain};
     for (size_t p = 0; p < e->n_parts; p++)
-        if (e->parts[p].file == file && domain && e->parts[p].domain && strcmp(e->parts[p].domain, domain) == 0) return NULL;
+        if (e->parts[p].file == file && domain && e->parts[p].domain && strcmp(e->parts[p].domain, domain) == 0)
+            return NULL;
     TRY(mem_grow(&e->parts, &e->parts_capacity, e->n_parts + 1, sizeof *e->parts));
     e->parts[e->n_parts++] = part;
     return NULL;

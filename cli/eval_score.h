@@ -36,10 +36,10 @@ typedef struct {
 
 typedef struct {
     size_t file, line;
-    const char *domain;             /* NULL: none */
-    const Question *question;       /* NULL: a document with a loss */
+    const char *domain;       /* NULL: none */
+    const Question *question; /* NULL: a document with a loss */
     size_t first_document, n_documents;
-    double bottom;                  /* what its scores are divided by: scored tokens, 1, or samples */
+    double bottom; /* what its scores are divided by: scored tokens, 1, or samples */
     double scored;
 } EvalRecord;
 
@@ -54,14 +54,14 @@ typedef struct {
 typedef struct {
     EvalSettings settings;
     Candidate candidate;
-    size_t n_variants;          /* the base and the adapters */
-    const Adapter **adapters;   /* [n_variants] first NULL */
+    size_t n_variants;        /* the base and the adapters */
+    const Adapter **adapters; /* [n_variants] first NULL */
     size_t n_files;
     EvalFile *files;
     size_t n_records, records_capacity, n_documents, documents_capacity;
     EvalRecord *records;
     const Document **documents;
-    RecordScore **scores;       /* [n_variants] of [n_records] */
+    RecordScore **scores; /* [n_variants] of [n_records] */
     Scores evaluated;
     size_t n_parts, parts_capacity;
     EvalPart *parts;

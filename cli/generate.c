@@ -28,19 +28,25 @@ typedef struct {
 static const Option generate_table[] = {
     CANDIDATE_OPTIONS(AT(candidate), "a PEFT directory, a checkpoint or a run; none: the base"),
     {"prompt", OPT_TEXT, AT(prompt), .help = "the user's message"},
-    {"data", OPT_TEXT, AT(data), .help = "instead: JSON Lines with messages, question or prompt, answered together; or plain text, a prompt per line"},
-    {"output", OPT_TEXT, AT(output), .help = "where the answers to --data go, as JSON Lines; standard output when not given"},
+    {"data", OPT_TEXT, AT(data),
+     .help =
+         "instead: JSON Lines with messages, question or prompt, answered together; or plain text, a prompt per line"},
+    {"output", OPT_TEXT, AT(output),
+     .help = "where the answers to --data go, as JSON Lines; standard output when not given"},
     {"system", OPT_TEXT, AT(system), .help = "a system message before it"},
     {"raw", OPT_FLAG, AT(raw), .help = "the prompt is the beginning of a text; no chat template"},
     {"chat_template", OPT_TEXT, AT(chat_template), .help = "overrides the one that the model directory ships"},
     {.help = "Sampling; what the model's generation_config.json says goes before these defaults"},
     SAMPLING_OPTIONS(GenerateSettings, sampling),
     {"stop", OPT_LIST, AT(stop), .help = "texts that end the answer, with commas; a number is a token id"},
-    {"samples", OPT_INT, AT(samples), .preset = "1", .min = 1, .max = 1e6, .help = "answers per prompt, each with a seed of its own"},
+    {"samples", OPT_INT, AT(samples), .preset = "1", .min = 1, .max = 1e6,
+     .help = "answers per prompt, each with a seed of its own"},
     {"logprobs", OPT_FLAG, AT(logprobs), .help = "log-probability of every token, before any filter"},
     {.help = "Work"},
-    {"at_once", OPT_INT, AT(at_once), .preset = "32", .min = 1, .max = 1e6, .help = "texts that are written together; never changes one"},
-    {"group_tokens", OPT_INT, AT(group_tokens), .preset = "8192", .min = 0, .max = 1e9, .help = "tokens run through a layer together; never changes a text"},
+    {"at_once", OPT_INT, AT(at_once), .preset = "32", .min = 1, .max = 1e6,
+     .help = "texts that are written together; never changes one"},
+    {"group_tokens", OPT_INT, AT(group_tokens), .preset = "8192", .min = 0, .max = 1e9,
+     .help = "tokens run through a layer together; never changes a text"},
     CANDIDATE_WORK_OPTIONS(AT(candidate)),
     {"no_cache", OPT_FLAG, AT(no_cache), .help = "compute everything again for every token: to compare"},
     {"help", OPT_FLAG, AT(help), .help = "this list"},
@@ -91,7 +97,9 @@ static Err *add_prompt(Writer *w, const char *text, size_t bytes, size_t line)
 
 static Err *add_messages(Writer *w, Raw messages, Raw tools, size_t line)
 {
-    ChatOptions options = {.template = w->template, .add_generation_prompt = true, .enable_thinking = w->settings.sampling.thinking ? CHAT_YES : CHAT_NO};
+    ChatOptions options = {.template = w->template,
+                           .add_generation_prompt = true,
+                           .enable_thinking = w->settings.sampling.thinking ? CHAT_YES : CHAT_NO};
     TRY(chat_render(&w->chat, &options, messages, tools));
     return add_prompt(w, w->chat.text.data, w->chat.text.n, line);
 }
@@ -158,7 +166,9 @@ static Err *read_prompts(Writer *w, Reader *reader)
     for (;;) {
         TRY(reader_line(reader, &line, &bytes));
         if (!line) return w->n_prompts ? NULL : err_new(ERR_DATA, "%s has no prompts", w->settings.data);
-        if (bytes) TRY(err_wrap(add_record(w, line, bytes, reader_line_number(reader)), "%s: line %zu", w->settings.data, reader_line_number(reader)));
+        if (bytes)
+            TRY(err_wrap(add_record(w, line, bytes, reader_line_number(reader)), "%s: line %zu", w->settings.data,
+                         reader_line_number(reader)));
     }
 }
 
@@ -241,8 +251,15 @@ static void set_generation(Writer *w, size_t i, Generation *g, Voice *voice)
     const GenerateSettings *s = &w->settings;
     size_t samples = (size_t)s->samples;
     const Prompt *p = &w->prompts[i / samples];
-    *g = (Generation){.prompt = p->ids, .n_prompt = p->n, .max_new_tokens = (size_t)s->sampling.max_new_tokens, .stop = w->stop_ids,
-                      .n_stop = w->n_stop_ids, .no_cache = s->no_cache, .sampling = sampling_of(&s->sampling), .on_token = on_token, .context = voice};
+    *g = (Generation){.prompt = p->ids,
+                      .n_prompt = p->n,
+                      .max_new_tokens = (size_t)s->sampling.max_new_tokens,
+                      .stop = w->stop_ids,
+                      .n_stop = w->n_stop_ids,
+                      .no_cache = s->no_cache,
+                      .sampling = sampling_of(&s->sampling),
+                      .on_token = on_token,
+                      .context = voice};
     if (samples > 1) g->sampling.seed = rng_key(rng_name(g->sampling.seed, "sample of a prompt"), i % samples);
     *voice = (Voice){.aloud = !s->data && samples == 1};
     answer_open(&voice->answer, w->candidate.tokenizer, w->n_stop, w->stop_texts);
@@ -260,12 +277,16 @@ static Err *write_texts(Writer *w)
     if (!err) err = mem_new(&voices, n, sizeof *voices);
     for (size_t i = 0; i < n && !err; i++) set_generation(w, i, &generations[i], &voices[i]);
     double began = log_seconds();
-    if (!err) err = generate_all(w->candidate.model, candidate_adapter(&w->candidate, w->candidate.n), n, generations, (size_t)s->at_once, (size_t)s->group_tokens, made);
+    if (!err)
+        err = generate_all(w->candidate.model, candidate_adapter(&w->candidate, w->candidate.n), n, generations,
+                           (size_t)s->at_once, (size_t)s->group_tokens, made);
     double seconds = log_seconds() - began;
     if (!err) err = write_all(w, n, voices, made);
     size_t tokens = 0;
     for (size_t i = 0; i < n && !err; i++) tokens += made[i].n;
-    if (!err && s->data) log_line("%zu texts, %zu tokens in %.1f s, prompts included: %.1f tokens/s", n, tokens, seconds, (double)tokens / seconds);
+    if (!err && s->data)
+        log_line("%zu texts, %zu tokens in %.1f s, prompts included: %.1f tokens/s", n, tokens, seconds,
+                 (double)tokens / seconds);
     for (size_t i = 0; i < n && voices; i++) {
         answer_free(&voices[i].answer);
         err_free(voices[i].err);
@@ -290,8 +311,10 @@ static Err *set_stops(Writer *w)
     for (size_t i = 0; i < stop->count; i++) {
         char *end;
         long id = strtol(stop->items[i], &end, 10);
-        if (end != stop->items[i] && !*end && id >= 0) w->stop_ids[w->n_stop_ids++] = (int32_t)id;
-        else w->stop_texts[w->n_stop++] = stop->items[i];
+        if (end != stop->items[i] && !*end && id >= 0)
+            w->stop_ids[w->n_stop_ids++] = (int32_t)id;
+        else
+            w->stop_texts[w->n_stop++] = stop->items[i];
     }
     return NULL;
 }
@@ -301,7 +324,8 @@ static CandidateWork work_of(const Writer *w)
 {
     enum { PROMPT_TOKENS = 2048 };
     const GenerateSettings *s = &w->settings;
-    size_t most = PROMPT_TOKENS + (size_t)s->sampling.max_new_tokens, at_once = s->data || s->samples > 1 ? (size_t)s->at_once : 1;
+    size_t most = PROMPT_TOKENS + (size_t)s->sampling.max_new_tokens,
+           at_once = s->data || s->samples > 1 ? (size_t)s->at_once : 1;
     return (CandidateWork){at_once * PROMPT_TOKENS, PROMPT_TOKENS, cache_bytes(w->candidate.model, at_once, most)};
 }
 
@@ -309,7 +333,8 @@ static Err *open_parts(Writer *w)
 {
     GenerateSettings *s = &w->settings;
     if (!s->prompt == !s->data) return err_new(ERR_USAGE, "give --prompt or --data");
-    if (s->candidate.adapter.count > 1) return err_new(ERR_USAGE, "--adapter: %zu are given; one writes at a time", s->candidate.adapter.count);
+    if (s->candidate.adapter.count > 1)
+        return err_new(ERR_USAGE, "--adapter: %zu are given; one writes at a time", s->candidate.adapter.count);
     TRY(candidate_open(&w->candidate, &s->candidate));
     CandidateWork work = work_of(w);
     TRY(candidate_fit(&w->candidate, &s->candidate, &work, &s->group_tokens));

@@ -17,7 +17,8 @@ typedef struct {
 
 static const Option inspect_options[] = {
     {"json", OPT_FLAG, offsetof(InspectConfig, json), .help = "write JSON instead of text"},
-    {"check", OPT_FLAG, offsetof(InspectConfig, check), .help = "read every weight of a model, too, and name the first number that is not finite"},
+    {"check", OPT_FLAG, offsetof(InspectConfig, check),
+     .help = "read every weight of a model, too, and name the first number that is not finite"},
     {"help", OPT_FLAG, offsetof(InspectConfig, help), .help = "this list"},
     {0}};
 

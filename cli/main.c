@@ -13,7 +13,8 @@ static const struct {
 } verbs[] = {
     {"train", verb_train, "train an adapter:             graft train CONFIG.json [--key value ...]"},
     {"eval", verb_eval, "base and adapters compared:   graft eval --model DIR --data FILE,... [--adapter PATH,...]"},
-    {"generate", verb_generate, "text from base and adapter:   graft generate --model DIR --prompt TEXT [--adapter PATH]"},
+    {"generate", verb_generate,
+     "text from base and adapter:   graft generate --model DIR --prompt TEXT [--adapter PATH]"},
     {"preview", verb_preview, "what of the data is scored:    graft preview --model DIR DATA... [--html page.html]"},
     {"chat", verb_chat, "talk with base and adapters:  graft chat --model DIR [--adapter PATH,...]"},
     {"inspect", verb_inspect, "what a path holds:            graft inspect MODEL|RUN|CHECKPOINT|ADAPTER"},
@@ -37,7 +38,8 @@ int main(int argc, char **argv)
     matmul_prepare(argv);
     file_watch_maps();
     if (argc < 2) return usage(stderr, 1);
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0 || strcmp(argv[1], "-h") == 0) return usage(stdout, 0);
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0 || strcmp(argv[1], "-h") == 0)
+        return usage(stdout, 0);
     for (size_t i = 0; i < N_VERBS; i++)
         if (strcmp(argv[1], verbs[i].name) == 0) return verbs[i].run(argc - 2, argv + 2);
     fprintf(stderr, "graft: there is no verb %s\n", argv[1]);

@@ -24,9 +24,12 @@ typedef struct {
 #define AT(field) offsetof(PlanSettings, field)
 static const Option plan_table[] = {
     {.help = "The run"},
-    {"tokens", OPT_INT, AT(tokens), .preset = "0", .min = 0, .max = 1e12, .help = "of a step; train_batch_size times max_length of a configuration, else 8192"},
-    {"max_length", OPT_INT, AT(max_length), .preset = "0", .min = 0, .max = 1e7, .help = "tokens of the longest document; 2048 when not given"},
-    {"micro_batch_tokens", OPT_INT, AT(micro_batch_tokens), .preset = "1024", .min = 1, .max = 1e8, .help = "as in training"},
+    {"tokens", OPT_INT, AT(tokens), .preset = "0", .min = 0, .max = 1e12,
+     .help = "of a step; train_batch_size times max_length of a configuration, else 8192"},
+    {"max_length", OPT_INT, AT(max_length), .preset = "0", .min = 0, .max = 1e7,
+     .help = "tokens of the longest document; 2048 when not given"},
+    {"micro_batch_tokens", OPT_INT, AT(micro_batch_tokens), .preset = "1024", .min = 1, .max = 1e8,
+     .help = "as in training"},
     {"group_tokens", OPT_INT, AT(group_tokens), .preset = "8192", .min = 0, .max = 1e9, .help = "as in training"},
     {"keep_layers", OPT_INT, AT(keep_layers), .preset = "0", .min = 0, .max = 1e6, .help = "as in training"},
     {"r", OPT_INT, AT(r), .preset = "16", .min = 1, .max = 4096, .help = "as in training"},
@@ -37,13 +40,16 @@ static const Option plan_table[] = {
     {"steps", OPT_INT, AT(steps), .preset = "0", .min = 0, .max = 1e12, .help = "of the whole run"},
     {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = MATMUL_CHOICES, .help = "path, as in training"},
     {.help = "The machine: as `graft doctor` found it, where not given"},
-    {"memory_limit", OPT_TEXT, AT(memory_limit), .help = "for all ranks of a host; nine tenths of its memory when not given"},
+    {"memory_limit", OPT_TEXT, AT(memory_limit),
+     .help = "for all ranks of a host; nine tenths of its memory when not given"},
     {"ranks", OPT_INT, AT(ranks), .preset = "1", .min = 1, .max = 65536, .help = "on each host"},
     {"hosts", OPT_INT, AT(hosts), .preset = "1", .min = 1, .max = 65536, .help = "that share the tokens of a step"},
     {"cores", OPT_NUMBER, AT(cores), .min = 0, .max = 1e6, .help = "of a host"},
-    {"gflops", OPT_NUMBER, AT(gflops), .min = 0, .max = 1e9, .help = "peak of a host on graft's path, all cores: products are planned at 0.6 n / (n + 8) of it with n rows"},
+    {"gflops", OPT_NUMBER, AT(gflops), .min = 0, .max = 1e9,
+     .help = "peak of a host on graft's path, all cores: products are planned at 0.6 n / (n + 8) of it with n rows"},
     {"memory_gib", OPT_NUMBER, AT(memory_gib), .min = 0, .max = 1e9, .help = "of a host"},
-    {"memory_gbs", OPT_NUMBER, AT(memory_gbs), .min = 0, .max = 1e9, .help = "1e9 bytes per second that all cores read"},
+    {"memory_gbs", OPT_NUMBER, AT(memory_gbs), .min = 0, .max = 1e9,
+     .help = "1e9 bytes per second that all cores read"},
     {"disk_gbs", OPT_NUMBER, AT(disk_gbs), .min = 0, .max = 1e9, .help = "1e9 bytes per second, cold"},
     {"network_gbs", OPT_NUMBER, AT(network_gbs), .min = 0, .max = 1e9, .help = "between hosts"},
     {"help", OPT_FLAG, AT(help), .help = "this list"},
@@ -71,8 +77,9 @@ static Err *find_config(char path[PATH_BYTES], const char *name)
     snprintf(path, PATH_BYTES, "%s", name);
     if (n > 5 && strcmp(name + n - 5, ".json") == 0) return NULL;
     for (int i = 0; i < 3; i++) {
-        int fits = i == 0 ? snprintf(path, PATH_BYTES, "%s/config.json", name)
-                 : i == 1 ? snprintf(path, PATH_BYTES, "configs/%s.json", name) : snprintf(path, PATH_BYTES, "tests/fixtures/configs/%s.config.json", name);
+        int fits = i == 0   ? snprintf(path, PATH_BYTES, "%s/config.json", name)
+                   : i == 1 ? snprintf(path, PATH_BYTES, "configs/%s.json", name)
+                            : snprintf(path, PATH_BYTES, "tests/fixtures/configs/%s.config.json", name);
         if (fits < PATH_BYTES && file_exists(path)) return NULL;
     }
     return err_new(ERR_USAGE, "%s is neither a directory with a config.json, nor such a file, nor a known model", name);
@@ -104,15 +111,21 @@ static Err *look_into(Planner *p, const char *path, char model[PATH_BYTES])
 
 static Err *make_adapter(Planner *p)
 {
-    static const char *const attention[] = {"q_a_proj", "q_b_proj", "q_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"};
+    static const char *const attention[] = {"q_a_proj",           "q_b_proj",  "q_proj",
+                                            "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"};
     const PlanSettings *s = &p->settings;
     Json *names = json_new_array();
     for (size_t i = 0; i < 6; i++)
         if (i > 2 || (i == 2) == (p->model->config.q_lora_rank == 0)) json_add_string(names, NULL, attention[i]);
-    const Json *targets = s->target_modules ? s->target_modules : p->training.target_modules, *experts = s->experts ? s->experts : p->training.experts;
+    const Json *targets = s->target_modules ? s->target_modules : p->training.target_modules,
+               *experts = s->experts ? s->experts : p->training.experts;
     const Json *layers = s->layers_to_transform ? s->layers_to_transform : p->training.layers_to_transform;
-    LoraConfig lora = {.r = s->r, .lora_alpha = 2 * (double)s->r, .target_modules = targets || experts ? targets : names, .layers_to_transform = layers,
-                       .experts = experts, .train_router = p->training.train_router};
+    LoraConfig lora = {.r = s->r,
+                       .lora_alpha = 2 * (double)s->r,
+                       .target_modules = targets || experts ? targets : names,
+                       .layers_to_transform = layers,
+                       .experts = experts,
+                       .train_router = p->training.train_router};
     Err *err = adapter_new(&p->adapter, p->model, &lora, 0);
     json_free(names);
     return err;
@@ -131,7 +144,9 @@ static Err *set_machine(Planner *p)
     if (s->gflops > 0) memset(m->fp32, 0, sizeof m->fp32), memset(m->bf16, 0, sizeof m->bf16); /* another machine's */
     if (!matmul_init(s->compute)) return err_new(ERR_USAGE, "this CPU has no %s", s->compute);
     p->bf16 = matmul_is_bf16() && s->gflops <= 0; /* a machine that is described multiplies in fp32 */
-    if (m->gflops <= 0 || m->disk_gbs <= 0) return err_new(ERR_USAGE, "nothing is known of this machine: run `graft doctor`, or give --gflops, --disk_gbs, --memory_gbs and --memory_gib");
+    if (m->gflops <= 0 || m->disk_gbs <= 0)
+        return err_new(ERR_USAGE, "nothing is known of this machine: run `graft doctor`, or give --gflops, --disk_gbs, "
+                                  "--memory_gbs and --memory_gib");
     const char *limit = s->memory_limit ? s->memory_limit : p->training.memory_limit;
     p->limit = (size_t)(0.9 * m->memory_gib * 1073741824);
     return limit ? bytes_parse(&p->limit, limit, "memory_limit") : NULL;
@@ -142,9 +157,16 @@ static void set_work(Planner *p)
     const PlanSettings *s = &p->settings;
     size_t tokens = s->tokens ? (size_t)s->tokens : 8192, longest = s->max_length ? (size_t)s->max_length : 2048;
     if (longest > tokens) longest = tokens;
-    p->work = (StepWork){.ranks = (size_t)(s->ranks * s->hosts), .local_ranks = (size_t)s->ranks, .threads = (size_t)(p->machine.cores / (double)s->ranks + 0.5),
-                     .step_tokens = tokens, .longest = longest, .micro_batch_tokens = (size_t)s->micro_batch_tokens, .group_tokens = (size_t)s->group_tokens,
-                     .keep_layers = (size_t)s->keep_layers, .data_bytes = 64 << 20, .may_spill = true};
+    p->work = (StepWork){.ranks = (size_t)(s->ranks * s->hosts),
+                         .local_ranks = (size_t)s->ranks,
+                         .threads = (size_t)(p->machine.cores / (double)s->ranks + 0.5),
+                         .step_tokens = tokens,
+                         .longest = longest,
+                         .micro_batch_tokens = (size_t)s->micro_batch_tokens,
+                         .group_tokens = (size_t)s->group_tokens,
+                         .keep_layers = (size_t)s->keep_layers,
+                         .data_bytes = 64 << 20,
+                         .may_spill = true};
     if (p->work.threads == 0) p->work.threads = 1;
 }
 
@@ -164,7 +186,8 @@ typedef struct {
 static Err *count(void *context, const char *name, const TensorSpec *spec)
 {
     StreamedParts *parts = context;
-    size_t i = 0, blocks = ((spec->rows + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK) * ((spec->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK);
+    size_t i = 0,
+           blocks = ((spec->rows + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK) * ((spec->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK);
     double n = (double)spec->rows * (double)spec->cols;
     DType dtype = spec->must_f32 ? DTYPE_F32 : parts->fp8 && spec->may_fp8 ? DTYPE_F8_E4M3 : DTYPE_BF16;
     (void)name;
@@ -181,15 +204,16 @@ static Err *count(void *context, const char *name, const TensorSpec *spec)
 
 static void show_part(const Part *part)
 {
-    printf("  %-16s %10.3f G %14s %14s %14s\n", part->name, part->elements / 1e9, BYTES(part->bytes[DTYPE_BF16]), BYTES(part->bytes[DTYPE_F8_E4M3]),
-           BYTES(part->bytes[DTYPE_F32]));
+    printf("  %-16s %10.3f G %14s %14s %14s\n", part->name, part->elements / 1e9, BYTES(part->bytes[DTYPE_BF16]),
+           BYTES(part->bytes[DTYPE_F8_E4M3]), BYTES(part->bytes[DTYPE_F32]));
 }
 
 static Err *show_parts(const Planner *p, bool fp8)
 {
     StreamedParts parts = {.all.name = "together", .fp8 = fp8};
     TRY(model_config_tensors(&p->model->config, false, count, &parts));
-    printf("%s: %s, %zu layers\n  %-16s %12s %14s %14s %14s\n", p->name, family_name(p->model->config.family), p->model->n_layers, "part", "parameters", "BF16", "FP8", "F32");
+    printf("%s: %s, %zu layers\n  %-16s %12s %14s %14s %14s\n", p->name, family_name(p->model->config.family),
+           p->model->n_layers, "part", "parameters", "BF16", "FP8", "F32");
     for (size_t i = 0; i < parts.n; i++) show_part(&parts.parts[i]);
     show_part(&parts.all);
     return NULL;
@@ -201,19 +225,27 @@ static void show_memory(const Planner *p)
     const StreamBudget *w = &b->weights;
     printf("memory of a host: %s of %s\n", BYTES(b->total), BYTES(b->limit));
     if (b->streamed)
-        printf("  weights          %s: embedding and head %s; %s\n", BYTES(stream_budget_bytes(w)), BYTES(w->fixed_bytes), stream_budget_describe((char[STREAM_TEXT_BYTES]){0}, w));
-    else printf("  weights          %s: all\n", BYTES(w->fixed_bytes + stream_budget_layer_bytes(w)));
-    printf("  tapes            %s\n  boundaries       %s%s\n  adapter          %s (%zu parameters)\n  moments          %s\n  the rest         %s\n", BYTES(b->tapes),
-           BYTES(b->layer_inputs), b->spilled ? "; the others in a file" : "", BYTES(b->adapter), p->adapter->n, BYTES(b->moments), BYTES(b->program + b->data));
+        printf("  weights          %s: embedding and head %s; %s\n", BYTES(stream_budget_bytes(w)),
+               BYTES(w->fixed_bytes), stream_budget_describe((char[STREAM_TEXT_BYTES]){0}, w));
+    else
+        printf("  weights          %s: all\n", BYTES(w->fixed_bytes + stream_budget_layer_bytes(w)));
+    printf("  tapes            %s\n  boundaries       %s%s\n  adapter          %s (%zu parameters)\n  moments          "
+           "%s\n  the rest         %s\n",
+           BYTES(b->tapes), BYTES(b->layer_inputs), b->spilled ? "; the others in a file" : "", BYTES(b->adapter),
+           p->adapter->n, BYTES(b->moments), BYTES(b->program + b->data));
     printf("  the least        %s\n", BYTES(b->least));
 }
 
 static void show_time(char text[48], double seconds)
 {
-    if (seconds < 600) snprintf(text, 48, "%.3g s", seconds);
-    else if (seconds < 36000) snprintf(text, 48, "%.0f min", seconds / 60);
-    else if (seconds < 864000) snprintf(text, 48, "%.1f h", seconds / 3600);
-    else snprintf(text, 48, "%.1f days", seconds / 86400);
+    if (seconds < 600)
+        snprintf(text, 48, "%.3g s", seconds);
+    else if (seconds < 36000)
+        snprintf(text, 48, "%.0f min", seconds / 60);
+    else if (seconds < 864000)
+        snprintf(text, 48, "%.1f h", seconds / 3600);
+    else
+        snprintf(text, 48, "%.1f days", seconds / 86400);
 }
 #define TIME(seconds) (show_time(time_text_, seconds), time_text_)
 
@@ -224,12 +256,18 @@ static void show_step(const Planner *p)
     printf("a step of %zu tokens, the longest document %zu", p->work.step_tokens, p->work.longest);
     if (plan->budget.group_tokens) printf(", in groups of %zu", plan->budget.group_tokens);
     printf("\n  read             %s of weights", BYTES(plan->budget.read_bytes));
-    if (plan->budget.scratch_bytes) printf(", %s of boundaries written and read again", BYTES(plan->budget.scratch_bytes));
-    printf("\n  arithmetic       %.3g TFLOP at %.0f%% of %.0f GFLOP/s\n", flops_all(&plan->flops) / 1e12, 100 * plan->share, p->machine.gflops);
+    if (plan->budget.scratch_bytes)
+        printf(", %s of boundaries written and read again", BYTES(plan->budget.scratch_bytes));
+    printf("\n  arithmetic       %.3g TFLOP at %.0f%% of %.0f GFLOP/s\n", flops_all(&plan->flops) / 1e12,
+           100 * plan->share, p->machine.gflops);
     for (Bound i = 0; i < BOUNDS; i++)
-        if (plan->seconds[i] > 0) printf("  %-10s       %s%s\n", bound_names[i], TIME(plan->seconds[i]), i == plan->bound ? "   <- binds" : "");
+        if (plan->seconds[i] > 0)
+            printf("  %-10s       %s%s\n", bound_names[i], TIME(plan->seconds[i]),
+                   i == plan->bound ? "   <- binds" : "");
     printf("  together         %s, %.3g tokens/s\n", TIME(plan->step_seconds), plan->tokens_per_second);
-    if (p->settings.steps) printf("  %lld steps    %s\n", (long long)p->settings.steps, TIME((double)p->settings.steps * plan->step_seconds));
+    if (p->settings.steps)
+        printf("  %lld steps    %s\n", (long long)p->settings.steps,
+               TIME((double)p->settings.steps * plan->step_seconds));
 }
 
 /* Try what a user could change, one at a time, and name the one that gains most. */
@@ -253,18 +291,23 @@ static Err *show_help(Planner *p, const char *config_path, bool fp8)
             TRY(model_outline(&other, config_path, DTYPE_F8_E4M3));
             model = other;
         }
-        Err *err = plan_make(&plan, model, adapter, &work, &p->machine, p->bf16, (size_t)p->settings.hosts, p->settings.network_gbs, limit);
+        Err *err = plan_make(&plan, model, adapter, &work, &p->machine, p->bf16, (size_t)p->settings.hosts,
+                             p->settings.network_gbs, limit);
         model_close(other);
         gain = err ? 0 : plan.tokens_per_second / p->plan.tokens_per_second;
         err_free(err);
         if (gain <= best) continue;
         best = gain;
-        static const char *const names[] = {"four times as many tokens per step (train_batch_size)", "twice the memory (memory_limit)", "the FP8 files",
-                                            "tapes of a quarter of the layers kept (keep_layers)", "all tokens in one group (group_tokens 0)"};
+        static const char *const names[] = {"four times as many tokens per step (train_batch_size)",
+                                            "twice the memory (memory_limit)", "the FP8 files",
+                                            "tapes of a quarter of the layers kept (keep_layers)",
+                                            "all tokens in one group (group_tokens 0)"};
         what = names[t];
     }
-    if (what) printf("what would help most: %s: %.1f times the tokens per second\n", what, best);
-    else printf("what would help most: more cores or hosts; no setting gains 5%%\n");
+    if (what)
+        printf("what would help most: %s: %.1f times the tokens per second\n", what, best);
+    else
+        printf("what would help most: more cores or hosts; no setting gains 5%%\n");
     return NULL;
 }
 
@@ -284,7 +327,8 @@ static Err *plan(Planner *p, int argc, char **argv)
     if (!word) return err_new(ERR_USAGE, "which model or configuration? graft plan MODEL|config.json|CONFIG.json");
     TRY(find_config(given, word));
     TRY(look_into(p, given, config));
-    if (strcmp(given, config) != 0) TRY(options_arguments(s, plan_table, argc, argv, &word, 1, &n)); /* the command line wins */
+    if (strcmp(given, config) != 0)
+        TRY(options_arguments(s, plan_table, argc, argv, &word, 1, &n)); /* the command line wins */
     snprintf(p->name, sizeof p->name, "%s", config);
     ModelConfig peek;
     TRY(model_config_read(&peek, config));
@@ -295,7 +339,8 @@ static Err *plan(Planner *p, int argc, char **argv)
     TRY(set_machine(p));
     set_work(p);
     TRY(show_parts(p, fp8));
-    TRY(plan_make(&p->plan, p->model, p->adapter, &p->work, &p->machine, p->bf16, (size_t)s->hosts, s->network_gbs, p->limit));
+    TRY(plan_make(&p->plan, p->model, p->adapter, &p->work, &p->machine, p->bf16, (size_t)s->hosts, s->network_gbs,
+                  p->limit));
     show_memory(p);
     show_step(p);
     return show_help(p, config, fp8);

@@ -16,7 +16,8 @@ typedef struct {
 } PlotConfig;
 
 static const Option plot_options[] = {
-    {"kind", OPT_TEXT, offsetof(PlotConfig, kind), .preset = "curves", .choices = "curves roofline profile", .help = "roofline and profile: of the file that graft bench --json writes"},
+    {"kind", OPT_TEXT, offsetof(PlotConfig, kind), .preset = "curves", .choices = "curves roofline profile",
+     .help = "roofline and profile: of the file that graft bench --json writes"},
     {"output", OPT_TEXT, offsetof(PlotConfig, output), .preset = "loss.png", .help = "the PNG file to write"},
     {"title", OPT_TEXT, offsetof(PlotConfig, title), .help = "above the picture, instead of the run's name"},
     {"help", OPT_FLAG, offsetof(PlotConfig, help), .help = "this list"},
@@ -25,7 +26,8 @@ static const Option plot_options[] = {
 static void print_help(void)
 {
     puts("graft plot RUN... [options]\n\n"
-         "Draw training runs over each other: loss (training, held out, by domain), learning rate, gradient norm, expert load.\n"
+         "Draw training runs over each other: loss (training, held out, by domain), learning rate, gradient norm, "
+         "expert load.\n"
          "A run alone has its load as a heat map over layer and step.\n"
          "A RUN is a directory that holds metrics.jsonl, or such a file itself. With --kind, one file of\n"
          "graft bench --json: its roofline, or where the time of its first profiled training step went.\n");
@@ -44,8 +46,11 @@ static Err *plot(PlotConfig *config, int argc, char **argv, const char **runs)
     if (n_runs == 0) return err_new(ERR_USAGE, "no run given; --help says how");
     bool curves = strcmp(config->kind, "curves") == 0;
     if (!curves && n_runs != 1) return err_new(ERR_USAGE, "kind %s takes one file, not %zu", config->kind, n_runs);
-    if (curves) TRY(plot_runs(config->output, config->title, n_runs, runs));
-    else TRY((strcmp(config->kind, "roofline") == 0 ? plot_roofline : plot_timing)(config->output, config->title, runs[0]));
+    if (curves)
+        TRY(plot_runs(config->output, config->title, n_runs, runs));
+    else
+        TRY((strcmp(config->kind, "roofline") == 0 ? plot_roofline : plot_timing)(config->output, config->title,
+                                                                                  runs[0]));
     log_line("wrote %s", config->output);
     return NULL;
 }

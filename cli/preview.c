@@ -22,12 +22,17 @@ typedef struct {
 } PreviewSettings;
 
 static const Option preview_table[] = {
-    {"model", OPT_TEXT, offsetof(PreviewSettings, model), .help = "a Hugging Face directory: its tokenizer and template"},
-    {"n", OPT_INT, offsetof(PreviewSettings, n), .preset = "3", .min = 0, .max = 1e6, .help = "records shown, from the first on"},
-    {"record", OPT_INT, offsetof(PreviewSettings, record), .preset = "0", .min = 0, .max = 1e12, .help = "show this record of the files, from 1, instead"},
-    {"scan", OPT_INT, offsetof(PreviewSettings, scan), .preset = "100000", .min = 0, .max = 1e12, .help = "records that are counted; 0: all"},
+    {"model", OPT_TEXT, offsetof(PreviewSettings, model),
+     .help = "a Hugging Face directory: its tokenizer and template"},
+    {"n", OPT_INT, offsetof(PreviewSettings, n), .preset = "3", .min = 0, .max = 1e6,
+     .help = "records shown, from the first on"},
+    {"record", OPT_INT, offsetof(PreviewSettings, record), .preset = "0", .min = 0, .max = 1e12,
+     .help = "show this record of the files, from 1, instead"},
+    {"scan", OPT_INT, offsetof(PreviewSettings, scan), .preset = "100000", .min = 0, .max = 1e12,
+     .help = "records that are counted; 0: all"},
     {"ids", OPT_FLAG, offsetof(PreviewSettings, ids), .help = "write the id after each token"},
-    {"color", OPT_TEXT, offsetof(PreviewSettings, color), .preset = "auto", .choices = "auto always never", .help = "never: brackets stand around what is scored"},
+    {"color", OPT_TEXT, offsetof(PreviewSettings, color), .preset = "auto", .choices = "auto always never",
+     .help = "never: brackets stand around what is scored"},
     {"html", OPT_TEXT, offsetof(PreviewSettings, html), .help = "write one page to this file instead"},
     {"json", OPT_FLAG, offsetof(PreviewSettings, json), .help = "write JSON instead"},
     DATA_OPTIONS(offsetof(PreviewSettings, data)),
@@ -48,8 +53,8 @@ typedef struct {
 /* Characters that would steer a terminal, or reorder what is read: controls, and Unicode's marks of direction. */
 static bool steers(uint32_t c)
 {
-    return (c < 0x20 && c != '\n') || (c >= 0x7F && c < 0xA0) || c == 0x61C || c == 0x200E || c == 0x200F || (c >= 0x2028 && c <= 0x202E) ||
-           (c >= 0x2066 && c <= 0x2069) || c == 0xFEFF;
+    return (c < 0x20 && c != '\n') || (c >= 0x7F && c < 0xA0) || c == 0x61C || c == 0x200E || c == 0x200F ||
+           (c >= 0x2028 && c <= 0x202E) || (c >= 0x2066 && c <= 0x2069) || c == 0xFEFF;
 }
 
 /* Text without them: as \t, \x1b or \u202e. */
@@ -64,15 +69,20 @@ static Err *fit_to_show(const Text *text, char **shown)
         if (c < UNICODE_BROKEN && !steers(c)) {
             text_add(&out, text->data + at, n);
         } else {
-            if (c == '\t' || c == '\r') snprintf(escape, sizeof escape, "\\%c", c == '\t' ? 't' : 'r');
-            else snprintf(escape, sizeof escape, c < 0x100 ? "\\x%02x" : "\\u%04x", c < UNICODE_BROKEN ? (unsigned)c : 0xFFFDu);
+            if (c == '\t' || c == '\r')
+                snprintf(escape, sizeof escape, "\\%c", c == '\t' ? 't' : 'r');
+            else
+                snprintf(escape, sizeof escape, c < 0x100 ? "\\x%02x" : "\\u%04x",
+                         c < UNICODE_BROKEN ? (unsigned)c : 0xFFFDu);
             text_put(&out, escape);
         }
         at += n ? n : 1;
     }
     Err *err = text_error(&out);
-    if (err) text_free(&out);
-    else *shown = out.data;
+    if (err)
+        text_free(&out);
+    else
+        *shown = out.data;
     return err;
 }
 
@@ -96,7 +106,8 @@ static Err *show_tokens(const Previewer *p, ShownRecord *record)
         *token = (ShownToken){.id = d->ids[i],
                               .in_loss = i && d->targets[i - 1] >= 0,
                               .special = tokenizer_is_added(p->tokenizer, d->ids[i]),
-                              .begins_turn = special && i && i + 1 < d->n && !tokenizer_is_special(p->tokenizer, d->ids[i - 1])};
+                              .begins_turn = special && i && i + 1 < d->n &&
+                                             !tokenizer_is_special(p->tokenizer, d->ids[i - 1])};
         err = fit_to_show(&text, &token->text);
     }
     text_free(&text);
@@ -166,7 +177,8 @@ static Err *read_file(Previewer *p, const char *path)
 
 static void begin_style(const ShownToken *t, bool color)
 {
-    if (color) fputs(t->special ? t->in_loss ? "\x1b[1;4;32m" : "\x1b[4;36m" : t->in_loss ? "\x1b[1;32m" : "\x1b[2m", stdout);
+    if (color)
+        fputs(t->special ? t->in_loss ? "\x1b[1;4;32m" : "\x1b[4;36m" : t->in_loss ? "\x1b[1;32m" : "\x1b[2m", stdout);
 }
 
 static void print_token(const ShownToken *t, bool color, bool ids)
@@ -177,7 +189,8 @@ static void print_token(const ShownToken *t, bool color, bool ids)
             putchar(*c);
             continue;
         }
-        fputs(color ? "\xE2\x8F\x8E\x1b[0m\n" : "\xE2\x8F\x8E\n", stdout); /* a style does not run over the line's end */
+        fputs(color ? "\xE2\x8F\x8E\x1b[0m\n" : "\xE2\x8F\x8E\n",
+              stdout); /* a style does not run over the line's end */
         begin_style(t, color);
     }
     if (ids) printf("%s%d", *t->text ? "/" : "", t->id);
@@ -188,8 +201,9 @@ static void print_token(const ShownToken *t, bool color, bool ids)
 static void print_record(const ShownRecord *r, bool color, bool ids)
 {
     const Document *d = &r->built.document;
-    printf("%s%s: line %zu%s  %s%s%s, %zu tokens, %zu scored", color ? "\x1b[1m" : "", r->file, r->line, color ? "\x1b[0m" : "", record_format_name(r->built.format),
-           *r->domain ? ", domain " : "", r->domain, d->n, d->n_loss_tokens);
+    printf("%s%s: line %zu%s  %s%s%s, %zu tokens, %zu scored", color ? "\x1b[1m" : "", r->file, r->line,
+           color ? "\x1b[0m" : "", record_format_name(r->built.format), *r->domain ? ", domain " : "", r->domain, d->n,
+           d->n_loss_tokens);
     if (r->built.truncated) printf(", cut from %zu", r->whole);
     if (r->built.dropped) printf(", dropped: %zu tokens", r->whole);
     putchar('\n');
@@ -206,8 +220,10 @@ static void print_summary(const Preview *v)
 {
     enum { BAR = 40 };
     size_t width, bins[PREVIEW_BINS], most = 1, last = 0;
-    printf("%zu documents%s, %zu tokens, %zu scored, longest %zu, %zu cut, %zu dropped; template %s, train_on %s, max_length %zu\n", v->totals.documents, v->more ? " (the first)" : "",
-           v->totals.tokens, v->totals.n_loss_tokens, v->totals.longest, v->totals.truncated, v->totals.dropped, v->template, v->train_on, v->max_length);
+    printf("%zu documents%s, %zu tokens, %zu scored, longest %zu, %zu cut, %zu dropped; template %s, train_on %s, "
+           "max_length %zu\n",
+           v->totals.documents, v->more ? " (the first)" : "", v->totals.tokens, v->totals.n_loss_tokens,
+           v->totals.longest, v->totals.truncated, v->totals.dropped, v->template, v->train_on, v->max_length);
     for (RecordFormat f = RECORD_MESSAGES; f < RECORD_FORMATS; f++)
         if (v->formats[f]) printf("  %zu %s\n", v->formats[f], record_format_name(f));
     preview_bins(v, &width, bins);
@@ -297,8 +313,10 @@ static Err *write_page(const Preview *v, const char *path)
 static Err *report(const Previewer *p)
 {
     const PreviewSettings *s = &p->settings;
-    bool color = strcmp(s->color, "always") == 0 || (strcmp(s->color, "auto") == 0 && isatty(STDOUT_FILENO) && !getenv("NO_COLOR"));
-    if (s->record && !p->preview.n_records) return err_new(ERR_USAGE, "there is no record %lld; the files have %zu", (long long)s->record, p->n_seen);
+    bool color = strcmp(s->color, "always") == 0 ||
+                 (strcmp(s->color, "auto") == 0 && isatty(STDOUT_FILENO) && !getenv("NO_COLOR"));
+    if (s->record && !p->preview.n_records)
+        return err_new(ERR_USAGE, "there is no record %lld; the files have %zu", (long long)s->record, p->n_seen);
     if (s->html) return write_page(&p->preview, s->html);
     if (s->json) return print_json(&p->preview);
     for (size_t i = 0; i < p->preview.n_records; i++) print_record(&p->preview.records[i], color, s->ids);
@@ -329,7 +347,9 @@ static Err *preview(Previewer *p, int argc, char **argv, const char **files)
         options_help(stdout, preview_table);
         return NULL;
     }
-    if (!p->settings.model || !n_files) return err_new(ERR_USAGE, "%s is missing: graft preview --model DIR DATA...", p->settings.model ? "a data file" : "--model");
+    if (!p->settings.model || !n_files)
+        return err_new(ERR_USAGE, "%s is missing: graft preview --model DIR DATA...",
+                       p->settings.model ? "a data file" : "--model");
     TRY(open_parts(p));
     for (size_t i = 0; i < n_files && !p->preview.more; i++) TRY(read_file(p, files[i]));
     return report(p);

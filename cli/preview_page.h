@@ -10,9 +10,9 @@ enum { PREVIEW_BINS = 24 };
 
 typedef struct {
     int32_t id;
-    char *text; /* fit to be shown: no control character but newlines */
+    char *text;            /* fit to be shown: no control character but newlines */
     bool in_loss, special; /* special: an added token, whether it is left out when decoding or not */
-    bool begins_turn;     /* shown on a line of its own */
+    bool begins_turn;      /* shown on a line of its own */
 } ShownToken;
 
 typedef struct {

@@ -5,7 +5,8 @@
 /* What the model card says of the keys that we have; do_sample false is temperature 0. */
 static Err *take_card(void *settings, const Option *table, const char *directory)
 {
-    static const char *const keys[] = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens"};
+    static const char *const keys[] = {"temperature",        "top_p",         "top_k", "min_p",
+                                       "repetition_penalty", "max_new_tokens"};
     char path[PATH_BYTES];
     Json *card;
     bool samples = true;
@@ -17,8 +18,10 @@ static Err *take_card(void *settings, const Option *table, const char *directory
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const Json *value = json_find(card, keys[i]);
         bool greedy = i == 0 && !samples;
-        if (greedy) json_add_number(ours, keys[i], 0);
-        else if (value && json_kind(value) != JSON_NULL) json_add(ours, keys[i], json_duplicate(value));
+        if (greedy)
+            json_add_number(ours, keys[i], 0);
+        else if (value && json_kind(value) != JSON_NULL)
+            json_add(ours, keys[i], json_duplicate(value));
     }
     if (!err) err = options_json(settings, table, ours, path);
     json_free(ours);
@@ -39,6 +42,10 @@ Err *sampling_arguments(void *settings, const Option *table, int argc, char **ar
 
 Sampling sampling_of(const SamplingSettings *s)
 {
-    return (Sampling){.temperature = s->temperature, .top_p = s->top_p, .top_k = s->top_k, .seed = (uint64_t)s->seed, .min_p = s->min_p,
+    return (Sampling){.temperature = s->temperature,
+                      .top_p = s->top_p,
+                      .top_k = s->top_k,
+                      .seed = (uint64_t)s->seed,
+                      .min_p = s->min_p,
                       .repetition_penalty = s->repetition_penalty};
 }

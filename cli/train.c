@@ -65,8 +65,18 @@ static Err *start_ranks(long ranks, int argc, char **argv, int *code)
     if (n <= 0) return err_errno("find this program's own path");
     self[n] = 0;
     snprintf(count, sizeof count, "%ld", ranks);
-    const char *words[MOST_ARGUMENTS + 16] = {"mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none",
-                                                "--mca", "mpi_yield_when_idle", "1", "-n", count, self, "train"};
+    const char *words[MOST_ARGUMENTS + 16] = {"mpirun",
+                                              "--allow-run-as-root",
+                                              "--oversubscribe",
+                                              "--bind-to",
+                                              "none",
+                                              "--mca",
+                                              "mpi_yield_when_idle",
+                                              "1",
+                                              "-n",
+                                              count,
+                                              self,
+                                              "train"};
     size_t at = 12;
     for (int i = 0; i < argc && i < MOST_ARGUMENTS; i++) words[at++] = argv[i];
     fflush(NULL);
@@ -105,10 +115,13 @@ int verb_train(int argc, char **argv)
     } else if (!err) {
         err = loop_run(&run);
     }
-    bool failed = err && err_kind(err) != ERR_STOPPED, tell = err && (run.dp.rank == 0 || (failed && strncmp(err_message(err), "rank ", 5) != 0));
+    bool failed = err && err_kind(err) != ERR_STOPPED,
+         tell = err && (run.dp.rank == 0 || (failed && strncmp(err_message(err), "rank ", 5) != 0));
     int code = err ? (int)err_kind(err) : 0;
-    if (tell) code = err_report("train", err);
-    else err_free(err);
+    if (tell)
+        code = err_report("train", err);
+    else
+        err_free(err);
     run_close(&run);
     dp_close(&run.dp, failed ? code : 0, tell);
     return code;

@@ -28,7 +28,8 @@ Err *trained_table(const Adapter *adapter, AdapterArray **names, CkptArray **arr
 
 static Err *read_lora(LoraConfig *lora, const Json *settings)
 {
-    *lora = (LoraConfig){.target_modules = json_find(settings, "target_modules"), .layers_to_transform = json_find(settings, "layers_to_transform"),
+    *lora = (LoraConfig){.target_modules = json_find(settings, "target_modules"),
+                         .layers_to_transform = json_find(settings, "layers_to_transform"),
                          .experts = json_find(settings, "experts")};
     const Json **const values[] = {&lora->target_modules, &lora->layers_to_transform, &lora->experts};
     for (size_t i = 0; i < 3; i++)
@@ -62,8 +63,10 @@ static Err *make(Adapter **adapter, const Model *model, const char *config)
     const char *began_with = NULL;
     TRY(json_parse(&settings, config, strlen(config)));
     Err *err = json_may_string(settings, "init_adapter", &began_with);
-    if (!err && began_with) err = err_wrap(adapter_open(adapter, model, began_with), "init_adapter, with which the run began");
-    else if (!err) err = make_anew(adapter, model, settings);
+    if (!err && began_with)
+        err = err_wrap(adapter_open(adapter, model, began_with), "init_adapter, with which the run began");
+    else if (!err)
+        err = make_anew(adapter, model, settings);
     json_free(settings);
     return err_wrap(err, "its settings");
 }
@@ -75,7 +78,10 @@ static Err *check_base(const Model *model, const CkptInfo *info)
     char digest[DIGEST_BYTES];
     weights_digest(model->weights, digest);
     if (strcmp(digest, info->base_digest) == 0) return NULL;
-    return err_new(ERR_FORMAT, "it was trained on another base: base_digest is %s, this model's %s; give the model that it was trained on", info->base_digest, digest);
+    return err_new(
+        ERR_FORMAT,
+        "it was trained on another base: base_digest is %s, this model's %s; give the model that it was trained on",
+        info->base_digest, digest);
 }
 
 static Err *fill(Adapter *adapter, const Model *model, const char *path)
@@ -88,7 +94,12 @@ static Err *fill(Adapter *adapter, const Model *model, const char *path)
     TRY(trained_table(adapter, &names, &arrays, &n));
     Err *err = mem_new(&biases, n_biases, sizeof *biases);
     CkptExtra extra = {"router_bias", n_biases, NULL, biases};
-    Checkpoint ckpt = {.n_arrays = n, .arrays = arrays, .n = adapter->n, .values = adapter->values, .n_extras = n_biases > 0, .extras = &extra};
+    Checkpoint ckpt = {.n_arrays = n,
+                       .arrays = arrays,
+                       .n = adapter->n,
+                       .values = adapter->values,
+                       .n_extras = n_biases > 0,
+                       .extras = &extra};
     if (!err) err = checkpoint_load_values(&ckpt, path, &moved);
     if (!err && moved) err = adapter_own_biases(adapter);
     if (!err && moved) memcpy(adapter->biases, biases, n_biases * sizeof *biases);

@@ -48,7 +48,8 @@ static size_t drop_placeholders(size_t n, LoraModule *loras)
     size_t kept = 0;
     for (size_t i = 0, end; i < n; i = end) {
         bool zero = same_expert(&loras[i], &loras[i]);
-        for (end = i; end < n && (end == i || same_expert(&loras[i], &loras[end])); end++) zero = zero && is_zero(&loras[end]);
+        for (end = i; end < n && (end == i || same_expert(&loras[i], &loras[end])); end++)
+            zero = zero && is_zero(&loras[end]);
         for (size_t j = i; j < end; j++) {
             LoraModule lora = loras[j];
             loras[j] = (LoraModule){0};
@@ -92,8 +93,10 @@ static Err *read_biases(Adapter *adapter, const char *directory)
         if (!adapter->layers[l].router_bias) continue;
         bias_name(name, l);
         const TensorView *view = safetensors_find(&file, name);
-        if (!view || view->dtype != DTYPE_F32 || view->bytes != E * sizeof(float)) err = err_new(ERR_FORMAT, "%s: %s is not there, or not F32 [%zu]", path, name, E);
-        else memcpy(adapter->layers[l].router_bias, view->data, view->bytes);
+        if (!view || view->dtype != DTYPE_F32 || view->bytes != E * sizeof(float))
+            err = err_new(ERR_FORMAT, "%s: %s is not there, or not F32 [%zu]", path, name, E);
+        else
+            memcpy(adapter->layers[l].router_bias, view->data, view->bytes);
     }
     safetensors_close(&file);
     return err;
@@ -111,7 +114,12 @@ static Err *write_biases(const Adapter *adapter, const char *directory)
     for (size_t l = 0; l < adapter->n_layers && !err; l++) {
         if (!adapter->layers[l].router_bias) continue;
         bias_name(names[n], l);
-        tensors[n] = (TensorView){.name = names[n], .dtype = DTYPE_F32, .n_dims = 1, .shape = {E}, .bytes = E * sizeof(float), .data = adapter->layers[l].router_bias};
+        tensors[n] = (TensorView){.name = names[n],
+                                  .dtype = DTYPE_F32,
+                                  .n_dims = 1,
+                                  .shape = {E},
+                                  .bytes = E * sizeof(float),
+                                  .data = adapter->layers[l].router_bias};
         n++;
     }
     if (!err) {
@@ -127,13 +135,16 @@ static Err *check_bias(const Model *model, const AdapterExtra *extra)
 {
     size_t l, E = model->router.E;
     float *bias;
-    if (sscanf(extra->name, "model.layers.%zu.", &l) != 1 || l >= model->n_layers || model->layers[l].dense || extra->rows * extra->cols != E)
+    if (sscanf(extra->name, "model.layers.%zu.", &l) != 1 || l >= model->n_layers || model->layers[l].dense ||
+        extra->rows * extra->cols != E)
         return err_new(ERR_FORMAT, "%s does not fit this model", extra->name);
     TRY(mem_new(&bias, E, sizeof *bias));
     adapter_file_read_extra(extra, bias);
     bool same = memcmp(bias, model->layers[l].router_bias, E * sizeof *bias) == 0;
     free(bias);
-    return same ? NULL : err_new(ERR_FORMAT, "%s differs from the base's; a changed correction bias is not supported", extra->name);
+    return same ? NULL
+                : err_new(ERR_FORMAT, "%s differs from the base's; a changed correction bias is not supported",
+                          extra->name);
 }
 
 /* A router that was trained whole. */
@@ -150,7 +161,8 @@ static Err *take_extra(const Model *model, LoraModule *to, size_t *n, const Adap
     return err;
 }
 
-static Err *import(Adapter **adapter, const Model *model, const AdapterFile *file, const char *directory, LoraModule *loras)
+static Err *import(Adapter **adapter, const Model *model, const AdapterFile *file, const char *directory,
+                   LoraModule *loras)
 {
     char path[PATH_BYTES];
     TRY(file_join(path, directory, BIAS_FILE));
@@ -158,7 +170,8 @@ static Err *import(Adapter **adapter, const Model *model, const AdapterFile *fil
     for (size_t i = 0; i < file->n_loras; i++) TRY(take_pair(&loras[i], &file->loras[i]));
     size_t n = drop_placeholders(file->n_loras, loras);
     for (size_t i = 0; i < file->n_extras; i++)
-        if (!moved || !ends_with(file->extras[i].name, ".e_score_correction_bias")) TRY(take_extra(model, loras, &n, &file->extras[i]));
+        if (!moved || !ends_with(file->extras[i].name, ".e_score_correction_bias"))
+            TRY(take_extra(model, loras, &n, &file->extras[i]));
     return adapter_from_modules(adapter, model, n, loras);
 }
 
@@ -259,7 +272,8 @@ static Err *collect(Out *out, const LoraModule *loras, size_t n)
     }
     for (size_t l = 0; l < adapter->n_layers; l++) {
         const LayerAdapter *layer = &adapter->layers[l];
-        if (layer_has_experts(layer, adapter->model->router.E)) TRY(lora_sites_visit(adapter->model, l, add_zeros, out));
+        if (layer_has_experts(layer, adapter->model->router.E))
+            TRY(lora_sites_visit(adapter->model, l, add_zeros, out));
         if (!layer->router) continue;
         char stem[MODULE_BYTES];
         lora_site_module(&(LoraSite){.kind = SITE_ROUTER, .l = l}, stem);
@@ -278,8 +292,12 @@ Err *adapter_export(const Adapter *adapter, const char *directory, const char *b
     TRY(adapter_modules(adapter, &loras, &n));
     Err *err = collect(&out, loras, n);
     if (!err)
-        err = adapter_file_write(directory, &(AdapterOut){.base_model = base_model, .dtype = bf16 ? DTYPE_BF16 : DTYPE_F32, .n_loras = out.n,
-                                                          .loras = out.loras, .n_extras = out.n_extras, .extras = out.extras});
+        err = adapter_file_write(directory, &(AdapterOut){.base_model = base_model,
+                                                          .dtype = bf16 ? DTYPE_BF16 : DTYPE_F32,
+                                                          .n_loras = out.n,
+                                                          .loras = out.loras,
+                                                          .n_extras = out.n_extras,
+                                                          .extras = out.extras});
     if (!err) err = write_biases(adapter, directory);
     for (size_t i = 0; i < out.n; i++) free((char *)(size_t)out.loras[i].module);
     for (size_t i = 0; i < out.n_extras; i++) free((char *)(size_t)out.extras[i].name);

@@ -89,7 +89,8 @@ AnswerParts answer_parts(const Text *text, bool thinking)
 /* ---- tool calls ----------------------------------------------------------------------------------------------- */
 
 /* The text between two tags, from *at on; false when there is none before `end`. *at moves behind it. */
-static bool between(const char *open, const char *close, const char **at, const char *end, const char **begin, size_t *n)
+static bool between(const char *open, const char *close, const char **at, const char *end, const char **begin,
+                    size_t *n)
 {
     const char *from = strstr(*at, open), *to = from ? strstr(from, close) : NULL;
     if (!to || to > end) return false;
@@ -119,7 +120,8 @@ Json *answer_calls(const char *text)
         const char *inner = body, *end = body + n, *first = strstr(body, "<arg_key>");
         Json *call = json_new_object(), *function = json_new_object(), *arguments = json_new_object();
         add_text(function, "name", body, first && first < end ? (size_t)(first - body) : n);
-        while (between("<arg_key>", "</arg_key>", &inner, end, &key, &n_key) && between("<arg_value>", "</arg_value>", &inner, end, &value, &n_value)) {
+        while (between("<arg_key>", "</arg_key>", &inner, end, &key, &n_key) &&
+               between("<arg_value>", "</arg_value>", &inner, end, &value, &n_value)) {
             char *name;
             Err *err = mem_copy_bytes(&name, key, n_key);
             if (!err) add_text(arguments, name, value, n_value);

@@ -30,7 +30,8 @@ static double draw(uint64_t key, size_t n, const double *top, const double *bott
     return above / below;
 }
 
-Err *bootstrap(Interval *interval, size_t n, const double *top, const double *bottom, size_t n_draws, double level, uint64_t seed)
+Err *bootstrap(Interval *interval, size_t n, const double *top, const double *bottom, size_t n_draws, double level,
+               uint64_t seed)
 {
     double *draws, above = 0, below = 0;
     uint64_t key = rng_name(seed, "bootstrap");

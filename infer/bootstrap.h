@@ -15,6 +15,7 @@ typedef struct {
  * replacement (percentile bootstrap). Draws depend on the seed and n alone: two calls draw the same records. For paired
  * differences top[i] is the difference of the two on record i.
  * Source: Efron and Tibshirani 1993, section 13.3. */
-MUST_USE Err *bootstrap(Interval *interval, size_t n, const double *top, const double *bottom, size_t n_draws, double level, uint64_t seed);
+MUST_USE Err *bootstrap(Interval *interval, size_t n, const double *top, const double *bottom, size_t n_draws,
+                        double level, uint64_t seed);
 
 #endif

@@ -35,8 +35,8 @@ typedef struct {
     int32_t *ids;
     size_t n_parts;
     Part *parts;
-    float **hidden;    /* [n_variants] of [T][D] */
-    Choices *choices;  /* [n_variants][n_parts] */
+    float **hidden;   /* [n_variants] of [T][D] */
+    Choices *choices; /* [n_variants][n_parts] */
     Tape tape, other;
 } Work;
 
@@ -56,14 +56,16 @@ static void cut_reading(Work *w, size_t most_bytes)
     size_t each = token_bytes(w);
     w->T = 0;
     w->end = w->begin;
-    while (w->end < w->out->n_documents && (w->T == 0 || !most_bytes || (w->T + w->documents[w->end]->n) * each <= most_bytes))
+    while (w->end < w->out->n_documents &&
+           (w->T == 0 || !most_bytes || (w->T + w->documents[w->end]->n) * each <= most_bytes))
         w->T += w->documents[w->end++]->n;
 }
 
 static Err *make_part(Work *w, size_t first, size_t row, size_t most, Part *part)
 {
     size_t n = 0, T = 0;
-    while (first + n < w->end && (n == 0 || !most || T + w->documents[first + n]->n <= most)) T += w->documents[first + n++]->n;
+    while (first + n < w->end && (n == 0 || !most || T + w->documents[first + n]->n <= most))
+        T += w->documents[first + n++]->n;
     TRY(mem_new(&part->doc_start, n + 1, sizeof *part->doc_start));
     for (size_t d = 0; d < n; d++) {
         const Document *doc = w->documents[first + d];
@@ -73,7 +75,8 @@ static Err *make_part(Work *w, size_t first, size_t row, size_t most, Part *part
     part->first = first;
     part->row = row;
     part->micro_start[1] = T;
-    part->group = (Group){.T = T, .n_docs = n, .doc_start = part->doc_start, .n_micro = 1, .micro_start = part->micro_start};
+    part->group =
+        (Group){.T = T, .n_docs = n, .doc_start = part->doc_start, .n_micro = 1, .micro_start = part->micro_start};
     return NULL;
 }
 
@@ -98,7 +101,8 @@ static Err *make_rows(Work *w)
     TRY(mem_new(&w->choices, n * w->n_parts, sizeof *w->choices));
     for (size_t v = 0; v < n; v++) {
         TRY(mem_new(&w->hidden[v], w->T * w->D, sizeof **w->hidden));
-        for (size_t i = 0; i < w->n_parts; i++) TRY(choices_new(&w->choices[v * w->n_parts + i], w->model, &w->parts[i].group));
+        for (size_t i = 0; i < w->n_parts; i++)
+            TRY(choices_new(&w->choices[v * w->n_parts + i], w->model, &w->parts[i].group));
     }
     return NULL;
 }
@@ -231,7 +235,7 @@ static DocumentScore score_row(size_t V, const float *z, const float *base, int3
 /* Scored rows of one part. */
 typedef struct {
     size_t n;
-    size_t *row, *doc;  /* of the reading's hidden states; of the scores */
+    size_t *row, *doc; /* of the reading's hidden states; of the scores */
     int32_t *target;
     DocumentScore *scores; /* [n] of the variant at work */
 } Scored;
@@ -277,7 +281,8 @@ static Err *find_loss_tokens(const Work *w, const Part *part, Scored *s)
         const Document *doc = w->documents[part->first + d];
         for (size_t t = 0; t < doc->n; t++) {
             if (doc->targets[t] < 0) continue;
-            if ((size_t)doc->targets[t] >= w->V) return err_new(ERR_DATA, "token %d is not in the vocabulary of %zu", doc->targets[t], w->V);
+            if ((size_t)doc->targets[t] >= w->V)
+                return err_new(ERR_DATA, "token %d is not in the vocabulary of %zu", doc->targets[t], w->V);
             s->row[s->n] = part->row + part->doc_start[d] + t;
             s->doc[s->n] = part->first + d;
             s->target[s->n++] = doc->targets[t];
@@ -292,7 +297,8 @@ static Err *head(Work *w)
     for (size_t i = 0; i < w->n_parts; i++) {
         Scored s = {0};
         Err *err = find_loss_tokens(w, &w->parts[i], &s);
-        for (size_t at = 0; at < s.n && !err; at += most) err = score_rows(w, &w->parts[i], &s, at, s.n - at < most ? s.n - at : most);
+        for (size_t at = 0; at < s.n && !err; at += most)
+            err = score_rows(w, &w->parts[i], &s, at, s.n - at < most ? s.n - at : most);
         free(s.row);
         free(s.doc);
         free(s.target);
@@ -348,15 +354,24 @@ static Err *run(Work *w)
         out->readings++;
     } while (w->end < out->n_documents);
     for (size_t v = 1; v < out->n_variants; v++) /* what was not computed again is variant 0's */
-        memcpy(out->variants[v].load, out->variants[0].load, w->start[v] * out->n_experts * sizeof *out->variants[v].load);
+        memcpy(out->variants[v].load, out->variants[0].load,
+               w->start[v] * out->n_experts * sizeof *out->variants[v].load);
     return NULL;
 }
 
 Err *evaluate(Scores *out, Model *model, size_t n_variants, const Adapter *const *adapters, size_t n_documents,
               const Document *const *documents, const EvaluateConfig *config)
 {
-    *out = (Scores){.n_variants = n_variants, .n_documents = n_documents, .n_layers = model->n_layers, .n_experts = model->router.E};
-    Work w = {.out = out, .model = model, .adapters = adapters, .documents = documents, .config = config, .D = (size_t)model->config.hidden_size,
+    *out = (Scores){.n_variants = n_variants,
+                    .n_documents = n_documents,
+                    .n_layers = model->n_layers,
+                    .n_experts = model->router.E};
+    Work w = {.out = out,
+              .model = model,
+              .adapters = adapters,
+              .documents = documents,
+              .config = config,
+              .D = (size_t)model->config.hidden_size,
               .V = (size_t)model->config.vocab_size};
     Err *err = run(&w);
     drop_reading(&w);
@@ -387,6 +402,8 @@ RoutingShift scores_routing(const Scores *e, size_t v, size_t l)
         most = fmax(most, (double)load[i]);
     }
     if (all == 0) return (RoutingShift){0};
-    for (size_t i = 0; i < e->n_experts; i++) entropy -= load[i] ? (double)load[i] / all * log((double)load[i] / all) : 0;
-    return (RoutingShift){(double)e->variants[v].changed[l] / (double)e->tokens, E > 1 ? entropy / log(E) : 1, most * E / all};
+    for (size_t i = 0; i < e->n_experts; i++)
+        entropy -= load[i] ? (double)load[i] / all * log((double)load[i] / all) : 0;
+    return (RoutingShift){(double)e->variants[v].changed[l] / (double)e->tokens, E > 1 ? entropy / log(E) : 1,
+                          most * E / all};
 }

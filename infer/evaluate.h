@@ -23,22 +23,22 @@ typedef struct {
 
 typedef struct {
     size_t n_variants, n_documents, n_layers, n_experts;
-    uint64_t tokens;   /* of all documents */
-    size_t readings;   /* how often the weights were read: 1, unless the hidden states would not fit */
+    uint64_t tokens; /* of all documents */
+    size_t readings; /* how often the weights were read: 1, unless the hidden states would not fit */
     VariantScore *variants;
 } Scores;
 
 typedef struct {
-    size_t group_tokens; /* run through a layer together; 0: all. Never changes a bit */
-    size_t hidden_bytes; /* the most that hidden states of all variants may take; 0: no limit */
+    size_t group_tokens;                   /* run through a layer together; 0: all. Never changes a bit */
+    size_t hidden_bytes;                   /* the most that hidden states of all variants may take; 0: no limit */
     Err *(*between_layers)(void *context); /* called before each layer, its error ends the evaluation; NULL: nobody */
     void *context;
 } EvaluateConfig;
 
 /* Without documents the weights are read all the same: ranks of one host read together.
  * Owner: the caller, scores_free. Documents are borrowed while it runs. */
-MUST_USE Err *evaluate(Scores *scores, Model *model, size_t n_variants, const Adapter *const *adapters, size_t n_documents,
-                       const Document *const *documents, const EvaluateConfig *config);
+MUST_USE Err *evaluate(Scores *scores, Model *model, size_t n_variants, const Adapter *const *adapters,
+                       size_t n_documents, const Document *const *documents, const EvaluateConfig *config);
 void scores_free(Scores *scores);
 
 /* What a layer's load says: entropy over log E (1: even), and the busiest expert over the mean. */

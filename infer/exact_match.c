@@ -11,7 +11,7 @@ typedef struct {
     const Exact *exact;
     Pattern *pattern;
     Matcher *matcher;
-    size_t n;                /* texts: questions times samples */
+    size_t n; /* texts: questions times samples */
     Generation *generations;
     Generated *generated;
     Text text, found, wanted;
@@ -64,8 +64,12 @@ static Err *prepare(Work *w, int32_t *stop)
     for (size_t i = 0; i < w->n; i++) {
         const Question *q = questions_get(exact->questions, i / samples);
         Generation *g = &w->generations[i];
-        *g = (Generation){.prompt = q->prompt, .n_prompt = q->n_prompt, .max_new_tokens = exact->max_new_tokens, .stop = stop,
-                          .n_stop = (size_t)c->n_eos, .sampling = exact->sampling};
+        *g = (Generation){.prompt = q->prompt,
+                          .n_prompt = q->n_prompt,
+                          .max_new_tokens = exact->max_new_tokens,
+                          .stop = stop,
+                          .n_stop = (size_t)c->n_eos,
+                          .sampling = exact->sampling};
         g->sampling.seed = rng_key(rng_key(rng_name(exact->sampling.seed, "exact"), i / samples), i % samples);
     }
     return NULL;
@@ -98,7 +102,8 @@ Err *exact_match(const Exact *exact, const Adapter *adapter, double *hits)
     int32_t stop[MAX_EOS];
     memset(hits, 0, questions_count(exact->questions) * sizeof *hits);
     Err *err = prepare(&w, stop);
-    if (!err) err = generate_all(exact->model, adapter, w.n, w.generations, exact->at_once, exact->group_tokens, w.generated);
+    if (!err)
+        err = generate_all(exact->model, adapter, w.n, w.generations, exact->at_once, exact->group_tokens, w.generated);
     if (!err) err = judge(&w, hits);
     if (w.generated) generated_free(w.n, w.generated);
     free(w.generated);

@@ -12,7 +12,7 @@ typedef struct {
     const Questions *questions;
     const char *extract; /* of its matches in a text the last one is the answer */
     size_t samples, max_new_tokens, at_once, group_tokens;
-    Sampling sampling;   /* every text has a seed of its own, by (seed, question, sample) */
+    Sampling sampling; /* every text has a seed of its own, by (seed, question, sample) */
 } Exact;
 
 /* hits [questions] out: how many of a question's samples are right. adapter NULL: the base. */

@@ -18,13 +18,13 @@ typedef struct {
 typedef struct {
     Model *model;
     const Adapter *adapter;
-    size_t n, next;       /* generations; the first that has not begun */
+    size_t n, next; /* generations; the first that has not begun */
     const Generation *generations;
     Generated *generated;
     size_t at_once, n_writers;
-    Writer *writers;      /* [at_once] the first n_writers are at work */
-    Session **sessions;   /* [at_once] */
-    Session *lent;        /* the one writer's, when it is the caller's */
+    Writer *writers;    /* [at_once] the first n_writers are at work */
+    Session **sessions; /* [at_once] */
+    Session *lent;      /* the one writer's, when it is the caller's */
     Stepper stepper;
     float *logits, *work; /* [at_once][V] */
     uint32_t *order;      /* [at_once][V] */
@@ -39,8 +39,10 @@ static Err *begin(DecodeBatch *batch, size_t number)
     if (g->max_new_tokens == 0) return NULL;
     Writer *w = &batch->writers[batch->n_writers];
     w->number = number;
-    if (!batch->lent) TRY(session_open(&w->session, batch->model, g->n_prompt + g->max_new_tokens, !g->no_cache));
-    else w->session = *batch->lent;
+    if (!batch->lent)
+        TRY(session_open(&w->session, batch->model, g->n_prompt + g->max_new_tokens, !g->no_cache));
+    else
+        w->session = *batch->lent;
     batch->n_writers++;
     session_set(&w->session, g->n_prompt, g->prompt);
     return NULL;
@@ -48,8 +50,10 @@ static Err *begin(DecodeBatch *batch, size_t number)
 
 static void leave(DecodeBatch *batch, Writer *w)
 {
-    if (batch->lent) *batch->lent = w->session;
-    else session_close(&w->session);
+    if (batch->lent)
+        *batch->lent = w->session;
+    else
+        session_close(&w->session);
 }
 
 /* Writers that go on close ranks. */
@@ -57,8 +61,10 @@ static void end(DecodeBatch *batch, const bool *ended)
 {
     size_t n = 0;
     for (size_t i = 0; i < batch->n_writers; i++) {
-        if (ended[i]) leave(batch, &batch->writers[i]);
-        else batch->writers[n++] = batch->writers[i];
+        if (ended[i])
+            leave(batch, &batch->writers[i]);
+        else
+            batch->writers[n++] = batch->writers[i];
     }
     batch->n_writers = n;
 }
@@ -157,19 +163,31 @@ static Err *open_batch(DecodeBatch *batch)
     return err;
 }
 
-Err *generate_all(Model *model, const Adapter *adapter, size_t n, const Generation *generations, size_t at_once, size_t group_tokens,
-                  Generated *generated)
+Err *generate_all(Model *model, const Adapter *adapter, size_t n, const Generation *generations, size_t at_once,
+                  size_t group_tokens, Generated *generated)
 {
-    DecodeBatch batch = {.model = model, .adapter = adapter, .n = n, .generations = generations, .generated = generated,
-                 .at_once = at_once ? at_once : 1, .stepper.group_tokens = group_tokens};
+    DecodeBatch batch = {.model = model,
+                         .adapter = adapter,
+                         .n = n,
+                         .generations = generations,
+                         .generated = generated,
+                         .at_once = at_once ? at_once : 1,
+                         .stepper.group_tokens = group_tokens};
     return open_batch(&batch);
 }
 
 Err *generate_in(Session *session, Model *model, const Adapter *adapter, const Generation *g, Generated *generated)
 {
-    DecodeBatch batch = {.model = model, .adapter = adapter, .n = 1, .generations = g, .generated = generated, .at_once = 1, .lent = session};
+    DecodeBatch batch = {.model = model,
+                         .adapter = adapter,
+                         .n = 1,
+                         .generations = g,
+                         .generated = generated,
+                         .at_once = 1,
+                         .lent = session};
     if (g->n_prompt + g->max_new_tokens <= session->capacity) return open_batch(&batch);
-    return err_new(ERR_DATA, "%zu tokens and %zu new ones; the context holds %zu", g->n_prompt, g->max_new_tokens, session->capacity);
+    return err_new(ERR_DATA, "%zu tokens and %zu new ones; the context holds %zu", g->n_prompt, g->max_new_tokens,
+                   session->capacity);
 }
 
 void generated_free(size_t n, Generated *generated)

@@ -10,7 +10,7 @@ typedef struct {
     size_t n_prompt, max_new_tokens;
     const int32_t *stop; /* ids that end the text; they are not part of it */
     size_t n_stop;
-    bool no_cache;       /* compute everything again for every token: slow, for comparison */
+    bool no_cache; /* compute everything again for every token: slow, for comparison */
     Sampling sampling;
     /* Called for every token, as soon as it is known; returning false ends the text. May be NULL. */
     bool (*on_token)(void *context, int32_t token);
@@ -19,24 +19,26 @@ typedef struct {
 
 /* adapter NULL: the base. Owner of *tokens: the caller, until free(). Fails: ERR_DATA when the text would grow beyond
  * max_position_embeddings. */
-MUST_USE Err *generate(Model *model, const Adapter *adapter, const Generation *generation, int32_t **tokens, size_t *n_tokens);
+MUST_USE Err *generate(Model *model, const Adapter *adapter, const Generation *generation, int32_t **tokens,
+                       size_t *n_tokens);
 
 typedef struct {
     int32_t *tokens;
     double *log_probabilities; /* of the tokens, before any filter, in nats */
     size_t n, capacity;
-    bool stopped;              /* by a stop id or by on_token; else it reached max_new_tokens */
+    bool stopped; /* by a stop id or by on_token; else it reached max_new_tokens */
 } Generated;
 
 /* Many at once: up to `at_once` texts take each step together, and the next begins when one ends. A text depends on its
  * own prompt, sampling and seed, never on the others.
  * group_tokens   run through a layer together; 0: all
  * generated      [n] out; owner: the caller, generated_free */
-MUST_USE Err *generate_all(Model *model, const Adapter *adapter, size_t n, const Generation *generations, size_t at_once, size_t group_tokens,
-                           Generated *generated);
+MUST_USE Err *generate_all(Model *model, const Adapter *adapter, size_t n, const Generation *generations,
+                           size_t at_once, size_t group_tokens, Generated *generated);
 /* One text in a session of the caller's: what the session's cache holds of the prompt's beginning is not computed again.
  * Fails: ERR_DATA when prompt and max_new_tokens do not fit into it. */
-MUST_USE Err *generate_in(Session *session, Model *model, const Adapter *adapter, const Generation *generation, Generated *generated);
+MUST_USE Err *generate_in(Session *session, Model *model, const Adapter *adapter, const Generation *generation,
+                          Generated *generated);
 
 void generated_free(size_t n, Generated *generated);
 

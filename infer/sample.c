@@ -55,7 +55,8 @@ static size_t keep(const Sampling *s, size_t V, const float *p, uint32_t *heap, 
     if (most < V && share < 1) { /* top_p is a share of what top_k keeps */
         for (whole = 0; n < most; n++) whole += (double)p[pop(p, V - n, heap)];
         size_t count = 0;
-        for (*kept = 0; count < n && (count == 0 || *kept < share * whole); count++) *kept += (double)p[heap[V - 1 - count]];
+        for (*kept = 0; count < n && (count == 0 || *kept < share * whole); count++)
+            *kept += (double)p[heap[V - 1 - count]];
         n = count;
     } else {
         for (*kept = 0; n < most && (n == 0 || *kept < share * whole); n++) {

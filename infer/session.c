@@ -50,8 +50,8 @@ typedef struct {
     size_t *doc_start, *doc_past;
     size_t micro_start[2];
     int32_t *ids;
-    float *x;      /* [T][D] between the layers */
-    float **rows;  /* [3 n] the sessions' latent, rotary and index rows of the layer at work */
+    float *x;     /* [T][D] between the layers */
+    float **rows; /* [3 n] the sessions' latent, rotary and index rows of the layer at work */
     Choices choices;
 } Pack;
 
@@ -59,7 +59,12 @@ static Err *fill_pack(Pack *p, const Model *model, Session *const *sessions)
 {
     size_t T = p->doc_start[p->n], D = (size_t)model->config.hidden_size;
     p->micro_start[1] = T;
-    p->group = (Group){.T = T, .n_docs = p->n, .doc_start = p->doc_start, .doc_past = p->doc_past, .n_micro = 1, .micro_start = p->micro_start};
+    p->group = (Group){.T = T,
+                       .n_docs = p->n,
+                       .doc_start = p->doc_start,
+                       .doc_past = p->doc_past,
+                       .n_micro = 1,
+                       .micro_start = p->micro_start};
     TRY(mem_new(&p->ids, T, sizeof *p->ids));
     TRY(mem_new(&p->x, T * D, sizeof *p->x));
     TRY(mem_new(&p->rows, 3 * p->n, sizeof *p->rows));
@@ -90,7 +95,8 @@ static Err *embed(Stepper *st, const Model *model, Pack *p)
     return NULL;
 }
 
-static Err *run_layer(Stepper *st, const Model *model, const Adapter *adapter, size_t l, Session *const *sessions, Pack *p)
+static Err *run_layer(Stepper *st, const Model *model, const Adapter *adapter, size_t l, Session *const *sessions,
+                      Pack *p)
 {
     size_t D = (size_t)model->config.hidden_size;
     LayerCache cache = {.capacity = SIZE_MAX, .latent = p->rows, .rotary = p->rows + p->n, .index = p->rows + 2 * p->n};
@@ -123,7 +129,8 @@ static Err *add_to_pack(Packs *packs, size_t group_tokens, bool fresh, Session *
     const Session *s = sessions[i];
     size_t rows = s->n - s->seen;
     Pack *p = packs->n ? &packs->items[packs->n - 1] : NULL;
-    if (fresh || !p || p->n == p->capacity || (group_tokens && p->doc_start[p->n] + rows > group_tokens) || sessions[p->which[0]]->cached != s->cached) {
+    if (fresh || !p || p->n == p->capacity || (group_tokens && p->doc_start[p->n] + rows > group_tokens) ||
+        sessions[p->which[0]]->cached != s->cached) {
         p = &packs->items[packs->n++];
         p->capacity = packs->capacity;
         TRY(mem_new(&p->which, p->capacity, sizeof *p->which));
@@ -160,7 +167,8 @@ static Err *forward_pass(Stepper *st, Model *model, const Adapter *adapter, Sess
     for (size_t l = 0; l < model->n_layers; l++) {
         TRY(layer_acquire(model, l));
         Err *err = NULL;
-        for (size_t i = 0; i < packs->n && !err; i++) err = run_layer(st, model, adapter, l, sessions, &packs->items[i]);
+        for (size_t i = 0; i < packs->n && !err; i++)
+            err = run_layer(st, model, adapter, l, sessions, &packs->items[i]);
         layer_release(model, l);
         if (err) return err_wrap(err, "layer %zu", l);
     }
@@ -176,7 +184,8 @@ static Err *head(Stepper *st, const Model *model, const Packs *packs, size_t n, 
     TRY(tape_error(&st->head));
     for (size_t i = 0; i < packs->n; i++) {
         const Pack *p = &packs->items[i];
-        for (size_t d = 0; d < p->n; d++) memcpy(last + p->which[d] * D, p->x + (p->doc_start[d + 1] - 1) * D, D * sizeof *last);
+        for (size_t d = 0; d < p->n; d++)
+            memcpy(last + p->which[d] * D, p->x + (p->doc_start[d + 1] - 1) * D, D * sizeof *last);
     }
     Tensor *z = model_logits(&st->head, model, tape_leaf(&st->head, n, D, last, false));
     TRY(tape_error(&st->head));

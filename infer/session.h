@@ -28,6 +28,7 @@ typedef struct {
 void stepper_free(Stepper *stepper);
 
 /* Run the new tokens of n sessions (one at least each) through the model; logits [n][V] are those after each text's end. */
-MUST_USE Err *sessions_step(Stepper *stepper, Model *model, const Adapter *adapter, size_t n, Session *const *sessions, float *logits);
+MUST_USE Err *sessions_step(Stepper *stepper, Model *model, const Adapter *adapter, size_t n, Session *const *sessions,
+                            float *logits);
 
 #endif

@@ -22,7 +22,8 @@ static bool on_token(void *context, int32_t token)
     return true;
 }
 
-static Err *one_round(Model *model, const Adapter *adapter, const SpeedConfig *config, const Generation *texts, Generated *made, Clock *clock, GenerationSpeed *speed)
+static Err *one_round(Model *model, const Adapter *adapter, const SpeedConfig *config, const Generation *texts,
+                      Generated *made, Clock *clock, GenerationSpeed *speed)
 {
     *clock = (Clock){0};
     double start = log_seconds();
@@ -30,7 +31,7 @@ static Err *one_round(Model *model, const Adapter *adapter, const SpeedConfig *c
     generated_free(config->batch, made);
     double n = (double)config->batch;
     speed->prefill = n * (double)config->prompt / (clock->first - start);
-    speed->decode = config->new > 1 ? n * (double)(config->new - 1) / (clock->last - clock->first) : 0;
+    speed->decode = config->new > 1 ? n *(double)(config->new - 1) / (clock->last - clock->first) : 0;
     return NULL;
 }
 
@@ -40,7 +41,8 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static Err *rounds(GenerationSpeed *speed, Model *model, const Adapter *adapter, const SpeedConfig *config, const Generation *texts, Generated *made, Clock *clock)
+static Err *rounds(GenerationSpeed *speed, Model *model, const Adapter *adapter, const SpeedConfig *config,
+                   const Generation *texts, Generated *made, Clock *clock)
 {
     double *prefill;
     TRY(mem_new(&prefill, 2 * config->rounds, sizeof *prefill));
@@ -71,7 +73,8 @@ Err *generation_speed(GenerationSpeed *speed, Model *model, const Adapter *adapt
     if (!err) err = mem_new(&made, config->batch, sizeof *made);
     for (size_t i = 0; i < n && !err; i++) ids[i] = (int32_t)rng_below(rng_name(0, "speed"), i, vocabulary);
     for (size_t i = 0; i < config->batch && !err; i++)
-        texts[i] = (Generation){.prompt = ids + i * config->prompt, .n_prompt = config->prompt, .max_new_tokens = config->new};
+        texts[i] =
+            (Generation){.prompt = ids + i * config->prompt, .n_prompt = config->prompt, .max_new_tokens = config->new};
     if (!err) {
         texts[0].on_token = on_token;
         texts[0].context = &clock;
@@ -88,7 +91,8 @@ Err *generation_speed(GenerationSpeed *speed, Model *model, const Adapter *adapt
 static double bytes_of(size_t n, const Weight *const weights[])
 {
     double sum = 0;
-    for (size_t i = 0; i < n; i++) sum += (double)weights[i]->rows * (double)weights[i]->cols * (double)dtype_bytes(weights[i]->dtype);
+    for (size_t i = 0; i < n; i++)
+        sum += (double)weights[i]->rows * (double)weights[i]->cols * (double)dtype_bytes(weights[i]->dtype);
     return sum;
 }
 
@@ -101,7 +105,8 @@ double generation_bytes(const Model *model)
         sum += bytes_of(6, (const Weight *[]){&a->index_q, &a->index_k, &a->index_heads, &a->gate, &a->up, &a->down});
         if (a->dense) continue;
         const Weight *e = a->expert_weights;
-        sum += bytes_of(1, (const Weight *[]){&a->router}) + (double)model->router.K * bytes_of(3, (const Weight *[]){&e[0], &e[1], &e[2]});
+        sum += bytes_of(1, (const Weight *[]){&a->router}) +
+               (double)model->router.K * bytes_of(3, (const Weight *[]){&e[0], &e[1], &e[2]});
     }
     return sum;
 }

@@ -8,8 +8,9 @@
 #include <string.h>
 
 static const char *const kinds[RECORD_KINDS] = {"loss", "choice", "written"};
-static const char *const metrics[RECORD_KINDS][RECORD_METRICS + 1] = {
-    {"loss", "token_accuracy", "kl", "kl_base", NULL}, {"accuracy", "accuracy_sum", NULL}, {"exact_match", NULL}};
+static const char *const metrics[RECORD_KINDS][RECORD_METRICS + 1] = {{"loss", "token_accuracy", "kl", "kl_base", NULL},
+                                                                      {"accuracy", "accuracy_sum", NULL},
+                                                                      {"exact_match", NULL}};
 
 const char *record_kind_name(RecordKind kind) { return kinds[kind]; }
 const char *record_metric(RecordKind kind, size_t i) { return metrics[kind][i]; }
@@ -26,7 +27,8 @@ static double ratio(size_t m, size_t n, const double *bottom, const RecordScore 
     return above / below;
 }
 
-Err *summarise(Summary *summary, RecordKind kind, size_t n, const double *bottom, const RecordScore *own, const RecordScore *base, const Draws *draws)
+Err *summarise(Summary *summary, RecordKind kind, size_t n, const double *bottom, const RecordScore *own,
+               const RecordScore *base, const Draws *draws)
 {
     double *differences;
     Err *err = NULL;
@@ -37,8 +39,10 @@ Err *summarise(Summary *summary, RecordKind kind, size_t n, const double *bottom
         Metric *metric = &summary->metrics[summary->n++];
         *metric = (Metric){.name = metrics[kind][m], .value = ratio(m, n, bottom, own), .compared = base != NULL};
         for (size_t i = 0; i < n && base; i++) differences[i] = own[i].top[m] - base[i].top[m];
-        if (base) err = bootstrap(&metric->difference, n, differences, bottom, draws->n_draws, draws->level, draws->seed);
-        if (strcmp(metric->name, "loss") == 0) summary->metrics[summary->n++] = (Metric){.name = "perplexity", .value = exp(metric->value)};
+        if (base)
+            err = bootstrap(&metric->difference, n, differences, bottom, draws->n_draws, draws->level, draws->seed);
+        if (strcmp(metric->name, "loss") == 0)
+            summary->metrics[summary->n++] = (Metric){.name = "perplexity", .value = exp(metric->value)};
     }
     free(differences);
     return err;
@@ -105,9 +109,13 @@ Err *gate_read(Gate *gate, const char *text)
 {
     *gate = (Gate){0};
     if (!read_gate(gate, text))
-        return err_new(ERR_USAGE, "fail-if: %s; expected METRIC < NUMBER, METRIC > base, METRIC > base + NUMBER or the like", text);
+        return err_new(ERR_USAGE,
+                       "fail-if: %s; expected METRIC < NUMBER, METRIC > base, METRIC > base + NUMBER or the like",
+                       text);
     if (gate_knows(gate)) return NULL;
-    return err_new(ERR_USAGE, "fail-if: there is no metric %s; there are loss, perplexity, token_accuracy, kl, kl_base, accuracy, accuracy_sum and exact_match",
+    return err_new(ERR_USAGE,
+                   "fail-if: there is no metric %s; there are loss, perplexity, token_accuracy, kl, kl_base, accuracy, "
+                   "accuracy_sum and exact_match",
                    gate->metric);
 }
 
@@ -118,8 +126,10 @@ bool gate_strikes(const Gate *gate, const Summary *summary, const Summary *base)
     if (!metric || (gate->with_base && !other)) return false;
     if (gate->with_base) {
         bound = other->value;
-        if (gate->sign == '*') bound *= gate->number;
-        else if (gate->sign) bound += gate->sign == '-' ? -gate->number : gate->number;
+        if (gate->sign == '*')
+            bound *= gate->number;
+        else if (gate->sign)
+            bound += gate->sign == '-' ? -gate->number : gate->number;
     }
     if (isnan(metric->value)) return true; /* not a number is never good enough */
     if (gate->equal && metric->value == bound) return true;

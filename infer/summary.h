@@ -38,8 +38,8 @@ typedef struct {
 } Draws;
 
 /* Over n records: bottom [n], own [n], base [n] or NULL when this is the base itself. */
-MUST_USE Err *summarise(Summary *summary, RecordKind kind, size_t n, const double *bottom, const RecordScore *own, const RecordScore *base,
-                        const Draws *draws);
+MUST_USE Err *summarise(Summary *summary, RecordKind kind, size_t n, const double *bottom, const RecordScore *own,
+                        const RecordScore *base, const Draws *draws);
 
 const Metric *summary_find(const Summary *summary, const char *name); /* NULL: none of that name */
 
@@ -47,7 +47,7 @@ const Metric *summary_find(const Summary *summary, const char *name); /* NULL: n
 typedef struct {
     char metric[32];
     bool less, equal, with_base;
-    char sign;     /* between base and number; 0: none */
+    char sign; /* between base and number; 0: none */
     double number;
 } Gate;
 

@@ -38,8 +38,10 @@ static Err *add_pair(Builder *b, const LoraSite *site, const LoraSpec *spec, Lor
     char stem[MODULE_BYTES];
     const Weight *w = lora_site_weight(b->model, site);
     Lora *lora = &b->layer->loras[b->next_lora++];
-    if (spec->halves == 3) lora_site_stem(site, stem);
-    else lora_site_module(site, stem);
+    if (spec->halves == 3)
+        lora_site_stem(site, stem);
+    else
+        lora_site_module(site, stem);
     TRY(add_param(b, stem, "lora_A", spec->r, w->cols, &lora->A));
     TRY(add_param(b, stem, "lora_B", w->rows * (spec->halves == 3 ? 2 : 1), spec->r, &lora->B));
     lora->col = spec->halves == 2 ? w->rows : 0;
@@ -59,8 +61,10 @@ static Err *add_experts(Builder *b, LoraSiteKind kind, const LoraSpec *specs)
         Lora *lora;
         if (!specs[e].halves) continue;
         TRY(add_pair(b, &site, &specs[e], &lora));
-        if (kind == SITE_EXPERT_IN) layer->experts[e].in = lora;
-        else layer->experts[e].out = lora;
+        if (kind == SITE_EXPERT_IN)
+            layer->experts[e].in = lora;
+        else
+            layer->experts[e].out = lora;
     }
     for (int side = 0; side < 2; side++)
         for (size_t e = 0; e < b->model->router.E; e++) {
@@ -74,7 +78,8 @@ static size_t count_scores(const Model *model, const LayerLoraSpec *spec)
 {
     size_t n = 0;
     for (size_t i = 0; i < LORA_PLACES; i++) n += (spec->places[i].halves != 0) + (spec->places[i].r_up != 0);
-    for (size_t e = 0; spec->in && e < model->router.E; e++) n += (spec->in[e].halves != 0) + (spec->out[e].halves != 0);
+    for (size_t e = 0; spec->in && e < model->router.E; e++)
+        n += (spec->in[e].halves != 0) + (spec->out[e].halves != 0);
     return n;
 }
 
@@ -93,7 +98,8 @@ static Err *build_place(Builder *b, LoraPlace place, const LoraSpec *spec)
     if (!spec->r_up) return build_pair(b, &site, spec, &b->layer->places[place]);
     TRY(build_pair(b, &site, &(LoraSpec){.halves = 1, .r = spec->r, .scale = spec->scale}, &b->layer->places[place]));
     site.half = 1;
-    return build_pair(b, &site, &(LoraSpec){.halves = 2, .r = spec->r_up, .scale = spec->scale_up}, &b->layer->places_up[place]);
+    return build_pair(b, &site, &(LoraSpec){.halves = 2, .r = spec->r_up, .scale = spec->scale_up},
+                      &b->layer->places_up[place]);
 }
 
 static Err *build_layer(const Model *model, size_t l, const LayerLoraSpec *spec, LayerAdapter *layer)
@@ -124,7 +130,8 @@ static void set_values(Adapter *adapter)
 {
     for (size_t l = 0; l < adapter->n_layers; l++) {
         LayerAdapter *layer = &adapter->layers[l];
-        for (size_t i = 0; i < layer->n_params; i++) layer->params[i].data = adapter->values + layer->offset + layer->params[i].offset;
+        for (size_t i = 0; i < layer->n_params; i++)
+            layer->params[i].data = adapter->values + layer->offset + layer->params[i].offset;
         if (!layer->router) continue;
         const Weight *w = &adapter->model->layers[l].router;
         for (size_t row = 0; row < w->rows; row++) weight_read(w, row, 0, w->cols, layer->router->data + row * w->cols);
@@ -143,7 +150,8 @@ Err *adapter_build(Adapter **out, const Model *model, const LayerLoraSpec *specs
         err = build_layer(model, l, &specs[l], &adapter->layers[l]);
         adapter->n += adapter->layers[l].n;
     }
-    if (!err && adapter->n == 0) err = err_new(ERR_USAGE, "nothing to train: no target_modules, no experts, no train_router");
+    if (!err && adapter->n == 0)
+        err = err_new(ERR_USAGE, "nothing to train: no target_modules, no experts, no train_router");
     if (!err) err = mem_new(&adapter->values, adapter->n, sizeof *adapter->values);
     if (err) {
         adapter_free(adapter);
@@ -174,7 +182,8 @@ Lora *adapter_lora(const Adapter *adapter, const LoraSite *site)
 {
     const LayerAdapter *layer = &adapter->layers[site->l];
     switch (site->kind) {
-    case SITE_PLACE: return site->half && layer->places_up[site->place] ? layer->places_up[site->place] : layer->places[site->place];
+    case SITE_PLACE:
+        return site->half && layer->places_up[site->place] ? layer->places_up[site->place] : layer->places[site->place];
     case SITE_EXPERT_IN: return layer->experts ? (Lora *)(size_t)layer->experts[site->expert].in : NULL;
     case SITE_EXPERT_OUT: return layer->experts ? (Lora *)(size_t)layer->experts[site->expert].out : NULL;
     case SITE_ROUTER: break;
@@ -190,7 +199,8 @@ static void initialise(Adapter *adapter, uint64_t seed)
             Param *A = adapter->layers[l].loras[i].A;
             uint64_t key = rng_name(rng_name(seed, "adapter init"), A->name);
             double bound = 1 / sqrt((double)A->cols);
-            for (size_t j = 0; j < param_count(A); j++) A->data[j] = (float)((2 * rng_uniform_double(key, j) - 1) * bound);
+            for (size_t j = 0; j < param_count(A); j++)
+                A->data[j] = (float)((2 * rng_uniform_double(key, j) - 1) * bound);
         }
 }
 
@@ -241,7 +251,8 @@ typedef struct {
     size_t n, capacity;
 } ArrayList;
 
-static Err *add_array(ArrayList *list, const char *module, const char *suffix, size_t n_dims, const size_t *dims, size_t offset)
+static Err *add_array(ArrayList *list, const char *module, const char *suffix, size_t n_dims, const size_t *dims,
+                      size_t offset)
 {
     int used = 0;
     size_t l;
@@ -249,7 +260,8 @@ static Err *add_array(ArrayList *list, const char *module, const char *suffix, s
     AdapterArray *item = &list->items[list->n++];
     *item = (AdapterArray){.n_dims = n_dims, .offset = offset};
     memcpy(item->dims, dims, n_dims * sizeof *dims);
-    if (sscanf(module, "model.layers.%zu.%n", &l, &used) != 1) return err_new(ERR_FORMAT, "module %s has no layer", module);
+    if (sscanf(module, "model.layers.%zu.%n", &l, &used) != 1)
+        return err_new(ERR_FORMAT, "module %s has no layer", module);
     return mem_format(&item->name, "layers/%03zu/%s/%s", l, module + used, suffix);
 }
 
@@ -278,7 +290,8 @@ static bool same_shapes(const Adapter *adapter, size_t l, LoraSiteKind kind, con
         const Lora *lora = adapter_lora(adapter, &(LoraSite){.kind = kind, .l = l, .expert = e});
         if (!lora) continue;
         if (!*first) *first = lora;
-        if (lora->A->rows != (*first)->A->rows || lora->B->rows != (*first)->B->rows || lora->col != (*first)->col) return false;
+        if (lora->A->rows != (*first)->A->rows || lora->B->rows != (*first)->B->rows || lora->col != (*first)->col)
+            return false;
         (*count)++;
     }
     return true;

@@ -36,22 +36,23 @@ typedef struct {
     bool use_rslora;
     const Json *target_modules;      /* a list of names or suffixes, or one regular expression; NULL: none */
     const Json *layers_to_transform; /* a number, a list of them, or NULL: all */
-    const Json *experts;             /* "all", "none", or ESFT's expert_cfg.json: {"experts": {"3": [1, 2]}, ...}; NULL: by target_modules */
+    const Json *
+        experts; /* "all", "none", or ESFT's expert_cfg.json: {"experts": {"3": [1, 2]}, ...}; NULL: by target_modules */
     bool train_router;
 } LoraConfig;
 
 typedef struct {
     size_t n_params;
-    Param *params;          /* in the order of the block */
-    size_t offset, n;       /* of the block in Adapter.values, in floats */
-    Lora *places[LORA_PLACES]; /* NULL: none */
+    Param *params;                /* in the order of the block */
+    size_t offset, n;             /* of the block in Adapter.values, in floats */
+    Lora *places[LORA_PLACES];    /* NULL: none */
     Lora *places_up[LORA_PLACES]; /* the up half, where an imported MLP has two A's; pairs then holds gate's */
-    Param *router;          /* NULL: frozen */
-    float *router_bias;     /* [E] instead of the base's correction bias, in Adapter.biases; NULL: the base's */
-    Expert *experts;        /* [E] base weights with this adapter's pairs; NULL in dense layers */
+    Param *router;                /* NULL: frozen */
+    float *router_bias;           /* [E] instead of the base's correction bias, in Adapter.biases; NULL: the base's */
+    Expert *experts;              /* [E] base weights with this adapter's pairs; NULL in dense layers */
     size_t n_lora;
-    Lora *loras;            /* behind pairs and experts */
-    Forest *forest;         /* not owned */
+    Lora *loras;    /* behind pairs and experts */
+    Forest *forest; /* not owned */
 } LayerAdapter;
 
 typedef struct Adapter {

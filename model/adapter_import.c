@@ -35,8 +35,10 @@ static Err *find(const Model *model, const LoraModule *given, LoraSite *site)
     if (!locate(model, given, site)) return err_new(ERR_FORMAT, "adapter: this model has no module %s", given->module);
     const Weight *w = lora_site_weight(model, site);
     if (given->in != w->cols || given->out != w->rows)
-        return err_new(ERR_FORMAT, "adapter: %s is for a weight [%zu][%zu]; the model's is [%zu][%zu]", given->module, given->out, given->in, w->rows, w->cols);
-    if (site->kind != SITE_ROUTER && !given->A) return err_new(ERR_FORMAT, "adapter: %s: only a router is trained in full", given->module);
+        return err_new(ERR_FORMAT, "adapter: %s is for a weight [%zu][%zu]; the model's is [%zu][%zu]", given->module,
+                       given->out, given->in, w->rows, w->cols);
+    if (site->kind != SITE_ROUTER && !given->A)
+        return err_new(ERR_FORMAT, "adapter: %s: only a router is trained in full", given->module);
     return NULL;
 }
 
@@ -66,7 +68,8 @@ static LoraSpec fill_for(const LoadedLora *loaded, LoraSiteKind kind)
 static void copy_rows(Param *B, size_t row, size_t col, const LoraModule *given, double factor)
 {
     for (size_t i = 0; i < given->out; i++)
-        for (size_t j = 0; j < given->r; j++) B->data[(row + i) * B->cols + col + j] = (float)((double)given->B[i * given->r + j] * factor);
+        for (size_t j = 0; j < given->r; j++)
+            B->data[(row + i) * B->cols + col + j] = (float)((double)given->B[i * given->r + j] * factor);
 }
 
 static void set_one(Lora *lora, const LoraModule *given)
@@ -102,7 +105,8 @@ static Err *load_all(LoadedTable *table, size_t n, const LoraModule *modules, La
         *lora_spec_of(specs, &site) = fill_for(loaded, site.kind);
     }
     for (size_t l = 0; l < table->model->n_layers; l++)
-        if (specs[l].router && specs[l].places[LORA_ROUTER].halves) return err_new(ERR_FORMAT, "adapter: the router of layer %zu is there by a pair and in full", l);
+        if (specs[l].router && specs[l].places[LORA_ROUTER].halves)
+            return err_new(ERR_FORMAT, "adapter: the router of layer %zu is there by a pair and in full", l);
     return NULL;
 }
 
@@ -116,8 +120,10 @@ static void set_all(Adapter *adapter, const LoadedTable *table, size_t n, const 
             memcpy(router->data, modules[i].B, param_count(router) * sizeof(float));
             continue;
         }
-        if (site.kind == SITE_PLACE && adapter->layers[site.l].places_up[site.place]) set_one(adapter_lora(adapter, &site), &modules[i]);
-        else set_pair(adapter_lora(adapter, &site), loaded_of(table, &site));
+        if (site.kind == SITE_PLACE && adapter->layers[site.l].places_up[site.place])
+            set_one(adapter_lora(adapter, &site), &modules[i]);
+        else
+            set_pair(adapter_lora(adapter, &site), loaded_of(table, &site));
     }
 }
 
@@ -163,8 +169,9 @@ static Err *add_module(void *context, const LoraSite *site, const char *module)
     const Weight *w = lora_site_weight(list->adapter->model, site);
     size_t row = site->half * w->rows; /* among the rows of y that the pair adds to */
     if (row < lora->col || row >= lora->col + lora->B->rows) return NULL;
-    return add(list, module, (LoraModule){NULL, lora->A->rows, w->cols, w->rows, (double)lora->scale, lora->A->data,
-                                           lora->B->data + (row - lora->col) * lora->B->cols});
+    return add(list, module,
+               (LoraModule){NULL, lora->A->rows, w->cols, w->rows, (double)lora->scale, lora->A->data,
+                            lora->B->data + (row - lora->col) * lora->B->cols});
 }
 
 Err *adapter_modules(const Adapter *adapter, LoraModule **modules, size_t *n)
@@ -176,7 +183,8 @@ Err *adapter_modules(const Adapter *adapter, LoraModule **modules, size_t *n)
         const Param *router = adapter->layers[l].router;
         char module[MODULE_BYTES];
         lora_site_module(&(LoraSite){.kind = SITE_ROUTER, .l = l}, module);
-        if (!err && router) err = add(&list, module, (LoraModule){NULL, 0, router->cols, router->rows, 1, NULL, router->data});
+        if (!err && router)
+            err = add(&list, module, (LoraModule){NULL, 0, router->cols, router->rows, 1, NULL, router->data});
     }
     if (err) {
         lora_modules_free(list.modules, list.n);

@@ -24,7 +24,8 @@ static void remember(Tape *tape, float **cache, size_t width, const Tensor *x, s
     if (tape->err) return;
     for (size_t d = 0; d < group->n_docs; d++)
         for (size_t t = group->doc_start[d]; t < group->doc_start[d + 1]; t++)
-            memcpy(cache[d] + (group->doc_past[d] + t - group->doc_start[d]) * width, x->data + t * x->shape[1] + col, width * sizeof(float));
+            memcpy(cache[d] + (group->doc_past[d] + t - group->doc_start[d]) * width, x->data + t * x->shape[1] + col,
+                   width * sizeof(float));
 }
 
 static bool any_past(const Group *group)
@@ -34,7 +35,8 @@ static bool any_past(const Group *group)
     return false;
 }
 
-static void choose_keys(Tape *tape, const Model *model, const Layer *layer, Tensor *h, Tensor *cq, const LayerPass *pass, Keys *keys)
+static void choose_keys(Tape *tape, const Model *model, const Layer *layer, Tensor *h, Tensor *cq,
+                        const LayerPass *pass, Keys *keys)
 {
     const ModelConfig *cfg = &model->config;
     size_t dim = model->index.dim;
@@ -82,13 +84,15 @@ static Tensor *attend(Tape *tape, const AttentionShape *shape, LatentInputs in, 
         in.low = op_lora_down(tape, in.latent, in.lora);
     }
     if (n_latent < tape->group->n_docs) {
-        Tensor *kv = in.lora ? op_lora_up(tape, in.latent, in.kv_up, in.low, in.lora, in.B) : frozen(tape, in.latent, in.kv_up);
+        Tensor *kv = in.lora ? op_lora_up(tape, in.latent, in.kv_up, in.low, in.lora, in.B)
+                             : frozen(tape, in.latent, in.kv_up);
         o = op_attention(tape, shape, in.q, kv, in.kr, in.kr_col, chosen);
     }
     return n_latent ? op_attention_latent(tape, shape, &in, chosen, o) : o;
 }
 
-Tensor *attention_forward(Tape *tape, const Model *model, size_t l, const LayerAdapter *lora, Tensor *h, const LayerPass *pass)
+Tensor *attention_forward(Tape *tape, const Model *model, size_t l, const LayerAdapter *lora, Tensor *h,
+                          const LayerPass *pass)
 {
     const ModelConfig *cfg = &model->config;
     const Layer *layer = &model->layers[l];
@@ -117,10 +121,13 @@ Tensor *attention_forward(Tape *tape, const Model *model, size_t l, const LayerA
         remember(tape, pass->cache->rotary, shape->rope, kv_down, R);
     }
     if (pass->cache && any_past(tape->group)) {
-        o = op_attention_cached(tape, shape, q, &layer->kv_up, kv_lora,
-                                (const float *const *)pass->cache->latent, (const float *const *)pass->cache->rotary, chosen);
+        o = op_attention_cached(tape, shape, q, &layer->kv_up, kv_lora, (const float *const *)pass->cache->latent,
+                                (const float *const *)pass->cache->rotary, chosen);
     } else {
-        o = attend(tape, shape, (LatentInputs){.q = q, .latent = latent, .kr = kv_down, .kr_col = R, .kv_up = &layer->kv_up, .lora = kv_lora}, chosen);
+        o = attend(tape, shape,
+                   (LatentInputs){
+                       .q = q, .latent = latent, .kr = kv_down, .kr_col = R, .kv_up = &layer->kv_up, .lora = kv_lora},
+                   chosen);
     }
     return project(tape, o, &layer->o_proj, lora, LORA_O);
 }

@@ -41,13 +41,21 @@ const char *family_name(Family family) { return rules[family].name; }
 
 /* ---- the family ----------------------------------------------------------------------------------------------- */
 
-static const struct { const char *model_type; Family family; } known_types[] = {
-    {"glm_moe_dsa", FAMILY_GLM_MOE_DSA}, {"glm4_moe_lite", FAMILY_GLM4_MOE_LITE}, {"deepseek_v3", FAMILY_DEEPSEEK_V3},
-    {"kimi_k2", FAMILY_DEEPSEEK_V3},     {"deepseek_v32", FAMILY_DEEPSEEK_V32}};
+static const struct {
+    const char *model_type;
+    Family family;
+} known_types[] = {{"glm_moe_dsa", FAMILY_GLM_MOE_DSA},
+                   {"glm4_moe_lite", FAMILY_GLM4_MOE_LITE},
+                   {"deepseek_v3", FAMILY_DEEPSEEK_V3},
+                   {"kimi_k2", FAMILY_DEEPSEEK_V3},
+                   {"deepseek_v32", FAMILY_DEEPSEEK_V32}};
 
-static const struct { const char *model_type, *reason; } refused_types[] = {
-    {"glm5_next", "GLM-5.3-Flash has linear attention, hyper-connections and a vision tower, which graft lacks"},
-    {"glm4_moe", "GLM-4.5, 4.6 and 4.7 have grouped-query attention, graft computes latent attention"}};
+static const struct {
+    const char *model_type, *reason;
+} refused_types[] = {{"glm5_next",
+                      "GLM-5.3-Flash has linear attention, hyper-connections and a vision tower, which graft lacks"},
+                     {"glm4_moe",
+                      "GLM-4.5, 4.6 and 4.7 have grouped-query attention, graft computes latent attention"}};
 
 static Err *read_family(ModelConfig *c, const Json *root)
 {
@@ -62,14 +70,23 @@ static Err *read_family(ModelConfig *c, const Json *root)
     const char *reason = "graft does not know it";
     for (size_t i = 0; i < sizeof refused_types / sizeof *refused_types; i++)
         if (strcmp(found, refused_types[i].model_type) == 0) reason = refused_types[i].reason;
-    return err_new(ERR_FORMAT, "model_type %s is not supported: %s; supported: glm_moe_dsa, glm4_moe_lite, deepseek_v3, "
-                   "kimi_k2, deepseek_v32", found, reason);
+    return err_new(ERR_FORMAT,
+                   "model_type %s is not supported: %s; supported: glm_moe_dsa, glm4_moe_lite, deepseek_v3, "
+                   "kimi_k2, deepseek_v32",
+                   found, reason);
 }
 
 /* ---- sizes ---------------------------------------------------------------------------------------------------- */
 
 /* The limits keep every product of sizes inside 63 bits. */
-enum { MOST_LAYERS = 1000, MOST_EXPERTS = 4096, MOST_GROUPS = 64, MOST_HEADS = 4096, MOST_WIDTH = 1 << 18, MOST_TOKENS = 1 << 24 };
+enum {
+    MOST_LAYERS = 1000,
+    MOST_EXPERTS = 4096,
+    MOST_GROUPS = 64,
+    MOST_HEADS = 4096,
+    MOST_WIDTH = 1 << 18,
+    MOST_TOKENS = 1 << 24
+};
 
 typedef struct {
     const char *key;
@@ -77,15 +94,25 @@ typedef struct {
     int64_t max;
 } Size;
 
-#define SIZE(key, max) {#key, offsetof(ModelConfig, key), max}
-static const Size sizes[] = {
-    SIZE(vocab_size, MOST_TOKENS), SIZE(hidden_size, MOST_WIDTH), SIZE(intermediate_size, MOST_WIDTH),
-    SIZE(moe_intermediate_size, MOST_WIDTH), SIZE(num_hidden_layers, MOST_LAYERS), SIZE(num_attention_heads, MOST_HEADS),
-    SIZE(n_shared_experts, 64), SIZE(num_experts_per_tok, MOST_EXPERTS), SIZE(kv_lora_rank, MOST_WIDTH),
-    SIZE(qk_nope_head_dim, MOST_HEADS), SIZE(qk_rope_head_dim, MOST_HEADS), SIZE(v_head_dim, MOST_HEADS),
-    SIZE(max_position_embeddings, 1 << 30)};
-static const Size indexer_sizes[] = {
-    SIZE(index_topk, 1 << 30), SIZE(index_head_dim, MOST_HEADS), SIZE(index_n_heads, MOST_HEADS)};
+#define SIZE(key, max)                        \
+    {                                         \
+#key, offsetof(ModelConfig, key), max \
+    }
+static const Size sizes[] = {SIZE(vocab_size, MOST_TOKENS),
+                             SIZE(hidden_size, MOST_WIDTH),
+                             SIZE(intermediate_size, MOST_WIDTH),
+                             SIZE(moe_intermediate_size, MOST_WIDTH),
+                             SIZE(num_hidden_layers, MOST_LAYERS),
+                             SIZE(num_attention_heads, MOST_HEADS),
+                             SIZE(n_shared_experts, 64),
+                             SIZE(num_experts_per_tok, MOST_EXPERTS),
+                             SIZE(kv_lora_rank, MOST_WIDTH),
+                             SIZE(qk_nope_head_dim, MOST_HEADS),
+                             SIZE(qk_rope_head_dim, MOST_HEADS),
+                             SIZE(v_head_dim, MOST_HEADS),
+                             SIZE(max_position_embeddings, 1 << 30)};
+static const Size indexer_sizes[] = {SIZE(index_topk, 1 << 30), SIZE(index_head_dim, MOST_HEADS),
+                                     SIZE(index_n_heads, MOST_HEADS)};
 
 static Err *read_sizes(ModelConfig *c, const Json *root, const Size *table, size_t n)
 {
@@ -132,7 +159,8 @@ static Err *check_repeated(ModelConfig *c, const Json *root)
         return err_new(ERR_FORMAT, "key num_key_value_heads is %lld; expected num_attention_heads, %lld",
                        (long long)kv_heads, (long long)c->num_attention_heads);
     if (c->qk_rope_head_dim % 2)
-        return err_new(ERR_FORMAT, "key qk_rope_head_dim is %lld; expected an even number", (long long)c->qk_rope_head_dim);
+        return err_new(ERR_FORMAT, "key qk_rope_head_dim is %lld; expected an even number",
+                       (long long)c->qk_rope_head_dim);
     if (c->index_head_dim && c->index_head_dim < c->qk_rope_head_dim)
         return err_new(ERR_FORMAT, "key index_head_dim is %lld; expected at least qk_rope_head_dim, %lld",
                        (long long)c->index_head_dim, (long long)c->qk_rope_head_dim);
@@ -160,9 +188,11 @@ static Err *read_routing(ModelConfig *c, const Json *root)
         return err_new(ERR_FORMAT, "key topk_group is %lld; expected at most n_group, %lld", (long long)c->topk_group,
                        (long long)c->n_group);
     if (c->n_group > 1 && per_group < 2) /* a group's score is the sum of its best two */
-        return err_new(ERR_FORMAT, "key n_group is %lld; expected two experts or more in each group", (long long)c->n_group);
+        return err_new(ERR_FORMAT, "key n_group is %lld; expected two experts or more in each group",
+                       (long long)c->n_group);
     if (c->num_experts_per_tok > c->topk_group * per_group)
-        return err_new(ERR_FORMAT, "key num_experts_per_tok is %lld; expected at most %lld, the experts of topk_group groups",
+        return err_new(ERR_FORMAT,
+                       "key num_experts_per_tok is %lld; expected at most %lld, the experts of topk_group groups",
                        (long long)c->num_experts_per_tok, (long long)(c->topk_group * per_group));
     return NULL;
 }
@@ -236,11 +266,16 @@ static Err *read_indexer(ModelConfig *c, const Json *root)
     size_t n = (size_t)c->num_hidden_layers;
     TRY(mem_new(&c->indexer, n, sizeof *c->indexer));
     if (!r->indexer) return NULL;
-    if (!r->may_share) memset(c->indexer, true, n);
-    else if (is_given(root, "indexer_types")) TRY(read_words(root, "indexer_types", "full", "shared", n, c->indexer));
-    else if (is_given(root, "index_topk_pattern")) TRY(read_pattern(root, n, c->indexer));
-    else TRY(derive_indexer(root, n, c->indexer));
-    return c->indexer[0] ? NULL : err_new(ERR_FORMAT, "layer 0 shares an indexer, but no layer is below it; it must be full");
+    if (!r->may_share)
+        memset(c->indexer, true, n);
+    else if (is_given(root, "indexer_types"))
+        TRY(read_words(root, "indexer_types", "full", "shared", n, c->indexer));
+    else if (is_given(root, "index_topk_pattern"))
+        TRY(read_pattern(root, n, c->indexer));
+    else
+        TRY(derive_indexer(root, n, c->indexer));
+    return c->indexer[0] ? NULL
+                         : err_new(ERR_FORMAT, "layer 0 shares an indexer, but no layer is below it; it must be full");
 }
 
 /* ---- rotary positions ----------------------------------------------------------------------------------------- */
@@ -262,8 +297,8 @@ static Err *read_yarn(ModelConfig *c, const Json *rope)
     TRY(json_may_int(rope, "original_max_position_embeddings", 1, 1 << 30, &y->original_max_position_embeddings));
     if (y->factor < 1) return err_new(ERR_FORMAT, "key factor is %g; expected 1 or more", y->factor);
     if (!(y->beta_slow > 0 && y->beta_fast >= y->beta_slow))
-        return err_new(ERR_FORMAT, "key beta_fast is %g and beta_slow %g; expected beta_fast >= beta_slow > 0", y->beta_fast,
-                       y->beta_slow);
+        return err_new(ERR_FORMAT, "key beta_fast is %g and beta_slow %g; expected beta_fast >= beta_slow > 0",
+                       y->beta_fast, y->beta_slow);
     if (y->mscale < 0 || y->mscale_all_dim < 0 || y->attention_factor < 0)
         return err_new(ERR_FORMAT, "keys mscale, mscale_all_dim, attention_factor: one is negative");
     return NULL;
@@ -296,7 +331,8 @@ static Err *read_rope(ModelConfig *c, const Json *root)
         TRY(err_wrap(read_rope_object(c, rope), "%s", keys[i]));
         break;
     }
-    if (c->rope.rope_theta <= 1) return err_new(ERR_FORMAT, "key rope_theta is %g; expected more than 1", c->rope.rope_theta);
+    if (c->rope.rope_theta <= 1)
+        return err_new(ERR_FORMAT, "key rope_theta is %g; expected more than 1", c->rope.rope_theta);
     return NULL;
 }
 
@@ -312,17 +348,24 @@ static Err *read_rope_style(ModelConfig *c, const Json *root)
         return err_new(ERR_FORMAT, "key rope_interleave is false; %s always interleaves", r->name);
     if (r->indexer && c->indexer_rope_interleave != r->indexer_interleaved)
         return err_new(ERR_FORMAT, "key indexer_rope_interleave is %s; %s %s interleaves there",
-                       c->indexer_rope_interleave ? "true" : "false", r->name, r->indexer_interleaved ? "always" : "never");
+                       c->indexer_rope_interleave ? "true" : "false", r->name,
+                       r->indexer_interleaved ? "always" : "never");
     return NULL;
 }
 
 /* ---- what graft does not compute ------------------------------------------------------------------------------ */
 
-static const struct { const char *key, *only; } only_texts[] = {
-    {"scoring_func", "sigmoid"}, {"topk_method", "noaux_tc"}, {"hidden_act", "silu"}, {"moe_router_dtype", "float32"}};
+static const struct {
+    const char *key, *only;
+} only_texts[] = {{"scoring_func", "sigmoid"},
+                  {"topk_method", "noaux_tc"},
+                  {"hidden_act", "silu"},
+                  {"moe_router_dtype", "float32"}};
 static const char *const only_false[] = {"attention_bias", "mlp_bias", "tie_word_embeddings"};
-static const struct { const char *key; double only; } only_numbers[] = {
-    {"moe_layer_freq", 1}, {"partial_rotary_factor", 1}, {"attention_dropout", 0}};
+static const struct {
+    const char *key;
+    double only;
+} only_numbers[] = {{"moe_layer_freq", 1}, {"partial_rotary_factor", 1}, {"attention_dropout", 0}};
 
 static Err *refuse_others(const Json *root)
 {
@@ -330,7 +373,8 @@ static Err *refuse_others(const Json *root)
         const char *found = only_texts[i].only;
         TRY(json_may_string(root, only_texts[i].key, &found));
         if (strcmp(found, only_texts[i].only))
-            return err_new(ERR_FORMAT, "key %s is %s; graft computes only %s", only_texts[i].key, found, only_texts[i].only);
+            return err_new(ERR_FORMAT, "key %s is %s; graft computes only %s", only_texts[i].key, found,
+                           only_texts[i].only);
     }
     for (size_t i = 0; i < sizeof only_false / sizeof *only_false; i++) {
         bool found = false;
@@ -341,7 +385,8 @@ static Err *refuse_others(const Json *root)
         double found = only_numbers[i].only;
         TRY(json_may_number(root, only_numbers[i].key, &found));
         if (found != only_numbers[i].only)
-            return err_new(ERR_FORMAT, "key %s is %g; graft computes only %g", only_numbers[i].key, found, only_numbers[i].only);
+            return err_new(ERR_FORMAT, "key %s is %g; graft computes only %g", only_numbers[i].key, found,
+                           only_numbers[i].only);
     }
     return NULL;
 }
@@ -355,11 +400,13 @@ static Err *read_quantization(ModelConfig *c, const Json *root)
     TRY(json_get_object(root, "quantization_config", &object));
     TRY(json_get_string(object, "quant_method", &method));
     if (strcmp(method, "fp8"))
-        return err_new(ERR_FORMAT, "key quant_method is %s; graft reads only fp8 (E4M3 in blocks of 128 x 128)", method);
+        return err_new(ERR_FORMAT, "key quant_method is %s; graft reads only fp8 (E4M3 in blocks of 128 x 128)",
+                       method);
     TRY(json_may_string(object, "fmt", &fmt));
     if (strcmp(fmt, "e4m3")) return err_new(ERR_FORMAT, "key fmt is %s; graft reads only e4m3", fmt);
     TRY(json_may_string(object, "activation_scheme", &scheme));
-    if (strcmp(scheme, "dynamic")) return err_new(ERR_FORMAT, "key activation_scheme is %s; graft reads only dynamic", scheme);
+    if (strcmp(scheme, "dynamic"))
+        return err_new(ERR_FORMAT, "key activation_scheme is %s; graft reads only dynamic", scheme);
     TRY(json_get_array(object, "weight_block_size", &block));
     bool square = json_count(block) == 2;
     for (const Json *side = json_first(block); side; side = json_next(side)) {
@@ -401,7 +448,8 @@ static Err *read_all(ModelConfig *c, const Json *root)
     c->rms_norm_eps = rules[c->family].rms_norm_eps;
     c->latent_norm_eps = 1e-6;
     TRY(json_may_number(root, "rms_norm_eps", &c->rms_norm_eps));
-    if (c->rms_norm_eps <= 0) return err_new(ERR_FORMAT, "key rms_norm_eps is %g; expected more than 0", c->rms_norm_eps);
+    if (c->rms_norm_eps <= 0)
+        return err_new(ERR_FORMAT, "key rms_norm_eps is %g; expected more than 0", c->rms_norm_eps);
     TRY(refuse_others(root));
     TRY(read_rope(c, root));
     TRY(read_rope_style(c, root));
@@ -531,8 +579,10 @@ static void layer_tensors(Walk *w, bool indexer, bool dense)
     attention_tensors(w);
     if (indexer) indexer_tensors(w);
     tell(w, vector("norms", c->hidden_size), "post_attention_layernorm.weight");
-    if (dense) mlp_tensors(w, "dense MLP", "mlp.", c->intermediate_size);
-    else moe_tensors(w);
+    if (dense)
+        mlp_tensors(w, "dense MLP", "mlp.", c->intermediate_size);
+    else
+        moe_tensors(w);
 }
 
 /* An MTP layer is a whole layer of experts, with what joins it to the last one. */
@@ -558,8 +608,10 @@ Err *model_config_tensors(const ModelConfig *c, bool with_mtp, TensorVisit visit
     for (int64_t l = 0; l < n_layers + n_mtp && !w.err; l++) {
         snprintf(w.prefix, sizeof w.prefix, "model.layers.%lld.", (long long)l);
         w.mtp = l >= n_layers;
-        if (w.mtp) mtp_tensors(&w);
-        else layer_tensors(&w, c->indexer[l], c->dense[l]);
+        if (w.mtp)
+            mtp_tensors(&w);
+        else
+            layer_tensors(&w, c->indexer[l], c->dense[l]);
     }
     w.prefix[0] = 0;
     w.mtp = false;

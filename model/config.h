@@ -39,14 +39,14 @@ typedef struct {
     bool norm_topk_prob;
     int64_t q_lora_rank; /* 0: null in the file, one q_proj */
     int64_t kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
-    int64_t qk_head_dim; /* nope + rope; checked against the file's, when given */
+    int64_t qk_head_dim;                               /* nope + rope; checked against the file's, when given */
     int64_t index_topk, index_head_dim, index_n_heads; /* all 0 when the family has no indexer */
     bool rope_interleave, indexer_rope_interleave;
     double rms_norm_eps;
     double latent_norm_eps; /* of q_a_layernorm and kv_a_layernorm: 1e-6 as transformers; docs/glm5.md says more */
     int64_t max_position_embeddings;
     bool tie_word_embeddings; /* always false: a tied head is refused */
-    bool fp8; /* quantization_config says block FP8 */
+    bool fp8;                 /* quantization_config says block FP8 */
     RopeConfig rope;
     int64_t n_eos, eos_token_id[MAX_EOS];
     bool *dense;   /* [num_hidden_layers] dense MLP instead of experts */
@@ -62,12 +62,13 @@ const char *family_name(Family family);
 
 /* One tensor that a checkpoint of this config must hold. */
 typedef struct {
-    const char *part;    /* "embedding", "attention", "indexer", "dense MLP", "router", "experts", "shared experts", "norms", "head", "MTP" */
-    size_t rows, cols;   /* a vector has rows == 1 and one dimension in the file */
+    const char *
+        part; /* "embedding", "attention", "indexer", "dense MLP", "router", "experts", "shared experts", "norms", "head", "MTP" */
+    size_t rows, cols; /* a vector has rows == 1 and one dimension in the file */
     bool vector;
-    bool must_f32;       /* e_score_correction_bias */
-    bool may_fp8;        /* quantised in FP8 repositories, with a weight_scale_inv beside it */
-    bool mtp;            /* belongs to the multi-token-prediction layer: may be absent, is never used */
+    bool must_f32; /* e_score_correction_bias */
+    bool may_fp8;  /* quantised in FP8 repositories, with a weight_scale_inv beside it */
+    bool mtp;      /* belongs to the multi-token-prediction layer: may be absent, is never used */
 } TensorSpec;
 
 /* Call visit for every tensor by its published name: embedding, layers, MTP layers, final norm, head; stops at the

@@ -36,10 +36,13 @@ Cost count_attention(size_t T, double scores, const AttentionShape *shape, Timin
 
 Cost count_attention_latent(size_t T, double scores, const AttentionShape *shape, size_t R, TimingPass way)
 {
-    double H = (double)shape->n_heads, nope = (double)shape->nope, rope = (double)shape->rope, v = (double)shape->v, latent = (double)R, rows = (double)T;
+    double H = (double)shape->n_heads, nope = (double)shape->nope, rope = (double)shape->rope, v = (double)shape->v,
+           latent = (double)R, rows = (double)T;
     double io = H * (nope + rope + v) + latent + rope;
-    if (way == TIMING_FORWARD) return (Cost){2 * H * (scores * (2 * latent + rope) + rows * latent * (nope + v)), word * rows * io};
-    return (Cost){2 * H * (scores * (5 * latent + 3 * rope) + rows * latent * (2 * nope + v)), word * rows * (3 * io - H * v)};
+    if (way == TIMING_FORWARD)
+        return (Cost){2 * H * (scores * (2 * latent + rope) + rows * latent * (nope + v)), word * rows * io};
+    return (Cost){2 * H * (scores * (5 * latent + 3 * rope) + rows * latent * (2 * nope + v)),
+                  word * rows * (3 * io - H * v)};
 }
 
 Cost count_index(size_t T, double scores, const IndexShape *shape)
@@ -54,7 +57,8 @@ Cost count_experts(size_t T, size_t K, size_t E, const Expert *expert, size_t r,
     double weights = weight_bytes(expert->gate) + weight_bytes(expert->up) + weight_bytes(expert->down);
     double scores = R * (D + 2 * F) + R * (F + D), times = way == TIMING_FORWARD ? 1 : 2;
     double rows = (way == TIMING_FORWARD ? 2 : 4) * (double)T * D; /* x and y; dy, x, and dx twice */
-    return (Cost){2 * N * 3 * D * F + 2 * times * N * scores, (double)E * (weights + word * times * scores) + word * rows};
+    return (Cost){2 * N * 3 * D * F + 2 * times * N * scores,
+                  (double)E * (weights + word * times * scores) + word * rows};
 }
 
 Cost count_loss(size_t T, const Weight *W)
@@ -62,7 +66,10 @@ Cost count_loss(size_t T, const Weight *W)
     return (Cost){4 * (double)T * elements(W), weight_bytes(W) + word * 2 * (double)T * (double)W->cols};
 }
 
-Cost count_elements(size_t n, double flop, double arrays) { return (Cost){flop * (double)n, word * arrays * (double)n}; }
+Cost count_elements(size_t n, double flop, double arrays)
+{
+    return (Cost){flop * (double)n, word * arrays * (double)n};
+}
 
 /* ---- a step --------------------------------------------------------------------------------------------------- */
 
@@ -84,7 +91,10 @@ static double sum_up(size_t n, const Weight *const weights[], double *bytes)
 static void add_layer(Sum *sum, const Model *model, const Layer *layer)
 {
     double unused = 0;
-    sum->both += sum_up(6, (const Weight *[]){&layer->q_proj, &layer->q_down, &layer->q_up, &layer->kv_down, &layer->kv_up, &layer->o_proj}, &sum->bytes);
+    sum->both += sum_up(6,
+                        (const Weight *[]){&layer->q_proj, &layer->q_down, &layer->q_up, &layer->kv_down, &layer->kv_up,
+                                           &layer->o_proj},
+                        &sum->bytes);
     sum->both += sum_up(3, (const Weight *[]){&layer->gate, &layer->up, &layer->down}, &sum->bytes);
     sum->once += sum_up(3, (const Weight *[]){&layer->index_q, &layer->index_k, &layer->index_heads}, &sum->bytes);
     if (layer->dense) return;
@@ -118,10 +128,14 @@ double count_with_attention(const Model *model, size_t n)
 {
     double scores = count_scores(n, 0), sum = 0;
     for (size_t l = 0; l < model->n_layers; l++) {
-        sum += count_attention(n, scores, &model->attention, TIMING_FORWARD).flop + count_attention(n, scores, &model->attention, TIMING_BACKWARD).flop;
+        sum += count_attention(n, scores, &model->attention, TIMING_FORWARD).flop +
+               count_attention(n, scores, &model->attention, TIMING_BACKWARD).flop;
         if (model->layers[l].indexer) sum += count_index(n, scores, &model->index).flop;
     }
     return count_frozen(model) + sum / (double)n;
 }
 
-Cost count_step(const Model *model, size_t T) { return (Cost){count_frozen(model) * (double)T, 2 * sum_of(model).bytes}; }
+Cost count_step(const Model *model, size_t T)
+{
+    return (Cost){count_frozen(model) * (double)T, 2 * sum_of(model).bytes};
+}

@@ -50,7 +50,8 @@ static void read_attention(Reader *r, const ModelConfig *c, Layer *layer)
     read_vector(r, &layer->input_layernorm, D, "input_layernorm");
     read_vector(r, &layer->post_attention_layernorm, D, "post_attention_layernorm");
     if (c->q_lora_rank) {
-        (layer->indexer ? read_exact : read_weight)(r, &layer->q_down, "self_attn.q_a_proj"); /* the indexer asks from there */
+        (layer->indexer ? read_exact : read_weight)(r, &layer->q_down,
+                                                    "self_attn.q_a_proj"); /* the indexer asks from there */
         read_vector(r, &layer->q_norm, (size_t)c->q_lora_rank, "self_attn.q_a_layernorm");
         read_weight(r, &layer->q_up, "self_attn.q_b_proj");
     } else {
@@ -115,8 +116,10 @@ static Err *read_layer(Model *model, size_t l)
     layer->indexer = c->indexer[l];
     read_attention(&reader, c, layer);
     if (layer->indexer) read_indexer(&reader, c, layer);
-    if (layer->dense) read_mlp(&reader, layer, "mlp.");
-    else read_experts(&reader, c, layer);
+    if (layer->dense)
+        read_mlp(&reader, layer, "mlp.");
+    else
+        read_experts(&reader, c, layer);
     return reader.err;
 }
 
@@ -134,13 +137,19 @@ static void set_shapes(Model *model)
 {
     const ModelConfig *c = &model->config;
     double width = (double)(c->qk_nope_head_dim + c->qk_rope_head_dim);
-    model->attention = (AttentionShape){(size_t)c->num_attention_heads, (size_t)c->qk_nope_head_dim, (size_t)c->qk_rope_head_dim,
-                                        (size_t)c->v_head_dim, (float)(rope_softmax_factor(&c->rope) / sqrt(width)), latent_from(c)};
+    model->attention = (AttentionShape){(size_t)c->num_attention_heads,
+                                        (size_t)c->qk_nope_head_dim,
+                                        (size_t)c->qk_rope_head_dim,
+                                        (size_t)c->v_head_dim,
+                                        (float)(rope_softmax_factor(&c->rope) / sqrt(width)),
+                                        latent_from(c)};
     if (c->index_topk)
         model->index = (IndexShape){(size_t)c->index_n_heads, (size_t)c->index_head_dim, (size_t)c->index_topk,
-                                    (float)(1 / sqrt((double)c->index_head_dim)), (float)(1 / sqrt((double)c->index_n_heads))};
-    model->router = (RouterShape){(size_t)c->n_routed_experts, (size_t)c->num_experts_per_tok, (size_t)c->n_group,
-                                  (size_t)c->topk_group, c->norm_topk_prob, (float)c->routed_scaling_factor};
+                                    (float)(1 / sqrt((double)c->index_head_dim)),
+                                    (float)(1 / sqrt((double)c->index_n_heads))};
+    model->router = (RouterShape){(size_t)c->n_routed_experts, (size_t)c->num_experts_per_tok,
+                                  (size_t)c->n_group,          (size_t)c->topk_group,
+                                  c->norm_topk_prob,           (float)c->routed_scaling_factor};
 }
 
 /* Everything once config and weights are open. */
@@ -199,8 +208,11 @@ void model_close(Model *model)
     stream_close(model->stream);
     for (size_t l = 0; l < model->n_layers && model->layers; l++) {
         Layer *layer = &model->layers[l];
-        void *owned[] = {layer->input_layernorm, layer->post_attention_layernorm, layer->q_norm, layer->kv_norm, layer->index_norm,
-                         layer->index_norm_bias, layer->router_bias, layer->expert_weights, layer->experts};
+        void *owned[] = {layer->input_layernorm, layer->post_attention_layernorm,
+                         layer->q_norm,          layer->kv_norm,
+                         layer->index_norm,      layer->index_norm_bias,
+                         layer->router_bias,     layer->expert_weights,
+                         layer->experts};
         for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
     }
     free(model->layers);
@@ -215,7 +227,8 @@ Err *model_reserve_positions(Model *model, size_t n)
 {
     size_t most = (size_t)model->config.max_position_embeddings, half = (size_t)model->config.qk_rope_head_dim / 2;
     if (n > most)
-        return err_new(ERR_DATA, "%zu tokens in a row; %s says max_position_embeddings is %zu", n, model->config.path, most);
+        return err_new(ERR_DATA, "%zu tokens in a row; %s says max_position_embeddings is %zu", n, model->config.path,
+                       most);
     if (n <= model->rope.n) return NULL;
     size_t room = n < FIRST_POSITIONS ? FIRST_POSITIONS : n;
     float *values;

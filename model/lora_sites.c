@@ -74,7 +74,9 @@ static const char *place_name(LoraPlace place, unsigned half)
 void lora_site_module(const LoraSite *site, char module[MODULE_BYTES])
 {
     switch (site->kind) {
-    case SITE_PLACE: snprintf(module, MODULE_BYTES, "model.layers.%zu.%s", site->l, place_name(site->place, site->half)); break;
+    case SITE_PLACE:
+        snprintf(module, MODULE_BYTES, "model.layers.%zu.%s", site->l, place_name(site->place, site->half));
+        break;
     case SITE_ROUTER: snprintf(module, MODULE_BYTES, "model.layers.%zu.mlp.gate", site->l); break;
     case SITE_EXPERT_IN:
     case SITE_EXPERT_OUT:
@@ -87,7 +89,8 @@ void lora_site_module(const LoraSite *site, char module[MODULE_BYTES])
 void lora_site_stem(const LoraSite *site, char stem[MODULE_BYTES])
 {
     lora_site_module(site, stem);
-    bool two = site->kind == SITE_EXPERT_IN || (site->kind == SITE_PLACE && (site->place == LORA_MLP_IN || site->place == LORA_SHARED_IN));
+    bool two = site->kind == SITE_EXPERT_IN ||
+               (site->kind == SITE_PLACE && (site->place == LORA_MLP_IN || site->place == LORA_SHARED_IN));
     char *dot = strrchr(stem, '.');
     if (two && dot) snprintf(dot, MODULE_BYTES - (size_t)(dot - stem), ".gate_up_proj");
 }
@@ -111,7 +114,8 @@ bool lora_site_find(const Model *model, const char *module, LoraSite *site)
 {
     int used = 0;
     *site = (LoraSite){0};
-    if (sscanf(module, "model.layers.%zu.%n", &site->l, &used) != 1 || used == 0 || site->l >= model->n_layers) return false;
+    if (sscanf(module, "model.layers.%zu.%n", &site->l, &used) != 1 || used == 0 || site->l >= model->n_layers)
+        return false;
     const char *leaf = module + used;
     bool found = false;
     if (find_expert(leaf, site)) {

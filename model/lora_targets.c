@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-
 typedef struct {
     const Model *model;
     const LoraConfig *config;
@@ -43,19 +42,24 @@ static Err *to_posix(const char *python, char **out)
     size_t n = 0;
     bool in_set = false;
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
-        if (strstr(python, refused[i])) return err_new(ERR_USAGE, "target_modules: \"%s\": %s is not supported", python, refused[i]);
+        if (strstr(python, refused[i]))
+            return err_new(ERR_USAGE, "target_modules: \"%s\": %s is not supported", python, refused[i]);
     TRY(mem_new(out, 4 * strlen(python) + 1, 1));
     for (const char *c = python; *c; c++) {
         const char *word = NULL;
-        if (c[0] == '\\' && c[1] == 'd') word = in_set ? "0-9" : "[0-9]";
-        else if (c[0] == '(' && c[1] == '?' && c[2] == ':' && !in_set) word = "(";
+        if (c[0] == '\\' && c[1] == 'd')
+            word = in_set ? "0-9" : "[0-9]";
+        else if (c[0] == '(' && c[1] == '?' && c[2] == ':' && !in_set)
+            word = "(";
         else if (c[0] == '\\' && in_set) {
             free(*out);
             return err_new(ERR_USAGE, "target_modules: \"%s\": \\%c in a set is not supported", python, c[1]);
         } else if (c[0] == '\\' && c[1]) {
             (*out)[n++] = *c++;
-        } else if (c[0] == '[') in_set = true;
-        else if (c[0] == ']') in_set = false;
+        } else if (c[0] == '[')
+            in_set = true;
+        else if (c[0] == ']')
+            in_set = false;
         if (word) {
             memcpy(*out + n, word, strlen(word));
             n += strlen(word);
@@ -89,7 +93,8 @@ static Err *visit(void *context, const LoraSite *site, const char *module)
     Targets *t = context;
     const Json *targets = t->config->target_modules;
     if (site->kind != SITE_PLACE && !t->by_name) return NULL; /* `experts` speaks for them */
-    bool router = site->kind == SITE_PLACE && site->place == LORA_ROUTER, listed = targets && json_kind(targets) != JSON_STRING;
+    bool router = site->kind == SITE_PLACE && site->place == LORA_ROUTER,
+         listed = targets && json_kind(targets) != JSON_STRING;
     if (router && !listed) return NULL; /* no Linear in transformers, so it is asked for by its name alone */
     if (t->regex) {
         if (!whole_match(t->regex, module)) return NULL;
@@ -115,9 +120,11 @@ static Err *check_targets(const Json *targets)
 {
     if (!targets || json_kind(targets) == JSON_STRING || json_kind(targets) == JSON_NULL) return NULL;
     if (json_kind(targets) != JSON_ARRAY)
-        return err_new(ERR_USAGE, "target_modules is %s; expected a list of names or one regular expression", json_kind_name(targets));
+        return err_new(ERR_USAGE, "target_modules is %s; expected a list of names or one regular expression",
+                       json_kind_name(targets));
     for (const Json *entry = json_first(targets); entry; entry = json_next(entry))
-        if (json_kind(entry) != JSON_STRING) return err_new(ERR_USAGE, "target_modules holds %s; expected names", json_kind_name(entry));
+        if (json_kind(entry) != JSON_STRING)
+            return err_new(ERR_USAGE, "target_modules holds %s; expected names", json_kind_name(entry));
     return NULL;
 }
 
@@ -127,19 +134,31 @@ static Err *no_match(const char *entry)
     static const struct {
         const char *name, *why;
     } refused[] = {
-        {"gate", "no router is in the chosen layers"},
-        {"embed_tokens", "the embedding is not trained"},
-        {"lm_head", "the head is not trained"},
-        {"wq_b", "the indexer's choice has no gradient"},
-        {"wk", "the indexer's choice has no gradient"},
-        {"weights_proj", "the indexer's choice has no gradient"},
+        {"gate", "no router is in the chosen layers"},  {"embed_tokens", "the embedding is not trained"},
+        {"lm_head", "the head is not trained"},         {"wq_b", "the indexer's choice has no gradient"},
+        {"wk", "the indexer's choice has no gradient"}, {"weights_proj", "the indexer's choice has no gradient"},
     };
-    static const char *const known[] = {"q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj", "gate_proj",
-                                        "up_proj", "down_proj", "shared_experts.gate_proj", "shared_experts.up_proj",
-                                        "shared_experts.down_proj", "mlp.gate", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", NULL};
+    static const char *const known[] = {"q_proj",
+                                        "q_a_proj",
+                                        "q_b_proj",
+                                        "kv_a_proj_with_mqa",
+                                        "kv_b_proj",
+                                        "o_proj",
+                                        "gate_proj",
+                                        "up_proj",
+                                        "down_proj",
+                                        "shared_experts.gate_proj",
+                                        "shared_experts.up_proj",
+                                        "shared_experts.down_proj",
+                                        "mlp.gate",
+                                        "mlp.gate_proj",
+                                        "mlp.up_proj",
+                                        "mlp.down_proj",
+                                        NULL};
     const char *dot = strrchr(entry, '.'), *last = dot ? dot + 1 : entry;
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
-        if (strcmp(last, refused[i].name) == 0) return err_new(ERR_USAGE, "target_modules: %s cannot carry LoRA here: %s", entry, refused[i].why);
+        if (strcmp(last, refused[i].name) == 0)
+            return err_new(ERR_USAGE, "target_modules: %s cannot carry LoRA here: %s", entry, refused[i].why);
     const char *near = options_nearest(entry, known);
     return err_new(ERR_USAGE, "target_modules: %s matches no module of this model in the chosen layers%s%s", entry,
                    near ? "; the nearest name is " : "", near ? near : "");
@@ -180,7 +199,8 @@ static Err *wanted_layers(const Json *layers, bool *wanted, size_t n_layers)
 static void use_expert(Targets *t, size_t l, size_t e)
 {
     t->n_experts++;
-    for (unsigned i = 0; i < 3; i++) use(t, &(LoraSite){.kind = i == 2 ? SITE_EXPERT_OUT : SITE_EXPERT_IN, .l = l, .expert = e, .half = i == 1});
+    for (unsigned i = 0; i < 3; i++)
+        use(t, &(LoraSite){.kind = i == 2 ? SITE_EXPERT_OUT : SITE_EXPERT_IN, .l = l, .expert = e, .half = i == 1});
 }
 
 static Err *use_listed(Targets *t, const bool *wanted)
@@ -192,11 +212,15 @@ static Err *use_listed(Targets *t, const bool *wanted)
         if (end == key || *end || l >= t->model->n_layers)
             return err_new(ERR_USAGE, "experts: layer \"%s\" is not one of 0 to %zu", key, t->model->n_layers - 1);
         if (t->model->layers[l].dense) return err_new(ERR_USAGE, "experts: layer %lu is dense, it has no experts", l);
-        if (json_kind(layer) != JSON_ARRAY) return err_new(ERR_USAGE, "experts: layer %lu has %s; expected a list of experts", l, json_kind_name(layer));
+        if (json_kind(layer) != JSON_ARRAY)
+            return err_new(ERR_USAGE, "experts: layer %lu has %s; expected a list of experts", l,
+                           json_kind_name(layer));
         for (const Json *id = json_first(layer); id; id = json_next(id)) {
             double e = json_kind(id) == JSON_NUMBER ? json_number(id) : -1;
             if (e != floor(e) || e < 0 || e >= (double)t->model->router.E)
-                return err_new(ERR_USAGE, "experts: layer %lu lists %s%.10g; expected 0 to %zu", l, json_kind(id) == JSON_NUMBER ? "" : "something that is no number: ", e, t->model->router.E - 1);
+                return err_new(ERR_USAGE, "experts: layer %lu lists %s%.10g; expected 0 to %zu", l,
+                               json_kind(id) == JSON_NUMBER ? "" : "something that is no number: ", e,
+                               t->model->router.E - 1);
             if (wanted[l]) use_expert(t, l, (size_t)e);
         }
     }
@@ -212,10 +236,12 @@ static Err *read_experts_setting(Targets *t)
     if (json_kind(experts) == JSON_STRING) {
         t->all_experts = strcmp(json_string(experts), "all") == 0;
         if (t->all_experts || strcmp(json_string(experts), "none") == 0) return NULL;
-        return err_new(ERR_USAGE, "experts is \"%s\"; expected all, none, or ESFT's {\"experts\": {\"layer\": [ids]}}", json_string(experts));
+        return err_new(ERR_USAGE, "experts is \"%s\"; expected all, none, or ESFT's {\"experts\": {\"layer\": [ids]}}",
+                       json_string(experts));
     }
     if (json_kind(experts) != JSON_OBJECT)
-        return err_new(ERR_USAGE, "experts is %s; expected all, none, or ESFT's {\"experts\": {\"layer\": [ids]}}", json_kind_name(experts));
+        return err_new(ERR_USAGE, "experts is %s; expected all, none, or ESFT's {\"experts\": {\"layer\": [ids]}}",
+                       json_kind_name(experts));
     if (!json_find(experts, "experts")) { /* the inner table alone */
         t->experts = experts;
         return NULL;
@@ -223,11 +249,13 @@ static Err *read_experts_setting(Targets *t)
     static const char *const others[] = {"shared_experts", "non_expert_modules"};
     for (size_t i = 0; i < 2; i++) {
         const Json *on = json_find(experts, others[i]);
-        if (on && (json_kind(on) != JSON_BOOL || json_bool(on))) return err_new(ERR_USAGE, "experts: %s is not false; name those modules in target_modules", others[i]);
+        if (on && (json_kind(on) != JSON_BOOL || json_bool(on)))
+            return err_new(ERR_USAGE, "experts: %s is not false; name those modules in target_modules", others[i]);
     }
     t->experts = json_find(experts, "experts");
     if (json_kind(t->experts) == JSON_OBJECT) return NULL;
-    return err_new(ERR_USAGE, "experts: its \"experts\" is %s; expected {\"layer\": [ids]}", json_kind_name(t->experts));
+    return err_new(ERR_USAGE, "experts: its \"experts\" is %s; expected {\"layer\": [ids]}",
+                   json_kind_name(t->experts));
 }
 
 static Err *fill_layers(Targets *t, const bool *wanted)
@@ -238,14 +266,19 @@ static Err *fill_layers(Targets *t, const bool *wanted)
         if (t->config->target_modules) TRY(lora_sites_visit(model, l, visit, t));
         for (size_t e = 0; e < model->router.E && t->all_experts && !model->layers[l].dense; e++) use_expert(t, l, e);
         if (!t->config->train_router || model->layers[l].dense) continue;
-        if (t->specs[l].places[LORA_ROUTER].halves) return err_new(ERR_USAGE, "the router of layer %zu is a target module and trained in full by train_router; choose one", l);
+        if (t->specs[l].places[LORA_ROUTER].halves)
+            return err_new(ERR_USAGE,
+                           "the router of layer %zu is a target module and trained in full by train_router; choose one",
+                           l);
         t->specs[l].router = true;
         t->n_routers++;
     }
     if (t->experts) TRY(use_listed(t, wanted));
     TRY(check_hits(t));
-    if ((t->all_experts || t->experts) && t->n_experts == 0) return err_new(ERR_USAGE, "experts: none of them is in the chosen layers");
-    if (t->config->train_router && t->n_routers == 0) return err_new(ERR_USAGE, "train_router: no router is in the chosen layers");
+    if ((t->all_experts || t->experts) && t->n_experts == 0)
+        return err_new(ERR_USAGE, "experts: none of them is in the chosen layers");
+    if (t->config->train_router && t->n_routers == 0)
+        return err_new(ERR_USAGE, "train_router: no router is in the chosen layers");
     return NULL;
 }
 

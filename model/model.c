@@ -7,7 +7,8 @@
 #include "model/attention.h"
 #include "model/moe.h"
 
-Tensor *layer_forward(Tape *tape, const Model *model, size_t l, const Adapter *adapter, Tensor *x, const LayerPass *pass)
+Tensor *layer_forward(Tape *tape, const Model *model, size_t l, const Adapter *adapter, Tensor *x,
+                      const LayerPass *pass)
 {
     const Layer *layer = &model->layers[l];
     const LayerAdapter *lora = adapter ? &adapter->layers[l] : NULL;
@@ -16,7 +17,8 @@ Tensor *layer_forward(Tape *tape, const Model *model, size_t l, const Adapter *a
     Tensor *h = op_rmsnorm(tape, x, 0, D, layer->input_layernorm, eps);
     x = op_add(tape, attention_forward(tape, model, l, lora, h, pass), x);
     h = op_rmsnorm(tape, x, 0, D, layer->post_attention_layernorm, eps);
-    Tensor *m = layer->dense ? mlp_forward(tape, layer, lora, LORA_MLP_IN, h) : moe_forward(tape, model, l, lora, h, pass);
+    Tensor *m = layer->dense ? mlp_forward(tape, layer, lora, LORA_MLP_IN, h)
+                             : moe_forward(tape, model, l, lora, h, pass);
     x = op_add(tape, m, x);
     tape_expect_finite(tape, x, "hidden state");
     return x;

@@ -19,8 +19,8 @@ typedef struct {
     Weight gate, up, down; /* the dense MLP, or the shared expert */
     Weight router;
     float *router_bias;
-    Weight *expert_weights; /* [E][3]: gate, up, down */
-    Expert *experts;        /* [E] without LoRA */
+    Weight *expert_weights;     /* [E][3]: gate, up, down */
+    Expert *experts;            /* [E] without LoRA */
     const ExpertChunks *chunks; /* NULL: they are there when the layer is. Owner: stream */
 } Layer;
 
@@ -72,7 +72,7 @@ void choices_free(Choices *choices);
 /* ---- what a cache holds for each sequence of a group ------------------------------------------------------------ */
 
 typedef struct {
-    size_t capacity;                  /* tokens that fit */
+    size_t capacity;                   /* tokens that fit */
     float **latent, **rotary, **index; /* [n_docs] of [capacity][kv_lora_rank], [..][rope], [..][index dim] or NULL */
 } LayerCache;
 
@@ -90,12 +90,13 @@ typedef struct {
     double *balance_stats;            /* [n_micro][balance_width(E)] to gather into, or NULL */
     const BalanceValues *coefficient; /* of the balance losses, or NULL */
     const BalanceStep *balance;
-    LayerCache *cache;                /* grows by the group's rows; NULL: no cache */
-    LayerTrace *trace;                /* filled for those who look inside, or NULL */
+    LayerCache *cache; /* grows by the group's rows; NULL: no cache */
+    LayerTrace *trace; /* filled for those who look inside, or NULL */
 } LayerPass;
 
 /* x [T][D] -> the next hidden state, x unchanged. adapter NULL: the base alone. */
-Tensor *layer_forward(Tape *tape, const Model *model, size_t l, const Adapter *adapter, Tensor *x, const LayerPass *pass);
+Tensor *layer_forward(Tape *tape, const Model *model, size_t l, const Adapter *adapter, Tensor *x,
+                      const LayerPass *pass);
 
 /* Hidden states of tokens, [T][D]. */
 Tensor *model_embed(Tape *tape, const Model *model, const int32_t *ids);

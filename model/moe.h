@@ -8,6 +8,7 @@
 Tensor *mlp_forward(Tape *tape, const Layer *layer, const LayerAdapter *lora, LoraPlace place, Tensor *h);
 
 /* Routed experts plus the shared one. */
-Tensor *moe_forward(Tape *tape, const Model *model, size_t l, const LayerAdapter *lora, Tensor *h, const LayerPass *pass);
+Tensor *moe_forward(Tape *tape, const Model *model, size_t l, const LayerAdapter *lora, Tensor *h,
+                    const LayerPass *pass);
 
 #endif

@@ -64,7 +64,8 @@ static void count_active(Report *r)
         Part *part = &r->parts[i];
         part->active = part->elements;
         if (strcmp(part->name, "embedding") == 0) part->active /= c->vocab_size;
-        if (strcmp(part->name, "experts") == 0) part->active = part->elements / c->n_routed_experts * c->num_experts_per_tok;
+        if (strcmp(part->name, "experts") == 0)
+            part->active = part->elements / c->n_routed_experts * c->num_experts_per_tok;
         r->total.active += part->active;
     }
 }
@@ -112,11 +113,12 @@ static void print_config(FILE *out, const ModelConfig *c)
     bool own_name = strcmp(c->model_type, family_name(c->family)) == 0;
     line(out, "family", "%s%s%s%s", c->model_type, own_name ? "" : ", computed as ",
          own_name ? "" : family_name(c->family), c->fp8 ? "; FP8 in blocks of 128 x 128" : "");
-    line(out, "layers", "%lld: %zu dense, %lld of experts%s", (long long)layers, dense, (long long)layers - (long long)dense,
-         c->num_nextn_predict_layers ? "; MTP beyond them" : "; no MTP");
+    line(out, "layers", "%lld: %zu dense, %lld of experts%s", (long long)layers, dense,
+         (long long)layers - (long long)dense, c->num_nextn_predict_layers ? "; MTP beyond them" : "; no MTP");
     line(out, "widths", "hidden %s, dense MLP %s, expert %s", GROUPED(c->hidden_size), GROUPED(c->intermediate_size),
          GROUPED(c->moe_intermediate_size));
-    line(out, "attention", "%s heads of %lld + %lld rotated, values of %lld; latents: %s for queries, %s for keys and values",
+    line(out, "attention",
+         "%s heads of %lld + %lld rotated, values of %lld; latents: %s for queries, %s for keys and values",
          GROUPED(c->num_attention_heads), (long long)c->qk_nope_head_dim, (long long)c->qk_rope_head_dim,
          (long long)c->v_head_dim, c->q_lora_rank ? GROUPED(c->q_lora_rank) : "none", GROUPED(c->kv_lora_rank));
     if (c->index_topk)
@@ -135,7 +137,8 @@ static void print_config(FILE *out, const ModelConfig *c)
 
 static void print_part(FILE *out, const Part *part)
 {
-    fprintf(out, "%-16s%10s%22s%22s\n", part->name, GROUPED(part->tensors), GROUPED(part->elements), GROUPED(part->active));
+    fprintf(out, "%-16s%10s%22s%22s\n", part->name, GROUPED(part->tensors), GROUPED(part->elements),
+            GROUPED(part->active));
 }
 
 static void print_parts(FILE *out, const Report *r)
@@ -163,7 +166,8 @@ static void print_weights(FILE *out, const Report *r)
         line(out, "weights", "none here");
         return;
     }
-    line(out, "weights", "%s file%s, %s bytes", GROUPED(s->n_shards), s->n_shards > 1 ? "s" : "", GROUPED(s->file_bytes));
+    line(out, "weights", "%s file%s, %s bytes", GROUPED(s->n_shards), s->n_shards > 1 ? "s" : "",
+         GROUPED(s->file_bytes));
     for (int d = 0; d < DTYPE_COUNT; d++)
         if (s->dtypes[d].tensors)
             line(out, dtype_name((DType)d), "%9s tensors%22s elements%22s bytes", GROUPED(s->dtypes[d].tensors),
@@ -236,13 +240,20 @@ static Json *json_weights(const WeightsSurvey *s)
 static Err *report_json(const Report *r, char **text)
 {
     const ModelConfig *c = r->config;
-    const struct { const char *key; int64_t value; } numbers[] = {
-        {"vocab_size", c->vocab_size}, {"hidden_size", c->hidden_size}, {"num_hidden_layers", c->num_hidden_layers},
-        {"dense_layers", (int64_t)count_true(c->dense, c->num_hidden_layers)},
-        {"indexer_layers", (int64_t)count_true(c->indexer, c->num_hidden_layers)},
-        {"num_nextn_predict_layers", c->num_nextn_predict_layers}, {"num_attention_heads", c->num_attention_heads},
-        {"n_routed_experts", c->n_routed_experts}, {"num_experts_per_tok", c->num_experts_per_tok},
-        {"max_position_embeddings", c->max_position_embeddings}, {"parameters", r->parameters}};
+    const struct {
+        const char *key;
+        int64_t value;
+    } numbers[] = {{"vocab_size", c->vocab_size},
+                   {"hidden_size", c->hidden_size},
+                   {"num_hidden_layers", c->num_hidden_layers},
+                   {"dense_layers", (int64_t)count_true(c->dense, c->num_hidden_layers)},
+                   {"indexer_layers", (int64_t)count_true(c->indexer, c->num_hidden_layers)},
+                   {"num_nextn_predict_layers", c->num_nextn_predict_layers},
+                   {"num_attention_heads", c->num_attention_heads},
+                   {"n_routed_experts", c->n_routed_experts},
+                   {"num_experts_per_tok", c->num_experts_per_tok},
+                   {"max_position_embeddings", c->max_position_embeddings},
+                   {"parameters", r->parameters}};
     Json *root = json_new_object(), *parts = json_new_object();
     json_add_string(root, "family", family_name(c->family));
     json_add_string(root, "model_type", c->model_type);
@@ -253,8 +264,10 @@ static Err *report_json(const Report *r, char **text)
     json_add(root, "parts", parts);
     json_add(root, "total", json_part(&r->total));
     json_add(root, "mtp", json_part(&r->mtp));
-    if (r->has_weights) json_add(root, "weights", json_weights(&r->survey));
-    else json_add_null(root, "weights");
+    if (r->has_weights)
+        json_add(root, "weights", json_weights(&r->survey));
+    else
+        json_add_null(root, "weights");
     Err *err = json_print(root, true, text);
     json_free(root);
     return err;

@@ -17,7 +17,8 @@ static Err *new_keys(Keys *keys, const Model *model, const Group *group)
     keys->most = model->index.top_k;
     TRY(mem_new(&keys->of, group->n_docs, sizeof *keys->of));
     for (size_t d = 0; d < group->n_docs; d++) {
-        size_t rows = group->doc_start[d + 1] - group->doc_start[d], n = rows + (group->doc_past ? group->doc_past[d] : 0);
+        size_t rows = group->doc_start[d + 1] - group->doc_start[d],
+               n = rows + (group->doc_past ? group->doc_past[d] : 0);
         if (n > model->index.top_k) TRY(mem_new(&keys->of[d], rows * keys_words(group, d), sizeof **keys->of));
     }
     return NULL;
@@ -28,7 +29,8 @@ static Err *fill(Choices *choices, const Model *model, const Group *group)
     TRY(mem_new(&choices->experts, model->n_layers, sizeof *choices->experts));
     TRY(mem_new(&choices->keys, model->n_layers, sizeof *choices->keys));
     for (size_t l = 0; l < model->n_layers; l++) {
-        if (!model->layers[l].dense) TRY(mem_new(&choices->experts[l], group->T * model->router.K, sizeof **choices->experts));
+        if (!model->layers[l].dense)
+            TRY(mem_new(&choices->experts[l], group->T * model->router.K, sizeof **choices->experts));
         if (model->layers[l].indexer) TRY(new_keys(&choices->keys[l], model, group));
     }
     return NULL;

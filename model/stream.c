@@ -28,7 +28,7 @@ typedef enum { EMPTY, LOADING, READY } BufferState;
 
 typedef struct {
     BufferState state;
-    bool pinned, chunk;   /* run: for runs of experts */
+    bool pinned, chunk; /* run: for runs of experts */
     size_t part, at, holders;
     size_t taken, done; /* pieces */
 } StreamBuffer;
@@ -65,9 +65,9 @@ struct Stream {
     Model *model;
     size_t n_files;
     StreamedParts parts;
-    Hold *holds;  /* [n + 1] */
-    ExpertLease *leases;  /* [n_layers] */
-    size_t *where; /* [n + 1], shared */
+    Hold *holds;         /* [n + 1] */
+    ExpertLease *leases; /* [n_layers] */
+    size_t *where;       /* [n + 1], shared */
     DirectFile *files;
     Shared *shared;
     size_t mapped_bytes;
@@ -79,8 +79,14 @@ struct Stream {
 
 /* ---- the order ------------------------------------------------------------------------------------------------ */
 
-static size_t part_at(const Stream *s, size_t visit) { return order_part(&s->shared->order, s->parts.n_layers, s->parts.first, visit); }
-static size_t next_use(const Stream *s, size_t from, size_t part) { return order_next(&s->shared->order, s->parts.n_layers, s->parts.first, from, part); }
+static size_t part_at(const Stream *s, size_t visit)
+{
+    return order_part(&s->shared->order, s->parts.n_layers, s->parts.first, visit);
+}
+static size_t next_use(const Stream *s, size_t from, size_t part)
+{
+    return order_next(&s->shared->order, s->parts.n_layers, s->parts.first, from, part);
+}
 
 static size_t slowest(const Stream *s)
 {
@@ -111,7 +117,10 @@ void stream_announce(Stream *s, size_t lowest, size_t group_passes)
 
 /* ---- readers -------------------------------------------------------------------------------------------------- */
 
-static StreamBuffer *slot_of(const Stream *s, size_t part) { return s->where[part] == nowhere ? NULL : &s->shared->buffers[s->where[part]]; }
+static StreamBuffer *slot_of(const Stream *s, size_t part)
+{
+    return s->where[part] == nowhere ? NULL : &s->shared->buffers[s->where[part]];
+}
 
 /* The slot of its kind that can best be spared for a part needed at `visit`. */
 static StreamBuffer *spare_buffer(const Stream *s, bool chunk, size_t from, size_t visit)
@@ -152,7 +161,9 @@ static StreamBuffer *next_load(const Stream *s)
     const StreamedParts *parts = &s->parts;
     bool full[2] = {false, false}; /* no slot to spare: of cores, of runs */
     for (size_t i = 0; i < shared->n_buffers; i++)
-        if (shared->buffers[i].state == LOADING && shared->buffers[i].taken < parts->parts[shared->buffers[i].part].n_pieces) return &shared->buffers[i];
+        if (shared->buffers[i].state == LOADING &&
+            shared->buffers[i].taken < parts->parts[shared->buffers[i].part].n_pieces)
+            return &shared->buffers[i];
     StreamBuffer *buffer = slot_of(s, parts->n); /* what is needed always comes first */
     if (buffer->state == EMPTY) return begin_load(buffer);
     for (size_t from = slowest(s), visit = from; visit < from + 2 * parts->n; visit++) {
@@ -263,8 +274,10 @@ void stream_release(Stream *s, size_t l)
     size_t p = s->parts.first[l];
     if (!s->holds[p].held) return; /* acquire failed */
     pthread_mutex_lock(&s->shared->lock);
-    size_t end = order_end(&s->shared->order, s->parts.n_layers, s->parts.first, s->leases[l].visit, l), *place = &s->shared->place[s->host.rank];
-    if (*place < end) *place = end; /* with fewer groups than other ranks: those wait for slots that this one will not ask for */
+    size_t end = order_end(&s->shared->order, s->parts.n_layers, s->parts.first, s->leases[l].visit, l),
+           *place = &s->shared->place[s->host.rank];
+    if (*place < end)
+        *place = end; /* with fewer groups than other ranks: those wait for slots that this one will not ask for */
     release_part(s, p);
     pthread_mutex_unlock(&s->shared->lock);
 }
@@ -300,7 +313,9 @@ static Err *lend_chunks(Stream *s)
     TRY(mem_new(&s->leases, L, sizeof *s->leases));
     for (size_t l = 0; l < L; l++) {
         size_t core = s->parts.first[l], n = s->parts.first[l + 1] - core - 1;
-        s->leases[l] = (ExpertLease){.chunks = {n, s->parts.begin + core, acquire_chunk, release_chunk, &s->leases[l]}, .stream = s, .l = l};
+        s->leases[l] = (ExpertLease){.chunks = {n, s->parts.begin + core, acquire_chunk, release_chunk, &s->leases[l]},
+                                     .stream = s,
+                                     .l = l};
         if (n) s->model->layers[l].chunks = &s->leases[l].chunks;
     }
     return NULL;
@@ -322,13 +337,15 @@ static Err *map_memory(Stream *s, size_t bytes)
     if (!alone && leader) {
         fd = s->host.fd = memfd_create("graft", MFD_CLOEXEC);
         s->host.leader = (int)getpid();
-        if (fd < 0 || ftruncate(fd, (off_t)bytes)) return err_errno("share %zu bytes among the ranks of this host", bytes);
+        if (fd < 0 || ftruncate(fd, (off_t)bytes))
+            return err_errno("share %zu bytes among the ranks of this host", bytes);
     } else if (!alone) {
         snprintf(path, sizeof path, "/proc/%d/fd/%d", s->host.leader, s->host.fd);
         fd = open(path, O_RDWR | O_CLOEXEC);
         if (fd < 0) return err_errno("open the memory of this host's first rank, %s", path);
     }
-    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, alone ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED, fd, 0);
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                    alone ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED, fd, 0);
     if (!alone && !leader) close(fd);
     if (at == MAP_FAILED) return err_errno("reserve %zu bytes for weights", bytes);
     if (alone) madvise(at, bytes, MADV_HUGEPAGE);
@@ -351,7 +368,8 @@ static void lay_out(Stream *s, const bool *resident, size_t n_buffers)
         at += s->parts.parts[p].bytes;
     }
     for (size_t chunk = 0; chunk < 2; chunk++)
-        for (size_t i = 0; i < rings[chunk]->n_buffers; i++, at += rings[chunk]->buffer_bytes) shared->buffers[n++] = (StreamBuffer){.chunk = chunk == 1, .at = at};
+        for (size_t i = 0; i < rings[chunk]->n_buffers; i++, at += rings[chunk]->buffer_bytes)
+            shared->buffers[n++] = (StreamBuffer){.chunk = chunk == 1, .at = at};
     shared->n_buffers = n_buffers;
     shared->direct = true;
     pthread_mutexattr_t mutex;
@@ -369,26 +387,30 @@ static void lay_out(Stream *s, const bool *resident, size_t n_buffers)
 static Err *open_files(Stream *s, const Weights *weights)
 {
     TRY(mem_new(&s->files, weights_shards(weights), sizeof *s->files));
-    for (; s->n_files < weights_shards(weights); s->n_files++) TRY(direct_open(&s->files[s->n_files], weights_shard_path(weights, s->n_files)));
+    for (; s->n_files < weights_shards(weights); s->n_files++)
+        TRY(direct_open(&s->files[s->n_files], weights_shard_path(weights, s->n_files)));
     return NULL;
 }
 
 static Err *start_readers(Stream *s)
 {
     for (; s->n_readers < READERS; s->n_readers++)
-        if (pthread_create(&s->readers[s->n_readers], NULL, reader, s)) return err_new(ERR_MEMORY, "a thread to read weights did not start");
+        if (pthread_create(&s->readers[s->n_readers], NULL, reader, s))
+            return err_new(ERR_MEMORY, "a thread to read weights did not start");
     return NULL;
 }
 
 static Err *open_into(Stream *s, size_t limit, size_t part_bytes)
 {
     bool *resident;
-    if (s->host.size > MOST_RANKS) return err_new(ERR_USAGE, "%d ranks on one host; weights are shared by %d at most", s->host.size, MOST_RANKS);
+    if (s->host.size > MOST_RANKS)
+        return err_new(ERR_USAGE, "%d ranks on one host; weights are shared by %d at most", s->host.size, MOST_RANKS);
     TRY(parts_cut(&s->parts, s->model, part_bytes, false));
     TRY(mem_new(&s->holds, s->parts.n + 1, sizeof *s->holds));
     TRY(mem_new(&resident, s->parts.n, sizeof *resident));
     Err *err = parts_budget(&s->parts, limit, &s->plan, resident);
-    size_t n_buffers = 1 + s->plan.cores.n_resident + s->plan.cores.n_buffers + s->plan.chunks.n_resident + s->plan.chunks.n_buffers;
+    size_t n_buffers = 1 + s->plan.cores.n_resident + s->plan.cores.n_buffers + s->plan.chunks.n_resident +
+                       s->plan.chunks.n_buffers;
     if (!err) err = map_memory(s, shared_bytes(s, n_buffers) + stream_budget_bytes(&s->plan));
     if (!err) s->where = (size_t *)(void *)(s->shared->buffers + n_buffers);
     if (!err && s->host.rank == 0) lay_out(s, resident, n_buffers);
@@ -411,8 +433,10 @@ Err *stream_open(Model *model, size_t limit, size_t part_bytes, StreamHost *host
         err = acquire_part(s, s->parts.n);
         pthread_mutex_unlock(&s->shared->lock);
     }
-    if (err) stream_close(s);
-    else model->stream = s;
+    if (err)
+        stream_close(s);
+    else
+        model->stream = s;
     return err;
 }
 

@@ -22,8 +22,8 @@ typedef struct Stream Stream;
 /* This process among those of its host. The leader makes the shared memory, others open it by the leader's process and
  * descriptor. */
 typedef struct {
-    int rank, size;  /* leader: rank 0 */
-    int leader, fd;  /* of the leader: process id, descriptor of its memory; out for the leader, in for others */
+    int rank, size; /* leader: rank 0 */
+    int leader, fd; /* of the leader: process id, descriptor of its memory; out for the leader, in for others */
 } StreamHost;
 
 /* Move the model's weights from the mapping into at most limit_bytes of memory, in parts of part_bytes at the most (StreamBudget).
@@ -41,9 +41,9 @@ void stream_release(Stream *stream, size_t l);
 
 typedef struct {
     StreamBudget plan;
-    size_t read_bytes;      /* by the leader's readers */
-    double waited_seconds;  /* of this process in acquire */
-    bool direct;            /* every file so far */
+    size_t read_bytes;     /* by the leader's readers */
+    double waited_seconds; /* of this process in acquire */
+    bool direct;           /* every file so far */
 } StreamStats;
 StreamStats stream_stats(const Stream *stream);
 

@@ -18,7 +18,8 @@ static bool fits(size_t most, size_t left, size_t n, const StreamLayer *layers)
 {
     size_t core = 0, chunk = 0;
     for (size_t l = 0; l < n; l++) {
-        size_t chunks = stream_budget_chunks(&layers[l], most), experts = chunks ? (layers[l].n_experts + chunks - 1) / chunks : 0;
+        size_t chunks = stream_budget_chunks(&layers[l], most),
+               experts = chunks ? (layers[l].n_experts + chunks - 1) / chunks : 0;
         size_t bytes = layers[l].core + (chunks ? 0 : layers[l].n_experts * layers[l].expert);
         if (bytes > core) core = bytes;
         if (experts * layers[l].expert > chunk) chunk = experts * layers[l].expert;
@@ -37,15 +38,18 @@ size_t stream_budget_part_max(size_t left, size_t n, const StreamLayer *layers)
 static bool stays(size_t i, size_t r, size_t n) { return (i + 1) * r / n != i * r / n; }
 
 /* The ring of one kind of parts when r of them stay; returns the memory that it takes. */
-static size_t set_ring(StreamRing *ring, bool chunk, size_t r, size_t buffers, size_t n, const StreamPart *parts, bool *resident)
+static size_t set_ring(StreamRing *ring, bool chunk, size_t r, size_t buffers, size_t n, const StreamPart *parts,
+                       bool *resident)
 {
     size_t at = 0, of = ring->n;
     *ring = (StreamRing){.n = of, .n_resident = r};
     for (size_t i = 0; i < n; i++) {
         if (parts[i].chunk != chunk) continue;
         bool stay = stays(at++, r, of);
-        if (stay) ring->resident_bytes += parts[i].bytes;
-        else ring->streamed_bytes += parts[i].bytes;
+        if (stay)
+            ring->resident_bytes += parts[i].bytes;
+        else
+            ring->streamed_bytes += parts[i].bytes;
         if (!stay && parts[i].bytes > ring->buffer_bytes) ring->buffer_bytes = parts[i].bytes;
         if (resident) resident[i] = stay;
     }
@@ -68,7 +72,8 @@ static void fill_ring(StreamRing *ring, bool chunk, size_t left, size_t n, const
 /* Cores between runs are small: all stay where they leave three quarters to the runs, else two slots pass them. */
 static void fill_cores(StreamBudget *p, size_t left, size_t n, const StreamPart *parts, bool *resident)
 {
-    size_t chunk = p->chunks.buffer_bytes, core = p->cores.buffer_bytes, all = set_ring(&p->cores, false, p->cores.n, 0, n, parts, resident);
+    size_t chunk = p->chunks.buffer_bytes, core = p->cores.buffer_bytes,
+           all = set_ring(&p->cores, false, p->cores.n, 0, n, parts, resident);
     if (all <= left / 4 && all + chunk <= left) return;
     set_ring(&p->cores, false, 0, 2 * (core + chunk) <= left ? 2 : 1, n, parts, resident);
 }
@@ -77,8 +82,11 @@ Err *stream_budget(StreamBudget *plan, size_t limit, size_t fixed, size_t n, con
 {
     *plan = (StreamBudget){.limit_bytes = limit, .fixed_bytes = fixed};
     for (size_t i = 0; i < n; i++) (parts[i].chunk ? &plan->chunks : &plan->cores)->n++;
-    plan->least_bytes = fixed + set_ring(&plan->cores, false, 0, 1, n, parts, NULL) + set_ring(&plan->chunks, true, 0, 1, n, parts, NULL);
-    if (limit < plan->least_bytes) return err_new(ERR_MEMORY, "weights need %s at least: embedding and head, and one part of a layer at a time", BYTES(plan->least_bytes));
+    plan->least_bytes = fixed + set_ring(&plan->cores, false, 0, 1, n, parts, NULL) +
+                        set_ring(&plan->chunks, true, 0, 1, n, parts, NULL);
+    if (limit < plan->least_bytes)
+        return err_new(ERR_MEMORY, "weights need %s at least: embedding and head, and one part of a layer at a time",
+                       BYTES(plan->least_bytes));
     size_t left = limit - fixed;
     if (plan->chunks.n == 0) {
         fill_ring(&plan->cores, false, left, n, parts, resident);
@@ -92,7 +100,9 @@ Err *stream_budget(StreamBudget *plan, size_t limit, size_t fixed, size_t n, con
 static int describe_ring(char *text, size_t room, const StreamRing *r, const char *what)
 {
     int n = snprintf(text, room, "%zu of %zu %s stay (%s)", r->n_resident, r->n, what, BYTES(r->resident_bytes));
-    if (r->n_buffers) n += snprintf(text + n, room - (size_t)n, ", the others pass through %zu slot%s of %s", r->n_buffers, r->n_buffers == 1 ? "" : "s", BYTES(r->buffer_bytes));
+    if (r->n_buffers)
+        n += snprintf(text + n, room - (size_t)n, ", the others pass through %zu slot%s of %s", r->n_buffers,
+                      r->n_buffers == 1 ? "" : "s", BYTES(r->buffer_bytes));
     return n;
 }
 

@@ -50,15 +50,22 @@ size_t stream_budget_part_max(size_t left, size_t n, const StreamLayer *layers);
 
 /* The plan for parts in the order of their layers. resident [n] is filled; NULL: not wanted.
  * Fails: ERR_MEMORY when not even one slot of each kind fits; least_bytes is right then, too. */
-MUST_USE Err *stream_budget(StreamBudget *plan, size_t limit_bytes, size_t fixed_bytes, size_t n, const StreamPart *parts, bool *resident);
+MUST_USE Err *stream_budget(StreamBudget *plan, size_t limit_bytes, size_t fixed_bytes, size_t n,
+                            const StreamPart *parts, bool *resident);
 
 /* "21 of 21 layers without their experts stay (1.2 GiB); 5 of 40 runs of experts stay (3.7 GiB), the others pass through 3 slots of 766 MiB". */
 enum { STREAM_TEXT_BYTES = 256 };
 const char *stream_budget_describe(char text[STREAM_TEXT_BYTES], const StreamBudget *plan);
 
 /* Memory that it takes, all weights that there are, and those of them that pass once and with every group. */
-static inline size_t stream_budget_ring_bytes(const StreamRing *r) { return r->resident_bytes + r->n_buffers * r->buffer_bytes; }
-static inline size_t stream_budget_bytes(const StreamBudget *p) { return p->fixed_bytes + stream_budget_ring_bytes(&p->cores) + stream_budget_ring_bytes(&p->chunks); }
+static inline size_t stream_budget_ring_bytes(const StreamRing *r)
+{
+    return r->resident_bytes + r->n_buffers * r->buffer_bytes;
+}
+static inline size_t stream_budget_bytes(const StreamBudget *p)
+{
+    return p->fixed_bytes + stream_budget_ring_bytes(&p->cores) + stream_budget_ring_bytes(&p->chunks);
+}
 static inline size_t stream_budget_layer_bytes(const StreamBudget *p)
 {
     return p->cores.resident_bytes + p->cores.streamed_bytes + p->chunks.resident_bytes + p->chunks.streamed_bytes;

@@ -7,7 +7,10 @@
 
 static size_t up(const OrderPass *w, const size_t *first, size_t l) { return l + w->group_passes * (first[l] - l); }
 
-size_t order_visits(const OrderPass *w, size_t L, const size_t *first) { return 2 * up(w, first, L) - up(w, first, w->lowest); }
+size_t order_visits(const OrderPass *w, size_t L, const size_t *first)
+{
+    return 2 * up(w, first, L) - up(w, first, w->lowest);
+}
 
 /* The layer l with start(l) <= at < start(l + 1); walk NULL: of parts instead of visits. */
 static size_t layer_with(const OrderPass *w, size_t L, const size_t *first, size_t at)
@@ -15,8 +18,10 @@ static size_t layer_with(const OrderPass *w, size_t L, const size_t *first, size
     size_t low = 0, high = L;
     while (high - low > 1) {
         size_t middle = (low + high) / 2;
-        if ((w ? up(w, first, middle) : first[middle]) <= at) low = middle;
-        else high = middle;
+        if ((w ? up(w, first, middle) : first[middle]) <= at)
+            low = middle;
+        else
+            high = middle;
     }
     return low;
 }
@@ -66,7 +71,8 @@ static size_t next_lap(size_t begin, size_t step, size_t group_passes, size_t fr
 
 static size_t next_in_walk(const OrderPass *w, size_t L, const size_t *first, size_t from, size_t part)
 {
-    size_t l = order_layer(L, first, part), n = first[l + 1] - first[l] - 1, j = part - first[l], group_passes = j ? w->group_passes : 1, step = j ? n : 1;
+    size_t l = order_layer(L, first, part), n = first[l + 1] - first[l] - 1, j = part - first[l],
+           group_passes = j ? w->group_passes : 1, step = j ? n : 1;
     size_t rising = next_lap(up(w, first, l) + j, step, group_passes, from);
     if (rising != SIZE_MAX || l < w->lowest) return rising;
     size_t down = 2 * up(w, first, L) - up(w, first, l + 1);
@@ -77,7 +83,8 @@ static size_t next_in_walk(const OrderPass *w, size_t L, const size_t *first, si
 static size_t next_start(const Order *o, size_t visit)
 {
     size_t start = SIZE_MAX;
-    for (size_t k = o->n; k > 0 && k + ORDER_PASSES > o->n && o->passes[(k - 1) % ORDER_PASSES].start > visit; k--) start = o->passes[(k - 1) % ORDER_PASSES].start;
+    for (size_t k = o->n; k > 0 && k + ORDER_PASSES > o->n && o->passes[(k - 1) % ORDER_PASSES].start > visit; k--)
+        start = o->passes[(k - 1) % ORDER_PASSES].start;
     return start;
 }
 

@@ -26,7 +26,8 @@ static void add_ref(StreamedPart *part, const Weights *weights, const void **poi
 
 static size_t scale_bytes(const Weight *w)
 {
-    return ((w->rows + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK) * ((w->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK) * sizeof(float);
+    return ((w->rows + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK) * ((w->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK) *
+           sizeof(float);
 }
 
 static size_t data_bytes(const Weight *w) { return w->rows * w->cols * dtype_bytes(w->dtype); }
@@ -69,7 +70,8 @@ static Err *cut_pieces(StreamedPart *part)
     for (size_t s = 0; s < n && !err; s++)
         for (size_t at = 0; at < spans[s].bytes; at += PIECE_BYTES) {
             size_t left = spans[s].bytes - at;
-            part->pieces[part->n_pieces++] = (PartPiece){spans[s].shard, spans[s].offset + at, left < PIECE_BYTES ? left : PIECE_BYTES, spans[s].at + at};
+            part->pieces[part->n_pieces++] = (PartPiece){spans[s].shard, spans[s].offset + at,
+                                                         left < PIECE_BYTES ? left : PIECE_BYTES, spans[s].at + at};
         }
     free(spans);
     return err;
@@ -84,7 +86,8 @@ static void drop(StreamedPart *part)
 }
 
 /* n matrices, and the experts' of [begin, end). */
-static Err *make_part(StreamedPart *part, const Weights *weights, size_t n, Weight *const *list, Weight *experts, size_t begin, size_t end, bool sizes_only)
+static Err *make_part(StreamedPart *part, const Weights *weights, size_t n, Weight *const *list, Weight *experts,
+                      size_t begin, size_t end, bool sizes_only)
 {
     TRY(mem_new(&part->refs, 2 * (n + 3 * (end - begin)), sizeof *part->refs));
     for (size_t i = 0; i < n; i++) add_weight(part, weights, list[i]);
@@ -100,13 +103,19 @@ enum { CORE_WEIGHTS = 13 };
 
 static void core_of(Layer *x, Weight *list[CORE_WEIGHTS])
 {
-    Weight *const all[CORE_WEIGHTS] = {&x->q_proj, &x->q_down, &x->q_up, &x->kv_down, &x->kv_up, &x->o_proj, &x->index_q,
-                                       &x->index_k, &x->index_heads, &x->gate, &x->up, &x->down, &x->router};
+    Weight *const all[CORE_WEIGHTS] = {&x->q_proj, &x->q_down,  &x->q_up,    &x->kv_down,     &x->kv_up,
+                                       &x->o_proj, &x->index_q, &x->index_k, &x->index_heads, &x->gate,
+                                       &x->up,     &x->down,    &x->router};
     memcpy(list, all, sizeof all);
 }
 
 /* At most what a weight takes; its ends share blocks with others. */
-static size_t room_of(const Weight *w) { return w->data ? direct_round(data_bytes(w)) + DIRECT_ALIGN + (w->scale ? direct_round(scale_bytes(w)) + DIRECT_ALIGN : 0) : 0; }
+static size_t room_of(const Weight *w)
+{
+    return w->data ? direct_round(data_bytes(w)) + DIRECT_ALIGN +
+                         (w->scale ? direct_round(scale_bytes(w)) + DIRECT_ALIGN : 0)
+                   : 0;
+}
 
 static StreamLayer size_of(const Model *model, Layer *x)
 {
@@ -141,7 +150,8 @@ static Err *number_parts(StreamedParts *p, Model *model, size_t part_bytes)
 {
     StreamLayer *sizes;
     TRY(sizes_of(model, &sizes));
-    for (size_t l = 0; l < model->n_layers; l++) p->first[l + 1] = p->first[l] + 1 + stream_budget_chunks(&sizes[l], part_bytes);
+    for (size_t l = 0; l < model->n_layers; l++)
+        p->first[l + 1] = p->first[l] + 1 + stream_budget_chunks(&sizes[l], part_bytes);
     p->n = p->first[model->n_layers];
     free(sizes);
     return NULL;
@@ -153,11 +163,13 @@ static Err *make_layer(StreamedParts *p, Model *model, size_t l, bool sizes_only
     size_t E = x->dense ? 0 : model->router.E, core = p->first[l], chunks = p->first[l + 1] - core - 1;
     Weight *list[CORE_WEIGHTS];
     core_of(x, list);
-    TRY(make_part(&p->parts[core], model->weights, CORE_WEIGHTS, list, x->expert_weights, 0, chunks ? 0 : E, sizes_only));
+    TRY(make_part(&p->parts[core], model->weights, CORE_WEIGHTS, list, x->expert_weights, 0, chunks ? 0 : E,
+                  sizes_only));
     for (size_t i = 0; i <= chunks && chunks; i++) p->begin[core + i] = E * i / chunks;
     for (size_t i = 0; i < chunks; i++) {
         p->parts[core + 1 + i].chunk = true;
-        TRY(make_part(&p->parts[core + 1 + i], model->weights, 0, NULL, x->expert_weights, p->begin[core + i], p->begin[core + i + 1], sizes_only));
+        TRY(make_part(&p->parts[core + 1 + i], model->weights, 0, NULL, x->expert_weights, p->begin[core + i],
+                      p->begin[core + i + 1], sizes_only));
     }
     return NULL;
 }
@@ -167,7 +179,8 @@ static Err *cut(StreamedParts *p, Model *model, size_t part_bytes, bool sizes_on
     size_t L = model->n_layers;
     StreamedPart ends = {0};
     TRY(mem_new(&p->first, L + 1, sizeof *p->first));
-    Err *err = make_part(&ends, model->weights, 2, (Weight *[]){&model->embed_tokens, &model->lm_head}, NULL, 0, 0, sizes_only);
+    Err *err = make_part(&ends, model->weights, 2, (Weight *[]){&model->embed_tokens, &model->lm_head}, NULL, 0, 0,
+                         sizes_only);
     if (!err) err = number_parts(p, model, part_bytes);
     if (!err) err = mem_new(&p->begin, p->n, sizeof *p->begin);
     if (!err) err = mem_new(&p->parts, p->n + 1, sizeof *p->parts);

@@ -13,7 +13,7 @@ typedef struct {
     const void **pointer; /* a Weight's data or scale */
     const void *mapped;   /* what it is outside */
     size_t shard, offset, bytes;
-    size_t at;            /* in the part's bytes */
+    size_t at; /* in the part's bytes */
 } PartRef;
 
 typedef struct {
@@ -29,9 +29,10 @@ typedef struct {
 
 typedef struct {
     size_t n_layers, n;
-    size_t *first;     /* [n_layers + 1] a layer's core; its runs follow */
-    size_t *begin;     /* first expert of each run of layer l and E: from begin[first[l]] on, one number for each part of the layer */
-    StreamedPart *parts;       /* [n + 1] */
+    size_t *first; /* [n_layers + 1] a layer's core; its runs follow */
+    size_t *
+        begin; /* first expert of each run of layer l and E: from begin[first[l]] on, one number for each part of the layer */
+    StreamedPart *parts; /* [n + 1] */
 } StreamedParts;
 
 /* Cut so that a part takes part_bytes at the most, where it can be cut; sizes_only: without refs and pieces.

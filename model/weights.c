@@ -31,7 +31,10 @@ enum { NAME_BYTES = 256 };
 
 /* ---- files ---------------------------------------------------------------------------------------------------- */
 
-static int compare_texts(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+static int compare_texts(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
 
 static int compare_entries(const void *a, const void *b)
 {
@@ -57,10 +60,12 @@ static Err *open_shard(Weights *w, const char *directory, const char *name)
 static Err *check_shard_name(const Json *entry)
 {
     if (json_kind(entry) != JSON_STRING)
-        return err_new(ERR_FORMAT, "weight_map: %s is %s; expected the name of a shard", json_key(entry), json_kind_name(entry));
+        return err_new(ERR_FORMAT, "weight_map: %s is %s; expected the name of a shard", json_key(entry),
+                       json_kind_name(entry));
     const char *name = json_string(entry);
     if (*name && !strchr(name, '/') && !strchr(name, '\\') && !strstr(name, "..")) return NULL;
-    return err_new(ERR_FORMAT, "weight_map: %s is in \"%s\"; expected a file of the same directory", json_key(entry), name);
+    return err_new(ERR_FORMAT, "weight_map: %s is in \"%s\"; expected a file of the same directory", json_key(entry),
+                   name);
 }
 
 static const Safetensors *find_shard(const Weights *w, const char *const *names, const char *name)
@@ -85,7 +90,8 @@ static Err *open_indexed(Weights *w, const char *directory, const Json *map, con
     for (size_t i = 0; i < n_names; i++) TRY(open_shard(w, directory, names[i]));
     for (const Json *entry = json_first(map); entry; entry = json_next(entry))
         if (!safetensors_find(find_shard(w, names, json_string(entry)), json_key(entry)))
-            return err_new(ERR_FORMAT, "weight_map: %s is said to be in %s, which lacks it", json_key(entry), json_string(entry));
+            return err_new(ERR_FORMAT, "weight_map: %s is said to be in %s, which lacks it", json_key(entry),
+                           json_string(entry));
     return NULL;
 }
 
@@ -140,13 +146,16 @@ static Err *open_files(Weights **out, const char *directory)
     Weights *w;
     char index[PATH_BYTES];
     *out = NULL;
-    if (!weights_exist(directory)) return err_new(ERR_IO, "%s holds neither %s nor %s", directory, index_name, single_name);
+    if (!weights_exist(directory))
+        return err_new(ERR_IO, "%s holds neither %s nor %s", directory, index_name, single_name);
     TRY(file_join(index, directory, index_name));
     TRY(mem_new(&w, 1, sizeof *w));
     Err *err = file_exists(index) ? open_index(w, directory, index) : open_single(w, directory);
     if (!err) err = collect(w);
-    if (err) weights_close(w);
-    else *out = w;
+    if (err)
+        weights_close(w);
+    else
+        *out = w;
     return err;
 }
 
@@ -154,8 +163,10 @@ void weights_close(Weights *w)
 {
     if (!w) return;
     for (size_t s = 0; s < w->n_shards; s++) {
-        if (w->outlined) weights_outline_free(&w->shards[s]);
-        else safetensors_close(&w->shards[s]);
+        if (w->outlined)
+            weights_outline_free(&w->shards[s]);
+        else
+            safetensors_close(&w->shards[s]);
     }
     free(w->shards);
     free(w->entries);
@@ -168,7 +179,8 @@ void weights_close(Weights *w)
 static const char *shape_text(char text[NAME_BYTES], size_t n_dims, const size_t *shape)
 {
     size_t at = 0;
-    for (size_t d = 0; d < n_dims; d++) at += (size_t)snprintf(text + at, NAME_BYTES - at, "%s%zu", d ? ", " : "[", shape[d]);
+    for (size_t d = 0; d < n_dims; d++)
+        at += (size_t)snprintf(text + at, NAME_BYTES - at, "%s%zu", d ? ", " : "[", shape[d]);
     snprintf(text + at, NAME_BYTES - at, "%s", n_dims ? "]" : "a single number");
     return text;
 }
@@ -185,7 +197,8 @@ static Err *check_shape(const TensorView *view, size_t n_dims, const size_t *exp
 static Err *find_scale(const Weights *w, const TensorView *view, Entry **out)
 {
     char name[NAME_BYTES];
-    size_t blocks[] = {(view->shape[0] + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK, (view->shape[1] + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK};
+    size_t blocks[] = {(view->shape[0] + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK,
+                       (view->shape[1] + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK};
     int n = snprintf(name, sizeof name, "%s%s", view->name, scale_suffix);
     *out = n < NAME_BYTES ? find(w, name) : NULL;
     if (!*out) return err_new(ERR_FORMAT, "dtype is F8_E4M3, but there is no %s", name);
@@ -202,10 +215,15 @@ static Err *view_weight(const Weights *w, const TensorView *view, Weight *out, E
         return err_new(ERR_FORMAT, "has %zu dimensions; expected 1 or 2", view->n_dims);
     bool is_vector = view->n_dims == 1, fp8 = view->dtype == DTYPE_F8_E4M3;
     if (view->dtype != DTYPE_F32 && view->dtype != DTYPE_BF16 && !(fp8 && !is_vector))
-        return err_new(ERR_FORMAT, "dtype is %s; expected F32%s", dtype_name(view->dtype), is_vector ? " or BF16" : ", BF16 or F8_E4M3");
+        return err_new(ERR_FORMAT, "dtype is %s; expected F32%s", dtype_name(view->dtype),
+                       is_vector ? " or BF16" : ", BF16 or F8_E4M3");
     if (fp8) TRY(find_scale(w, view, scale));
-    *out = (Weight){.name = view->name, .dtype = view->dtype, .rows = is_vector ? 1 : view->shape[0],
-                    .cols = view->shape[view->n_dims - 1], .data = view->data, .scale = *scale ? (*scale)->view->data : NULL};
+    *out = (Weight){.name = view->name,
+                    .dtype = view->dtype,
+                    .rows = is_vector ? 1 : view->shape[0],
+                    .cols = view->shape[view->n_dims - 1],
+                    .data = view->data,
+                    .scale = *scale ? (*scale)->view->data : NULL};
     return NULL;
 }
 
@@ -225,7 +243,8 @@ Err *weights_get_floats(const Weights *w, const char *name, size_t n, float **ou
     if (weight.rows * weight.cols != n)
         return err_new(ERR_FORMAT, "tensor %s has %zu numbers; expected %zu", name, weight.rows * weight.cols, n);
     TRY(mem_new(&floats, n, sizeof *floats));
-    for (size_t row = 0; row < weight.rows; row++) weight_read(&weight, row, 0, weight.cols, floats + row * weight.cols);
+    for (size_t row = 0; row < weight.rows; row++)
+        weight_read(&weight, row, 0, weight.cols, floats + row * weight.cols);
     *out = floats;
     return NULL;
 }
@@ -375,8 +394,10 @@ Err *weights_open(Weights **out, const ModelConfig *config, const char *director
     err = err_first(err, wrong);
     if (!err && survey.missing.count) err = refuse_missing(&survey.missing, directory);
     weights_survey_free(&survey);
-    if (err) weights_close(w);
-    else *out = w;
+    if (err)
+        weights_close(w);
+    else
+        *out = w;
     return err;
 }
 
@@ -392,8 +413,10 @@ Err *weights_outline(Weights **out, const ModelConfig *config, DType matrices)
         w->n_shards = 1;
         err = collect(w);
     }
-    if (err) weights_close(w);
-    else *out = w;
+    if (err)
+        weights_close(w);
+    else
+        *out = w;
     return err;
 }
 

@@ -52,7 +52,9 @@ typedef struct {
 
 typedef struct {
     size_t n_shards, n_tensors, file_bytes;
-    struct { size_t tensors, elements, bytes; } dtypes[DTYPE_COUNT];
+    struct {
+        size_t tensors, elements, bytes;
+    } dtypes[DTYPE_COUNT];
     size_t n_mtp; /* tensors of the MTP layer that are there */
     SurveyList missing, extra, wrong;
     char digest[DIGEST_BYTES];

@@ -32,9 +32,14 @@ static Err *visit(void *context, const char *name, const TensorSpec *spec)
     Outline *o = context;
     bool fp8 = o->matrices == DTYPE_F8_E4M3 && spec->may_fp8;
     if (spec->mtp) return NULL;
-    TRY(add(o, name, "", spec->must_f32 ? DTYPE_F32 : fp8 ? DTYPE_F8_E4M3 : DTYPE_BF16, spec->vector ? 1 : 2, spec->rows, spec->cols));
+    TRY(add(o, name, "",
+            spec->must_f32 ? DTYPE_F32
+            : fp8          ? DTYPE_F8_E4M3
+                           : DTYPE_BF16,
+            spec->vector ? 1 : 2, spec->rows, spec->cols));
     if (!fp8) return NULL;
-    return add(o, name, "_scale_inv", DTYPE_F32, 2, (spec->rows + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK, (spec->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK);
+    return add(o, name, "_scale_inv", DTYPE_F32, 2, (spec->rows + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK,
+               (spec->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK);
 }
 
 Err *weights_outline_file(Safetensors *file, const ModelConfig *config, DType matrices)
@@ -51,7 +56,8 @@ Err *weights_outline_file(Safetensors *file, const ModelConfig *config, DType ma
     }
     file->map = (FileMap){at, o.bytes};
     size_t used = 0;
-    for (size_t i = 0; i < file->n_tensors; used += file->tensors[i++].bytes) file->tensors[i].data = (const char *)at + used;
+    for (size_t i = 0; i < file->n_tensors; used += file->tensors[i++].bytes)
+        file->tensors[i].data = (const char *)at + used;
     return NULL;
 }
 

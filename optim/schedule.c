@@ -24,10 +24,12 @@ enum { N_SCHEDULES = sizeof schedules / sizeof *schedules, MOST_KEYS = 3 };
 
 static Err *check_keys(size_t which, const Json *kwargs)
 {
-    if (kwargs && json_kind(kwargs) != JSON_OBJECT) return err_new(ERR_USAGE, "is %s; expected an object", json_kind_name(kwargs));
+    if (kwargs && json_kind(kwargs) != JSON_OBJECT)
+        return err_new(ERR_USAGE, "is %s; expected an object", json_kind_name(kwargs));
     for (const Json *member = kwargs ? json_first(kwargs) : NULL; member; member = json_next(member)) {
         bool known = false;
-        for (size_t i = 0; i < MOST_KEYS && schedules[which].keys[i]; i++) known = known || strcmp(schedules[which].keys[i], json_key(member)) == 0;
+        for (size_t i = 0; i < MOST_KEYS && schedules[which].keys[i]; i++)
+            known = known || strcmp(schedules[which].keys[i], json_key(member)) == 0;
         if (!known) return err_new(ERR_USAGE, "%s is nothing that %s knows", json_key(member), schedules[which].name);
     }
     return NULL;
@@ -39,16 +41,21 @@ static Err *read_cosine_min(Schedule *s, const Json *kwargs, double learning_rat
 {
     bool rate = has(kwargs, "min_lr_rate");
     double least = 0;
-    if (rate == has(kwargs, "min_lr")) return err_new(ERR_USAGE, "cosine_with_min_lr needs min_lr or min_lr_rate, one of them");
+    if (rate == has(kwargs, "min_lr"))
+        return err_new(ERR_USAGE, "cosine_with_min_lr needs min_lr or min_lr_rate, one of them");
     TRY(json_get_number(kwargs, rate ? "min_lr_rate" : "min_lr", &least));
     s->least = rate ? least : least / learning_rate;
     if (s->least >= 0 && s->least <= 1) return NULL;
-    return err_new(ERR_USAGE, "%s is %g; expected 0 to %g", rate ? "min_lr_rate" : "min_lr", least, rate ? 1 : learning_rate);
+    return err_new(ERR_USAGE, "%s is %g; expected 0 to %g", rate ? "min_lr_rate" : "min_lr", least,
+                   rate ? 1 : learning_rate);
 }
 
 static Err *read_wsd(Schedule *s, const Json *kwargs)
 {
-    static const struct { const char *name; DecayKind kind; } decays[] = {{"cosine", DECAY_COSINE}, {"linear", DECAY_LINEAR}, {"1-sqrt", DECAY_SQRT}};
+    static const struct {
+        const char *name;
+        DecayKind kind;
+    } decays[] = {{"cosine", DECAY_COSINE}, {"linear", DECAY_LINEAR}, {"1-sqrt", DECAY_SQRT}};
     const char *decay = "cosine";
     int64_t steps = 0, most = (int64_t)(s->total_steps > s->warmup_steps ? s->total_steps - s->warmup_steps : 0);
     if (!has(kwargs, "num_decay_steps")) return err_new(ERR_USAGE, "warmup_stable_decay needs num_decay_steps");
@@ -65,7 +72,8 @@ static Err *read_wsd(Schedule *s, const Json *kwargs)
     return err_new(ERR_USAGE, "decay_type is \"%s\"; expected cosine, linear or 1-sqrt", decay);
 }
 
-Err *schedule_init(Schedule *s, const char *name, const Json *kwargs, double learning_rate, uint64_t warmup_steps, uint64_t total_steps)
+Err *schedule_init(Schedule *s, const char *name, const Json *kwargs, double learning_rate, uint64_t warmup_steps,
+                   uint64_t total_steps)
 {
     size_t which = 0;
     while (which < N_SCHEDULES && strcmp(schedules[which].name, name) != 0) which++;
@@ -86,7 +94,10 @@ Err *schedule_init(Schedule *s, const char *name, const Json *kwargs, double lea
 
 static double half_wave(double part) { return 0.5 * (1 + cos(PI * part)); }
 
-static double decayed(DecayKind decay, double part) { return decay == DECAY_LINEAR ? 1 - part : decay == DECAY_SQRT ? 1 - sqrt(part) : half_wave(part); }
+static double decayed(DecayKind decay, double part)
+{
+    return decay == DECAY_LINEAR ? 1 - part : decay == DECAY_SQRT ? 1 - sqrt(part) : half_wave(part);
+}
 
 static double above(double least, double factor) { return factor * (1 - least) + least; }
 

@@ -34,8 +34,8 @@ typedef struct {
 /* A schedule by its name and Hugging Face's lr_scheduler_kwargs: min_lr or min_lr_rate; num_decay_steps, decay_type,
  * min_lr_ratio. kwargs NULL: none. learning_rate is what min_lr is a share of.
  * Fails: ERR_USAGE, naming the key: unknown to this schedule, missing, out of range. */
-MUST_USE Err *schedule_init(Schedule *schedule, const char *name, const Json *kwargs, double learning_rate, uint64_t warmup_steps,
-                            uint64_t total_steps);
+MUST_USE Err *schedule_init(Schedule *schedule, const char *name, const Json *kwargs, double learning_rate,
+                            uint64_t warmup_steps, uint64_t total_steps);
 
 /* The rate of the update that follows `step` finished ones. */
 double schedule_rate(const Schedule *schedule, double learning_rate, uint64_t step);

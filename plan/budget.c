@@ -9,8 +9,10 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-enum { PROGRAM_BYTES = 32 << 20, /* code, libraries, stacks, tables of tensors */
-       PAGE_TABLES = 256 };        /* 8 bytes for each page of 4 KiB, and as much for what the kernel keeps beside them */
+enum {
+    PROGRAM_BYTES = 32 << 20, /* code, libraries, stacks, tables of tensors */
+    PAGE_TABLES = 256
+}; /* 8 bytes for each page of 4 KiB, and as much for what the kernel keeps beside them */
 
 /* The most rows of one rank: whole micro-batches are shared out. */
 static size_t rank_tokens(const StepWork *work)
@@ -22,12 +24,21 @@ static size_t rank_tokens(const StepWork *work)
 /* Of all ranks of the host, in groups of T rows. */
 static Err *count_tapes(Budget *b, const Model *model, const Adapter *adapter, const StepWork *work, size_t T)
 {
-    TRY(tapes_bytes(&b->tapes, model, adapter, &(TapeWork){.rows = rank_tokens(work), .T = T, .longest = work->longest, .micro_batch_tokens = work->micro_batch_tokens, .threads = work->threads, .kept_layers = work->keep_layers}));
+    TRY(tapes_bytes(&b->tapes, model, adapter,
+                    &(TapeWork){.rows = rank_tokens(work),
+                                .T = T,
+                                .longest = work->longest,
+                                .micro_batch_tokens = work->micro_batch_tokens,
+                                .threads = work->threads,
+                                .kept_layers = work->keep_layers}));
     b->tapes *= work->local_ranks;
     return NULL;
 }
 
-static size_t lowest_of(const Model *model, const Adapter *adapter) { return adapter ? adapter_lowest_layer(adapter) : model->n_layers; }
+static size_t lowest_of(const Model *model, const Adapter *adapter)
+{
+    return adapter ? adapter_lowest_layer(adapter) : model->n_layers;
+}
 
 static size_t layer_input_bytes(const Model *model, const Adapter *adapter, const StepWork *work, bool spilled)
 {
@@ -56,25 +67,32 @@ static size_t forest_bytes(const Adapter *adapter, const StepWork *work)
     return levels * largest * sizeof(float);
 }
 
-static size_t held(const Budget *b) { return b->program + b->data + b->adapter + b->moments + b->layer_inputs + b->tapes; }
+static size_t held(const Budget *b)
+{
+    return b->program + b->data + b->adapter + b->moments + b->layer_inputs + b->tapes;
+}
 
 /* The bytes that parts from layer `from` on pass through slots, their experts `laps` times: in one more lap the slots still
  * have all but one of what they can hold. */
-static size_t streamed_bytes(const StreamedParts *parts, const bool *resident, const StreamRing *chunks, size_t from, size_t group_passes)
+static size_t streamed_bytes(const StreamedParts *parts, const bool *resident, const StreamRing *chunks, size_t from,
+                             size_t group_passes)
 {
     size_t sum = 0, kept = chunks->n_buffers ? (chunks->n_buffers - 1) * chunks->buffer_bytes : 0;
     for (size_t l = from; l < parts->n_layers; l++) {
         size_t core = parts->first[l], experts = 0;
         for (size_t p = core + 1; p < parts->first[l + 1]; p++) experts += resident[p] ? 0 : parts->parts[p].bytes;
-        sum += (resident[core] ? 0 : parts->parts[core].bytes) + experts + (group_passes - 1) * (experts - size_min(experts, kept));
+        sum += (resident[core] ? 0 : parts->parts[core].bytes) + experts +
+               (group_passes - 1) * (experts - size_min(experts, kept));
     }
     return sum;
 }
 
 /* What a step reads: slots still hold the last parts at the top, and at the bottom where that is layer 0. */
-static size_t step_bytes(const StreamedParts *parts, const bool *resident, const StreamBudget *w, const Adapter *adapter, size_t lowest, size_t group_passes)
+static size_t step_bytes(const StreamedParts *parts, const bool *resident, const StreamBudget *w,
+                         const Adapter *adapter, size_t lowest, size_t group_passes)
 {
-    size_t turn = w->cores.n_buffers * w->cores.buffer_bytes + w->chunks.n_buffers * w->chunks.buffer_bytes, up = streamed_bytes(parts, resident, &w->chunks, 0, group_passes);
+    size_t turn = w->cores.n_buffers * w->cores.buffer_bytes + w->chunks.n_buffers * w->chunks.buffer_bytes,
+           up = streamed_bytes(parts, resident, &w->chunks, 0, group_passes);
     if (!adapter) return up;
     size_t down = streamed_bytes(parts, resident, &w->chunks, lowest, group_passes);
     return up - (lowest ? 0 : size_min(up, turn)) + down - size_min(down, turn);
@@ -91,7 +109,9 @@ static Err *fit_parts(Budget *b, Model *model, const Adapter *adapter, size_t gr
     if (!err) err = parts_budget(&parts, share, &b->weights, resident);
     b->weights.part_bytes = part_bytes;
     b->streamed = !err && share < b->weights.fixed_bytes + stream_budget_layer_bytes(&b->weights);
-    b->read_bytes = b->streamed ? step_bytes(&parts, resident, &b->weights, adapter, lowest_of(model, adapter), group_passes) : 0;
+    b->read_bytes = b->streamed
+                        ? step_bytes(&parts, resident, &b->weights, adapter, lowest_of(model, adapter), group_passes)
+                        : 0;
     free(resident);
     parts_free(&parts);
     return err;
@@ -151,10 +171,14 @@ static Err *choose_group(Budget *b, Model *model, const Adapter *adapter, const 
 
 static Err *too_small(const Budget *b, const StepWork *work)
 {
-    return err_new(ERR_MEMORY, "memory_limit is %s; this run needs %zuMiB at least: weights %s (embedding, head, the largest part of a layer), tapes %s, boundaries %s, adapter and moments %s, the rest %s. "
-                   "What else would help: shorter documents (max_length %zu now)%s%s, fewer ranks on the host, FP8 weights",
-                   BYTES(b->limit), (b->least >> 20) + 1, BYTES(b->weights.least_bytes), BYTES(b->tapes), BYTES(b->layer_inputs), BYTES(b->adapter + b->moments),
-                   BYTES(b->program + b->data), work->longest, work->keep_layers ? ", keep_layers 0" : "", work->may_spill ? "" : ", a scratch_dir");
+    return err_new(
+        ERR_MEMORY,
+        "memory_limit is %s; this run needs %zuMiB at least: weights %s (embedding, head, the largest part of a "
+        "layer), tapes %s, boundaries %s, adapter and moments %s, the rest %s. "
+        "What else would help: shorter documents (max_length %zu now)%s%s, fewer ranks on the host, FP8 weights",
+        BYTES(b->limit), (b->least >> 20) + 1, BYTES(b->weights.least_bytes), BYTES(b->tapes), BYTES(b->layer_inputs),
+        BYTES(b->adapter + b->moments), BYTES(b->program + b->data), work->longest,
+        work->keep_layers ? ", keep_layers 0" : "", work->may_spill ? "" : ", a scratch_dir");
 }
 
 /* The least: smallest groups, boundaries spilled when they may be, one slot of each kind. */
@@ -164,9 +188,11 @@ static Err *find_least(Budget *b, Model *model, const Adapter *adapter, const St
     TRY(parts_cut(&parts, model, 0, true));
     err_free(parts_budget(&parts, 0, &b->weights, NULL));
     parts_free(&parts);
-    TRY(count_tapes(b, model, adapter, work, size_min(size_max(work->longest, work->micro_batch_tokens), rank_tokens(work))));
+    TRY(count_tapes(b, model, adapter, work,
+                    size_min(size_max(work->longest, work->micro_batch_tokens), rank_tokens(work))));
     b->layer_inputs = work->local_ranks * layer_input_bytes(model, adapter, work, work->may_spill);
-    size_t tables = (b->weights.fixed_bytes + stream_budget_layer_bytes(&b->weights)) / PAGE_TABLES, sum = held(b) + b->weights.least_bytes;
+    size_t tables = (b->weights.fixed_bytes + stream_budget_layer_bytes(&b->weights)) / PAGE_TABLES,
+           sum = held(b) + b->weights.least_bytes;
     b->least = sum + size_min(sum / (PAGE_TABLES - 1) + 1, tables); /* tables are a share of the limit itself */
     b->program += size_min(b->limit / PAGE_TABLES, tables);
     return b->limit < b->least ? too_small(b, work) : NULL;
@@ -201,7 +227,10 @@ Err *budget_make(Budget *b, Model *model, const Adapter *adapter, const StepWork
     TRY(share_out(b, model, adapter, work));
     const StreamBudget *w = &b->weights;
     b->total = held(b) + (b->streamed ? stream_budget_bytes(w) : w->fixed_bytes + stream_budget_layer_bytes(w));
-    if (b->spilled) b->scratch_bytes = 2 * work->local_ranks * (layer_input_bytes(model, adapter, work, false) - layer_input_bytes(model, adapter, work, true));
+    if (b->spilled)
+        b->scratch_bytes = 2 * work->local_ranks *
+                           (layer_input_bytes(model, adapter, work, false) -
+                            layer_input_bytes(model, adapter, work, true));
     return NULL;
 }
 

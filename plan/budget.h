@@ -11,23 +11,23 @@
 
 /* What is asked for. */
 typedef struct {
-    size_t ranks, local_ranks;      /* of the job, of this host */
-    size_t threads;                 /* of a rank */
-    size_t step_tokens, longest;    /* the most of a step, of a document */
+    size_t ranks, local_ranks;               /* of the job, of this host */
+    size_t threads;                          /* of a rank */
+    size_t step_tokens, longest;             /* the most of a step, of a document */
     size_t micro_batch_tokens, group_tokens; /* 0: all */
     size_t keep_layers;
-    size_t data_bytes;              /* of the data set, per rank */
-    bool may_spill;                 /* there is a scratch_dir */
+    size_t data_bytes; /* of the data set, per rank */
+    bool may_spill;    /* there is a scratch_dir */
 } StepWork;
 
 typedef struct {
     size_t limit;
     size_t program, data, adapter, moments, layer_inputs, tapes; /* memory by kind */
-    StreamBudget weights;             /* weights.limit_bytes is their share */
-    size_t group_tokens;            /* chosen; 0: all */
-    bool spilled, streamed;         /* boundaries in a file; weights larger than their share */
-    size_t total;                   /* of all of the above */
-    size_t least;                   /* the smallest limit that works */
+    StreamBudget weights;                                        /* weights.limit_bytes is their share */
+    size_t group_tokens;                                         /* chosen; 0: all */
+    bool spilled, streamed;           /* boundaries in a file; weights larger than their share */
+    size_t total;                     /* of all of the above */
+    size_t least;                     /* the smallest limit that works */
     size_t read_bytes, scratch_bytes; /* per step: weights; boundaries written and read again */
 } Budget;
 
@@ -36,7 +36,8 @@ MUST_USE Err *budget_make(Budget *budget, Model *model, const Adapter *adapter, 
 
 /* The budget of one process without adapter's training, and its weights streamed when they must be. limit NULL: what is
  * free less a tenth. */
-MUST_USE Err *budget_apply(Budget *budget, Model *model, const Adapter *adapter, const StepWork *work, const char *limit);
+MUST_USE Err *budget_apply(Budget *budget, Model *model, const Adapter *adapter, const StepWork *work,
+                           const char *limit);
 
 /* What memory_limit says, or what is free less a tenth. */
 MUST_USE Err *budget_limit(size_t *bytes, const char *limit);

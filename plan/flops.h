@@ -6,10 +6,10 @@
 
 /* Floating-point operations of a step's tokens, a multiply-add as 2: up, again on the way down unless tapes are kept, and back. */
 typedef struct {
-    double frozen, experts;          /* with weights in the path's numbers: of routed experts, and of all others */
-    double exact;                    /* with those that are multiplied in fp32: routers, indexers, what an indexer sees */
+    double frozen, experts; /* with weights in the path's numbers: of routed experts, and of all others */
+    double exact;           /* with those that are multiplied in fp32: routers, indexers, what an indexer sees */
     double attention, latent, index; /* scores and values over all keys; over chosen latents; the indexer's scores */
-    double lora;                    /* LoRA's */
+    double lora;                     /* LoRA's */
     double moved_bytes;              /* of activations and gradients, to memory and back; no operations */
 } Flops;
 
@@ -21,7 +21,8 @@ typedef struct {
 PassCounts flops_passes(const Model *model, const Adapter *adapter, const StepWork *work, size_t l);
 
 /* What so many passes of a layer take: all but its routed experts, and those. row: floats of a row of its activations (tapes_rows). */
-void flops_of_layer(Flops *core, Flops *experts, const Model *model, const Adapter *adapter, const StepWork *work, size_t l, size_t row, PassCounts passes);
+void flops_of_layer(Flops *core, Flops *experts, const Model *model, const Adapter *adapter, const StepWork *work,
+                    size_t l, size_t row, PassCounts passes);
 
 /* Embedding, head and loss. */
 Flops flops_of_head(const Model *model, const Adapter *adapter, const StepWork *work);

@@ -22,8 +22,8 @@ typedef struct {
     const StepWork *work;
     const Machine *machine;
     bool bf16;
-    double rows;   /* of a group */
-    double share;  /* of the machine's rates that products with frozen weights reach */
+    double rows;  /* of a group */
+    double share; /* of the machine's rates that products with frozen weights reach */
     size_t hosts;
 } Clock;
 
@@ -37,9 +37,12 @@ static double seconds_of(const Clock *c, const Flops *f)
 {
     const Machine *m = c->machine;
     double experts = c->model->router.E ? c->rows * (double)c->model->router.K / (double)c->model->router.E : c->rows;
-    double frozen = (f->experts / machine_rate(m, c->bf16, experts) + f->frozen / machine_rate(m, c->bf16, c->rows)) / c->share;
+    double frozen = (f->experts / machine_rate(m, c->bf16, experts) + f->frozen / machine_rate(m, c->bf16, c->rows)) /
+                    c->share;
     double products = frozen + f->exact / machine_rate(m, false, c->rows);
-    double others = (f->attention / attention_share + f->latent / latent_share + f->index / index_share + f->lora / lora_share) / m->gflops;
+    double others = (f->attention / attention_share + f->latent / latent_share + f->index / index_share +
+                     f->lora / lora_share) /
+                    m->gflops;
     return 1e-9 * (products + others + (m->memory_gbs > 0 ? f->moved_bytes / m->memory_gbs : 0)) / (double)c->hosts;
 }
 
@@ -86,8 +89,14 @@ static Err *walk_of(Plan *p, Model *model, const Clock *c, const LayerSeconds *l
     Err *err = parts_cut(&parts, model, w->part_bytes, true);
     if (!err) err = mem_new(&resident, parts.n, sizeof *resident);
     if (!err) err = parts_budget(&parts, w->limit_bytes, &plan, resident);
-    StreamTimeInput work = {.parts = &parts, .resident = resident, .plan = &plan, .layers = layers, .head = head_seconds(c) + scratch, .lowest = c->adapter ? adapter_lowest_layer(c->adapter) : model->n_layers,
-                     .group_passes = (rows + (size_t)c->rows - 1) / (size_t)c->rows, .bytes_per_second = 1e9 * c->machine->disk_gbs};
+    StreamTimeInput work = {.parts = &parts,
+                            .resident = resident,
+                            .plan = &plan,
+                            .layers = layers,
+                            .head = head_seconds(c) + scratch,
+                            .lowest = c->adapter ? adapter_lowest_layer(c->adapter) : model->n_layers,
+                            .group_passes = (rows + (size_t)c->rows - 1) / (size_t)c->rows,
+                            .bytes_per_second = 1e9 * c->machine->disk_gbs};
     if (!err) err = stream_time(&p->step_seconds, &work);
     free(resident);
     parts_free(&parts);
@@ -120,7 +129,8 @@ static Err *time_step(Plan *p, Model *model, const Clock *c)
     return err;
 }
 
-Err *plan_times(Plan *p, Model *model, const Adapter *adapter, const StepWork *work, const Machine *m, bool bf16, size_t hosts, double network_gbs)
+Err *plan_times(Plan *p, Model *model, const Adapter *adapter, const StepWork *work, const Machine *m, bool bf16,
+                size_t hosts, double network_gbs)
 {
     const Budget *b = &p->budget;
     double rows = (double)work->step_tokens / (double)work->ranks;
@@ -129,8 +139,12 @@ Err *plan_times(Plan *p, Model *model, const Adapter *adapter, const StepWork *w
     TRY(time_step(p, model, &(Clock){model, adapter, work, m, bf16, rows, share_of(model, bf16), hosts}));
     p->share = 1e-9 * flops_all(&p->flops) / (p->seconds[BOUND_ARITHMETIC] * m->gflops * (double)hosts);
     p->seconds[BOUND_DISK] = m->disk_gbs > 0 ? (double)(b->read_bytes + b->scratch_bytes) / (1e9 * m->disk_gbs) : 0;
-    p->seconds[BOUND_MEMORY] = m->memory_gbs > 0 ? 3 * (double)stream_budget_layer_bytes(&b->weights) / (1e9 * m->memory_gbs) : 0;
-    p->seconds[BOUND_NETWORK] = hosts > 1 && network_gbs > 0 && adapter ? 2 * 4 * (double)adapter->n / (1e9 * network_gbs) : 0;
+    p->seconds[BOUND_MEMORY] = m->memory_gbs > 0
+                                   ? 3 * (double)stream_budget_layer_bytes(&b->weights) / (1e9 * m->memory_gbs)
+                                   : 0;
+    p->seconds[BOUND_NETWORK] = hosts > 1 && network_gbs > 0 && adapter
+                                    ? 2 * 4 * (double)adapter->n / (1e9 * network_gbs)
+                                    : 0;
     p->bound = BOUND_ARITHMETIC;
     for (Bound i = 0; i < BOUNDS; i++)
         if (p->seconds[i] > p->seconds[p->bound]) p->bound = i;
@@ -139,7 +153,8 @@ Err *plan_times(Plan *p, Model *model, const Adapter *adapter, const StepWork *w
     return NULL;
 }
 
-Err *plan_make(Plan *p, Model *model, const Adapter *adapter, const StepWork *work, const Machine *m, bool bf16, size_t hosts, double network_gbs, size_t limit)
+Err *plan_make(Plan *p, Model *model, const Adapter *adapter, const StepWork *work, const Machine *m, bool bf16,
+               size_t hosts, double network_gbs, size_t limit)
 {
     *p = (Plan){0};
     TRY(budget_make(&p->budget, model, adapter, work, limit));

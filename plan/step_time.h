@@ -16,18 +16,19 @@ extern const char *const bound_names[BOUNDS];
 
 typedef struct {
     Budget budget;
-    Flops flops;              /* of a step */
-    double share;             /* of the fp32 peak */
+    Flops flops;  /* of a step */
+    double share; /* of the fp32 peak */
     double seconds[BOUNDS], step_seconds, tokens_per_second;
     Bound bound;
 } Plan;
 
 /* hosts share the step's tokens; work.ranks counts them all. bf16: the compute path. network_gbs 0: not counted.
  * Fails: ERR_MEMORY as budget_make does. */
-MUST_USE Err *plan_make(Plan *plan, Model *model, const Adapter *adapter, const StepWork *work, const Machine *machine, bool bf16, size_t hosts,
-                        double network_gbs, size_t limit);
+MUST_USE Err *plan_make(Plan *plan, Model *model, const Adapter *adapter, const StepWork *work, const Machine *machine,
+                        bool bf16, size_t hosts, double network_gbs, size_t limit);
 
 /* The times of a budget that is made already. */
-MUST_USE Err *plan_times(Plan *plan, Model *model, const Adapter *adapter, const StepWork *work, const Machine *machine, bool bf16, size_t hosts, double network_gbs);
+MUST_USE Err *plan_times(Plan *plan, Model *model, const Adapter *adapter, const StepWork *work, const Machine *machine,
+                         bool bf16, size_t hosts, double network_gbs);
 
 #endif

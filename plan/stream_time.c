@@ -27,7 +27,10 @@ typedef struct {
 
 static size_t layers(const Walk *w) { return w->work->parts->n_layers; }
 static const size_t *first(const Walk *w) { return w->work->parts->first; }
-static size_t next_use(const Walk *w, size_t from, size_t part) { return order_next(&w->order, layers(w), first(w), from, part); }
+static size_t next_use(const Walk *w, size_t from, size_t part)
+{
+    return order_next(&w->order, layers(w), first(w), from, part);
+}
 
 /* As spare_buffer of model/stream.c. */
 static Place *spare(Walk *w, bool chunk, size_t visit)
@@ -119,7 +122,8 @@ static void step(Walk *w)
 
 static void add_slots(Walk *w, const StreamRing *ring, bool chunk)
 {
-    for (size_t i = 0; i < ring->n_buffers && w->n_buffers < MAX_BUFFERS; i++) w->buffers[w->n_buffers++] = (Place){.chunk = chunk};
+    for (size_t i = 0; i < ring->n_buffers && w->n_buffers < MAX_BUFFERS; i++)
+        w->buffers[w->n_buffers++] = (Place){.chunk = chunk};
 }
 
 Err *stream_time(double *seconds, const StreamTimeInput *work)

@@ -14,11 +14,11 @@ typedef struct {
 
 typedef struct {
     const StreamedParts *parts;
-    const bool *resident;        /* [parts->n] */
+    const bool *resident; /* [parts->n] */
     const StreamBudget *plan;
     const LayerSeconds *layers;  /* [n_layers] */
     double head;                 /* between up and down, with all else that no layer does */
-    size_t lowest, group_passes;         /* n_layers: up only; groups */
+    size_t lowest, group_passes; /* n_layers: up only; groups */
     double bytes_per_second;     /* of the disk */
 } StreamTimeInput;
 

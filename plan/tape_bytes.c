@@ -11,10 +11,10 @@ typedef struct {
     Tape tape;
     Pool workspace;
     Group group;
-    size_t *starts;      /* of documents, then of micro-batches */
-    Keys *keys;          /* [n_layers] */
-    uint64_t **bitmaps;  /* [n_docs] of keys that a layer chooses; nothing lies behind them */
-    int32_t **experts;   /* [n_layers] the same */
+    size_t *starts;     /* of documents, then of micro-batches */
+    Keys *keys;         /* [n_layers] */
+    uint64_t **bitmaps; /* [n_docs] of keys that a layer chooses; nothing lies behind them */
+    int32_t **experts;  /* [n_layers] the same */
     Choices choices;
 } Count;
 
@@ -45,8 +45,10 @@ static Err *count_open(Count *c, const Model *model, size_t T, const TapeWork *w
 {
     static uint64_t bitmap; /* that there is one is all that is asked */
     size_t longest = size_max(size_min(work->longest, T), 1), latent_from = model->attention.latent_from;
-    size_t others = latent_from > 1 ? size_min(longest, latent_from - 1) : longest, first = layout == LONG ? longest : others;
-    size_t micro = size_max(work->micro_batch_tokens / 2, 1), n_docs = T / others + 3; /* two micro-batches that meet are more than a whole one */
+    size_t others = latent_from > 1 ? size_min(longest, latent_from - 1) : longest,
+           first = layout == LONG ? longest : others;
+    size_t micro = size_max(work->micro_batch_tokens / 2, 1),
+           n_docs = T / others + 3; /* two micro-batches that meet are more than a whole one */
     *c = (Count){.workspace.counts = true, .group.T = T};
     TRY(mem_new(&c->starts, n_docs + 1 + T / micro + 2, sizeof *c->starts)); /* micro is 1 where none is said */
     TRY(mem_new(&c->keys, model->n_layers, sizeof *c->keys));
@@ -59,7 +61,8 @@ static Err *count_open(Count *c, const Model *model, size_t T, const TapeWork *w
     for (size_t d = 0; d < c->group.n_docs; d++)
         if (c->starts[d + 1] - c->starts[d] > model->index.top_k) c->bitmaps[d] = &bitmap;
     for (size_t l = 0; l < model->n_layers; l++)
-        if (model->layers[l].indexer && longest > model->index.top_k) c->keys[l] = (Keys){c->group.n_docs, c->bitmaps, model->index.top_k};
+        if (model->layers[l].indexer && longest > model->index.top_k)
+            c->keys[l] = (Keys){c->group.n_docs, c->bitmaps, model->index.top_k};
     c->choices = (Choices){.n_layers = model->n_layers, .experts = c->experts, .keys = c->keys};
     c->tape = (Tape){.own.counts = true, .counts = true, .workspace = &c->workspace, .threads = work->threads};
     return NULL;
@@ -73,10 +76,13 @@ static void begin(Count *c, TapeMode mode, bool resident)
     tape_begin(&c->tape, &c->group, mode);
 }
 
-static Tensor *forward_layer(Count *c, const Model *model, const Adapter *adapter, size_t l, bool requires_grad, bool made)
+static Tensor *forward_layer(Count *c, const Model *model, const Adapter *adapter, size_t l, bool requires_grad,
+                             bool made)
 {
     LayerPass pass = {.choices = &c->choices, .made = made};
-    return layer_forward(&c->tape, model, l, adapter, tape_leaf(&c->tape, c->group.T, (size_t)model->config.hidden_size, NULL, requires_grad), &pass);
+    return layer_forward(&c->tape, model, l, adapter,
+                         tape_leaf(&c->tape, c->group.T, (size_t)model->config.hidden_size, NULL, requires_grad),
+                         &pass);
 }
 
 static Err *layer_back(Count *c, Tensor *out)
@@ -93,12 +99,15 @@ typedef struct {
 static void note(const Count *c, bool keep, Taken *taken)
 {
     taken->workspace = size_max(taken->workspace, c->workspace.high_bytes);
-    if (keep) taken->own = size_max(taken->own, c->tape.own.high_bytes + c->tape.notes.high_bytes);
-    else taken->notes = size_max(taken->notes, c->tape.notes.high_bytes);
+    if (keep)
+        taken->own = size_max(taken->own, c->tape.own.high_bytes + c->tape.notes.high_bytes);
+    else
+        taken->notes = size_max(taken->notes, c->tape.notes.high_bytes);
 }
 
 /* One layer, up and, when it is passed again, down. */
-static Err *count_layer(Count *c, const Model *model, const Adapter *adapter, size_t l, bool back, bool keep, Taken *taken)
+static Err *count_layer(Count *c, const Model *model, const Adapter *adapter, size_t l, bool back, bool keep,
+                        Taken *taken)
 {
     begin(c, keep ? TAPE_RECORD : TAPE_OFF, keep);
     Tensor *out = forward_layer(c, model, adapter, l, true, false);
@@ -118,7 +127,8 @@ static Err *count_layer(Count *c, const Model *model, const Adapter *adapter, si
 }
 
 /* The same while its parameters train: they do when they have a forest. */
-static Err *count_trained(Count *c, const Model *model, const Adapter *adapter, size_t l, bool back, bool keep, Taken *taken)
+static Err *count_trained(Count *c, const Model *model, const Adapter *adapter, size_t l, bool back, bool keep,
+                          Taken *taken)
 {
     static Forest forest; /* nothing is added to it */
     Adapter *trained = (Adapter *)(size_t)adapter;
@@ -142,7 +152,10 @@ static Err *count_head(Count *c, const Model *model, bool back, Taken *taken)
     return NULL;
 }
 
-static size_t rank_at(const LayerAdapter *lora, LoraPlace place) { return lora->places[place] ? lora->places[place]->A->rows : 0; }
+static size_t rank_at(const LayerAdapter *lora, LoraPlace place)
+{
+    return lora->places[place] ? lora->places[place]->A->rows : 0;
+}
 
 /* Do two layers ask for the same blocks? */
 static bool alike(const Model *model, const Adapter *adapter, size_t a, size_t b)
@@ -162,7 +175,8 @@ static size_t touched(size_t bytes) { return round_up(bytes, HUGE_PAGE); }
 
 static Err *count_all(Count *c, const Model *model, const Adapter *adapter, const TapeWork *work, Taken *taken)
 {
-    size_t L = model->n_layers, lowest = adapter ? adapter_lowest_layer(adapter) : L, keep_from = L - size_min(work->kept_layers, L - lowest);
+    size_t L = model->n_layers, lowest = adapter ? adapter_lowest_layer(adapter) : L,
+           keep_from = L - size_min(work->kept_layers, L - lowest);
     size_t groups = (work->rows + work->T - 1) / work->T;
     Taken last = {0};
     for (size_t l = 0; l < L; l++) {
@@ -212,7 +226,8 @@ static Err *count_rows(Count *c, const Model *model, size_t *floats)
 Err *tapes_rows(size_t *floats, const Model *model, size_t n)
 {
     Count count;
-    Err *err = count_open(&count, model, n, &(TapeWork){.T = n, .longest = n, .micro_batch_tokens = 2 * n, .threads = 1}, LONG);
+    Err *err = count_open(&count, model, n,
+                          &(TapeWork){.T = n, .longest = n, .micro_batch_tokens = 2 * n, .threads = 1}, LONG);
     if (!err) err = count_rows(&count, model, floats);
     count_close(&count);
     return err;

@@ -6,11 +6,11 @@
 #include "model/model.h"
 
 typedef struct {
-    size_t rows, T;            /* of the rank, of a group at work */
-    size_t longest;            /* tokens of the longest document */
+    size_t rows, T; /* of the rank, of a group at work */
+    size_t longest; /* tokens of the longest document */
     size_t micro_batch_tokens;
     size_t threads;
-    size_t kept_layers;        /* topmost layers whose tapes are kept, those of all groups */
+    size_t kept_layers; /* topmost layers whose tapes are kept, those of all groups */
 } TapeWork;
 
 /* Bytes of the tape at work and of those kept. adapter NULL: upward only. */

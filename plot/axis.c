@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MINUS "\u2212"
+#define MINUS      "\u2212"
 #define HUGE_VALUE 1e300 /* beyond it, ranges would overflow */
 
 bool axis_shows(const Axis *axis, double value) { return isfinite(value) && (!axis->log || value >= DBL_MIN); }
@@ -123,8 +123,10 @@ void axis_ticks(Axis *axis, size_t about)
         return;
     }
     double decades = log10(axis->high / axis->low);
-    if (decades >= 2) power_ticks(axis, (int)ceil(decades / (1.5 * (double)about)), decades * 3 <= (double)about);
-    else power_ticks(axis, 1, true);
+    if (decades >= 2)
+        power_ticks(axis, (int)ceil(decades / (1.5 * (double)about)), decades * 3 <= (double)about);
+    else
+        power_ticks(axis, 1, true);
     if (axis->n_ticks >= 2) return;
     axis->n_ticks = 0; /* too narrow for powers of ten */
     linear_ticks(axis, about);

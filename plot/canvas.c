@@ -18,7 +18,9 @@
 
 enum { SIDE_MOST = 16384 };
 
-typedef struct { size_t x0, y0, x1, y1; } Box; /* pixels x0 .. x1 - 1 */
+typedef struct {
+    size_t x0, y0, x1, y1;
+} Box; /* pixels x0 .. x1 - 1 */
 
 struct Canvas {
     size_t width, height;
@@ -34,12 +36,12 @@ struct Canvas {
 /* ---- the font ------------------------------------------------------------------------------------------------- */
 
 static const char *const font_paths[] = {
-    "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",     /* Debian, Ubuntu */
-    "/usr/share/fonts/dejavu-sans-fonts/DejaVuSans.ttf",   /* Fedora */
-    "/usr/share/fonts/dejavu/DejaVuSans.ttf",              /* Alpine, older Fedora */
-    "/usr/share/fonts/truetype/DejaVuSans.ttf",            /* openSUSE */
-    "/usr/share/fonts/TTF/DejaVuSans.ttf",                 /* Arch */
-    "/usr/local/share/fonts/dejavu/DejaVuSans.ttf",        /* FreeBSD */
+    "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",   /* Debian, Ubuntu */
+    "/usr/share/fonts/dejavu-sans-fonts/DejaVuSans.ttf", /* Fedora */
+    "/usr/share/fonts/dejavu/DejaVuSans.ttf",            /* Alpine, older Fedora */
+    "/usr/share/fonts/truetype/DejaVuSans.ttf",          /* openSUSE */
+    "/usr/share/fonts/TTF/DejaVuSans.ttf",               /* Arch */
+    "/usr/local/share/fonts/dejavu/DejaVuSans.ttf",      /* FreeBSD */
 };
 
 static Err *find_font(const char **path)
@@ -59,8 +61,10 @@ static Err *font_open(Canvas *canvas)
     TRY(find_font(&path));
     if (FT_Init_FreeType(&canvas->library)) return err_new(ERR_MEMORY, "FreeType does not start");
     if (FT_New_Face(canvas->library, path, 0, &canvas->face))
-        return err_new(ERR_IO, "%s is not a font that can be read: install the package fonts-dejavu-core, or set "
-                       "GRAFT_FONT to a .ttf file", path);
+        return err_new(ERR_IO,
+                       "%s is not a font that can be read: install the package fonts-dejavu-core, or set "
+                       "GRAFT_FONT to a .ttf file",
+                       path);
     if (!FT_IS_SCALABLE(canvas->face)) return err_new(ERR_IO, "font %s has no outlines", path);
     if (FT_Load_Char(canvas->face, 'H', FT_LOAD_NO_SCALE)) return err_new(ERR_IO, "font %s has no letter H", path);
     canvas->capital = (double)canvas->face->glyph->metrics.horiBearingY / canvas->face->units_per_EM;
@@ -91,8 +95,10 @@ Err *canvas_new(Canvas **out, size_t width, size_t height, Colour ground)
     canvas->height = height;
     Err *err = fill(canvas, ground);
     if (!err) err = font_open(canvas);
-    if (err) canvas_free(canvas);
-    else *out = canvas;
+    if (err)
+        canvas_free(canvas);
+    else
+        *out = canvas;
     return err;
 }
 
@@ -237,10 +243,7 @@ static void blend_cover(Canvas *canvas, Box touched, Colour colour)
 }
 
 /* Far outside, where nothing can be seen, a point moves to where squares and counts still fit. */
-static Point near(Point p)
-{
-    return (Point){fmax(fmin(p.x, 1e6), -1e6), fmax(fmin(p.y, 1e6), -1e6)};
-}
+static Point near(Point p) { return (Point){fmax(fmin(p.x, 1e6), -1e6), fmax(fmin(p.y, 1e6), -1e6)}; }
 
 void canvas_path(Canvas *canvas, size_t n, const Point *points, const Stroke *stroke)
 {
@@ -278,8 +281,10 @@ static FT_ULong next_character(const char **text)
     FT_ULong c = n == 1 ? s[0] : n == 2 ? s[0] & 0x1F : n == 3 ? s[0] & 0x0F : s[0] & 0x07;
     if (s[0] >= 0xF8) n = 0;
     for (size_t i = 1; i < n; i++) {
-        if ((s[i] & 0xC0) != 0x80) n = 0; /* also at the closing zero */
-        else c = c << 6 | (s[i] & 0x3F);
+        if ((s[i] & 0xC0) != 0x80)
+            n = 0; /* also at the closing zero */
+        else
+            c = c << 6 | (s[i] & 0x3F);
     }
     *text += n ? n : 1;
     return n ? c : 0xFFFD;
@@ -356,8 +361,10 @@ double canvas_text_width(Canvas *canvas, double size, const char *text)
     for (FT_UInt before = 0; *text;) {
         FT_UInt glyph = FT_Get_Char_Index(canvas->face, next_character(&text));
         int code = FT_Load_Glyph(canvas->face, glyph, FT_LOAD_NO_BITMAP | FT_LOAD_NO_HINTING);
-        if (code) text_failed(canvas, code);
-        else width += kerning(canvas, before, glyph) + (double)canvas->face->glyph->linearHoriAdvance / 65536;
+        if (code)
+            text_failed(canvas, code);
+        else
+            width += kerning(canvas, before, glyph) + (double)canvas->face->glyph->linearHoriAdvance / 65536;
         before = glyph;
     }
     return width;
@@ -370,8 +377,10 @@ Err *canvas_write_png(Canvas *canvas, const char *path)
     Err *err = canvas->err;
     canvas->err = NULL;
     if (err) return err_wrap(err, "write %s", path);
-    png_image image = {.version = PNG_IMAGE_VERSION, .width = (png_uint_32)canvas->width,
-                       .height = (png_uint_32)canvas->height, .format = PNG_FORMAT_RGB};
+    png_image image = {.version = PNG_IMAGE_VERSION,
+                       .width = (png_uint_32)canvas->width,
+                       .height = (png_uint_32)canvas->height,
+                       .format = PNG_FORMAT_RGB};
     png_alloc_size_t bytes = PNG_IMAGE_PNG_SIZE_MAX(image);
     unsigned char *file;
     TRY(mem_new(&file, bytes, 1));

@@ -17,9 +17,15 @@
 #include <stdbool.h>
 
 typedef struct Canvas Canvas;
-typedef struct { double x, y; } Point;
-typedef struct { double x, y, w, h; } Rect;
-typedef struct { unsigned char r, g, b, a; } Colour; /* a = 255 hides what is beneath */
+typedef struct {
+    double x, y;
+} Point;
+typedef struct {
+    double x, y, w, h;
+} Rect;
+typedef struct {
+    unsigned char r, g, b, a;
+} Colour; /* a = 255 hides what is beneath */
 
 /* Lines are round at joints and ends. dash 0: unbroken. */
 typedef struct {

@@ -133,8 +133,10 @@ static void draw_number(const Layout *layout, const Frame *frame, Point at, doub
 {
     char text[32];
     snprintf(text, sizeof text, "%.4g", value);
-    double wide = canvas_text_width(layout->canvas, TEXT_SIZE, text), left = at.x - wide / 2, most = frame->area.x + frame->area.w - wide;
-    double up = at.y - 12 - TEXT_SIZE < frame->area.y ? -12 - 0.75 * TEXT_SIZE : 12; /* below, where there is no room above */
+    double wide = canvas_text_width(layout->canvas, TEXT_SIZE, text), left = at.x - wide / 2,
+           most = frame->area.x + frame->area.w - wide;
+    double up = at.y - 12 - TEXT_SIZE < frame->area.y ? -12 - 0.75 * TEXT_SIZE
+                                                      : 12; /* below, where there is no room above */
     TextStyle style = {.size = TEXT_SIZE, .colour = colour};
     Colour ground = palette_ground;
     ground.a = 200; /* so that it can be read across a line */

@@ -34,7 +34,7 @@ typedef enum {
 typedef struct {
     const char *name; /* in the legend; NULL: not there */
     SeriesKind kind;
-    size_t colour;    /* its number in the palette; the same in two panels means the same thing */
+    size_t colour; /* its number in the palette; the same in two panels means the same thing */
     size_t n;
     const Point *points;
 } Series;
@@ -54,7 +54,7 @@ typedef struct {
     bool log_y, from_zero;              /* from_zero: the y axis includes 0 */
     size_t n_series;
     const Series *series;
-    const Heat *heat;                   /* instead of series */
+    const Heat *heat; /* instead of series */
 } Panel;
 
 typedef struct {

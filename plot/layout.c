@@ -158,7 +158,8 @@ static void lay_ticks(Layout *layout)
         Frame *frame = &layout->frames[i];
         size_t along = (size_t)fmax(frame->area.h / 50, fmin(frame->area.h / 34, 3));
         if (frame->panel->heat) axis_ticks(&frame->bar, along);
-        if (frame->panel->heat && (double)frame->panel->heat->rows * 1.2 * TEXT_SIZE < frame->area.h) along = frame->panel->heat->rows; /* each row */
+        if (frame->panel->heat && (double)frame->panel->heat->rows * 1.2 * TEXT_SIZE < frame->area.h)
+            along = frame->panel->heat->rows; /* each row */
         axis_ticks(&frame->y, along);
     }
 }
@@ -195,8 +196,10 @@ void lay_out(Layout *layout)
         frame->panel = &chart->panels[i];
         frame->y.log = frame->panel->log_y && !frame->panel->heat;
         frame->y.whole = frame->panel->heat != NULL;
-        if (frame->panel->heat) range_heat(frame);
-        else range_y(frame);
+        if (frame->panel->heat)
+            range_heat(frame);
+        else
+            range_y(frame);
     }
     layout->x.whole = chart->whole_x;
     range_x(layout);

@@ -6,13 +6,22 @@
 #include "plot/chart.h"
 
 /* Pixels. */
-enum { MARGIN = 30, GAP = 30, TITLE_SIZE = 26, HEAD_SIZE = 19, TEXT_SIZE = 16, LINE_HEIGHT = 24, SAMPLE_WIDTH = 34, BAR_WIDTH = 20 };
+enum {
+    MARGIN = 30,
+    GAP = 30,
+    TITLE_SIZE = 26,
+    HEAD_SIZE = 19,
+    TEXT_SIZE = 16,
+    LINE_HEIGHT = 24,
+    SAMPLE_WIDTH = 34,
+    BAR_WIDTH = 20
+};
 
 typedef struct {
     const Panel *panel;
-    double head;   /* y of the panel's upper edge: its title begins here */
-    Rect area;     /* where the data go */
-    size_t shown;  /* entries of the legend */
+    double head;  /* y of the panel's upper edge: its title begins here */
+    Rect area;    /* where the data go */
+    size_t shown; /* entries of the legend */
     size_t columns;
     double column; /* width of one; 0: all entries fit into one row, each as wide as it is */
     Axis y, bar;   /* bar: colours of a heat map */
@@ -23,7 +32,7 @@ typedef struct {
     Canvas *canvas;
     double left, right; /* of every panel's area */
     Axis x;
-    Frame *frames;      /* [n_panels] */
+    Frame *frames; /* [n_panels] */
 } Layout;
 
 /* chart and canvas are set, frames [n_panels] empty; all else is filled. */

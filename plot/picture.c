@@ -17,17 +17,19 @@ typedef struct {
     PlotRun *runs;
     size_t n_panels, panels_room;
     Panel *panels;
-    Series *series;    /* of the last panel */
+    Series *series; /* of the last panel */
     size_t n_owned, owned_workspace;
-    void **owned;      /* what panels point to */
+    void **owned; /* what panels point to */
     Heat heat;
 } Picture;
 
 static Err *own(Picture *picture, void *block)
 {
     Err *err = mem_grow(&picture->owned, &picture->owned_workspace, picture->n_owned + 1, sizeof *picture->owned);
-    if (err) free(block);
-    else picture->owned[picture->n_owned++] = block;
+    if (err)
+        free(block);
+    else
+        picture->owned[picture->n_owned++] = block;
     return err;
 }
 
@@ -104,8 +106,8 @@ static Err *loss_note(Picture *picture, const char **note)
         if (window > most) most = window;
         evals |= picture->runs[i].n_evals > 0;
     }
-    snprintf(text, sizeof text, "pale: every step \u00b7 bold: mean of %zu steps%s%s", most, least < most ? " or fewer" : "",
-             evals && !is_alone(picture) ? " \u00b7 circles: held out" : "");
+    snprintf(text, sizeof text, "pale: every step \u00b7 bold: mean of %zu steps%s%s", most,
+             least < most ? " or fewer" : "", evals && !is_alone(picture) ? " \u00b7 circles: held out" : "");
     return own_text(picture, note, text, "");
 }
 
@@ -113,7 +115,8 @@ static Err *add_losses(Picture *picture, size_t i, size_t *colour)
 {
     const PlotRun *run = &picture->runs[i];
     bool alone = is_alone(picture);
-    add_series(picture, (Series){.name = alone ? "training" : run->name, .kind = SERIES_SMOOTHED, .colour = *colour}, &run->loss);
+    add_series(picture, (Series){.name = alone ? "training" : run->name, .kind = SERIES_SMOOTHED, .colour = *colour},
+               &run->loss);
     for (size_t j = 0, seen = 0; j < run->n_evals; j++) {
         const EvalCurve *eval = &run->evals[j];
         const char *name = alone ? "held out" : NULL;
@@ -122,7 +125,11 @@ static Err *add_losses(Picture *picture, size_t i, size_t *colour)
         if (!alone && !run->loss.n && seen == 0) name = run->name; /* nothing else bears its name */
         seen++;
         if (alone) ++*colour;
-        add_series(picture, (Series){.name = name, .kind = alone && n_files(run) == 1 ? SERIES_NUMBERED : SERIES_MARKED, .colour = *colour}, &eval->loss);
+        add_series(picture,
+                   (Series){.name = name,
+                            .kind = alone && n_files(run) == 1 ? SERIES_NUMBERED : SERIES_MARKED,
+                            .colour = *colour},
+                   &eval->loss);
     }
     ++*colour;
     return NULL;
@@ -133,7 +140,8 @@ static Err *loss_panel(Picture *picture, size_t n_evals)
     const char *note;
     size_t colour = 0;
     TRY(loss_note(picture, &note));
-    TRY(begin_panel(picture, (Panel){.title = "Loss", .y_label = "nats per token", .note = note, .share = 3}, picture->n_runs + n_evals));
+    TRY(begin_panel(picture, (Panel){.title = "Loss", .y_label = "nats per token", .note = note, .share = 3},
+                    picture->n_runs + n_evals));
     for (size_t i = 0; i < picture->n_runs; i++) TRY(add_losses(picture, i, &colour));
     return NULL; /* also when it is empty */
 }
@@ -142,7 +150,8 @@ static Err *loss_panel(Picture *picture, size_t n_evals)
 static Err *domains_of_one(Picture *picture)
 {
     const PlotRun *run = &picture->runs[0];
-    TRY(begin_panel(picture, (Panel){.title = "Held-out loss by domain", .y_label = "nats per token", .share = 2}, run->n_evals));
+    TRY(begin_panel(picture, (Panel){.title = "Held-out loss by domain", .y_label = "nats per token", .share = 2},
+                    run->n_evals));
     for (size_t j = 0, colour = 2; j < run->n_evals; j++) {
         const EvalCurve *eval = &run->evals[j];
         const char *name = eval->domain, *before;
@@ -175,7 +184,8 @@ static Err *panel_of_domain(Picture *picture, const char *domain, size_t n_evals
     for (size_t i = 0; i < picture->n_runs; i++)
         for (size_t j = 0; j < picture->runs[i].n_evals; j++) {
             const EvalCurve *eval = &picture->runs[i].evals[j];
-            if (strcmp(eval->domain, domain) == 0) add_series(picture, (Series){.kind = SERIES_MARKED, .colour = i}, &eval->loss);
+            if (strcmp(eval->domain, domain) == 0)
+                add_series(picture, (Series){.kind = SERIES_MARKED, .colour = i}, &eval->loss);
         }
     end_panel(picture);
     return NULL;
@@ -201,11 +211,18 @@ static Err *rate_panel(Picture *picture)
     bool several = is_alone(picture) && (rates[PLOT_RATE_B].n || rates[PLOT_RATE_ROUTER].n), far = false;
     for (size_t k = 1; k < PLOT_RATES && several; k++) /* smaller by far would lie on the axis */
         for (size_t i = 0; i < rates[k].n && i < rates[0].n; i++)
-            far = far || rates[k].points[i].y > 5 * rates[0].points[i].y || rates[0].points[i].y > 5 * rates[k].points[i].y;
-    TRY(begin_panel(picture, (Panel){.title = "Learning rate", .note = far ? "logarithmic" : NULL, .from_zero = true, .log_y = far}, picture->n_runs * PLOT_RATES));
+            far = far || rates[k].points[i].y > 5 * rates[0].points[i].y ||
+                  rates[0].points[i].y > 5 * rates[k].points[i].y;
+    TRY(begin_panel(
+        picture, (Panel){.title = "Learning rate", .note = far ? "logarithmic" : NULL, .from_zero = true, .log_y = far},
+        picture->n_runs * PLOT_RATES));
     for (size_t i = 0; i < picture->n_runs; i++)
         for (size_t k = 0; k < (is_alone(picture) ? (size_t)PLOT_RATES : 1); k++)
-            add_series(picture, (Series){.name = several ? names[k] : NULL, .kind = SERIES_LINE, .colour = is_alone(picture) ? k : i}, &picture->runs[i].rates[k]);
+            add_series(picture,
+                       (Series){.name = several ? names[k] : NULL,
+                                .kind = SERIES_LINE,
+                                .colour = is_alone(picture) ? k : i},
+                       &picture->runs[i].rates[k]);
     end_panel(picture);
     return NULL;
 }
@@ -213,7 +230,8 @@ static Err *rate_panel(Picture *picture)
 static Err *norm_panel(Picture *picture)
 {
     TRY(begin_panel(picture, (Panel){.title = "Gradient norm, before clipping", .from_zero = true}, picture->n_runs));
-    for (size_t i = 0; i < picture->n_runs; i++) add_series(picture, (Series){.kind = SERIES_SMOOTHED, .colour = i}, &picture->runs[i].grad_norm);
+    for (size_t i = 0; i < picture->n_runs; i++)
+        add_series(picture, (Series){.kind = SERIES_SMOOTHED, .colour = i}, &picture->runs[i].grad_norm);
     end_panel(picture);
     return NULL;
 }
@@ -235,8 +253,14 @@ static Err *make_heat(Picture *picture)
             values[l * columns + c] = (float)(sum / (double)(to - from));
         }
     double half = n > 1 ? (run->load_steps[n - 1] - run->load_steps[0]) / (double)(n - 1) / 2 : 0.5;
-    picture->heat = (Heat){.rows = L, .columns = columns, .values = values, .x_low = run->load_steps[0] - half, .x_high = run->load_steps[n - 1] + half,
-                           .y_low = -0.5, .y_high = (double)L - 0.5, .name = "fullest / mean"};
+    picture->heat = (Heat){.rows = L,
+                           .columns = columns,
+                           .values = values,
+                           .x_low = run->load_steps[0] - half,
+                           .x_high = run->load_steps[n - 1] + half,
+                           .y_low = -0.5,
+                           .y_high = (double)L - 0.5,
+                           .name = "fullest / mean"};
     return NULL;
 }
 
@@ -251,11 +275,20 @@ static Err *load_panel(Picture *picture)
 {
     if (is_alone(picture) && picture->runs[0].n_loads) {
         TRY(make_heat(picture));
-        return begin_panel(picture, (Panel){.title = "Expert load: tokens of the fullest expert over the mean (1: even)", .y_label = "layer", .share = 1.5,
-                                            .note = has_dense(&picture->runs[0]) ? "grey: no router" : NULL, .heat = &picture->heat}, 0);
+        return begin_panel(picture,
+                           (Panel){.title = "Expert load: tokens of the fullest expert over the mean (1: even)",
+                                   .y_label = "layer",
+                                   .share = 1.5,
+                                   .note = has_dense(&picture->runs[0]) ? "grey: no router" : NULL,
+                                   .heat = &picture->heat},
+                           0);
     }
-    TRY(begin_panel(picture, (Panel){.title = "Expert load: tokens of the fullest expert over the mean (1: even), worst layer", .share = 1.5}, picture->n_runs));
-    for (size_t i = 0; i < picture->n_runs; i++) add_series(picture, (Series){.kind = SERIES_SMOOTHED, .colour = i}, &picture->runs[i].load);
+    TRY(begin_panel(picture,
+                    (Panel){.title = "Expert load: tokens of the fullest expert over the mean (1: even), worst layer",
+                            .share = 1.5},
+                    picture->n_runs));
+    for (size_t i = 0; i < picture->n_runs; i++)
+        add_series(picture, (Series){.kind = SERIES_SMOOTHED, .colour = i}, &picture->runs[i].load);
     end_panel(picture);
     return NULL;
 }
@@ -303,10 +336,12 @@ static void say_result(const PlotRun *run, size_t bytes, char text[bytes])
     text[0] = 0;
     if (run->loss.n == 0) return;
     snprintf(text, bytes, "%.0f steps", run->loss.points[run->loss.n - 1].x);
-    if (run->epochs > 0) snprintf(text + strlen(text), bytes - strlen(text), ", %.4g epoch%s", run->epochs, run->epochs == 1 ? "" : "s");
+    if (run->epochs > 0)
+        snprintf(text + strlen(text), bytes - strlen(text), ", %.4g epoch%s", run->epochs, run->epochs == 1 ? "" : "s");
     if (n_files(run) != 1 || run->evals[0].loss.n < 2) return;
     const Curve *loss = &run->evals[0].loss;
-    snprintf(text + strlen(text), bytes - strlen(text), " \u00b7 held-out loss %.4f before, %.4f after", loss->points[0].y, loss->points[loss->n - 1].y);
+    snprintf(text + strlen(text), bytes - strlen(text), " \u00b7 held-out loss %.4f before, %.4f after",
+             loss->points[0].y, loss->points[loss->n - 1].y);
 }
 
 static Err *draw(const Picture *picture, const char *png_path, const char *title)
@@ -314,12 +349,18 @@ static Err *draw(const Picture *picture, const char *png_path, const char *title
     enum { MOST_HEIGHT = 16000 };
     char result[128] = "";
     double shares = 0;
-    for (size_t i = 0; i < picture->n_panels; i++) shares += picture->panels[i].share > 0 ? picture->panels[i].share : 1;
+    for (size_t i = 0; i < picture->n_panels; i++)
+        shares += picture->panels[i].share > 0 ? picture->panels[i].share : 1;
     if (!title) title = is_alone(picture) ? picture->runs[0].name : "Training runs";
     if (is_alone(picture)) say_result(&picture->runs[0], sizeof result, result);
     double height = 120 + 110 * shares + 75 * (double)picture->n_panels;
-    Chart chart = {.title = title, .subtitle = *result ? result : NULL, .x_label = "optimizer step", .whole_x = true,
-                   .height = (size_t)fmin(height, MOST_HEIGHT), .n_panels = picture->n_panels, .panels = picture->panels};
+    Chart chart = {.title = title,
+                   .subtitle = *result ? result : NULL,
+                   .x_label = "optimizer step",
+                   .whole_x = true,
+                   .height = (size_t)fmin(height, MOST_HEIGHT),
+                   .n_panels = picture->n_panels,
+                   .panels = picture->panels};
     return chart_write(&chart, png_path);
 }
 
@@ -347,7 +388,13 @@ Err *plot_load(const char *png_path, const char *path, bool *drawn)
     *drawn = false;
     Err *err = gather_load(&picture, path);
     if (!err && picture.n_panels) {
-        Chart chart = {.title = picture.runs[0].name, .x_label = "optimizer step", .whole_x = true, .width = 900, .height = 420, .n_panels = 1, .panels = picture.panels};
+        Chart chart = {.title = picture.runs[0].name,
+                       .x_label = "optimizer step",
+                       .whole_x = true,
+                       .width = 900,
+                       .height = 420,
+                       .n_panels = 1,
+                       .panels = picture.panels};
         err = chart_write(&chart, png_path);
         *drawn = !err;
     }

@@ -50,7 +50,8 @@ static Err *read_machine(Roof *roof, const Json *record)
     TRY(json_get_number(record, "memory_gbs", &roof->memory));
     TRY(json_get_number(record, "threads", &roof->threads));
     TRY(json_get_string(record, "path", &roof->path));
-    if (!(roof->fp32 > 0 && roof->memory > 0)) return err_new(ERR_FORMAT, "the machine has %g GFLOP/s and %g GB/s", roof->fp32, roof->memory);
+    if (!(roof->fp32 > 0 && roof->memory > 0))
+        return err_new(ERR_FORMAT, "the machine has %g GFLOP/s and %g GB/s", roof->fp32, roof->memory);
     return json_get_string(record, "cpu", &roof->cpu);
 }
 
@@ -60,7 +61,9 @@ static Err *read_place(const Json *record, Point *at)
     TRY(json_get_number(record, "flop", &flop));
     TRY(json_get_number(record, "bytes", &bytes));
     TRY(json_get_number(record, "gflops", &gflops));
-    if (!(flop > 0 && bytes > 0 && gflops > 0)) return err_new(ERR_FORMAT, "flop, bytes and gflops are %g, %g and %g; expected numbers above 0", flop, bytes, gflops);
+    if (!(flop > 0 && bytes > 0 && gflops > 0))
+        return err_new(ERR_FORMAT, "flop, bytes and gflops are %g, %g and %g; expected numbers above 0", flop, bytes,
+                       gflops);
     *at = (Point){flop / bytes, gflops};
     return NULL;
 }
@@ -150,7 +153,8 @@ static Err *read_records(Picture *p, const Json *records)
     size_t number = 0;
     for (const Json *record = json_first(records); record; record = json_next(record))
         TRY(err_wrap(read_record(p, record), "record %zu", ++number));
-    if (!p->roof.fp32) return err_new(ERR_FORMAT, "no record of kind machine; expected the file that graft bench --json writes");
+    if (!p->roof.fp32)
+        return err_new(ERR_FORMAT, "no record of kind machine; expected the file that graft bench --json writes");
     return p->n_marks ? NULL : err_new(ERR_FORMAT, "no record of an operation or a step");
 }
 
@@ -158,7 +162,8 @@ static Err *read_records(Picture *p, const Json *records)
 
 static Point place(const Picture *p, Point at)
 {
-    return (Point){p->area.x + axis_place(&p->x, at.x) * p->area.w, p->area.y + (1 - axis_place(&p->y, at.y)) * p->area.h};
+    return (Point){p->area.x + axis_place(&p->x, at.x) * p->area.w,
+                   p->area.y + (1 - axis_place(&p->y, at.y)) * p->area.h};
 }
 
 static double highest(const Roof *roof) { return fmax(roof->fp32, roof->bf16); }
@@ -190,7 +195,9 @@ static bool touch(Rect a, Rect b) { return a.x < b.x + b.w && b.x < a.x + a.w &&
 
 static bool is_free(const Picture *p, Rect box)
 {
-    if (box.x < p->area.x + 4 || box.x + box.w > p->area.x + p->area.w - 4 || box.y < p->area.y + 4 || box.y + box.h > p->area.y + p->area.h - 4) return false;
+    if (box.x < p->area.x + 4 || box.x + box.w > p->area.x + p->area.w - 4 || box.y < p->area.y + 4 ||
+        box.y + box.h > p->area.y + p->area.h - 4)
+        return false;
     for (size_t i = 0; i < p->n_boxes; i++)
         if (touch(box, p->boxes[i])) return false;
     return true;
@@ -217,7 +224,8 @@ static void draw_axes(const Picture *p)
     }
     canvas_rect(canvas, (Rect){a->x, a->y + a->h, a->w, 1}, palette_axis);
     TextStyle label = {.size = text_size, .colour = palette_faint_ink, .across = 0.5, .up = 1};
-    canvas_text(canvas, (Point){a->x + a->w / 2, a->y + a->h + 38}, &label, "floating-point operations per byte that must move");
+    canvas_text(canvas, (Point){a->x + a->w / 2, a->y + a->h + 38}, &label,
+                "floating-point operations per byte that must move");
     label.upright = true;
     canvas_text(canvas, (Point){22, a->y + a->h / 2}, &label, "GFLOP/s, all threads");
 }
@@ -227,7 +235,8 @@ static void draw_roof_line(Picture *p, Point from, Point to, Stroke stroke)
 {
     Point a = place(p, from), b = place(p, to);
     canvas_line(p->canvas, a, b, &stroke);
-    for (int i = 0; i <= 100; i++) take_room(p, (Rect){a.x + (b.x - a.x) * i / 100 - 3, a.y + (b.y - a.y) * i / 100 - 3, 6, 6});
+    for (int i = 0; i <= 100; i++)
+        take_room(p, (Rect){a.x + (b.x - a.x) * i / 100 - 3, a.y + (b.y - a.y) * i / 100 - 3, 6, 6});
 }
 
 static void draw_roof_text(Picture *p, Point at, double across, double up, const char *text)
@@ -242,7 +251,8 @@ static void draw_ceiling(Picture *p, double gflops, const char *name, bool dashe
 {
     char text[LABEL_BYTES];
     double x = fmax(gflops / p->roof.memory, p->x.low);
-    draw_roof_line(p, (Point){x, gflops}, (Point){p->x.high, gflops}, (Stroke){2.4, palette_ink, dashed ? 9 : 0, dashed ? 6 : 0});
+    draw_roof_line(p, (Point){x, gflops}, (Point){p->x.high, gflops},
+                   (Stroke){2.4, palette_ink, dashed ? 9 : 0, dashed ? 6 : 0});
     snprintf(text, sizeof text, "%s: %.0f GFLOP/s", name, gflops);
     Point end = place(p, (Point){p->x.high, gflops});
     draw_roof_text(p, (Point){end.x - 8, end.y - 9}, 1, 0, text);
@@ -254,7 +264,8 @@ static void draw_roof(Picture *p)
     char text[LABEL_BYTES];
     double ridge = highest(roof) / roof->memory, from = fmax(p->x.low, p->y.low / roof->memory);
     canvas_clip(p->canvas, p->area);
-    draw_roof_line(p, (Point){from, from * roof->memory}, (Point){ridge, highest(roof)}, (Stroke){2.4, palette_ink, 0, 0});
+    draw_roof_line(p, (Point){from, from * roof->memory}, (Point){ridge, highest(roof)},
+                   (Stroke){2.4, palette_ink, 0, 0});
     if (roof->bf16) draw_ceiling(p, roof->bf16, "multiply-adds of bf16", false);
     draw_ceiling(p, roof->fp32, "multiply-adds of fp32", roof->bf16 != 0);
     double middle = sqrt(from * fmin(roof->fp32, highest(roof)) / roof->memory);
@@ -266,7 +277,10 @@ static void draw_roof(Picture *p)
 
 /* ---- marks ---------------------------------------------------------------------------------------------------- */
 
-static Colour mark_colour(const Mark *mark) { return mark->whole ? palette_ink : palette_stroke(mark->colour, 1).colour; }
+static Colour mark_colour(const Mark *mark)
+{
+    return mark->whole ? palette_ink : palette_stroke(mark->colour, 1).colour;
+}
 
 static void draw_mark(Picture *p, const Mark *mark)
 {
@@ -280,10 +294,14 @@ static void draw_mark(Picture *p, const Mark *mark)
         canvas_circle(p->canvas, at[1], 3.2, palette_ground);
     }
     if (!mark->has[0]) return;
-    if (mark->whole) canvas_rect(p->canvas, (Rect){round(at[0].x) - 6, round(at[0].y) - 6, 12, 12}, palette_ground);
-    else canvas_circle(p->canvas, at[0], 6.5, palette_ground);
-    if (mark->whole) canvas_rect(p->canvas, (Rect){round(at[0].x) - 5, round(at[0].y) - 5, 10, 10}, colour);
-    else canvas_circle(p->canvas, at[0], 5.5, colour);
+    if (mark->whole)
+        canvas_rect(p->canvas, (Rect){round(at[0].x) - 6, round(at[0].y) - 6, 12, 12}, palette_ground);
+    else
+        canvas_circle(p->canvas, at[0], 6.5, palette_ground);
+    if (mark->whole)
+        canvas_rect(p->canvas, (Rect){round(at[0].x) - 5, round(at[0].y) - 5, 10, 10}, colour);
+    else
+        canvas_circle(p->canvas, at[0], 5.5, colour);
 }
 
 /* The label's box with its near side `away` from a mark, in direction i of 16. */
@@ -296,7 +314,8 @@ static Rect candidate(Point at, double w, double away, int i)
 static void draw_label(Picture *p, const Mark *mark)
 {
     static const double rings[] = {9, 18, 30, 44, 62, 84, 110, 140, 175, 215, 260};
-    static const int order[] = {0, 15, 1, 14, 2, 8, 7, 9, 6, 10, 12, 4, 13, 3, 11, 5}; /* right first, then left, below, above */
+    static const int order[] = {0, 15, 1,  14, 2,  8, 7,  9,
+                                6, 10, 12, 4,  13, 3, 11, 5}; /* right first, then left, below, above */
     Point at = place(p, mark->at[mark->has[0] ? 0 : 1]);
     double w = canvas_text_width(p->canvas, label_size, mark->label) + 6;
     for (size_t ring = 0; ring < sizeof rings / sizeof *rings; ring++) {
@@ -350,7 +369,10 @@ static void draw_titles(const Picture *p, const char *title)
     canvas_text(p->canvas, (Point){28, 26}, &style, title ? title : p->roof.cpu);
     style.size = text_size;
     style.colour = palette_faint_ink;
-    snprintf(text, sizeof text, "%.0f threads, %s \u00b7 filled: forward, ring: backward, square: a whole step \u00b7 the last number: tokens", p->roof.threads, p->roof.path);
+    snprintf(
+        text, sizeof text,
+        "%.0f threads, %s \u00b7 filled: forward, ring: backward, square: a whole step \u00b7 the last number: tokens",
+        p->roof.threads, p->roof.path);
     canvas_text(p->canvas, (Point){28, 58}, &style, text);
 }
 

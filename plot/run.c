@@ -13,7 +13,10 @@
 
 /* ---- reading -------------------------------------------------------------------------------------------------- */
 
-static const struct { const char *key; size_t offset; } step_curves[] = {
+static const struct {
+    const char *key;
+    size_t offset;
+} step_curves[] = {
     {"loss", offsetof(PlotRun, loss)},
     {"learning_rate", offsetof(PlotRun, rates[PLOT_RATE_A])},
     {"learning_rate_B", offsetof(PlotRun, rates[PLOT_RATE_B])},
@@ -56,16 +59,19 @@ static Err *take_load(PlotRun *run, const Json *list, double step)
 {
     size_t i = 0, room = run->loads_room;
     if (!list) return NULL;
-    if (json_kind(list) != JSON_ARRAY || json_count(list) == 0) return err_new(ERR_FORMAT, "expert_load is %s; expected an array", json_kind_name(list));
+    if (json_kind(list) != JSON_ARRAY || json_count(list) == 0)
+        return err_new(ERR_FORMAT, "expert_load is %s; expected an array", json_kind_name(list));
     if (run->n_layers == 0) run->n_layers = json_count(list);
-    if (json_count(list) != run->n_layers) return err_new(ERR_FORMAT, "expert_load has %zu layers, then %zu", run->n_layers, json_count(list));
+    if (json_count(list) != run->n_layers)
+        return err_new(ERR_FORMAT, "expert_load has %zu layers, then %zu", run->n_layers, json_count(list));
     TRY(mem_grow(&run->load_steps, &room, run->n_loads + 1, sizeof *run->load_steps));
     size_t floats = run->loads_room * run->n_layers;
     TRY(mem_grow(&run->loads, &floats, room * run->n_layers, sizeof *run->loads));
     run->loads_room = room;
     run->load_steps[run->n_loads] = step;
     for (const Json *item = json_first(list); item; item = json_next(item))
-        run->loads[run->n_loads * run->n_layers + i++] = json_kind(item) == JSON_NUMBER ? (float)json_number(item) : NAN;
+        run->loads[run->n_loads * run->n_layers + i++] = json_kind(item) == JSON_NUMBER ? (float)json_number(item)
+                                                                                        : NAN;
     run->n_loads++;
     return NULL;
 }

@@ -90,7 +90,11 @@ static Err *read_timing(Picture *p, const Json *timing)
 
 static Colour part_colour(size_t part) { return part == OTHERS ? palette_missing : palette_stroke(part, 1).colour; }
 
-static Colour paler(Colour c) { return (Colour){(unsigned char)(c.r + (255 - c.r) / 2), (unsigned char)(c.g + (255 - c.g) / 2), (unsigned char)(c.b + (255 - c.b) / 2), 255}; }
+static Colour paler(Colour c)
+{
+    return (Colour){(unsigned char)(c.r + (255 - c.r) / 2), (unsigned char)(c.g + (255 - c.g) / 2),
+                    (unsigned char)(c.b + (255 - c.b) / 2), 255};
+}
 
 static double column_sum(const Picture *p, size_t l)
 {
@@ -101,7 +105,8 @@ static double column_sum(const Picture *p, size_t l)
 
 static void write_text(const Picture *p, double x, double y, double across, Colour colour, const char *text)
 {
-    canvas_text(p->canvas, (Point){x, y}, &(TextStyle){.size = text_size, .colour = colour, .across = across, .up = 0.5}, text);
+    canvas_text(p->canvas, (Point){x, y},
+                &(TextStyle){.size = text_size, .colour = colour, .across = across, .up = 0.5}, text);
 }
 
 /* Numbers up the left side, and a line for each. */
@@ -134,10 +139,12 @@ static void draw_columns(const Picture *p, Rect area)
         bool outside = l == p->n_layers;
         if (l % every && !outside) continue;
         snprintf(text, sizeof text, outside ? "outside" : "%zu", l);
-        if (!outside || wide > 60 || l % every == 0) write_text(p, x + wide / 2, area.y + area.h + 16, 0.5, palette_ink, text);
+        if (!outside || wide > 60 || l % every == 0)
+            write_text(p, x + wide / 2, area.y + area.h + 16, 0.5, palette_ink, text);
     }
     canvas_rect(p->canvas, (Rect){area.x, area.y + area.h, area.w, 1}, palette_axis);
-    write_text(p, area.x + area.w / 2, area.y + area.h + 40, 0.5, palette_faint_ink, "layer; outside: embedding, head, optimizer");
+    write_text(p, area.x + area.w / 2, area.y + area.h + 40, 0.5, palette_faint_ink,
+               "layer; outside: embedding, head, optimizer");
 }
 
 /* A bar for every operation: forward full, backward pale, then what it comes to. */
@@ -157,7 +164,8 @@ static void draw_bars(const Picture *p, Rect area)
         write_text(p, x - 12, y + bar_height / 2, 1, palette_ink, t->name);
         canvas_rect(p->canvas, (Rect){x, y + 4, up, bar_height - 8}, colour);
         canvas_rect(p->canvas, (Rect){x + up, y + 4, down, bar_height - 8}, paler(colour));
-        snprintf(text, sizeof text, "%.*f ms  %.1f %%", t->up + t->down < 10 ? 2 : 1, t->up + t->down, 100 * (t->up + t->down) / (p->step_ms > sum ? p->step_ms : sum));
+        snprintf(text, sizeof text, "%.*f ms  %.1f %%", t->up + t->down < 10 ? 2 : 1, t->up + t->down,
+                 100 * (t->up + t->down) / (p->step_ms > sum ? p->step_ms : sum));
         write_text(p, x + up + down + 8, y + bar_height / 2, 0, palette_ink, text);
     }
     if (p->step_ms <= sum) return;
@@ -215,7 +223,9 @@ Err *plot_timing(const char *png_path, const char *title, const char *records_pa
     Picture picture = {0};
     TRY(json_read_lines(&records, records_path));
     const Json *record = find_record(records);
-    Err *err = record ? read_timing(&picture, json_find(record, "profile")) : err_new(ERR_FORMAT, "no record has a profile; graft bench DIR --profile --json FILE writes one");
+    Err *err = record
+                   ? read_timing(&picture, json_find(record, "profile"))
+                   : err_new(ERR_FORMAT, "no record has a profile; graft bench DIR --profile --json FILE writes one");
     err = err_wrap(err, "%s", records_path);
     if (!err) err = draw(&picture, record, png_path, title);
     free(picture.columns);

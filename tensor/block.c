@@ -10,7 +10,7 @@ enum {
     SMALL_GROUPS = 12,           /* of packed columns at once */
     SMALL_STEP = BLOCK_WORDS * LANES + LANES,
     SMALL_C = SMALL_GROUPS * LANES + LANES,
-    FEW = 3,   /* rows up to which packing is not worth it */
+    FEW = 3,         /* rows up to which packing is not worth it */
     LANES_OF_A = 48, /* rows up to which they, not those of B, become lanes of a product A B' */
 };
 static _Thread_local float small_lines[(SMALL_ROWS + BLOCK_BAND) * BLOCK_STRIDE] __attribute__((aligned(64)));
@@ -31,8 +31,10 @@ typedef struct {
 
 static void small_put(size_t n, float *to, const float *from, bool add)
 {
-    if (add) kernels->axpy(n, to, 1, from);
-    else memcpy(to, from, n * sizeof *to);
+    if (add)
+        kernels->axpy(n, to, 1, from);
+    else
+        memcpy(to, from, n * sizeof *to);
 }
 
 /* Rows of x to lanes, K columns of them. */
@@ -43,8 +45,15 @@ static void small_lanes(size_t rows, size_t K, float s, Rows x)
 
 static void small_product(size_t M, size_t N, size_t K, bool turned)
 {
-    kernels->blocks->product(&(BlockProduct){.M = M, .N = N, .K = K, .turned = turned, .a = small_lines, .b = small_columns,
-                                             .step = SMALL_STEP, .c = small_c, .ldc = SMALL_C});
+    kernels->blocks->product(&(BlockProduct){.M = M,
+                                             .N = N,
+                                             .K = K,
+                                             .turned = turned,
+                                             .a = small_lines,
+                                             .b = small_columns,
+                                             .step = SMALL_STEP,
+                                             .c = small_c,
+                                             .ldc = SMALL_C});
 }
 
 /* Inner indices [k, k + K): columns of C a few groups at a time, rows a few bands. */
@@ -52,15 +61,19 @@ static void small_part(const Small *p, size_t k, size_t K)
 {
     for (size_t j = 0; j < p->N; j += SMALL_GROUPS * LANES) {
         size_t N = size_min(SMALL_GROUPS * LANES, p->N - j);
-        if (p->way == SMALL_NT) small_lanes(N, K, 1, rows_right(rows_from(p->B, j), k));
-        else kernels->blocks->pack_columns(K, N, 1, rows_right(rows_from(p->B, k), j), small_columns, SMALL_STEP);
+        if (p->way == SMALL_NT)
+            small_lanes(N, K, 1, rows_right(rows_from(p->B, j), k));
+        else
+            kernels->blocks->pack_columns(K, N, 1, rows_right(rows_from(p->B, k), j), small_columns, SMALL_STEP);
         for (size_t i = 0; i < p->M; i += SMALL_ROWS) {
             size_t M = size_min(SMALL_ROWS, p->M - i);
             bool turned = p->way == SMALL_TN; /* A is [K][M] already */
             kernels->products->pack_rows(turned ? K : M, turned ? M : K, BLOCK_STRIDE, p->s,
-                                         turned ? rows_right(rows_from(p->A, k), i) : rows_right(rows_from(p->A, i), k), small_lines);
+                                         turned ? rows_right(rows_from(p->A, k), i) : rows_right(rows_from(p->A, i), k),
+                                         small_lines);
             small_product(M, N, K, turned);
-            for (size_t q = 0; q < M; q++) small_put(N, p->C + (i + q) * p->ldc + j, small_c + q * SMALL_C, p->add || k > 0);
+            for (size_t q = 0; q < M; q++)
+                small_put(N, p->C + (i + q) * p->ldc + j, small_c + q * SMALL_C, p->add || k > 0);
         }
     }
 }
@@ -77,7 +90,8 @@ static void small_part_turned(const Small *p, size_t k, size_t K)
         for (size_t q = 0; q < N; q += LANES) {
             size_t n = size_min(LANES, N - q);
             kernels->products->pack_lanes(n, p->M, 1, rows_of(small_c + q * SMALL_C, SMALL_C), square, 0);
-            for (size_t i = 0; i < p->M; i++) small_put(n, p->C + i * p->ldc + j + q, square + i * LANES, p->add || k > 0);
+            for (size_t i = 0; i < p->M; i++)
+                small_put(n, p->C + i * p->ldc + j + q, square + i * LANES, p->add || k > 0);
         }
     }
 }
@@ -88,31 +102,38 @@ static void small_rows(const Small *p)
     for (size_t i = 0; i < p->M; i++) {
         float *c = p->C + i * p->ldc;
         if (!p->add) memset(c, 0, p->N * sizeof *c);
-        for (size_t j = 0; p->way == SMALL_NT && j < p->N; j++) c[j] += p->s * kernels->dot(p->K, row_of(p->A, i), row_of(p->B, j));
+        for (size_t j = 0; p->way == SMALL_NT && j < p->N; j++)
+            c[j] += p->s * kernels->dot(p->K, row_of(p->A, i), row_of(p->B, j));
         for (size_t k = 0; p->way != SMALL_NT && k < p->K; k++)
-            kernels->axpy(p->N, c, p->s * (p->way == SMALL_NN ? row_of(p->A, i)[k] : row_of(p->A, k)[i]), row_of(p->B, k));
+            kernels->axpy(p->N, c, p->s * (p->way == SMALL_NN ? row_of(p->A, i)[k] : row_of(p->A, k)[i]),
+                          row_of(p->B, k));
     }
 }
 
 static void small(const Small *p)
 {
-    if (p->M <= FEW) small_rows(p);
+    if (p->M <= FEW)
+        small_rows(p);
     else
         for (size_t k = 0; k < p->K; k += BLOCK_WORDS)
-            (p->way == SMALL_NT && p->M <= LANES_OF_A ? small_part_turned : small_part)(p, k, size_min(BLOCK_WORDS, p->K - k));
+            (p->way == SMALL_NT && p->M <= LANES_OF_A ? small_part_turned
+                                                      : small_part)(p, k, size_min(BLOCK_WORDS, p->K - k));
 }
 
-void block_nt(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb)
+void block_nt(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda,
+              const float *B, size_t ldb)
 {
     small(&(Small){SMALL_NT, M, N, K, C, ldc, add, s, rows_of(A, lda), rows_of(B, ldb)});
 }
 
-void block_nn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb)
+void block_nn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda,
+              const float *B, size_t ldb)
 {
     small(&(Small){SMALL_NN, M, N, K, C, ldc, add, s, rows_of(A, lda), rows_of(B, ldb)});
 }
 
-void block_tn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb)
+void block_tn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda,
+              const float *B, size_t ldb)
 {
     small(&(Small){SMALL_TN, M, N, K, C, ldc, add, s, rows_of(A, lda), rows_of(B, ldb)});
 }

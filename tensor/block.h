@@ -20,7 +20,7 @@
 enum {
     BLOCK_WORDS = 256,
     BLOCK_STRIDE = BLOCK_WORDS + LANES, /* not a power of two: rows must not collide in L1 */
-    BLOCK_BAND = 24,                    /* rows that tiles of every instruction set fill exactly: trims are the same for all */
+    BLOCK_BAND = 24, /* rows that tiles of every instruction set fill exactly: trims are the same for all */
 };
 
 /* Where the factors of a causal product are known to be zero, or its results are not asked for: key j is seen by query i
@@ -47,10 +47,11 @@ typedef struct {
 /* A tile of scores: m queries, n keys. */
 typedef struct {
     size_t m, n, diagonal;
-    const uint64_t *chosen; /* NULL: every key; else bits of query i at chosen + i * words, the tile's first key lowest */
+    const uint64_t
+        *chosen; /* NULL: every key; else bits of query i at chosen + i * words, the tile's first key lowest */
     size_t words;
-    float *s, *ds;                                /* [m][BLOCK_STRIDE] scores, fp32; the gradient of P, fp32 */
-    float *p_turned, *ds_lines, *ds_turned;       /* out: words of P and dS; of floats, s, ds and ds themselves */
+    float *s, *ds;                          /* [m][BLOCK_STRIDE] scores, fp32; the gradient of P, fp32 */
+    float *p_turned, *ds_lines, *ds_turned; /* out: words of P and dS; of floats, s, ds and ds themselves */
 } ScoreTile;
 
 struct Blocks {

@@ -6,8 +6,8 @@ static const struct {
     const char *name;
     size_t bytes;
 } dtypes[DTYPE_COUNT] = {
-    [DTYPE_F32] = {"F32", 4},         [DTYPE_BF16] = {"BF16", 2}, [DTYPE_F8_E4M3] = {"F8_E4M3", 1},
-    [DTYPE_F16] = {"F16", 2},         [DTYPE_I64] = {"I64", 8},
+    [DTYPE_F32] = {"F32", 4}, [DTYPE_BF16] = {"BF16", 2}, [DTYPE_F8_E4M3] = {"F8_E4M3", 1},
+    [DTYPE_F16] = {"F16", 2}, [DTYPE_I64] = {"I64", 8},
 };
 
 size_t dtype_bytes(DType dtype) { return dtypes[dtype].bytes; }
@@ -40,7 +40,9 @@ uint16_t bf16_from_f32(float x)
 
 float f8_e4m3_to_f32(uint8_t x)
 {
-    uint32_t size = x & 0x7F, bits = size == 0x7F ? 0x7FC00000 : (size << 20) + (120u << 23); /* the exponent's bias grows from 7 to 127 */
+    uint32_t size = x & 0x7F, bits = size == 0x7F
+                                         ? 0x7FC00000
+                                         : (size << 20) + (120u << 23); /* the exponent's bias grows from 7 to 127 */
     float value;
     memcpy(&value, &bits, sizeof value);
     if (size < 8) value = (float)size * 0x1p-9f; /* 0.mmm 2^-6 */
@@ -54,7 +56,7 @@ uint8_t f8_e4m3_from_f32(float x)
     if (isnan(x)) return sign | 0x7F;
     if (size >= 448) return sign | 0x7E;
     int exponent = size < 0x1p-6f ? -6 : ilogbf(size);
-    int steps = (int)rintf(ldexpf(size, 3 - exponent)); /* of 2^(exponent - 3); 8 .. 16 when normal */
+    int steps = (int)rintf(ldexpf(size, 3 - exponent));  /* of 2^(exponent - 3); 8 .. 16 when normal */
     return sign | (uint8_t)((exponent + 6) * 8 + steps); /* steps = 16 carries into the exponent, as it should */
 }
 

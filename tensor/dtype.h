@@ -12,8 +12,8 @@
 typedef enum { DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3, DTYPE_F16, DTYPE_I64, DTYPE_COUNT } DType;
 
 size_t dtype_bytes(DType dtype);
-const char *dtype_name(DType dtype);                     /* as safetensors spells it: "BF16" */
-bool dtype_from_name(DType *dtype, const char *name);    /* false: a name we do not know */
+const char *dtype_name(DType dtype);                  /* as safetensors spells it: "BF16" */
+bool dtype_from_name(DType *dtype, const char *name); /* false: a name we do not know */
 
 static inline float bf16_to_f32(uint16_t x)
 {

@@ -17,9 +17,9 @@
 #include <unistd.h>
 
 enum {
-    NARROW_ROWS = 192,      /* rows packed at once: with the panel of W they stay in L2 */
-    PACK_ROWS = 3 * LANES,  /* rows that a thread packs at once */
-    WORTH_A_TEAM = 1 << 20, /* multiply-adds; less than this takes less than waking threads */
+    NARROW_ROWS = 192,       /* rows packed at once: with the panel of W they stay in L2 */
+    PACK_ROWS = 3 * LANES,   /* rows that a thread packs at once */
+    WORTH_A_TEAM = 1 << 20,  /* multiply-adds; less than this takes less than waking threads */
     WORTH_READING = 1 << 17, /* the same in elements of W, for few rows: memory is what they wait for */
 };
 
@@ -35,7 +35,10 @@ static size_t block_of(const Products *with) { return BLOCK * with->per_word; } 
 
 /* Inner lengths in words, here and in the next three. */
 static size_t lanes_floats(size_t T, size_t inner) { return round_up(T, LANES) * inner; }
-static size_t rows_floats(size_t T, size_t inner) { return (T + ROW_TILE) * packed_stride(inner) * ((inner + BLOCK - 1) / BLOCK); }
+static size_t rows_floats(size_t T, size_t inner)
+{
+    return (T + ROW_TILE) * packed_stride(inner) * ((inner + BLOCK - 1) / BLOCK);
+}
 
 /* Where block number b begins in packed x of T rows. */
 static size_t lanes_at(size_t T, size_t b) { return round_up(T, LANES) * BLOCK * b; }
@@ -48,7 +51,10 @@ static size_t x_scratch(size_t T, size_t K, size_t r)
     return round_up(lanes > rows ? lanes : rows, LANES);
 }
 
-size_t gemm_scratch(size_t T, size_t K, size_t r) { return r > SHORT ? x_scratch(T, K, 0) + x_scratch(T, r, 0) : x_scratch(T, K, r); }
+size_t gemm_scratch(size_t T, size_t K, size_t r)
+{
+    return r > SHORT ? x_scratch(T, K, 0) + x_scratch(T, r, 0) : x_scratch(T, K, r);
+}
 
 /* A pair too large to ride along is a product of its own. */
 static bool goes_apart(const GemmLora *term) { return term && term->r > SHORT; }
@@ -73,13 +79,22 @@ static GemmCut plan_of(bool transposed, size_t T, const Weight *W, const GemmLor
 {
     const Products *with = rounded && !weight_is_exact(W) ? rounded : kernels->products;
     size_t inner = transposed ? W->cols : W->rows, words = words_of(with, inner);
-    return (GemmCut){with, transposed && words > SHORT && T > FEW_ROWS && T < TURN_ROWS, inner, words, block_of(with), packed_stride(words), riding(term) ? term : NULL};
+    return (GemmCut){with,
+                     transposed && words > SHORT && T > FEW_ROWS && T < TURN_ROWS,
+                     inner,
+                     words,
+                     block_of(with),
+                     packed_stride(words),
+                     riding(term) ? term : NULL};
 }
 
 /* The pair behind the block from element `at` on: only the last one has it. */
 static const GemmLora *pair_behind(const GemmCut *p, size_t at) { return at + p->block >= p->inner ? p->term : NULL; }
 
-bool gemm_pack_serves(const Weight *packed_for, const Weight *W) { return !rounded || weight_is_exact(packed_for) == weight_is_exact(W); }
+bool gemm_pack_serves(const Weight *packed_for, const Weight *W)
+{
+    return !rounded || weight_is_exact(packed_for) == weight_is_exact(W);
+}
 
 /* What follows packed rows: tiles reach beyond the last one. */
 static void zero_tile(size_t stride, float *out) { memset(out, 0, ROW_TILE * stride * sizeof *out); }
@@ -90,12 +105,16 @@ static void pack_part(const GemmCut *p, size_t at, size_t t, size_t rows, float 
 {
     const Products *floats = kernels->products;
     const GemmLora *term = pair_behind(p, at);
-    size_t n = size_min(p->block, p->inner - at), words = words_of(p->with, n), r = riding(term), step = p->lanes ? words + r : p->stride;
+    size_t n = size_min(p->block, p->inner - at), words = words_of(p->with, n), r = riding(term),
+           step = p->lanes ? words + r : p->stride;
     Rows from = rows_right(rows_from(x, t), at);
     out += t * step;
-    if (p->lanes) p->with->pack_lanes(rows, n, s, from, out, step * LANES);
-    else p->with->pack_rows(rows, n, step, s, from, out);
-    if (term && p->lanes) floats->pack_lanes(rows, r, term->s, rows_from(term->u, t), out + words * LANES, step * LANES);
+    if (p->lanes)
+        p->with->pack_lanes(rows, n, s, from, out, step * LANES);
+    else
+        p->with->pack_rows(rows, n, step, s, from, out);
+    if (term && p->lanes)
+        floats->pack_lanes(rows, r, term->s, rows_from(term->u, t), out + words * LANES, step * LANES);
     if (term && !p->lanes) floats->pack_rows(rows, r, step, term->s, rows_from(term->u, t), out + words);
 }
 
@@ -121,8 +140,14 @@ static void rows_pack(bool transposed, size_t T, float s, Rows x, const Weight *
     rows_pack(transposed, T, term->s, term->u, &M, NULL, scratch + x_scratch(T, p.inner, 0));
 }
 
-void gemm_pack_nn(size_t T, float s, Rows x, const Weight *W, const GemmLora *term, float *scratch) { rows_pack(false, T, s, x, W, term, scratch); }
-void gemm_pack_nt(size_t T, float s, Rows x, const Weight *W, const GemmLora *term, float *scratch) { rows_pack(true, T, s, x, W, term, scratch); }
+void gemm_pack_nn(size_t T, float s, Rows x, const Weight *W, const GemmLora *term, float *scratch)
+{
+    rows_pack(false, T, s, x, W, term, scratch);
+}
+void gemm_pack_nt(size_t T, float s, Rows x, const Weight *W, const GemmLora *term, float *scratch)
+{
+    rows_pack(true, T, s, x, W, term, scratch);
+}
 
 /* ---- slices -------------------------------------------------------------------------------------------------- */
 
@@ -136,12 +161,18 @@ static Fetch fetch_of(const Weight *W, size_t row, size_t col, size_t rows, size
 }
 
 /* What nt and nn read for the columns of y from begin on, inner index from at on: one block of one panel. */
-static Fetch fetch_nt(const Weight *W, size_t begin, size_t at, size_t block) { return fetch_of(W, begin, at, NN_COLUMNS, block); }
-static Fetch fetch_nn(const Weight *W, size_t begin, size_t at, size_t block) { return fetch_of(W, at, begin, block, NN_COLUMNS); }
+static Fetch fetch_nt(const Weight *W, size_t begin, size_t at, size_t block)
+{
+    return fetch_of(W, begin, at, NN_COLUMNS, block);
+}
+static Fetch fetch_nn(const Weight *W, size_t begin, size_t at, size_t block)
+{
+    return fetch_of(W, at, begin, block, NN_COLUMNS);
+}
 
 /* What is read after a block of the panel [begin, stop): the next block, the next panel, the next slice. */
-static Fetch fetch_next(Fetch (*fetch)(const Weight *, size_t, size_t, size_t), const GemmCut *p, const Weight *W, size_t at, size_t begin,
-                        size_t stop, size_t end, GemmNext next)
+static Fetch fetch_next(Fetch (*fetch)(const Weight *, size_t, size_t, size_t), const GemmCut *p, const Weight *W,
+                        size_t at, size_t begin, size_t stop, size_t end, GemmNext next)
 {
     if (at + p->block < p->inner) return fetch(W, begin, at + p->block, p->block);
     if (stop < end) return fetch(W, stop, 0, p->block);
@@ -149,18 +180,24 @@ static Fetch fetch_next(Fetch (*fetch)(const Weight *, size_t, size_t, size_t), 
 }
 
 /* One block of columns [begin, end), its length from element `at` on; x is packed from there on. */
-static void nt_block(const GemmCut *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, Fetch next)
+static void nt_block(const GemmCut *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin,
+                     size_t end, size_t at, Fetch next)
 {
     size_t n = size_min(p->block, p->inner - at);
     const GemmLora *term = pair_behind(p, at);
-    if (p->lanes) p->with->nt(T, y, add, packed, W, begin, end, at, n, term, panel, next);
-    else if (p->words > SHORT && T <= FEW_ROWS) p->with->nt_few(T, y, add, packed, W, begin, end, at, n, term);
-    else p->with->nt_turned(T, y, add, packed, W, begin, end, at, n, term, panel, next);
+    if (p->lanes)
+        p->with->nt(T, y, add, packed, W, begin, end, at, n, term, panel, next);
+    else if (p->words > SHORT && T <= FEW_ROWS)
+        p->with->nt_few(T, y, add, packed, W, begin, end, at, n, term);
+    else
+        p->with->nt_turned(T, y, add, packed, W, begin, end, at, n, term, panel, next);
 }
 
-static void nn_block(const GemmCut *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, Fetch next)
+static void nn_block(const GemmCut *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin,
+                     size_t end, size_t at, Fetch next)
 {
-    p->with->nn(T, y, add, packed, W, begin, end, at, size_min(p->block, p->inner - at), pair_behind(p, at), panel, next);
+    p->with->nn(T, y, add, packed, W, begin, end, at, size_min(p->block, p->inner - at), pair_behind(p, at), panel,
+                next);
 }
 
 /* Columns of y that go through one panel. */
@@ -170,36 +207,44 @@ static size_t panel_columns(const GemmCut *p)
     return p->lanes ? ROWS_SLICE : NN_COLUMNS;
 }
 
-static void slice(bool transposed, size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *term, size_t begin, size_t end, GemmNext next);
+static void slice(bool transposed, size_t T, Rows y, bool add, const float *packed, const Weight *W,
+                  const GemmLora *term, size_t begin, size_t end, GemmNext next);
 
 /* Columns [begin, end) of what a pair that goes apart adds, packed behind x. */
-static void slice_apart(bool transposed, size_t T, Rows y, const float *packed, const GemmLora *term, size_t width, size_t begin, size_t end)
+static void slice_apart(bool transposed, size_t T, Rows y, const float *packed, const GemmLora *term, size_t width,
+                        size_t begin, size_t end)
 {
     Weight M = weight_of_assignment(term, transposed, width);
-    size_t first = transposed ? term->first : 0, from = begin > first ? begin - first : 0, to = end > first ? end - first : 0;
+    size_t first = transposed ? term->first : 0, from = begin > first ? begin - first : 0,
+           to = end > first ? end - first : 0;
     if (transposed) to = size_min(to, term->rows);
     if (from < to) slice(transposed, T, rows_right(y, first), true, packed, &M, NULL, from, to, (GemmNext){0});
 }
 
-static void slice(bool transposed, size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *term, size_t begin, size_t end, GemmNext next)
+static void slice(bool transposed, size_t T, Rows y, bool add, const float *packed, const Weight *W,
+                  const GemmLora *term, size_t begin, size_t end, GemmNext next)
 {
     GemmCut p = plan_of(transposed, T, W, term);
     size_t columns = panel_columns(&p);
     for (size_t from = begin, stop; from < end; from = stop) {
         stop = size_min(from + columns, end);
         for (size_t b = 0, at = 0; at < p.inner; b++, at += p.block)
-            (transposed ? nt_block : nn_block)(&p, T, y, add || b, packed + (p.lanes ? lanes_at(T, b) : rows_at(T, b)), W, from, stop, at,
-                                               fetch_next(transposed ? fetch_nt : fetch_nn, &p, W, at, from, stop, end, next));
+            (transposed ? nt_block
+                        : nn_block)(&p, T, y, add || b, packed + (p.lanes ? lanes_at(T, b) : rows_at(T, b)), W, from,
+                                    stop, at,
+                                    fetch_next(transposed ? fetch_nt : fetch_nn, &p, W, at, from, stop, end, next));
     }
     if (goes_apart(term)) slice_apart(transposed, T, y, packed + x_scratch(T, p.inner, 0), term, W->cols, begin, end);
 }
 
-void gemm_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *term, size_t begin, size_t end, GemmNext next)
+void gemm_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *term, size_t begin,
+                   size_t end, GemmNext next)
 {
     slice(true, T, y, add, packed, W, term, begin, end, next);
 }
 
-void gemm_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *term, size_t begin, size_t end, GemmNext next)
+void gemm_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *term, size_t begin,
+                   size_t end, GemmNext next)
 {
     slice(false, T, y, add, packed, W, term, begin, end, next);
 }
@@ -270,12 +315,14 @@ static void product(const Product *p, float *scratch)
 {
     GemmCut plan = plan_of(p->transposed, p->T, p->W, p->term);
     bool few = p->transposed && p->T <= FEW_ROWS, narrow = p->width <= ROWS_SLICE;
-    bool worth = plan.inner * p->width * (few ? 1 : p->T) >= (few ? WORTH_READING : WORTH_A_TEAM), team = worth && !omp_in_parallel();
+    bool worth = plan.inner * p->width * (few ? 1 : p->T) >= (few ? WORTH_READING : WORTH_A_TEAM),
+         team = worth && !omp_in_parallel();
     if (few && !narrow) pack(&plan, p->T, p->s, p->x, scratch); /* sooner than a team would meet for it */
 #pragma omp parallel if (team)
     {
         size_t i = team ? (size_t)omp_get_thread_num() : 0, n = team ? (size_t)omp_get_num_threads() : 1;
-        if (narrow) narrow_part(p, &plan, i, n);
+        if (narrow)
+            narrow_part(p, &plan, i, n);
         else {
             if (!few) pack_all(p, &plan, scratch);
             wide_part(p, i, n, scratch);
@@ -292,7 +339,8 @@ static void multiply(const Product *p, float *scratch)
     if (main.term == p->term) return;
     Weight M = weight_of_assignment(p->term, p->transposed, p->W->cols);
     Rows y = p->transposed ? rows_right(p->y, p->term->first) : p->y;
-    product(&(Product){p->transposed, p->T, p->transposed ? M.rows : M.cols, y, p->term->u, true, p->term->s, &M, NULL}, scratch);
+    product(&(Product){p->transposed, p->T, p->transposed ? M.rows : M.cols, y, p->term->u, true, p->term->s, &M, NULL},
+            scratch);
 }
 
 void gemm_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const GemmLora *term, float *scratch)
@@ -318,19 +366,27 @@ const Blocks *blocks_of_path(bool pairs) { return rounded && pairs ? &blocks_bf1
 
 /* ---- few columns, and sums over rows ---------------------------------------------------------------------------- */
 
-static void narrow(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across, size_t along)
+static void narrow(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across,
+                   size_t along)
 {
     bool team = !omp_in_parallel() && T * n * columns >= WORTH_A_TEAM;
 #pragma omp parallel if (team)
     {
         size_t i = team ? (size_t)omp_get_thread_num() : 0, of = team ? (size_t)omp_get_num_threads() : 1;
         size_t begin = part(T, LANES, i, of), end = part(T, LANES, i + 1, of);
-        if (begin < end) kernels->narrow(end - begin, rows_from(y, begin), s, rows_from(x, begin), n, columns, w, across, along);
+        if (begin < end)
+            kernels->narrow(end - begin, rows_from(y, begin), s, rows_from(x, begin), n, columns, w, across, along);
     }
 }
 
-void gemm_narrow_nt(size_t T, Rows u, float s, Rows x, size_t r, size_t N, const float *A) { narrow(T, u, s, x, N, r, A, N, 1); }
-void gemm_narrow_nn(size_t T, Rows du, float s, Rows dy, size_t r, size_t N, const float *B) { narrow(T, du, s, dy, N, r, B, 1, r); }
+void gemm_narrow_nt(size_t T, Rows u, float s, Rows x, size_t r, size_t N, const float *A)
+{
+    narrow(T, u, s, x, N, r, A, N, 1);
+}
+void gemm_narrow_nn(size_t T, Rows du, float s, Rows dy, size_t r, size_t N, const float *B)
+{
+    narrow(T, du, s, dy, N, r, B, 1, r);
+}
 
 void gemm_tn(size_t T, size_t M, size_t N, float *G, bool add, float s, Rows a, Rows b)
 {
@@ -340,12 +396,14 @@ void gemm_tn(size_t T, size_t M, size_t N, float *G, bool add, float s, Rows a, 
         memset(G, 0, M * N * sizeof *G);
         return;
     }
-    size_t across = (wide + SUM_COLUMNS - 1) / SUM_COLUMNS, chunks = (few + NARROW_COLUMNS - 1) / NARROW_COLUMNS * across;
+    size_t across = (wide + SUM_COLUMNS - 1) / SUM_COLUMNS,
+           chunks = (few + NARROW_COLUMNS - 1) / NARROW_COLUMNS * across;
 #pragma omp parallel for schedule(dynamic) if (!omp_in_parallel() && T * M * N >= WORTH_A_TEAM)
     for (size_t i = 0; i < chunks; i++) {
         size_t j = i / across * NARROW_COLUMNS, c = i % across * SUM_COLUMNS;
-        kernels->gemm_tn(T, size_min(NARROW_COLUMNS, few - j), size_min(SUM_COLUMNS, wide - c), add, s, rows_right(turned ? b : a, j), rows_right(turned ? a : b, c),
-                        turned ? G + c * N + j : G + j * N + c, N, turned);
+        kernels->gemm_tn(T, size_min(NARROW_COLUMNS, few - j), size_min(SUM_COLUMNS, wide - c), add, s,
+                         rows_right(turned ? b : a, j), rows_right(turned ? a : b, c),
+                         turned ? G + c * N + j : G + j * N + c, N, turned);
     }
 }
 
@@ -418,7 +476,9 @@ void matmul_prepare(char **argv)
 bool matmul_init(const char *compute)
 {
     bool any = !compute || !strcmp(compute, "auto"), bf16 = !any && !strcmp(compute, "bf16");
-    const char *name = any || bf16 || !strcmp(compute, "fp32") ? NULL : strncmp(compute, "fp32/", 5) ? compute : compute + 5;
+    const char *name = any || bf16 || !strcmp(compute, "fp32") ? NULL
+                       : strncmp(compute, "fp32/", 5)          ? compute
+                                                               : compute + 5;
     const Products *pairs = any || bf16 ? find_bf16(bf16) : NULL;
     const Kernels *found = find_kernels(name);
     if (!found || (bf16 && !pairs)) return false;

@@ -33,8 +33,10 @@ static inline Rows rows_pick(const void *data, size_t stride, const uint32_t *in
 /* The same rows from the i-th on. */
 static inline Rows rows_from(Rows rows, size_t i)
 {
-    if (rows.index) rows.index += i;
-    else rows.data += i * rows.stride;
+    if (rows.index)
+        rows.index += i;
+    else
+        rows.data += i * rows.stride;
     return rows;
 }
 
@@ -90,8 +92,10 @@ typedef struct {
     const Weight *W;
     size_t begin;
 } GemmNext;
-void gemm_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *term, size_t begin, size_t end, GemmNext next);
-void gemm_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *term, size_t begin, size_t end, GemmNext next);
+void gemm_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *term, size_t begin,
+                   size_t end, GemmNext next);
+void gemm_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *term, size_t begin,
+                   size_t end, GemmNext next);
 
 /* G = s a' b      a [T][M], b [T][N]; G [M][N] dense, overwritten. add: G = s (G + a' b)
  * Rows are added one after another, so that a sum may be cut anywhere: s = 1 but for the last part, and add but for the first.
@@ -99,9 +103,12 @@ void gemm_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight
 void gemm_tn(size_t T, size_t M, size_t N, float *G, bool add, float s, Rows a, Rows b);
 
 /* C (+)= s A B', A B or A' B for row-major blocks with row strides. */
-void block_nt(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb);
-void block_nn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb);
-void block_tn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda, const float *B, size_t ldb);
+void block_nt(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda,
+              const float *B, size_t ldb);
+void block_nn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda,
+              const float *B, size_t ldb);
+void block_tn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda,
+              const float *B, size_t ldb);
 
 /* First thing in main: libgomp reads GOMP_SPINCOUNT when it is loaded, and without it threads that wait for each other spin;
  * beside any other busy process a step is then 5 times slower (docs/design.md has the figures). Sets it where it is missing

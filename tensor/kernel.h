@@ -26,18 +26,18 @@
 enum {
     LANES = 16,
     ROW_TILE = 8,
-    FEW_ROWS = ROW_TILE,        /* up to this many rows of x, nt reads W once and turns it: text that comes token by token */
+    FEW_ROWS = ROW_TILE, /* up to this many rows of x, nt reads W once and turns it: text that comes token by token */
     FEW_COLUMNS = GEMM_UNIT,
-    TURN_ROWS = 256,            /* from so many rows of x on, turning W in its panel costs less than turning x and y */
-    BLOCK = 512,                /* words of a block: part of every result's bits */
-    SHORT = 64,                 /* up to this inner length W fits beside y's columns: no transposed write-out */
-    ROWS_SLICE = 96,            /* columns of y in one panel of nt */
+    TURN_ROWS = 256,             /* from so many rows of x on, turning W in its panel costs less than turning x and y */
+    BLOCK = 512,                 /* words of a block: part of every result's bits */
+    SHORT = 64,                  /* up to this inner length W fits beside y's columns: no transposed write-out */
+    ROWS_SLICE = 96,             /* columns of y in one panel of nt */
     NN_COLUMNS = 2 * ROWS_SLICE, /* columns of W widened at once in nn */
     STRIDE = BLOCK + SHORT + 16, /* not a power of two, so that rows of a panel do not collide in L1 */
     SHORT_STRIDE = 2 * SHORT + 16,
-    NARROW_COLUMNS = 8,         /* columns that one call of narrow packs, and of sum adds */
-    SUM_COLUMNS = 768,          /* of the wide side in one call of sum: they stay in L1 */
-    NARROW_BLOCK = 1024,        /* inner elements of a narrow product whose sums are folded at once: part of its bits */
+    NARROW_COLUMNS = 8,  /* columns that one call of narrow packs, and of sum adds */
+    SUM_COLUMNS = 768,   /* of the wide side in one call of sum: they stay in L1 */
+    NARROW_BLOCK = 1024, /* inner elements of a narrow product whose sums are folded at once: part of its bits */
     PANEL_FLOATS = NN_COLUMNS / LANES * ((BLOCK + SHORT) * LANES + LANES), /* nt needs less: ROWS_SLICE * STRIDE */
 };
 
@@ -56,8 +56,8 @@ typedef struct {
     size_t rows, lines, step;
 } Fetch;
 
-typedef void NtFew(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at, size_t n,
-                   const GemmLora *term);
+typedef void NtFew(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end,
+                   size_t at, size_t n, const GemmLora *term);
 
 typedef struct {
     size_t per_word; /* inner elements in a word: 1, or 2 of bf16 */
@@ -75,8 +75,8 @@ typedef struct {
      *   nn        columns [begin, end) of y, at most NN_COLUMNS or short_columns; inner [at, at + n) */
     void (*nt)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
                size_t n, const GemmLora *term, float *panel, Fetch next);
-    void (*nt_turned)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
-                      size_t n, const GemmLora *term, float *panel, Fetch next);
+    void (*nt_turned)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end,
+                      size_t at, size_t n, const GemmLora *term, float *panel, Fetch next);
     NtFew *nt_few;
     void (*nn)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
                size_t n, const GemmLora *term, float *panel, Fetch next);
@@ -85,11 +85,13 @@ typedef struct {
 typedef struct Blocks Blocks; /* block.h */
 
 /* y = s x W' of few columns, element (j, k) of W at w[j * across + k * along], one of the two steps 1. */
-typedef void GemmNarrow(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across, size_t along);
+typedef void GemmNarrow(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across,
+                        size_t along);
 
 /* g = s a' b, a [T][columns], b [T][n]; columns <= NARROW_COLUMNS, n <= SUM_COLUMNS; turned: g = s b' a. Rows of g are ldg
  * apart. Every element is one chain of fused multiply-adds over rows in order, from what g holds on when `add`, times s. */
-typedef void GemmTn(size_t T, size_t columns, size_t n, bool add, float s, Rows a, Rows b, float *g, size_t ldg, bool turned);
+typedef void GemmTn(size_t T, size_t columns, size_t n, bool add, float s, Rows a, Rows b, float *g, size_t ldg,
+                    bool turned);
 
 /* Scores of the indexer: score[i][t] = sum over heads of w[i][h] ReLU(q[i][h] . key[t]) for n queries, i rounded up to
  * INDEX_QUERIES, and groups of LANES keys. */
@@ -120,7 +122,8 @@ typedef struct {
     float (*max)(size_t n, const float *x);
     void (*axpy)(size_t n, float *y, float a, const float *x);
     void (*scale)(size_t n, float *y, float a, const float *x);
-    float (*exp)(size_t n, float *y, const float *x, float shift); /* y = exp(x - shift), returns its sum; y may be NULL */
+    float (*exp)(size_t n, float *y, const float *x,
+                 float shift); /* y = exp(x - shift), returns its sum; y may be NULL */
     void (*sigmoid)(size_t n, float *y, const float *x);
     GemmNarrow *narrow;
     GemmTn *gemm_tn;

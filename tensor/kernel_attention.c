@@ -91,7 +91,8 @@ void PASTE(softmax_, KERNEL)(const ScoreTile *t, float *max, float *sums, float 
 #endif
 
 /* P and dS of LANES keys; zeros where query i does not see one. */
-INLINE void slopes(const ScoreTile *t, size_t i, size_t k, const float *lse, const float *delta, V P[PARTS], V dS[PARTS])
+INLINE void slopes(const ScoreTile *t, size_t i, size_t k, const float *lse, const float *delta, V P[PARTS],
+                   V dS[PARTS])
 {
     uint32_t bits = i < t->m ? sight(t, i, k) : 0;
     for (size_t p = 0; p < PARTS; p++) {

@@ -13,8 +13,8 @@ enum { MAX_GROUPS = 1, WIDE_1 = 2, TAIL = 2 };
 #endif
 
 /* n words of a row's A to all lanes, times n vectors of B. */
-INLINE void tile(size_t rows, size_t groups, bool turned, size_t n, const float *a, const float *b, size_t step, float *c,
-                 size_t ldc, bool add)
+INLINE void tile(size_t rows, size_t groups, bool turned, size_t n, const float *a, const float *b, size_t step,
+                 float *c, size_t ldc, bool add)
 {
     size_t row = turned ? 1 : BLOCK_STRIDE, next = turned ? BLOCK_STRIDE : 1;
     V sum[WIDE_1][PARTS * MAX_GROUPS];
@@ -44,14 +44,14 @@ INLINE void tile(size_t rows, size_t groups, bool turned, size_t n, const float 
 
 typedef void Tile(size_t n, const float *a, const float *b, size_t step, float *c, size_t ldc, bool add);
 
-#define TILE(name, rows, groups) \
-    static void name##_lines(size_t n, const float *a, const float *b, size_t step, float *c, size_t ldc, bool add) \
-    { \
-        tile(rows, groups, false, n, a, b, step, c, ldc, add); \
-    } \
+#define TILE(name, rows, groups)                                                                                     \
+    static void name##_lines(size_t n, const float *a, const float *b, size_t step, float *c, size_t ldc, bool add)  \
+    {                                                                                                                \
+        tile(rows, groups, false, n, a, b, step, c, ldc, add);                                                       \
+    }                                                                                                                \
     static void name##_turned(size_t n, const float *a, const float *b, size_t step, float *c, size_t ldc, bool add) \
-    { \
-        tile(rows, groups, true, n, a, b, step, c, ldc, add); \
+    {                                                                                                                \
+        tile(rows, groups, true, n, a, b, step, c, ldc, add);                                                        \
     }
 TILE(wide_1, WIDE_1, 1)
 TILE(tail_1, TAIL, 1)
@@ -60,8 +60,10 @@ TILE(wide_2, WIDE_2, 2)
 TILE(tail_2, TAIL, 2)
 TILE(wide_3, WIDE_3, 3)
 static const size_t wide_rows[] = {WIDE_1, WIDE_2, WIDE_3};
-static Tile *const wide[2][MAX_GROUPS] = {{wide_1_lines, wide_2_lines, wide_3_lines}, {wide_1_turned, wide_2_turned, wide_3_turned}};
-static Tile *const tail[2][MAX_GROUPS] = {{tail_1_lines, tail_2_lines, wide_3_lines}, {tail_1_turned, tail_2_turned, wide_3_turned}};
+static Tile *const wide[2][MAX_GROUPS] = {{wide_1_lines, wide_2_lines, wide_3_lines},
+                                          {wide_1_turned, wide_2_turned, wide_3_turned}};
+static Tile *const tail[2][MAX_GROUPS] = {{tail_1_lines, tail_2_lines, wide_3_lines},
+                                          {tail_1_turned, tail_2_turned, wide_3_turned}};
 #else
 static const size_t wide_rows[] = {WIDE_1};
 static Tile *const wide[2][MAX_GROUPS] = {{wide_1_lines}, {wide_1_turned}};
@@ -90,7 +92,8 @@ static void product(const BlockProduct *p)
     for (size_t g = 0; g < all_groups; g += groups) {
         groups = take_groups(all_groups - g);
         for (size_t i = 0; i < p->M; i += BLOCK_BAND) {
-            size_t stop = size_min(p->M, i + BLOCK_BAND), beyond = i + BLOCK_BAND + p->diagonal; /* the first key that the band does not see */
+            size_t stop = size_min(p->M, i + BLOCK_BAND),
+                   beyond = i + BLOCK_BAND + p->diagonal; /* the first key that the band does not see */
             size_t begin = 0, end = p->K;
             if (p->trim == TRIM_SCORES && g * LANES >= beyond) continue;
             if (p->trim == TRIM_QUERIES) end = size_min(end, beyond);

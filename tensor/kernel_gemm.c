@@ -24,8 +24,8 @@ typedef struct {
 
 /* out[j][i] (+)= sum over p of a[p][i] b[j][p], i over `groups` groups of LANES, each `step` floats after the last; n words,
  * then r floats. */
-INLINE void tile(size_t groups, size_t rows, size_t ldb, size_t n, size_t r, const float *a, size_t step, const float *b,
-                 float *const *out, bool add, Ahead ahead)
+INLINE void tile(size_t groups, size_t rows, size_t ldb, size_t n, size_t r, const float *a, size_t step,
+                 const float *b, float *const *out, bool add, Ahead ahead)
 {
     V sum[MAX_ROWS][PARTS * MAX_GROUPS];
 #pragma GCC unroll 24
@@ -73,12 +73,14 @@ static Ahead take_ahead(Fetch *next, size_t n, const float *lanes)
     return ahead;
 }
 
-typedef void Tile(size_t n, size_t r, const float *a, size_t step, const float *b, float *const *out, bool add, Ahead ahead);
+typedef void Tile(size_t n, size_t r, const float *a, size_t step, const float *b, float *const *out, bool add,
+                  Ahead ahead);
 
-#define TILE(name, groups, rows, ldb) \
-    static void name(size_t n, size_t r, const float *a, size_t step, const float *b, float *const *out, bool add, Ahead ahead) \
-    { \
-        tile(groups, rows, ldb, n, r, a, step, b, out, add, ahead); \
+#define TILE(name, groups, rows, ldb)                                                                              \
+    static void name(size_t n, size_t r, const float *a, size_t step, const float *b, float *const *out, bool add, \
+                     Ahead ahead)                                                                                  \
+    {                                                                                                              \
+        tile(groups, rows, ldb, n, r, a, step, b, out, add, ahead);                                                \
     }
 TILE(wide_1, 1, WIDE_1, STRIDE)
 TILE(tail_1, 1, TAIL, STRIDE)
@@ -101,10 +103,7 @@ static Tile *const tail[2][MAX_GROUPS] = {{tail_1}, {short_tail_1}};
 #endif
 
 /* How many groups the next tile takes: 4 left are better 2 + 2 than 3 + 1. */
-INLINE size_t take_groups(size_t left)
-{
-    return MAX_GROUPS == 1 ? 1 : left == 4 || left == 2 ? 2 : left >= 3 ? 3 : 1;
-}
+INLINE size_t take_groups(size_t left) { return MAX_GROUPS == 1 ? 1 : left == 4 || left == 2 ? 2 : left >= 3 ? 3 : 1; }
 
 static void pack_lanes(size_t T, size_t n, float s, Rows x, float *out, size_t step)
 {
@@ -164,13 +163,14 @@ INLINE V factor_of(const Factors *f, size_t j, size_t g, size_t p)
 {
     size_t along = p * WEIGHT_BLOCK, row = f->row, col = f->col;
     if (f->way == FACTOR_LINES) return all(factor_at(f->w, size_min(row + j, f->w->rows - 1), col + along));
-    return all(f->way == FACTOR_COLUMNS ? factor_at(f->w, row + along, col + g * LANES) : factor_at(f->w, row + g * LANES, col + along));
+    return all(f->way == FACTOR_COLUMNS ? factor_at(f->w, row + along, col + g * LANES)
+                                        : factor_at(f->w, row + g * LANES, col + along));
 }
 
 /* Codes are exact in bf16, so they are multiplied as they are: sum = fma(part's sum, its factor, sum), part by part; then the
  * pair's sum is added. */
-static void tile_of_codes(Tile *run, size_t rows, size_t groups, size_t n, size_t r, const float *a, size_t step, const float *b,
-                          float *const *out, bool add, Ahead ahead, const Factors *factors)
+static void tile_of_codes(Tile *run, size_t rows, size_t groups, size_t n, size_t r, const float *a, size_t step,
+                          const float *b, float *const *out, bool add, Ahead ahead, const Factors *factors)
 {
     float part[MAX_ROWS][LANES * MAX_GROUPS] __attribute__((aligned(64)));
     float sum[MAX_ROWS][LANES * MAX_GROUPS] __attribute__((aligned(64)));
@@ -196,8 +196,8 @@ static void tile_of_codes(Tile *run, size_t rows, size_t groups, size_t n, size_
 #endif
 
 /* The tile over one block. */
-INLINE void run_tile(size_t rows, size_t groups, bool brief, size_t n, size_t r, const float *a, size_t step, const float *b,
-                     float *const *out, bool add, Ahead ahead, const Factors *factors)
+INLINE void run_tile(size_t rows, size_t groups, bool brief, size_t n, size_t r, const float *a, size_t step,
+                     const float *b, float *const *out, bool add, Ahead ahead, const Factors *factors)
 {
     Tile *run = choose_tile(rows, groups, brief);
 #if defined KERNEL_bf16
@@ -266,7 +266,8 @@ static void nt(size_t T, Rows y, bool add, const float *packed, const Weight *w,
             rows = take_rows(columns - j, groups);
             for (size_t q = 0; q < rows; q++) out[q] = sums + (j + q) * groups * LANES;
             Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_LINES : FACTOR_NONE, w, begin + j, at};
-            run_tile(rows, groups, false, words, r, x, all_words * LANES, panel + j * STRIDE, out, false, ahead, &factors);
+            run_tile(rows, groups, false, words, r, x, all_words * LANES, panel + j * STRIDE, out, false, ahead,
+                     &factors);
         }
         write_out(T, t, groups * LANES, columns, sums, rows_right(y, begin), add);
     }
@@ -282,8 +283,8 @@ typedef struct {
 } Panel;
 
 /* One tile: rows t .. of y, `groups` groups of columns from group g on. What lies outside of y goes to spare. */
-static void nn_tile(size_t T, size_t t, size_t rows, Rows y, bool add, const float *x, bool brief, Panel panel, size_t g,
-                    size_t groups, Ahead ahead)
+static void nn_tile(size_t T, size_t t, size_t rows, Rows y, bool add, const float *x, bool brief, Panel panel,
+                    size_t g, size_t groups, Ahead ahead)
 {
     float spare[MAX_ROWS][LANES * MAX_GROUPS] __attribute__((aligned(64)));
     size_t column = g * LANES, columns = size_min(panel.columns - column, groups * LANES);
@@ -297,7 +298,8 @@ static void nn_tile(size_t T, size_t t, size_t rows, Rows y, bool add, const flo
     Factors factors = panel.factors;
     if (factors.way == FACTOR_COLUMNS) factors.col += column;
     if (factors.way == FACTOR_TURNED) factors.row += column;
-    run_tile(rows, groups, brief, panel.n, panel.r, panel.data + g * panel.step, panel.step, x, out, whole && add, ahead, &factors);
+    run_tile(rows, groups, brief, panel.n, panel.r, panel.data + g * panel.step, panel.step, x, out, whole && add,
+             ahead, &factors);
     for (size_t q = 0; !whole && q < rows && t + q < T; q++) {
         float *to = row_of(y, t + q) + column;
         for (size_t i = 0; i < columns; i++) to[i] = add ? to[i] + spare[q][i] : spare[q][i];
@@ -330,14 +332,15 @@ static void nn(size_t T, Rows y, bool add, const float *packed, const Weight *w,
         fill_column(w, at + i, size_min(PER_WORD, n - i), begin, end - begin, panel + i / PER_WORD * LANES, step);
     for (size_t p = 0; p < r; p++) /* rows of A */
         for (size_t j = begin; j < end; j += LANES)
-            memcpy(panel + (j - begin) / LANES * step + (words + p) * LANES, term->M + p * w->cols + j, size_min(LANES, end - j) * sizeof *panel);
+            memcpy(panel + (j - begin) / LANES * step + (words + p) * LANES, term->M + p * w->cols + j,
+                   size_min(LANES, end - j) * sizeof *panel);
     Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_COLUMNS : FACTOR_NONE, w, at, begin};
     rows_times_panel(T, rows_right(y, begin), add, packed, packed_stride(words_of(w->rows)),
                      (Panel){panel, step, words, r, end - begin, factors}, next);
 }
 
-static void nt_turned(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at,
-                      size_t n, const GemmLora *term, float *panel, Fetch next)
+static void nt_turned(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end,
+                      size_t at, size_t n, const GemmLora *term, float *panel, Fetch next)
 {
     static const float zeros[BLOCK];
     float wide_row[LANES][BLOCK];

@@ -2,7 +2,12 @@
  * in kernel.c: one chain for each element and block. */
 #include "tensor/kernel_weights.h"
 
-enum { TURN = 16, GROUPS = FEW_COLUMNS / LANES, FEW_TILE = 4, LINE = 64 }; /* FEW_TILE: rows whose sums share registers */
+enum {
+    TURN = 16,
+    GROUPS = FEW_COLUMNS / LANES,
+    FEW_TILE = 4,
+    LINE = 64
+}; /* FEW_TILE: rows whose sums share registers */
 
 /* The chain of each row and column, and FP8's sum over chains. */
 typedef struct {
@@ -79,7 +84,8 @@ INLINE void few_cells(size_t rows, Cell kind, size_t n, const float *x, const fl
 #pragma GCC unroll 4
             for (size_t t = 0; t < rows; t++) {
                 const float *words = x + t * STRIDE + (halves ? 2 * i : i);
-                sum[t][g] = kind == CELL_FLOAT ? fma_v(first, all(*words), sum[t][g]) : add_product(sum[t][g], first, word_at(words));
+                sum[t][g] = kind == CELL_FLOAT ? fma_v(first, all(*words), sum[t][g])
+                                               : add_product(sum[t][g], first, word_at(words));
                 if (halves) sum[t][g] = add_product(sum[t][g], second, word_at(words + 1));
             }
         }
@@ -91,7 +97,8 @@ INLINE void few_cells(size_t rows, Cell kind, size_t n, const float *x, const fl
 
 INLINE void few_rows(size_t T, Cell kind, size_t n, const float *x, const float *turned, FewSums *sums)
 {
-    if (T == 1) few_cells(1, kind, n, x, turned, sums->chain);
+    if (T == 1)
+        few_cells(1, kind, n, x, turned, sums->chain);
     else /* rows beyond T are zeros */
         for (size_t t = 0; t < T; t += FEW_TILE) few_cells(FEW_TILE, kind, n, x + t * STRIDE, turned, sums->chain + t);
 }
@@ -133,16 +140,20 @@ typedef struct {
     const Weight *w;
     const char *data; /* of the block */
     size_t begin, columns, at, words, step;
-    size_t per_cell;  /* words of a cell */
-    bool cells;       /* they lie as they are multiplied */
+    size_t per_cell; /* words of a cell */
+    bool cells;      /* they lie as they are multiplied */
 } Few;
 
 static Few few_of(const Weight *w, size_t begin, size_t end, size_t at, size_t n)
 {
-    size_t bytes = dtype_bytes(w->dtype), step = w->cols * bytes, per_cell = PER_WORD == 1 && w->dtype == DTYPE_BF16 ? 2 : 1;
+    size_t bytes = dtype_bytes(w->dtype), step = w->cols * bytes,
+           per_cell = PER_WORD == 1 && w->dtype == DTYPE_BF16 ? 2 : 1;
     const char *data = (const char *)w->data + begin * step + at * bytes;
-    bool aligned = ANY_PLACE || (uintptr_t)data % sizeof(float) == 0, whole = step % sizeof(float) == 0 && end - begin == FEW_COLUMNS;
-    return (Few){w, data, begin, end - begin, at, words_of(n), step, per_cell, aligned && whole && per_cell * PER_WORD * bytes == sizeof(float)};
+    bool aligned = ANY_PLACE || (uintptr_t)data % sizeof(float) == 0,
+         whole = step % sizeof(float) == 0 && end - begin == FEW_COLUMNS;
+    return (Few){w,           data,     begin,
+                 end - begin, at,       words_of(n),
+                 step,        per_cell, aligned && whole && per_cell * PER_WORD * bytes == sizeof(float)};
 }
 
 /* Words from k on, turned and met by all rows of x; returns how many. */
@@ -154,11 +165,16 @@ INLINE size_t few_run(const Few *f, size_t T, const float *packed, size_t k, Com
     if (!cells) take = size_min(TURN, f->words - k);
     fetch_coming(coming, FEW_COLUMNS * take * bytes / LINE);
     for (size_t g = 0, row = 0; g < GROUPS; g++, row += LANES) {
-        if (cells) turn_cells(f->data + row * f->step + k * bytes, f->step, turned[g]);
-        else turn_words(f->w, f->begin + row, f->columns > row ? f->columns - row : 0, f->at + k * PER_WORD, take, turned[g]);
+        if (cells)
+            turn_cells(f->data + row * f->step + k * bytes, f->step, turned[g]);
+        else
+            turn_words(f->w, f->begin + row, f->columns > row ? f->columns - row : 0, f->at + k * PER_WORD, take,
+                       turned[g]);
     }
-    if (cells && f->per_cell == 2) few_rows(T, CELL_HALVES, TURN, packed + k, turned[0], sums);
-    else few_rows(T, CELL_WORD, take, packed + k, turned[0], sums);
+    if (cells && f->per_cell == 2)
+        few_rows(T, CELL_HALVES, TURN, packed + k, turned[0], sums);
+    else
+        few_rows(T, CELL_WORD, take, packed + k, turned[0], sums);
     return take;
 }
 
@@ -171,7 +187,8 @@ static void few_pair(size_t T, const float *packed, const Few *f, const GemmLora
         size_t take = size_min(TURN, term->r - k);
         for (size_t g = 0; g < GROUPS; g++) {
             const float *line[LANES];
-            for (size_t i = 0, j = g * LANES; i < LANES; i++, j++) line[i] = j < f->columns ? pair_line(term, f->begin + j) + k : zeros;
+            for (size_t i = 0, j = g * LANES; i < LANES; i++, j++)
+                line[i] = j < f->columns ? pair_line(term, f->begin + j) + k : zeros;
             rows_to_lanes(take, line, 1, turned[g]);
         }
         few_rows(T, CELL_FLOAT, take, packed + f->words + k, turned[0], sums);
@@ -197,8 +214,8 @@ static void few_columns(size_t T, Rows y, bool add, const float *packed, const F
     }
 }
 
-void PASTE(nt_few_, KERNEL)(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at, size_t n,
-                            const GemmLora *term)
+void PASTE(nt_few_, KERNEL)(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end,
+                            size_t at, size_t n, const GemmLora *term)
 {
     for (; begin < end; begin += FEW_COLUMNS) {
         Few f = few_of(w, begin, size_min(begin + FEW_COLUMNS, end), at, n);

@@ -20,7 +20,8 @@ enum { QUERIES = 2, GROUPS = 1 };
 /* ---- scores -------------------------------------------------------------------------------------------------- */
 
 /* One head, queries of a tile. */
-INLINE void index_tile(size_t groups, size_t dim, const float *q, const float *keys, const float *w, size_t w_stride, float *score, size_t score_stride)
+INLINE void index_tile(size_t groups, size_t dim, const float *q, const float *keys, const float *w, size_t w_stride,
+                       float *score, size_t score_stride)
 {
     V dot[QUERIES][GROUPS * PARTS];
 #pragma GCC unroll 8
@@ -56,10 +57,14 @@ static void index_scores(const IndexBlock *b)
             float *score = b->score + i * b->stride + g * LANES;
             for (size_t j = 0; j < QUERIES; j++) memset(score + j * b->stride, 0, groups * LANES * sizeof *score);
             for (size_t h = 0; h < b->n_heads; h++) {
-                const float *q = b->q + h * b->dim * INDEX_QUERIES + i, *keys = b->keys + g * b->dim * LANES, *w = b->w + i * b->n_heads + h;
-                if (groups == 3) index_tile(GROUPS == 3 ? 3 : 1, b->dim, q, keys, w, b->n_heads, score, b->stride);
-                else if (groups == 2) index_tile(GROUPS == 3 ? 2 : 1, b->dim, q, keys, w, b->n_heads, score, b->stride);
-                else index_tile(1, b->dim, q, keys, w, b->n_heads, score, b->stride);
+                const float *q = b->q + h * b->dim * INDEX_QUERIES + i, *keys = b->keys + g * b->dim * LANES,
+                            *w = b->w + i * b->n_heads + h;
+                if (groups == 3)
+                    index_tile(GROUPS == 3 ? 3 : 1, b->dim, q, keys, w, b->n_heads, score, b->stride);
+                else if (groups == 2)
+                    index_tile(GROUPS == 3 ? 2 : 1, b->dim, q, keys, w, b->n_heads, score, b->stride);
+                else
+                    index_tile(1, b->dim, q, keys, w, b->n_heads, score, b->stride);
             }
         }
     }
@@ -155,8 +160,10 @@ static void top_k_set(size_t n, size_t k, uint64_t *bits, const float *x, int32_
             if (surplus) equal |= lanes_set(v == all_bits(threshold)) << j;
         }
         for (uint64_t left = equal; left; left &= left - 1) {
-            if (ties) ties--;
-            else chosen &= ~(left & -left);
+            if (ties)
+                ties--;
+            else
+                chosen &= ~(left & -left);
         }
         bits[i / 64] = n - i < 64 ? chosen & (((uint64_t)1 << (n - i)) - 1) : chosen;
     }

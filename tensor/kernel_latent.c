@@ -41,7 +41,8 @@ INLINE void score_tile(size_t words, const float *const key[KEYS], const float *
         for (size_t p = 0; p < PARTS; p++) store(S + j * LANES + p * W, sum[j][p]);
 }
 
-static void scores(size_t n, const uint32_t *ids, const float *keys, size_t stride, size_t words, const float *q, float *S)
+static void scores(size_t n, const uint32_t *ids, const float *keys, size_t stride, size_t words, const float *q,
+                   float *S)
 {
     for (size_t j = 0; j < n; j += KEYS, S += KEYS * LANES) {
         const float *key[KEYS];
@@ -130,9 +131,10 @@ static void gradients(size_t n, float *S, const float *dP, const float *lse, con
 #if defined KERNEL_bf16
 static void pair_keys(size_t n, const uint32_t *ids, const float *keys, size_t stride, float *out)
 {
-    static const uint16_t order[2][2 * LANES] = {
-        {0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
-        {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55, 24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
+    static const uint16_t order[2][2 * LANES] = {{0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                  8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
+                                                 {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
+                                                  24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
     __m512i low = _mm512_loadu_si512(order[0]), high = _mm512_loadu_si512(order[1]);
     for (size_t j = 0; j < n; j += 2) {
         const float *first = keys + ids[j] * stride, *second = keys + ids[size_min(j + 1, n - 1)] * stride;
@@ -148,8 +150,8 @@ static void pair_keys(size_t n, const uint32_t *ids, const float *keys, size_t s
 #endif
 
 /* SUM_HEADS heads, `parts` vectors of columns. */
-INLINE void value_tile(size_t parts, size_t n_rows, const uint32_t *ids, const float *x, size_t stride, const float *P, bool add,
-                       size_t n_heads, float *o, size_t o_stride)
+INLINE void value_tile(size_t parts, size_t n_rows, const uint32_t *ids, const float *x, size_t stride, const float *P,
+                       bool add, size_t n_heads, float *o, size_t o_stride)
 {
     V sum[SUM_HEADS][SUM_PARTS];
 #pragma GCC unroll 8
@@ -175,17 +177,20 @@ INLINE void value_tile(size_t parts, size_t n_rows, const uint32_t *ids, const f
             if (h < n_heads) store(o + h * o_stride + p * W, sum[h][p]);
 }
 
-static void values(size_t n_rows, const uint32_t *ids, const float *x, size_t stride, size_t columns, const float *P, bool add,
-                   size_t n_heads, float *o, size_t o_stride)
+static void values(size_t n_rows, const uint32_t *ids, const float *x, size_t stride, size_t columns, const float *P,
+                   bool add, size_t n_heads, float *o, size_t o_stride)
 {
     for (size_t c = 0, parts; c < columns; c += parts * W) {
         size_t left = (columns - c + W - 1) / W;
         parts = left >= SUM_PARTS ? SUM_PARTS : left;
         for (size_t h = 0; h < n_heads; h += SUM_HEADS) {
             float *to = o + h * o_stride + c;
-            if (parts == 3) value_tile(3, n_rows, ids, x + c, stride, P + h, add, n_heads - h, to, o_stride);
-            else if (parts == 2) value_tile(2, n_rows, ids, x + c, stride, P + h, add, n_heads - h, to, o_stride);
-            else value_tile(1, n_rows, ids, x + c, stride, P + h, add, n_heads - h, to, o_stride);
+            if (parts == 3)
+                value_tile(3, n_rows, ids, x + c, stride, P + h, add, n_heads - h, to, o_stride);
+            else if (parts == 2)
+                value_tile(2, n_rows, ids, x + c, stride, P + h, add, n_heads - h, to, o_stride);
+            else
+                value_tile(1, n_rows, ids, x + c, stride, P + h, add, n_heads - h, to, o_stride);
         }
     }
 }
@@ -205,7 +210,8 @@ static void pack_heads(size_t n_heads, size_t columns, const float *x, size_t x_
 }
 
 /* Sums of `keys` keys and `parts` vectors of columns; words of one group of heads. */
-INLINE void add_words(size_t keys, size_t parts, size_t words, const float *coef, const float *x, size_t stride, V sum[ADD_KEYS][ADD_PARTS])
+INLINE void add_words(size_t keys, size_t parts, size_t words, const float *coef, const float *x, size_t stride,
+                      V sum[ADD_KEYS][ADD_PARTS])
 {
     for (size_t h = 0; h < words; h++, x += stride) {
         V y[ADD_PARTS];
@@ -221,8 +227,8 @@ INLINE void add_words(size_t keys, size_t parts, size_t words, const float *coef
 }
 
 /* n <= keys keys. */
-INLINE void scatter_tile(size_t keys, size_t parts, const LatentSums *from, const float *coef, size_t c, bool both, size_t n,
-                         const uint32_t *ids, float *dx, size_t dx_stride)
+INLINE void scatter_tile(size_t keys, size_t parts, const LatentSums *from, const float *coef, size_t c, bool both,
+                         size_t n, const uint32_t *ids, float *dx, size_t dx_stride)
 {
     V sum[ADD_KEYS][ADD_PARTS];
 #pragma GCC unroll 8
@@ -232,16 +238,20 @@ INLINE void scatter_tile(size_t keys, size_t parts, const LatentSums *from, cons
     for (size_t h = 0; h < from->n_heads; h += LANES, coef += from->group_step) {
         size_t words = words_of(size_min(LANES, from->n_heads - h));
         add_words(keys, parts, words, coef, from->q + h / PER_WORD * from->q_stride + c, from->q_stride, sum);
-        if (both) add_words(keys, parts, words, coef + LANE_WORDS, from->d_o + h / PER_WORD * from->o_stride + c, from->o_stride, sum);
+        if (both)
+            add_words(keys, parts, words, coef + LANE_WORDS, from->d_o + h / PER_WORD * from->o_stride + c,
+                      from->o_stride, sum);
     }
 #pragma GCC unroll 8
     for (size_t j = 0; j < keys; j++)
 #pragma GCC unroll 3
         for (size_t p = 0; p < parts; p++)
-            if (j < n) store(dx + ids[j] * dx_stride + c + p * W, load(dx + ids[j] * dx_stride + c + p * W) + sum[j][p]);
+            if (j < n)
+                store(dx + ids[j] * dx_stride + c + p * W, load(dx + ids[j] * dx_stride + c + p * W) + sum[j][p]);
 }
 
-INLINE void scatter_columns(size_t parts, const LatentSums *from, size_t c, bool both, size_t n, const uint32_t *ids, float *dx, size_t dx_stride)
+INLINE void scatter_columns(size_t parts, const LatentSums *from, size_t c, bool both, size_t n, const uint32_t *ids,
+                            float *dx, size_t dx_stride)
 {
     const float *coef = from->coef;
     for (; n > ADD_KEYS / 2; ids += ADD_KEYS, coef += ADD_KEYS * 2 * LANE_WORDS) {
@@ -258,10 +268,14 @@ static void scatter(const LatentSums *from, size_t n, const uint32_t *ids, float
         bool both = c < from->C;
         size_t left = ((both ? from->C : from->K) - c + W - 1) / W;
         parts = left >= ADD_PARTS ? ADD_PARTS : left;
-        if (parts == 3) scatter_columns(3, from, c, both, n, ids, dx, dx_stride);
-        else if (parts == 2) scatter_columns(2, from, c, both, n, ids, dx, dx_stride);
-        else scatter_columns(1, from, c, both, n, ids, dx, dx_stride);
+        if (parts == 3)
+            scatter_columns(3, from, c, both, n, ids, dx, dx_stride);
+        else if (parts == 2)
+            scatter_columns(2, from, c, both, n, ids, dx, dx_stride);
+        else
+            scatter_columns(1, from, c, both, n, ids, dx, dx_stride);
     }
 }
 
-const Latents PASTE(latents_, KERNEL) = {&PASTE(products_, KERNEL), scores, softmax, gradients, pair_keys, values, pack_heads, scatter};
+const Latents PASTE(latents_, KERNEL) = {
+    &PASTE(products_, KERNEL), scores, softmax, gradients, pair_keys, values, pack_heads, scatter};

@@ -38,7 +38,8 @@ INLINE void chains(size_t n, const float *const row[ROWS], const float *column, 
 }
 
 /* ROWS rows times AT_ONCE columns: n whole lanes of them, and the rest from a filled copy. */
-INLINE void tile(size_t n, const float *const row[ROWS], const float *column, float s, bool add, size_t rows, size_t columns, float *const out[ROWS])
+INLINE void tile(size_t n, const float *const row[ROWS], const float *column, float s, bool add, size_t rows,
+                 size_t columns, float *const out[ROWS])
 {
     V sum[ROWS][AT_ONCE][PARTS];
     size_t whole = n / LANES * LANES;
@@ -69,7 +70,8 @@ static void pack(size_t columns, size_t n, const float *w, size_t across, size_t
     size_t whole = (n + LANES - 1) / LANES * LANES;
     if (along == 1 || columns < COLUMNS) {
         for (size_t j = 0; j < COLUMNS; j++)
-            for (size_t k = 0; k < whole; k++) panel[j * STEP + k] = j < columns && k < n ? w[j * across + k * along] : 0;
+            for (size_t k = 0; k < whole; k++)
+                panel[j * STEP + k] = j < columns && k < n ? w[j * across + k * along] : 0;
         return;
     }
     for (size_t k = 0; k < whole; k += SQUARE)
@@ -99,7 +101,8 @@ static void block(size_t T, Rows y, bool add, float s, Rows x, size_t n, size_t 
     }
 }
 
-void PASTE(gemm_narrow_, KERNEL)(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across, size_t along)
+void PASTE(gemm_narrow_, KERNEL)(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w,
+                                 size_t across, size_t along)
 {
     static _Thread_local float panel[COLUMNS * STEP] __attribute__((aligned(64)));
     for (size_t j = 0; j < columns; j += COLUMNS)
@@ -156,9 +159,13 @@ static void sum_rows(size_t T, size_t n, const float *a, const float *const row[
 }
 
 /* Sums as they lie in g, [columns][n] or, turned, [n][columns]; rows of g are ldg apart. */
-static float *place(size_t j, size_t c, float *g, size_t ldg, bool turned) { return g + (turned ? c * ldg + j : j * ldg + c); }
+static float *place(size_t j, size_t c, float *g, size_t ldg, bool turned)
+{
+    return g + (turned ? c * ldg + j : j * ldg + c);
+}
 
-void PASTE(gemm_tn_, KERNEL)(size_t T, size_t columns, size_t n, bool add, float s, Rows a, Rows b, float *g, size_t ldg, bool turned)
+void PASTE(gemm_tn_, KERNEL)(size_t T, size_t columns, size_t n, bool add, float s, Rows a, Rows b, float *g,
+                             size_t ldg, bool turned)
 {
     static _Thread_local float sum[COLUMNS * SUM_STEP] __attribute__((aligned(64)));
     float few[SUM_ROWS][COLUMNS] = {{0}};

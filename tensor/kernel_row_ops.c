@@ -124,7 +124,8 @@ static float chunk_exp(size_t n, float *y, const float *x, float shift)
 static float exp_row(size_t n, float *y, const float *x, float shift)
 {
     double total = 0;
-    for (size_t i = 0; i < n; i += CHUNK) total += (double)chunk_exp(size_min(CHUNK, n - i), y ? y + i : NULL, x + i, shift);
+    for (size_t i = 0; i < n; i += CHUNK)
+        total += (double)chunk_exp(size_min(CHUNK, n - i), y ? y + i : NULL, x + i, shift);
     return (float)total;
 }
 
@@ -167,13 +168,27 @@ static void swiglu_backward(size_t n, float *dg, float *du, const float *g, cons
         store(du + i, dup);
     }
     if (i == n) return;
-    swiglu_backward_v(&dgate, &dup, load_part(n - i, g + i, 0), load_part(n - i, u + i, 0), load_part(n - i, da + i, 0));
+    swiglu_backward_v(&dgate, &dup, load_part(n - i, g + i, 0), load_part(n - i, u + i, 0),
+                      load_part(n - i, da + i, 0));
     store_part(n - i, dg + i, dgate);
     store_part(n - i, du + i, dup);
 }
 
 const Kernels PASTE(kernels_, KERNEL) = {
-    TEXT(KERNEL), &PASTE(products_, KERNEL), &PASTE(blocks_, KERNEL), &PASTE(indexing_, KERNEL), &PASTE(latents_, KERNEL),
-    dot, sum_row, max_row, axpy, scale, exp_row, sigmoid,
-    PASTE(gemm_narrow_, KERNEL), PASTE(gemm_tn_, KERNEL), swiglu, swiglu_backward,
+    TEXT(KERNEL),
+    &PASTE(products_, KERNEL),
+    &PASTE(blocks_, KERNEL),
+    &PASTE(indexing_, KERNEL),
+    &PASTE(latents_, KERNEL),
+    dot,
+    sum_row,
+    max_row,
+    axpy,
+    scale,
+    exp_row,
+    sigmoid,
+    PASTE(gemm_narrow_, KERNEL),
+    PASTE(gemm_tn_, KERNEL),
+    swiglu,
+    swiglu_backward,
 };

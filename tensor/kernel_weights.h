@@ -17,7 +17,8 @@ INLINE float factor_at(const Weight *w, size_t row, size_t col)
 {
     size_t blocks = (w->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK;
     float factor;
-    memcpy(&factor, (const char *)w->scale + (row / WEIGHT_BLOCK * blocks + col / WEIGHT_BLOCK) * sizeof factor, sizeof factor);
+    memcpy(&factor, (const char *)w->scale + (row / WEIGHT_BLOCK * blocks + col / WEIGHT_BLOCK) * sizeof factor,
+           sizeof factor);
     return factor;
 }
 
@@ -33,8 +34,10 @@ INLINE __m512i halves_of_codes(const char *data)
     __m512i code = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)data));
     __m512i size = _mm512_and_si512(code, _mm512_set1_epi16(0x7F));
     __m512i half = _mm512_add_epi16(_mm512_slli_epi16(size, 4), _mm512_set1_epi16(120 << 7));
-    half = _mm512_mask_permutexvar_epi16(half, _mm512_cmplt_epi16_mask(size, _mm512_set1_epi16(8)), size, _mm512_loadu_si512(subnormal));
-    half = _mm512_mask_mov_epi16(half, _mm512_cmpeq_epi16_mask(size, _mm512_set1_epi16(0x7F)), _mm512_set1_epi16(0x7FC0));
+    half = _mm512_mask_permutexvar_epi16(half, _mm512_cmplt_epi16_mask(size, _mm512_set1_epi16(8)), size,
+                                         _mm512_loadu_si512(subnormal));
+    half = _mm512_mask_mov_epi16(half, _mm512_cmpeq_epi16_mask(size, _mm512_set1_epi16(0x7F)),
+                                 _mm512_set1_epi16(0x7FC0));
     return _mm512_or_si512(half, _mm512_and_si512(code, _mm512_set1_epi16((short)0x8000)));
 }
 
@@ -52,22 +55,26 @@ INLINE __m512i halves_of(DType dtype, size_t n, const char *data)
 INLINE void line_run(DType dtype, size_t n, const char *data, float *out)
 {
     for (size_t i = 0; i < n; i += HALVES)
-        _mm512_storeu_si512(out + i / 2, halves_of(dtype, size_min(n - i, HALVES), data + i * (dtype == DTYPE_BF16 ? 2 : 1)));
+        _mm512_storeu_si512(out + i / 2,
+                            halves_of(dtype, size_min(n - i, HALVES), data + i * (dtype == DTYPE_BF16 ? 2 : 1)));
 }
 
 /* Columns [col, col + n) of one row to words of neighbouring columns, whole vectors of them. */
 static inline void fill_line(const Weight *w, size_t row, size_t col, size_t n, float *out)
 {
     const char *data = (const char *)w->data + (row * w->cols + col) * dtype_bytes(w->dtype);
-    if (w->dtype == DTYPE_BF16) line_run(DTYPE_BF16, n, data, out);
-    else line_run(DTYPE_F8_E4M3, n, data, out);
+    if (w->dtype == DTYPE_BF16)
+        line_run(DTYPE_BF16, n, data, out);
+    else
+        line_run(DTYPE_F8_E4M3, n, data, out);
 }
 
 INLINE void column_run(DType dtype, size_t n, const char *first, const char *second, float *out, size_t step)
 {
-    static const uint16_t order[2][HALVES] = {
-        {0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
-        {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55, 24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
+    static const uint16_t order[2][HALVES] = {{0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                               8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
+                                              {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
+                                               24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
     __m512i low = _mm512_loadu_si512(order[0]), high = _mm512_loadu_si512(order[1]);
     size_t bytes = dtype == DTYPE_BF16 ? 2 : 1;
     for (size_t i = 0; i < n; i += HALVES, out += 2 * step) {
@@ -83,9 +90,12 @@ INLINE void column_run(DType dtype, size_t n, const char *first, const char *sec
 static inline void fill_column(const Weight *w, size_t row, size_t rows, size_t col, size_t n, float *out, size_t step)
 {
     size_t bytes = dtype_bytes(w->dtype);
-    const char *first = (const char *)w->data + (row * w->cols + col) * bytes, *second = rows == 2 ? first + w->cols * bytes : NULL;
-    if (w->dtype == DTYPE_BF16) column_run(DTYPE_BF16, n, first, second, out, step);
-    else column_run(DTYPE_F8_E4M3, n, first, second, out, step);
+    const char *first = (const char *)w->data + (row * w->cols + col) * bytes,
+               *second = rows == 2 ? first + w->cols * bytes : NULL;
+    if (w->dtype == DTYPE_BF16)
+        column_run(DTYPE_BF16, n, first, second, out, step);
+    else
+        column_run(DTYPE_F8_E4M3, n, first, second, out, step);
 }
 
 /* n values times s, rounded, to whole vectors of words. */
@@ -94,7 +104,8 @@ static inline void round_words(size_t n, float s, const float *x, float *out)
     V factor = all(s);
     float rest[HALVES] = {0};
     for (; n >= HALVES; n -= HALVES, x += HALVES, out += LANES)
-        _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh((__m512)(load(x + LANES) * factor), (__m512)(load(x) * factor)));
+        _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh((__m512)(load(x + LANES) * factor),
+                                                              (__m512)(load(x) * factor)));
     if (!n) return;
     memcpy(rest, x, n * sizeof *x);
     __mmask32 valid = (1u << n) - 1;
@@ -135,7 +146,8 @@ INLINE V widen_f8(const void *data, V scale)
 {
     __m256i half = _mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128(data)), 7);
     half = _mm256_and_si256(half, _mm256_set1_epi16((short)0xBFFF)); /* one copy of the sign */
-    __mmask16 nan = _mm256_cmpeq_epi16_mask(_mm256_or_si256(half, _mm256_set1_epi16((short)0x8000)), _mm256_set1_epi16((short)0xBF80));
+    __mmask16 nan = _mm256_cmpeq_epi16_mask(_mm256_or_si256(half, _mm256_set1_epi16((short)0x8000)),
+                                            _mm256_set1_epi16((short)0xBF80));
     half = _mm256_mask_add_epi16(half, nan, half, _mm256_set1_epi16(0x4000));
     return (V)_mm512_cvtph_ps(half) * all(0x1p8f) * scale;
 }
@@ -172,12 +184,15 @@ INLINE V widen_f32(const void *data)
 
 INLINE V widen_one(DType dtype, const char *data, V scale)
 {
-    return dtype == DTYPE_BF16 ? (V)(load_16(data) << 16) : dtype == DTYPE_F32 ? widen_f32(data) : widen_f8(data, scale);
+    return dtype == DTYPE_BF16  ? (V)(load_16(data) << 16)
+           : dtype == DTYPE_F32 ? widen_f32(data)
+                                : widen_f8(data, scale);
 }
 
 /* n values of one dtype: every LANES of them go `step` floats further; the last LANES are filled up with zeros.
  * beyond: values that may be read after the n. */
-INLINE void widen_run(DType dtype, size_t bytes, size_t n, size_t beyond, const char *data, float scale, float *out, size_t step)
+INLINE void widen_run(DType dtype, size_t bytes, size_t n, size_t beyond, const char *data, float scale, float *out,
+                      size_t step)
 {
     V factor = all(scale);
     char rest[LANES * 4];
@@ -202,11 +217,15 @@ static inline void widen(const Weight *w, size_t row, size_t col, size_t n, floa
     if (w->dtype != DTYPE_F8_E4M3) return;
     for (size_t i = 0, take; i < n; i += take) { /* factors change at multiples of WEIGHT_BLOCK */
         take = size_min(n - i, WEIGHT_BLOCK - (col + i) % WEIGHT_BLOCK);
-        widen_run(DTYPE_F8_E4M3, 1, take, beyond + n - i - take, data + i, factor_at(w, row, col + i), out + i / LANES * step, step);
+        widen_run(DTYPE_F8_E4M3, 1, take, beyond + n - i - take, data + i, factor_at(w, row, col + i),
+                  out + i / LANES * step, step);
     }
 }
 
-static inline void fill_line(const Weight *w, size_t row, size_t col, size_t n, float *out) { widen(w, row, col, n, out, LANES); }
+static inline void fill_line(const Weight *w, size_t row, size_t col, size_t n, float *out)
+{
+    widen(w, row, col, n, out, LANES);
+}
 
 static inline void fill_column(const Weight *w, size_t row, size_t rows, size_t col, size_t n, float *out, size_t step)
 {

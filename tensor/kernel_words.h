@@ -44,7 +44,7 @@ INLINE __m512i halves(V low, V high) { return (__m512i)_mm512_cvtne2ps_pbh((__m5
 /* A word of low[i] and high[i] in lane i. */
 INLINE V pairs(V low, V high)
 {
-    static const uint16_t order[2 * LANES] = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23,
+    static const uint16_t order[2 * LANES] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                               8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
     return (V)_mm512_permutexvar_epi16(_mm512_loadu_si512(order), halves(low, high));
 }

@@ -22,10 +22,10 @@ void latent_pack(const LatentKeys *keys, size_t begin, size_t n, size_t col, siz
 
 /* What one query's work needs of memory. */
 typedef struct {
-    float *S, *dP;      /* [group][room][LANES] */
-    float *q, *d_o;     /* [group][words][LANES] */
-    float *paired;      /* RUN_KEYS keys as words along keys */
-    size_t score_step;  /* from group to group */
+    float *S, *dP;     /* [group][room][LANES] */
+    float *q, *d_o;    /* [group][words][LANES] */
+    float *paired;     /* RUN_KEYS keys as words along keys */
+    size_t score_step; /* from group to group */
     size_t n_floats;
 } Bench;
 
@@ -66,16 +66,18 @@ static void to_lanes(const LatentKeys *keys, size_t columns, const float *x, siz
 }
 
 /* S of all groups over the first `columns` columns of the keys. */
-static void score(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t columns, const float *q, float *S, size_t step)
+static void score(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t columns, const float *q, float *S,
+                  size_t step)
 {
     for (size_t at = 0; at < n; at += RUN_KEYS)
         for (size_t g = 0; g < groups_of(keys); g++)
-            keys->with->scores(size_min(RUN_KEYS, n - at), ids + at, keys->keys, keys->stride, words(keys, columns), q + g * words(keys, columns) * LANES,
-                              S + g * step + at * LANES);
+            keys->with->scores(size_min(RUN_KEYS, n - at), ids + at, keys->keys, keys->stride, words(keys, columns),
+                               q + g * words(keys, columns) * LANES, S + g * step + at * LANES);
 }
 
 /* The first `columns` of the sum over keys, into rows of heads. */
-static void sum_keys(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t columns, const Bench *b, float *out, size_t stride)
+static void sum_keys(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t columns, const Bench *b, float *out,
+                     size_t stride)
 {
     const Latents *with = keys->with;
     size_t per_word = with->products->per_word;
@@ -83,9 +85,9 @@ static void sum_keys(const LatentKeys *keys, size_t n, const uint32_t *ids, size
         size_t some = size_min(RUN_KEYS, n - at), rows = (some + per_word - 1) / per_word;
         if (with->pair_keys) with->pair_keys(some, ids + at, keys->keys, keys->stride, b->paired);
         for (size_t g = 0; g < groups_of(keys); g++)
-            with->values(rows, with->pair_keys ? NULL : ids + at, with->pair_keys ? b->paired : keys->keys, keys->stride * per_word, columns,
-                         b->S + g * b->score_step + at / per_word * LANES, at > 0, size_min(LANES, keys->n_heads - g * LANES),
-                         out + g * LANES * stride, stride);
+            with->values(rows, with->pair_keys ? NULL : ids + at, with->pair_keys ? b->paired : keys->keys,
+                         keys->stride * per_word, columns, b->S + g * b->score_step + at / per_word * LANES, at > 0,
+                         size_min(LANES, keys->n_heads - g * LANES), out + g * LANES * stride, stride);
     }
 }
 
@@ -106,9 +108,14 @@ void latent_attend(const LatentKeys *keys, size_t n, const uint32_t *ids, const 
 static LatentSums sums_of(const LatentKeys *keys, size_t n, float *at, size_t *n_floats)
 {
     size_t per_word = keys->with->products->per_word, heads = (keys->n_heads + per_word - 1) / per_word, sum = 0;
-    LatentSums k = {.n_heads = keys->n_heads, .K = keys->K, .C = keys->C, .group_step = n * LATENT_PAIR / per_word,
-                    .q_stride = round_up(keys->K, LANES), .o_stride = round_up(keys->C, LANES)};
-    k.coef = take(&at, groups_of(keys) * k.group_step + LATENT_ROOM * LATENT_PAIR, &sum); /* tiles reach beyond the last key */
+    LatentSums k = {.n_heads = keys->n_heads,
+                    .K = keys->K,
+                    .C = keys->C,
+                    .group_step = n * LATENT_PAIR / per_word,
+                    .q_stride = round_up(keys->K, LANES),
+                    .o_stride = round_up(keys->C, LANES)};
+    k.coef = take(&at, groups_of(keys) * k.group_step + LATENT_ROOM * LATENT_PAIR,
+                  &sum); /* tiles reach beyond the last key */
     k.q = take(&at, heads * k.q_stride, &sum);
     k.d_o = take(&at, heads * k.o_stride, &sum);
     *n_floats = sum;
@@ -122,8 +129,9 @@ size_t latent_kept(const LatentKeys *keys, size_t n)
     return n_floats;
 }
 
-void latent_backward(const LatentKeys *exact, const LatentKeys *keys, size_t n, const uint32_t *ids, const float *q, size_t q_stride, const float *d_o,
-                     size_t o_stride, const float *lse, const float *delta, float *dq, float *kept, float *scratch)
+void latent_backward(const LatentKeys *exact, const LatentKeys *keys, size_t n, const uint32_t *ids, const float *q,
+                     size_t q_stride, const float *d_o, size_t o_stride, const float *lse, const float *delta,
+                     float *dq, float *kept, float *scratch)
 {
     const Latents *with = keys->with;
     Bench b = bench_of(keys, n, scratch);
@@ -138,15 +146,16 @@ void latent_backward(const LatentKeys *exact, const LatentKeys *keys, size_t n, 
         size_t some = size_min(LANES, keys->n_heads - g * LANES) * sizeof *lse;
         memcpy(lanes[0], lse + g * LANES, some);
         memcpy(lanes[1], delta + g * LANES, some);
-        with->gradients(n, b.S + g * b.score_step, b.dP + g * b.score_step, lanes[0], lanes[1], k.coef + g * k.group_step);
+        with->gradients(n, b.S + g * b.score_step, b.dP + g * b.score_step, lanes[0], lanes[1],
+                        k.coef + g * k.group_step);
     }
     sum_keys(keys, n, ids, keys->K, &b, dq, q_stride);
     with->pack_heads(keys->n_heads, keys->K, q, q_stride, k.q, k.q_stride);
     with->pack_heads(keys->n_heads, keys->C, d_o, o_stride, k.d_o, k.o_stride);
 }
 
-void latent_scatter(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t from, size_t n_some, const float *kept,
-                    float *dkey, size_t dkey_stride)
+void latent_scatter(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t from, size_t n_some,
+                    const float *kept, float *dkey, size_t dkey_stride)
 {
     size_t n_floats;
     LatentSums k = sums_of(keys, n, (float *)(size_t)kept, &n_floats);

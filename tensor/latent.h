@@ -46,23 +46,24 @@ void latent_attend(const LatentKeys *keys, size_t n, const uint32_t *ids, const 
  * LANES and at least K. A key's sum over queries is in the order of calls.
  * exact: the keys of latent_attend, for S and dP; keys: the same numbers, where sums may have other words. */
 size_t latent_kept(const LatentKeys *keys, size_t n);
-void latent_backward(const LatentKeys *exact, const LatentKeys *keys, size_t n, const uint32_t *ids, const float *q, size_t q_stride, const float *d_o,
-                     size_t o_stride, const float *lse, const float *delta, float *dq, float *kept, float *scratch);
-void latent_scatter(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t from, size_t n_some, const float *kept,
-                    float *dkey, size_t dkey_stride);
+void latent_backward(const LatentKeys *exact, const LatentKeys *keys, size_t n, const uint32_t *ids, const float *q,
+                     size_t q_stride, const float *d_o, size_t o_stride, const float *lse, const float *delta,
+                     float *dq, float *kept, float *scratch);
+void latent_scatter(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t from, size_t n_some,
+                    const float *kept, float *dkey, size_t dkey_stride);
 
 /* ---- for each instruction set: kernel_latent.c ----------------------------------------------------------------- */
 
 enum {
-    LATENT_ROOM = 24, /* scores are written for this many keys beyond the last */
+    LATENT_ROOM = 24,        /* scores are written for this many keys beyond the last */
     LATENT_PAIR = 2 * LANES, /* numbers of a key and a group in `coef`: dS, then P, as words along heads */
 };
 
 /* What one query keeps between latent_backward and latent_scatter: words along heads. */
 typedef struct {
     size_t n_heads, K, C, group_step;
-    float *coef;            /* [group][key][LATENT_PAIR / per_word], of the first key that is asked for */
-    float *q, *d_o;         /* [words of n_heads][stride] */
+    float *coef;    /* [group][key][LATENT_PAIR / per_word], of the first key that is asked for */
+    float *q, *d_o; /* [words of n_heads][stride] */
     size_t q_stride, o_stride;
 } LatentSums;
 
@@ -70,7 +71,8 @@ struct Latents {
     const Products *products; /* of the same words */
 
     /* S[j] [LANES] = sum over words of key[ids[j]] and q [words][LANES]. */
-    void (*scores)(size_t n, const uint32_t *ids, const float *keys, size_t stride, size_t words, const float *q, float *S);
+    void (*scores)(size_t n, const uint32_t *ids, const float *keys, size_t stride, size_t words, const float *q,
+                   float *S);
 
     /* S [n][LANES] -> P as words along keys, in place; lse [LANES]. */
     void (*softmax)(size_t n, float *S, float *lse);
@@ -82,8 +84,8 @@ struct Latents {
     void (*pair_keys)(size_t n, const uint32_t *ids, const float *keys, size_t stride, float *out);
 
     /* o[h][c] (+)= sum over rows of x[row][c] and P [rows][LANES]; row j is number ids[j], or j; at most LANES heads. */
-    void (*values)(size_t n_rows, const uint32_t *ids, const float *x, size_t stride, size_t columns, const float *P, bool add,
-                   size_t n_heads, float *o, size_t o_stride);
+    void (*values)(size_t n_rows, const uint32_t *ids, const float *x, size_t stride, size_t columns, const float *P,
+                   bool add, size_t n_heads, float *o, size_t o_stride);
 
     /* Rows of words along heads: out [words of n_heads][stride]. */
     void (*pack_heads)(size_t n_heads, size_t columns, const float *x, size_t x_stride, float *out, size_t stride);

@@ -36,7 +36,11 @@ static double rate_of(const Bench *b, size_t mean)
     const double least_seconds = 0.05;
     double began = peak_clock(), spent = 0, flops = 0;
     for (size_t i = 0; spent < least_seconds; i = (i + 1) % MATRICES, spent = peak_clock() - began) {
-        Weight W = {.name = "trial", .dtype = DTYPE_BF16, .rows = OUT, .cols = IN, .data = b->bytes + i * OUT * IN * dtype_bytes(DTYPE_BF16)};
+        Weight W = {.name = "trial",
+                    .dtype = DTYPE_BF16,
+                    .rows = OUT,
+                    .cols = IN,
+                    .data = b->bytes + i * OUT * IN * dtype_bytes(DTYPE_BF16)};
         size_t n = mean / 2 + mean * (i % 5) / 4;
         gemm_nt(n, rows_of(b->y, OUT), false, 1, rows_of(b->x, IN), &W, NULL, b->pack);
         gemm_nn(n, rows_of(b->x, IN), false, 1, rows_of(b->y, OUT), &W, NULL, b->pack);

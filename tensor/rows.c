@@ -82,7 +82,7 @@ void row_top_k(size_t n, size_t k, int32_t *ids, const float *x)
     for (size_t i = k / 2; i-- > 0;) sink(k, ids, i, ids[i], x);
     for (size_t i = k; i < n; i++)
         if (key_of(x[i]) > key_of(x[ids[0]])) sink(k, ids, 0, (int32_t)i, x); /* a tie is lost to the lower id */
-    for (size_t left = k - 1; left > 0; left--) { /* the worst goes last */
+    for (size_t left = k - 1; left > 0; left--) {                             /* the worst goes last */
         int32_t last = ids[left];
         ids[left] = ids[0];
         sink(left, ids, 0, last, x);
@@ -91,6 +91,8 @@ void row_top_k(size_t n, size_t k, int32_t *ids, const float *x)
 
 void row_top_k_set(size_t n, size_t k, uint64_t *bits, const float *x, uint32_t *scratch)
 {
-    if (k == 0) memset(bits, 0, (n + 63) / 64 * sizeof *bits);
-    else kernels->indexing->top_k_set(n, k, bits, x, (int32_t *)scratch);
+    if (k == 0)
+        memset(bits, 0, (n + 63) / 64 * sizeof *bits);
+    else
+        kernels->indexing->top_k_set(n, k, bits, x, (int32_t *)scratch);
 }

@@ -10,9 +10,9 @@
 float row_dot(size_t n, const float *a, const float *b);
 float row_sum(size_t n, const float *x);
 float row_max(size_t n, const float *x);
-void row_add(size_t n, float *y, const float *x);                     /* y += x     */
-void row_axpy(size_t n, float *y, float a, const float *x);           /* y += a x   */
-void row_scale(size_t n, float *y, float a, const float *x);          /* y  = a x   */
+void row_add(size_t n, float *y, const float *x);            /* y += x     */
+void row_axpy(size_t n, float *y, float a, const float *x);  /* y += a x   */
+void row_scale(size_t n, float *y, float a, const float *x); /* y  = a x   */
 
 /* x = softmax(x) in place; returns log(sum(exp(x))) of the old x. -INFINITY entries become exact zeros; at least one
  * entry must be finite. Error of exp: below 2 ulp. */

@@ -19,11 +19,13 @@ static const char metadata_key[] = "__metadata__";
 static Err *header_bytes(const FileMap *map, size_t *bytes)
 {
     if (map->bytes < PREFIX_BYTES)
-        return err_new(ERR_FORMAT, "the file has %zu bytes; a safetensors file has at least %d", map->bytes, PREFIX_BYTES);
+        return err_new(ERR_FORMAT, "the file has %zu bytes; a safetensors file has at least %d", map->bytes,
+                       PREFIX_BYTES);
     uint64_t n = 0;
     for (int i = PREFIX_BYTES - 1; i >= 0; i--) n = n << 8 | map->data[i];
     if (n == 0 || n > HEADER_MOST)
-        return err_new(ERR_FORMAT, "the header is %llu bytes long; expected 1 to %d", (unsigned long long)n, HEADER_MOST);
+        return err_new(ERR_FORMAT, "the header is %llu bytes long; expected 1 to %d", (unsigned long long)n,
+                       HEADER_MOST);
     if (n > map->bytes - PREFIX_BYTES)
         return err_new(ERR_FORMAT, "the header is %llu bytes long, but only %zu bytes follow its length",
                        (unsigned long long)n, map->bytes - PREFIX_BYTES);
@@ -37,7 +39,8 @@ static Err *read_metadata(const Json *metadata)
         return err_new(ERR_FORMAT, "%s is %s; expected an object", metadata_key, json_kind_name(metadata));
     for (const Json *text = json_first(metadata); text; text = json_next(text))
         if (json_kind(text) != JSON_STRING)
-            return err_new(ERR_FORMAT, "%s.%s is %s; expected a string", metadata_key, json_key(text), json_kind_name(text));
+            return err_new(ERR_FORMAT, "%s.%s is %s; expected a string", metadata_key, json_key(text),
+                           json_kind_name(text));
     return NULL;
 }
 
@@ -76,7 +79,8 @@ static Err *read_place(TensorView *view, const Json *offsets, const unsigned cha
     TRY(json_to_int(json_first(offsets), "data_offsets", 0, INT64_MAX, &begin));
     TRY(json_to_int(json_next(json_first(offsets)), "data_offsets", 0, INT64_MAX, &end));
     if (begin > end)
-        return err_new(ERR_FORMAT, "data_offsets begin at %lld and end before, at %lld", (long long)begin, (long long)end);
+        return err_new(ERR_FORMAT, "data_offsets begin at %lld and end before, at %lld", (long long)begin,
+                       (long long)end);
     if ((uint64_t)end > buffer_bytes)
         return err_new(ERR_FORMAT, "data_offsets end at %lld, but the file holds %zu bytes of data (truncated?)",
                        (long long)end, buffer_bytes);
@@ -178,8 +182,8 @@ Err *safetensors_open(Safetensors *file, const char *path)
     *file = (Safetensors){0};
     Err *err = file_map(&file->map, path); /* names the path itself */
     if (err) return err;
-    if ((err = mem_copy_text(&file->path, path)))   goto done;
-    if ((err = header_bytes(&file->map, &bytes)))   goto done;
+    if ((err = mem_copy_text(&file->path, path))) goto done;
+    if ((err = header_bytes(&file->map, &bytes))) goto done;
     const unsigned char *text = file->map.data + PREFIX_BYTES;
     err = err_wrap(json_parse(&header, (const char *)text, bytes), "header");
     if (!err) err = read_header(file, header, text + bytes, file->map.bytes - PREFIX_BYTES - bytes);
@@ -212,7 +216,8 @@ static Err *check_written(const TensorView *view)
     for (size_t d = 0; d < view->n_dims; d++)
         if (__builtin_mul_overflow(bytes, view->shape[d], &bytes)) bytes = SIZE_MAX;
     if (view->n_dims > TENSOR_DIMS || bytes != view->bytes)
-        return err_new(ERR_FORMAT, "tensor %s: has %zu bytes; dtype and shape take %zu", view->name, view->bytes, bytes);
+        return err_new(ERR_FORMAT, "tensor %s: has %zu bytes; dtype and shape take %zu", view->name, view->bytes,
+                       bytes);
     return NULL;
 }
 
@@ -266,7 +271,8 @@ static Err *put_tensor(FILE *stream, const TensorView *view, const Source *sourc
     return NULL;
 }
 
-static Err *put_all(FILE *stream, const char *text, const TensorView *tensors, size_t n_tensors, const Source *source, const char *path)
+static Err *put_all(FILE *stream, const char *text, const TensorView *tensors, size_t n_tensors, const Source *source,
+                    const char *path)
 {
     size_t bytes = strlen(text), padding = (8 - bytes % 8) % 8;
     unsigned char prefix[PREFIX_BYTES];
@@ -298,7 +304,8 @@ Err *safetensors_write(const char *path, const TensorView *tensors, size_t n_ten
     return write_file(path, tensors, n_tensors, &(Source){0});
 }
 
-Err *safetensors_write_filled(const char *path, const TensorView *tensors, size_t n_tensors, TensorFill fill, void *context)
+Err *safetensors_write_filled(const char *path, const TensorView *tensors, size_t n_tensors, TensorFill fill,
+                              void *context)
 {
     Source source = {.fill = fill, .context = context};
     TRY(mem_new(&source.piece, PIECE_BYTES, 1));

@@ -44,6 +44,7 @@ MUST_USE Err *safetensors_write(const char *path, const TensorView *tensors, siz
 /* The same for tensors that no memory holds at once: fill writes bytes [at, at + n) of a tensor into out, piece by piece
  * in their order, each a whole number of elements. */
 typedef Err *(*TensorFill)(void *context, const TensorView *view, size_t at, size_t n, void *out);
-MUST_USE Err *safetensors_write_filled(const char *path, const TensorView *tensors, size_t n_tensors, TensorFill fill, void *context);
+MUST_USE Err *safetensors_write_filled(const char *path, const TensorView *tensors, size_t n_tensors, TensorFill fill,
+                                       void *context);
 
 #endif

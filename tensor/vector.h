@@ -6,11 +6,11 @@
 
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
+#define INLINE       static inline __attribute__((always_inline))
 #define PASTE_(a, b) a##b
-#define PASTE(a, b) PASTE_(a, b)
-#define TEXT_(a) #a
-#define TEXT(a) TEXT_(a)
+#define PASTE(a, b)  PASTE_(a, b)
+#define TEXT_(a)     #a
+#define TEXT(a)      TEXT_(a)
 
 #if defined KERNEL_avx512
 #include <immintrin.h>
@@ -81,7 +81,8 @@ INLINE void transpose(const float *const in[SQUARE], float *out, size_t step, fl
 {
     __m256 a[8], b[8];
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) a[i] = s == 1 ? _mm256_loadu_ps(in[i]) : _mm256_mul_ps(_mm256_loadu_ps(in[i]), _mm256_set1_ps(s));
+    for (int i = 0; i < 8; i++)
+        a[i] = s == 1 ? _mm256_loadu_ps(in[i]) : _mm256_mul_ps(_mm256_loadu_ps(in[i]), _mm256_set1_ps(s));
 #pragma GCC unroll 4
     for (int i = 0; i < 8; i += 2) { /* pairs, then fours, then halves */
         b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);

@@ -5,7 +5,8 @@ static float scale_at(const Weight *w, size_t row, size_t col)
 {
     size_t blocks = (w->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK;
     float scale;
-    memcpy(&scale, (const char *)w->scale + (row / WEIGHT_BLOCK * blocks + col / WEIGHT_BLOCK) * sizeof scale, sizeof scale);
+    memcpy(&scale, (const char *)w->scale + (row / WEIGHT_BLOCK * blocks + col / WEIGHT_BLOCK) * sizeof scale,
+           sizeof scale);
     return scale;
 }
 

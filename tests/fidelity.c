@@ -41,7 +41,7 @@ typedef struct {
     size_t n_seen;
     bool bf16;
     size_t differing, bad;
-    size_t flipped; /* choices that differ with the adapter */
+    size_t flipped;     /* choices that differ with the adapter */
     const char *prefix; /* "" or "adapter." or "z_loss." of the run at work */
 } Case;
 
@@ -124,7 +124,9 @@ static void compare_ids(Case *c, const char *tensor, size_t at, size_t n, const 
         int64_t r;
         memcpy(&r, (const char *)view->data + 8 * (at + i), 8);
         if (r == data[i]) continue;
-        if (c->differing++ < 5) printf("  %s: element %zu is %lld, the reference has %lld\n", tensor, at + i, (long long)data[i], (long long)r);
+        if (c->differing++ < 5)
+            printf("  %s: element %zu is %lld, the reference has %lld\n", tensor, at + i, (long long)data[i],
+                   (long long)r);
     }
 }
 
@@ -134,7 +136,9 @@ static void report_bf16(Case *c)
     err_free(json_get_number(json_find(c->facts, "transformers_bf16"), "logits_relative_rms", &most));
     for (size_t i = 0; i < c->n_seen; i++) {
         const char *name = c->seen[i].name;
-        double bound = !strcmp(name, "logits") ? most : strncmp(name, "adapter.grad.", 13) || c->flipped ? INFINITY : bf16_gradient_most;
+        double bound = !strcmp(name, "logits")                            ? most
+                       : strncmp(name, "adapter.grad.", 13) || c->flipped ? INFINITY
+                                                                          : bf16_gradient_most;
         bool bad = !(c->seen[i].rms <= bound) || !isfinite(c->seen[i].rms);
         c->bad += bad;
         printf("  %-36s rms %8.1e  max %8.1e", name, c->seen[i].rms, c->seen[i].max);
@@ -154,11 +158,13 @@ static void report(Case *c)
             err_free(json_get_number(row, "relative_rms", &rms));
             err_free(json_get_number(row, "max_over_rms", &max));
         }
-        double ratio = fmax(c->seen[i].rms, floor_of) / fmax(rms, floor_of), max_ratio = fmax(c->seen[i].max, floor_of) / fmax(max, floor_of);
+        double ratio = fmax(c->seen[i].rms, floor_of) / fmax(rms, floor_of),
+               max_ratio = fmax(c->seen[i].max, floor_of) / fmax(max, floor_of);
         bool bad = !(ratio <= rms_most) || !(max_ratio <= max_most) || !row;
         c->bad += bad;
-        printf("  %-36s rms %8.1e  torch %8.1e  ratio %5.2f   max %8.1e  torch %8.1e  ratio %5.2f%s\n", c->seen[i].name, c->seen[i].rms, rms,
-               ratio, c->seen[i].max, max, max_ratio, bad ? row ? "  FAIL" : "  FAIL: not in reference.json" : "");
+        printf("  %-36s rms %8.1e  torch %8.1e  ratio %5.2f   max %8.1e  torch %8.1e  ratio %5.2f%s\n", c->seen[i].name,
+               c->seen[i].rms, rms, ratio, c->seen[i].max, max, max_ratio,
+               bad ? row ? "  FAIL" : "  FAIL: not in reference.json" : "");
     }
     if (c->differing) printf("  %zu choices differ  FAIL\n", c->differing);
 }
@@ -169,8 +175,10 @@ static void see(void *context, const char *what, size_t l, size_t row, size_t ro
 {
     Case *c = context;
     char name[128], kind[32];
-    if (strncmp(what, "router.", 7) == 0) snprintf(kind, sizeof kind, "router.%zu.%s", l, what + 7);
-    else snprintf(kind, sizeof kind, "%s.%zu", what, l);
+    if (strncmp(what, "router.", 7) == 0)
+        snprintf(kind, sizeof kind, "router.%zu.%s", l, what + 7);
+    else
+        snprintf(kind, sizeof kind, "%s.%zu", what, l);
     snprintf(name, sizeof name, "%s%s", c->prefix, kind);
     if (strcmp(what, "router.experts") != 0) {
         compare_rows(c, name, row, rows, cols, data);
@@ -200,11 +208,14 @@ static Err *compare_gradients(Case *c, Step *step, Adapter *adapter)
     TRY(mem_new(&values, adapter->n, sizeof *values));
     memcpy(values, adapter->values, bytes);
     for (size_t l = 0; l < adapter->n_layers; l++) /* for a moment the adapter's values are its gradients */
-        memcpy(adapter->values + adapter->layers[l].offset, step_gradient(step, l), adapter->layers[l].n * sizeof *values);
+        memcpy(adapter->values + adapter->layers[l].offset, step_gradient(step, l),
+               adapter->layers[l].n * sizeof *values);
     Err *err = adapter_modules(adapter, &pairs, &n);
     for (size_t i = 0; i < n && !err; i++) {
-        if (!pairs[i].A) snprintf(name, sizeof name, "%sgrad.%s.weight", c->prefix, pairs[i].module);
-        else snprintf(name, sizeof name, "%sgrad.%s.lora_B.weight", c->prefix, pairs[i].module);
+        if (!pairs[i].A)
+            snprintf(name, sizeof name, "%sgrad.%s.weight", c->prefix, pairs[i].module);
+        else
+            snprintf(name, sizeof name, "%sgrad.%s.lora_B.weight", c->prefix, pairs[i].module);
         compare_rows(c, name, 0, pairs[i].out, pairs[i].A ? pairs[i].r : pairs[i].in, pairs[i].B);
         if (!pairs[i].A) continue;
         snprintf(name, sizeof name, "%sgrad.%s.lora_A.weight", c->prefix, pairs[i].module);
@@ -227,7 +238,9 @@ static void compare_keys(Case *c, const Choices *choices, const Group *group)
         snprintf(name, sizeof name, "%sindexer.%zu.keys", c->prefix, l);
         for (size_t d = 0; d < group->n_docs; d++)
             for (size_t t = 0; t < c->T; t++) {
-                const uint64_t *bits = choices->keys[l].of && choices->keys[l].of[d] ? choices->keys[l].of[d] + t * keys_words(group, d) : NULL;
+                const uint64_t *bits = choices->keys[l].of && choices->keys[l].of[d]
+                                           ? choices->keys[l].of[d] + t * keys_words(group, d)
+                                           : NULL;
                 int64_t row[1024];
                 size_t n = 0;
                 for (size_t k = 0; k <= t && n < width; k++)
@@ -284,8 +297,13 @@ static Err *run_once(Case *c, Adapter *adapter, const char *prefix, const char *
     StepProbe probe = {c, see};
     double reference;
     if (balance) {
-        const struct { const char *name; double *at; } all[] = {{"seq_aux_loss", &b->seq_aux_loss}, {"aux_loss", &b->aux_loss},
-            {"load_balancing_loss", &b->load_balancing_loss}, {"z_loss", &b->z_loss}};
+        const struct {
+            const char *name;
+            double *at;
+        } all[] = {{"seq_aux_loss", &b->seq_aux_loss},
+                   {"aux_loss", &b->aux_loss},
+                   {"load_balancing_loss", &b->load_balancing_loss},
+                   {"z_loss", &b->z_loss}};
         for (size_t i = 0; i < 4; i++)
             if (strcmp(all[i].name, balance) == 0) *all[i].at = 1;
     }
@@ -298,8 +316,11 @@ static Err *run_once(Case *c, Adapter *adapter, const char *prefix, const char *
     if (!err) err = step_gradients(step, &batch, 0, &probe, &result);
     if (!err) err = json_get_number(c->facts, loss_name, &reference);
     if (!err) {
-        double value = !balance ? result.loss : b->seq_aux_loss != 0 ? result.balance.seq_aux_loss : b->aux_loss != 0 ? result.balance.aux_loss
-                       : b->z_loss != 0 ? result.balance.z_loss : result.balance.load_balancing_loss;
+        double value = !balance               ? result.loss
+                       : b->seq_aux_loss != 0 ? result.balance.seq_aux_loss
+                       : b->aux_loss != 0     ? result.balance.aux_loss
+                       : b->z_loss != 0       ? result.balance.z_loss
+                                              : result.balance.load_balancing_loss;
         compare_scalar(c, loss_name, value, reference);
         err = compare_gradients(c, step, adapter);
     }
@@ -344,7 +365,8 @@ static Err *run_curve(Case *c, const char *folder)
             if (i) docs[d].targets[i - 1] = (int32_t)id;
         }
     }
-    Err *err = step_new(&step, &c->dp, c->model, adapter, &(StepConfig){.adamw = fixture_adamw, .max_grad_norm = 1, .keep_layers = 1});
+    Err *err = step_new(&step, &c->dp, c->model, adapter,
+                        &(StepConfig){.adamw = fixture_adamw, .max_grad_norm = 1, .keep_layers = 1});
     const Json *loss = json_first(losses), *rate = json_first(rates);
     for (size_t s = 0; loss && !err; s++, loss = json_next(loss), rate = json_next(rate)) {
         const Document *two[] = {&docs[2 * s % 4], &docs[(2 * s + 1) % 4]};
@@ -353,7 +375,9 @@ static Err *run_curve(Case *c, const char *folder)
         err = batch_new(&batch, &c->dp, 2, two, 1, 0); /* a micro-batch each */
         if (!err) err = step_gradients(step, &batch, s, NULL, &result);
         if (!err) compare_scalar(c, "curve.loss", result.loss, json_number(loss));
-        if (!err) err = step_update(step, s + 1, &(StepRates){json_number(rate), json_number(rate), json_number(rate)}, &result);
+        if (!err)
+            err = step_update(step, s + 1, &(StepRates){json_number(rate), json_number(rate), json_number(rate)},
+                              &result);
         batch_free(&batch);
     }
     LoraModule *pairs;
@@ -412,7 +436,8 @@ static Err *open_case(Case *c, const char *folder)
     TRY(file_join(path, folder, "reference.safetensors"));
     TRY(safetensors_open(&c->reference, path));
     TRY(model_open(&c->model, folder));
-    const TensorView *ids = safetensors_find(&c->reference, "input_ids"), *labels = safetensors_find(&c->reference, "labels");
+    const TensorView *ids = safetensors_find(&c->reference, "input_ids"),
+                     *labels = safetensors_find(&c->reference, "labels");
     c->n_docs = ids->shape[0];
     c->T = ids->shape[1];
     TRY(mem_new(&c->docs, c->n_docs, sizeof *c->docs));
@@ -492,8 +517,10 @@ int main(int argc, char **argv)
         if (c) c->bf16 = strncmp(matmul_path(), "bf16/", 5) == 0;
         printf("%s  (%s)\n", argv[i], matmul_path());
         Err *err = c ? run_case(c, argv[i]) : err_new(ERR_MEMORY, "out of memory");
-        if (err) printf("  FAIL: %s\n", err_message(err));
-        else (c->bf16 ? report_bf16 : report)(c);
+        if (err)
+            printf("  FAIL: %s\n", err_message(err));
+        else
+            (c->bf16 ? report_bf16 : report)(c);
         bool good = !err && c->bad == 0 && (c->bf16 || c->differing == 0) && c->n_seen > 0;
         passed += good;
         failed += !good;

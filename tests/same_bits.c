@@ -35,9 +35,9 @@ extern char **environ;
 typedef struct {
     const char *graft, *model, *data, *compute;
     char scratch[64];
-    char state[80];   /* of the first run; the others must equal it */
+    char state[80]; /* of the first run; the others must equal it */
     char *metrics;
-    bool evaluates;   /* lines of evaluations count, too */
+    bool evaluates;            /* lines of evaluations count, too */
     uint64_t kill_key, run_ms; /* run_ms: what the first run took, start to end */
     size_t passed, failed;
 } Bits;
@@ -48,18 +48,62 @@ typedef struct {
     const char *memory; /* memory_limit; NULL: none */
 } Way;
 
-static const char *const common[] = {"--r", "4", "--lora_alpha", "8", "--lora_dropout", "0.1", "--target_modules", "all-linear", "--train_router", "--train_batch_size",
-                                     "7", "--micro_batch_tokens", "200", "--max_length", "160", "--learning_rate", "1e-3", "--seq_aux_loss_coef", "0.01",
-                                     "--aux_loss_coef", "0.01", "--load_balancing_loss_coef", "0.01", "--z_loss_coef", "0.001", "--warmup_ratio", "0.25",
-                                     "--weight_decay", "0.01", "--router_bias_update_rate", "0.001", "--loraplus_lr_ratio", "4", "--router_learning_rate", "1e-4",
-                                     "--tensorboard", "false", "--save_steps", "2", "--save_total_limit", "0", "--seed", "7", "--max_steps", "4"};
+static const char *const common[] = {"--r",
+                                     "4",
+                                     "--lora_alpha",
+                                     "8",
+                                     "--lora_dropout",
+                                     "0.1",
+                                     "--target_modules",
+                                     "all-linear",
+                                     "--train_router",
+                                     "--train_batch_size",
+                                     "7",
+                                     "--micro_batch_tokens",
+                                     "200",
+                                     "--max_length",
+                                     "160",
+                                     "--learning_rate",
+                                     "1e-3",
+                                     "--seq_aux_loss_coef",
+                                     "0.01",
+                                     "--aux_loss_coef",
+                                     "0.01",
+                                     "--load_balancing_loss_coef",
+                                     "0.01",
+                                     "--z_loss_coef",
+                                     "0.001",
+                                     "--warmup_ratio",
+                                     "0.25",
+                                     "--weight_decay",
+                                     "0.01",
+                                     "--router_bias_update_rate",
+                                     "0.001",
+                                     "--loraplus_lr_ratio",
+                                     "4",
+                                     "--router_learning_rate",
+                                     "1e-4",
+                                     "--tensorboard",
+                                     "false",
+                                     "--save_steps",
+                                     "2",
+                                     "--save_total_limit",
+                                     "0",
+                                     "--seed",
+                                     "7",
+                                     "--max_steps",
+                                     "4"};
 
 /* Start graft train in a directory; extra words are added. Returns its process, or -1. */
 static pid_t start(const Bits *bits, const char *directory, const Way *way, const char *const *extra)
 {
     char ranks[16], threads[16], keep[16];
-    const char *words[MOST_WORDS + 32] = {bits->graft, "train", "--model_name_or_path", bits->model, "--train_file", bits->data, "--output_dir", directory,
-                                          "--group_tokens", way->group, "--ranks", ranks, "--threads", threads, "--keep_layers", keep, "--compute", bits->compute};
+    const char *words[MOST_WORDS + 32] = {bits->graft,    "train",        "--model_name_or_path",
+                                          bits->model,    "--train_file", bits->data,
+                                          "--output_dir", directory,      "--group_tokens",
+                                          way->group,     "--ranks",      ranks,
+                                          "--threads",    threads,        "--keep_layers",
+                                          keep,           "--compute",    bits->compute};
     size_t n = 18;
     snprintf(ranks, sizeof ranks, "%d", way->ranks);
     snprintf(threads, sizeof threads, "%d", way->threads);
@@ -148,7 +192,8 @@ static void judge(Bits *bits, const char *what, const char *directory, int code)
         snprintf(bits->state, sizeof bits->state, "%s", state);
         bits->metrics = metrics ? strdup(metrics) : NULL;
     }
-    bool same = !code && !err && *state && strcmp(state, bits->state) == 0 && metrics && bits->metrics && strcmp(metrics, bits->metrics) == 0;
+    bool same = !code && !err && *state && strcmp(state, bits->state) == 0 && metrics && bits->metrics &&
+                strcmp(metrics, bits->metrics) == 0;
     printf("  %-58s %.16s%s\n", what, *state ? state : "(no result)", same ? "" : "  FAIL");
     fflush(stdout);
     bits->passed += same;
@@ -168,8 +213,10 @@ static void run_way(Bits *bits, const Way *way)
 {
     char directory[128], what[96];
     const char *const limit[] = {"--memory_limit", way->memory, NULL};
-    snprintf(directory, sizeof directory, "%s/g%s-r%d-t%d-k%d-m%s", bits->scratch, way->group, way->ranks, way->threads, way->keep, way->memory ? way->memory : "");
-    snprintf(what, sizeof what, "group_tokens %-4s ranks %d threads %d kept layers %d %s", way->group, way->ranks, way->threads, way->keep, way->memory ? way->memory : "");
+    snprintf(directory, sizeof directory, "%s/g%s-r%d-t%d-k%d-m%s", bits->scratch, way->group, way->ranks, way->threads,
+             way->keep, way->memory ? way->memory : "");
+    snprintf(what, sizeof what, "group_tokens %-4s ranks %d threads %d kept layers %d %s", way->group, way->ranks,
+             way->threads, way->keep, way->memory ? way->memory : "");
     uint64_t began = now_ms();
     judge(bits, what, directory, train(bits, directory, way, way->memory ? limit : NULL));
     if (!bits->run_ms) bits->run_ms = now_ms() - began;
@@ -189,9 +236,11 @@ static void run_unkept(Bits *bits, const Way *way)
 static void run_resumed(Bits *bits, const Way *before, const Way *after)
 {
     char directory[128], checkpoint[256], what[96];
-    snprintf(directory, sizeof directory, "%s/resume-%d%d-%d%d", bits->scratch, before->ranks, before->threads, after->ranks, after->threads);
+    snprintf(directory, sizeof directory, "%s/resume-%d%d-%d%d", bits->scratch, before->ranks, before->threads,
+             after->ranks, after->threads);
     snprintf(checkpoint, sizeof checkpoint, "%s/checkpoint-%06d.h5", directory, STOP_AFTER);
-    snprintf(what, sizeof what, "ranks %d threads %d, stopped, resumed with ranks %d threads %d", before->ranks, before->threads, after->ranks, after->threads);
+    snprintf(what, sizeof what, "ranks %d threads %d, stopped, resumed with ranks %d threads %d", before->ranks,
+             before->threads, after->ranks, after->threads);
     int code = train(bits, directory, before, NULL);
     const char *const resume[] = {"--resume_from_checkpoint", checkpoint, NULL};
     if (code == 0) code = train(bits, directory, after, resume);
@@ -212,12 +261,14 @@ static bool is_writing(const char *directory)
 {
     bool writing = false;
     DIR *stream = opendir(directory);
-    for (struct dirent *entry; stream && (entry = readdir(stream));) writing = writing || (strstr(entry->d_name, "checkpoint-") && strstr(entry->d_name, ".draft."));
+    for (struct dirent *entry; stream && (entry = readdir(stream));)
+        writing = writing || (strstr(entry->d_name, "checkpoint-") && strstr(entry->d_name, ".draft."));
     if (stream) closedir(stream);
     return writing;
 }
 
-static const char *const go_on[] = {"--resume_from_checkpoint", "auto", NULL}, *const start_over[] = {"--overwrite_output_dir", NULL};
+static const char *const go_on[] = {"--resume_from_checkpoint", "auto", NULL}, *const start_over[] = {
+                                                                                   "--overwrite_output_dir", NULL};
 
 /* Go on where the run can. */
 static const char *const *onward(const char *directory)
@@ -241,14 +292,18 @@ static void kill_all(pid_t child)
         fclose(file);
         text[n] = 0;
         const char *after_name = strrchr(text, ')');
-        if (after_name && sscanf(after_name, ") %*c %ld", &parent) == 1 && parent == child) kill((pid_t)strtol(entry->d_name, NULL, 10), SIGKILL);
+        if (after_name && sscanf(after_name, ") %*c %ld", &parent) == 1 && parent == child)
+            kill((pid_t)strtol(entry->d_name, NULL, 10), SIGKILL);
     }
     if (stream) closedir(stream);
     kill(child, SIGKILL);
     waitpid(child, NULL, 0);
 }
 
-static void sleep_ms(uint64_t ms) { nanosleep(&(struct timespec){(time_t)(ms / 1000), (long)(ms % 1000) * 1000000}, NULL); }
+static void sleep_ms(uint64_t ms)
+{
+    nanosleep(&(struct timespec){(time_t)(ms / 1000), (long)(ms % 1000) * 1000000}, NULL);
+}
 
 static bool has_ended(pid_t child)
 {
@@ -260,7 +315,8 @@ static bool has_ended(pid_t child)
 static const Way ways[] = {{"0", 1, 2, 0, NULL}, {"400", 2, 1, 0, NULL}, {"1", 3, 1, 2, NULL}, {"400", 1, 1, 3, NULL}};
 enum { N_WAYS = sizeof ways / sizeof *ways };
 
-static const char *const watch[] = {"--eval_steps", "2", "--tensorboard", "true", "--early_stopping_patience", "9", NULL};
+static const char *const watch[] = {
+    "--eval_steps", "2", "--tensorboard", "true", "--early_stopping_patience", "9", NULL};
 
 /* Words to go on with, and with evaluation, best step and TensorBoard on where asked. */
 static int go_on_watched(const Bits *bits, const char *directory, const Way *way, bool watched, pid_t *child)
@@ -287,7 +343,9 @@ static int plot(const Bits *bits, const char *directory)
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0);
     pid_t child;
-    int code = posix_spawn(&child, bits->graft, &actions, NULL, (char *const *)(size_t)words, environ) == 0 ? wait_for(child) : -1;
+    int code = posix_spawn(&child, bits->graft, &actions, NULL, (char *const *)(size_t)words, environ) == 0
+                   ? wait_for(child)
+                   : -1;
     posix_spawn_file_actions_destroy(&actions);
     return code;
 }
@@ -332,7 +390,8 @@ static void run_killed(Bits *bits, size_t kills)
 static bool kill_while_writing(const Bits *bits, const char *directory, const Way *way)
 {
     pid_t child = start(bits, directory, way, NULL);
-    while (child > 0 && !has_ended(child) && !(has_checkpoint(directory, STOP_AFTER) && is_writing(directory))) sleep_ms(0);
+    while (child > 0 && !has_ended(child) && !(has_checkpoint(directory, STOP_AFTER) && is_writing(directory)))
+        sleep_ms(0);
     if (child > 0) kill_all(child);
     return has_checkpoint(directory, STOP_AFTER) && !has_checkpoint(directory, STEPS);
 }
@@ -361,9 +420,11 @@ static void run_full_disk(Bits *bits)
     setrlimit(RLIMIT_FSIZE, &small);
     int code = wait_for(start(bits, directory, &ways[3], go_on));
     setrlimit(RLIMIT_FSIZE, &before);
-    bool clean = code == ERR_IO && has_checkpoint(directory, STOP_AFTER) && !has_checkpoint(directory, STEPS) && !is_writing(directory);
+    bool clean = code == ERR_IO && has_checkpoint(directory, STOP_AFTER) && !has_checkpoint(directory, STEPS) &&
+                 !is_writing(directory);
     if (!clean) show_log(directory);
-    judge(bits, clean ? "a full disk, then resumed" : "a full disk (code or files are wrong)", directory, clean ? train(bits, directory, &ways[0], go_on) : 1);
+    judge(bits, clean ? "a full disk, then resumed" : "a full disk (code or files are wrong)", directory,
+          clean ? train(bits, directory, &ways[0], go_on) : 1);
 }
 
 static void run_unwritable(Bits *bits)
@@ -392,7 +453,8 @@ static void run_signalled(Bits *bits, const Way *before, const Way *after)
     if (child > 0) kill(child, SIGTERM);
     int code = wait_for(child);
     bool saved = code == ERR_STOPPED || before->ranks > 1 || code == 0;
-    snprintf(what, sizeof what, "ranks %d: SIGUSR1, SIGTERM (code %d), resumed with %d", before->ranks, code, after->ranks);
+    snprintf(what, sizeof what, "ranks %d: SIGUSR1, SIGTERM (code %d), resumed with %d", before->ranks, code,
+             after->ranks);
     judge(bits, what, directory, saved ? train(bits, directory, after, onward(directory)) : 1);
 }
 
@@ -465,12 +527,15 @@ typedef struct {
 static void see(void *context, const char *what, size_t l, size_t row, size_t rows, size_t cols, const void *data)
 {
     Seen *seen = context;
-    float *to = !strcmp(what, "hidden") && l == seen->n_layers ? seen->last : !strcmp(what, "grad.hidden") && l == 0 ? seen->first_grad : NULL;
+    float *to = !strcmp(what, "hidden") && l == seen->n_layers ? seen->last
+                : !strcmp(what, "grad.hidden") && l == 0       ? seen->first_grad
+                                                               : NULL;
     if (to) memcpy(to + row * cols, data, rows * cols * sizeof *to);
 }
 
 /* Gradients of documents as micro-batches of their own; `scored` stands for the whole step's. */
-static Err *gradients_of(Model *model, Adapter *adapter, size_t n, const Document *const *docs, size_t n_loss_tokens, Seen *seen, float *gradient)
+static Err *gradients_of(Model *model, Adapter *adapter, size_t n, const Document *const *docs, size_t n_loss_tokens,
+                         Seen *seen, float *gradient)
 {
     Dp dp = {.size = 1};
     Batch batch = {0};
@@ -524,8 +589,10 @@ static Err *compare_alone(Bits *bits, Model *model, Adapter *adapter)
         Seen alone;
         TRY(gradients_of(model, adapter, 1, &all[d], n_loss_tokens, &alone, mine));
         size_t at = row * alone.D, bytes = lengths[d] * alone.D * sizeof(float);
-        same = same && !memcmp(alone.last, together.last + at, bytes) && !memcmp(alone.first_grad, together.first_grad + at, bytes);
-        for (size_t i = 0; i < n; i++) sum[i] = d ? sum[i] + mine[i] : mine[i]; /* the tree of three leaves: (0 + 1) + 2 */
+        same = same && !memcmp(alone.last, together.last + at, bytes) &&
+               !memcmp(alone.first_grad, together.first_grad + at, bytes);
+        for (size_t i = 0; i < n; i++)
+            sum[i] = d ? sum[i] + mine[i] : mine[i]; /* the tree of three leaves: (0 + 1) + 2 */
         row += lengths[d];
         free(alone.last);
         free(alone.first_grad);
@@ -551,9 +618,13 @@ static Err *run_alone(Bits *bits)
     Json *targets = json_new_array();
     json_add_string(targets, NULL, "all-linear"); /* everything that can carry a pair */
     TRY(model_open(&model, bits->model));
-    Err *err = adapter_new(&adapter, model, &(LoraConfig){.r = 4, .lora_alpha = 8, .target_modules = json_first(targets), .train_router = true}, 3);
+    Err *err =
+        adapter_new(&adapter, model,
+                    &(LoraConfig){.r = 4, .lora_alpha = 8, .target_modules = json_first(targets), .train_router = true},
+                    3);
     if (!err) {
-        for (size_t i = 0; i < adapter->n; i++) adapter->values[i] += 0.02f * (float)rng_normal(5, i); /* B is zero no more */
+        for (size_t i = 0; i < adapter->n; i++)
+            adapter->values[i] += 0.02f * (float)rng_normal(5, i); /* B is zero no more */
         err = compare_alone(bits, model, adapter);
         adapter_free(adapter);
     }
@@ -586,7 +657,7 @@ static void run_everything(Bits *bits)
     run_way(bits, &(Way){"0", 1, 2, 0, "62MiB"});
     run_way(bits, &(Way){"1", 1, 1, 3, "142MiB"});
     run_way(bits, &(Way){"0", 2, 1, 0, "118MiB"});
-    run_way(bits, &(Way){"1", 3, 1, 0, "156MiB"}); /* ranks with unequal numbers of groups */
+    run_way(bits, &(Way){"1", 3, 1, 0, "156MiB"});   /* ranks with unequal numbers of groups */
     run_way(bits, &(Way){"400", 3, 1, 0, "162MiB"}); /* and experts in runs */
     run_resumed(bits, &(Way){"0", 1, 2, 0, NULL}, &(Way){"1", 3, 1, 2, NULL});
     run_resumed(bits, &(Way){"400", 2, 1, 0, NULL}, &(Way){"0", 1, 1, 0, NULL});
@@ -606,7 +677,11 @@ static void run_everything(Bits *bits)
 
 int main(int argc, char **argv)
 {
-    Bits bits = {.graft = argc > 1 ? argv[1] : "", .model = argc > 2 ? argv[2] : "", .data = argc > 3 ? argv[3] : "", .compute = argc > 4 ? argv[4] : "fp32", .scratch = "/tmp/same_bits.XXXXXX"};
+    Bits bits = {.graft = argc > 1 ? argv[1] : "",
+                 .model = argc > 2 ? argv[2] : "",
+                 .data = argc > 3 ? argv[3] : "",
+                 .compute = argc > 4 ? argv[4] : "fp32",
+                 .scratch = "/tmp/same_bits.XXXXXX"};
     matmul_prepare(argv);
     if (argc < 4 || argc > 6) {
         fprintf(stderr, "usage: same_bits GRAFT MODEL DATA [COMPUTE [KILLS]]\n");

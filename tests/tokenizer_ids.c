@@ -26,8 +26,10 @@ static Err *serve(const char *path)
     if (!err) err = encoder_new(&encoder, tokenizer);
     while (!err && fread(&bytes, sizeof bytes, 1, stdin) == 1) {
         char *text = malloc(bytes + 1u);
-        if (!text || fread(text, 1, bytes, stdin) != bytes) err = err_new(ERR_IO, "the input is cut short");
-        else err = answer(encoder, text, bytes, &tokens);
+        if (!text || fread(text, 1, bytes, stdin) != bytes)
+            err = err_new(ERR_IO, "the input is cut short");
+        else
+            err = answer(encoder, text, bytes, &tokens);
         free(text);
     }
     tokens_free(&tokens);

@@ -88,7 +88,8 @@ void audit_observe(Audit *a, const Dp *dp, Step *step)
         size_t begin, end;
         dp_slice(dp, dp->rank, a->adapter->layers[part->l].n, &begin, &end);
         const float *slice = step_gradient(step, part->l);
-        part->now = has_gradient(part->params[1], begin, end, slice) || has_gradient(part->params[0], begin, end, slice);
+        part->now = has_gradient(part->params[1], begin, end, slice) ||
+                    has_gradient(part->params[0], begin, end, slice);
         part->ever = part->ever || part->now;
     }
     for (size_t l = 0; l < a->adapter->n_layers; l++)
@@ -169,7 +170,8 @@ static void agree(Audit *a, const Dp *dp, uint64_t *flags)
 static Json *verdicts(Audit *a, const Step *step, bool report)
 {
     enum { MOST_TOLD = 12 };
-    Json *result = json_new_object(), *no_token = json_new_object(), *no_scored = json_new_object(), *errors = json_new_array();
+    Json *result = json_new_object(), *no_token = json_new_object(), *no_scored = json_new_object(),
+         *errors = json_new_array();
     a->n_without = a->n_errors = 0;
     for (const AuditPart *part = a->parts; part < a->parts + a->n_parts; part++) {
         const char *when;
@@ -180,10 +182,12 @@ static Json *verdicts(Audit *a, const Step *step, bool report)
         if (verdict == NO_SCORED_TOKEN) add_expert(no_scored, part->l, part->expert);
         if (verdict != FAULT) continue;
         if (++a->n_errors <= MOST_TOLD)
-            log_line("  AUDIT     ERROR: %s got no gradient from the %llu tokens %s that should give it one", part->name, (unsigned long long)tokens, when);
+            log_line("  AUDIT     ERROR: %s got no gradient from the %llu tokens %s that should give it one",
+                     part->name, (unsigned long long)tokens, when);
         json_add_string(errors, NULL, part->name);
     }
-    if (a->n_errors > MOST_TOLD) log_line("  AUDIT     ERROR: and %zu more; metrics.jsonl names them", a->n_errors - MOST_TOLD);
+    if (a->n_errors > MOST_TOLD)
+        log_line("  AUDIT     ERROR: and %zu more; metrics.jsonl names them", a->n_errors - MOST_TOLD);
     if (report) {
         log_line("  audit     %zu of %zu pairs and routers got a gradient", a->n_parts - a->n_without, a->n_parts);
         tell_experts(no_token, "saw no token since the start");
@@ -210,7 +214,10 @@ Err *audit_check(Audit *a, const Dp *dp, const Step *step, bool report, Json **r
 /* ---- the exported file ---------------------------------------------------------------------------------------- */
 
 /* A value as the file's dtype holds it. */
-static float as_stored(DType dtype, double x) { return dtype == DTYPE_BF16 ? bf16_to_f32(bf16_from_f32((float)x)) : (float)x; }
+static float as_stored(DType dtype, double x)
+{
+    return dtype == DTYPE_BF16 ? bf16_to_f32(bf16_from_f32((float)x)) : (float)x;
+}
 
 static Err *differs(const char *name, const char *what)
 {
@@ -225,7 +232,8 @@ static Err *compare_values(const LoraModule *given, const AdapterLora *found, co
     double near = found->B.tensor->dtype == DTYPE_BF16 ? 1e-2 : 1e-6; /* a folded B was rounded once more */
     for (size_t i = 0; i < found->r; i++)
         for (size_t j = 0; j < given->in; j++)
-            if (A[i * given->in + j] != (i < given->r ? as_stored(found->A.tensor->dtype, (double)given->A[i * given->in + j]) : 0))
+            if (A[i * given->in + j] !=
+                (i < given->r ? as_stored(found->A.tensor->dtype, (double)given->A[i * given->in + j]) : 0))
                 return differs(given->module, "A");
     for (size_t o = 0; o < given->out; o++)
         for (size_t j = 0; j < found->r; j++) {
@@ -242,7 +250,8 @@ static Err *compare_pair(const AdapterFile *file, const LoraModule *given)
     const AdapterLora *found = adapter_file_find(file, given->module);
     float *A, *B;
     if (!found) return err_new(ERR_FORMAT, "%s is trained, and not in the file", given->module);
-    if (found->r < given->r || found->in != given->in || found->out != given->out) return differs(given->module, "the shape");
+    if (found->r < given->r || found->in != given->in || found->out != given->out)
+        return differs(given->module, "the shape");
     TRY(mem_new(&A, found->r * found->in, sizeof *A));
     Err *err = mem_new(&B, found->out * found->r, sizeof *B);
     if (!err) {
@@ -266,7 +275,8 @@ static Err *compare_router(const AdapterFile *file, const LoraModule *router)
         TRY(mem_new(&data, found->rows * found->cols, sizeof *data));
         adapter_file_read_extra(found, data);
         bool same = true;
-        for (size_t k = 0; k < found->rows * found->cols; k++) same = same && data[k] == as_stored(found->tensor->dtype, (double)router->B[k]);
+        for (size_t k = 0; k < found->rows * found->cols; k++)
+            same = same && data[k] == as_stored(found->tensor->dtype, (double)router->B[k]);
         free(data);
         return same ? NULL : differs(name, "the weight");
     }
@@ -274,7 +284,10 @@ static Err *compare_router(const AdapterFile *file, const LoraModule *router)
 }
 
 /* What the file has beyond memory must do nothing: zeros stand for experts that are not adapted. */
-static int by_module(const void *a, const void *b) { return strcmp(((const LoraModule *)a)->module, ((const LoraModule *)b)->module); }
+static int by_module(const void *a, const void *b)
+{
+    return strcmp(((const LoraModule *)a)->module, ((const LoraModule *)b)->module);
+}
 
 static Err *check_zero(const AdapterLora *found, size_t n, const LoraModule *sorted)
 {
@@ -302,7 +315,8 @@ Err *audit_export(const Adapter *adapter, const char *directory)
     Err *err = adapter_modules(adapter, &loras, &n);
     if (!err) {
         qsort(loras, n, sizeof *loras, by_module);
-        for (size_t i = 0; i < n && !err; i++) err = loras[i].A ? compare_pair(file, &loras[i]) : compare_router(file, &loras[i]);
+        for (size_t i = 0; i < n && !err; i++)
+            err = loras[i].A ? compare_pair(file, &loras[i]) : compare_router(file, &loras[i]);
         for (size_t i = 0; i < file->n_loras && !err; i++) err = check_zero(&file->loras[i], n, loras);
         lora_modules_free(loras, n);
     }

@@ -10,20 +10,20 @@
 #include "train/step.h"
 
 typedef struct {
-    char *name;              /* "model.layers.3.mlp.experts.7.gate_up_proj", "model.layers.3.mlp.gate" */
+    char *name; /* "model.layers.3.mlp.experts.7.gate_up_proj", "model.layers.3.mlp.gate" */
     size_t l;
-    bool routed;             /* of a routed expert */
+    bool routed; /* of a routed expert */
     size_t expert;
-    const Param *params[2];  /* A and B, or a router's weight and NULL */
-    bool now, ever;          /* a gradient in the last step, since the start; in this rank's slices until audit_check */
+    const Param *params[2]; /* A and B, or a router's weight and NULL */
+    bool now, ever;         /* a gradient in the last step, since the start; in this rank's slices until audit_check */
 } AuditPart;
 
 typedef struct {
     const Adapter *adapter;
     size_t n_parts;
     AuditPart *parts;
-    uint64_t *tokens, *live; /* [n_layers][E] since the start: that chose the expert, with a gradient among them */
-    uint64_t *ever;          /* [n_parts] 1: had a gradient; agreed by audit_check, and what a checkpoint keeps */
+    uint64_t *tokens, *live;    /* [n_layers][E] since the start: that chose the expert, with a gradient among them */
+    uint64_t *ever;             /* [n_parts] 1: had a gradient; agreed by audit_check, and what a checkpoint keeps */
     size_t n_without, n_errors; /* of the last judgement */
 } Audit;
 

@@ -47,7 +47,8 @@ static Err *take(const char *key, const Json *given, const Adapter *adapter, Bal
         size_t l;
         int used = 0;
         TRY(check_value(key, member));
-        if (sscanf(json_key(member), "%zu%n", &l, &used) != 1 || json_key(member)[used] || l >= model->n_layers || model->layers[l].dense)
+        if (sscanf(json_key(member), "%zu%n", &l, &used) != 1 || json_key(member)[used] || l >= model->n_layers ||
+            model->layers[l].dense)
             return err_new(ERR_USAGE, "%s: layer %s has no router", key, json_key(member));
         if (json_number(member) > 0 && !can_act(adapter, l))
             return err_new(ERR_USAGE, "%s: nothing that is trained stands at or below the router of layer %zu", key, l);
@@ -62,7 +63,11 @@ Err *balance_coefficients(const Settings *s, const Adapter *adapter, BalanceValu
 {
     Json *all_layers = json_new_array();
     json_add_number(all_layers, NULL, s->load_balancing_loss_coef);
-    const struct { const char *key; const Json *given; size_t offset; } losses[] = {
+    const struct {
+        const char *key;
+        const Json *given;
+        size_t offset;
+    } losses[] = {
         {"seq_aux_loss_coef", s->seq_aux_loss_coef, offsetof(BalanceValues, seq_aux_loss)},
         {"aux_loss_coef", s->aux_loss_coef, offsetof(BalanceValues, aux_loss)},
         {"load_balancing_loss_coef", json_first(all_layers), offsetof(BalanceValues, load_balancing_loss)},

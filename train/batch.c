@@ -72,13 +72,14 @@ static Err *make_groups(Batch *b, const Dp *dp, const Document *const *docs, siz
     TRY(mem_new(&b->ids, rows, sizeof *b->ids));
     TRY(mem_new(&b->targets, rows, sizeof *b->targets));
     TRY(mem_new(&b->groups, n_micro, sizeof *b->groups));
-    TRY(mem_new(&b->doc_start, n_docs + n_micro, sizeof *b->doc_start));     /* a group adds one end */
+    TRY(mem_new(&b->doc_start, n_docs + n_micro, sizeof *b->doc_start)); /* a group adds one end */
     TRY(mem_new(&b->micro_start, 2 * n_micro, sizeof *b->micro_start));
     size_t *doc_start = b->doc_start, *micro_start = b->micro_start;
     for (size_t m = first; m < end;) {
         BatchGroup *g = &b->groups[b->n_groups++];
         *g = (BatchGroup){.row = b->T, .ids = b->ids + b->T, .targets = b->targets + b->T};
-        g->group = (Group){.first_doc = b->micro_doc[m], .doc_start = doc_start, .first_micro = m, .micro_start = micro_start};
+        g->group =
+            (Group){.first_doc = b->micro_doc[m], .doc_start = doc_start, .first_micro = m, .micro_start = micro_start};
         do {
             *micro_start++ = b->T - g->row;
             for (size_t d = b->micro_doc[m]; d < b->micro_doc[m + 1]; d++) {
@@ -94,7 +95,8 @@ static Err *make_groups(Batch *b, const Dp *dp, const Document *const *docs, siz
     return NULL;
 }
 
-Err *batch_new(Batch *batch, const Dp *dp, size_t n_docs, const Document *const *docs, size_t micro_batch_tokens, size_t group_tokens)
+Err *batch_new(Batch *batch, const Dp *dp, size_t n_docs, const Document *const *docs, size_t micro_batch_tokens,
+               size_t group_tokens)
 {
     *batch = (Batch){.n_docs = n_docs};
     Err *err = cut_micro(batch, docs, micro_batch_tokens);

@@ -16,29 +16,29 @@
 /* Rows of one group, with what goes in and what is asked of them. */
 typedef struct {
     Group group;
-    size_t row;           /* of its first row among the rank's */
-    const int32_t *ids;   /* [T] */
+    size_t row;             /* of its first row among the rank's */
+    const int32_t *ids;     /* [T] */
     const int32_t *targets; /* [T], -1: not scored */
 } BatchGroup;
 
 typedef struct {
-    size_t n_docs, tokens, n_loss_tokens;          /* of the whole step, all ranks */
+    size_t n_docs, tokens, n_loss_tokens; /* of the whole step, all ranks */
     size_t n_micro;
-    size_t *micro_doc;                      /* [n_micro + 1] first document of each */
-    size_t *rank_micro;                     /* [size + 1] first micro-batch of each rank */
-    size_t *rank_doc;                       /* [size + 1] first document of each rank */
-    size_t T;                               /* rows of this rank */
-    int32_t *ids, *targets;                 /* [T] */
-    size_t *doc_start;                      /* offsets for all groups, each from 0 */
+    size_t *micro_doc;      /* [n_micro + 1] first document of each */
+    size_t *rank_micro;     /* [size + 1] first micro-batch of each rank */
+    size_t *rank_doc;       /* [size + 1] first document of each rank */
+    size_t T;               /* rows of this rank */
+    int32_t *ids, *targets; /* [T] */
+    size_t *doc_start;      /* offsets for all groups, each from 0 */
     size_t *micro_start;
-    size_t n_groups, most_groups;           /* of this rank, of the rank that has most */
+    size_t n_groups, most_groups; /* of this rank, of the rank that has most */
     BatchGroup *groups;
-    size_t longest;                         /* tokens of the longest document */
+    size_t longest; /* tokens of the longest document */
 } Batch;
 
 /* Documents are borrowed while it runs. group_tokens 0: one group. */
-MUST_USE Err *batch_new(Batch *batch, const Dp *dp, size_t n_docs, const Document *const *docs, size_t micro_batch_tokens,
-                        size_t group_tokens);
+MUST_USE Err *batch_new(Batch *batch, const Dp *dp, size_t n_docs, const Document *const *docs,
+                        size_t micro_batch_tokens, size_t group_tokens);
 void batch_free(Batch *batch);
 
 #endif

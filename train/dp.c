@@ -75,7 +75,8 @@ Err *dp_same(const Dp *dp, uint64_t value, const char *what)
 void dp_add_counts(const Dp *dp, size_t n, uint64_t *counts)
 {
     for (size_t at = 0; at < n && dp->size > 1; at += PIECE)
-        MPI_Allreduce(MPI_IN_PLACE, counts + at, (int)(n - at < PIECE ? n - at : PIECE), MPI_UINT64_T, MPI_SUM, MPI_COMM_WORLD);
+        MPI_Allreduce(MPI_IN_PLACE, counts + at, (int)(n - at < PIECE ? n - at : PIECE), MPI_UINT64_T, MPI_SUM,
+                      MPI_COMM_WORLD);
 }
 
 unsigned dp_any(const Dp *dp, unsigned bits)
@@ -107,8 +108,10 @@ static Err *start(Requests *requests, bool receive, float *data, size_t n, int o
         int count = (int)(n - at < PIECE ? n - at : PIECE);
         TRY(mem_grow(&requests->items, &requests->capacity, requests->n + 1, sizeof *requests->items));
         MPI_Request *request = &requests->items[requests->n++];
-        if (receive) MPI_Irecv(data + at, count, MPI_FLOAT, other, 0, MPI_COMM_WORLD, request);
-        else MPI_Isend(data + at, count, MPI_FLOAT, other, 0, MPI_COMM_WORLD, request);
+        if (receive)
+            MPI_Irecv(data + at, count, MPI_FLOAT, other, 0, MPI_COMM_WORLD, request);
+        else
+            MPI_Isend(data + at, count, MPI_FLOAT, other, 0, MPI_COMM_WORLD, request);
     }
     return NULL;
 }
@@ -132,8 +135,10 @@ static Err *exchange(Dp *dp, const Forest *forest, const size_t *first, size_t b
         size_t count = forest_cover(first[r], first[r + 1], trees + at);
         for (size_t i = 0; i < count && n && !err; i++) { /* a small layer has no slice for every rank */
             float *to = dp->buffer + (at + i) * n;
-            if (r == dp->rank) memcpy(to, forest->subtrees + i * forest->n + begin, n * sizeof *to);
-            else err = start(&requests, true, to, n, r);
+            if (r == dp->rank)
+                memcpy(to, forest->subtrees + i * forest->n + begin, n * sizeof *to);
+            else
+                err = start(&requests, true, to, n, r);
         }
         at += count;
     }

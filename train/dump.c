@@ -11,7 +11,7 @@ struct Dump {
     size_t rows, n, capacity;
     TensorView *tensors; /* names and data are owned */
     StepProbe probe;
-    Err *err;            /* the first: a probe cannot return one */
+    Err *err; /* the first: a probe cannot return one */
 };
 
 /* A zeroed tensor of that name. */
@@ -21,7 +21,8 @@ static Err *add(Dump *dump, const char *name, DType dtype, size_t rows, size_t c
     TRY(mem_grow(&dump->tensors, &dump->capacity, dump->n + 1, sizeof *dump->tensors));
     TRY(mem_copy_text(&own, name));
     TensorView *tensor = &dump->tensors[dump->n++];
-    *tensor = (TensorView){.name = own, .dtype = dtype, .n_dims = 2, .shape = {rows, cols}, .bytes = rows * cols * dtype_bytes(dtype)};
+    *tensor = (TensorView){
+        .name = own, .dtype = dtype, .n_dims = 2, .shape = {rows, cols}, .bytes = rows * cols * dtype_bytes(dtype)};
     TRY(mem_new(data, rows * cols, dtype_bytes(dtype)));
     tensor->data = *data;
     return NULL;

@@ -17,6 +17,7 @@ void dump_free(Dump *dump);
 const StepProbe *dump_probe(Dump *dump);
 
 /* Add the gradients that the step holds, and write the file. Collective. */
-MUST_USE Err *dump_write(Dump *dump, const Dp *dp, Step *step, const Adapter *adapter, uint64_t number, const char *directory);
+MUST_USE Err *dump_write(Dump *dump, const Dp *dp, Step *step, const Adapter *adapter, uint64_t number,
+                         const char *directory);
 
 #endif

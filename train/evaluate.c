@@ -14,8 +14,8 @@ typedef struct {
     const Adapter *adapter;
     const Dataset *dataset;
     const EvaluateHow *how;
-    size_t *first;          /* [size + 1] first document of each rank in this pass */
-    DocumentScore *scores;  /* [count] of all documents */
+    size_t *first;         /* [size + 1] first document of each rank in this pass */
+    DocumentScore *scores; /* [count] of all documents */
 } Work;
 
 enum { SCORE = sizeof(DocumentScore) / sizeof(double) };
@@ -27,7 +27,8 @@ static void share_out(Work *w, size_t at, size_t share)
 {
     for (int r = 0; r < w->dp->size; r++) {
         w->first[r] = at;
-        for (size_t tokens = 0; at < dataset_count(w->dataset) && tokens < share; at++) tokens += dataset_document(w->dataset, at)->n;
+        for (size_t tokens = 0; at < dataset_count(w->dataset) && tokens < share; at++)
+            tokens += dataset_document(w->dataset, at)->n;
     }
     w->first[w->dp->size] = at;
 }
@@ -95,7 +96,8 @@ static Err *sum_up(Evaluation *e, const Dataset *dataset, const DocumentScore *s
     return NULL;
 }
 
-Err *evaluate_dataset(Evaluation *e, Model *model, const Dp *dp, const Adapter *adapter, const Dataset *dataset, const EvaluateHow *how)
+Err *evaluate_dataset(Evaluation *e, Model *model, const Dp *dp, const Adapter *adapter, const Dataset *dataset,
+                      const EvaluateHow *how)
 {
     Work w = {.model = model, .dp = dp, .adapter = adapter, .dataset = dataset, .how = how};
     *e = (Evaluation){0};

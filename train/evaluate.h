@@ -27,8 +27,8 @@ typedef struct {
 
 /* adapter NULL: the base. The same bits for any number of ranks and any `how`, and those of `graft eval`. Collective.
  * Fails: ERR_STOPPED on all ranks, after the same layer. */
-MUST_USE Err *evaluate_dataset(Evaluation *evaluation, Model *model, const Dp *dp, const Adapter *adapter, const Dataset *dataset,
-                               const EvaluateHow *how);
+MUST_USE Err *evaluate_dataset(Evaluation *evaluation, Model *model, const Dp *dp, const Adapter *adapter,
+                               const Dataset *dataset, const EvaluateHow *how);
 void evaluation_free(Evaluation *evaluation);
 
 #endif

@@ -20,8 +20,10 @@ static size_t merge_spans(size_t n, RateSpan *spans)
     size_t kept = 0;
     qsort(spans, n, sizeof *spans, by_begin);
     for (size_t i = 0; i < n; i++) {
-        if (kept && spans[kept - 1].kind == spans[i].kind && spans[kept - 1].end == spans[i].begin) spans[kept - 1].end = spans[i].end;
-        else spans[kept++] = spans[i];
+        if (kept && spans[kept - 1].kind == spans[i].kind && spans[kept - 1].end == spans[i].begin)
+            spans[kept - 1].end = spans[i].end;
+        else
+            spans[kept++] = spans[i];
     }
     return kept;
 }
@@ -37,7 +39,9 @@ static Err *set_spans(Slices *s)
         RateSpan *span = s->spans + s->span_at[l];
         for (size_t i = 0; i < layer->n_params; i++) {
             const Param *p = &layer->params[i];
-            RateKind kind = p == layer->router ? RATE_ROUTER : i % 2 ? RATE_B : RATE_A; /* pairs come first, A before B */
+            RateKind kind = p == layer->router ? RATE_ROUTER
+                            : i % 2            ? RATE_B
+                                               : RATE_A; /* pairs come first, A before B */
             span[i] = (RateSpan){p->offset, p->offset + param_count(p), kind};
         }
         s->span_at[l + 1] = s->span_at[l] + (layer->n_params ? merge_spans(layer->n_params, span) : 0);
@@ -125,13 +129,16 @@ Err *slices_norm(Slices *s, double *norm)
 /* ---- update --------------------------------------------------------------------------------------------------- */
 
 /* AdamW on the own part [begin, end) of a layer's block, stretch by stretch of one learning rate. */
-static void update_layer(Slices *s, size_t l, const AdamW *adamw, uint64_t t, const StepRates *rates, double scale, size_t begin, size_t end)
+static void update_layer(Slices *s, size_t l, const AdamW *adamw, uint64_t t, const StepRates *rates, double scale,
+                         size_t begin, size_t end)
 {
     float *values = s->adapter->values + s->adapter->layers[l].offset;
     for (const RateSpan *span = s->spans + s->span_at[l]; span < s->spans + s->span_at[l + 1]; span++) {
-        size_t from = span->begin > begin ? span->begin : begin, to = span->end < end ? span->end : end, at = s->at[l] + from - begin;
+        size_t from = span->begin > begin ? span->begin : begin, to = span->end < end ? span->end : end,
+               at = s->at[l] + from - begin;
         double rate = span->kind == RATE_ROUTER ? rates->router : span->kind == RATE_B ? rates->B : rates->A;
-        if (from < to) adamw_update(adamw, t, rate, scale, to - from, values + from, s->m + at, s->v + at, s->gradient + at);
+        if (from < to)
+            adamw_update(adamw, t, rate, scale, to - from, values + from, s->m + at, s->v + at, s->gradient + at);
     }
 }
 

@@ -24,7 +24,7 @@ typedef struct {
 
 typedef struct {
     Dp *dp;
-    Adapter *adapter;        /* NULL: nothing is trained */
+    Adapter *adapter; /* NULL: nothing is trained */
     size_t n_layers;
     size_t *at;              /* [L + 1] where a layer's slice begins; at[L] floats in all */
     size_t *chunk_at;        /* [L + 1] first CLIP_CHUNK of each layer, all ranks */

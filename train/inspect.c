@@ -19,8 +19,13 @@
 /* Some of the settings that a run was started with. */
 static void add_settings(Json *out, const Json *settings)
 {
-    static const char *const keys[] = {"model_name_or_path", "train_file", "eval_file", "r", "lora_alpha", "target_modules", "layers_to_transform",
-                                       "train_router", "init_adapter", "train_batch_size", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"};
+    static const char *const keys[] = {"model_name_or_path",  "train_file",
+                                       "eval_file",           "r",
+                                       "lora_alpha",          "target_modules",
+                                       "layers_to_transform", "train_router",
+                                       "init_adapter",        "train_batch_size",
+                                       "learning_rate",       "lr_scheduler_type",
+                                       "lr_scheduler_kwargs"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const Json *value = json_find(settings, keys[i]);
         if (value && json_kind(value) != JSON_NULL) json_add(out, keys[i], json_duplicate(value));
@@ -35,10 +40,17 @@ static Err *checkpoint(Json *out, const char *path)
     TRY(checkpoint_peek(&info, path));
     json_add_string(out, "kind", "checkpoint");
     if (stat(path, &st) == 0) json_add_number(out, "bytes", (double)st.st_size);
-    const struct { const char *key; uint64_t value; } numbers[] = {
-        {"step", info.step}, {"epoch", info.epoch}, {"documents_in_epoch", info.epoch_position}, {"scored_tokens", info.tokens},
-        {"parameters", info.parameters}, {"seed", info.seed}};
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) json_add_number(out, numbers[i].key, (double)numbers[i].value);
+    const struct {
+        const char *key;
+        uint64_t value;
+    } numbers[] = {{"step", info.step},
+                   {"epoch", info.epoch},
+                   {"documents_in_epoch", info.epoch_position},
+                   {"scored_tokens", info.tokens},
+                   {"parameters", info.parameters},
+                   {"seed", info.seed}};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        json_add_number(out, numbers[i].key, (double)numbers[i].value);
     json_add_string(out, "compute_path", info.compute_path);
     json_add_string(out, "base_digest", info.base_digest);
     json_add_string(out, "data_digest", info.data_digest);
@@ -71,8 +83,10 @@ static void kind_of(const char *module, char kind[128])
     int used = 0;
     char leaf[64];
     if (sscanf(module, "model.layers.%zu.%n", &layer, &used) == 1 && used) module += used;
-    if (sscanf(module, "mlp.experts.%zu.%60s", &expert, leaf) == 2) snprintf(kind, 128, "mlp.experts.*.%s", leaf);
-    else snprintf(kind, 128, "%s", module);
+    if (sscanf(module, "mlp.experts.%zu.%60s", &expert, leaf) == 2)
+        snprintf(kind, 128, "mlp.experts.*.%s", leaf);
+    else
+        snprintf(kind, 128, "%s", module);
 }
 
 static Err *is_zero(const AdapterLora *lora, bool *zero)
@@ -152,7 +166,8 @@ static Err *run_curves(Json *out, const char *path)
     TRY(plot_run_read(&run, path));
     if (run.loss.n) json_add_number(out, "steps", run.loss.points[run.loss.n - 1].x);
     add_curve(out, "loss", "", "", &run.loss);
-    for (size_t i = 0; i < run.n_evals; i++) add_curve(out, "eval_loss", run.evals[i].file, run.evals[i].domain, &run.evals[i].loss);
+    for (size_t i = 0; i < run.n_evals; i++)
+        add_curve(out, "eval_loss", run.evals[i].file, run.evals[i].domain, &run.evals[i].loss);
     add_curve(out, "grad_norm", "", "", &run.grad_norm);
     add_curve(out, "load_max_over_mean", "", "", &run.load);
     plot_run_free(&run);
@@ -240,7 +255,8 @@ static bool holds(const char *directory, const char *name)
 Err *inspect_path(const char *path, bool as_json, char **text, bool *known)
 {
     size_t n = strlen(path);
-    bool is_checkpoint = n > 3 && strcmp(path + n - 3, ".h5") == 0, is_adapter = holds(path, "adapter_config.json"), is_run = holds(path, "metrics.jsonl");
+    bool is_checkpoint = n > 3 && strcmp(path + n - 3, ".h5") == 0, is_adapter = holds(path, "adapter_config.json"),
+         is_run = holds(path, "metrics.jsonl");
     *known = is_checkpoint || is_adapter || is_run;
     if (!*known) return NULL;
     Json *out = json_new_object();

@@ -13,11 +13,12 @@ Err *metrics_open(Metrics *metrics, const char *directory, uint64_t bytes)
     struct stat st;
     uint64_t have = stat(metrics->path, &st) ? 0 : (uint64_t)st.st_size;
     if (have < bytes)
-        return err_new(ERR_FORMAT, "%s has %llu bytes; the checkpoint was written after %llu", metrics->path, (unsigned long long)have,
-                       (unsigned long long)bytes);
+        return err_new(ERR_FORMAT, "%s has %llu bytes; the checkpoint was written after %llu", metrics->path,
+                       (unsigned long long)have, (unsigned long long)bytes);
     metrics->stream = fopen(metrics->path, "abe");
     if (!metrics->stream) return err_errno("open %s", metrics->path);
-    if (ftruncate(fileno(metrics->stream), (off_t)bytes)) return err_errno("cut %s back to %llu bytes", metrics->path, (unsigned long long)bytes);
+    if (ftruncate(fileno(metrics->stream), (off_t)bytes))
+        return err_errno("cut %s back to %llu bytes", metrics->path, (unsigned long long)bytes);
     return NULL;
 }
 
@@ -28,7 +29,8 @@ Err *metrics_write(Metrics *metrics, Json *line)
     json_free(line);
     if (err || !metrics->stream) return err;
     size_t n = strlen(text);
-    if (fprintf(metrics->stream, "%s\n", text) < 0 || fflush(metrics->stream)) err = err_errno("write %s", metrics->path);
+    if (fprintf(metrics->stream, "%s\n", text) < 0 || fflush(metrics->stream))
+        err = err_errno("write %s", metrics->path);
     metrics->bytes += n + 1;
     free(text);
     return err;

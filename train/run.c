@@ -36,7 +36,8 @@ static Err *read_settings(Run *run, int argc, char **argv)
     if (!s->train_file) TRY(need(NULL, "train_file"));
     TRY(need(s->output_dir, "output_dir"));
     if (s->init_adapter && (s->target_modules || s->experts || s->train_router))
-        return err_new(ERR_USAGE, "init_adapter says what is trained; leave out target_modules, experts and train_router");
+        return err_new(ERR_USAGE,
+                       "init_adapter says what is trained; leave out target_modules, experts and train_router");
     return NULL;
 }
 
@@ -45,8 +46,10 @@ static void set_threads(const Run *run)
 {
     const char *local = getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
     long ranks = local ? strtol(local, NULL, 10) : 1, cores = sysconf(_SC_NPROCESSORS_ONLN);
-    if (run->settings.threads) omp_set_num_threads((int)run->settings.threads);
-    else if (!getenv("OMP_NUM_THREADS")) omp_set_num_threads(ranks > 0 && cores / ranks > 1 ? (int)(cores / ranks) : 1);
+    if (run->settings.threads)
+        omp_set_num_threads((int)run->settings.threads);
+    else if (!getenv("OMP_NUM_THREADS"))
+        omp_set_num_threads(ranks > 0 && cores / ranks > 1 ? (int)(cores / ranks) : 1);
 }
 
 static Err *set_compute(const char *compute)
@@ -66,7 +69,8 @@ static Err *open_data(Run *run)
     TRY(file_join(path, s->model_name_or_path, "tokenizer.json"));
     TRY(tokenizer_open(&run->tokenizer, path));
     if (tokenizer_size(run->tokenizer) > (size_t)run->model->config.vocab_size)
-        return err_new(ERR_FORMAT, "%s has ids up to %zu; the model's vocab_size is %lld", path, tokenizer_size(run->tokenizer) - 1, (long long)run->model->config.vocab_size);
+        return err_new(ERR_FORMAT, "%s has ids up to %zu; the model's vocab_size is %lld", path,
+                       tokenizer_size(run->tokenizer) - 1, (long long)run->model->config.vocab_size);
     TRY(file_join(directory, s->output_dir, "data"));
     TRY(data_settings_read(&options.document, &s->data, s->model_name_or_path));
     TRY(data_files_read(&files, s->train_file));
@@ -88,7 +92,8 @@ static Err *plan_steps(Run *run)
     run->total = s->max_steps ? (uint64_t)s->max_steps : (uint64_t)ceil(s->num_train_epochs * (double)per_epoch);
     if (run->total == 0) return err_new(ERR_USAGE, "no step to take: num_train_epochs is %g", s->num_train_epochs);
     uint64_t warmup = s->warmup_steps ? (uint64_t)s->warmup_steps : schedule_warmup_steps(run->total, s->warmup_ratio);
-    return schedule_init(&run->schedule, s->lr_scheduler_type, s->lr_scheduler_kwargs, s->learning_rate, warmup, run->total);
+    return schedule_init(&run->schedule, s->lr_scheduler_type, s->lr_scheduler_kwargs, s->learning_rate, warmup,
+                         run->total);
 }
 
 /* `experts` may name a file: ESFT's expert_cfg.json. */
@@ -109,8 +114,13 @@ static Err *attach(Run *run)
     const Settings *s = &run->settings;
     TRY(read_expert_file(&run->settings));
     if (s->init_adapter) return adapter_open(&run->adapter, run->model, s->init_adapter);
-    LoraConfig lora = {.r = s->r, .lora_alpha = s->lora_alpha, .lora_dropout = s->lora_dropout, .use_rslora = s->use_rslora,
-                       .target_modules = s->target_modules, .layers_to_transform = s->layers_to_transform, .experts = s->experts,
+    LoraConfig lora = {.r = s->r,
+                       .lora_alpha = s->lora_alpha,
+                       .lora_dropout = s->lora_dropout,
+                       .use_rslora = s->use_rslora,
+                       .target_modules = s->target_modules,
+                       .layers_to_transform = s->layers_to_transform,
+                       .experts = s->experts,
                        .train_router = s->train_router};
     return adapter_new(&run->adapter, run->model, &lora, (uint64_t)s->seed);
 }
@@ -124,25 +134,30 @@ static Err *check_idle(const Run *run)
         routers = routers || run->adapter->layers[l].router;
         sparse = sparse || !run->model->layers[l].dense;
     }
-    if (s->router_learning_rate > 0 && !routers) return err_new(ERR_USAGE, "router_learning_rate is given, and no router is trained in full; see train_router");
-    if (s->router_bias_update_rate > 0 && !sparse) return err_new(ERR_USAGE, "router_bias_update_rate is given, and this model has no router");
-    if (s->early_stopping_patience && !s->eval_file.count) return err_new(ERR_USAGE, "early_stopping_patience needs an eval_file");
+    if (s->router_learning_rate > 0 && !routers)
+        return err_new(ERR_USAGE, "router_learning_rate is given, and no router is trained in full; see train_router");
+    if (s->router_bias_update_rate > 0 && !sparse)
+        return err_new(ERR_USAGE, "router_bias_update_rate is given, and this model has no router");
+    if (s->early_stopping_patience && !s->eval_file.count)
+        return err_new(ERR_USAGE, "early_stopping_patience needs an eval_file");
     return NULL;
 }
 
 static Err *make_step(Run *run)
 {
     const Settings *s = &run->settings;
-    StepConfig config = {
-        .adamw = {.beta1 = s->adam_beta1, .beta2 = s->adam_beta2, .epsilon = s->adam_epsilon, .weight_decay = s->weight_decay},
-        .max_grad_norm = s->max_grad_norm,
-        .stop = &signals_stop,
-        .lora_dropout = s->lora_dropout,
-        .seed = (uint64_t)s->seed,
-        .keep_layers = (size_t)s->keep_layers,
-        .guard = s->guard,
-        .timing = s->timing ? &run->run_timing.timing : NULL,
-        .scratch_dir = run->scratch_dir};
+    StepConfig config = {.adamw = {.beta1 = s->adam_beta1,
+                                   .beta2 = s->adam_beta2,
+                                   .epsilon = s->adam_epsilon,
+                                   .weight_decay = s->weight_decay},
+                         .max_grad_norm = s->max_grad_norm,
+                         .stop = &signals_stop,
+                         .lora_dropout = s->lora_dropout,
+                         .seed = (uint64_t)s->seed,
+                         .keep_layers = (size_t)s->keep_layers,
+                         .guard = s->guard,
+                         .timing = s->timing ? &run->run_timing.timing : NULL,
+                         .scratch_dir = run->scratch_dir};
     TRY(check_idle(run));
     TRY(balance_coefficients(s, run->adapter, &run->balance));
     config.balance = run->balance;
@@ -170,7 +185,9 @@ static Err *find_checkpoint(const Run *run, char path[PATH_BYTES], bool *found)
     if (!from) return NULL;
     if (strcmp(from, "auto") == 0) {
         TRY(checkpoint_newest(run->settings.output_dir, path, found));
-        return *found ? NULL : err_new(ERR_USAGE, "resume_from_checkpoint auto: %s has no checkpoint", run->settings.output_dir);
+        return *found
+                   ? NULL
+                   : err_new(ERR_USAGE, "resume_from_checkpoint auto: %s has no checkpoint", run->settings.output_dir);
     }
     *found = true;
     snprintf(path, PATH_BYTES, "%s", from);
@@ -187,7 +204,10 @@ static Err *prepare_output(const Run *run)
     TRY(holds_a_run(directory, &there));
     if (!there) return NULL;
     if (!run->settings.overwrite_output_dir)
-        return err_new(ERR_USAGE, "%s holds a run; resume it with --resume_from_checkpoint auto, or start over with --overwrite_output_dir", directory);
+        return err_new(
+            ERR_USAGE,
+            "%s holds a run; resume it with --resume_from_checkpoint auto, or start over with --overwrite_output_dir",
+            directory);
     char best[PATH_BYTES];
     TRY(run_best_directory(run, best));
     TRY(checkpoint_remove_from(best, 0));
@@ -209,8 +229,10 @@ static Err *start_output(Run *run)
     Err *err = find_checkpoint(run, path, &resumes);
     if (!err && writes && !resumes) err = prepare_output(run);
     TRY(dp_agree(&run->dp, err));
-    if (resumes) err = run_resume(run, path);
-    else if (writes) err = metrics_open(&run->metrics, run->settings.output_dir, 0);
+    if (resumes)
+        err = run_resume(run, path);
+    else if (writes)
+        err = metrics_open(&run->metrics, run->settings.output_dir, 0);
     TRY(dp_agree(&run->dp, err));
     if (!writes) return NULL;
     if (run->settings.tensorboard) TRY(tensorboard_open(&run->board, run->settings.output_dir, run->done));
@@ -235,7 +257,10 @@ static Err *open_parts(Run *run)
     return plan_steps(run);
 }
 
-Err *run_best_directory(const Run *run, char path[PATH_BYTES]) { return file_join(path, run->settings.output_dir, "best"); }
+Err *run_best_directory(const Run *run, char path[PATH_BYTES])
+{
+    return file_join(path, run->settings.output_dir, "best");
+}
 
 Err *run_open(Run *run, int argc, char **argv)
 {

@@ -15,10 +15,10 @@
 
 /* What a run remembers from step to step besides adapter and moments. */
 typedef struct {
-    double best_loss;     /* lowest evaluation loss */
-    uint64_t best_step;   /* 0: none yet */
-    uint64_t waited;      /* evaluations since then */
-    bool evaluated;       /* the evaluation that is due after the last step is done */
+    double best_loss;   /* lowest evaluation loss */
+    uint64_t best_step; /* 0: none yet */
+    uint64_t waited;    /* evaluations since then */
+    bool evaluated;     /* the evaluation that is due after the last step is done */
     double smoothed_loss;
 } Progress;
 
@@ -44,17 +44,17 @@ typedef struct {
     TensorBoard *board; /* NULL: none, and on ranks that do not write */
     Progress progress;
     Schedule schedule;
-    uint64_t done, total; /* steps */
-    uint64_t tokens_seen; /* by this process */
+    uint64_t done, total;      /* steps */
+    uint64_t tokens_seen;      /* by this process */
     uint64_t loss_tokens_seen; /* since the start, resumed or not */
     char *config_json;
-    RunTiming run_timing;                /* of settings.timing */
+    RunTiming run_timing; /* of settings.timing */
     StepWork work;
     Budget budget;
-    Plan plan;                    /* of the same, when `planned`: this machine was measured */
+    Plan plan; /* of the same, when `planned`: this machine was measured */
     bool planned;
-    double flops;                 /* of a step with the longest documents, all ranks */
-    const char *scratch_dir;      /* NULL: boundaries stay in memory; borrowed from settings */
+    double flops;                                /* of a step with the longest documents, all ranks */
+    const char *scratch_dir;                     /* NULL: boundaries stay in memory; borrowed from settings */
     char state_digest[2 * DIGEST_SUM_BYTES + 1]; /* of the last save: SHA-256 of values and moments; rank 0 knows it */
     char base_digest[DIGEST_BYTES], data_digest[DATASET_DIGEST];
 } Run;

@@ -27,7 +27,8 @@ static void list_extras(Saved *saved, const Run *run)
     if (per_expert) {
         saved->extras[n++] = (CkptExtra){"expert_tokens", per_expert, audit->tokens, NULL};
         saved->extras[n++] = (CkptExtra){"expert_tokens_with_gradient", per_expert, audit->live, NULL};
-        if (run->adapter->biases) saved->extras[n++] = (CkptExtra){"router_bias", per_expert, NULL, run->adapter->biases};
+        if (run->adapter->biases)
+            saved->extras[n++] = (CkptExtra){"router_bias", per_expert, NULL, run->adapter->biases};
     }
     saved->ckpt.n_extras = n;
     saved->ckpt.extras = saved->extras;
@@ -78,7 +79,8 @@ static void digest_state(Run *run, const Saved *saved)
     digest_add(&digest, saved->ckpt.values, bytes);
     digest_add(&digest, saved->ckpt.m, bytes);
     digest_add(&digest, saved->ckpt.v, bytes);
-    if (run->adapter->biases) digest_add(&digest, run->adapter->biases, run->adapter->n_layers * run->model->router.E * sizeof(float));
+    if (run->adapter->biases)
+        digest_add(&digest, run->adapter->biases, run->adapter->n_layers * run->model->router.E * sizeof(float));
     digest_end(&digest, sum);
     digest_hex(sum, sizeof sum, run->state_digest);
 }
@@ -168,8 +170,11 @@ static Err *tell_change(const char *key, const Json *was, const Json *now)
     Err *err = json_print(now, false, &now_text);
     if (!err) {
         if (is_among(key, scales))
-            err = err_new(ERR_USAGE, "%s is %s; the checkpoint has %s, and its pairs mean something else at another scale", key, now_text, was_text);
-        else log_line("  resumed   with another %s: %s, it was %s", key, now_text, was_text);
+            err = err_new(ERR_USAGE,
+                          "%s is %s; the checkpoint has %s, and its pairs mean something else at another scale", key,
+                          now_text, was_text);
+        else
+            log_line("  resumed   with another %s: %s, it was %s", key, now_text, was_text);
         free(now_text);
     }
     free(was_text);
@@ -179,16 +184,37 @@ static Err *tell_change(const char *key, const Json *was, const Json *now)
 /* What the checkpoint's settings say otherwise; those that name places or speed do not count. */
 static Err *tell_changes(const Run *run, const char *before)
 {
-    static const char *const free_to_change[] = {"output_dir", "group_tokens", "keep_layers", "resume_from_checkpoint", "overwrite_output_dir",
-                                                 "resume_on_another_path", "ranks", "threads", "memory_limit", "scratch_dir", "preload_mb", "guard",
-                                                 "logging_steps", "save_steps", "save_total_limit", "keep_best", "tensorboard", "dump",
-                                                 "early_stopping_patience", "model_name_or_path", "train_file", "bf16_adapter", "compute", NULL};
+    static const char *const free_to_change[] = {"output_dir",
+                                                 "group_tokens",
+                                                 "keep_layers",
+                                                 "resume_from_checkpoint",
+                                                 "overwrite_output_dir",
+                                                 "resume_on_another_path",
+                                                 "ranks",
+                                                 "threads",
+                                                 "memory_limit",
+                                                 "scratch_dir",
+                                                 "preload_mb",
+                                                 "guard",
+                                                 "logging_steps",
+                                                 "save_steps",
+                                                 "save_total_limit",
+                                                 "keep_best",
+                                                 "tensorboard",
+                                                 "dump",
+                                                 "early_stopping_patience",
+                                                 "model_name_or_path",
+                                                 "train_file",
+                                                 "bf16_adapter",
+                                                 "compute",
+                                                 NULL};
     Json *old, *new = NULL;
     TRY(json_parse(&old, before, strlen(before)));
     Err *err = json_parse(&new, run->config_json, strlen(run->config_json));
     for (const Json *now = err ? NULL : json_first(new); now && !err; now = json_next(now)) {
         const Json *was = json_find(old, json_key(now));
-        if (was && !json_equal(was, now) && !is_among(json_key(now), free_to_change)) err = tell_change(json_key(now), was, now);
+        if (was && !json_equal(was, now) && !is_among(json_key(now), free_to_change))
+            err = tell_change(json_key(now), was, now);
     }
     json_free(old);
     json_free(new);
@@ -200,16 +226,20 @@ static Err *check_info(const Run *run, const CkptInfo *info)
     TRY(check_same("the base model (digest)", info->base_digest, run->base_digest));
     TRY(check_same("the training data (digest)", info->data_digest, run->data_digest));
     if (info->seed != (uint64_t)run->settings.seed)
-        return err_new(ERR_USAGE, "seed is %lld; the checkpoint has %llu", (long long)run->settings.seed, (unsigned long long)info->seed);
+        return err_new(ERR_USAGE, "seed is %lld; the checkpoint has %llu", (long long)run->settings.seed,
+                       (unsigned long long)info->seed);
     if (!run->settings.resume_on_another_path) {
         Err *err = check_same("the compute path", info->compute_path, matmul_path());
         if (err) return err_wrap(err, "bits would differ (--resume_on_another_path allows it)");
     }
     uint64_t per_epoch = loader_steps_per_epoch(run->loader);
-    if (info->epoch != info->step / per_epoch || info->epoch_position != info->step % per_epoch * (uint64_t)run->settings.train_batch_size)
-        return err_new(ERR_USAGE, "train_batch_size differs: %lld documents per step do not lead to document %llu of epoch %llu after step %llu",
-                       (long long)run->settings.train_batch_size, (unsigned long long)info->epoch_position, (unsigned long long)info->epoch,
-                       (unsigned long long)info->step);
+    if (info->epoch != info->step / per_epoch ||
+        info->epoch_position != info->step % per_epoch * (uint64_t)run->settings.train_batch_size)
+        return err_new(ERR_USAGE,
+                       "train_batch_size differs: %lld documents per step do not lead to document %llu of epoch %llu "
+                       "after step %llu",
+                       (long long)run->settings.train_batch_size, (unsigned long long)info->epoch_position,
+                       (unsigned long long)info->epoch, (unsigned long long)info->step);
     return NULL;
 }
 
@@ -233,7 +263,8 @@ static Err *keep_past(Run *run)
     TRY(run_best_directory(run, best));
     TRY(checkpoint_path(path, best, run->progress.best_step));
     if (run->settings.keep_best && run->progress.best_step && !file_exists(path)) {
-        log_line("  best      step %llu is not in %s; the search begins anew", (unsigned long long)run->progress.best_step, best);
+        log_line("  best      step %llu is not in %s; the search begins anew",
+                 (unsigned long long)run->progress.best_step, best);
         run->progress.best_step = run->progress.waited = 0;
     }
     if (run->dp.rank != 0) return NULL;
@@ -256,7 +287,8 @@ static Err *read_file(Run *run, Saved *saved, const char *path)
     audit_resume(run->audit);
     digest_state(run, saved);
     err = progress_parse(&run->progress, saved->ckpt.info.progress_json);
-    if (!err && run->dp.rank == 0) err = metrics_open(&run->metrics, run->settings.output_dir, saved->ckpt.info.metrics_bytes);
+    if (!err && run->dp.rank == 0)
+        err = metrics_open(&run->metrics, run->settings.output_dir, saved->ckpt.info.metrics_bytes);
     if (!err) err = keep_past(run); /* when nothing can refuse any more */
     checkpoint_info_free(&saved->ckpt.info);
     return err;

@@ -35,7 +35,8 @@ static Err *weigh(Run *run, double loss)
 
 bool run_is_out_of_patience(const Run *run)
 {
-    return run->settings.early_stopping_patience && run->progress.waited >= (uint64_t)run->settings.early_stopping_patience;
+    return run->settings.early_stopping_patience &&
+           run->progress.waited >= (uint64_t)run->settings.early_stopping_patience;
 }
 
 /* ---- lines ---------------------------------------------------------------------------------------------------- */
@@ -47,11 +48,12 @@ static void tell(const Run *run, const char *file, const EvalPart *part)
     bool several = run->settings.eval_file.count > 1;
     double loss = loss_of(part);
     if (part->domain) {
-        log_line("            domain %s: loss %.4f, perplexity %.2f, %zu scored tokens", part->domain, loss, exp(loss), part->n_loss_tokens);
+        log_line("            domain %s: loss %.4f, perplexity %.2f, %zu scored tokens", part->domain, loss, exp(loss),
+                 part->n_loss_tokens);
         return;
     }
-    log_line("  held out  step %llu: loss %.4f, perplexity %.2f, %zu scored tokens%s%s", (unsigned long long)run->done, loss, exp(loss), part->n_loss_tokens,
-             several ? " of " : "", several ? file : "");
+    log_line("  held out  step %llu: loss %.4f, perplexity %.2f, %zu scored tokens%s%s", (unsigned long long)run->done,
+             loss, exp(loss), part->n_loss_tokens, several ? " of " : "", several ? file : "");
 }
 
 static Err *note_part(Run *run, const char *file, const EvalPart *part)
@@ -73,7 +75,9 @@ static EvaluateHow how_to(const Run *run)
 {
     enum { LEAST_PASS = 8192 };
     size_t step = run->work.step_tokens / (size_t)run->dp.size + 1, group = run->budget.group_tokens;
-    return (EvaluateHow){.group_tokens = group && group < step ? group : step, .pass_tokens = step > LEAST_PASS ? step : LEAST_PASS, .stop = &signals_stop};
+    return (EvaluateHow){.group_tokens = group && group < step ? group : step,
+                         .pass_tokens = step > LEAST_PASS ? step : LEAST_PASS,
+                         .stop = &signals_stop};
 }
 
 static Err *evaluate_files(Run *run, Evaluation *each)
@@ -95,7 +99,9 @@ static Err *note_all(Run *run, const Evaluation *each)
         scored += (double)each[i].parts[0].n_loss_tokens;
         for (size_t p = 0; p < each[i].n; p++) TRY(note_part(run, files->items[i], &each[i].parts[p]));
     }
-    if (!isfinite(nll)) return err_new(ERR_NUMERIC, "the loss on held-out data after step %llu is %g", (unsigned long long)run->done, nll);
+    if (!isfinite(nll))
+        return err_new(ERR_NUMERIC, "the loss on held-out data after step %llu is %g", (unsigned long long)run->done,
+                       nll);
     return weigh(run, nll / scored);
 }
 

@@ -13,11 +13,14 @@ static Err *name_records(const Run *run, const Batch *batch, size_t first, size_
     const Document *const *docs;
     TRY(loader_documents(run->loader, run->done, &n, &docs));
     size_t from = batch->micro_doc[first], to = batch->micro_doc[end];
-    if (end == first + 1) snprintf(text, bytes, "micro-batch %zu, ", first);
-    else snprintf(text, bytes, "micro-batches %zu to %zu, ", first, end - 1);
+    if (end == first + 1)
+        snprintf(text, bytes, "micro-batch %zu, ", first);
+    else
+        snprintf(text, bytes, "micro-batches %zu to %zu, ", first, end - 1);
     snprintf(text + strlen(text), bytes - strlen(text), "record%s", to - from == 1 ? "" : "s");
     for (size_t d = from; d < to && d < from + MOST; d++)
-        snprintf(text + strlen(text), bytes - strlen(text), " %s:%zu", dataset_file(run->train, docs[d]->file)->path, docs[d]->record);
+        snprintf(text + strlen(text), bytes - strlen(text), " %s:%zu", dataset_file(run->train, docs[d]->file)->path,
+                 docs[d]->record);
     if (to - from > MOST) snprintf(text + strlen(text), bytes - strlen(text), " ...");
     return NULL;
 }
@@ -26,7 +29,10 @@ static Err *name_records(const Run *run, const Batch *batch, size_t first, size_
 static Err *look_alone(const Run *run, size_t *first, size_t *end)
 {
     Dp alone = {.size = 1};
-    StepConfig config = {.guard = true, .balance = run->balance, .lora_dropout = run->settings.lora_dropout, .seed = (uint64_t)run->settings.seed};
+    StepConfig config = {.guard = true,
+                         .balance = run->balance,
+                         .lora_dropout = run->settings.lora_dropout,
+                         .seed = (uint64_t)run->settings.seed};
     Batch whole, batch;
     Step *step;
     StepResult result;
@@ -37,7 +43,8 @@ static Err *look_alone(const Run *run, size_t *first, size_t *end)
     batch_free(&whole);
     TRY(loader_documents(run->loader, run->done, &n, &docs));
     Err *err = step_new(&step, &alone, run->model, run->adapter, &config);
-    if (!err && !(err = batch_new(&batch, &alone, to - from, docs + from, (size_t)run->settings.micro_batch_tokens, 1))) {
+    if (!err &&
+        !(err = batch_new(&batch, &alone, to - from, docs + from, (size_t)run->settings.micro_batch_tokens, 1))) {
         err = step_gradients(step, &batch, run->done, NULL, &result);
         if (step_failed_at(step, &at, &past)) {
             *end = *first + past;
@@ -74,7 +81,8 @@ Err *run_find_fault(Run *run, Err *err)
         if (cut) return err_first(err, cut);
         found = step_gradients(run->step, &batch, run->done, NULL, &result);
         batch_free(&batch);
-        if (!found) return add(err, "nothing was updated; the same step once more was finite, so suspect the machine's memory");
+        if (!found)
+            return add(err, "nothing was updated; the same step once more was finite, so suspect the machine's memory");
         if (!step_failed_at(run->step, &first, &end)) first = end = 0;
         found = err_wrap(found, "%s", err_message(err));
         err_free(err);

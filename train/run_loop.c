@@ -17,7 +17,10 @@ typedef struct {
     uint64_t first; /* step at the start of this process */
 } Loop;
 
-static double epoch_of(const Run *run, uint64_t step) { return (double)step / (double)loader_steps_per_epoch(run->loader); }
+static double epoch_of(const Run *run, uint64_t step)
+{
+    return (double)step / (double)loader_steps_per_epoch(run->loader);
+}
 
 Json *run_line(const Run *run)
 {
@@ -49,7 +52,8 @@ static void add_balance(Json *line, const Settings *s, const BalanceValues *b)
 static double worst_load(const Run *run)
 {
     double worst = 0;
-    for (size_t l = 0; l < run->model->n_layers; l++) worst = fmax(worst, balance_max_over_mean(run->step, l, run->model->router.E));
+    for (size_t l = 0; l < run->model->n_layers; l++)
+        worst = fmax(worst, balance_max_over_mean(run->step, l, run->model->router.E));
     return worst;
 }
 
@@ -59,8 +63,10 @@ static void add_load(Json *line, const Run *run)
     if (worst_load(run) == 0) return;
     Json *layers = json_new_array();
     for (size_t l = 0; l < run->model->n_layers; l++) {
-        if (run->model->layers[l].dense) json_add_null(layers, NULL);
-        else json_add_number(layers, NULL, balance_max_over_mean(run->step, l, run->model->router.E));
+        if (run->model->layers[l].dense)
+            json_add_null(layers, NULL);
+        else
+            json_add_number(layers, NULL, balance_max_over_mean(run->step, l, run->model->router.E));
     }
     json_add_number(line, "load_max_over_mean", worst_load(run));
     json_add(line, "expert_load", layers);
@@ -94,9 +100,12 @@ static Err *note_step(Run *run, const StepResult *result, const StepRates *rates
 
 static void time_left(char text[32], double seconds)
 {
-    if (seconds >= 36000) snprintf(text, 32, "%.0f h", seconds / 3600);
-    else if (seconds >= 600) snprintf(text, 32, "%.0f min", seconds / 60);
-    else snprintf(text, 32, "%.0f s", seconds);
+    if (seconds >= 36000)
+        snprintf(text, 32, "%.0f h", seconds / 3600);
+    else if (seconds >= 600)
+        snprintf(text, 32, "%.0f min", seconds / 60);
+    else
+        snprintf(text, 32, "%.0f s", seconds);
 }
 
 static void show_progress(const Loop *loop, const StepResult *result, double rate, double seconds)
@@ -105,11 +114,15 @@ static void show_progress(const Loop *loop, const StepResult *result, double rat
     char left[32], load[32] = "";
     double per_step = (log_seconds() - loop->started) / (double)(run->done - loop->first);
     time_left(left, per_step * (double)(run->total - run->done));
-    if (worst_load(run) > 0) snprintf(load, sizeof load, "load %.1fx  ", worst_load(run)); /* what matters most comes first: rows are cut */
+    if (worst_load(run) > 0)
+        snprintf(load, sizeof load, "load %.1fx  ", worst_load(run)); /* what matters most comes first: rows are cut */
     bool keep = run->done % (uint64_t)run->settings.logging_steps == 0 || run->done == run->total;
-    log_progress(keep, "step %llu/%llu  %s left  loss %.4f (smoothed %.4f)  %.0f tok/s  lr %.2e  norm %.3f  %s%.0f MiB  epoch %.2f",
-                 (unsigned long long)run->done, (unsigned long long)run->total, left, result->loss, run->progress.smoothed_loss,
-                 (double)result->tokens / seconds, rate, result->grad_norm, load, (double)log_peak_bytes() / 1048576, epoch_of(run, run->done));
+    log_progress(
+        keep,
+        "step %llu/%llu  %s left  loss %.4f (smoothed %.4f)  %.0f tok/s  lr %.2e  norm %.3f  %s%.0f MiB  epoch %.2f",
+        (unsigned long long)run->done, (unsigned long long)run->total, left, result->loss, run->progress.smoothed_loss,
+        (double)result->tokens / seconds, rate, result->grad_norm, load, (double)log_peak_bytes() / 1048576,
+        epoch_of(run, run->done));
 }
 
 static StepRates rates_now(const Run *run)
@@ -126,7 +139,8 @@ static Err *gradients(Loop *loop, const Batch *batch, StepResult *result)
 {
     Run *run = loop->run;
     Dump *dump;
-    if (!run->settings.dump || run->done != loop->first) return step_gradients(run->step, batch, run->done, NULL, result);
+    if (!run->settings.dump || run->done != loop->first)
+        return step_gradients(run->step, batch, run->done, NULL, result);
     TRY(dump_new(&dump, batch->T));
     Err *err = step_gradients(run->step, batch, run->done, dump_probe(dump), result);
     if (!err) err = dump_write(dump, &run->dp, run->step, run->adapter, run->done + 1, run->settings.dump);
@@ -138,7 +152,8 @@ static Err *update(Run *run, const StepRates *rates, StepResult *result)
 {
     TRY(step_update(run->step, run->done + 1, rates, result));
     audit_observe(run->audit, &run->dp, run->step);
-    if (run->settings.router_bias_update_rate > 0) balance_move_biases(run->adapter, run->step, run->settings.router_bias_update_rate);
+    if (run->settings.router_bias_update_rate > 0)
+        balance_move_biases(run->adapter, run->step, run->settings.router_bias_update_rate);
     return NULL;
 }
 
@@ -173,7 +188,8 @@ static Err *take_step(Loop *loop)
 static bool eval_due(const Run *run)
 {
     if (!run->settings.eval_file.count || run->progress.evaluated) return false;
-    uint64_t every = run->settings.eval_steps ? (uint64_t)run->settings.eval_steps : loader_steps_per_epoch(run->loader);
+    uint64_t every = run->settings.eval_steps ? (uint64_t)run->settings.eval_steps
+                                              : loader_steps_per_epoch(run->loader);
     return run->done % every == 0 || run->done == run->total;
 }
 
@@ -214,7 +230,9 @@ static Err *stop(Run *run, Err *err)
         return failed;
     }
     err_free(err);
-    return err_new(ERR_STOPPED, "stopped by a signal after step %llu, which is saved; go on with --resume_from_checkpoint auto", (unsigned long long)run->done);
+    return err_new(ERR_STOPPED,
+                   "stopped by a signal after step %llu, which is saved; go on with --resume_from_checkpoint auto",
+                   (unsigned long long)run->done);
 }
 
 /* A signal on one rank counts for all, after the same step. */
@@ -263,10 +281,14 @@ static Err *finish(Run *run)
 {
     char path[PATH_BYTES], base[DIGEST_BYTES];
     const Progress *p = &run->progress;
-    if (run_is_out_of_patience(run)) log_line("  stopped   early: %llu evaluations brought nothing better", (unsigned long long)p->waited);
-    if (p->best_step) log_line("  best      step %llu, loss %.4f%s", (unsigned long long)p->best_step, p->best_loss, run->settings.keep_best ? ", in best/" : "");
+    if (run_is_out_of_patience(run))
+        log_line("  stopped   early: %llu evaluations brought nothing better", (unsigned long long)p->waited);
+    if (p->best_step)
+        log_line("  best      step %llu, loss %.4f%s", (unsigned long long)p->best_step, p->best_loss,
+                 run->settings.keep_best ? ", in best/" : "");
     weights_digest(run->model->weights, base);
-    if (strcmp(base, run->base_digest) != 0) return err_new(ERR_FORMAT, "the base model's files changed while this run read them");
+    if (strcmp(base, run->base_digest) != 0)
+        return err_new(ERR_FORMAT, "the base model's files changed while this run read them");
     TRY(file_join(path, run->settings.output_dir, "adapter"));
     if (run->dp.rank == 0) TRY(export_adapter(run, path));
     run_describe_read(run);

@@ -56,7 +56,8 @@ static Err *most_tokens(const Run *run, StepWork *work)
 {
     size_t batch = (size_t)run->settings.train_batch_size;
     work->data_bytes = 0;
-    for (size_t i = 0; i < run->settings.eval_file.count; i++) work->data_bytes += 8 * dataset_totals(run->evals[i]).tokens;
+    for (size_t i = 0; i < run->settings.eval_file.count; i++)
+        work->data_bytes += 8 * dataset_totals(run->evals[i]).tokens;
     if (!dataset_is_kept(run->train)) {
         enum { STEPS_AHEAD = 5 };
         work->longest = (size_t)run->settings.data.max_length;
@@ -82,7 +83,9 @@ static void plan_step(Run *run)
     Machine machine;
     Err *err = machine_load(&machine, &run->planned);
     run->plan = (Plan){.budget = run->budget};
-    if (!err && run->planned) err = plan_times(&run->plan, run->model, run->adapter, &run->work, &machine, matmul_is_bf16(), run->work.ranks / run->work.local_ranks, 0);
+    if (!err && run->planned)
+        err = plan_times(&run->plan, run->model, run->adapter, &run->work, &machine, matmul_is_bf16(),
+                         run->work.ranks / run->work.local_ranks, 0);
     run->planned = run->planned && !err;
     err_free(err); /* a plan is a courtesy */
 }
@@ -90,9 +93,13 @@ static void plan_step(Run *run)
 static Err *make_budget(Run *run, int local_ranks, size_t limit)
 {
     const Settings *s = &run->settings;
-    StepWork work = {.ranks = (size_t)run->dp.size, .local_ranks = (size_t)local_ranks, .threads = (size_t)omp_get_max_threads(),
-                 .micro_batch_tokens = (size_t)s->micro_batch_tokens, .group_tokens = (size_t)s->group_tokens, .keep_layers = (size_t)s->keep_layers,
-                 .may_spill = true};
+    StepWork work = {.ranks = (size_t)run->dp.size,
+                     .local_ranks = (size_t)local_ranks,
+                     .threads = (size_t)omp_get_max_threads(),
+                     .micro_batch_tokens = (size_t)s->micro_batch_tokens,
+                     .group_tokens = (size_t)s->group_tokens,
+                     .keep_layers = (size_t)s->keep_layers,
+                     .may_spill = true};
     TRY(most_tokens(run, &work));
     Flops flops = flops_of_step(run->model, run->adapter, &work, NULL);
     run->flops = flops_all(&flops);
@@ -107,7 +114,8 @@ static Err *start_stream(Run *run, StreamHost host, int leader, RankInfo *infos)
 {
     Err *err = NULL;
     bool streamed = run->budget.streamed;
-    if (streamed && host.rank == 0) err = stream_open(run->model, run->budget.weights.limit_bytes, run->budget.weights.part_bytes, &host);
+    if (streamed && host.rank == 0)
+        err = stream_open(run->model, run->budget.weights.limit_bytes, run->budget.weights.part_bytes, &host);
     TRY(dp_agree(&run->dp, err));
     infos[run->dp.rank].process = host.leader;
     infos[run->dp.rank].fd = host.fd;
@@ -154,35 +162,43 @@ static void describe_time(const Run *run)
 {
     const Plan *p = &run->plan;
     if (!run->planned) return;
-    log_line("  plan      %.3g s for a step of %zu tokens, %.3g tokens/s: %s binds (arithmetic %.3g s, disk %.3g s)", p->step_seconds, run->work.step_tokens,
-             p->tokens_per_second, bound_names[p->bound], p->seconds[BOUND_ARITHMETIC], p->seconds[BOUND_DISK]);
+    log_line("  plan      %.3g s for a step of %zu tokens, %.3g tokens/s: %s binds (arithmetic %.3g s, disk %.3g s)",
+             p->step_seconds, run->work.step_tokens, p->tokens_per_second, bound_names[p->bound],
+             p->seconds[BOUND_ARITHMETIC], p->seconds[BOUND_DISK]);
 }
 
 void run_describe_memory(const Run *run)
 {
     const Budget *b = &run->budget;
     const StreamBudget *w = &b->weights;
-    log_line("  memory    %s of %s: weights %s%s, tapes %s, boundaries %s%s, adapter and moments %s, the rest %s", BYTES(b->total), BYTES(b->limit),
+    log_line("  memory    %s of %s: weights %s%s, tapes %s, boundaries %s%s, adapter and moments %s, the rest %s",
+             BYTES(b->total), BYTES(b->limit),
              BYTES(b->streamed ? stream_budget_bytes(w) : w->fixed_bytes + stream_budget_layer_bytes(w)),
-             b->streamed ? "" : " (all)", BYTES(b->tapes), BYTES(b->layer_inputs), b->spilled ? " (the rest in a file)" : "", BYTES(b->adapter + b->moments),
-             BYTES(b->program + b->data));
+             b->streamed ? "" : " (all)", BYTES(b->tapes), BYTES(b->layer_inputs),
+             b->spilled ? " (the rest in a file)" : "", BYTES(b->adapter + b->moments), BYTES(b->program + b->data));
     char parts[STREAM_TEXT_BYTES];
-    if (b->streamed) log_line("  streamed  %s: %s read per step", stream_budget_describe(parts, w), BYTES(b->read_bytes));
+    if (b->streamed)
+        log_line("  streamed  %s: %s read per step", stream_budget_describe(parts, w), BYTES(b->read_bytes));
     describe_time(run);
-    if ((int64_t)b->group_tokens != run->settings.group_tokens) log_line("  groups    of %zu tokens, so that tapes fit", b->group_tokens);
+    if ((int64_t)b->group_tokens != run->settings.group_tokens)
+        log_line("  groups    of %zu tokens, so that tapes fit", b->group_tokens);
 }
 
 void run_describe_use(const Run *run, uint64_t steps, double seconds)
 {
     size_t held = bytes_of_proc("/proc/self/status", "RssAnon:") + bytes_of_proc("/proc/self/status", "RssShmem:");
     const Budget *b = &run->budget;
-    if (run->dp.size == 1) log_line("  memory    %s held at the end (planned: %s less mapped weights)", BYTES(held), BYTES(b->total));
+    if (run->dp.size == 1)
+        log_line("  memory    %s held at the end (planned: %s less mapped weights)", BYTES(held), BYTES(b->total));
     if (steps && run->planned)
-        log_line("  speed     %.0f tokens/s with evaluations and saves (planned: %.0f without)", (double)run->tokens_seen / seconds, run->plan.tokens_per_second);
+        log_line("  speed     %.0f tokens/s with evaluations and saves (planned: %.0f without)",
+                 (double)run->tokens_seen / seconds, run->plan.tokens_per_second);
     if (!run->model->stream || steps == 0) return;
     StreamStats stats = stream_stats(run->model->stream);
     size_t once = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.chunks.resident_bytes;
-    log_line("  streamed  %s read %s: once what stays, and %s per step with its evaluations (planned: %s without); %.1f s of %.1f s waited for the disk", BYTES(stats.read_bytes),
-             stats.direct ? "directly" : "through the page cache", BYTES((double)(stats.read_bytes - once) / (double)steps), BYTES(b->read_bytes),
-             stats.waited_seconds, seconds);
+    log_line("  streamed  %s read %s: once what stays, and %s per step with its evaluations (planned: %s without); "
+             "%.1f s of %.1f s waited for the disk",
+             BYTES(stats.read_bytes), stats.direct ? "directly" : "through the page cache",
+             BYTES((double)(stats.read_bytes - once) / (double)steps), BYTES(b->read_bytes), stats.waited_seconds,
+             seconds);
 }

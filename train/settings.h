@@ -24,7 +24,8 @@ typedef struct {
     Json *seq_aux_loss_coef, *aux_loss_coef, *z_loss_coef; /* a number, or {"layer": number} */
     double load_balancing_loss_coef, router_bias_update_rate;
     /* optimiser, Hugging Face's trainer's names */
-    double learning_rate, loraplus_lr_ratio, router_learning_rate, weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm, warmup_ratio;
+    double learning_rate, loraplus_lr_ratio, router_learning_rate, weight_decay, adam_beta1, adam_beta2, adam_epsilon,
+        max_grad_norm, warmup_ratio;
     char *lr_scheduler_type;
     Json *lr_scheduler_kwargs;
     int64_t warmup_steps, max_steps;

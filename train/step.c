@@ -14,24 +14,24 @@ struct Step {
     Model *model;
     Adapter *adapter;
     StepConfig config;
-    Pool workspace;               /* of all tapes */
-    Tape tape;               /* of the layer and group at work */
+    Pool workspace; /* of all tapes */
+    Tape tape;      /* of the layer and group at work */
     size_t n_kept;
-    Tape *kept;              /* [n_kept], the first [keep_layers][n_groups] of them for the step at work */
+    Tape *kept; /* [n_kept], the first [keep_layers][n_groups] of them for the step at work */
     Tensor **kept_out, **kept_in;
     Forest forest;
     Slices slices;
     /* buffers of a batch */
     size_t n_choices;
-    LayerInputs hidden;       /* [L - lowest + 1] of [T][D] */
-    float *dx;               /* [T][D] */
+    LayerInputs hidden; /* [L - lowest + 1] of [T][D] */
+    float *dx;          /* [T][D] */
     size_t dx_floats;
-    Choices *choices;        /* [n_groups] */
-    double *stats;           /* [L sparse][n_micro][width] */
-    double *totals;          /* [L sparse][width] */
-    double *load_all;        /* [E] */
-    BalanceStep *balance;    /* [L] */
-    uint64_t *counts;        /* [L][2 E + 1] load, live, tokens with a gradient */
+    Choices *choices;                /* [n_groups] */
+    double *stats;                   /* [L sparse][n_micro][width] */
+    double *totals;                  /* [L sparse][width] */
+    double *load_all;                /* [E] */
+    BalanceStep *balance;            /* [L] */
+    uint64_t *counts;                /* [L][2 E + 1] load, live, tokens with a gradient */
     size_t failed_first, failed_end; /* micro-batches at work when it failed */
 };
 
@@ -144,8 +144,8 @@ static size_t width_of(const Step *s) { return (size_t)s->model->config.hidden_s
 typedef struct {
     Step *s;
     const Batch *batch;
-    size_t lowest;      /* boundaries below are not kept */
-    size_t keep_from;   /* tapes of layers from here on are kept */
+    size_t lowest;    /* boundaries below are not kept */
+    size_t keep_from; /* tapes of layers from here on are kept */
     uint64_t number;
     const StepProbe *probe;
 } Run;
@@ -421,7 +421,10 @@ static void count_live(const Run *run, size_t l, size_t i)
 }
 
 const uint64_t *step_load(const Step *s, size_t l) { return s->model->layers[l].dense ? NULL : layer_counts(s, l); }
-const uint64_t *step_live(const Step *s, size_t l) { return s->model->layers[l].dense ? NULL : layer_counts(s, l) + s->model->router.E; }
+const uint64_t *step_live(const Step *s, size_t l)
+{
+    return s->model->layers[l].dense ? NULL : layer_counts(s, l) + s->model->router.E;
+}
 uint64_t step_live_tokens(const Step *s, size_t l) { return layer_counts(s, l)[2 * s->model->router.E]; }
 
 /* ---- down ----------------------------------------------------------------------------------------------------- */

@@ -21,12 +21,12 @@ typedef struct {
     const BalanceValues *balance; /* [n_layers] coefficients; NULL: no balance loss. Borrowed for the step's life */
     double lora_dropout;
     uint64_t seed;
-    size_t keep_layers;           /* tapes of this many topmost layers are kept from the way up */
-    bool recompute_experts;                    /* experts compute gate and up again on the way back: K T 2F floats less on each tape */
+    size_t keep_layers;     /* tapes of this many topmost layers are kept from the way up */
+    bool recompute_experts; /* experts compute gate and up again on the way back: K T 2F floats less on each tape */
     bool guard;
-    const volatile int *stop;     /* set from outside: leave between two layers. NULL: never */
-    const char *scratch_dir;      /* hidden states between layers go to a file there; NULL: memory. Borrowed */
-    Timing *timing;             /* borrowed, or NULL */
+    const volatile int *stop; /* set from outside: leave between two layers. NULL: never */
+    const char *scratch_dir;  /* hidden states between layers go to a file there; NULL: memory. Borrowed */
+    Timing *timing;           /* borrowed, or NULL */
 } StepConfig;
 
 /* Somebody who looks inside: called for a group's rows of "hidden", "grad.hidden", "router.logits", "router.weights"
@@ -37,7 +37,7 @@ typedef struct {
 } StepProbe;
 
 typedef struct {
-    double loss;          /* mean nll of the step's scored tokens */
+    double loss; /* mean nll of the step's scored tokens */
     BalanceValues balance;
     double grad_norm;
     size_t tokens, n_loss_tokens;
@@ -52,7 +52,8 @@ void step_free(Step *step);
 /* Gradients of a batch, and the losses; no update. number keys the dropout. Collective: an error on one rank is not
  * agreed upon here, others may be waiting for it; the caller reports it and leaves with dp_close(dp, code).
  * Fails: ERR_STOPPED on all ranks, after the same layer, when somebody's `stop` was set: nothing has changed. */
-MUST_USE Err *step_gradients(Step *step, const Batch *batch, uint64_t number, const StepProbe *probe, StepResult *result);
+MUST_USE Err *step_gradients(Step *step, const Batch *batch, uint64_t number, const StepProbe *probe,
+                             StepResult *result);
 
 /* Clip and update; t counts updates from 1. Collective.
  * Fails: ERR_NUMERIC when loss or gradient norm is not finite: nothing has changed then, on any rank. */

@@ -90,8 +90,10 @@ static void put_block(Message *m, unsigned field, const void *data, size_t n)
 /* Put a finished message into another, and free it. */
 static void put_message(Message *m, unsigned field, Message *inner)
 {
-    if (!m->err) m->err = inner->err;
-    else err_free(inner->err);
+    if (!m->err)
+        m->err = inner->err;
+    else
+        err_free(inner->err);
     put_block(m, field, inner->data, inner->n);
     free(inner->data);
     *inner = (Message){0};

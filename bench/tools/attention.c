@@ -23,7 +23,8 @@ typedef struct {
     AttentionShape shape;
 } Case;
 
-static const Case cases[] = {{"S: 16 heads, 96 + 32, 128", {16, 96, 32, 128, 0.088f, 0}}, {"GLM-5: 64 heads, 192 + 64, 256", {64, 192, 64, 256, 0.0625f, 0}}};
+static const Case cases[] = {{"S: 16 heads, 96 + 32, 128", {16, 96, 32, 128, 0.088f, 0}},
+                             {"GLM-5: 64 heads, 192 + 64, 256", {64, 192, 64, 256, 0.0625f, 0}}};
 static const size_t lengths[] = {128, 512, 2048};
 enum { N_CASES = sizeof cases / sizeof *cases, N_LENGTHS = sizeof lengths / sizeof *lengths, N_WAYS = 2 };
 
@@ -75,7 +76,8 @@ static Err *once(Tape *tape, const AttentionShape *s, const Data *data, size_t n
     const Group group = {.T = n, .n_docs = 1, .doc_start = (size_t[]){0, n}};
     Keys keys = {1, (uint64_t *[]){data->bits}, 0};
     tape_begin(tape, &group, TAPE_RECORD);
-    Tensor *in[] = {tape_leaf(tape, n, H * (s->nope + s->rope), data->q, true), tape_leaf(tape, n, H * (s->nope + s->v), data->kv, true),
+    Tensor *in[] = {tape_leaf(tape, n, H * (s->nope + s->rope), data->q, true),
+                    tape_leaf(tape, n, H * (s->nope + s->v), data->kv, true),
                     tape_leaf(tape, n, s->rope, data->kr, true)};
     for (size_t i = 0; i < 3; i++) tape_seed(tape, in[i]);
     double start = log_cpu_seconds();
@@ -123,8 +125,8 @@ static Err *round_of(Path *path, int round, Tape *tape, const Data *data)
 static void print(Path *path)
 {
     matmul_init(path->compute);
-    printf("%s, %d threads; %s peak of one core %.1f G multiply-adds/s; shares of it, forward / backward\n%-34s", matmul_path(),
-           omp_get_max_threads(), path->bf16 ? "bf16" : "fp32", median(path->rate) / 1e9, "attention");
+    printf("%s, %d threads; %s peak of one core %.1f G multiply-adds/s; shares of it, forward / backward\n%-34s",
+           matmul_path(), omp_get_max_threads(), path->bf16 ? "bf16" : "fp32", median(path->rate) / 1e9, "attention");
     for (size_t l = 0; l < N_LENGTHS; l++) printf("    n=%-8zu", lengths[l]);
     for (size_t c = 0; c < N_CASES; c++)
         for (size_t chosen = 0; chosen < N_WAYS; chosen++) {
@@ -142,11 +144,12 @@ static Err *run(int argc, char **argv)
     const AttentionShape *most = &cases[N_CASES - 1].shape;
     size_t n_paths = 0, H = most->n_heads;
     Tape tape = {0};
-    Data data = {normal(MOST * H * (most->nope + most->rope), 1), normal(MOST * H * (most->nope + most->v), 2), normal(MOST * most->rope, 3),
-                 normal(MOST * H * most->v, 4), malloc(MOST * MOST / 8)};
+    Data data = {normal(MOST * H * (most->nope + most->rope), 1), normal(MOST * H * (most->nope + most->v), 2),
+                 normal(MOST * most->rope, 3), normal(MOST * H * most->v, 4), malloc(MOST * MOST / 8)};
     Err *err = NULL;
     for (size_t i = 0; i < (argc > 1 ? 1 : N_PATHS); i++)
-        if (matmul_init(asked[i])) paths[n_paths++] = (Path){.compute = asked[i], .bf16 = !strncmp(matmul_path(), "bf16/", 5)};
+        if (matmul_init(asked[i]))
+            paths[n_paths++] = (Path){.compute = asked[i], .bf16 = !strncmp(matmul_path(), "bf16/", 5)};
     for (int round = 0; round < ROUNDS; round++)
         for (size_t p = 0; p < n_paths && !err; p++) err = round_of(&paths[p], round, &tape, &data);
     for (size_t p = 0; p < n_paths && !err; p++) print(&paths[p]);

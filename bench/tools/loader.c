@@ -26,13 +26,15 @@ typedef struct {
 
 static void say(const Bench *b, const char *what)
 {
-    printf("%7.2f s, cpu %7.2f s  own %5.0f MiB, file pages %5.0f MiB  %s\n", log_seconds() - b->start, log_cpu_seconds(),
-           (double)bytes_of_proc("/proc/self/status", "RssAnon:") / 0x1p20, (double)bytes_of_proc("/proc/self/status", "RssFile:") / 0x1p20, what);
+    printf("%7.2f s, cpu %7.2f s  own %5.0f MiB, file pages %5.0f MiB  %s\n", log_seconds() - b->start,
+           log_cpu_seconds(), (double)bytes_of_proc("/proc/self/status", "RssAnon:") / 0x1p20,
+           (double)bytes_of_proc("/proc/self/status", "RssFile:") / 0x1p20, what);
 }
 
 static Err *open_all(Bench *b, char *path, const char *directory)
 {
-    DatasetOptions options = {.document = {.chat = {.template = CHAT_GLM47}, .max_length = 2048}, .directory = directory};
+    DatasetOptions options = {.document = {.chat = {.template = CHAT_GLM47}, .max_length = 2048},
+                              .directory = directory};
     TRY(tokenizer_open(&b->tokenizer, "examples/tiny-glm5/tokenizer.json"));
     TRY(dataset_open(&b->dataset, b->tokenizer, &(DataFiles){&(DataFile){path, 1}, 1}, &options));
     TRY(loader_open(&b->loader, b->dataset, BATCH, 0));
@@ -57,8 +59,8 @@ static Err *run(Bench *b)
     for (uint64_t s = 0; s < b->steps; s++) {
         TRY(read_step(b, b->first + s));
         if (s && (s + 1) % (b->steps < LINES ? 1 : b->steps / LINES)) continue;
-        snprintf(what, sizeof what, "step %llu %016llx, %zu documents", (unsigned long long)(b->first + s), (unsigned long long)b->hash,
-                 loader_totals(b->loader).documents);
+        snprintf(what, sizeof what, "step %llu %016llx, %zu documents", (unsigned long long)(b->first + s),
+                 (unsigned long long)b->hash, loader_totals(b->loader).documents);
         say(b, what);
     }
     return NULL;
@@ -70,7 +72,9 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: loader FILE DIRECTORY STEPS [FIRST_STEP]\n");
         return ERR_USAGE;
     }
-    Bench b = {.start = log_seconds(), .steps = strtoull(argv[3], NULL, 10), .first = argc > 4 ? strtoull(argv[4], NULL, 10) : 0};
+    Bench b = {.start = log_seconds(),
+               .steps = strtoull(argv[3], NULL, 10),
+               .first = argc > 4 ? strtoull(argv[4], NULL, 10) : 0};
     Err *err = open_all(&b, argv[1], argv[2]);
     if (!err) err = run(&b);
     loader_close(b.loader);

@@ -19,8 +19,10 @@ enum { ROUNDS = 5, TEXT_BYTES = 8 << 20, WORD_BYTES = 1 << 20 };
 static void gather(Text *out, Raw value, const char *key)
 {
     for (RawItem item = raw_first(value); item.value.at; raw_next(&item)) {
-        if (item.key.at && raw_equals(item.key, key) && raw_is(item.value, JSON_STRING)) raw_string(out, item.value);
-        else gather(out, item.value, key);
+        if (item.key.at && raw_equals(item.key, key) && raw_is(item.value, JSON_STRING))
+            raw_string(out, item.value);
+        else
+            gather(out, item.value, key);
     }
 }
 
@@ -115,7 +117,9 @@ static Err *run(const char *path)
     Tokenizer *tokenizer = NULL;
     Err *err = measure_opening(&tokenizer, path);
     if (!err) err = measure_file(tokenizer, "English (the demo)", "examples/devils/devils_train.jsonl", "content");
-    if (!err) err = measure_file(tokenizer, "mixed (the fixtures)", "tests/fixtures/tokenizer/glm5shaped.encode.jsonl", "text");
+    if (!err)
+        err = measure_file(tokenizer, "mixed (the fixtures)", "tests/fixtures/tokenizer/glm5shaped.encode.jsonl",
+                           "text");
     for (size_t i = 0; i < sizeof units / sizeof *units && !err; i++) err = measure_word(tokenizer, units[i]);
     tokenizer_close(tokenizer);
     return err;

@@ -58,7 +58,8 @@ static Err *is_weighed_out(Raw message, bool *yes)
     *yes = false;
     if (!weight.at || raw_kind(weight) == JSON_NULL) return NULL;
     if (weight.bytes != 1 || (*weight.at != '0' && *weight.at != '1'))
-        return err_new(ERR_DATA, "weight is %.*s; expected 0 or 1", weight.bytes < 20 ? (int)weight.bytes : 20, weight.at);
+        return err_new(ERR_DATA, "weight is %.*s; expected 0 or 1", weight.bytes < 20 ? (int)weight.bytes : 20,
+                       weight.at);
     *yes = *weight.at == '0';
     return NULL;
 }
@@ -67,7 +68,8 @@ static Err *is_scored(const ChatOptions *options, const Message *message, bool *
 {
     bool out;
     TRY(is_weighed_out(message->item.value, &out));
-    *yes = !out && (options->train_on == CHAT_TRAIN_ALL ? message->role != ROLE_TOOL : message->number > options->context_messages);
+    *yes = !out && (options->train_on == CHAT_TRAIN_ALL ? message->role != ROLE_TOOL
+                                                        : message->number > options->context_messages);
     return NULL;
 }
 
@@ -85,7 +87,8 @@ static Err *note_turn(ChatText *out, const Message *message, size_t begin)
     return NULL;
 }
 
-static Err *write_message(Render *r, const Writer *writer, ChatText *out, const Message *message, Turn *turn, bool *spans)
+static Err *write_message(Render *r, const Writer *writer, ChatText *out, const Message *message, Turn *turn,
+                          bool *spans)
 {
     *turn = (Turn){.whole = out->text.n, .begin = SIZE_MAX};
     text_clear(&r->content);
@@ -105,14 +108,16 @@ static Err *write_messages(Render *r, const Writer *writer, ChatText *out)
         if (spans) TRY(score_turn(out, r->options, &turn, out->text.n, writer->stop(message.role)));
         TRY(err_wrap(write_message(r, writer, out, &message, &turn, &spans), "message %zu", message.number));
     }
-    if (message.before == ROLE_ASSISTANT && r->options->end_of_text && writer != &deepseek) render_put(r, r->template->end);
+    if (message.before == ROLE_ASSISTANT && r->options->end_of_text && writer != &deepseek)
+        render_put(r, r->template->end);
     return spans ? score_turn(out, r->options, &turn, out->text.n, 0) : NULL;
 }
 
 static Err *open_conversation(Render *r, Raw messages, Raw tools)
 {
     size_t number = 1;
-    if (!raw_is(messages, JSON_ARRAY)) return err_new(ERR_DATA, "messages is %s; expected an array", raw_kind_name(messages));
+    if (!raw_is(messages, JSON_ARRAY))
+        return err_new(ERR_DATA, "messages is %s; expected an array", raw_kind_name(messages));
     r->messages = messages;
     for (RawItem m = raw_first(messages); m.value.at; raw_next(&m), number++)
         if (raw_equals(raw_find(m.value, "role"), "user")) r->last_user = number;

@@ -41,8 +41,8 @@ typedef struct {
     Text text;
     ChatSpan *spans; /* in order, apart */
     size_t n_spans, span_capacity;
-    size_t head;      /* bytes of what stands before the first turn: tools, opening system messages */
-    ChatTurn *turns;  /* where a conversation may be cut; a run of tool results is one turn */
+    size_t head;     /* bytes of what stands before the first turn: tools, opening system messages */
+    ChatTurn *turns; /* where a conversation may be cut; a run of tool results is one turn */
     size_t n_turns, turn_capacity;
 } ChatText;
 

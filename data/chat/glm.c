@@ -168,8 +168,13 @@ void glm_prompt(Render *r)
 {
     bool off = r->options->enable_thinking == CHAT_NO;
     render_put(r, "<|assistant|>");
-    if (r->options->template == CHAT_GLM45) render_put(r, off ? "\n<think></think>" : "");
-    else render_put(r, !off ? "<think>" : r->template->opens_thinking ? "<think></think>" : "</think>");
+    if (r->options->template == CHAT_GLM45)
+        render_put(r, off ? "\n<think></think>" : "");
+    else
+        render_put(r, !off ? "<think>" : r->template->opens_thinking ? "<think></think>" : "</think>");
 }
 
-size_t glm_stop(Role next) { return strlen(next == ROLE_USER ? "<|user|>" : next == ROLE_TOOL ? "<|observation|>" : ""); }
+size_t glm_stop(Role next)
+{
+    return strlen(next == ROLE_USER ? "<|user|>" : next == ROLE_TOOL ? "<|observation|>" : "");
+}

@@ -41,7 +41,9 @@ static Err *tool_line(Render *r, Raw tool)
     defer = raw_find(function, "defer_loading");
     if (defer.at && !raw_is(defer, JSON_BOOL) && !raw_is(defer, JSON_NULL))
         return err_new(ERR_DATA, "defer_loading is %s; expected true or false", raw_kind_name(defer));
-    return raw_is(defer, JSON_BOOL) && *defer.at == 't' ? NULL : function_line(r, function); /* deferred: loaded by a reference */
+    return raw_is(defer, JSON_BOOL) && *defer.at == 't'
+               ? NULL
+               : function_line(r, function); /* deferred: loaded by a reference */
 }
 
 Err *glm_tools(Render *r)
@@ -86,7 +88,8 @@ static Err *put_references(Render *r, Raw references)
     render_put(r, "<tool_response><tools>\n");
     for (RawItem reference = raw_first(references); reference.value.at; raw_next(&reference)) {
         Raw name = raw_find(reference.value, "name"), function;
-        if (!raw_is(name, JSON_STRING)) return err_new(ERR_DATA, "a tool_reference's name is %s; expected a string", raw_kind_name(name));
+        if (!raw_is(name, JSON_STRING))
+            return err_new(ERR_DATA, "a tool_reference's name is %s; expected a string", raw_kind_name(name));
         text_clear(&r->content);
         raw_string(&r->content, name);
         TRY(text_error(&r->content));
@@ -102,7 +105,8 @@ static Err *put_references(Render *r, Raw references)
 static Err *put_outputs(Render *r, Raw content)
 {
     for (RawItem item = raw_first(content); item.value.at; raw_next(&item))
-        TRY(put_string(r, raw_is(item.value, JSON_STRING) && !r->template->later ? item.value : raw_find(item.value, "output")));
+        TRY(put_string(r, raw_is(item.value, JSON_STRING) && !r->template->later ? item.value
+                                                                                 : raw_find(item.value, "output")));
     return NULL;
 }
 
@@ -154,8 +158,10 @@ static Err *put_call(Render *r, Raw call)
         render_put(r, "</arg_key>");
         render_put(r, r->template->nl);
         render_put(r, "<arg_value>");
-        if (raw_kind(argument.value) == JSON_STRING) raw_string(r->out, argument.value);
-        else TRY(python_json(r->out, argument.value));
+        if (raw_kind(argument.value) == JSON_STRING)
+            raw_string(r->out, argument.value);
+        else
+            TRY(python_json(r->out, argument.value));
         render_put(r, "</arg_value>");
         render_put(r, r->template->nl);
     }

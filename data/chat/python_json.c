@@ -66,8 +66,10 @@ static void put_number(Text *out, Raw value)
     }
     Text digits_of = {0}; /* strtod wants an end */
     text_add(&digits_of, value.at, value.bytes);
-    if (digits_of.failed) out->failed = true;
-    else put_float(out, strtod(digits_of.data, NULL));
+    if (digits_of.failed)
+        out->failed = true;
+    else
+        put_float(out, strtod(digits_of.data, NULL));
     text_free(&digits_of);
 }
 

@@ -20,8 +20,9 @@ static void null_content(const Render *r, Text *out) { text_put(out, r->options-
 
 static void name_media(Text *out, Raw part)
 {
-    static const char *const media[][2] = {{"image", "image"}, {"image_url", "image"}, {"video", "video"}, {"video_url", "video"},
-                                           {"audio", "audio"}, {"audio_url", "audio"}, {"input_audio", "audio"}};
+    static const char *const media[][2] = {{"image", "image"},      {"image_url", "image"}, {"video", "video"},
+                                           {"video_url", "video"},  {"audio", "audio"},     {"audio_url", "audio"},
+                                           {"input_audio", "audio"}};
     Raw type = raw_find(part, "type");
     for (size_t i = 0; i < sizeof media / sizeof *media; i++) {
         if (!raw_equals(type, media[i][0])) continue;
@@ -35,8 +36,10 @@ Err *render_visible(const Render *r, Text *out, Raw content)
 {
     text_add(out, "", 0);
     if (!content.at) return NULL;
-    if (raw_kind(content) == JSON_NULL) null_content(r, out);
-    else if (raw_kind(content) == JSON_STRING) raw_string(out, content);
+    if (raw_kind(content) == JSON_NULL)
+        null_content(r, out);
+    else if (raw_kind(content) == JSON_STRING)
+        raw_string(out, content);
     else if (raw_kind(content) != JSON_ARRAY)
         return err_new(ERR_DATA, "content is %s; expected a string or a list of parts", raw_kind_name(content));
     for (RawItem part = raw_first(content); part.value.at; raw_next(&part)) {
@@ -44,9 +47,12 @@ Err *render_visible(const Render *r, Text *out, Raw content)
         if (r->template->names_media) name_media(out, part.value);
         if (!raw_equals(raw_find(part.value, "type"), "text")) continue;
         Raw text = raw_find(part.value, "text");
-        if (raw_is(text, JSON_STRING)) raw_string(out, text);
-        else if (raw_is(text, JSON_NULL)) null_content(r, out);
-        else if (text.at) return err_new(ERR_DATA, "a text part holds %s; expected a string", raw_kind_name(text));
+        if (raw_is(text, JSON_STRING))
+            raw_string(out, text);
+        else if (raw_is(text, JSON_NULL))
+            null_content(r, out);
+        else if (text.at)
+            return err_new(ERR_DATA, "a text part holds %s; expected a string", raw_kind_name(text));
     }
     return NULL;
 }

@@ -9,25 +9,52 @@
 
 #include <string.h>
 
-#define CALL_FORMAT                                                                                                  \
-    "<tool_call>{function-name}<arg_key>{arg-key-1}</arg_key><arg_value>{arg-value-1}</arg_value>"                    \
+#define CALL_FORMAT                                                                                \
+    "<tool_call>{function-name}<arg_key>{arg-key-1}</arg_key><arg_value>{arg-value-1}</arg_value>" \
     "<arg_key>{arg-key-2}</arg_key><arg_value>{arg-value-2}</arg_value>...</tool_call>"
-#define GLM_END "<|endoftext|>"
+#define GLM_END      "<|endoftext|>"
 #define END_SENTENCE "<｜end▁of▁sentence｜>"
 
 static const Template templates[CHAT_TEMPLATES] = {
-    [CHAT_GLM47] = {.name = "glm47", .models = "GLM-4.7, GLM-4.7-Flash, GLM-5", .nl = "", .call_format = CALL_FORMAT, .end = GLM_END,
+    [CHAT_GLM47] = {.name = "glm47",
+                    .models = "GLM-4.7, GLM-4.7-Flash, GLM-5",
+                    .nl = "",
+                    .call_format = CALL_FORMAT,
+                    .end = GLM_END,
                     .sha256 = "d63ad536c3c81880043e22ec7fd08db42b4d8fb7c89c7138bc562bfa25281375"},
-    [CHAT_GLM45] = {.name = "glm45", .models = "GLM-4.5, GLM-4.6", .nl = "\n", .end = GLM_END, .opens_thinking = true,
-                    .sha256 = "44f815868bf02fa458dd2f741a338046f4bf45f398eb6d067766726b9d96cce3",
-                    .call_format = "<tool_call>{function-name}\n<arg_key>{arg-key-1}</arg_key>\n<arg_value>{arg-value-1}</arg_value>\n"
-                                   "<arg_key>{arg-key-2}</arg_key>\n<arg_value>{arg-value-2}</arg_value>\n...\n</tool_call>"},
-    [CHAT_GLM51] = {.name = "glm51", .models = "GLM-5.1", .nl = "", .call_format = CALL_FORMAT, .end = GLM_END, .later = true, .fills_thinking = true,
+    [CHAT_GLM45] =
+        {.name = "glm45",
+         .models = "GLM-4.5, GLM-4.6",
+         .nl = "\n",
+         .end = GLM_END,
+         .opens_thinking = true,
+         .sha256 = "44f815868bf02fa458dd2f741a338046f4bf45f398eb6d067766726b9d96cce3",
+         .call_format =
+             "<tool_call>{function-name}\n<arg_key>{arg-key-1}</arg_key>\n<arg_value>{arg-value-1}</arg_value>\n"
+             "<arg_key>{arg-key-2}</arg_key>\n<arg_value>{arg-value-2}</arg_value>\n...\n</tool_call>"},
+    [CHAT_GLM51] = {.name = "glm51",
+                    .models = "GLM-5.1",
+                    .nl = "",
+                    .call_format = CALL_FORMAT,
+                    .end = GLM_END,
+                    .later = true,
+                    .fills_thinking = true,
                     .sha256 = "03b1bbff20331e54647c68167e8ac7f0b5b7ceb40ead372f44826624a9ad79cd"},
-    [CHAT_GLM52] = {.name = "glm52", .models = "GLM-5.2", .nl = "", .call_format = CALL_FORMAT, .end = GLM_END, .later = true, .opens_thinking = true,
-                    .tells_effort = true, .names_media = true, .lists_outputs = true,
+    [CHAT_GLM52] = {.name = "glm52",
+                    .models = "GLM-5.2",
+                    .nl = "",
+                    .call_format = CALL_FORMAT,
+                    .end = GLM_END,
+                    .later = true,
+                    .opens_thinking = true,
+                    .tells_effort = true,
+                    .names_media = true,
+                    .lists_outputs = true,
                     .sha256 = "dedbb4dae748fa22459663ee32851fa5d4910124bbeb795085d47214d6c78529"},
-    [CHAT_DEEPSEEK_V3] = {.name = "deepseek_v3", .models = "DeepSeek-V3", .end = END_SENTENCE, .not_words = "think",
+    [CHAT_DEEPSEEK_V3] = {.name = "deepseek_v3",
+                          .models = "DeepSeek-V3",
+                          .end = END_SENTENCE,
+                          .not_words = "think",
                           .words = {"<｜User｜>", "<｜Assistant｜>", END_SENTENCE, "ns.system_prompt", "is_first_sp"}},
 };
 

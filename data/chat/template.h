@@ -7,20 +7,20 @@
 #include <stdbool.h>
 
 typedef enum {
-    CHAT_GLM47, /* GLM-4.7, GLM-4.7-Flash, GLM-5 */
-    CHAT_GLM45, /* GLM-4.5, GLM-4.6 */
-    CHAT_GLM51, /* GLM-5.1 */
-    CHAT_GLM52, /* GLM-5.2 */
+    CHAT_GLM47,       /* GLM-4.7, GLM-4.7-Flash, GLM-5 */
+    CHAT_GLM45,       /* GLM-4.5, GLM-4.6 */
+    CHAT_GLM51,       /* GLM-5.1 */
+    CHAT_GLM52,       /* GLM-5.2 */
     CHAT_DEEPSEEK_V3, /* conversations without tools */
     CHAT_TEMPLATES,
 } ChatTemplate;
 
 typedef struct {
     const char *name, *models;
-    const char *sha256;      /* of the released file, without white space at its end; NULL: its words tell */
-    const char *words[5];    /* all of them in the file ... */
-    const char *not_words;   /* ... and not this */
-    const char *end;         /* the token that closes a document */
+    const char *sha256;    /* of the released file, without white space at its end; NULL: its words tell */
+    const char *words[5];  /* all of them in the file ... */
+    const char *not_words; /* ... and not this */
+    const char *end;       /* the token that closes a document */
     /* of the GLM templates */
     const char *nl;          /* after role tokens, and between the parts of tool calls and results */
     const char *call_format; /* the end of the tools block */

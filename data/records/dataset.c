@@ -47,13 +47,15 @@ static Err *read_file(DataFile *file, const Json *item)
     const char *path = NULL;
     file->weight = 1;
     if (json_kind(item) == JSON_STRING) return mem_copy_text(&file->path, json_string(item));
-    if (json_kind(item) != JSON_OBJECT) return err_new(ERR_USAGE, "a data file is %s; expected a path or an object", json_kind_name(item));
+    if (json_kind(item) != JSON_OBJECT)
+        return err_new(ERR_USAGE, "a data file is %s; expected a path or an object", json_kind_name(item));
     for (const Json *member = json_first(item); member; member = json_next(member))
         if (strcmp(json_key(member), "path") != 0 && strcmp(json_key(member), "weight") != 0)
             return err_new(ERR_USAGE, "a data file has %s; expected path and weight", json_key(member));
     TRY(json_get_string(item, "path", &path));
     TRY(json_may_number(item, "weight", &file->weight));
-    if (!(file->weight > 0 && file->weight <= 1000)) return err_new(ERR_USAGE, "%s: weight is %g; expected above 0, up to 1000", path, file->weight);
+    if (!(file->weight > 0 && file->weight <= 1000))
+        return err_new(ERR_USAGE, "%s: weight is %g; expected above 0, up to 1000", path, file->weight);
     return mem_copy_text(&file->path, path);
 }
 
@@ -162,7 +164,8 @@ static Err *keep_all(Dataset *ds)
         reader_close(reader);
     }
     builder_free(builder);
-    if (!err && ds->count == 0) err = err_new(ERR_DATA, "all %zu records are longer than max_length", ds->totals.dropped);
+    if (!err && ds->count == 0)
+        err = err_new(ERR_DATA, "all %zu records are longer than max_length", ds->totals.dropped);
     return err;
 }
 
@@ -203,7 +206,8 @@ static Err *begin(Dataset *ds, const DatasetOptions *options)
     TRY(estimate_bytes(ds, &bytes));
     ds->kept = bytes <= options->preload_bytes;
     if (ds->kept) return keep_all(ds);
-    for (size_t i = 0; i < ds->n_sources; i++) TRY(offsets_open(&ds->sources[i].offsets, ds->sources[i].file.path, options->directory));
+    for (size_t i = 0; i < ds->n_sources; i++)
+        TRY(offsets_open(&ds->sources[i].offsets, ds->sources[i].file.path, options->directory));
     return NULL;
 }
 
@@ -216,8 +220,10 @@ Err *dataset_open(Dataset **out, const Tokenizer *tokenizer, const DataFiles *fi
     ds->options = options->document;
     Err *err = copy_files(ds, files);
     if (!err) err = begin(ds, options);
-    if (err) dataset_close(ds);
-    else *out = ds;
+    if (err)
+        dataset_close(ds);
+    else
+        *out = ds;
     return err;
 }
 
@@ -226,7 +232,8 @@ Err *dataset_open_file(Dataset **dataset, const Tokenizer *tokenizer, const char
     char *copy;
     *dataset = NULL;
     TRY(mem_copy_text(&copy, path));
-    Err *err = dataset_open(dataset, tokenizer, &(DataFiles){&(DataFile){copy, 1}, 1}, &(DatasetOptions){.document = *options, .preload_bytes = SIZE_MAX});
+    Err *err = dataset_open(dataset, tokenizer, &(DataFiles){&(DataFile){copy, 1}, 1},
+                            &(DatasetOptions){.document = *options, .preload_bytes = SIZE_MAX});
     free(copy);
     return err;
 }
@@ -270,7 +277,10 @@ size_t dataset_n_files(const Dataset *ds) { return ds->n_sources; }
 
 const DataFile *dataset_file(const Dataset *ds, size_t file) { return &ds->sources[file].file; }
 
-size_t dataset_file_first(const Dataset *ds, size_t file) { return file < ds->n_sources ? ds->sources[file].first : ds->count; }
+size_t dataset_file_first(const Dataset *ds, size_t file)
+{
+    return file < ds->n_sources ? ds->sources[file].first : ds->count;
+}
 
 const Document *dataset_document(const Dataset *ds, size_t i)
 {
@@ -342,7 +352,8 @@ static Err *add_large(const Dataset *ds, Digest *digest)
     }
     TRY(dataset_builder(ds, &builder));
     Err *err = NULL;
-    for (size_t i = 0; i < ds->count && i < DIGEST_DOCUMENTS && !err; i++) { /* tokenizer, template and options show here */
+    for (size_t i = 0; i < ds->count && i < DIGEST_DOCUMENTS && !err;
+         i++) { /* tokenizer, template and options show here */
         err = dataset_build(ds, i, builder, &line, &built);
         if (!err) add_document(digest, &built.document);
     }

@@ -38,8 +38,10 @@ typedef struct Dataset Dataset;
 /* Plain files or packed ones; blank lines are skipped. Large ones are only begun with: see dataset_ready.
  * Owner: the caller; tokenizer and what options point to are borrowed, files are copied.
  * Fails: ERR_IO; ERR_DATA, with file and line: not JSON, not a known record, nothing scored; a file without records. */
-MUST_USE Err *dataset_open(Dataset **dataset, const Tokenizer *tokenizer, const DataFiles *files, const DatasetOptions *options);
-MUST_USE Err *dataset_open_file(Dataset **dataset, const Tokenizer *tokenizer, const char *path, const DocumentOptions *options); /* kept */
+MUST_USE Err *dataset_open(Dataset **dataset, const Tokenizer *tokenizer, const DataFiles *files,
+                           const DatasetOptions *options);
+MUST_USE Err *dataset_open_file(Dataset **dataset, const Tokenizer *tokenizer, const char *path,
+                                const DocumentOptions *options); /* kept */
 void dataset_close(Dataset *dataset);
 
 /* Wait until the places of all records are known. Everything below needs it to have succeeded. */
@@ -47,7 +49,8 @@ MUST_USE Err *dataset_ready(Dataset *dataset);
 
 bool dataset_is_kept(const Dataset *dataset); /* all documents are in memory */
 size_t dataset_count(const Dataset *dataset);
-size_t dataset_file_first(const Dataset *dataset, size_t file); /* its first document; of one past the last file: the count */
+size_t dataset_file_first(const Dataset *dataset,
+                          size_t file); /* its first document; of one past the last file: the count */
 const DataFile *dataset_file(const Dataset *dataset, size_t file);
 size_t dataset_n_files(const Dataset *dataset);
 

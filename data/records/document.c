@@ -14,8 +14,8 @@ struct Builder {
     ChatText chat; /* of a text record too: its scored spans */
     Tokens tokens;
     Text domain;
-    bool *scored;  /* [tokens.n] token i is one that the model must say */
-    int32_t *ids;  /* [tokens.n] what is kept of them ... */
+    bool *scored; /* [tokens.n] token i is one that the model must say */
+    int32_t *ids; /* [tokens.n] what is kept of them ... */
     int32_t *targets;
     size_t n, span_capacity, id_capacity, target_capacity;
 };
@@ -24,15 +24,18 @@ Err *builder_new(Builder **out, const Tokenizer *tokenizer, const DocumentOption
 {
     Builder *b;
     *out = NULL;
-    if (options->max_length < 2) return err_new(ERR_USAGE, "max_length is %zu; expected 2 at least", options->max_length);
+    if (options->max_length < 2)
+        return err_new(ERR_USAGE, "max_length is %zu; expected 2 at least", options->max_length);
     TRY(mem_new(&b, 1, sizeof *b));
     b->tokenizer = tokenizer;
     b->options = *options;
     b->options.chat.end_of_text = true;
     b->options.chat.add_generation_prompt = false;
     Err *err = encoder_new(&b->encoder, tokenizer);
-    if (err) builder_free(b);
-    else *out = b;
+    if (err)
+        builder_free(b);
+    else
+        *out = b;
     return err;
 }
 
@@ -107,7 +110,8 @@ static Err *read_number(Raw value, const char *what, size_t i, long *number)
     errno = 0;
     *number = raw_is(value, JSON_NUMBER) ? strtol(value.at, &end, 10) : 0; /* a line, and so a number, has an end */
     if (!raw_is(value, JSON_NUMBER) || errno || end != value.at + value.bytes)
-        return err_new(ERR_DATA, "%s[%zu] is %.*s; expected an integer", what, i, value.bytes < 30 ? (int)value.bytes : 30, value.at ? value.at : "");
+        return err_new(ERR_DATA, "%s[%zu] is %.*s; expected an integer", what, i,
+                       value.bytes < 30 ? (int)value.bytes : 30, value.at ? value.at : "");
     return NULL;
 }
 
@@ -120,7 +124,8 @@ static Err *read_ids(Builder *b)
     if (!raw_is(list, JSON_ARRAY)) return err_new(ERR_DATA, "input_ids is %s; expected an array", raw_kind_name(list));
     for (RawItem item = raw_first(list); item.value.at; raw_next(&item)) {
         TRY(read_number(item.value, "input_ids", b->tokens.n, &id));
-        if (id < 0 || id >= size) return err_new(ERR_DATA, "input_ids[%zu] is %ld; the tokenizer has 0 to %ld", b->tokens.n, id, size - 1);
+        if (id < 0 || id >= size)
+            return err_new(ERR_DATA, "input_ids[%zu] is %ld; the tokenizer has 0 to %ld", b->tokens.n, id, size - 1);
         TRY(tokens_add(&b->tokens, (int32_t)id, 0));
     }
     return make_room(b, b->tokens.n);
@@ -139,7 +144,8 @@ static Err *read_labels(Builder *b)
         TRY(read_number(item.value, "labels", n, &label));
         if (n >= b->tokens.n) continue;
         int32_t id = b->tokens.items[n].id;
-        if (label != -100 && label != id) return err_new(ERR_DATA, "labels[%zu] is %ld; expected -100 or its token, %d", n, label, id);
+        if (label != -100 && label != id)
+            return err_new(ERR_DATA, "labels[%zu] is %ld; expected -100 or its token, %d", n, label, id);
         b->scored[n] = n && label != -100;
     }
     return n == b->tokens.n ? NULL : err_new(ERR_DATA, "%zu labels for %zu input_ids", n, b->tokens.n);
@@ -167,8 +173,10 @@ static size_t token_at(const Builder *b, size_t byte) /* the first token that be
     size_t low = 0, high = b->tokens.n;
     while (low < high) {
         size_t middle = low + (high - low) / 2, begin = middle ? b->tokens.items[middle - 1].end : 0;
-        if (begin < byte) low = middle + 1;
-        else high = middle;
+        if (begin < byte)
+            low = middle + 1;
+        else
+            high = middle;
     }
     return low;
 }
@@ -243,5 +251,6 @@ Err *builder_read(Builder *b, const char *line, size_t bytes, Built *built)
     built->dropped = longer && b->options.truncation == TRUNCATE_DROP;
     built->truncated = longer && !built->dropped;
     if (built->document.n_loss_tokens || built->dropped) return NULL;
-    return err_new(ERR_DATA, "nothing in the record is scored%s; every record must train something", longer ? " within max_length" : "");
+    return err_new(ERR_DATA, "nothing in the record is scored%s; every record must train something",
+                   longer ? " within max_length" : "");
 }

@@ -10,9 +10,9 @@ typedef struct {
     int32_t *ids;
     int32_t *targets; /* targets[i]: the token that position i must predict, or -1 when not scored */
     size_t n_loss_tokens;
-    size_t record;    /* line number in the file, from 1 */
-    uint32_t file;    /* index of its file */
-    uint32_t domain;  /* dataset_domain() names it; 0: none given */
+    size_t record;   /* line number in the file, from 1 */
+    uint32_t file;   /* index of its file */
+    uint32_t domain; /* dataset_domain() names it; 0: none given */
 } Document;
 
 /* What becomes of a record that is longer than max_length. RIGHT keeps its beginning: whole turns, the last of them with
@@ -35,11 +35,11 @@ MUST_USE Err *builder_new(Builder **builder, const Tokenizer *tokenizer, const D
 void builder_free(Builder *builder);
 
 typedef struct {
-    Document document;   /* ids and targets are the builder's, until the next call; n = 0: dropped */
+    Document document; /* ids and targets are the builder's, until the next call; n = 0: dropped */
     RecordFormat format;
-    size_t whole;        /* tokens before the cut */
+    size_t whole; /* tokens before the cut */
     bool truncated, dropped;
-    const char *domain;  /* the builder's; empty: none */
+    const char *domain; /* the builder's; empty: none */
 } Built;
 
 /* Fails: ERR_DATA, what is wrong with the record; a record of which nothing is scored. */

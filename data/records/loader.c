@@ -24,7 +24,7 @@ typedef struct { /* what loader_step remembers; it changes how soon the answer c
 typedef struct {
     Document document; /* ids and targets in numbers */
     bool truncated, dropped;
-    int32_t *numbers;  /* [2 n] */
+    int32_t *numbers; /* [2 n] */
     size_t capacity;
     Err *err;
 } Place;
@@ -64,7 +64,8 @@ struct Loader {
 
 static size_t entries_of(const Dataset *ds, size_t file)
 {
-    double n = (double)(dataset_file_first(ds, file + 1) - dataset_file_first(ds, file)) * dataset_file(ds, file)->weight;
+    double n = (double)(dataset_file_first(ds, file + 1) - dataset_file_first(ds, file)) *
+               dataset_file(ds, file)->weight;
     return n < 1 ? 1 : (size_t)(n + 0.5);
 }
 
@@ -89,7 +90,8 @@ static void shuffle(const Loader *loader, uint64_t epoch)
     uint64_t key = rng_key(rng_name(loader->seed, "epoch order"), epoch);
     size_t n = 0;
     if (kept->epoch == epoch) return;
-    for (size_t file = 0; file < dataset_n_files(loader->dataset); file++) n += add_entries(loader, file, epoch, kept->order + n);
+    for (size_t file = 0; file < dataset_n_files(loader->dataset); file++)
+        n += add_entries(loader, file, epoch, kept->order + n);
     for (size_t i = n; i > 1; i--) { /* as rng_shuffle, in half the memory */
         size_t j = (size_t)rng_below(key, i, i);
         uint32_t t = kept->order[i - 1];
@@ -99,10 +101,7 @@ static void shuffle(const Loader *loader, uint64_t epoch)
     kept->epoch = epoch;
 }
 
-size_t loader_steps_per_epoch(const Loader *loader)
-{
-    return (loader->n_entries + loader->batch - 1) / loader->batch;
-}
+size_t loader_steps_per_epoch(const Loader *loader) { return (loader->n_entries + loader->batch - 1) / loader->batch; }
 
 void loader_step(const Loader *loader, uint64_t step, size_t *n, const uint32_t **documents)
 {
@@ -289,7 +288,8 @@ static Err *start_worker(Loader *loader, Worker *worker)
 {
     worker->loader = loader;
     TRY(dataset_builder(loader->dataset, &worker->builder));
-    if (pthread_create(&worker->thread, NULL, work, worker)) return err_new(ERR_MEMORY, "no thread to be had for reading data");
+    if (pthread_create(&worker->thread, NULL, work, worker))
+        return err_new(ERR_MEMORY, "no thread to be had for reading data");
     worker->started = true;
     return NULL;
 }
@@ -312,8 +312,10 @@ static Err *prepare(Loader *loader)
 {
     size_t n = 0;
     for (size_t file = 0; file < dataset_n_files(loader->dataset); file++)
-        if (dataset_file_first(loader->dataset, file + 1) > dataset_file_first(loader->dataset, file)) n += entries_of(loader->dataset, file);
-    if (n > UINT32_MAX || dataset_count(loader->dataset) > UINT32_MAX) return err_new(ERR_DATA, "%zu documents; at most %u fit", n, UINT32_MAX);
+        if (dataset_file_first(loader->dataset, file + 1) > dataset_file_first(loader->dataset, file))
+            n += entries_of(loader->dataset, file);
+    if (n > UINT32_MAX || dataset_count(loader->dataset) > UINT32_MAX)
+        return err_new(ERR_DATA, "%zu documents; at most %u fit", n, UINT32_MAX);
     loader->n_entries = n;
     if (loader->batch > n) loader->batch = n; /* a step ends with the epoch */
     TRY(mem_new(&loader->lent, loader->batch, sizeof *loader->lent));
@@ -334,8 +336,10 @@ Err *loader_open(Loader **out, Dataset *dataset, size_t train_batch_size, uint64
     loader->batch = train_batch_size;
     loader->seed = seed;
     Err *err = prepare(loader);
-    if (err) loader_close(loader);
-    else *out = loader;
+    if (err)
+        loader_close(loader);
+    else
+        *out = loader;
     return err;
 }
 

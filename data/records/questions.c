@@ -60,7 +60,8 @@ static Err *encode(Build *b, const ChatOptions *options, const Raw of[], Raw tur
     b->tokens.n = 0;
     TRY(tokenizer_encode(b->encoder, b->chat.text.data, b->chat.text.n, &b->tokens));
     if (b->tokens.n > b->max_length)
-        return err_new(ERR_DATA, "%zu tokens; max_length is %zu, and a question is never cut", b->tokens.n, b->max_length);
+        return err_new(ERR_DATA, "%zu tokens; max_length is %zu, and a question is never cut", b->tokens.n,
+                       b->max_length);
     return NULL;
 }
 
@@ -68,7 +69,8 @@ static Err *encode(Build *b, const ChatOptions *options, const Raw of[], Raw tur
 static Err *add_choice(Build *b, const Raw of[], Raw choice, Question *q)
 {
     ChatOptions options = b->options;
-    if (!raw_is(choice, JSON_STRING)) return err_new(ERR_DATA, "choice %zu is %s; expected a string", q->n_choices, raw_kind_name(choice));
+    if (!raw_is(choice, JSON_STRING))
+        return err_new(ERR_DATA, "choice %zu is %s; expected a string", q->n_choices, raw_kind_name(choice));
     options.add_generation_prompt = options.end_of_text = false;
     TRY(encode(b, &options, of, choice));
     Document *d = &q->choices[q->n_choices++];
@@ -129,9 +131,12 @@ static Err *add_prompt(Build *b, const Raw of[], Question *q)
     TRY(mem_new(&q->prompt, b->tokens.n, sizeof *q->prompt));
     for (size_t i = 0; i < b->tokens.n; i++) q->prompt[i] = b->tokens.items[i].id;
     q->n_prompt = b->tokens.n;
-    if (raw_is(of[ANSWER], JSON_STRING)) raw_string(&text, of[ANSWER]);
-    else if (raw_is(of[ANSWER], JSON_NUMBER)) text_add(&text, of[ANSWER].at, of[ANSWER].bytes);
-    else return err_new(ERR_DATA, "answer is %s; expected a text or a number", raw_kind_name(of[ANSWER]));
+    if (raw_is(of[ANSWER], JSON_STRING))
+        raw_string(&text, of[ANSWER]);
+    else if (raw_is(of[ANSWER], JSON_NUMBER))
+        text_add(&text, of[ANSWER].at, of[ANSWER].bytes);
+    else
+        return err_new(ERR_DATA, "answer is %s; expected a text or a number", raw_kind_name(of[ANSWER]));
     Err *err = text_error(&text);
     if (!err) err = mem_copy_bytes(&q->written, text.data ? text.data : "", text.n);
     text_free(&text);
@@ -202,7 +207,8 @@ static Err *read_all(Build *b, Reader *reader, const char *path)
     return b->questions->count ? NULL : err_new(ERR_DATA, "%s has no records", path);
 }
 
-Err *questions_open(Questions **out, const char *path, const Tokenizer *tokenizer, const ChatOptions *options, size_t max_length)
+Err *questions_open(Questions **out, const char *path, const Tokenizer *tokenizer, const ChatOptions *options,
+                    size_t max_length)
 {
     Build b = {.options = *options, .max_length = max_length};
     Reader *reader = NULL;
@@ -216,8 +222,10 @@ Err *questions_open(Questions **out, const char *path, const Tokenizer *tokenize
     text_free(&b.messages);
     chat_text_free(&b.chat);
     tokens_free(&b.tokens);
-    if (err) questions_close(b.questions);
-    else *out = b.questions;
+    if (err)
+        questions_close(b.questions);
+    else
+        *out = b.questions;
     return err;
 }
 

@@ -84,7 +84,9 @@ static Err *fits_two(RecordFormat a, RecordFormat b)
     text_put(&seen, ") and ");
     put_keys(&seen, b);
     Err *err = text_error(&seen);
-    if (!err) err = err_new(ERR_DATA, "the record fits two formats: it has %s (%s); say which with data_format", seen.data, formats[b].name);
+    if (!err)
+        err = err_new(ERR_DATA, "the record fits two formats: it has %s (%s); say which with data_format", seen.data,
+                      formats[b].name);
     text_free(&seen);
     return err;
 }
@@ -92,26 +94,32 @@ static Err *fits_two(RecordFormat a, RecordFormat b)
 static Err *recognise(Raw record, RecordFormat expected, RecordFormat *format)
 {
     *format = RECORD_AUTO;
-    if (!raw_is(record, JSON_OBJECT)) return err_new(ERR_DATA, "the record is %s; expected an object", raw_kind_name(record));
+    if (!raw_is(record, JSON_OBJECT))
+        return err_new(ERR_DATA, "the record is %s; expected an object", raw_kind_name(record));
     for (RecordFormat f = RECORD_MESSAGES; f < RECORD_FORMATS; f++) {
         if (!fits(record, f) || (expected != RECORD_AUTO && f != expected)) continue;
         if (*format != RECORD_AUTO) return fits_two(*format, f);
         *format = f;
     }
     if (*format != RECORD_AUTO) return NULL;
-    return expected == RECORD_AUTO ? fits_none(record) : err_wrap(fits_none(record), "data_format is %s", formats[expected].name);
+    return expected == RECORD_AUTO ? fits_none(record)
+                                   : err_wrap(fits_none(record), "data_format is %s", formats[expected].name);
 }
 
 /* ---- putting messages together ---- */
 
 static Err *need_string(Raw value, const char *what)
 {
-    return raw_is(value, JSON_STRING) ? NULL : err_new(ERR_DATA, "%s is %s; expected a string", what, raw_kind_name(value));
+    return raw_is(value, JSON_STRING) ? NULL
+                                      : err_new(ERR_DATA, "%s is %s; expected a string", what, raw_kind_name(value));
 }
 
 static void put_raw(Text *out, Raw value) { text_add(out, value.at, value.bytes); }
 
-static void put_inside(Text *out, Raw value) { text_add(out, value.at + 1, value.bytes - 2); } /* without quotes or brackets */
+static void put_inside(Text *out, Raw value)
+{
+    text_add(out, value.at + 1, value.bytes - 2);
+} /* without quotes or brackets */
 
 static void open_message(Text *out, const char *role)
 {
@@ -140,9 +148,10 @@ static Err *finish_messages(Record *record)
 
 static const char *role_of(Raw from)
 {
-    static const char *const roles[][2] = {{"human", "user"}, {"user", "user"}, {"gpt", "assistant"}, {"assistant", "assistant"},
-                                           {"chatgpt", "assistant"}, {"model", "assistant"}, {"system", "system"},
-                                           {"observation", "tool"}, {"tool", "tool"}, {"function_call", "calls"}};
+    static const char *const roles[][2] = {{"human", "user"},          {"user", "user"},         {"gpt", "assistant"},
+                                           {"assistant", "assistant"}, {"chatgpt", "assistant"}, {"model", "assistant"},
+                                           {"system", "system"},       {"observation", "tool"},  {"tool", "tool"},
+                                           {"function_call", "calls"}};
     for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
         if (raw_equals(from, roles[i][0])) return roles[i][1];
     return NULL;
@@ -157,17 +166,21 @@ static Err *put_calls(Record *record, Raw value)
         TRY(text_error(&record->decoded));
         Err *err = raw_open(&value, record->decoded.data, record->decoded.n);
         if (err) {
-            Err *told = err_new(ERR_DATA, "the value of function_call is a string that does not hold JSON: %s", err_message(err));
+            Err *told = err_new(ERR_DATA, "the value of function_call is a string that does not hold JSON: %s",
+                                err_message(err));
             err_free(err);
             return told;
         }
     }
     if (!raw_is(value, JSON_OBJECT) && !raw_is(value, JSON_ARRAY))
-        return err_new(ERR_DATA, "the value of function_call is %s; expected a call or a list of calls", raw_kind_name(value));
+        return err_new(ERR_DATA, "the value of function_call is %s; expected a call or a list of calls",
+                       raw_kind_name(value));
     open_message(&record->built, "assistant");
     text_put(&record->built, "\"\",\"tool_calls\":[");
-    if (raw_is(value, JSON_OBJECT)) put_raw(&record->built, value);
-    else put_inside(&record->built, value);
+    if (raw_is(value, JSON_OBJECT))
+        put_raw(&record->built, value);
+    else
+        put_inside(&record->built, value);
     text_put(&record->built, "]}");
     return NULL;
 }
@@ -181,9 +194,12 @@ static Err *put_turn(Record *record, Raw turn)
     if (!raw_is(of[0], JSON_STRING)) return err_new(ERR_DATA, "from is %s; expected a string", raw_kind_name(of[0]));
     const char *role = role_of(of[0]);
     if (!role)
-        return err_new(ERR_DATA, "from is %.*s; expected human, gpt, system, observation or function_call", of[0].bytes < 40 ? (int)of[0].bytes : 40, of[0].at);
-    if (strcmp(role, "calls") == 0) TRY(put_calls(record, of[1]));
-    else TRY(put_message(out, role, of[1], "value"));
+        return err_new(ERR_DATA, "from is %.*s; expected human, gpt, system, observation or function_call",
+                       of[0].bytes < 40 ? (int)of[0].bytes : 40, of[0].at);
+    if (strcmp(role, "calls") == 0)
+        TRY(put_calls(record, of[1]));
+    else
+        TRY(put_message(out, role, of[1], "value"));
     if (!of[2].at || out->failed) return NULL;
     out->n--; /* the brace */
     text_put(out, ",\"weight\":");
@@ -196,7 +212,8 @@ static Err *read_sharegpt(Record *record, Raw object)
 {
     Raw turns = find(object, "conversations"), system = find(object, "system");
     size_t number = 1;
-    if (!raw_is(turns, JSON_ARRAY)) return err_new(ERR_DATA, "conversations is %s; expected an array", raw_kind_name(turns));
+    if (!raw_is(turns, JSON_ARRAY))
+        return err_new(ERR_DATA, "conversations is %s; expected an array", raw_kind_name(turns));
     RawItem turn = raw_first(turns);
     bool as_messages = raw_find(turn.value, "role").at != NULL;
     text_put(&record->built, "[");
@@ -205,7 +222,8 @@ static Err *read_sharegpt(Record *record, Raw object)
         if (record->built.n > 1) text_put(&record->built, ",");
         put_inside(&record->built, turns);
     } else {
-        for (; turn.value.at; raw_next(&turn), number++) TRY(err_wrap(put_turn(record, turn.value), "turn %zu", number));
+        for (; turn.value.at; raw_next(&turn), number++)
+            TRY(err_wrap(put_turn(record, turn.value), "turn %zu", number));
     }
     record->tools = find(object, "tools");
     return finish_messages(record);
@@ -226,8 +244,8 @@ static Err *read_prompt_completion(Record *record, Raw object, bool plain)
     Raw prompt = find(object, "prompt"), completion = find(object, "completion");
     bool strings = raw_is(prompt, JSON_STRING) && raw_is(completion, JSON_STRING);
     if (!strings && !(raw_is(prompt, JSON_ARRAY) && raw_is(completion, JSON_ARRAY)))
-        return err_new(ERR_DATA, "prompt is %s and completion is %s; expected two strings or two lists of messages", raw_kind_name(prompt),
-                       raw_kind_name(completion));
+        return err_new(ERR_DATA, "prompt is %s and completion is %s; expected two strings or two lists of messages",
+                       raw_kind_name(prompt), raw_kind_name(completion));
     if (strings && plain) return read_plain_prompt(record, prompt, completion);
     text_put(&record->built, "[");
     if (strings) {
@@ -247,10 +265,12 @@ static Err *read_prompt_completion(Record *record, Raw object, bool plain)
 
 static Err *put_history(Text *out, Raw history)
 {
-    if (!raw_is(history, JSON_ARRAY)) return err_new(ERR_DATA, "history is %s; expected an array", raw_kind_name(history));
+    if (!raw_is(history, JSON_ARRAY))
+        return err_new(ERR_DATA, "history is %s; expected an array", raw_kind_name(history));
     for (RawItem pair = raw_first(history); pair.value.at; raw_next(&pair)) {
         RawItem side = raw_first(pair.value);
-        if (!raw_is(pair.value, JSON_ARRAY)) return err_new(ERR_DATA, "history holds %s; expected pairs", raw_kind_name(pair.value));
+        if (!raw_is(pair.value, JSON_ARRAY))
+            return err_new(ERR_DATA, "history holds %s; expected pairs", raw_kind_name(pair.value));
         TRY(put_message(out, "user", side.value, "a question in history"));
         raw_next(&side);
         TRY(put_message(out, "assistant", side.value, "an answer in history"));
@@ -285,7 +305,8 @@ static Err *read_alpaca(Record *record, Raw object)
 
 static Err *read_switch(Raw value, const char *key, ChatSwitch *to)
 {
-    if (!raw_is(value, JSON_BOOL)) return err_new(ERR_DATA, "chat_template_kwargs: %s is %s; expected true or false", key, raw_kind_name(value));
+    if (!raw_is(value, JSON_BOOL))
+        return err_new(ERR_DATA, "chat_template_kwargs: %s is %s; expected true or false", key, raw_kind_name(value));
     *to = *value.at == 't' ? CHAT_YES : CHAT_NO;
     return NULL;
 }
@@ -293,7 +314,8 @@ static Err *read_switch(Raw value, const char *key, ChatSwitch *to)
 static Err *read_keywords(Record *record, Raw keywords)
 {
     if (!keywords.at) return NULL;
-    if (!raw_is(keywords, JSON_OBJECT)) return err_new(ERR_DATA, "chat_template_kwargs is %s; expected an object", raw_kind_name(keywords));
+    if (!raw_is(keywords, JSON_OBJECT))
+        return err_new(ERR_DATA, "chat_template_kwargs is %s; expected an object", raw_kind_name(keywords));
     for (RawItem item = raw_first(keywords); item.value.at; raw_next(&item)) {
         if (raw_equals(item.key, "enable_thinking")) {
             TRY(read_switch(item.value, "enable_thinking", &record->enable_thinking));
@@ -303,8 +325,10 @@ static Err *read_keywords(Record *record, Raw keywords)
             record->effort_given = true;
             record->effort_high = raw_equals(item.value, "high");
         } else {
-            return err_new(ERR_DATA, "chat_template_kwargs: %.*s is unknown; known are enable_thinking, clear_thinking and reasoning_effort",
-                           item.key.bytes < 60 ? (int)item.key.bytes : 60, item.key.at);
+            return err_new(
+                ERR_DATA,
+                "chat_template_kwargs: %.*s is unknown; known are enable_thinking, clear_thinking and reasoning_effort",
+                item.key.bytes < 60 ? (int)item.key.bytes : 60, item.key.at);
         }
     }
     return NULL;
@@ -359,7 +383,8 @@ static Err *open_line(Raw *object, const char *line, size_t bytes)
     }
     Err *err = raw_open(object, line, bytes);
     if (!err) return NULL;
-    Err *told = err_new(ERR_DATA, "%s%s", err_message(err), hint(line, bytes)); /* a bad record, whatever the reader of JSON calls it */
+    Err *told = err_new(ERR_DATA, "%s%s", err_message(err),
+                        hint(line, bytes)); /* a bad record, whatever the reader of JSON calls it */
     err_free(err);
     return told;
 }

@@ -162,7 +162,8 @@ static Err *write_index(Offsets *o)
         o->header.digest[1] = rng_key(scan.lanes[2], scan.lanes[3]) ^ scan.count;
         fwrite(&scan.at, sizeof scan.at, 1, scan.out);
         rewind(scan.out);
-        if (fwrite(&o->header, sizeof o->header, 1, scan.out) != 1 || ferror(scan.out)) err = err_errno("write %s", draft);
+        if (fwrite(&o->header, sizeof o->header, 1, scan.out) != 1 || ferror(scan.out))
+            err = err_errno("write %s", draft);
     }
     err = err_first(err, file_close(&scan.out, draft));
     if (!err) return file_replace(draft, o->index_path);
@@ -180,13 +181,15 @@ static bool is_kept(Offsets *o)
     bool good = !err && o->map.bytes >= sizeof found;
     if (good) {
         memcpy(&found, o->map.data, sizeof found);
-        good = !memcmp(found.magic, magic, sizeof magic) && found.bytes == o->header.bytes && found.seconds == o->header.seconds &&
-               found.nanoseconds == o->header.nanoseconds && found.count < o->map.bytes &&
-               o->map.bytes == sizeof found + (found.count + 1) * sizeof(uint64_t) && stat(o->text_path, &text) == 0 &&
-               (uint64_t)text.st_size == found.text_bytes;
+        good = !memcmp(found.magic, magic, sizeof magic) && found.bytes == o->header.bytes &&
+               found.seconds == o->header.seconds && found.nanoseconds == o->header.nanoseconds &&
+               found.count < o->map.bytes && o->map.bytes == sizeof found + (found.count + 1) * sizeof(uint64_t) &&
+               stat(o->text_path, &text) == 0 && (uint64_t)text.st_size == found.text_bytes;
     }
-    if (good) o->header = found;
-    else file_unmap(&o->map);
+    if (good)
+        o->header = found;
+    else
+        file_unmap(&o->map);
     err_free(err);
     return good;
 }

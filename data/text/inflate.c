@@ -35,7 +35,8 @@ static Err *packing_of(const char *path, Packing *packing)
     size_t n = fread(first, 1, sizeof first, file);
     fclose(file);
     if (n >= 2 && first[0] == 0x1F && first[1] == 0x8B) *packing = GZIP;
-    if (n == 4 && (!memcmp(first, "\x28\xB5\x2F\xFD", 4) || ((first[0] & 0xF0) == 0x50 && !memcmp(first + 1, "\x2A\x4D\x18", 3))))
+    if (n == 4 &&
+        (!memcmp(first, "\x28\xB5\x2F\xFD", 4) || ((first[0] & 0xF0) == 0x50 && !memcmp(first + 1, "\x2A\x4D\x18", 3))))
         *packing = ZSTD;
     return NULL;
 }
@@ -62,7 +63,8 @@ static Err *open_gzip(Packed *packed)
 {
     errno = 0;
     packed->gzip = gzopen(packed->path, "rbe");
-    if (!packed->gzip) return errno ? err_errno("open %s", packed->path) : err_new(ERR_MEMORY, "open %s: out of memory", packed->path);
+    if (!packed->gzip)
+        return errno ? err_errno("open %s", packed->path) : err_new(ERR_MEMORY, "open %s: out of memory", packed->path);
     gzbuffer(packed->gzip, CHUNK_BYTES);
     return NULL;
 }
@@ -76,8 +78,10 @@ Err *packed_open(Packed **out, const char *path)
     TRY(mem_new(&packed, 1, sizeof *packed));
     Err *err = mem_copy_text(&packed->path, path);
     if (!err) err = packing == ZSTD ? open_zstd(packed) : open_gzip(packed);
-    if (err) packed_close(packed);
-    else *out = packed;
+    if (err)
+        packed_close(packed);
+    else
+        *out = packed;
     return err;
 }
 
@@ -112,7 +116,8 @@ static Err *read_zstd(Packed *packed, char *to, size_t most, size_t *n)
             packed->in.pos = 0;
             packed->in.size = fread(packed->chunk, 1, CHUNK_BYTES, packed->file);
             if (ferror(packed->file)) return err_errno("read %s", packed->path);
-            if (packed->in.size == 0 && packed->frame_left) return err_new(ERR_IO, "read %s: unexpected end of file", packed->path);
+            if (packed->in.size == 0 && packed->frame_left)
+                return err_new(ERR_IO, "read %s: unexpected end of file", packed->path);
             if (packed->in.size == 0) break;
         }
         packed->frame_left = ZSTD_decompressStream(packed->zstd, &out, &packed->in);

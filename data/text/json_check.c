@@ -87,8 +87,10 @@ static bool check_digits(Scan *s)
 static bool check_number(Scan *s)
 {
     if (*s->at == '-') s->at++;
-    if (s->at < s->end && *s->at == '0') s->at++;
-    else if (!check_digits(s)) return false;
+    if (s->at < s->end && *s->at == '0')
+        s->at++;
+    else if (!check_digits(s))
+        return false;
     if (s->at < s->end && *s->at == '.') {
         s->at++;
         if (!check_digits(s)) return false;

@@ -29,7 +29,7 @@ typedef struct {
 MUST_USE Err *raw_open(Raw *value, const char *text, size_t bytes);
 
 JsonKind raw_kind(Raw value);
-const char *raw_kind_name(Raw value); /* "a number", "nothing", ... for messages */
+const char *raw_kind_name(Raw value);  /* "a number", "nothing", ... for messages */
 bool raw_is(Raw value, JsonKind kind); /* false when absent */
 
 /* Members or elements; of anything else, and of an absent value, none. */

@@ -26,8 +26,10 @@ Err *reader_open(Reader **out, const char *path)
     Err *err = mem_copy_text(&reader->path, path);
     if (!err) err = mem_new(&reader->chunk, CHUNK_BYTES, 1);
     if (!err) err = packed_open(&reader->file, path);
-    if (err) reader_close(reader);
-    else *out = reader;
+    if (err)
+        reader_close(reader);
+    else
+        *out = reader;
     return err;
 }
 

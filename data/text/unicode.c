@@ -77,8 +77,8 @@ size_t unicode_lossy(Text *out, const char *bytes, size_t n, bool last)
 bool unicode_is_space(uint32_t code)
 {
     return (code >= 9 && code <= 13) || code == 0x20 || code == 0x85 || code == 0xA0 || code == 0x1680 ||
-           (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 || code == 0x202F ||
-           code == 0x205F || code == 0x3000;
+           (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 || code == 0x202F || code == 0x205F ||
+           code == 0x3000;
 }
 
 bool unicode_is_word(uint32_t code)
@@ -129,20 +129,23 @@ void unicode_strip(const char **text, size_t *n)
  * the one later letter that composes backward) stay where they are, and nothing moves across them. */
 static bool newer_than_unicode_9(uint32_t code)
 {
-    static const uint32_t ranges[][2] = {
-        {0x07FD, 0x07FD}, {0x0898, 0x089F}, {0x08CA, 0x08D3}, {0x09FE, 0x09FE}, {0x0C3C, 0x0C3C}, {0x0D3B, 0x0D3C},
-        {0x0EBA, 0x0EBA}, {0x0ECE, 0x0ECE}, {0x1715, 0x1715}, {0x1ABF, 0x1ACE}, {0x1DF6, 0x1DFA}, {0xA82C, 0xA82C},
-        {0x10D24, 0x10D27}, {0x10EAB, 0x10EAC}, {0x10EFD, 0x10EFF}, {0x10F46, 0x10F50}, {0x10F82, 0x10F85},
-        {0x11070, 0x11070}, {0x1133B, 0x1133B}, {0x1145E, 0x1145E}, {0x11839, 0x1183A}, {0x11930, 0x11930},
-        {0x1193D, 0x1193E}, {0x11943, 0x11943}, {0x119E0, 0x119E0}, {0x11A34, 0x11A34}, {0x11A47, 0x11A47},
-        {0x11A99, 0x11A99}, {0x11D42, 0x11D42}, {0x11D44, 0x11D45}, {0x11D97, 0x11D97}, {0x11F41, 0x11F42},
-        {0x16FF0, 0x16FF1}, {0x1E08F, 0x1E08F}, {0x1E130, 0x1E136}, {0x1E2AE, 0x1E2AE}, {0x1E2EC, 0x1E2EF},
-        {0x1E4EC, 0x1E4EF}};
+    static const uint32_t ranges[][2] = {{0x07FD, 0x07FD},   {0x0898, 0x089F},   {0x08CA, 0x08D3},   {0x09FE, 0x09FE},
+                                         {0x0C3C, 0x0C3C},   {0x0D3B, 0x0D3C},   {0x0EBA, 0x0EBA},   {0x0ECE, 0x0ECE},
+                                         {0x1715, 0x1715},   {0x1ABF, 0x1ACE},   {0x1DF6, 0x1DFA},   {0xA82C, 0xA82C},
+                                         {0x10D24, 0x10D27}, {0x10EAB, 0x10EAC}, {0x10EFD, 0x10EFF}, {0x10F46, 0x10F50},
+                                         {0x10F82, 0x10F85}, {0x11070, 0x11070}, {0x1133B, 0x1133B}, {0x1145E, 0x1145E},
+                                         {0x11839, 0x1183A}, {0x11930, 0x11930}, {0x1193D, 0x1193E}, {0x11943, 0x11943},
+                                         {0x119E0, 0x119E0}, {0x11A34, 0x11A34}, {0x11A47, 0x11A47}, {0x11A99, 0x11A99},
+                                         {0x11D42, 0x11D42}, {0x11D44, 0x11D45}, {0x11D97, 0x11D97}, {0x11F41, 0x11F42},
+                                         {0x16FF0, 0x16FF1}, {0x1E08F, 0x1E08F}, {0x1E130, 0x1E136}, {0x1E2AE, 0x1E2AE},
+                                         {0x1E2EC, 0x1E2EF}, {0x1E4EC, 0x1E4EF}};
     size_t low = 0, high = sizeof ranges / sizeof *ranges;
     while (low < high) {
         size_t middle = (low + high) / 2;
-        if (code > ranges[middle][1]) low = middle + 1;
-        else high = middle;
+        if (code > ranges[middle][1])
+            low = middle + 1;
+        else
+            high = middle;
     }
     return low < sizeof ranges / sizeof *ranges && code >= ranges[low][0];
 }
@@ -183,8 +186,8 @@ Err *unicode_nfc(Text *out, const char *text, size_t n, bool *same)
         *same = high == n && at == 0;
         if (*same) return NULL;
         size_t base = high;
-        if (high < n && base > at)
-            do base--;
+        if (high < n && base > at) do
+                base--;
             while (base > at && ((unsigned char)text[base] & 0xC0) == 0x80);
         for (end = high; end < n && (unsigned char)text[end] >= 0xCC;) {
             uint32_t code;

@@ -10,8 +10,8 @@
 
 typedef struct {
     int32_t id;
-    bool special;     /* left out when decoding asks for it */
-    bool single_word; /* only where no letter stands beside it */
+    bool special;        /* left out when decoding asks for it */
+    bool single_word;    /* only where no letter stands beside it */
     bool lstrip, rstrip; /* takes the white space on that side with it */
 } AddedToken;
 

@@ -60,8 +60,10 @@ Err *bpe_new(Bpe **out, const Vocabulary *vocabulary, bool ignore_merges)
     bpe->vocabulary = vocabulary;
     bpe->ignore_merges = ignore_merges;
     Err *err = mem_new(&bpe->cache, CACHE_SLOTS, sizeof *bpe->cache);
-    if (err) bpe_free(bpe);
-    else *out = bpe;
+    if (err)
+        bpe_free(bpe);
+    else
+        *out = bpe;
     return err;
 }
 

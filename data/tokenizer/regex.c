@@ -183,8 +183,10 @@ Err *pattern_open(Pattern **out, const char *regex, bool literal)
     Err *err = literal ? NULL : rewrite(&r);
     if (!err) err = compile(pattern, regex, literal ? regex : r.out.data, literal);
     text_free(&r.out);
-    if (err) pattern_close(pattern);
-    else *out = pattern;
+    if (err)
+        pattern_close(pattern);
+    else
+        *out = pattern;
     return err;
 }
 

@@ -30,8 +30,10 @@ Err *tokenizer_open(Tokenizer **out, const char *path)
     if (!err) err = raw_open(&file, text.data, text.n);
     if (!err) err = scheme_read(&tok->scheme, file);
     text_free(&text);
-    if (err) tokenizer_close(tok);
-    else *out = tok;
+    if (err)
+        tokenizer_close(tok);
+    else
+        *out = tok;
     return err_wrap(err, "%s", path);
 }
 
@@ -59,8 +61,10 @@ Err *encoder_new(Encoder **out, const Tokenizer *tok)
     encoder->scheme = &tok->scheme;
     Err *err = matcher_new(&encoder->matcher);
     if (!err) err = bpe_new(&encoder->bpe, &tok->scheme.vocabulary, tok->scheme.ignore_merges);
-    if (err) encoder_free(encoder);
-    else *out = encoder;
+    if (err)
+        encoder_free(encoder);
+    else
+        *out = encoder;
     return err;
 }
 

@@ -48,10 +48,10 @@ typedef struct {
 MUST_USE Err *stream_put(TokenStream *stream, int32_t id, Text *out);
 MUST_USE Err *stream_end(TokenStream *stream, Text *out);
 
-size_t tokenizer_size(const Tokenizer *tokenizer);                         /* one more than the largest id */
-int32_t tokenizer_id_of(const Tokenizer *tokenizer, const char *token);    /* as the file spells it; -1: none */
-const char *tokenizer_token(const Tokenizer *tokenizer, int32_t id);       /* the same way back; NULL: none */
-bool tokenizer_is_added(const Tokenizer *tokenizer, int32_t id);           /* <think>, say: one whole, found before all else */
-bool tokenizer_is_special(const Tokenizer *tokenizer, int32_t id);         /* added, and left out where decoding skips those */
+size_t tokenizer_size(const Tokenizer *tokenizer);                      /* one more than the largest id */
+int32_t tokenizer_id_of(const Tokenizer *tokenizer, const char *token); /* as the file spells it; -1: none */
+const char *tokenizer_token(const Tokenizer *tokenizer, int32_t id);    /* the same way back; NULL: none */
+bool tokenizer_is_added(const Tokenizer *tokenizer, int32_t id);   /* <think>, say: one whole, found before all else */
+bool tokenizer_is_special(const Tokenizer *tokenizer, int32_t id); /* added, and left out where decoding skips those */
 
 #endif

@@ -158,8 +158,15 @@ static Err *read_model(Scheme *s, Raw model)
     if (!raw_is(model, JSON_OBJECT))
         return err_new(ERR_FORMAT, "model is %s; expected an object", raw_kind_name(model));
     enum { TYPE, VOCAB, MERGES, FALLBACK, IGNORE, DROPOUT, PREFIX, SUFFIX, UNKNOWN, KEYS };
-    static const char *const keys[KEYS] = {"type", "vocab", "merges", "byte_fallback", "ignore_merges", "dropout",
-                                           "continuing_subword_prefix", "end_of_word_suffix", "unk_token"};
+    static const char *const keys[KEYS] = {"type",
+                                           "vocab",
+                                           "merges",
+                                           "byte_fallback",
+                                           "ignore_merges",
+                                           "dropout",
+                                           "continuing_subword_prefix",
+                                           "end_of_word_suffix",
+                                           "unk_token"};
     Raw of[KEYS];
     raw_find_all(model, KEYS, keys, of);
     if (!raw_equals(of[TYPE], "BPE"))

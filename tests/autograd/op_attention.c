@@ -74,10 +74,13 @@ static void make(Trial *trial, size_t i)
     trial_tensor(trial, "kv", H * (nope + v));
     trial_tensor(trial, "kr", cases[i].krw);
     Attention *a = trial_alloc(trial, sizeof *a);
-    *a = (Attention){{H, nope, rope, v, 0.4f, 0}, cases[i].kr_col, cases[i].top_k ? choose(trial, cases[i].top_k, cases[i].recent) : NULL};
+    *a = (Attention){{H, nope, rope, v, 0.4f, 0},
+                     cases[i].kr_col,
+                     cases[i].top_k ? choose(trial, cases[i].top_k, cases[i].recent) : NULL};
     trial->op = a;
     trial->samples = trial->group.T < 300 ? 60 : 15;
-    if (nope > 200) trial->forward_within = 2e-5; /* scores around 7: errors of 2^-24 of their largest sums, in an exponent */
+    if (nope > 200)
+        trial->forward_within = 2e-5; /* scores around 7: errors of 2^-24 of their largest sums, in an exponent */
 }
 
 static void forward_agrees_with_double(void **state)
@@ -110,11 +113,13 @@ static void a_bitmap_of_all_keys_equals_none(void **state)
     const Group *group = &trial.group;
     for (size_t d = 0; d < group->n_docs; d++)
         if (a.keys->of[d])
-            memset(a.keys->of[d], 0xff, (group->doc_start[d + 1] - group->doc_start[d]) * keys_words(group, d) * sizeof **a.keys->of);
+            memset(a.keys->of[d], 0xff,
+                   (group->doc_start[d + 1] - group->doc_start[d]) * keys_words(group, d) * sizeof **a.keys->of);
     trial.op = &a;
     Outcome got = trial_run(&trial, &arena);
     assert_memory_equal(got.out, want.out, trial.group.T * trial.cols * sizeof(float));
-    for (size_t i = 0; i < 3; i++) assert_memory_equal(got.grad[i], want.grad[i], trial.group.T * trial.in[i].cols * sizeof(float));
+    for (size_t i = 0; i < 3; i++)
+        assert_memory_equal(got.grad[i], want.grad[i], trial.group.T * trial.in[i].cols * sizeof(float));
     arena_free(&arena);
     trial_free(&trial);
 }
@@ -141,7 +146,8 @@ static void the_first_row_is_its_own_value(void **state)
     Trial trial;
     make(&trial, 1);
     Outcome got = trial_run(&trial, &arena);
-    for (size_t h = 0; h < 3; h++) assert_memory_equal(got.out + h * 7, trial.in[1].values + h * 12 + 5, 7 * sizeof(float));
+    for (size_t h = 0; h < 3; h++)
+        assert_memory_equal(got.out + h * 7, trial.in[1].values + h * 12 + 5, 7 * sizeof(float));
     arena_free(&arena);
     trial_free(&trial);
 }
@@ -156,7 +162,8 @@ typedef struct {
 
 static Single single_new(size_t n, AttentionShape s)
 {
-    Single x = {s, n, {s.n_heads * (s.nope + s.rope), s.n_heads * (s.nope + s.v), s.rope, s.n_heads * s.v}, {NULL}, {NULL}};
+    Single x = {
+        s, n, {s.n_heads * (s.nope + s.rope), s.n_heads * (s.nope + s.v), s.rope, s.n_heads * s.v}, {NULL}, {NULL}};
     for (size_t i = 0; i < 4; i++) x.in[i] = normal(i + 1, n * x.width[i]);
     x.out[3] = normal(0, n * x.width[3]);
     return x;
@@ -194,7 +201,8 @@ static void single_plainly(const Single *x, double *const want[4])
                 size_t kv = t * x->width[1] + h * (s->nope + s->v);
                 P[t] = dP[t] = 0;
                 for (size_t c = 0; c < s->nope; c++) P[t] += (double)x->in[0][q + c] * (double)x->in[1][kv + c];
-                for (size_t c = 0; c < s->rope; c++) P[t] += (double)x->in[0][q + s->nope + c] * (double)x->in[2][t * s->rope + c];
+                for (size_t c = 0; c < s->rope; c++)
+                    P[t] += (double)x->in[0][q + s->nope + c] * (double)x->in[2][t * s->rope + c];
                 for (size_t c = 0; c < s->v; c++) dP[t] += (double)x->in[3][o + c] * (double)x->in[1][kv + s->nope + c];
                 sum += P[t] = exp((double)s->scale * P[t]);
             }
@@ -229,8 +237,8 @@ static void assert_plain(const Single *x)
             worst = fmax(worst, fabs(want[i][k] - (double)x->out[i][k]));
         }
         if (!(worst <= most * (pairs && i < 3 ? 1e-2 : 3e-6)))
-            fail_msg("%s: %s of %zu tokens, heads %zu: %zu %zu %zu, is off by %g of %g", matmul_path(), name[i], x->n, x->s.n_heads,
-                     x->s.nope, x->s.rope, x->s.v, worst, most);
+            fail_msg("%s: %s of %zu tokens, heads %zu: %zu %zu %zu, is off by %g of %g", matmul_path(), name[i], x->n,
+                     x->s.n_heads, x->s.nope, x->s.rope, x->s.v, worst, most);
     }
     for (size_t i = 0; i < 4; i++) free(want[i]);
 }
@@ -280,9 +288,10 @@ static void paths_differ_where_they_may_only(void **state)
 static void what_does_not_fit_is_an_error(void **state)
 {
     (void)state;
-    static const size_t shapes[][6] = {
-        {3, 9, 3, 10, 3, 4}, {3, 10, 3, 11, 3, 4}, {3, 10, 3, 10, 3, 2}, {3, 10, 2, 10, 3, 4}, {3, 10, 3, 10, 2, 4}, {2, 10, 2, 10, 2, 4}};
-    static const char *const parts[] = {"q is [3][9]", "kv [3][11]", "kr [3][2]", "kv [2][10]", "kr [2][4]", "q is [2][10]"};
+    static const size_t shapes[][6] = {{3, 9, 3, 10, 3, 4},  {3, 10, 3, 11, 3, 4}, {3, 10, 3, 10, 3, 2},
+                                       {3, 10, 2, 10, 3, 4}, {3, 10, 3, 10, 2, 4}, {2, 10, 2, 10, 2, 4}};
+    static const char *const parts[] = {"q is [3][9]", "kv [3][11]", "kr [3][2]",
+                                        "kv [2][10]",  "kr [2][4]",  "q is [2][10]"};
     Tape tape = {0};
     float x[64] = {0};
     AttentionShape shape = {2, 3, 2, 2, 1, 0};
@@ -290,8 +299,10 @@ static void what_does_not_fit_is_an_error(void **state)
     for (size_t i = 0; i < 6; i++) {
         const size_t *s = shapes[i];
         tape_begin(&tape, &group, TAPE_RECORD);
-        assert_ptr_equal(op_attention(&tape, &shape, tape_leaf(&tape, s[0], s[1], x, true), tape_leaf(&tape, s[2], s[3], x, true),
-                                      tape_leaf(&tape, s[4], s[5], x, true), 1, NULL), &tape.dummy);
+        assert_ptr_equal(op_attention(&tape, &shape, tape_leaf(&tape, s[0], s[1], x, true),
+                                      tape_leaf(&tape, s[2], s[3], x, true), tape_leaf(&tape, s[4], s[5], x, true), 1,
+                                      NULL),
+                         &tape.dummy);
         assert_fails(tape_error(&tape), ERR_FORMAT, parts[i]);
     }
     tape_free(&tape);

@@ -8,7 +8,17 @@
 #include <omp.h>
 #include <string.h>
 
-enum { H = 3, NOPE = 5, ROPE = 4, VALUE = 3, R = 9, QW = H * (NOPE + ROPE), KVW = H * (NOPE + VALUE), N_DOCS = 3, LORA_R = 2 };
+enum {
+    H = 3,
+    NOPE = 5,
+    ROPE = 4,
+    VALUE = 3,
+    R = 9,
+    QW = H * (NOPE + ROPE),
+    KVW = H * (NOPE + VALUE),
+    N_DOCS = 3,
+    LORA_R = 2
+};
 static const size_t lengths[N_DOCS] = {1, 70, 6};
 
 /* Three documents as a cache holds them in the end, and the outputs of every row, both ways. */
@@ -21,8 +31,8 @@ typedef struct {
     bool adapted;
     float *q, *latent, *rotary; /* [T][..] */
     Keys *keys;
-    double *want;               /* [T][H * VALUE] */
-    float *expanded;            /* the same by op_attention */
+    double *want;    /* [T][H * VALUE] */
+    float *expanded; /* the same by op_attention */
 } Cached;
 
 static Keys *choose(Trial *trial, size_t top_k)
@@ -54,9 +64,11 @@ static void reference_rows(Cached *c)
     for (size_t i = 0; i < KVW * LORA_R; i++) B[i] = (double)c->B.data[i];
     reference_project(T, R, KVW, (void *)kv, (void *)latent, c->kv_up);
     if (c->adapted)
-        reference_lora(T, R, KVW, KVW, LORA_R, (void *)kv, 0, (double)c->lora.scale, (void *)latent, NULL, (void *)A, (void *)B);
+        reference_lora(T, R, KVW, KVW, LORA_R, (void *)kv, 0, (double)c->lora.scale, (void *)latent, NULL, (void *)A,
+                       (void *)B);
     c->want = trial_alloc(&c->trial, T * H * VALUE * sizeof *c->want);
-    reference_attention(&c->trial.group, &c->shape, ROPE, (void *)c->want, (void *)q, (void *)kv, (void *)kr, 0, c->keys);
+    reference_attention(&c->trial.group, &c->shape, ROPE, (void *)c->want, (void *)q, (void *)kv, (void *)kr, 0,
+                        c->keys);
 }
 
 static void expanded_rows(Cached *c)
@@ -103,8 +115,8 @@ static void attend(Cached *c, size_t d, size_t past, size_t n, float *out)
     for (size_t i = 0; i < n && of[0]; i++) /* the same choice, in words of the shorter past */
         memcpy(bits + i * words, c->keys->of[d] + (past + i) * keys_words(&c->trial.group, d), words * sizeof *bits);
     tape_begin(&tape, &group, TAPE_OFF);
-    Tensor *o = op_attention_cached(&tape, &c->shape, tape_leaf(&tape, n, QW, c->q + (begin + past) * QW, false), c->kv_up,
-                                    c->adapted ? &c->lora : NULL, (const float *[]){c->latent + begin * R},
+    Tensor *o = op_attention_cached(&tape, &c->shape, tape_leaf(&tape, n, QW, c->q + (begin + past) * QW, false),
+                                    c->kv_up, c->adapted ? &c->lora : NULL, (const float *[]){c->latent + begin * R},
                                     (const float *[]){c->rotary + begin * ROPE}, c->keys ? &keys : NULL);
     assert_ok(tape_error(&tape));
     memcpy(out, o->data, n * H * VALUE * sizeof *out);
@@ -177,7 +189,8 @@ static void documents_and_threads_change_no_bit(void **state)
     for (int threads = 1; threads <= 3; threads++) {
         omp_set_num_threads(threads);
         tape_begin(&tape, &group, TAPE_OFF);
-        Tensor *o = op_attention_cached(&tape, &c.shape, tape_leaf(&tape, 3, QW, q, false), c.kv_up, &c.lora, latent, rotary, NULL);
+        Tensor *o = op_attention_cached(&tape, &c.shape, tape_leaf(&tape, 3, QW, q, false), c.kv_up, &c.lora, latent,
+                                        rotary, NULL);
         assert_ok(tape_error(&tape));
         for (size_t d = 0; d < N_DOCS; d++) {
             attend(&c, d, past[d], 1, alone);
@@ -189,7 +202,8 @@ static void documents_and_threads_change_no_bit(void **state)
     trial_free(&c.trial);
 }
 
-static void refused(TapeMode mode, size_t rows, size_t q_width, const Weight *kv_up, const Lora *lora, bool past, const char *part)
+static void refused(TapeMode mode, size_t rows, size_t q_width, const Weight *kv_up, const Lora *lora, bool past,
+                    const char *part)
 {
     Tape tape = {0};
     float x[256] = {0};
@@ -197,7 +211,9 @@ static void refused(TapeMode mode, size_t rows, size_t q_width, const Weight *kv
     Group group = {.T = 2, .n_docs = 1, .doc_start = (size_t[]){0, 2}, .doc_past = past ? (size_t[]){3} : NULL};
     tape_begin(&tape, &group, mode);
     Tensor *q = tape_leaf(&tape, rows, q_width, x, false);
-    assert_ptr_equal(op_attention_cached(&tape, &shape, q, kv_up, lora, (const float *[]){x}, (const float *[]){x}, NULL), &tape.dummy);
+    assert_ptr_equal(op_attention_cached(&tape, &shape, q, kv_up, lora, (const float *[]){x}, (const float *[]){x},
+                                         NULL),
+                     &tape.dummy);
     assert_fails(tape_error(&tape), ERR_FORMAT, part);
     tape_free(&tape);
 }

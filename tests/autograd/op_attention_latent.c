@@ -11,7 +11,7 @@ typedef struct {
     AttentionShape shape;
     size_t R, kr_col;
     const Weight *kv_up;
-    Keys keys;    /* of all documents */
+    Keys keys; /* of all documents */
     bool adapted, dropout;
     double *keep; /* [T][R] what dropout multiplies with; NULL: ones */
 } Latent;
@@ -72,7 +72,8 @@ static Tensor *build(Tape *tape, const Trial *trial, Call *call)
     Keys *keys = tape_alloc(tape, sizeof *keys);
     *keys = (Keys){tape->group->n_docs, a->keys.of + call->doc, 0};
     size_t some = n_latent(a, tape->group, keys);
-    LatentInputs in = {.q = call->in[0], .latent = call->in[1], .kr = call->in[2], .kr_col = a->kr_col, .kv_up = a->kv_up};
+    LatentInputs in = {
+        .q = call->in[0], .latent = call->in[1], .kr = call->in[2], .kr_col = a->kr_col, .kv_up = a->kv_up};
     Tensor *kv, *o = NULL;
     if (a->adapted) {
         in.lora = lora_of(tape, &call->param[3], &call->param[4], a->dropout);
@@ -80,7 +81,8 @@ static Tensor *build(Tape *tape, const Trial *trial, Call *call)
         in.low = op_lora_down(tape, in.latent, in.lora);
     }
     if (some < tape->group->n_docs) {
-        kv = a->adapted ? op_lora_up(tape, in.latent, in.kv_up, in.low, in.lora, in.B) : op_linear(tape, in.latent, 1, &in.kv_up, 0, NULL);
+        kv = a->adapted ? op_lora_up(tape, in.latent, in.kv_up, in.low, in.lora, in.B)
+                        : op_linear(tape, in.latent, 1, &in.kv_up, 0, NULL);
         o = op_attention(tape, &a->shape, in.q, kv, in.kr, in.kr_col, keys);
     }
     return some ? op_attention_latent(tape, &a->shape, &in, keys, o) : o;
@@ -93,8 +95,10 @@ static void reference(const Trial *trial, void *const *in, void *out)
     double *kv = malloc(T * O * sizeof *kv);
     assert_non_null(kv);
     reference_project(T, a->R, O, (void *)kv, in[1], a->kv_up);
-    if (a->adapted) reference_lora(T, a->R, O, O, trial->in[3].rows, (void *)kv, 0, (double)0.7f, in[1], a->keep, in[3], in[4]);
-    reference_attention(&trial->group, &a->shape, trial->in[2].cols, out, in[0], (void *)kv, in[2], a->kr_col, &a->keys);
+    if (a->adapted)
+        reference_lora(T, a->R, O, O, trial->in[3].rows, (void *)kv, 0, (double)0.7f, in[1], a->keep, in[3], in[4]);
+    reference_attention(&trial->group, &a->shape, trial->in[2].cols, out, in[0], (void *)kv, in[2], a->kr_col,
+                        &a->keys);
     free(kv);
 }
 
@@ -118,7 +122,8 @@ static double *mask_of(Trial *trial, float p, size_t D)
 
 static void make(Trial *trial, size_t i)
 {
-    size_t H = cases[i].H, nope = cases[i].nope, rope = cases[i].rope, v = cases[i].v, R = cases[i].R, O = H * (nope + v);
+    size_t H = cases[i].H, nope = cases[i].nope, rope = cases[i].rope, v = cases[i].v, R = cases[i].R,
+           O = H * (nope + v);
     trial_init(trial, cases[i].documents, build, reference, H * v);
     trial_tensor(trial, "q", H * (nope + rope));
     trial_tensor(trial, "latent", R);
@@ -128,8 +133,12 @@ static void make(Trial *trial, size_t i)
         trial_param(trial, "B", O, cases[i].r);
     }
     Latent *a = trial_alloc(trial, sizeof *a);
-    *a = (Latent){.shape = {H, nope, rope, v, 0.1f, cases[i].from}, .R = R, .kr_col = cases[i].kr_col, .adapted = cases[i].r > 0,
-                  .dropout = cases[i].dropout > 0, .kv_up = trial_weight(trial, "kv_up", cases[i].dtype, O, R)};
+    *a = (Latent){.shape = {H, nope, rope, v, 0.1f, cases[i].from},
+                  .R = R,
+                  .kr_col = cases[i].kr_col,
+                  .adapted = cases[i].r > 0,
+                  .dropout = cases[i].dropout > 0,
+                  .kv_up = trial_weight(trial, "kv_up", cases[i].dtype, O, R)};
     a->keys = choose(trial, cases[i].top_k);
     if (a->dropout) a->keep = mask_of(trial, cases[i].dropout, R);
     trial->op = a;
@@ -171,7 +180,10 @@ static void large(Trial *trial)
     for (size_t i = 3; i < 5; i++)
         for (size_t j = 0; j < trial->in[i].rows * trial->in[i].cols; j++) trial->in[i].values[j] *= 0.1f;
     Latent *a = trial_alloc(trial, sizeof *a);
-    *a = (Latent){.shape = {H, NOPE, ROPE, V, 0.03f, 2}, .R = R, .adapted = true, .kv_up = trial_weight(trial, "kv_up", DTYPE_BF16, H * (NOPE + V), R)};
+    *a = (Latent){.shape = {H, NOPE, ROPE, V, 0.03f, 2},
+                  .R = R,
+                  .adapted = true,
+                  .kv_up = trial_weight(trial, "kv_up", DTYPE_BF16, H * (NOPE + V), R)};
     a->keys = choose(trial, 900);
     trial->op = a;
 }
@@ -254,12 +266,19 @@ static void refused(size_t qw, size_t latent, size_t krw, size_t ow, size_t low,
     uint64_t bits[3] = {1, 1, 1};
     Group group = {.T = 3, .n_docs = 1, .doc_start = (size_t[]){0, 3}, .n_micro = 1, .micro_start = (size_t[]){0, 3}};
     AttentionShape shape = {2, 3, 2, 2, 1, 2};
-    Param A = {.name = (char *)"kv.lora_A", .rows = 2, .cols = 4, .data = x}, B = {.name = (char *)"kv.lora_B", .rows = 10, .cols = 2, .data = x};
+    Param A = {.name = (char *)"kv.lora_A", .rows = 2, .cols = 4, .data = x},
+          B = {.name = (char *)"kv.lora_B", .rows = 10, .cols = 2, .data = x};
     Weight up = weight_of("kv_up", 10, 4, x);
     Lora lora = {.A = &A, .B = &B, .scale = 1};
     tape_begin(&tape, &group, TAPE_RECORD);
-    LatentInputs in = {.q = tape_leaf(&tape, 3, qw, x, true), .latent = tape_leaf(&tape, 3, latent, x, true), .kr = tape_leaf(&tape, 3, krw, x, true),
-                       .kr_col = 1, .kv_up = &up, .lora = &lora, .low = tape_leaf(&tape, 3, low, x, true), .B = op_param(&tape, &B)};
+    LatentInputs in = {.q = tape_leaf(&tape, 3, qw, x, true),
+                       .latent = tape_leaf(&tape, 3, latent, x, true),
+                       .kr = tape_leaf(&tape, 3, krw, x, true),
+                       .kr_col = 1,
+                       .kv_up = &up,
+                       .lora = &lora,
+                       .low = tape_leaf(&tape, 3, low, x, true),
+                       .B = op_param(&tape, &B)};
     Tensor *o = tape_leaf(&tape, 3, ow, x, true);
     assert_ptr_equal(op_attention_latent(&tape, &shape, &in, &(Keys){1, (uint64_t *[]){bits}, 0}, o), &tape.dummy);
     assert_fails(tape_error(&tape), ERR_FORMAT, part);

@@ -28,21 +28,26 @@ static const struct {
     {"3 1 | 5 | 2 2", 6, 2, {0, 0, 10, 0}},
     {"3 1 | 5 | 2 2", 6, 2, {0, 0, 0, 10}},
     {"3 1 | 5 | 2 2", 6, 2, {3, -5, 7, 2}},
-    {"1 1 | 1", 4, 4, {1, 1, 1, 1}},        /* K = E */
+    {"1 1 | 1", 4, 4, {1, 1, 1, 1}}, /* K = E */
     {"20 1 | 9 | 2 2 | 6", 40, 8, {30, 30, 30, 1}},
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
 /* Statistics of one layer, micro-batches [cut[c], cut[c + 1]) in call c; stats [n_micro][width]. */
-static void gather(const Trial *trial, const RouterShape *shape, float *logits, size_t n_calls, const size_t *cut, double *stats)
+static void gather(const Trial *trial, const RouterShape *shape, float *logits, size_t n_calls, const size_t *cut,
+                   double *stats)
 {
     const Group *whole = &trial->group;
     Tape tape = {0};
     for (size_t c = 0; c < n_calls; c++) {
         size_t docs[TRIAL_DOCUMENTS + 1] = {0}, micros[TRIAL_DOCUMENTS + 1], row = whole->micro_start[cut[c]];
-        Group part = {.T = whole->micro_start[cut[c + 1]] - row, .n_micro = cut[c + 1] - cut[c], .doc_start = docs, .micro_start = micros};
+        Group part = {.T = whole->micro_start[cut[c + 1]] - row,
+                      .n_micro = cut[c + 1] - cut[c],
+                      .doc_start = docs,
+                      .micro_start = micros};
         for (size_t d = 0; d < whole->n_docs; d++)
-            if (whole->doc_start[d] >= row && whole->doc_start[d] < row + part.T) docs[++part.n_docs] = whole->doc_start[d + 1] - row;
+            if (whole->doc_start[d] >= row && whole->doc_start[d] < row + part.T)
+                docs[++part.n_docs] = whole->doc_start[d + 1] - row;
         for (size_t m = 0; m <= part.n_micro; m++) micros[m] = whole->micro_start[cut[c] + m] - row;
         tape_begin(&tape, &part, TAPE_OFF);
         Tensor *z = tape_leaf(&tape, part.T, shape->E, logits + row * shape->E, false);
@@ -69,7 +74,8 @@ static double loss(const Trial *trial, void *const *in)
     const Balance *b = trial->op;
     const double *layers[LAYERS] = {in[0], b->logits[1], b->logits[2]};
     BalanceValues c = b->coefficient, v = reference_balance(&trial->group, LAYERS, &b->shape, layers);
-    return c.seq_aux_loss * v.seq_aux_loss + c.aux_loss * v.aux_loss + c.load_balancing_loss * v.load_balancing_loss + c.z_loss * v.z_loss;
+    return c.seq_aux_loss * v.seq_aux_loss + c.aux_loss * v.aux_loss + c.load_balancing_loss * v.load_balancing_loss +
+           c.z_loss * v.z_loss;
 }
 
 /* Every micro-batch in a call of its own, then added; `step` as train/ makes it. */
@@ -84,8 +90,11 @@ static void fill_step(Trial *trial, Balance *b, float *const logits[LAYERS])
         for (size_t i = 0; i < n_micro * width; i++) b->stats[l * width + i % width] += stats[i];
         for (size_t e = 0; e < E; e++) all[e] += b->stats[l * width + 2 * E + e];
     }
-    b->step = (BalanceStep){.tokens = trial->group.T, .documents = trial->group.n_docs, .sparse_layers = LAYERS,
-                            .load = b->stats + 2 * E, .load_all_layers = all};
+    b->step = (BalanceStep){.tokens = trial->group.T,
+                            .documents = trial->group.n_docs,
+                            .sparse_layers = LAYERS,
+                            .load = b->stats + 2 * E,
+                            .load_all_layers = all};
 }
 
 static void make(Trial *trial, size_t i)
@@ -161,7 +170,8 @@ static void an_even_router_has_the_known_values(void **state)
     for (size_t t = 0; t < 4; t++) logits[t * 4 + t] = logits[t * 4 + (t + 1) % 4] = 1e-6f; /* each chosen twice */
     gather(&trial, &(RouterShape){4, 2, 1, 1, true, 1}, logits, 1, (size_t[]){0, 1}, stats);
     BalanceValues v = balance_values(1, 4, 2, 4, 1, stats);
-    assert_true(fabs(v.seq_aux_loss - 1) < 1e-5 && fabs(v.aux_loss - 1) < 1e-5 && fabs(v.load_balancing_loss - 2) < 1e-5);
+    assert_true(fabs(v.seq_aux_loss - 1) < 1e-5 && fabs(v.aux_loss - 1) < 1e-5 &&
+                fabs(v.load_balancing_loss - 2) < 1e-5);
     assert_true(fabs(v.z_loss - log(4) * log(4)) < 1e-5);
     trial_free(&trial);
 }
@@ -178,8 +188,10 @@ static void statistics_of_a_micro_batch_do_not_depend_on_the_call(void **state)
     gather(&trial, &b->shape, trial.in[0].values, n, cut, want);
     for (size_t m = 0; m < n; m++) {
         memset(got, 0xff, bytes);
-        if (m) gather(&trial, &b->shape, trial.in[0].values, 2, (size_t[]){0, m, n}, got);
-        else gather(&trial, &b->shape, trial.in[0].values, 1, (size_t[]){0, n}, got);
+        if (m)
+            gather(&trial, &b->shape, trial.in[0].values, 2, (size_t[]){0, m, n}, got);
+        else
+            gather(&trial, &b->shape, trial.in[0].values, 1, (size_t[]){0, n}, got);
         assert_memory_equal(got, want, bytes);
     }
     trial_free(&trial);
@@ -236,8 +248,10 @@ static void what_does_not_fit_is_an_error(void **state)
         RouterShape shape = {wrong[i / 2].E, wrong[i / 2].K, 1, 1, true, 1};
         tape_begin(&tape, &group, TAPE_RECORD);
         Tensor *z = tape_leaf(&tape, wrong[i / 2].rows, wrong[i / 2].cols, x, true);
-        if (i % 2) balance_gather(&tape, &shape, z, stats);
-        else op_balance(&tape, z, &shape, &(BalanceValues){0}, &(BalanceStep){0});
+        if (i % 2)
+            balance_gather(&tape, &shape, z, stats);
+        else
+            op_balance(&tape, z, &shape, &(BalanceValues){0}, &(BalanceStep){0});
         assert_fails(tape_error(&tape), ERR_FORMAT, wrong[i / 2].part);
     }
     tape_free(&tape);

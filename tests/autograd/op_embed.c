@@ -59,7 +59,8 @@ static void rows_of_the_table_are_widened_and_never_trained(void **state)
         assert_ok(tape_error(&tape));
         assert_true(y->shape[0] == 4 && y->shape[1] == 7 && !y->requires_grad && tape.n_nodes == 0);
         for (size_t t = 0; t < 4; t++)
-            for (size_t d = 0; d < 7; d++) assert_true((double)y->data[t * 7 + d] == reference_at(table, (size_t)ids[t], d));
+            for (size_t d = 0; d < 7; d++)
+                assert_true((double)y->data[t * 7 + d] == reference_at(table, (size_t)ids[t], d));
         tape_free(&tape);
         trial_free(&trial);
     }
@@ -69,7 +70,8 @@ static void a_token_outside_of_the_vocabulary_is_an_error(void **state)
 {
     (void)state;
     static const int32_t ids[][4] = {{1, 5, 9, 2}, {1, 2, -1, 2}};
-    static const char *const messages[] = {"token id 5 is not in the vocabulary of 5", "token id -1 is not in the vocabulary of 5"};
+    static const char *const messages[] = {"token id 5 is not in the vocabulary of 5",
+                                           "token id -1 is not in the vocabulary of 5"};
     for (size_t i = 0; i < 2; i++) {
         Trial trial;
         Tape tape = {0};
@@ -90,8 +92,11 @@ static void tensors_of_two_shapes_do_not_add(void **state)
     Group group = {.T = 3, .n_docs = 1, .doc_start = (size_t[]){0, 3}};
     for (size_t i = 0; i < 2; i++) {
         tape_begin(&tape, &group, TAPE_RECORD);
-        assert_ptr_equal(op_add(&tape, tape_leaf(&tape, 3, 4, x, true), tape_leaf(&tape, i ? 3 : 2, i ? 3 : 4, x, true)), &tape.dummy);
-        assert_fails(tape_error(&tape), ERR_FORMAT, i ? "add: y is [3][4], x is [3][3]" : "add: y is [3][4], x is [2][4]");
+        assert_ptr_equal(op_add(&tape, tape_leaf(&tape, 3, 4, x, true),
+                                tape_leaf(&tape, i ? 3 : 2, i ? 3 : 4, x, true)),
+                         &tape.dummy);
+        assert_fails(tape_error(&tape), ERR_FORMAT,
+                     i ? "add: y is [3][4], x is [3][3]" : "add: y is [3][4], x is [2][4]");
     }
     tape_free(&tape);
 }

@@ -21,12 +21,12 @@ typedef struct {
 static const Case cases[] = {
     {"1", 1, 1, 1, 1, 1, 1, 0, 1, 1, DTYPE_F32},
     {"3 1 | 5 | 2 2", 4, 2, 7, 5, 3, 2, 0, 4, 4, DTYPE_F32},
-    {"3 1 | 5 | 2 2", 5, 2, 7, 5, 1, 3, 0, 3, 4, DTYPE_BF16},     /* some without pairs, one without tokens */
-    {"2 | 3 1", 3, 3, 9, 4, 2, 2, 1, 3, 3, DTYPE_F8_E4M3},        /* K = E; up alone */
-    {"1 1 | 1 1 1", 3, 1, 5, 2, 6, 7, 0, 3, 2, DTYPE_F32},        /* r larger than gate|up together */
+    {"3 1 | 5 | 2 2", 5, 2, 7, 5, 1, 3, 0, 3, 4, DTYPE_BF16}, /* some without pairs, one without tokens */
+    {"2 | 3 1", 3, 3, 9, 4, 2, 2, 1, 3, 3, DTYPE_F8_E4M3},    /* K = E; up alone */
+    {"1 1 | 1 1 1", 3, 1, 5, 2, 6, 7, 0, 3, 2, DTYPE_F32},    /* r larger than gate|up together */
     {"3 1 | 5", 3, 2, 6, 3, 0, 2, 0, 3, 3, DTYPE_F32},
     {"3 1 | 5", 3, 2, 6, 3, 2, 0, 0, 3, 3, DTYPE_F32},
-    {"17 | 18 2", 3, 2, 200, 70, 4, 5, 0, 2, 3, DTYPE_BF16},      /* several slices of columns, long inner sums */
+    {"17 | 18 2", 3, 2, 200, 70, 4, 5, 0, 2, 3, DTYPE_BF16}, /* several slices of columns, long inner sums */
     {"3 1 | 2", 4, 2, 7, 5, 0, 0, 0, 0, 3, DTYPE_F8_E4M3},
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
@@ -81,8 +81,13 @@ static void reference(const Trial *trial, void *const *in, void *out)
     for (size_t e = 0; e < c->E; e++) {
         size_t at = x->first[e];
         ReferenceExpert *expert = &experts[e];
-        *expert = (ReferenceExpert){.gate = x->gate[e], .up = x->up[e], .down = x->down[e], .in_rows = c->up_alone ? c->F : 2 * c->F,
-                                    .in_col = c->up_alone * c->F, .in_scale = (double)in_scale, .out_scale = (double)out_scale};
+        *expert = (ReferenceExpert){.gate = x->gate[e],
+                                    .up = x->up[e],
+                                    .down = x->down[e],
+                                    .in_rows = c->up_alone ? c->F : 2 * c->F,
+                                    .in_col = c->up_alone * c->F,
+                                    .in_scale = (double)in_scale,
+                                    .out_scale = (double)out_scale};
         if (e >= c->adapted) continue;
         expert->in_r = c->in_r;
         expert->out_r = c->out_r;
@@ -124,8 +129,11 @@ static void make_case(Trial *trial, const Case *c)
     trial_tensor(trial, "x", c->D);
     trial_tensor(trial, "weights", c->K);
     Experts *x = trial_alloc(trial, sizeof *x);
-    *x = (Experts){.c = c, .ids = trial_alloc(trial, T * c->K * sizeof *x->ids), .gate = trial_alloc(trial, c->E * sizeof *x->gate),
-                   .up = trial_alloc(trial, c->E * sizeof *x->up), .down = trial_alloc(trial, c->E * sizeof *x->down)};
+    *x = (Experts){.c = c,
+                   .ids = trial_alloc(trial, T * c->K * sizeof *x->ids),
+                   .gate = trial_alloc(trial, c->E * sizeof *x->gate),
+                   .up = trial_alloc(trial, c->E * sizeof *x->up),
+                   .down = trial_alloc(trial, c->E * sizeof *x->down)};
     for (size_t e = 0; e < c->E; e++) {
         x->gate[e] = trial_weight(trial, name_of(trial, e, "gate"), c->dtype, c->F, c->D);
         x->up[e] = trial_weight(trial, name_of(trial, e, "up"), c->dtype, c->F, c->D);
@@ -136,7 +144,8 @@ static void make_case(Trial *trial, const Case *c)
     for (size_t t = 0; t < T; t++) { /* K of the busy ones, in order */
         size_t left = c->K;
         for (size_t e = 0; e < c->idle && left; e++)
-            if (c->idle - e == left || rng_below(6, t * 16 + e, c->idle) < c->K) x->ids[t * c->K + c->K - left--] = (int32_t)e;
+            if (c->idle - e == left || rng_below(6, t * 16 + e, c->idle) < c->K)
+                x->ids[t * c->K + c->K - left--] = (int32_t)e;
     }
     trial->op = x;
     trial->samples = c->D > 100 ? 10 : 60;
@@ -179,7 +188,8 @@ static void pieces_and_laps_change_no_bit(void **state)
             Outcome got = trial_run(&trial, &arena);
             expert_limits = usual;
             assert_memory_equal(got.out, want.out, trial.group.T * trial.cols * sizeof(float));
-            for (size_t j = 0; j < trial.n_in; j++) assert_memory_equal(got.grad[j], want.grad[j], trial.in[j].rows * trial.in[j].cols * sizeof(float));
+            for (size_t j = 0; j < trial.n_in; j++)
+                assert_memory_equal(got.grad[j], want.grad[j], trial.in[j].rows * trial.in[j].cols * sizeof(float));
             trial_free(&trial);
         }
     arena_free(&arena);
@@ -217,7 +227,8 @@ static Err *lend(void *context, size_t run)
     if (lender->n_seen == lender->fails_at) return err_new(ERR_IO, "shard 7 has gone");
     lender->seen[lender->n_seen++] = run;
     lender->held = true;
-    for (size_t e = lender->begin[run]; e < lender->begin[run + 1]; e++) memcpy(lender->lent[e], lender->there[e], sizeof lender->lent[e]);
+    for (size_t e = lender->begin[run]; e < lender->begin[run + 1]; e++)
+        memcpy(lender->lent[e], lender->there[e], sizeof lender->lent[e]);
     return NULL;
 }
 
@@ -249,7 +260,9 @@ static void lend_in_chunks(ChunkLender *lender, Trial *trial, size_t n, const si
 
 static void experts_that_come_and_go_change_no_bit(void **state)
 {
-    static const struct { size_t n, begin[6]; } ways[] = {{1, {0, 5}}, {2, {0, 2, 5}}, {3, {0, 1, 4, 5}}, {5, {0, 1, 2, 3, 4, 5}}};
+    static const struct {
+        size_t n, begin[6];
+    } ways[] = {{1, {0, 5}}, {2, {0, 2, 5}}, {3, {0, 1, 4, 5}}, {5, {0, 1, 2, 3, 4, 5}}};
     (void)state;
     Arena arena = {0};
     for (size_t i = 0; i < 2 * sizeof ways / sizeof *ways; i++) {
@@ -263,7 +276,8 @@ static void experts_that_come_and_go_change_no_bit(void **state)
         x->recomputing = i % 2; /* then only the way back borrows */
         Outcome got = trial_run(&trial, &arena);
         if (!x->recomputing) assert_memory_equal(got.out, want.out, trial.group.T * cases[2].D * sizeof(float));
-        for (size_t j = 0; j < trial.n_in; j++) assert_memory_equal(got.grad[j], want.grad[j], trial.in[j].rows * trial.in[j].cols * sizeof(float));
+        for (size_t j = 0; j < trial.n_in; j++)
+            assert_memory_equal(got.grad[j], want.grad[j], trial.in[j].rows * trial.in[j].cols * sizeof(float));
         assert_int_equal(lender.n_seen, x->recomputing ? n : 2 * n);
         for (size_t run = 0; run < n; run++) {
             if (!x->recomputing) assert_int_equal(lender.seen[run], run);
@@ -288,7 +302,8 @@ static void experts_that_do_not_come_are_an_error(void **state)
         lend_in_chunks(&lender, &trial, 2, (size_t[]){0, 2, 5});
         lender.fails_at = fails_at;
         tape_begin(&tape, &trial.group, TAPE_RECORD);
-        for (size_t i = 0; i < 2; i++) call.in[i] = tape_leaf(&tape, trial.in[i].rows, trial.in[i].cols, trial.in[i].values, true);
+        for (size_t i = 0; i < 2; i++)
+            call.in[i] = tape_leaf(&tape, trial.in[i].rows, trial.in[i].cols, trial.in[i].values, true);
         Tensor *y = build(&tape, &trial, &call);
         Err *err = tape_error(&tape);
         assert_int_equal(err != NULL, fails_at < 2);
@@ -310,7 +325,8 @@ static void fresh_adapters_change_nothing(void **state)
     Trial bare, fresh;
     Case c = cases[1];
     make_case(&fresh, &c);
-    for (size_t i = 3; i < fresh.n_in; i += 2) memset(fresh.in[i].values, 0, fresh.in[i].rows * fresh.in[i].cols * sizeof(float));
+    for (size_t i = 3; i < fresh.n_in; i += 2)
+        memset(fresh.in[i].values, 0, fresh.in[i].rows * fresh.in[i].cols * sizeof(float));
     Case none = c;
     none.adapted = 0;
     make_case(&bare, &none);
@@ -417,9 +433,11 @@ static void refused(Misfit *m, const char *part)
     Tape tape = {0};
     Group group = {.T = 3, .n_docs = 1, .doc_start = (size_t[]){0, 3}, .n_micro = 1, .micro_start = (size_t[]){0, 3}};
     tape_begin(&tape, &group, TAPE_RECORD);
-    Tensor *x = tape_leaf(&tape, m->rows, m->cols, m->values, true), *w = tape_leaf(&tape, m->weight_rows, 2, m->values, true);
+    Tensor *x = tape_leaf(&tape, m->rows, m->cols, m->values, true),
+           *w = tape_leaf(&tape, m->weight_rows, 2, m->values, true);
     Tensor *y = op_experts(&tape, x, (Route){m->ids, w}, m->E, m->experts, NULL);
-    if (!part) assert_ok(tape_error(&tape));
+    if (!part)
+        assert_ok(tape_error(&tape));
     else {
         assert_ptr_equal(y, &tape.dummy);
         assert_fails(tape_error(&tape), ERR_FORMAT, part);
@@ -462,7 +480,8 @@ int main(void)
         cmocka_unit_test(forward_agrees_with_double),
         cmocka_unit_test(backward_matches_finite_differences),
         cmocka_unit_test(grouping_and_threads_change_no_bit),
-        cmocka_unit_test(experts_that_come_and_go_change_no_bit), cmocka_unit_test(experts_that_do_not_come_are_an_error),
+        cmocka_unit_test(experts_that_come_and_go_change_no_bit),
+        cmocka_unit_test(experts_that_do_not_come_are_an_error),
         cmocka_unit_test(pieces_and_laps_change_no_bit),
         cmocka_unit_test(an_expert_without_tokens_has_a_gradient_of_zeros),
         cmocka_unit_test(fresh_adapters_change_nothing),

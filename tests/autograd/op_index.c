@@ -37,16 +37,19 @@ static void run(Index *x, const Group *group, size_t row, const float *const *pa
     size_t n = x->shape.n_heads, dim = x->shape.dim;
     tape_begin(&tape, group, TAPE_OFF);
     op_index(&tape, &x->shape, tape_leaf(&tape, group->T, n * dim, x->q + row * n * dim, false),
-             tape_leaf(&tape, group->T, dim, x->k + row * dim, false), tape_leaf(&tape, group->T, n, x->w + row * n, false), past, keys);
+             tape_leaf(&tape, group->T, dim, x->k + row * dim, false),
+             tape_leaf(&tape, group->T, n, x->w + row * n, false), past, keys);
     assert_ok(tape_error(&tape));
     tape_free(&tape);
 }
 
 /* As many as there may be, none of the future, and none of the chosen below one left out: float errors are 1e-5 of the
  * largest scores near 10. Words behind the last key are empty. */
-static void assert_best(const Index *x, const Group *group, size_t row0, size_t first_key, size_t d, const uint64_t *bits)
+static void assert_best(const Index *x, const Group *group, size_t row0, size_t first_key, size_t d,
+                        const uint64_t *bits)
 {
-    size_t begin = row0 + group->doc_start[d], n = group->doc_start[d + 1] - group->doc_start[d], words = keys_words(group, d);
+    size_t begin = row0 + group->doc_start[d], n = group->doc_start[d + 1] - group->doc_start[d],
+           words = keys_words(group, d);
     size_t past = group->doc_past ? group->doc_past[d] : 0;
     for (size_t i = 0; i < n; i++) {
         size_t seen = past + i + 1, count = 0;
@@ -57,9 +60,12 @@ static void assert_best(const Index *x, const Group *group, size_t row0, size_t 
             assert_false(chosen && t >= seen);
             if (t >= seen) continue;
             double score = reference_index(&x->shape, x->q + (begin + i) * x->shape.n_heads * x->shape.dim,
-                                           x->k + (first_key + t) * x->shape.dim, x->w + (begin + i) * x->shape.n_heads);
-            if (chosen) worst = fmin(worst, score);
-            else best = fmax(best, score);
+                                           x->k + (first_key + t) * x->shape.dim,
+                                           x->w + (begin + i) * x->shape.n_heads);
+            if (chosen)
+                worst = fmin(worst, score);
+            else
+                best = fmax(best, score);
         }
         assert_int_equal(count, seen < x->shape.top_k ? seen : x->shape.top_k);
         assert_true(worst >= best - 1e-5);
@@ -114,7 +120,8 @@ static void equal_scores_go_to_the_lower_position(void **state)
     for (size_t i = 0; i < 150 * 4; i++) x.k[i] = fabsf(x.k[i]); /* every ReLU is zero */
     run(&x, &x.trial.group, 0, NULL, &x.keys);
     for (size_t i = 0; i < 150; i++)
-        for (size_t t = 0; t < 192; t++) assert_int_equal(x.keys.of[0][i * 3 + t / 64] >> (t % 64) & 1, t <= i && t < 70);
+        for (size_t t = 0; t < 192; t++)
+            assert_int_equal(x.keys.of[0][i * 3 + t / 64] >> (t % 64) & 1, t <= i && t < 70);
     trial_free(&x.trial);
 }
 
@@ -150,7 +157,8 @@ static void what_does_not_fit_is_an_error(void **state)
 {
     (void)state;
     static const size_t shapes[][4] = {{3, 9, 5, 2}, {3, 10, 4, 2}, {3, 10, 5, 3}, {2, 10, 5, 2}};
-    static const char *const parts[] = {"q is [3][9]", "k [3][4]", "w [3][3]", "index: q is [2][10], k [2][5], w [2][2], 3 tokens"};
+    static const char *const parts[] = {"q is [3][9]", "k [3][4]", "w [3][3]",
+                                        "index: q is [2][10], k [2][5], w [2][2], 3 tokens"};
     Tape tape = {0};
     float x[64] = {0};
     uint64_t bits[3];
@@ -158,8 +166,9 @@ static void what_does_not_fit_is_an_error(void **state)
     for (size_t i = 0; i < 4; i++) {
         const size_t *s = shapes[i];
         tape_begin(&tape, &group, TAPE_OFF);
-        op_index(&tape, &(IndexShape){2, 5, 1, 1, 1}, tape_leaf(&tape, s[0], s[1], x, false), tape_leaf(&tape, s[0], s[2], x, false),
-                 tape_leaf(&tape, s[0], s[3], x, false), NULL, &(Keys){1, (uint64_t *[]){bits}, 0});
+        op_index(&tape, &(IndexShape){2, 5, 1, 1, 1}, tape_leaf(&tape, s[0], s[1], x, false),
+                 tape_leaf(&tape, s[0], s[2], x, false), tape_leaf(&tape, s[0], s[3], x, false), NULL,
+                 &(Keys){1, (uint64_t *[]){bits}, 0});
         assert_fails(tape_error(&tape), ERR_FORMAT, parts[i]);
     }
     tape_free(&tape);

@@ -13,7 +13,10 @@ static const struct {
     const char *documents;
     size_t D, n, O[4];
 } cases[] = {
-    {"1", 1, 1, {1}}, {"3 1 | 5 | 2 2", 9, 4, {7, 1, 16, 3}}, {"2 | 3 1", 70, 2, {130, 5}}, {"17 | 1 1", 16, 3, {97, 16, 1}},
+    {"1", 1, 1, {1}},
+    {"3 1 | 5 | 2 2", 9, 4, {7, 1, 16, 3}},
+    {"2 | 3 1", 70, 2, {130, 5}},
+    {"17 | 1 1", 16, 3, {97, 16, 1}},
     {"80 | 30 1", 120, 1, {130}}, /* enough work for a team of threads */
 };
 enum { N_CASES = 3 * sizeof cases / sizeof *cases };
@@ -43,7 +46,8 @@ static void make(Trial *trial, size_t c)
     trial_tensor(trial, "x", cases[i].D);
     Frozen *frozen = trial_alloc(trial, sizeof *frozen);
     frozen->n = cases[i].n;
-    for (size_t j = 0; j < cases[i].n; j++) frozen->W[j] = trial_weight(trial, names[j], dtypes[(c + j) % 3], cases[i].O[j], cases[i].D);
+    for (size_t j = 0; j < cases[i].n; j++)
+        frozen->W[j] = trial_weight(trial, names[j], dtypes[(c + j) % 3], cases[i].O[j], cases[i].D);
     trial->op = frozen;
     trial->samples = cases[i].D < 100 ? 40 : 5;
 }
@@ -85,7 +89,8 @@ static void make_trained(Trial *trial, size_t i)
     trial_init(trial, documents[i], build_trained, reference_trained, outputs[i]);
     trial_tensor(trial, "x", widths[i]);
     trial_param(trial, "router", outputs[i], widths[i]);
-    trial->op = trial_weight(trial, "base", DTYPE_BF16, outputs[i], widths[i]); /* other values: the parameter's count */
+    trial->op = trial_weight(trial, "base", DTYPE_BF16, outputs[i],
+                             widths[i]); /* other values: the parameter's count */
     trial->samples = i < 3 ? 200 : 20;
 }
 
@@ -115,7 +120,8 @@ static void without_a_parameter_the_frozen_weight_counts(void **state)
     make_trained(&trial, 1);
     tape_begin(&tape, &trial.group, TAPE_RECORD);
     Tensor *x = tape_leaf(&tape, trial.group.T, 9, trial.in[0].values, false);
-    Tensor *a = op_linear_trained(&tape, x, trial.op, NULL), *b = op_linear(&tape, x, 1, (const Weight *[]){trial.op}, 0, NULL);
+    Tensor *a = op_linear_trained(&tape, x, trial.op, NULL),
+           *b = op_linear(&tape, x, 1, (const Weight *[]){trial.op}, 0, NULL);
     assert_ok(tape_error(&tape));
     assert_memory_equal(a->data, b->data, trial.group.T * 5 * sizeof(float));
     assert_int_equal(tape.n_nodes, 0);
@@ -134,7 +140,8 @@ static void weights_that_do_not_fit_are_an_error(void **state)
     Param param = {.name = (char *)"router", .rows = 3, .cols = 2, .data = values};
     Group group = {.T = 3, .n_docs = 1, .doc_start = (size_t[]){0, 3}};
     tape_begin(&tape, &group, TAPE_RECORD);
-    assert_ptr_equal(op_linear(&tape, tape_leaf(&tape, 3, 2, x, true), 2, (const Weight *[]){&right, &wrong}, 0, NULL), &tape.dummy);
+    assert_ptr_equal(op_linear(&tape, tape_leaf(&tape, 3, 2, x, true), 2, (const Weight *[]){&right, &wrong}, 0, NULL),
+                     &tape.dummy);
     assert_fails(tape_error(&tape), ERR_FORMAT, "linear: x is 2 wide, wrong is [4][3]");
     tape_begin(&tape, &group, TAPE_RECORD);
     assert_ptr_equal(op_linear_trained(&tape, tape_leaf(&tape, 3, 2, x, true), &right, &param), &tape.dummy);

@@ -8,7 +8,7 @@
 #include <string.h>
 
 typedef struct {
-    Weight W;  /* [O][D] that the pair joins */
+    Weight W; /* [O][D] that the pair joins */
     size_t col, N, R;
     bool dropout;
     double *keep; /* [T][D] what dropout multiplies with, taken from the operation; NULL: ones */
@@ -19,8 +19,12 @@ static const struct {
     size_t D, O, R, col, N;
     float dropout;
 } cases[] = {
-    {"1", 1, 1, 1, 0, 1, 0},          {"3 1 | 5 | 2 2", 9, 7, 3, 0, 7, 0}, {"3 1 | 5 | 2 2", 9, 12, 1, 5, 6, 0},
-    {"2 | 3 1", 70, 100, 65, 0, 100, 0}, {"3 1 | 5 | 2 2", 9, 7, 3, 0, 7, 0.3f}, {"1 1 | 6", 12, 9, 4, 2, 7, 0.5f},
+    {"1", 1, 1, 1, 0, 1, 0},
+    {"3 1 | 5 | 2 2", 9, 7, 3, 0, 7, 0},
+    {"3 1 | 5 | 2 2", 9, 12, 1, 5, 6, 0},
+    {"2 | 3 1", 70, 100, 65, 0, 100, 0},
+    {"3 1 | 5 | 2 2", 9, 7, 3, 0, 7, 0.3f},
+    {"1 1 | 6", 12, 9, 4, 2, 7, 0.5f},
     {"80 | 30 1", 120, 130, 80, 0, 130, 0.1f}, /* enough work for a team of threads */
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
@@ -51,7 +55,8 @@ static void reference(const Trial *trial, void *const *in, void *out)
             y[t * O + o] = 0;
             for (size_t d = 0; d < D; d++) y[t * O + o] += x[t * D + d] * (double)W[o * D + d];
         }
-    reference_lora(T, D, O, adapted->N, adapted->R, out, adapted->col, (double)0.7f, in[0], adapted->keep, in[1], in[2]);
+    reference_lora(T, D, O, adapted->N, adapted->R, out, adapted->col, (double)0.7f, in[0], adapted->keep, in[1],
+                   in[2]);
 }
 
 /* The mask is what becomes of ones when A, B and scale are units. */
@@ -65,7 +70,8 @@ static double *mask_of(Trial *trial, const Group *group, float p, size_t D, uint
     Param param = {.name = (char *)"unit", .rows = D, .cols = D, .data = unit};
     Lora lora = {.A = &param, .B = &param, .scale = 1, .dropout = true, .key = key};
     tape_begin(&tape, group, TAPE_OFF);
-    Tensor *x = tape_leaf(&tape, group->T, D, ones, false), *y = op_linear(&tape, x, 1, (const Weight *[]){&zero}, 1, (const Lora *[]){&lora});
+    Tensor *x = tape_leaf(&tape, group->T, D, ones, false),
+           *y = op_linear(&tape, x, 1, (const Weight *[]){&zero}, 1, (const Lora *[]){&lora});
     assert_ok(tape_error(&tape));
     double *keep = trial_alloc(trial, group->T * D * sizeof *keep);
     for (size_t i = 0; i < group->T * D; i++) keep[i] = (double)y->data[i];
@@ -84,7 +90,8 @@ static void make(Trial *trial, size_t i)
     Adapted *adapted = trial_alloc(trial, sizeof *adapted);
     float *W = trial_alloc(trial, cases[i].O * cases[i].D * sizeof *W);
     for (size_t k = 0; k < cases[i].O * cases[i].D; k++) W[k] = (float)(0.3 * rng_normal(17, k));
-    *adapted = (Adapted){weight_of("W", cases[i].O, cases[i].D, W), cases[i].col, cases[i].N, cases[i].R, cases[i].dropout > 0, NULL};
+    *adapted = (Adapted){
+        weight_of("W", cases[i].O, cases[i].D, W), cases[i].col, cases[i].N, cases[i].R, cases[i].dropout > 0, NULL};
     if (adapted->dropout) adapted->keep = mask_of(trial, &trial->group, cases[i].dropout, cases[i].D, 12);
     trial->op = adapted;
 }
@@ -134,12 +141,16 @@ static void one_pair_for_both_weights_equals_its_halves(void **state)
     (void)state;
     enum { T = 9, D = 20, F = 33, R = 3 };
     Tape tapes[2] = {0};
-    float *values = malloc((F * D * 2 + T * D + R * D + 2 * F * R) * sizeof *values), *x = values + 2 * F * D, *a = x + T * D, *b = a + R * D;
+    float *values = malloc((F * D * 2 + T * D + R * D + 2 * F * R) * sizeof *values), *x = values + 2 * F * D,
+          *a = x + T * D, *b = a + R * D;
     for (size_t i = 0; i < F * D * 2 + T * D + R * D + 2 * F * R; i++) values[i] = (float)rng_normal(5, i);
     Weight gate = weight_of("gate", F, D, values), up = weight_of("up", F, D, values + F * D);
-    Param A = {.name = (char *)"A", .rows = R, .cols = D, .data = a}, B = {.name = (char *)"B", .rows = 2 * F, .cols = R, .data = b};
-    Param first = {.name = (char *)"B", .rows = F, .cols = R, .data = b}, second = {.name = (char *)"B", .rows = F, .cols = R, .data = b + F * R};
-    Lora both = {.A = &A, .B = &B, .scale = 0.7f}, halves[2] = {{.A = &A, .B = &first, .scale = 0.7f}, {.A = &A, .B = &second, .col = F, .scale = 0.7f}};
+    Param A = {.name = (char *)"A", .rows = R, .cols = D, .data = a},
+          B = {.name = (char *)"B", .rows = 2 * F, .cols = R, .data = b};
+    Param first = {.name = (char *)"B", .rows = F, .cols = R, .data = b},
+          second = {.name = (char *)"B", .rows = F, .cols = R, .data = b + F * R};
+    Lora both = {.A = &A, .B = &B, .scale = 0.7f},
+         halves[2] = {{.A = &A, .B = &first, .scale = 0.7f}, {.A = &A, .B = &second, .col = F, .scale = 0.7f}};
     Tensor *out[2], *in[2];
     const Group whole = {.T = T, .n_docs = 1, .doc_start = (size_t[]){0, T}};
     for (size_t i = 0; i < 2; i++) {
@@ -151,7 +162,8 @@ static void one_pair_for_both_weights_equals_its_halves(void **state)
     }
     assert_memory_equal(out[0]->data, out[1]->data, T * 2 * F * sizeof(float));
     for (size_t i = 0; i < 2; i++) assert_ok(tape_backward(&tapes[i]));
-    for (size_t i = 0; i < T * D; i++) assert_true(fabsf(in[0]->grad[i] - in[1]->grad[i]) <= 1e-4f * (1 + fabsf(in[0]->grad[i])));
+    for (size_t i = 0; i < T * D; i++)
+        assert_true(fabsf(in[0]->grad[i] - in[1]->grad[i]) <= 1e-4f * (1 + fabsf(in[0]->grad[i])));
     for (size_t i = 0; i < 2; i++) tape_free(&tapes[i]);
     free(values);
 }
@@ -172,7 +184,8 @@ static void no_dropout_equals_dropout_of_zero(void **state)
         trial.op = &adapted;
         Outcome got = trial_run(&trial, &arena);
         assert_memory_equal(got.out, want.out, trial.group.T * trial.cols * sizeof(float));
-        for (size_t i = 0; i < 3; i++) assert_memory_equal(got.grad[i], want.grad[i], trial.in[i].rows * trial.in[i].cols * sizeof(float));
+        for (size_t i = 0; i < 3; i++)
+            assert_memory_equal(got.grad[i], want.grad[i], trial.in[i].rows * trial.in[i].cols * sizeof(float));
         arena_free(&arena);
         trial_free(&trial);
     }
@@ -186,7 +199,8 @@ static void the_share_kept_is_one_minus_p_and_the_mean_stays(void **state)
     for (size_t i = 0; i < 4; i++) {
         Trial trial;
         trial_init(&trial, "150 | 1 9 40", NULL, NULL, 101);
-        double kept = 0, mean = 0, n = 200 * 101, p = (double)ps[i], *keep = mask_of(&trial, &trial.group, ps[i], 101, 3);
+        double kept = 0, mean = 0, n = 200 * 101, p = (double)ps[i],
+               *keep = mask_of(&trial, &trial.group, ps[i], 101, 3);
         for (size_t j = 0; j < 200 * 101; j++) {
             kept += keep[j] != 0;
             mean += keep[j] / n;
@@ -215,10 +229,10 @@ static void documents_modules_rows_and_columns_drop_on_their_own(void **state)
     trial_init(&trial, "50 50", NULL, NULL, D);
     double *keep = mask_of(&trial, &trial.group, 0.5f, D, 3), *other = mask_of(&trial, &trial.group, 0.5f, D, 4);
     double within = 5 * 0.5 / sqrt(ROWS * D - D);
-    assert_true(fabs(agreement(keep, keep + ROWS * D, ROWS * D) - 0.5) < within);  /* documents */
-    assert_true(fabs(agreement(keep, other, ROWS * D) - 0.5) < within);            /* modules */
-    assert_true(fabs(agreement(keep, keep + D, ROWS * D - D) - 0.5) < within);     /* rows */
-    assert_true(fabs(agreement(keep, keep + 1, ROWS * D - D) - 0.5) < within);     /* columns, also the two of one draw */
+    assert_true(fabs(agreement(keep, keep + ROWS * D, ROWS * D) - 0.5) < within); /* documents */
+    assert_true(fabs(agreement(keep, other, ROWS * D) - 0.5) < within);           /* modules */
+    assert_true(fabs(agreement(keep, keep + D, ROWS * D - D) - 0.5) < within);    /* rows */
+    assert_true(fabs(agreement(keep, keep + 1, ROWS * D - D) - 0.5) < within); /* columns, also the two of one draw */
     assert_true(fabs(agreement(keep, keep + 2, ROWS * D - D) - 0.5) < within);
     trial_free(&trial);
 }
@@ -230,7 +244,12 @@ static void the_mask_follows_the_number_of_the_document(void **state)
     Trial trial;
     trial_init(&trial, "3 1 | 5 | 2 2", NULL, NULL, D);
     double *keep = mask_of(&trial, &trial.group, 0.5f, D, 3);
-    Group later = {.T = 7, .n_docs = 2, .first_doc = 2, .doc_start = (size_t[]){0, 5, 7}, .n_micro = 1, .micro_start = (size_t[]){0, 7}};
+    Group later = {.T = 7,
+                   .n_docs = 2,
+                   .first_doc = 2,
+                   .doc_start = (size_t[]){0, 5, 7},
+                   .n_micro = 1,
+                   .micro_start = (size_t[]){0, 7}};
     assert_memory_equal(mask_of(&trial, &later, 0.5f, D, 3), keep + 4 * D, 7 * D * sizeof *keep);
     later.first_doc = 3;
     assert_true(memcmp(mask_of(&trial, &later, 0.5f, D, 3), keep + 4 * D, 7 * D * sizeof *keep) != 0);
@@ -249,7 +268,9 @@ static void refused(size_t rows, size_t D, size_t O, size_t col, const char *par
     Group group = {.T = 3, .n_docs = 1, .doc_start = (size_t[]){0, 3}, .n_micro = 1, .micro_start = (size_t[]){0, 3}};
     tape_begin(&tape, &group, TAPE_RECORD);
     Weight W = weight_of("W", O, D, values);
-    assert_ptr_equal(op_linear(&tape, tape_leaf(&tape, rows, D, values, true), 1, (const Weight *[]){&W}, 1, (const Lora *[]){&lora}), &tape.dummy);
+    assert_ptr_equal(op_linear(&tape, tape_leaf(&tape, rows, D, values, true), 1, (const Weight *[]){&W}, 1,
+                               (const Lora *[]){&lora}),
+                     &tape.dummy);
     assert_fails(tape_error(&tape), ERR_FORMAT, part);
     B.cols = 5;
     W = weight_of("W", 4, 3, values);

@@ -16,7 +16,10 @@ static const struct {
     DType dtype;
     size_t D, V;
 } cases[] = {
-    {"1", DTYPE_F32, 1, 1}, {"3 1 | 5 | 2 2", DTYPE_BF16, 9, 31}, {"2 | 3 1", DTYPE_F8_E4M3, 20, 200}, {"40 | 1", DTYPE_F32, 5, 17},
+    {"1", DTYPE_F32, 1, 1},
+    {"3 1 | 5 | 2 2", DTYPE_BF16, 9, 31},
+    {"2 | 3 1", DTYPE_F8_E4M3, 20, 200},
+    {"40 | 1", DTYPE_F32, 5, 17},
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
@@ -43,7 +46,10 @@ static void make_head(Trial *trial, const char *documents, DType dtype, size_t D
     trial->op = head;
 }
 
-static void make(Trial *trial, size_t i) { make_head(trial, cases[i].documents, cases[i].dtype, cases[i].D, cases[i].V); }
+static void make(Trial *trial, size_t i)
+{
+    make_head(trial, cases[i].documents, cases[i].dtype, cases[i].D, cases[i].V);
+}
 
 static void forward_agrees_with_double(void **state)
 {

@@ -131,12 +131,9 @@ static void a_row_of_zeros_stays_zero(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(forward_agrees_with_double),
-        cmocka_unit_test(backward_matches_finite_differences),
-        cmocka_unit_test(company_and_threads_change_no_bit),
-        cmocka_unit_test(layer_norm_agrees_with_double),
-        cmocka_unit_test(layer_norm_has_no_gradient),
-        cmocka_unit_test(columns_outside_of_x_are_an_error),
+        cmocka_unit_test(forward_agrees_with_double),        cmocka_unit_test(backward_matches_finite_differences),
+        cmocka_unit_test(company_and_threads_change_no_bit), cmocka_unit_test(layer_norm_agrees_with_double),
+        cmocka_unit_test(layer_norm_has_no_gradient),        cmocka_unit_test(columns_outside_of_x_are_an_error),
         cmocka_unit_test(a_row_of_zeros_stays_zero),
     };
     matmul_init("fp32");

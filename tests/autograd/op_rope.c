@@ -18,8 +18,8 @@ static const struct {
     size_t D, dim, col, heads, stride;
     bool interleaved;
 } cases[] = {
-    {"1", 2, 2, 0, 1, 2, true},           {"3 1 | 5 | 2 2", 21, 4, 3, 3, 7, true}, {"3 1 | 5 | 2 2", 21, 4, 3, 3, 7, false},
-    {"70 | 1", 11, 6, 5, 1, 6, true},     {"2 2", 12, 6, 0, 2, 6, false},
+    {"1", 2, 2, 0, 1, 2, true},       {"3 1 | 5 | 2 2", 21, 4, 3, 3, 7, true}, {"3 1 | 5 | 2 2", 21, 4, 3, 3, 7, false},
+    {"70 | 1", 11, 6, 5, 1, 6, true}, {"2 2", 12, 6, 0, 2, 6, false},
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
@@ -33,7 +33,8 @@ static void reference(const Trial *trial, void *const *in, void *out)
 {
     const Rope *rope = trial->op;
     memcpy(out, in[0], trial->group.T * trial->cols * sizeof(double));
-    reference_rope(&trial->group, trial->cols, out, &rope->table, rope->col, rope->heads, rope->stride, rope->interleaved);
+    reference_rope(&trial->group, trial->cols, out, &rope->table, rope->col, rope->heads, rope->stride,
+                   rope->interleaved);
 }
 
 static void make(Trial *trial, size_t i)
@@ -48,7 +49,8 @@ static void make(Trial *trial, size_t i)
             s[p * half + j] = sinf((float)p / (float)(1 + 10 * j));
         }
     Rope *rope = trial_alloc(trial, sizeof *rope);
-    *rope = (Rope){{POSITIONS, cases[i].dim, c, s}, cases[i].col, cases[i].heads, cases[i].stride, cases[i].interleaved};
+    *rope =
+        (Rope){{POSITIONS, cases[i].dim, c, s}, cases[i].col, cases[i].heads, cases[i].stride, cases[i].interleaved};
     trial->op = rope;
     trial->samples = 200;
 }
@@ -119,10 +121,8 @@ static void what_does_not_fit_is_an_error(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(forward_agrees_with_double),
-        cmocka_unit_test(backward_matches_finite_differences),
-        cmocka_unit_test(company_and_threads_change_no_bit),
-        cmocka_unit_test(positions_go_on_behind_a_cache),
+        cmocka_unit_test(forward_agrees_with_double),        cmocka_unit_test(backward_matches_finite_differences),
+        cmocka_unit_test(company_and_threads_change_no_bit), cmocka_unit_test(positions_go_on_behind_a_cache),
         cmocka_unit_test(what_does_not_fit_is_an_error),
     };
     matmul_init("fp32");

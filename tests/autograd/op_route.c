@@ -203,7 +203,8 @@ static void what_does_not_fit_is_an_error(void **state)
     Group group = {.T = 2, .n_docs = 1, .doc_start = (size_t[]){0, 2}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         tape_begin(&tape, &group, TAPE_RECORD);
-        Route route = op_route(&tape, tape_leaf(&tape, wrong[i].rows, wrong[i].cols, x, true), x, &wrong[i].shape, ids, false);
+        Route route = op_route(&tape, tape_leaf(&tape, wrong[i].rows, wrong[i].cols, x, true), x, &wrong[i].shape, ids,
+                               false);
         assert_ptr_equal(route.weights, &tape.dummy);
         assert_fails(tape_error(&tape), ERR_FORMAT, wrong[i].part);
     }

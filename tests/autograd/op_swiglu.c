@@ -8,7 +8,10 @@ static Tensor *build(Tape *tape, const Trial *trial, Call *call)
     return op_swiglu(tape, call->in[0]);
 }
 
-static void reference(const Trial *trial, void *const *in, void *out) { reference_swiglu(trial->group.T, trial->cols, out, in[0]); }
+static void reference(const Trial *trial, void *const *in, void *out)
+{
+    reference_swiglu(trial->group.T, trial->cols, out, in[0]);
+}
 
 static const struct {
     const char *documents;

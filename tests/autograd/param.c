@@ -31,7 +31,10 @@ static void subtree(size_t begin, size_t size, float sum[N])
 }
 
 /* A parameter that is the whole block. */
-static Param whole_block(Forest *forest) { return (Param){.name = (char *)"all", .rows = 1, .cols = N, .forest = forest}; }
+static Param whole_block(Forest *forest)
+{
+    return (Param){.name = (char *)"all", .rows = 1, .cols = N, .forest = forest};
+}
 
 /* Micro-batches [first, end), in order. */
 static void grow(Forest *forest, size_t first, size_t end)
@@ -190,7 +193,8 @@ static void parameters_share_a_block_and_leave_each_other_alone(void **state)
     size_t n = forest_depth(2, 9); /* [2 3] [4 .. 7] [8] */
     assert_int_equal(n, 3);
     for (size_t i = 0; i < n; i++) assert_true(*(forest.subtrees + i * 11 + untouched.offset) == -1);
-    for (size_t i = 0; i < 6; i++) assert_true(forest.subtrees[i] == (float)(50 + 2 * i) && forest.subtrees[11 + i] == (float)(220 + 4 * i));
+    for (size_t i = 0; i < 6; i++)
+        assert_true(forest.subtrees[i] == (float)(50 + 2 * i) && forest.subtrees[11 + i] == (float)(220 + 4 * i));
     for (size_t i = 0; i < 4; i++)
         assert_true(forest.subtrees[6 + i] == (float)(500 + 2 * i) && forest.subtrees[22 + 6 + i] == (float)(800 + i));
     forest_free(&forest);

@@ -18,7 +18,8 @@ static void every_operation(Tape *tape, Tensor *x /* [3][4] */)
     static double stats[16];
     static const size_t past[2] = {0, 0};
     Weight W = weight_of("W", 4, 4, values), up = weight_of("up", 8, 4, values), head = weight_of("head", 2, 4, values);
-    Param A = {.name = (char *)"A", .rows = 2, .cols = 4, .data = values}, B = {.name = (char *)"B", .rows = 4, .cols = 2, .data = values};
+    Param A = {.name = (char *)"A", .rows = 2, .cols = 4, .data = values},
+          B = {.name = (char *)"B", .rows = 4, .cols = 2, .data = values};
     Param router = {.name = (char *)"router", .rows = 4, .cols = 4, .data = values};
     Lora lora = {.A = &A, .B = &B, .scale = 1};
     Expert experts[2] = {{&W, &W, &W, NULL, NULL}, {&W, &W, &W, NULL, NULL}};
@@ -38,8 +39,9 @@ static void every_operation(Tape *tape, Tensor *x /* [3][4] */)
     op_index(tape, &(IndexShape){1, 4, 1, 1, 1}, x, x, x, NULL, &(Keys){2, (uint64_t *[]){bits, bits}, 0});
     assert_ptr_equal(op_attention(tape, &(AttentionShape){1, 2, 2, 2, 1, 0}, x, x, x, 0, NULL), &tape->dummy);
     tape->group = &cached;
-    assert_ptr_equal(op_attention_cached(tape, &(AttentionShape){1, 2, 2, 6, 1, 0}, x, &up, NULL, (const float *[]){values, values},
-                                         (const float *[]){values, values}, NULL), &tape->dummy);
+    assert_ptr_equal(op_attention_cached(tape, &(AttentionShape){1, 2, 2, 6, 1, 0}, x, &up, NULL,
+                                         (const float *[]){values, values}, (const float *[]){values, values}, NULL),
+                     &tape->dummy);
     tape->group = &group;
     assert_ptr_equal(op_swiglu(tape, x), &tape->dummy);
     balance_gather(tape, &shape, x, stats);
@@ -68,7 +70,8 @@ static void the_first_error_is_kept_and_later_operations_do_nothing(void **state
         assert_null(tape_seed(&tape, leaf));
         assert_int_equal(tape.n_nodes, 0);
         assert_memory_equal(x, before, sizeof x);
-        assert_fails(mode == TAPE_OFF ? tape_error(&tape) : tape_backward(&tape), ERR_FORMAT, "rmsnorm: columns 2 to 6 of 4");
+        assert_fails(mode == TAPE_OFF ? tape_error(&tape) : tape_backward(&tape), ERR_FORMAT,
+                     "rmsnorm: columns 2 to 6 of 4");
         assert_ok(tape_error(&tape)); /* handed over once */
     }
     tape_free(&tape);
@@ -98,7 +101,8 @@ static void nothing_is_recorded_where_nothing_wants_a_gradient(void **state)
     Weight W = weight_of("W", 4, 4, values);
     for (int i = 0; i < 3; i++) { /* nothing wants; wants, but the tape is off; wants */
         tape_begin(&tape, &group, i == 1 ? TAPE_OFF : TAPE_RECORD);
-        Tensor *leaf = tape_leaf(&tape, 3, 4, x, i > 0), *y = op_add(&tape, op_linear(&tape, leaf, 1, (const Weight *[]){&W}, 0, NULL), leaf);
+        Tensor *leaf = tape_leaf(&tape, 3, 4, x, i > 0),
+               *y = op_add(&tape, op_linear(&tape, leaf, 1, (const Weight *[]){&W}, 0, NULL), leaf);
         assert_int_equal(tape.n_nodes, i == 2 ? 2 : 0);
         assert_true(y->requires_grad == (i == 2));
         assert_ok(tape_backward(&tape));
@@ -114,7 +118,8 @@ static void a_tensor_used_twice_gets_the_sum_of_both_gradients(void **state)
     Weight a = weight_of("a", 1, 1, &three), b = weight_of("b", 1, 1, &five);
     tape_begin(&tape, &group, TAPE_RECORD);
     Tensor *leaf = tape_leaf(&tape, 3, 1, x, true);
-    Tensor *y = op_linear(&tape, leaf, 1, (const Weight *[]){&a}, 0, NULL), *z = op_linear(&tape, leaf, 1, (const Weight *[]){&b}, 0, NULL);
+    Tensor *y = op_linear(&tape, leaf, 1, (const Weight *[]){&a}, 0, NULL),
+           *z = op_linear(&tape, leaf, 1, (const Weight *[]){&b}, 0, NULL);
     Tensor *sum = op_add(&tape, y, z);
     assert_ptr_equal(sum, y); /* in place: the gradient is shared */
     sum = op_add(&tape, sum, leaf);
@@ -206,9 +211,9 @@ static void what_has_served_makes_room(void **state)
         assert_null(first->data);
         assert_null(first->grad);
         assert_null(y->data);
-        assert_non_null(leaf->grad); /* of the caller's */
+        assert_non_null(leaf->grad);                                   /* of the caller's */
         assert_true(workspace.high_bytes <= high[resident] + 4 * 256); /* not one gradient for each result */
-        assert_int_equal(tape.own.n > 0, resident); /* what operations keep stays until the reset */
+        assert_int_equal(tape.own.n > 0, resident);                    /* what operations keep stays until the reset */
         workspace.high_bytes = 0;
         tape_free(&tape);
     }
@@ -227,8 +232,12 @@ static void a_tape_that_counts_takes_what_one_that_computes_does(void **state)
         Tape tape = {.counts = counts, .own.counts = counts};
         tape_begin(&tape, &group, TAPE_RECORD);
         Tensor *leaf = tape_leaf(&tape, 3, 4, counts ? NULL : x, true);
-        Tensor *y = op_rmsnorm(&tape, op_linear(&tape, leaf, 1, (const Weight *[]){counts ? &none : &W}, 0, NULL), 0, 4, counts ? NULL : values, 1e-5);
-        y = op_add(&tape, op_swiglu(&tape, op_linear(&tape, y, 2, (const Weight *[]){counts ? &none : &W, counts ? &none : &W}, 0, NULL)), y);
+        Tensor *y = op_rmsnorm(&tape, op_linear(&tape, leaf, 1, (const Weight *[]){counts ? &none : &W}, 0, NULL), 0, 4,
+                               counts ? NULL : values, 1e-5);
+        y = op_add(&tape,
+                   op_swiglu(&tape, op_linear(&tape, y, 2, (const Weight *[]){counts ? &none : &W, counts ? &none : &W},
+                                              0, NULL)),
+                   y);
         assert_true(counts || tape_computes(&tape));
         assert_non_null(tape_seed(&tape, y));
         assert_ok(tape_backward(&tape));
@@ -264,25 +273,31 @@ static Tensor *run(Tape *tape, int op, Tensor *x)
     case 8: return op_experts(tape, x, (Route){ids, tape_leaf(tape, 3, 2, copy, true)}, 2, experts, NULL);
     case 9: return op_attention(tape, &(AttentionShape){1, 2, 2, 2, 1, 0}, x, x, x, 0, NULL);
     case 10: return op_layernorm(tape, x, values, values, 1e-5);
-    default: return op_embed(tape, &(Weight){.name = "x", .rows = 3, .cols = 4, .data = x->data}, (const int32_t[]){0, 1, 2});
+    default:
+        return op_embed(tape, &(Weight){.name = "x", .rows = 3, .cols = 4, .data = x->data},
+                        (const int32_t[]){0, 1, 2});
     }
 }
 
 static void guard_names_the_operation_and_the_element(void **state)
 {
     (void)state;
-    static const char *const messages[] = {
-        "linear: row 1, column 0 is",  "linear: row 1, column 0 is",  "rmsnorm: row 1, column 0 is", "swiglu: row 1, column 0 is",
-        "add: row 1, column 0 is",     "rope: row 1, column 0 is",  "loss: row 1, column 0 is",    "route: row 1, column 0 is",
-        "experts: row 1, column 0 is", "attention: row 1, column 0 is", "layernorm: row 1, column 0 is", "embed: row 1, column 0 is"};
+    static const char *const messages[] = {"linear: row 1, column 0 is",    "linear: row 1, column 0 is",
+                                           "rmsnorm: row 1, column 0 is",   "swiglu: row 1, column 0 is",
+                                           "add: row 1, column 0 is",       "rope: row 1, column 0 is",
+                                           "loss: row 1, column 0 is",      "route: row 1, column 0 is",
+                                           "experts: row 1, column 0 is",   "attention: row 1, column 0 is",
+                                           "layernorm: row 1, column 0 is", "embed: row 1, column 0 is"};
     Tape tape = {0};
     for (int i = 0; i < 24; i++) {
         float x[12] = {1, 2, 3, 4, NAN, 6, 7, 8, 9, 10, 11, 12};
         tape.guard = i % 2;
         tape_begin(&tape, &group, i / 4 % 2 ? TAPE_RECORD : TAPE_OFF);
         run(&tape, i / 2, tape_leaf(&tape, 3, 4, x, true));
-        if (i % 2) assert_fails(tape_error(&tape), ERR_NUMERIC, messages[i / 2]);
-        else assert_ok(tape_error(&tape));
+        if (i % 2)
+            assert_fails(tape_error(&tape), ERR_NUMERIC, messages[i / 2]);
+        else
+            assert_ok(tape_error(&tape));
     }
     tape_free(&tape);
 }

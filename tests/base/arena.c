@@ -17,7 +17,8 @@ static void blocks_are_aligned_and_apart(void **state)
 /* Blocks below, at and above the size of a chunk, all written to. */
 static void fill(Arena *arena, char *blocks[12])
 {
-    static const size_t sizes[12] = {1, 1 << 20, (1 << 20) - 64, 3 << 20, 100, 1 << 19, 1 << 19, 1 << 19, 7 << 20, 64, 1 << 20, 5};
+    static const size_t sizes[12] = {1,       1 << 20, (1 << 20) - 64, 3 << 20, 100,     1 << 19,
+                                     1 << 19, 1 << 19, 7 << 20,        64,      1 << 20, 5};
     for (int i = 0; i < 12; i++) {
         blocks[i] = arena_alloc(arena, sizes[i]);
         assert_non_null(blocks[i]);
@@ -54,7 +55,8 @@ static void what_cannot_be_had_is_null(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(blocks_are_aligned_and_apart), cmocka_unit_test(blocks_of_all_sizes_keep_what_is_in_them),
+        cmocka_unit_test(blocks_are_aligned_and_apart),
+        cmocka_unit_test(blocks_of_all_sizes_keep_what_is_in_them),
         cmocka_unit_test(what_cannot_be_had_is_null),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

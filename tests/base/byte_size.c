@@ -4,8 +4,11 @@
 
 static void sizes_are_read_as_people_write_them(void **state)
 {
-    static const struct { const char *text; size_t bytes; } good[] = {
-        {"0", 0}, {"4096", 4096}, {"8GiB", 8589934592}, {"8 GiB", 8589934592}, {"1.5k", 1536}, {"2M", 2097152}, {"1TB", 1000000000000}, {"7B", 7}};
+    static const struct {
+        const char *text;
+        size_t bytes;
+    } good[] = {{"0", 0},       {"4096", 4096},  {"8GiB", 8589934592},   {"8 GiB", 8589934592},
+                {"1.5k", 1536}, {"2M", 2097152}, {"1TB", 1000000000000}, {"7B", 7}};
     static const char *const bad[] = {"", "GiB", "-1G", "8XB", "8GiBs", "1e30T", "8Gb s"};
     (void)state;
     size_t bytes;
@@ -13,7 +16,8 @@ static void sizes_are_read_as_people_write_them(void **state)
         assert_ok(bytes_parse(&bytes, good[i].text, "memory_limit"));
         assert_int_equal(bytes, good[i].bytes);
     }
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_fails(bytes_parse(&bytes, bad[i], "memory_limit"), ERR_USAGE, "memory_limit");
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_fails(bytes_parse(&bytes, bad[i], "memory_limit"), ERR_USAGE, "memory_limit");
 }
 
 static void sizes_are_written_with_three_digits(void **state)
@@ -34,7 +38,8 @@ static void something_is_free(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(sizes_are_read_as_people_write_them), cmocka_unit_test(sizes_are_written_with_three_digits),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(sizes_are_read_as_people_write_them),
+                                       cmocka_unit_test(sizes_are_written_with_three_digits),
                                        cmocka_unit_test(something_is_free)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

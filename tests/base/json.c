@@ -74,7 +74,8 @@ static void deep_nesting_is_refused(void **state)
 
 static void getters_name_key_found_and_expected(void **state)
 {
-    Json *root = parse("{\"n\": 3, \"x\": 0.5, \"s\": \"t\", \"b\": true, \"a\": [1], \"o\": {}, \"z\": null, \"big\": 1e300}");
+    Json *root = parse(
+        "{\"n\": 3, \"x\": 0.5, \"s\": \"t\", \"b\": true, \"a\": [1], \"o\": {}, \"z\": null, \"big\": 1e300}");
     int64_t n = 0;
     double x = 0;
     bool b = false;
@@ -135,7 +136,8 @@ static void what_is_built_is_printed_and_read(void **state)
     json_set(root, "yes", json_duplicate(json_find(root, "none")));
     json_set(root, "more", json_new_array());
     assert_ok(json_print(root, false, &text));
-    assert_string_equal(text, "{\"text\":\"a \\\"b\\\"\\n\",\"yes\":null,\"none\":null,\"list\":[0.1,9007199254740991],\"more\":[]}");
+    assert_string_equal(
+        text, "{\"text\":\"a \\\"b\\\"\\n\",\"yes\":null,\"none\":null,\"list\":[0.1,9007199254740991],\"more\":[]}");
     again = parse(text);
     assert_true(json_equal(root, again));
     json_set(again, "more", json_new_object());
@@ -147,8 +149,9 @@ static void what_is_built_is_printed_and_read(void **state)
 
 static void every_number_reads_back_as_itself(void **state)
 {
-    static const double numbers[] = {0.1 + 0.2, 1.0 / 3, 1e-300, 5e-324, 1.7976931348623157e308, 9007199254740993.0,
-                                     1e15, 123456789012345.0, -0.5, 1e22, 2.2250738585072014e-308, 0.1f};
+    static const double numbers[] = {
+        0.1 + 0.2, 1.0 / 3,           1e-300, 5e-324, 1.7976931348623157e308,  9007199254740993.0,
+        1e15,      123456789012345.0, -0.5,   1e22,   2.2250738585072014e-308, 0.1f};
     (void)state;
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         Json *list = json_new_array();
@@ -168,7 +171,9 @@ static void pretty_text_is_indented_by_two(void **state)
     char *text;
     (void)state;
     assert_ok(json_print(root, true, &text));
-    assert_string_equal(text, "{\n  \"a\": [\n    1,\n    {\n      \"b\": \"\\u0001\\t\\\\\"\n    }\n  ],\n  \"c\": {},\n  \"d\": []\n}");
+    assert_string_equal(
+        text,
+        "{\n  \"a\": [\n    1,\n    {\n      \"b\": \"\\u0001\\t\\\\\"\n    }\n  ],\n  \"c\": {},\n  \"d\": []\n}");
     free(text);
     json_free(root);
 }

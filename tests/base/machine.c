@@ -45,7 +45,8 @@ static void a_machine_comes_back_as_it_was(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(rates_lie_between_what_was_measured), cmocka_unit_test(what_was_not_measured_is_a_share_of_the_peak),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(rates_lie_between_what_was_measured),
+                                       cmocka_unit_test(what_was_not_measured_is_a_share_of_the_peak),
                                        scratch_test(a_machine_comes_back_as_it_was)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,17 +13,18 @@ typedef struct {
     Json *any;
 } Config;
 
-static const Option table[] = {
-    {.help = "The adapter"},
-    {"lora.r", OPT_INT, offsetof(Config, r), .preset = "16", .min = 1, .max = 4096, .help = "inner size"},
-    {"lora.alpha", OPT_NUMBER, offsetof(Config, alpha), .preset = "32"},
-    {"lora.rslora", OPT_FLAG, offsetof(Config, rslora), .help = "scale by 1 / sqrt(r)"},
-    {"lora.targets", OPT_LIST, offsetof(Config, targets), .preset = "q,kv"},
-    {.help = "The rest"},
-    {"schedule", OPT_TEXT, offsetof(Config, schedule), .preset = "cosine", .choices = "linear cosine constant"},
-    {"path", OPT_TEXT, offsetof(Config, path), .help = "of a file"},
-    {"any", OPT_JSON, offsetof(Config, any), .help = "any value"},
-    {0}};
+static const Option table[] = {{.help = "The adapter"},
+                               {"lora.r", OPT_INT, offsetof(Config, r), .preset = "16", .min = 1, .max = 4096,
+                                .help = "inner size"},
+                               {"lora.alpha", OPT_NUMBER, offsetof(Config, alpha), .preset = "32"},
+                               {"lora.rslora", OPT_FLAG, offsetof(Config, rslora), .help = "scale by 1 / sqrt(r)"},
+                               {"lora.targets", OPT_LIST, offsetof(Config, targets), .preset = "q,kv"},
+                               {.help = "The rest"},
+                               {"schedule", OPT_TEXT, offsetof(Config, schedule), .preset = "cosine",
+                                .choices = "linear cosine constant"},
+                               {"path", OPT_TEXT, offsetof(Config, path), .help = "of a file"},
+                               {"any", OPT_JSON, offsetof(Config, any), .help = "any value"},
+                               {0}};
 
 static Err *from_words(Config *config, size_t most, const char **positional, size_t *count, int argc, char **argv)
 {
@@ -32,7 +33,8 @@ static Err *from_words(Config *config, size_t most, const char **positional, siz
     return options_arguments(config, table, argc, argv, positional, most, count);
 }
 
-#define WORDS(...) (int)(sizeof((char *[]){__VA_ARGS__}) / sizeof(char *)), (char *[]){__VA_ARGS__}
+#define WORDS(...) \
+    (int)(sizeof((char *[]){__VA_ARGS__}) / sizeof(char *)), (char *[]) { __VA_ARGS__ }
 
 static void accepts(Config *config, int argc, char **argv)
 {
@@ -66,7 +68,8 @@ static void arguments_win_over_defaults(void **state)
 {
     Config c;
     (void)state;
-    accepts(&c, WORDS("--lora.r", "8", "--lora.alpha=0.5", "--lora.rslora", "--schedule=linear", "--path=a=b", "--lora.targets", "x"));
+    accepts(&c, WORDS("--lora.r", "8", "--lora.alpha=0.5", "--lora.rslora", "--schedule=linear", "--path=a=b",
+                      "--lora.targets", "x"));
     assert_true(c.r == 8 && c.alpha == 0.5 && c.rslora);
     assert_string_equal(c.schedule, "linear");
     assert_string_equal(c.path, "a=b");
@@ -140,7 +143,8 @@ static void a_file_sets_options_nested_or_dotted(void **state)
 {
     Config c;
     (void)state;
-    assert_ok(from_json(&c, "{\"lora\": {\"r\": 4, \"targets\": [\"a\", \"b\", \"c\"]}, \"lora.alpha\": 8, \"any\": null, \"path\": \"p\"}"));
+    assert_ok(from_json(&c, "{\"lora\": {\"r\": 4, \"targets\": [\"a\", \"b\", \"c\"]}, \"lora.alpha\": 8, \"any\": "
+                            "null, \"path\": \"p\"}"));
     assert_true(c.r == 4 && c.alpha == 8 && c.targets.count == 3);
     assert_string_equal(c.path, "p");
     options_free(&c, table);
@@ -195,14 +199,10 @@ static void help_shows_every_option(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults_come_from_the_table),
-        cmocka_unit_test(arguments_win_over_defaults),
-        cmocka_unit_test(positional_arguments_are_counted),
-        cmocka_unit_test(wrong_arguments_are_refused),
-        cmocka_unit_test(only_whole_choices_are_taken),
-        cmocka_unit_test(a_file_sets_options_nested_or_dotted),
-        cmocka_unit_test(wrong_members_are_refused),
-        cmocka_unit_test(settings_survive_a_round_trip),
+        cmocka_unit_test(defaults_come_from_the_table),     cmocka_unit_test(arguments_win_over_defaults),
+        cmocka_unit_test(positional_arguments_are_counted), cmocka_unit_test(wrong_arguments_are_refused),
+        cmocka_unit_test(only_whole_choices_are_taken),     cmocka_unit_test(a_file_sets_options_nested_or_dotted),
+        cmocka_unit_test(wrong_members_are_refused),        cmocka_unit_test(settings_survive_a_round_trip),
         cmocka_unit_test(help_shows_every_option),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

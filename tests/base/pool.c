@@ -90,7 +90,9 @@ static void a_pool_that_counts_goes_the_way_of_one_that_holds(void **state)
 {
     (void)state;
     Pool counts = {.counts = true}, holds = {0};
-    for (size_t i = 0; i < 20; i++) assert_int_equal((char *)pool_alloc(&counts, 1000 * i) - counts.base, (char *)pool_alloc(&holds, 1000 * i) - holds.base);
+    for (size_t i = 0; i < 20; i++)
+        assert_int_equal((char *)pool_alloc(&counts, 1000 * i) - counts.base,
+                         (char *)pool_alloc(&holds, 1000 * i) - holds.base);
     assert_int_equal(counts.high_bytes, holds.high_bytes);
     assert_int_equal(counts.open, 0);
     assert_non_null(pool_alloc(&counts, (size_t)1 << 40));

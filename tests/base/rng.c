@@ -14,7 +14,8 @@ static void the_same_key_and_index_give_the_same_number(void **state)
     assert_true(rng_key(0, 1) != rng_key(1, 0));
 }
 
-static void the_finaliser_is_that_of_splitmix64(void **state) /* first outputs from seed 0, as published with the generator */
+static void the_finaliser_is_that_of_splitmix64(
+    void **state) /* first outputs from seed 0, as published with the generator */
 {
     (void)state;
     assert_true(rng_mix(0x9E3779B97F4A7C15u) == 0xE220A8397B1DCDAFu);

@@ -24,7 +24,8 @@ static void a_random_model_is_the_same_for_the_same_seed(void **state)
     char directory[PATH_BYTES], path[PATH_BYTES], *text[3];
     size_t bytes[3];
     for (uint64_t i = 0; i < 3; i++) {
-        assert_ok(file_join(path, make(state, directory, (const char *[]){"a", "b", "c"}[i], i / 2), "model.safetensors"));
+        assert_ok(
+            file_join(path, make(state, directory, (const char *[]){"a", "b", "c"}[i], i / 2), "model.safetensors"));
         assert_ok(file_read(&text[i], &bytes[i], path));
         assert_int_equal(bytes[i], bytes[0]);
     }
@@ -46,13 +47,21 @@ static void a_model_that_is_there_is_not_made_again(void **state)
     assert_ok(file_read(&text, &bytes, weights));
     assert_int_equal(bytes, 4);
     free(text);
-    assert_fails(random_model_have(directory, folder, "tests/fixtures/model/lite/config.json", 0), ERR_USAGE, "is not the config of");
+    assert_fails(random_model_have(directory, folder, "tests/fixtures/model/lite/config.json", 0), ERR_USAGE,
+                 "is not the config of");
     assert_fails(random_model_have(directory, folder, "nothing", 0), ERR_USAGE, "configs/nothing.json");
 }
 
 static StepsConfig three_steps(void)
 {
-    return (StepsConfig){.targets = (char *)(size_t)"attn+experts", .compute = (char *)(size_t)"fp32", .tokens = 24, .steps = 3, .warm_up = 1, .r = 2, .keep_layers = 9, .seed = 1};
+    return (StepsConfig){.targets = (char *)(size_t) "attn+experts",
+                         .compute = (char *)(size_t) "fp32",
+                         .tokens = 24,
+                         .steps = 3,
+                         .warm_up = 1,
+                         .r = 2,
+                         .keep_layers = 9,
+                         .seed = 1};
 }
 
 static double number(const Json *record, const char *key)
@@ -75,7 +84,8 @@ static void steps_are_recorded_and_repeat_themselves(void **state)
     assert_int_equal(json_count(json_find(a, "seconds_each")), 3);
     assert_true(json_equal(json_find(a, "losses"), json_find(b, "losses")));
     assert_true(number(a, "first_step_s") > 0 && number(a, "anonymous_bytes") > 0);
-    assert_true(fabs(number(a, "share") - number(a, "flop_per_token") * 24 / number(a, "seconds") / number(a, "peak_gflops") * 1e-9) < 1e-9);
+    assert_true(fabs(number(a, "share") -
+                     number(a, "flop_per_token") * 24 / number(a, "seconds") / number(a, "peak_gflops") * 1e-9) < 1e-9);
     assert_null(json_find(a, "profile"));
     double noted = timing_seconds(&timing, NULL, TIMING_ALL), whole = steps_seconds(b);
     if (!(noted > 0.3 * whole && noted < whole)) fail_msg("the profile accounts for %g of %g seconds", noted, whole);
@@ -104,7 +114,8 @@ static void records_of_several_processes_become_one(void **state)
     assert_true(number(joined, "anonymous_bytes") == 1e12);
     double all[6];
     size_t n = 0;
-    for (const Json *item = json_first(json_find(joined, "seconds_each")); item; item = json_next(item)) all[n++] = json_number(item);
+    for (const Json *item = json_first(json_find(joined, "seconds_each")); item; item = json_next(item))
+        all[n++] = json_number(item);
     assert_true(number(joined, "seconds") == sample_median(6, all));
     json_free(joined);
     for (int i = 0; i < 2; i++) json_free(records[i]);

@@ -36,7 +36,8 @@ static float *floats(size_t n)
 
 /* ---- the fixtures of PEFT ---- */
 
-static void assert_merges_to(const AdapterFile *file, const Safetensors *base, const char *name, const TensorView *merged)
+static void assert_merges_to(const AdapterFile *file, const Safetensors *base, const char *name,
+                             const TensorView *merged)
 {
     char module[200];
     const TensorView *weight = safetensors_find(base, name);
@@ -47,7 +48,8 @@ static void assert_merges_to(const AdapterFile *file, const Safetensors *base, c
     size_t rows = merged->shape[0], cols = merged->shape[1];
     assert_int_equal(lora->out, rows);
     assert_int_equal(lora->in, cols);
-    float *W = floats(rows * cols), *expected = floats(rows * cols), *A = floats(lora->r * cols), *B = floats(rows * lora->r);
+    float *W = floats(rows * cols), *expected = floats(rows * cols), *A = floats(lora->r * cols),
+          *B = floats(rows * lora->r);
     dtype_widen(rows * cols, W, weight->dtype, weight->data);
     dtype_widen(rows * cols, expected, merged->dtype, merged->data);
     adapter_file_read_lora(lora, A, B);
@@ -56,7 +58,8 @@ static void assert_merges_to(const AdapterFile *file, const Safetensors *base, c
             double delta = 0;
             for (size_t j = 0; j < lora->r; j++) delta += (double)B[o * lora->r + j] * (double)A[j * cols + i];
             double found = (double)W[o * cols + i] + lora->scale * delta;
-            if (fabs(found - (double)expected[o * cols + i]) > 1e-6) fail_msg("%s[%zu][%zu] is %g, %g in PEFT", name, o, i, found, (double)expected[o * cols + i]);
+            if (fabs(found - (double)expected[o * cols + i]) > 1e-6)
+                fail_msg("%s[%zu][%zu] is %g, %g in PEFT", name, o, i, found, (double)expected[o * cols + i]);
         }
     }
     free(W), free(expected), free(A), free(B);
@@ -68,8 +71,8 @@ static void every_layout_merges_to_what_peft_merges(void **state)
     static const struct {
         const char *name;
         size_t n_loras, n_merged;
-    } adapters[] = {{"a_attn_shared_rslora", 24, 9}, {"b_experts_fused", 48, 9}, {"c_experts_named", 48, 0},
-                    {"d_head_embed_router", 13, 5}, {"e_experts_partial", 24, 3}, {"f_all_named", 72, 5}};
+    } adapters[] = {{"a_attn_shared_rslora", 24, 9}, {"b_experts_fused", 48, 9},   {"c_experts_named", 48, 0},
+                    {"d_head_embed_router", 13, 5},  {"e_experts_partial", 24, 3}, {"f_all_named", 72, 5}};
     Safetensors base, reference;
     assert_ok(safetensors_open(&base, FIXTURES "base/model.safetensors"));
     assert_ok(safetensors_open(&reference, FIXTURES "reference.safetensors"));
@@ -199,10 +202,11 @@ static void assert_refused(const char *part)
 static void prefix_and_adapter_name_are_optional(void **state)
 {
     (void)state;
-    make_adapter("\"r\": 2, \"lora_alpha\": 3", 4, (TensorView[]){
-        matrix("model.layers.0.self_attn.o_proj.lora_A.default.weight", 2, 5),
-        matrix("model.layers.0.self_attn.o_proj.lora_B.default.weight", 4, 2),
-        matrix("base_model.model.lm_head.lora_A.weight", 2, 5), matrix("base_model.model.lm_head.lora_B.weight", 9, 2)});
+    make_adapter("\"r\": 2, \"lora_alpha\": 3", 4,
+                 (TensorView[]){matrix("model.layers.0.self_attn.o_proj.lora_A.default.weight", 2, 5),
+                                matrix("model.layers.0.self_attn.o_proj.lora_B.default.weight", 4, 2),
+                                matrix("base_model.model.lm_head.lora_A.weight", 2, 5),
+                                matrix("base_model.model.lm_head.lora_B.weight", 9, 2)});
     AdapterFile *file = open_adapter();
     const AdapterLora *lora = adapter_file_find(file, "model.layers.0.self_attn.o_proj");
     assert_true(lora && lora->in == 5 && lora->out == 4 && lora->r == 2 && lora->scale == 1.5);
@@ -220,22 +224,24 @@ static void the_first_matching_key_gives_alpha(void **state)
         {"", 8},
         {"\"o_proj\": 5, \"model.layers.3.self_attn.o_proj\": 6", 5},
         {"\"model.layers.3.self_attn.o_proj\": 6, \"o_proj\": 5", 6},
-        {"\"proj\": 5", 8},                                /* a key starts at a dot */
-        {"\"self_attn\": 5", 8},                           /* and ends at the end */
+        {"\"proj\": 5", 8},      /* a key starts at a dot */
+        {"\"self_attn\": 5", 8}, /* and ends at the end */
         {"\"layers\\\\.(2|3)\\\\..*\": 5", 5},
         {"\"layers\\\\.\\\\d+\\\\.self_attn\\\\.o_proj\": 5", 5},
         {"\"layers\\\\.[\\\\d]\\\\.self_attn\\\\.\\\\w+\": 5", 5},
         {"\"layers\\\\.[^]0-2]\\\\..*?o_proj\": 5", 5},
         {"\"^model\\\\.(?:layers|blocks)\\\\.3\\\\..*$\": 5", 5},
-        {"\"o_proj.weight\": 5", 8},                       /* no target parameter */
+        {"\"o_proj.weight\": 5", 8}, /* no target parameter */
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char keys[300];
         snprintf(keys, sizeof keys, "\"alpha_pattern\": {%s}", cases[i].patterns);
-        make_adapter(keys, 2, (TensorView[]){matrix("model.layers.3.self_attn.o_proj.lora_A.weight", 8, 5),
-                                             matrix("model.layers.3.self_attn.o_proj.lora_B.weight", 4, 8)});
+        make_adapter(keys, 2,
+                     (TensorView[]){matrix("model.layers.3.self_attn.o_proj.lora_A.weight", 8, 5),
+                                    matrix("model.layers.3.self_attn.o_proj.lora_B.weight", 4, 8)});
         AdapterFile *file = open_adapter();
-        if (file->loras[0].scale != cases[i].alpha / 8) fail_msg("%s: scale %g", cases[i].patterns, file->loras[0].scale);
+        if (file->loras[0].scale != cases[i].alpha / 8)
+            fail_msg("%s: scale %g", cases[i].patterns, file->loras[0].scale);
         adapter_file_close(file);
     }
 }
@@ -245,7 +251,9 @@ static void a_target_parameter_matches_by_its_own_path(void **state)
     (void)state;
     TensorView tensors[] = {matrix("model.layers.0.mlp.up_proj.lora_A.weight", 8, 5),
                             matrix("model.layers.0.mlp.up_proj.lora_B.weight", 4, 8)};
-    make_adapter("\"target_parameters\": [\"mlp.up_proj.weight\"], \"alpha_pattern\": {\"up_proj\": 3, \"up_proj.weight\": 4}", 2, tensors);
+    make_adapter(
+        "\"target_parameters\": [\"mlp.up_proj.weight\"], \"alpha_pattern\": {\"up_proj\": 3, \"up_proj.weight\": 4}",
+        2, tensors);
     AdapterFile *file = open_adapter();
     assert_near(file->loras[0].scale, 0.5);
     adapter_file_close(file);
@@ -258,8 +266,10 @@ static void a_target_parameter_matches_by_its_own_path(void **state)
 static void a_doubled_r_of_gate_and_up_is_seen_through(void **state)
 {
     (void)state;
-    make_adapter("\"r\": 2, \"lora_alpha\": 3, \"target_parameters\": [\"mlp.experts.gate_up_proj\", \"mlp.experts.down_proj\"], "
-                 "\"rank_pattern\": {\".*\\\\.gate_up_proj\": 4}, \"alpha_pattern\": {\".*\\\\.gate_up_proj\": 6}", 4,
+    make_adapter("\"r\": 2, \"lora_alpha\": 3, \"target_parameters\": [\"mlp.experts.gate_up_proj\", "
+                 "\"mlp.experts.down_proj\"], "
+                 "\"rank_pattern\": {\".*\\\\.gate_up_proj\": 4}, \"alpha_pattern\": {\".*\\\\.gate_up_proj\": 6}",
+                 4,
                  (TensorView[]){matrix("model.layers.0.mlp.experts.0.up_proj.lora_A.weight", 2, 5),
                                 matrix("model.layers.0.mlp.experts.0.up_proj.lora_B.weight", 4, 2),
                                 matrix("model.layers.0.mlp.experts.0.down_proj.lora_A.weight", 2, 4),
@@ -291,14 +301,16 @@ static void fused_files_of_both_ages_read_alike(void **state)
                 float A[R * D], B[D * R];
                 snprintf(module, sizeof module, "m.experts.%zu.%s", e, projections[p]);
                 const AdapterLora *lora = adapter_file_find(file, module);
-                size_t in = p < 2 ? D : F, out = p < 2 ? F : D, o0 = p == 1 ? F : 0, wide = old ? (p < 2 ? 2 * F : D) : in;
+                size_t in = p < 2 ? D : F, out = p < 2 ? F : D, o0 = p == 1 ? F : 0,
+                       wide = old ? (p < 2 ? 2 * F : D) : in;
                 assert_true(lora && lora->in == in && lora->out == out && lora->r == R);
                 adapter_file_read_lora(lora, A, B);
                 for (size_t j = 0; j < R; j++) { /* every tensor holds 0, 1, 2, ... */
                     for (size_t i = 0; i < in; i++)
                         assert_true(A[j * in + i] == (float)(old ? i * R * E + j * E + e : (e * R + j) * wide + i));
                     for (size_t o = 0; o < out; o++)
-                        assert_true(B[o * R + j] == (float)(old ? (e * R + j) * wide + o0 + o : (o0 + o) * R * E + j * E + e));
+                        assert_true(B[o * R + j] ==
+                                    (float)(old ? (e * R + j) * wide + o0 + o : (o0 + o) * R * E + j * E + e));
                 }
             }
         }
@@ -327,10 +339,11 @@ static void one_fused_parameter_alone_is_what_the_config_says(void **state)
 static void stacked_experts_may_share_a_side(void **state)
 {
     (void)state;
-    make_adapter("\"r\": 2", 4, (TensorView[]){tensor("m.experts.gate_up_proj.lora_A.weight", 3, 1, 2, 5),
-                                               tensor("m.experts.gate_up_proj.lora_B.weight", 3, 3, 8, 2),
-                                               tensor("m.experts.w2.lora_A.weight", 3, 3, 2, 4),
-                                               tensor("m.experts.w2.lora_B.weight", 3, 1, 5, 2)});
+    make_adapter("\"r\": 2", 4,
+                 (TensorView[]){tensor("m.experts.gate_up_proj.lora_A.weight", 3, 1, 2, 5),
+                                tensor("m.experts.gate_up_proj.lora_B.weight", 3, 3, 8, 2),
+                                tensor("m.experts.w2.lora_A.weight", 3, 3, 2, 4),
+                                tensor("m.experts.w2.lora_B.weight", 3, 1, 5, 2)});
     AdapterFile *file = open_adapter();
     float A[10], B[10];
     assert_int_equal(file->n_loras, 9);
@@ -378,8 +391,10 @@ static void what_cannot_be_read_right_is_refused(void **state)
     };
     for (size_t i = 0; i < sizeof configs / sizeof *configs; i++) {
         make_adapter(configs[i].keys, 2, good);
-        if (configs[i].part) assert_refused(configs[i].part);
-        else adapter_file_close(open_adapter());
+        if (configs[i].part)
+            assert_refused(configs[i].part);
+        else
+            adapter_file_close(open_adapter());
     }
     char path[PATH_BYTES];
     assert_ok(file_join(path, directory, "adapter_config.json"));
@@ -401,30 +416,45 @@ static void every_tensor_must_be_understood(void **state)
         const char *part;
         TensorView a, b;
     } cases[] = {
-        {"m.q.lora_A.weight has no partner m.q.lora_B.weight", matrix("m.q.lora_A.weight", 8, 5), matrix("m.z.lora_A.weight", 8, 5)},
-        {"m.q.lora_B.weight has no partner m.q.lora_A.weight", matrix("m.q.lora_B.weight", 8, 5), matrix("m.z.lora_A.weight", 8, 5)},
-        {"m.q.lora_embedding_A has no partner m.q.lora_embedding_B", matrix("m.q.lora_embedding_A", 8, 5), matrix("m.z.lora_B.weight", 5, 8)},
-        {"m.q.lora_A.weight has r 8, m.q.lora_B.weight has r 7", matrix("m.q.lora_A.weight", 8, 5), matrix("m.q.lora_B.weight", 5, 7)},
+        {"m.q.lora_A.weight has no partner m.q.lora_B.weight", matrix("m.q.lora_A.weight", 8, 5),
+         matrix("m.z.lora_A.weight", 8, 5)},
+        {"m.q.lora_B.weight has no partner m.q.lora_A.weight", matrix("m.q.lora_B.weight", 8, 5),
+         matrix("m.z.lora_A.weight", 8, 5)},
+        {"m.q.lora_embedding_A has no partner m.q.lora_embedding_B", matrix("m.q.lora_embedding_A", 8, 5),
+         matrix("m.z.lora_B.weight", 5, 8)},
+        {"m.q.lora_A.weight has r 8, m.q.lora_B.weight has r 7", matrix("m.q.lora_A.weight", 8, 5),
+         matrix("m.q.lora_B.weight", 5, 7)},
         {"has 3 dimensions; expected 2", tensor("m.q.lora_A.weight", 3, 8, 5, 1), matrix("m.q.lora_B.weight", 5, 8)},
         {"are the same part", matrix("m.q.lora_A.weight", 8, 5), matrix("base_model.model.m.q.lora_A.weight", 8, 5)},
-        {"1 tensors are not LoRA as graft knows it: m.q.weight", matrix("m.q.lora_A.weight", 8, 5), matrix("m.q.weight", 5, 8)},
-        {"2 tensors are not LoRA as graft knows it: m.q.lora_a.weight, m.q.lora_b.weight", matrix("m.q.lora_a.weight", 8, 5), matrix("m.q.lora_b.weight", 5, 8)},
-        {"m.q.lora_magnitude_vector belongs to DoRA", matrix("m.q.lora_A.weight", 8, 5), matrix("m.q.lora_magnitude_vector", 1, 8)},
+        {"1 tensors are not LoRA as graft knows it: m.q.weight", matrix("m.q.lora_A.weight", 8, 5),
+         matrix("m.q.weight", 5, 8)},
+        {"2 tensors are not LoRA as graft knows it: m.q.lora_a.weight, m.q.lora_b.weight",
+         matrix("m.q.lora_a.weight", 8, 5), matrix("m.q.lora_b.weight", 5, 8)},
+        {"m.q.lora_magnitude_vector belongs to DoRA", matrix("m.q.lora_A.weight", 8, 5),
+         matrix("m.q.lora_magnitude_vector", 1, 8)},
         {"m.q.lora_B.bias is a bias on B", matrix("m.q.lora_A.weight", 8, 5), matrix("m.q.lora_B.bias", 1, 8)},
         {"m.q.lora_A.weight is I64; expected F32, BF16 or F16", half, matrix("m.q.lora_B.weight", 5, 8)},
-        {"m.experts.base_layer.lora_A.weight has no companion m.experts.lora_A.weight", matrix("m.experts.base_layer.lora_A.weight", 8, 5), matrix("m.experts.base_layer.lora_B.weight", 4, 8)},
-        {"has 2 experts, m.experts.w1.lora_B.weight has 3", tensor("m.experts.w1.lora_A.weight", 3, 2, 8, 5), tensor("m.experts.w1.lora_B.weight", 3, 3, 5, 8)},
+        {"m.experts.base_layer.lora_A.weight has no companion m.experts.lora_A.weight",
+         matrix("m.experts.base_layer.lora_A.weight", 8, 5), matrix("m.experts.base_layer.lora_B.weight", 4, 8)},
+        {"has 2 experts, m.experts.w1.lora_B.weight has 3", tensor("m.experts.w1.lora_A.weight", 3, 2, 8, 5),
+         tensor("m.experts.w1.lora_B.weight", 3, 3, 5, 8)},
         {"there is no LoRA tensor", matrix("m.q.base_layer.weight", 8, 5), matrix("m.k.base_layer.weight", 8, 5)},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         make_adapter("", 2, (TensorView[]){cases[i].a, cases[i].b});
         assert_refused(cases[i].part);
     }
-    make_adapter("", 4, (TensorView[]){matrix("m.experts.0.w1.lora_A.weight", 8, 5), matrix("m.experts.0.w1.lora_B.weight", 4, 8),
-                                       matrix("m.experts.0.gate_proj.lora_A.weight", 8, 5), matrix("m.experts.0.gate_proj.lora_B.weight", 4, 8)});
+    make_adapter("", 4,
+                 (TensorView[]){matrix("m.experts.0.w1.lora_A.weight", 8, 5),
+                                matrix("m.experts.0.w1.lora_B.weight", 4, 8),
+                                matrix("m.experts.0.gate_proj.lora_A.weight", 8, 5),
+                                matrix("m.experts.0.gate_proj.lora_B.weight", 4, 8)});
     assert_refused("m.experts.0.gate_proj has two pairs");
-    make_adapter("", 4, (TensorView[]){tensor("m.experts.w1.lora_A.weight", 3, 2, 8, 5), tensor("m.experts.w1.lora_B.weight", 3, 2, 4, 8),
-                                       tensor("m.experts.w3.lora_A.weight", 3, 3, 8, 5), tensor("m.experts.w3.lora_B.weight", 3, 3, 4, 8)});
+    make_adapter("", 4,
+                 (TensorView[]){tensor("m.experts.w1.lora_A.weight", 3, 2, 8, 5),
+                                tensor("m.experts.w1.lora_B.weight", 3, 2, 4, 8),
+                                tensor("m.experts.w3.lora_A.weight", 3, 3, 8, 5),
+                                tensor("m.experts.w3.lora_B.weight", 3, 3, 4, 8)});
     assert_refused("m.experts.w3.lora_A.weight speaks of 3 experts, m.experts.w1.lora_A.weight of 2");
 }
 
@@ -451,12 +481,14 @@ static float out_A[R * D], out_B[D * R], out_A2[2 * D], out_B2[D * 2], router[2 
 static AdapterOut sample(AdapterOutLora loras[10], AdapterOutExtra extras[2])
 {
     static const char *const modules[] = {
-        "model.layers.1.self_attn.q_a_proj", "model.layers.0.mlp.up_proj", "model.layers.1.mlp.shared_experts.down_proj",
-        "model.layers.1.mlp.gate", "model.layers.1.mlp.experts.0.gate_proj", "model.layers.1.mlp.experts.0.up_proj",
-        "model.layers.1.mlp.experts.0.down_proj", "model.layers.1.mlp.experts.1.gate_proj",
-        "model.layers.1.mlp.experts.1.up_proj", "model.layers.1.mlp.experts.1.down_proj"};
+        "model.layers.1.self_attn.q_a_proj",           "model.layers.0.mlp.up_proj",
+        "model.layers.1.mlp.shared_experts.down_proj", "model.layers.1.mlp.gate",
+        "model.layers.1.mlp.experts.0.gate_proj",      "model.layers.1.mlp.experts.0.up_proj",
+        "model.layers.1.mlp.experts.0.down_proj",      "model.layers.1.mlp.experts.1.gate_proj",
+        "model.layers.1.mlp.experts.1.up_proj",        "model.layers.1.mlp.experts.1.down_proj"};
     for (size_t i = 0; i < R * D; i++) out_A[i] = sinf((float)i), out_B[i] = cosf((float)i);
-    for (size_t i = 0; i < 2 * D; i++) out_A2[i] = sinf((float)i + 50), out_B2[i] = cosf((float)i + 50), router[i] = (float)i / 7;
+    for (size_t i = 0; i < 2 * D; i++)
+        out_A2[i] = sinf((float)i + 50), out_B2[i] = cosf((float)i + 50), router[i] = (float)i / 7;
     bias[0] = 0.1f, bias[1] = 1.0f / 3;
     for (size_t i = 0; i < 10; i++) {
         loras[i] = (AdapterOutLora){modules[i], R, D, D, out_A, out_B, 2};
@@ -503,12 +535,16 @@ static void the_config_is_the_one_for_every_consumer(void **state)
     assert_ok(adapter_file_write(directory, &out));
     assert_ok(file_join(path, directory, "adapter_config.json"));
     assert_ok(file_read(&text, &bytes, path));
-    assert_string_equal(text,
+    assert_string_equal(
+        text,
         "{\n  \"alpha_pattern\": {},\n  \"base_model_name_or_path\": \"zai-org/GLM-5\",\n  \"bias\": \"none\",\n"
-        "  \"fan_in_fan_out\": false,\n  \"inference_mode\": true,\n  \"init_lora_weights\": true,\n  \"lora_alpha\": 6,\n"
-        "  \"lora_dropout\": 0,\n  \"modules_to_save\": null,\n  \"peft_type\": \"LORA\",\n  \"r\": 3,\n  \"rank_pattern\": {},\n"
+        "  \"fan_in_fan_out\": false,\n  \"inference_mode\": true,\n  \"init_lora_weights\": true,\n  \"lora_alpha\": "
+        "6,\n"
+        "  \"lora_dropout\": 0,\n  \"modules_to_save\": null,\n  \"peft_type\": \"LORA\",\n  \"r\": 3,\n  "
+        "\"rank_pattern\": {},\n"
         "  \"target_modules\": [\n    \"down_proj\",\n    \"gate_proj\",\n    \"q_a_proj\",\n    \"up_proj\"\n  ],\n"
-        "  \"target_parameters\": [\n    \"mlp.gate.weight\",\n    \"mlp.shared_experts.down_proj.weight\",\n    \"mlp.up_proj.weight\"\n  ],\n"
+        "  \"target_parameters\": [\n    \"mlp.gate.weight\",\n    \"mlp.shared_experts.down_proj.weight\",\n    "
+        "\"mlp.up_proj.weight\"\n  ],\n"
         "  \"task_type\": \"CAUSAL_LM\",\n  \"use_dora\": false,\n  \"use_rslora\": false\n}");
     free(text);
     out.n_loras = 4; /* without routed experts PEFT must not see the projections' names alone */
@@ -597,10 +633,12 @@ static void adapters_that_nobody_reads_right_are_not_written(void **state)
     AdapterOutExtra extras[2];
     AdapterOut out = sample(loras, extras);
     out.n_loras = 9;
-    assert_fails(adapter_file_write(directory, &out), ERR_USAGE, "expected down_proj, gate_proj and up_proj of every expert");
+    assert_fails(adapter_file_write(directory, &out), ERR_USAGE,
+                 "expected down_proj, gate_proj and up_proj of every expert");
     out = sample(loras, extras);
     loras[7].module = "model.layers.1.mlp.experts.2.gate_proj";
-    assert_fails(adapter_file_write(directory, &out), ERR_USAGE, "expected down_proj, gate_proj and up_proj of every expert");
+    assert_fails(adapter_file_write(directory, &out), ERR_USAGE,
+                 "expected down_proj, gate_proj and up_proj of every expert");
     out = sample(loras, extras);
     loras[0].module = "model.embed_tokens";
     assert_fails(adapter_file_write(directory, &out), ERR_USAGE, "an embedding's pair cannot be written");

@@ -46,17 +46,30 @@ static Checkpoint sample(void)
         v[i] = 1.0f / (float)(i + 1);
     }
     return (Checkpoint){
-        .info = {.step = 120, .seed = 0xFFFFFFFFFFFFFFFFu, .epoch = 2, .epoch_position = 77, .tokens = 1u << 31,
-                 .metrics_bytes = 4321, .config_json = "{\"r\": 16}", .compute_path = "fp32/avx512", .base_digest = "b",
+        .info = {.step = 120,
+                 .seed = 0xFFFFFFFFFFFFFFFFu,
+                 .epoch = 2,
+                 .epoch_position = 77,
+                 .tokens = 1u << 31,
+                 .metrics_bytes = 4321,
+                 .config_json = "{\"r\": 16}",
+                 .compute_path = "fp32/avx512",
+                 .base_digest = "b",
                  .data_digest = NULL},
-        .n_arrays = N_ARRAYS, .arrays = layout, .n = N, .values = values, .m = m, .v = v,
+        .n_arrays = N_ARRAYS,
+        .arrays = layout,
+        .n = N,
+        .values = values,
+        .m = m,
+        .v = v,
     };
 }
 
 static Checkpoint empty(void)
 {
     memset(read_values, 0, sizeof read_values);
-    return (Checkpoint){.n_arrays = N_ARRAYS, .arrays = layout, .n = N, .values = read_values, .m = read_m, .v = read_v};
+    return (
+        Checkpoint){.n_arrays = N_ARRAYS, .arrays = layout, .n = N, .values = read_values, .m = read_m, .v = read_v};
 }
 
 static size_t files_in_folder(void)
@@ -196,8 +209,9 @@ static void a_corrupted_chunk_is_noticed(void **state)
     assert_ok(file_write(path, data, bytes));
     free(data);
     Checkpoint ckpt = empty();
-    assert_fails(checkpoint_load(&ckpt, path), ERR_FORMAT,
-                 "read array /adapter/layers/1/mlp.experts.down_proj/lora_B: data error detected by Fletcher32 checksum");
+    assert_fails(
+        checkpoint_load(&ckpt, path), ERR_FORMAT,
+        "read array /adapter/layers/1/mlp.experts.down_proj/lora_B: data error detected by Fletcher32 checksum");
 }
 
 static void every_truncation_is_noticed(void **state)

@@ -28,8 +28,8 @@ static void every_type_and_number_of_dimensions_comes_back(void **state)
         size_t n_dims, dims[H5_DIMS], bytes;
         const void *data;
     } arrays[] = {
-        {"/f", H5_F32, 1, {4, 0, 0}, sizeof f, f},       {"/deep/down/d", H5_F64, 2, {2, 2, 0}, sizeof d, d},
-        {"/deep/i", H5_I32, 3, {1, 2, 2}, sizeof i, i},  {"/l", H5_I64, 1, {4, 0, 0}, sizeof l, l},
+        {"/f", H5_F32, 1, {4, 0, 0}, sizeof f, f},           {"/deep/down/d", H5_F64, 2, {2, 2, 0}, sizeof d, d},
+        {"/deep/i", H5_I32, 3, {1, 2, 2}, sizeof i, i},      {"/l", H5_I64, 1, {4, 0, 0}, sizeof l, l},
         {"/deep/down/u", H5_U64, 1, {4, 0, 0}, sizeof u, u},
     };
     H5File file = {0};
@@ -110,7 +110,8 @@ static void what_does_not_fit_is_an_error(void **state)
     assert_fails(h5_make(&file, "/y", H5_F32, 4, (size_t[]){1, 1, 1, 1}), ERR_IO, "expected 1 to 3");
     assert_fails(h5_write_slab(&file, "/x", H5_F32, 2, (size_t[]){1, 1}, (size_t[]){1, 3}, x), ERR_FORMAT,
                  "3 elements from 1 of dimension 1, which has 3");
-    assert_fails(h5_write_slab(&file, "/x", H5_F32, 1, (size_t[]){1}, (size_t[]){1}, x), ERR_FORMAT, "has 2 dimensions; expected 1");
+    assert_fails(h5_write_slab(&file, "/x", H5_F32, 1, (size_t[]){1}, (size_t[]){1}, x), ERR_FORMAT,
+                 "has 2 dimensions; expected 1");
     assert_ok(h5_close(&file));
     assert_ok(h5_open(&file, path));
     assert_fails(h5_read(&file, "/x", H5_F64, 2, (size_t[]){2, 3}, x), ERR_FORMAT, "is float32; expected float64");

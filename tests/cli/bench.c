@@ -25,13 +25,15 @@ static int bench(const char *words)
 
 static void check_said(int code, int expected, const char *part)
 {
-    if (code != expected || !strstr(said, part)) fail_msg("code %d instead of %d, and \"%s\" expected in:\n%s", code, expected, part, said);
+    if (code != expected || !strstr(said, part))
+        fail_msg("code %d instead of %d, and \"%s\" expected in:\n%s", code, expected, part, said);
 }
 
 static void mistakes_are_named(void **state)
 {
     (void)state;
-    check_said(bench("bench --parts products,nothing"), ERR_USAGE, "there is no nothing; expected some of products operations steps");
+    check_said(bench("bench --parts products,nothing"), ERR_USAGE,
+               "there is no nothing; expected some of products operations steps");
     check_said(bench("bench --tokenz 3"), ERR_USAGE, "tokens");
     check_said(bench("bench nowhere --steps 1"), ERR_IO, "nowhere");
     check_said(bench("bench --make S"), ERR_USAGE, "in which DIR?");
@@ -52,7 +54,8 @@ static void a_model_is_made_measured_and_drawn(void **state)
     scratch_path(state, "p.png", png);
     snprintf(words, sizeof words, "bench %s --make tests/fixtures/model/sparse/config.json", directory);
     check_said(bench(words), 0, "a random model of");
-    snprintf(words, sizeof words, "bench %s --tokens 16 --steps 2 --warm_up 1 --r 2 --profile --json %s", directory, json);
+    snprintf(words, sizeof words, "bench %s --tokens 16 --steps 2 --warm_up 1 --r 2 --profile --json %s", directory,
+             json);
     check_said(bench(words), 0, "in between");
     check_said(0, 0, "tokens/s");
     assert_ok(json_read_lines(&lines, json));

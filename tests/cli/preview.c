@@ -9,7 +9,8 @@
 
 /* A question full of what steers a terminal or reorders what is read; escaped, as JSON asks. */
 static const char records[] =
-    "{\"messages\":[{\"role\":\"user\",\"content\":\"\\u001b[31mred\\u001b[0m\\u0007\\u0000\\u009b2J \\u202ertl <b>&\\t\\r\\n\"},"
+    "{\"messages\":[{\"role\":\"user\",\"content\":\"\\u001b[31mred\\u001b[0m\\u0007\\u0000\\u009b2J \\u202ertl "
+    "<b>&\\t\\r\\n\"},"
     "{\"role\":\"assistant\",\"reasoning_content\":\"r\",\"content\":\"Yes.\"}],\"domain\":\"a\\u001b]0;title\"}\n"
     "{\"prompt\":\"2+2=\",\"completion\":\"4\"}\n";
 
@@ -28,7 +29,8 @@ static char *run(void **state, const char *options, size_t *n)
     const char *program = getenv("GRAFT");
     char command[3 * PATH_BYTES], path[PATH_BYTES];
     assert_ok(file_write(scratch_path(state, "records.jsonl", path), records, sizeof records - 1));
-    snprintf(command, sizeof command, "'%s' preview --model examples/tiny-glm5 '%s' %s 2>&1", program ? program : "build/graft", path, options);
+    snprintf(command, sizeof command, "'%s' preview --model examples/tiny-glm5 '%s' %s 2>&1",
+             program ? program : "build/graft", path, options);
     FILE *in = popen(command, "r");
     assert_non_null(in);
     char *text = read_all(in, n);
@@ -108,7 +110,8 @@ static void the_page_needs_nothing_and_runs_nothing(void **state)
     assert_harmless(text, n, false);
     assert_null(strstr(text, "<script"));
     assert_null(strstr(text, "http"));
-    for (const char *b = text; (b = strstr(b, "<b>")); b++) assert_memory_equal(b, "<b>\xE2\x8F\x8E", 6); /* the page's own, not the record's */
+    for (const char *b = text; (b = strstr(b, "<b>")); b++)
+        assert_memory_equal(b, "<b>\xE2\x8F\x8E", 6); /* the page's own, not the record's */
     assert_non_null(strstr(text, "&amp;"));
     free(text);
 }

@@ -15,7 +15,9 @@ static void check(const ChatText *chat)
     }
     if (at > chat->text.n || chat->head > chat->text.n) abort();
     for (size_t i = 0; i < chat->n_turns; i++) {
-        if (chat->turns[i].begin < (i ? chat->turns[i - 1].begin + 1 : chat->head) || chat->turns[i].begin > chat->text.n) abort();
+        if (chat->turns[i].begin < (i ? chat->turns[i - 1].begin + 1 : chat->head) ||
+            chat->turns[i].begin > chat->text.n)
+            abort();
     }
 }
 

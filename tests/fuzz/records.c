@@ -21,7 +21,8 @@ static Builder *builder_of(uint8_t how)
                                         .clear_thinking = how & 8 ? CHAT_NO : CHAT_UNSET,
                                         .enable_thinking = how & 16 ? CHAT_NO : CHAT_UNSET,
                                         .train_on_reasoning = how & 16 ? CHAT_NO : CHAT_UNSET,
-                                        .train_on = how >> 5 & 3 ? CHAT_TRAIN_LAST + (how >> 5 & 1) : CHAT_TRAIN_ASSISTANT},
+                                        .train_on = how >> 5 & 3 ? CHAT_TRAIN_LAST + (how >> 5 & 1)
+                                                                 : CHAT_TRAIN_ASSISTANT},
                                .truncation = how & 128 ? TRUNCATE_LEFT : TRUNCATE_RIGHT,
                                .plain_prompts = how & 4,
                                .max_length = 64};

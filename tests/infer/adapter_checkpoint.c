@@ -19,10 +19,19 @@ static void save(const Adapter *a, const char *config, const char *digest, const
     weights_digest(a->model->weights, real);
     assert_ok(json_print(json, false, &text));
     assert_ok(trained_table(a, &names, &arrays, &n));
-    CkptExtra extras[] = {{"had_gradient", 1, &(uint64_t){7}, NULL}, {"router_bias", a->n_layers * a->model->router.E, NULL, a->biases}};
-    Checkpoint ckpt = {.info = {.step = 5, .config_json = text, .base_digest = (char *)(size_t)(digest ? digest : real)},
-                       .n_arrays = n, .arrays = arrays, .n = a->n, .values = a->values, .m = moments, .v = moments,
-                       .n_extras = a->biases ? 2 : 1, .extras = extras};
+    CkptExtra extras[] = {{"had_gradient", 1, &(uint64_t){7}, NULL},
+                          {"router_bias", a->n_layers * a->model->router.E, NULL, a->biases}};
+    Checkpoint ckpt = {.info = {.step = 5,
+                                .config_json = text,
+                                .base_digest = (char *)(size_t)(digest ? digest : real)},
+                       .n_arrays = n,
+                       .arrays = arrays,
+                       .n = a->n,
+                       .values = a->values,
+                       .m = moments,
+                       .v = moments,
+                       .n_extras = a->biases ? 2 : 1,
+                       .extras = extras};
     assert_ok(checkpoint_save(&ckpt, path));
     arrays_free(names, n);
     free(arrays);
@@ -31,7 +40,8 @@ static void save(const Adapter *a, const char *config, const char *digest, const
     json_free(json);
 }
 
-static const char plain[] = "{'r': 3, 'lora_alpha': 6, 'target_modules': ['o_proj', 'kv_b_proj'], 'experts': {'experts': {'1': [3, 12]}}, 'layers_to_transform': null}";
+static const char plain[] = "{'r': 3, 'lora_alpha': 6, 'target_modules': ['o_proj', 'kv_b_proj'], 'experts': "
+                            "{'experts': {'1': [3, 12]}}, 'layers_to_transform': null}";
 
 static Adapter *plain_adapter(const Model *model, size_t r)
 {
@@ -79,11 +89,17 @@ static void routers_and_their_biases_come_along(void **state)
     Model *model = tiny_model("dense");
     Adapter *a, *b;
     Json *targets = tiny_json("['o_proj']");
-    assert_ok(adapter_new(&a, model, &(LoraConfig){.r = 2, .lora_alpha = 4, .use_rslora = true, .target_modules = targets, .train_router = true}, 1));
+    assert_ok(adapter_new(
+        &a, model,
+        &(LoraConfig){.r = 2, .lora_alpha = 4, .use_rslora = true, .target_modules = targets, .train_router = true},
+        1));
     tiny_fill(a, 9, 0.2);
     assert_ok(adapter_own_biases(a));
     a->layers[1].router_bias[5] += 0.25f;
-    save(a, "{'r': 2, 'lora_alpha': 4, 'use_rslora': true, 'target_modules': ['o_proj'], 'train_router': true, 'experts': null}", NULL, path);
+    save(a,
+         "{'r': 2, 'lora_alpha': 4, 'use_rslora': true, 'target_modules': ['o_proj'], 'train_router': true, 'experts': "
+         "null}",
+         NULL, path);
     assert_ok(adapter_open(&b, model, path));
     assert_same(a, b);
     assert_memory_equal(a->layers[1].router_bias, b->layers[1].router_bias, model->router.E * sizeof(float));
@@ -122,7 +138,8 @@ static void what_does_not_belong_together_is_refused(void **state)
     Model *model = tiny_model("dense");
     Adapter *a = plain_adapter(model, 4), *b;
     save(a, plain, "0123456789abcdef", path);
-    assert_fails(adapter_open(&b, model, path), ERR_FORMAT, "it was trained on another base: base_digest is 0123456789abcdef, this model's ");
+    assert_fails(adapter_open(&b, model, path), ERR_FORMAT,
+                 "it was trained on another base: base_digest is 0123456789abcdef, this model's ");
     save(a, plain, NULL, path); /* its settings say r 3 */
     assert_fails(adapter_open(&b, model, path), ERR_FORMAT, "expected float32 [3]");
     save(a, "{'r': 4}", NULL, path);

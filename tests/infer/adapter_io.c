@@ -23,7 +23,9 @@ static void same_logits(Model *model, const Adapter *a, const Adapter *b)
 
 static void export_then_open_gives_the_same_logits(void **state)
 {
-    static const struct { const char *model, *targets, *experts; } cases[] = {
+    static const struct {
+        const char *model, *targets, *experts;
+    } cases[] = {
         {"dense", "'all-linear'", NULL},
         {"dense", "['o_proj', 'kv_b_proj']", "'none'"},
         {"dense", "['gate', 'o_proj']", "'none'"},
@@ -85,7 +87,8 @@ static void experts_without_a_pair_are_exported_as_zeros(void **state)
 
 static void one_half_of_an_expert_is_exported_with_zeros_for_the_other(void **state)
 {
-    static const char *const targets[] = {"['experts.3.up_proj']", "['experts.3.gate_proj']", "['experts.3.down_proj']"};
+    static const char *const targets[] = {"['experts.3.up_proj']", "['experts.3.gate_proj']",
+                                          "['experts.3.down_proj']"};
     Model *model = tiny_model("dense");
     for (size_t i = 0; i < 3; i++) {
         char path[PATH_BYTES], name[] = "adapter0";
@@ -115,7 +118,8 @@ static void a_trained_router_is_exported_and_read_back(void **state)
     Model *model = tiny_model("dense");
     Adapter *a = NULL, *b;
     Json *targets = tiny_json("['o_proj']");
-    assert_ok(adapter_new(&a, model, &(LoraConfig){.r = 2, .lora_alpha = 4, .target_modules = targets, .train_router = true}, 1));
+    assert_ok(adapter_new(&a, model,
+                          &(LoraConfig){.r = 2, .lora_alpha = 4, .target_modules = targets, .train_router = true}, 1));
     tiny_fill(a, 9, 0.2);
     assert_ok(adapter_export(a, path, "base", false));
     assert_ok(adapter_open(&b, model, path));
@@ -133,7 +137,8 @@ static void a_trained_router_is_exported_and_read_back(void **state)
 static void the_fixtures_adapters_open_and_act(void **state)
 {
     (void)state;
-    static const char *const names[] = {"dense", "sparse", "indexshare", "lite", "lite_noqlora", "v3_groups_yarn", "v32", "fp8"};
+    static const char *const names[] = {"dense",        "sparse",         "indexshare", "lite",
+                                        "lite_noqlora", "v3_groups_yarn", "v32",        "fp8"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char path[PATH_BYTES];
         Model *model = tiny_model(names[i]);
@@ -156,7 +161,8 @@ static void an_adapter_of_another_model_is_refused_with_its_module(void **state)
     (void)state;
     Model *model = tiny_model("lite_noqlora");
     Adapter *adapter;
-    assert_fails(adapter_open(&adapter, model, "tests/fixtures/model/dense/adapter"), ERR_FORMAT, "this model has no module model.layers.");
+    assert_fails(adapter_open(&adapter, model, "tests/fixtures/model/dense/adapter"), ERR_FORMAT,
+                 "this model has no module model.layers.");
     assert_fails(adapter_open(&adapter, model, "tests/fixtures/model/fp8/adapter"), ERR_FORMAT, "adapter");
     assert_fails(adapter_open(&adapter, model, "nowhere"), ERR_IO, "nowhere");
     model_close(model);

@@ -95,7 +95,8 @@ static void calls_become_messages(void **state)
 {
     (void)state;
     char *text;
-    Json *calls = answer_calls("<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Oslo </arg_value>\n<arg_key>days</arg_key><arg_value>3</arg_value></tool_call>"
+    Json *calls = answer_calls("<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Oslo "
+                               "</arg_value>\n<arg_key>days</arg_key><arg_value>3</arg_value></tool_call>"
                                "<tool_call>now</tool_call><tool_call>broken");
     assert_ok(json_print(calls, false, &text));
     assert_string_equal(text, "[{\"function\":{\"name\":\"weather\",\"arguments\":{\"city\":\"Oslo\",\"days\":\"3\"}}},"
@@ -134,7 +135,8 @@ static void the_last_match_after_the_thought_is_the_answer(void **state)
 static bool strikes(const char *text, double own, double base)
 {
     Gate gate;
-    Summary a = {.n = 1, .metrics = {{.name = "loss", .value = own}}}, b = {.n = 1, .metrics = {{.name = "loss", .value = base}}};
+    Summary a = {.n = 1, .metrics = {{.name = "loss", .value = own}}},
+            b = {.n = 1, .metrics = {{.name = "loss", .value = base}}};
     assert_ok(gate_read(&gate, text));
     return gate_strikes(&gate, &a, &b);
 }

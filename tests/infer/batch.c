@@ -24,7 +24,10 @@ static void open_case(Case *c, const char *name, size_t n_new)
     tiny_fill(c->adapter, 3, 0.05);
     for (size_t i = 0; i < EIGHT; i++) {
         c->prompts[i] = tiny_document(lengths[i], (size_t)c->model->config.vocab_size, i);
-        c->generations[i] = (Generation){.prompt = c->prompts[i].ids, .n_prompt = lengths[i], .max_new_tokens = n_new, .sampling = {.top_p = 1, .seed = i}};
+        c->generations[i] = (Generation){.prompt = c->prompts[i].ids,
+                                         .n_prompt = lengths[i],
+                                         .max_new_tokens = n_new,
+                                         .sampling = {.top_p = 1, .seed = i}};
     }
 }
 
@@ -39,7 +42,8 @@ static void assert_same(const char *what, const Generated *a, const Generated *b
 {
     assert_int_equal(a->n, b->n);
     for (size_t i = 0; i < a->n; i++)
-        if (a->tokens[i] != b->tokens[i]) fail_msg("%s: token %zu is %d and %d", what, i, (int)a->tokens[i], (int)b->tokens[i]);
+        if (a->tokens[i] != b->tokens[i])
+            fail_msg("%s: token %zu is %d and %d", what, i, (int)a->tokens[i], (int)b->tokens[i]);
 }
 
 /* All eight together against each alone: the same tokens with the same log-probabilities, bit for bit. */
@@ -50,7 +54,8 @@ static void together_is_alone(const Case *c, const Adapter *adapter, const char 
     for (size_t i = 0; i < EIGHT; i++) {
         assert_ok(generate_all(c->model, adapter, 1, &c->generations[i], 1, 0, &alone));
         assert_same(name, &together[i], &alone);
-        assert_memory_equal(together[i].log_probabilities, alone.log_probabilities, alone.n * sizeof *alone.log_probabilities);
+        assert_memory_equal(together[i].log_probabilities, alone.log_probabilities,
+                            alone.n * sizeof *alone.log_probabilities);
         generated_free(1, &alone);
     }
     generated_free(EIGHT, together);
@@ -104,7 +109,8 @@ static void assert_greedy(const Case *c, const Adapter *adapter, const Generatio
         const float *row = logits + (g->n_prompt + i - 1) * V;
         size_t best = 0;
         for (size_t v = 1; v < V; v++) best = row[v] > row[best] ? v : best;
-        if ((int32_t)best != made->tokens[i]) fail_msg("token %zu of %zu is %d with the cache, %zu without", i, made->n, (int)made->tokens[i], best);
+        if ((int32_t)best != made->tokens[i])
+            fail_msg("token %zu of %zu is %d with the cache, %zu without", i, made->n, (int)made->tokens[i], best);
     }
     free(logits);
 }
@@ -180,7 +186,8 @@ static void log_probabilities_are_the_models(void **state)
         double sum = 0;
         for (size_t v = 0; v < V; v++) sum += exp((double)row[v]);
         double expected = (double)row[made.tokens[i]] - log(sum);
-        if (fabs(made.log_probabilities[i] - expected) > 1e-4) fail_msg("token %zu: %g, expected %g", i, made.log_probabilities[i], expected);
+        if (fabs(made.log_probabilities[i] - expected) > 1e-4)
+            fail_msg("token %zu: %g, expected %g", i, made.log_probabilities[i], expected);
     }
     free(logits);
     generated_free(1, &made);

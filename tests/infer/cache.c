@@ -33,8 +33,10 @@ static void places_of_a_cache_do_not_overlap(void **state)
                 const size_t width[] = {16, 8, model->layers[l].indexer ? 32 : 0};
                 for (size_t k = 0; k < 3; k++)
                     for (size_t i = 0; i < CAPACITY * width[k]; i++, next++) {
-                        if (reading) assert_true(at[k][i] == next);
-                        else at[k][i] = next;
+                        if (reading)
+                            assert_true(at[k][i] == next);
+                        else
+                            at[k][i] = next;
                     }
             }
         }

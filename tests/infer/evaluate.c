@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-
 static const Json *member(const Json *object, const char *key)
 {
     const Json *found = json_find(object, key);
@@ -124,12 +123,16 @@ static void company_changes_no_bit(void **state)
     assert_int_equal(apart.readings, 3);
     for (size_t v = 0; v < 3; v++) {
         assert_memory_equal(together.variants[v].documents, apart.variants[v].documents, 3 * sizeof(DocumentScore));
-        assert_memory_equal(together.variants[v].load, apart.variants[v].load, model->n_layers * model->router.E * sizeof(uint64_t));
-        assert_memory_equal(together.variants[v].changed, apart.variants[v].changed, model->n_layers * sizeof(uint64_t));
+        assert_memory_equal(together.variants[v].load, apart.variants[v].load,
+                            model->n_layers * model->router.E * sizeof(uint64_t));
+        assert_memory_equal(together.variants[v].changed, apart.variants[v].changed,
+                            model->n_layers * sizeof(uint64_t));
         Scores alone;
         assert_ok(evaluate(&alone, model, 1, &variants[v], 3, all, &(EvaluateConfig){0}));
-        for (size_t d = 0; d < 3; d++) assert_true(alone.variants[0].documents[d].nll == together.variants[v].documents[d].nll);
-        assert_memory_equal(together.variants[v].load, alone.variants[0].load, model->n_layers * model->router.E * sizeof(uint64_t));
+        for (size_t d = 0; d < 3; d++)
+            assert_true(alone.variants[0].documents[d].nll == together.variants[v].documents[d].nll);
+        assert_memory_equal(together.variants[v].load, alone.variants[0].load,
+                            model->n_layers * model->router.E * sizeof(uint64_t));
         scores_free(&alone);
     }
     assert_true(together.variants[1].documents[0].kl > 0);
@@ -183,7 +186,8 @@ static void intervals_are_numpys(void **state)
         Interval interval;
         size_t n = numbers_of(member(c, "top"), top);
         numbers_of(member(c, "bottom"), bottom);
-        assert_ok(bootstrap(&interval, n, top, bottom, (size_t)number(c, "draws"), number(c, "level"), (uint64_t)number(c, "seed")));
+        assert_ok(bootstrap(&interval, n, top, bottom, (size_t)number(c, "draws"), number(c, "level"),
+                            (uint64_t)number(c, "seed")));
         assert_near(interval.value, number(c, "value"), 1e-12);
         assert_near(interval.low, number(c, "low"), 1e-12);
         assert_near(interval.high, number(c, "high"), 1e-12);
@@ -214,7 +218,8 @@ static void choices_are_as_likely_as_transformers_says(void **state)
     assert_ok(tokenizer_open(&tokenizer, "examples/tiny-glm5/tokenizer.json"));
     assert_ok(questions_open(&questions, "tests/fixtures/eval/choices.jsonl", tokenizer, &(ChatOptions){0}, 512));
     for (size_t i = 0; i < questions_count(questions); i++)
-        for (size_t c = 0; c < questions_get(questions, i)->n_choices; c++) all[n++] = &questions_get(questions, i)->choices[c];
+        for (size_t c = 0; c < questions_get(questions, i)->n_choices; c++)
+            all[n++] = &questions_get(questions, i)->choices[c];
     assert_ok(evaluate(&scores, model, 1, (const Adapter *[]){NULL}, n, all, &(EvaluateConfig){0}));
     assert_ok(json_read_file(&root, "tests/fixtures/eval/choices.json"));
     const Json *expected = json_first(root);
@@ -238,10 +243,8 @@ static void choices_are_as_likely_as_transformers_says(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(scores_are_those_of_numpy_on_transformers_logits),
-        cmocka_unit_test(company_changes_no_bit),
-        cmocka_unit_test(a_fresh_adapter_is_no_distance_from_the_base),
-        cmocka_unit_test(intervals_are_numpys),
+        cmocka_unit_test(scores_are_those_of_numpy_on_transformers_logits), cmocka_unit_test(company_changes_no_bit),
+        cmocka_unit_test(a_fresh_adapter_is_no_distance_from_the_base),     cmocka_unit_test(intervals_are_numpys),
         cmocka_unit_test(choices_are_as_likely_as_transformers_says),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

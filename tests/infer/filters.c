@@ -67,7 +67,8 @@ static void check(const Sampling *s)
         chi += ((double)count[i] - expected) * ((double)count[i] - expected) / expected;
         kept++;
     }
-    double freedom = (double)kept - 1, bound = freedom + 4 * sqrt(2 * freedom) + 4; /* beyond four standard deviations */
+    double freedom = (double)kept - 1,
+           bound = freedom + 4 * sqrt(2 * freedom) + 4; /* beyond four standard deviations */
     if (chi > bound) fail_msg("chi-square %.1f of %zu tokens, bound %.1f", chi, kept, bound);
 }
 

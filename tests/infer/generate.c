@@ -8,7 +8,8 @@
 
 static Generation greedy(const Document *prompt, size_t n_new)
 {
-    return (Generation){.prompt = prompt->ids, .n_prompt = prompt->n, .max_new_tokens = n_new, .sampling = {.top_p = 1}};
+    return (
+        Generation){.prompt = prompt->ids, .n_prompt = prompt->n, .max_new_tokens = n_new, .sampling = {.top_p = 1}};
 }
 
 static void cache_equals_none(const char *name, size_t n_prompt, size_t n_new)
@@ -28,7 +29,8 @@ static void cache_equals_none(const char *name, size_t n_prompt, size_t n_new)
         assert_int_equal(n_cached, n_new);
         assert_int_equal(n_plain, n_new);
         for (size_t i = 0; i < n_new; i++)
-            if (cached[i] != plain[i]) fail_msg("%s: token %zu is %d with the cache, %d without", name, i, (int)cached[i], (int)plain[i]);
+            if (cached[i] != plain[i])
+                fail_msg("%s: token %zu is %d with the cache, %d without", name, i, (int)cached[i], (int)plain[i]);
         free(cached);
         free(plain);
     }
@@ -40,7 +42,8 @@ static void cache_equals_none(const char *name, size_t n_prompt, size_t n_new)
 static void the_cache_changes_no_token_of_tiny_models(void **state)
 {
     (void)state;
-    static const char *const names[] = {"dense", "sparse", "indexshare", "lite_noqlora", "v3_groups_yarn", "v32", "fp8"};
+    static const char *const names[] = {"dense",          "sparse", "indexshare", "lite_noqlora",
+                                        "v3_groups_yarn", "v32",    "fp8"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         cache_equals_none(names[i], 10, 24); /* index_topk 16 is passed on the way */
         cache_equals_none(names[i], 1, 3);

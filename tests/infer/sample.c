@@ -33,13 +33,15 @@ static void greedy_takes_the_largest_and_of_equals_the_lower(void **state)
 static void top_k_of_one_is_greedy(void **state)
 {
     (void)state;
-    for (uint64_t i = 0; i < 200; i++) assert_int_equal(draw(&(Sampling){.temperature = 1.5, .top_p = 1, .top_k = 1, .seed = i}, i), 2);
+    for (uint64_t i = 0; i < 200; i++)
+        assert_int_equal(draw(&(Sampling){.temperature = 1.5, .top_p = 1, .top_k = 1, .seed = i}, i), 2);
 }
 
 static void a_top_p_of_nothing_is_greedy(void **state)
 {
     (void)state;
-    for (uint64_t i = 0; i < 200; i++) assert_int_equal(draw(&(Sampling){.temperature = 1.5, .top_p = 1e-9, .seed = i}, i), 2);
+    for (uint64_t i = 0; i < 200; i++)
+        assert_int_equal(draw(&(Sampling){.temperature = 1.5, .top_p = 1e-9, .seed = i}, i), 2);
 }
 
 /* What the draws should be: p[i] of V, the rest by chi-square. The bound is the 1 - 1e-6 quantile for up to 11 degrees. */

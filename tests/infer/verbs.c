@@ -43,7 +43,9 @@ static void train(void **state, char directory[PATH_BYTES])
     char words[2 * PATH_BYTES];
     scratch_path(state, "run", directory);
     snprintf(words, sizeof words,
-             "train configs/devils.json --output_dir %s --max_steps 2 --save_steps 1 --train_batch_size 2 --max_length 64 --eval_file '' --experts none", directory);
+             "train configs/devils.json --output_dir %s --max_steps 2 --save_steps 1 --train_batch_size 2 --max_length "
+             "64 --eval_file '' --experts none",
+             directory);
     assert_int_equal(graft(state, words, ""), 0);
 }
 
@@ -52,7 +54,10 @@ static void a_talk_changes_its_adapter_and_refuses_what_is_wrong(void **state)
     char directory[PATH_BYTES], options[2 * PATH_BYTES], typed[4 * PATH_BYTES];
     train(state, directory);
     snprintf(options, sizeof options, "--max_new_tokens 4 --adapter %s", directory);
-    snprintf(typed, sizeof typed, "Hello\n/adapter 0\n/adapter %s/checkpoint-000001.h5\n/adapter\n/again\n/adapter 9\n/seed x\n/no\nbro\xffken\n/quit\n", directory);
+    snprintf(typed, sizeof typed,
+             "Hello\n/adapter 0\n/adapter %s/checkpoint-000001.h5\n/adapter\n/again\n/adapter 9\n/seed "
+             "x\n/no\nbro\xffken\n/quit\n",
+             directory);
     assert_int_equal(run(state, "chat", options, typed), 0);
     assert_said("2048 tokens of context");
     assert_said("(base)");
@@ -83,7 +88,9 @@ static void the_cache_writes_what_no_cache_writes(void **state)
     char with[sizeof said];
     assert_int_equal(run(state, "generate", "--raw --prompt 'A devil is' --temperature 0 --max_new_tokens 12", ""), 0);
     strcpy(with, said);
-    assert_int_equal(run(state, "generate", "--raw --prompt 'A devil is' --temperature 0 --max_new_tokens 12 --no_cache", ""), 0);
+    assert_int_equal(run(state, "generate",
+                         "--raw --prompt 'A devil is' --temperature 0 --max_new_tokens 12 --no_cache", ""),
+                     0);
     assert_string_equal(said, with);
     assert_true(run(state, "generate", "--prompt x --adapter a,b", "") != 0);
     assert_said("--adapter: 2 are given; one writes at a time");
@@ -91,7 +98,8 @@ static void the_cache_writes_what_no_cache_writes(void **state)
     assert_said("nowhere.h5: No such file or directory");
 }
 
-static const char first_record[] = "{\"file\":\"examples/devils/devils_eval.jsonl\",\"line\":1,\"domain\":\"verse\",\"name\":\"base\"";
+static const char first_record[] =
+    "{\"file\":\"examples/devils/devils_eval.jsonl\",\"line\":1,\"domain\":\"verse\",\"name\":\"base\"";
 
 static void a_gate_that_strikes_ends_with_ten(void **state)
 {
@@ -99,7 +107,9 @@ static void a_gate_that_strikes_ends_with_ten(void **state)
     size_t bytes;
     train(state, directory);
     scratch_path(state, "records.jsonl", records);
-    snprintf(options, sizeof options, "--data examples/devils/devils_eval.jsonl --max_length 64 --bootstrap 10 --adapter %s --records %s --fail-if 'kl < 1, loss > base + 9'",
+    snprintf(options, sizeof options,
+             "--data examples/devils/devils_eval.jsonl --max_length 64 --bootstrap 10 --adapter %s --records %s "
+             "--fail-if 'kl < 1, loss > base + 9'",
              directory, records);
     assert_int_equal(run(state, "eval", options, ""), 10);
     assert_said("graft eval: kl < 1 holds for ");

@@ -38,7 +38,8 @@ static Adapter *with_router(const char *targets)
 {
     Adapter *adapter = NULL;
     Json *json = targets ? tiny_json(targets) : NULL;
-    assert_ok(adapter_new(&adapter, dense, &(LoraConfig){.r = 2, .lora_alpha = 4, .target_modules = json, .train_router = true}, 7));
+    assert_ok(adapter_new(&adapter, dense,
+                          &(LoraConfig){.r = 2, .lora_alpha = 4, .target_modules = json, .train_router = true}, 7));
     json_free(json);
     return adapter;
 }
@@ -73,7 +74,8 @@ static void one_half_alone_adds_to_its_own_columns(void **state)
 {
     (void)state;
     size_t F = (size_t)dense->config.moe_intermediate_size;
-    Adapter *gate = adapter_of("['experts.5.gate_proj']", NULL), *up = adapter_of("['experts.5.up_proj']", NULL), *down = adapter_of("['experts.5.down_proj']", NULL);
+    Adapter *gate = adapter_of("['experts.5.gate_proj']", NULL), *up = adapter_of("['experts.5.up_proj']", NULL),
+            *down = adapter_of("['experts.5.down_proj']", NULL);
     assert_int_equal(gate->layers[1].experts[5].in->col, 0);
     assert_int_equal(gate->layers[1].experts[5].in->B->rows, F);
     assert_int_equal(up->layers[1].experts[5].in->col, F);
@@ -93,7 +95,8 @@ static void a_half_alone_equals_the_whole_pair_with_zeros(void **state)
     Document doc = tiny_document(T, 256, 3);
     size_t V = (size_t)dense->config.vocab_size;
     for (int half = 0; half < 2; half++) {
-        Adapter *both = adapter_of("['gate_proj', 'up_proj']", NULL), *one = adapter_of(half ? "['up_proj']" : "['gate_proj']", NULL);
+        Adapter *both = adapter_of("['gate_proj', 'up_proj']", NULL),
+                *one = adapter_of(half ? "['up_proj']" : "['gate_proj']", NULL);
         tiny_fill(one, 11, 0.3);
         memset(both->values, 0, both->n * sizeof(float));
         for (size_t l = 0; l < one->n_layers; l++)
@@ -103,7 +106,8 @@ static void a_half_alone_equals_the_whole_pair_with_zeros(void **state)
                 memcpy(to->A->data, from->A->data, param_count(from->A) * sizeof(float));
                 memcpy(to->B->data + from->col * from->B->cols, from->B->data, param_count(from->B) * sizeof(float));
             }
-        float *a = tiny_logits(dense, both, doc.ids, T), *b = tiny_logits(dense, one, doc.ids, T), *base = tiny_logits(dense, NULL, doc.ids, T);
+        float *a = tiny_logits(dense, both, doc.ids, T), *b = tiny_logits(dense, one, doc.ids, T),
+              *base = tiny_logits(dense, NULL, doc.ids, T);
         assert_true(tiny_distance(T * V, a, b) < 1e-5);
         assert_true(tiny_distance(T * V, a, base) > 1e-2);
         free(a);
@@ -118,16 +122,19 @@ static void a_half_alone_equals_the_whole_pair_with_zeros(void **state)
 static void a_fresh_adapter_changes_no_logit(void **state)
 {
     (void)state;
-    static const char *const names[] = {"dense", "sparse", "lite", "lite_noqlora", "v3_groups_yarn", "fp8", "indexshare", "v32"};
+    static const char *const names[] = {"dense",          "sparse", "lite",       "lite_noqlora",
+                                        "v3_groups_yarn", "fp8",    "indexshare", "v32"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         Model *model = tiny_model(names[i]);
         Adapter *adapter = NULL;
         Json *all = tiny_json("'all-linear'");
-        assert_ok(adapter_new(&adapter, model, &(LoraConfig){.r = 2, .lora_alpha = 4, .target_modules = all, .train_router = true}, 3));
+        assert_ok(adapter_new(&adapter, model,
+                              &(LoraConfig){.r = 2, .lora_alpha = 4, .target_modules = all, .train_router = true}, 3));
         Document doc = tiny_document(T, 256, 5);
         float *base = tiny_logits(model, NULL, doc.ids, T), *fresh = tiny_logits(model, adapter, doc.ids, T);
         for (size_t j = 0; j < T * (size_t)model->config.vocab_size; j++)
-            if (base[j] != fresh[j]) fail_msg("%s: logit %zu is %a, the base's %a", names[i], j, (double)fresh[j], (double)base[j]);
+            if (base[j] != fresh[j])
+                fail_msg("%s: logit %zu is %a, the base's %a", names[i], j, (double)fresh[j], (double)base[j]);
         free(base);
         free(fresh);
         tiny_document_free(&doc);
@@ -152,8 +159,8 @@ static void first_values_lie_within_pefts_bounds(void **state)
                 most = fmax(most, fabs(x));
             }
             assert_true(most <= bound * (1 + 1e-7));
-            assert_true(most > 0.8 * bound);                                  /* 48 numbers or more: 0.8^48 is 2e-5 */
-            assert_true(fabs(sum / n) < 5 * bound / sqrt(3 * n));             /* five deviations of the mean */
+            assert_true(most > 0.8 * bound);                      /* 48 numbers or more: 0.8^48 is 2e-5 */
+            assert_true(fabs(sum / n) < 5 * bound / sqrt(3 * n)); /* five deviations of the mean */
             assert_true(fabs(3 * square / n / (bound * bound) - 1) < 5 * sqrt(0.8 / n));
             for (size_t j = 0; j < param_count(B); j++) assert_true(B->data[j] == 0);
         }
@@ -172,7 +179,8 @@ static void first_values_are_a_function_of_the_seed(void **state)
     assert_memory_equal(a->values, b->values, a->n * sizeof(float));
     for (size_t l = 0; l < a->n_layers; l++)
         for (size_t i = 0; i < a->layers[l].n_lora; i++)
-            assert_memory_not_equal(a->layers[l].loras[i].A->data, c->layers[l].loras[i].A->data, param_count(a->layers[l].loras[i].A) * sizeof(float));
+            assert_memory_not_equal(a->layers[l].loras[i].A->data, c->layers[l].loras[i].A->data,
+                                    param_count(a->layers[l].loras[i].A) * sizeof(float));
     json_free(targets);
     adapter_free(a);
     adapter_free(b);
@@ -300,8 +308,10 @@ static void check_arrays(const Adapter *adapter)
 static void arrays_have_names_of_their_own_and_hold_every_value_once(void **state)
 {
     (void)state;
-    static const char *const targets[] = {"'all-linear'", "['o_proj', 'experts.3.gate_proj', 'experts.7.down_proj']",
-        "['experts.3.gate_proj', 'experts.4.up_proj', 'experts.5.gate_proj', 'experts.5.up_proj']", "['mlp.gate_proj', 'shared_experts.up_proj']"};
+    static const char *const targets[] = {
+        "'all-linear'", "['o_proj', 'experts.3.gate_proj', 'experts.7.down_proj']",
+        "['experts.3.gate_proj', 'experts.4.up_proj', 'experts.5.gate_proj', 'experts.5.up_proj']",
+        "['mlp.gate_proj', 'shared_experts.up_proj']"};
     for (size_t i = 0; i < sizeof targets / sizeof *targets; i++) {
         Adapter *adapter = with_router(targets[i]);
         check_arrays(adapter);
@@ -329,8 +339,10 @@ static void experts_of_a_kind_are_stacked_beside_their_ids(void **state)
 {
     (void)state;
     Adapter *adapter = adapter_of("['o_proj']", "{'1': [9, 2], '2': [15]}");
-    assert_true(has_array(adapter, "layers/001/mlp.experts.gate_up_proj/lora_A", (size_t[]){2, 3, 64}, (int32_t[]){2, 9}));
-    assert_true(has_array(adapter, "layers/001/mlp.experts.gate_up_proj/lora_B", (size_t[]){2, 64, 3}, (int32_t[]){2, 9}));
+    assert_true(
+        has_array(adapter, "layers/001/mlp.experts.gate_up_proj/lora_A", (size_t[]){2, 3, 64}, (int32_t[]){2, 9}));
+    assert_true(
+        has_array(adapter, "layers/001/mlp.experts.gate_up_proj/lora_B", (size_t[]){2, 64, 3}, (int32_t[]){2, 9}));
     assert_true(has_array(adapter, "layers/002/mlp.experts.down_proj/lora_A", (size_t[]){1, 3, 32}, (int32_t[]){15}));
     assert_true(has_array(adapter, "layers/000/self_attn.o_proj/lora_B", (size_t[]){64, 3}, NULL));
     adapter_free(adapter);

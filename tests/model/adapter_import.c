@@ -68,7 +68,9 @@ static void same_logits(Model *model, const Adapter *a, const Adapter *b)
 static void adapters_go_through_pairs_and_come_back_the_same(void **state)
 {
     (void)state;
-    static const struct { const char *model, *targets, *experts; } cases[] = {
+    static const struct {
+        const char *model, *targets, *experts;
+    } cases[] = {
         {"dense", "'all-linear'", NULL},
         {"dense", "['gate_proj']", NULL},
         {"dense", "['gate', 'o_proj']", NULL},
@@ -166,7 +168,8 @@ static void check_share(const Lora *lora, const LoraModule *given, size_t row)
 static void unequal_As_stay_two_pairs_in_an_mlp(void **state)
 {
     (void)state;
-    LoraModule modules[] = {pair_of("model.layers.1.mlp.shared_experts.gate_proj", 2, D, F, 1), pair_of("model.layers.1.mlp.shared_experts.up_proj", 5, D, F, 2)};
+    LoraModule modules[] = {pair_of("model.layers.1.mlp.shared_experts.gate_proj", 2, D, F, 1),
+                            pair_of("model.layers.1.mlp.shared_experts.up_proj", 5, D, F, 2)};
     Adapter *a;
     modules[1].scale = 0.5;
     assert_ok(adapter_from_modules(&a, dense, 2, modules));
@@ -197,7 +200,8 @@ static void unequal_As_stay_two_pairs_in_an_mlp(void **state)
 static void unequal_As_become_one_pair_of_both_ranks_in_an_expert(void **state)
 {
     (void)state;
-    LoraModule modules[] = {pair_of("model.layers.1.mlp.experts.7.gate_proj", 2, D, F, 1), pair_of("model.layers.1.mlp.experts.7.up_proj", 2, D, F, 2)};
+    LoraModule modules[] = {pair_of("model.layers.1.mlp.experts.7.gate_proj", 2, D, F, 1),
+                            pair_of("model.layers.1.mlp.experts.7.up_proj", 2, D, F, 2)};
     Adapter *a;
     modules[1].scale = 3;
     assert_ok(adapter_from_modules(&a, dense, 2, modules));
@@ -215,8 +219,10 @@ static void unequal_As_become_one_pair_of_both_ranks_in_an_expert(void **state)
 static void two_pairs_of_an_mlp_do_what_each_does(void **state)
 {
     (void)state;
-    LoraModule modules[] = {pair_of("model.layers.0.mlp.gate_proj", 2, D, 128, 1), pair_of("model.layers.0.mlp.up_proj", 2, D, 128, 2)};
-    LoraModule one[] = {pair_of("model.layers.0.mlp.gate_proj", 4, D, 128, 1), pair_of("model.layers.0.mlp.up_proj", 4, D, 128, 1)};
+    LoraModule modules[] = {pair_of("model.layers.0.mlp.gate_proj", 2, D, 128, 1),
+                            pair_of("model.layers.0.mlp.up_proj", 2, D, 128, 2)};
+    LoraModule one[] = {pair_of("model.layers.0.mlp.gate_proj", 4, D, 128, 1),
+                        pair_of("model.layers.0.mlp.up_proj", 4, D, 128, 1)};
     for (size_t h = 0; h < 2; h++) { /* one A of rank 4: gate's rows first, then up's; zeros where the other's belong */
         memcpy(one[h].A, modules[0].A, 2 * D * sizeof(float));
         memcpy(one[h].A + 2 * D, modules[1].A, 2 * D * sizeof(float));
@@ -228,7 +234,8 @@ static void two_pairs_of_an_mlp_do_what_each_does(void **state)
     assert_ok(adapter_from_modules(&joint, dense, 2, one));
     assert_non_null(two->layers[0].places_up[LORA_MLP_IN]);
     assert_null(joint->layers[0].places_up[LORA_MLP_IN]);
-    float *x = tiny_logits(dense, two, doc.ids, T), *y = tiny_logits(dense, joint, doc.ids, T), *base = tiny_logits(dense, NULL, doc.ids, T);
+    float *x = tiny_logits(dense, two, doc.ids, T), *y = tiny_logits(dense, joint, doc.ids, T),
+          *base = tiny_logits(dense, NULL, doc.ids, T);
     assert_true(tiny_distance(T * 256, x, y) < 1e-5);
     assert_true(tiny_distance(T * 256, x, base) > 1e-2);
     free(x);
@@ -243,10 +250,22 @@ static void two_pairs_of_an_mlp_do_what_each_does(void **state)
 static void a_module_that_is_not_there_is_named(void **state)
 {
     (void)state;
-    static const char *const names[] = {"model.layers.3.self_attn.o_proj", "model.layers.0.mlp.experts.0.up_proj", "model.layers.1.mlp.up_proj",
-        "model.layers.1.mlp.experts.16.up_proj", "model.layers.0.self_attn.q_proj", "model.layers.0.mlp.gate", "lm_head", "model.layers.-1.self_attn.o_proj",
-        "model.layers.1.mlp.experts.-1.up_proj", "model.layers.1.self_attn.o_projx", "model.layers.1 .self_attn.o_proj", "model.layers. 1.self_attn.o_proj",
-        "model.layers.01.self_attn.o_proj", "model.layers.1.mlp.experts.+3.up_proj", "", "model.layers.18446744073709551617.self_attn.o_proj"};
+    static const char *const names[] = {"model.layers.3.self_attn.o_proj",
+                                        "model.layers.0.mlp.experts.0.up_proj",
+                                        "model.layers.1.mlp.up_proj",
+                                        "model.layers.1.mlp.experts.16.up_proj",
+                                        "model.layers.0.self_attn.q_proj",
+                                        "model.layers.0.mlp.gate",
+                                        "lm_head",
+                                        "model.layers.-1.self_attn.o_proj",
+                                        "model.layers.1.mlp.experts.-1.up_proj",
+                                        "model.layers.1.self_attn.o_projx",
+                                        "model.layers.1 .self_attn.o_proj",
+                                        "model.layers. 1.self_attn.o_proj",
+                                        "model.layers.01.self_attn.o_proj",
+                                        "model.layers.1.mlp.experts.+3.up_proj",
+                                        "",
+                                        "model.layers.18446744073709551617.self_attn.o_proj"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         LoraModule given = pair_of(names[i], 2, D, 128, 1);
         char part[160];
@@ -258,7 +277,8 @@ static void a_module_that_is_not_there_is_named(void **state)
 static void a_wrong_shape_is_told_with_both(void **state)
 {
     (void)state;
-    LoraModule a = pair_of("model.layers.1.self_attn.o_proj", 2, D, 128, 1), b = pair_of("model.layers.1.mlp.experts.3.up_proj", 2, F, D, 1);
+    LoraModule a = pair_of("model.layers.1.self_attn.o_proj", 2, D, 128, 1),
+               b = pair_of("model.layers.1.mlp.experts.3.up_proj", 2, F, D, 1);
     refused(1, &a, "model.layers.1.self_attn.o_proj is for a weight [128][64]; the model's is [64][128]");
     refused(1, &b, "model.layers.1.mlp.experts.3.up_proj");
 }
@@ -266,21 +286,27 @@ static void a_wrong_shape_is_told_with_both(void **state)
 static void a_module_that_is_there_twice_is_refused(void **state)
 {
     (void)state;
-    LoraModule modules[] = {pair_of("model.layers.1.self_attn.o_proj", 2, 128, D, 1), pair_of("model.layers.1.self_attn.o_proj", 2, 128, D, 2)};
+    LoraModule modules[] = {pair_of("model.layers.1.self_attn.o_proj", 2, 128, D, 1),
+                            pair_of("model.layers.1.self_attn.o_proj", 2, 128, D, 2)};
     refused(2, modules, "model.layers.1.self_attn.o_proj is there twice");
-    LoraModule up[] = {pair_of("model.layers.1.mlp.experts.3.up_proj", 2, D, F, 1), pair_of("model.layers.1.mlp.experts.3.up_proj", 2, D, F, 1)};
+    LoraModule up[] = {pair_of("model.layers.1.mlp.experts.3.up_proj", 2, D, F, 1),
+                       pair_of("model.layers.1.mlp.experts.3.up_proj", 2, D, F, 1)};
     refused(2, up, "there twice");
-    LoraModule routers[] = {{.module = "model.layers.1.mlp.gate", .in = D, .out = 16, .scale = 1, .B = numbers(D * 16, 1)},
-                            {.module = "model.layers.1.mlp.gate", .in = D, .out = 16, .scale = 1, .B = numbers(D * 16, 2)}};
+    LoraModule routers[] = {
+        {.module = "model.layers.1.mlp.gate", .in = D, .out = 16, .scale = 1, .B = numbers(D * 16, 1)},
+        {.module = "model.layers.1.mlp.gate", .in = D, .out = 16, .scale = 1, .B = numbers(D * 16, 2)}};
     refused(2, routers, "model.layers.1.mlp.gate is there twice");
 }
 
 static void a_router_is_a_pair_or_whole_and_a_projection_no_whole_weight(void **state)
 {
     (void)state;
-    LoraModule whole = {.module = "model.layers.1.self_attn.o_proj", .in = 128, .out = D, .scale = 1, .B = numbers(D * 128, 1)};
+    LoraModule whole = {
+        .module = "model.layers.1.self_attn.o_proj", .in = 128, .out = D, .scale = 1, .B = numbers(D * 128, 1)};
     refused(1, &whole, "only a router is trained in full");
-    LoraModule both[] = {pair_of("model.layers.1.mlp.gate", 2, D, 16, 1), {.module = "model.layers.1.mlp.gate", .in = D, .out = 16, .scale = 1, .B = numbers(D * 16, 1)}};
+    LoraModule both[] = {
+        pair_of("model.layers.1.mlp.gate", 2, D, 16, 1),
+        {.module = "model.layers.1.mlp.gate", .in = D, .out = 16, .scale = 1, .B = numbers(D * 16, 1)}};
     refused(2, both, "is there by a pair and in full");
 }
 

@@ -41,13 +41,13 @@ static ModelConfig reads(void **state, const char *fixture, const char *changes)
     return config;
 }
 
-#define GLM5 FIXTURES "glm-5.config.json"
-#define GLM52 FIXTURES "glm-5.2.config.json"
-#define FLASH FIXTURES "glm-4.7-flash.config.json"
-#define V3 FIXTURES "deepseek-v3.config.json"
-#define V32 FIXTURES "deepseek-v3.2.config.json"
+#define GLM5      FIXTURES "glm-5.config.json"
+#define GLM52     FIXTURES "glm-5.2.config.json"
+#define FLASH     FIXTURES "glm-4.7-flash.config.json"
+#define V3        FIXTURES "deepseek-v3.config.json"
+#define V32       FIXTURES "deepseek-v3.2.config.json"
 #define MOONLIGHT FIXTURES "moonlight-16b-a3b.config.json"
-#define KIMI FIXTURES "kimi-k2-instruct.config.json"
+#define KIMI      FIXTURES "kimi-k2-instruct.config.json"
 #define TINY_LITE FIXTURES "tiny-random-glm4-moe-lite.config.json"
 
 /* ---- sizes of published models -------------------------------------------------------------------------------- */
@@ -113,7 +113,11 @@ static void counts_are_those_of_the_published_models(void **state)
     }
 }
 
-typedef struct { const char *name; size_t rows, cols; int found; } Wanted;
+typedef struct {
+    const char *name;
+    size_t rows, cols;
+    int found;
+} Wanted;
 
 static Err *look_for(void *context, const char *name, const TensorSpec *spec)
 {
@@ -137,10 +141,12 @@ static void names_and_shapes_are_the_published_ones(void **state)
                       {"model.layers.78.eh_proj.weight", 6144, 12288, 0},
                       {"model.layers.78.self_attn.indexer.wk.weight", 128, 6144, 0},
                       {"model.layers.78.shared_head.norm.weight", 1, 6144, 0},
-                      {"lm_head.weight", 154880, 6144, 0}, {0}};
+                      {"lm_head.weight", 154880, 6144, 0},
+                      {0}};
     Wanted absent[] = {{"model.layers.3.self_attn.indexer.wk.weight", 1, 1, 0}, /* shared */
                        {"model.layers.78.embed_tokens.weight", 1, 1, 0},
-                       {"model.layers.78.shared_head.head.weight", 1, 1, 0}, {0}};
+                       {"model.layers.78.shared_head.head.weight", 1, 1, 0},
+                       {0}};
     ModelConfig config;
     (void)state;
     assert_ok(model_config_read(&config, GLM52));
@@ -154,7 +160,8 @@ static void names_and_shapes_are_the_published_ones(void **state)
 static void the_mtp_layer_of_flash_has_its_own_embedding(void **state)
 {
     Wanted wanted[] = {{"model.layers.47.embed_tokens.weight", 154880, 2048, 0},
-                       {"model.layers.47.shared_head.head.weight", 154880, 2048, 0}, {0}};
+                       {"model.layers.47.shared_head.head.weight", 154880, 2048, 0},
+                       {0}};
     ModelConfig config;
     (void)state;
     assert_ok(model_config_read(&config, FLASH));
@@ -184,7 +191,8 @@ static void a_visitor_can_stop_the_walk(void **state)
 
 static void every_fixture_is_read(void **state)
 {
-    static const char *const names[] = {"dense", "sparse", "indexshare", "lite", "lite_noqlora", "v3_groups_yarn", "v32", "fp8"};
+    static const char *const names[] = {"dense",        "sparse",         "indexshare", "lite",
+                                        "lite_noqlora", "v3_groups_yarn", "v32",        "fp8"};
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char path[PATH_BYTES];
@@ -227,10 +235,14 @@ static void indexer_types_can_be_derived(void **state)
     freq = reads(state, GLM5, "{}");
     for (int l = 0; l < 78; l++) assert_true(freq.indexer[l]);
     model_config_free(&freq);
-    freq = reads(state, GLM52, "{\"-indexer_types\":0,\"num_hidden_layers\":4,\"-mlp_layer_types\":0,\"index_topk_pattern\":\"FSSF\"}");
+    freq =
+        reads(state, GLM52,
+              "{\"-indexer_types\":0,\"num_hidden_layers\":4,\"-mlp_layer_types\":0,\"index_topk_pattern\":\"FSSF\"}");
     assert_true(freq.indexer[0] && !freq.indexer[1] && !freq.indexer[2] && freq.indexer[3]);
     model_config_free(&freq);
-    freq = reads(state, GLM52, "{\"-indexer_types\":0,\"num_hidden_layers\":2,\"-mlp_layer_types\":0,\"index_topk_pattern\":[\"F\",\"S\"]}");
+    freq = reads(
+        state, GLM52,
+        "{\"-indexer_types\":0,\"num_hidden_layers\":2,\"-mlp_layer_types\":0,\"index_topk_pattern\":[\"F\",\"S\"]}");
     assert_true(freq.indexer[0] && !freq.indexer[1]);
     model_config_free(&freq);
     model_config_free(&list);
@@ -238,9 +250,12 @@ static void indexer_types_can_be_derived(void **state)
 
 static void indexer_types_that_make_no_sense_are_refused(void **state)
 {
-    refuses(state, GLM52, "{\"indexer_types\":[\"full\"]}", "key indexer_types has 1 entries; expected num_hidden_layers, 78");
-    refuses(state, GLM5, "{\"num_hidden_layers\":2,\"indexer_types\":[\"shared\",\"full\"]}", "layer 0 shares an indexer");
-    refuses(state, GLM5, "{\"num_hidden_layers\":2,\"indexer_types\":[\"full\",\"half\"]}", "indexer_types[1] is half; expected full or shared");
+    refuses(state, GLM52, "{\"indexer_types\":[\"full\"]}",
+            "key indexer_types has 1 entries; expected num_hidden_layers, 78");
+    refuses(state, GLM5, "{\"num_hidden_layers\":2,\"indexer_types\":[\"shared\",\"full\"]}",
+            "layer 0 shares an indexer");
+    refuses(state, GLM5, "{\"num_hidden_layers\":2,\"indexer_types\":[\"full\",\"half\"]}",
+            "indexer_types[1] is half; expected full or shared");
     refuses(state, GLM5, "{\"num_hidden_layers\":2,\"index_topk_pattern\":\"FX\"}", "index_topk_pattern is \"FX\"");
     refuses(state, GLM5, "{\"num_hidden_layers\":2,\"index_topk_pattern\":\"SF\"}", "layer 0 shares an indexer");
     refuses(state, GLM5, "{\"num_hidden_layers\":2,\"index_topk_pattern\":7}", "index_topk_pattern is a number");
@@ -272,7 +287,9 @@ static void each_family_decides_what_makes_a_layer_dense(void **state)
     c = reads(state, TINY_LITE, "{\"mlp_layer_types\":[\"sparse\",\"dense\"]}");
     assert_true(!c.dense[0] && c.dense[1]);
     model_config_free(&c);
-    c = reads(state, V3, "{\"num_hidden_layers\":2,\"first_k_dense_replace\":1,\"mlp_layer_types\":[\"sparse\",\"dense\"]}"); /* v3 the list */
+    c = reads(
+        state, V3,
+        "{\"num_hidden_layers\":2,\"first_k_dense_replace\":1,\"mlp_layer_types\":[\"sparse\",\"dense\"]}"); /* v3 the list */
     assert_true(c.dense[0] && !c.dense[1]);
     model_config_free(&c);
     c = reads(state, GLM5, "{\"num_hidden_layers\":2,\"mlp_layer_types\":[\"sparse\",\"dense\"]}"); /* the list wins */
@@ -295,11 +312,14 @@ static void rope_keys_are_read_in_every_spelling(void **state)
     c = reads(state, GLM5, "{\"rope_parameters\":null}");
     assert_true(!c.rope.yarn && c.rope.rope_theta == 10000);
     model_config_free(&c);
-    c = reads(state, GLM5, "{\"rope_scaling\":{\"rope_type\":\"yarn\",\"type\":\"linear\",\"factor\":2},\"rope_theta\":5e4}");
-    assert_true(c.rope.yarn && c.rope.rope_theta == 5e4); /* rope_scaling wins over rope_parameters, rope_type over type */
+    c = reads(state, GLM5,
+              "{\"rope_scaling\":{\"rope_type\":\"yarn\",\"type\":\"linear\",\"factor\":2},\"rope_theta\":5e4}");
+    assert_true(c.rope.yarn &&
+                c.rope.rope_theta == 5e4); /* rope_scaling wins over rope_parameters, rope_type over type */
     assert_int_equal(c.rope.original_max_position_embeddings, c.max_position_embeddings);
     model_config_free(&c);
-    refuses(state, GLM5, "{\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":2}}", "rope_type is linear; graft computes only default and yarn");
+    refuses(state, GLM5, "{\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":2}}",
+            "rope_type is linear; graft computes only default and yarn");
     refuses(state, GLM5, "{\"rope_parameters\":{\"rope_type\":\"yarn\"}}", "rope_parameters: key factor is missing");
     refuses(state, GLM5, "{\"rope_parameters\":{\"partial_rotary_factor\":0.5}}", "partial_rotary_factor is 0.5");
     refuses(state, GLM5, "{\"rope_parameters\":[]}", "key rope_parameters is an array; expected an object");
@@ -330,9 +350,11 @@ static void q_lora_rank_may_be_null_only_where_the_class_can(void **state)
 
 static void defaults_are_those_of_the_class(void **state)
 {
-    const char *less = "{\"-routed_scaling_factor\":0,\"-n_group\":0,\"-topk_group\":0,\"-rms_norm_eps\":0,\"-norm_topk_prob\":0,\"-eos_token_id\":0}";
+    const char *less = "{\"-routed_scaling_factor\":0,\"-n_group\":0,\"-topk_group\":0,\"-rms_norm_eps\":0,\"-norm_"
+                       "topk_prob\":0,\"-eos_token_id\":0}";
     ModelConfig c = reads(state, GLM5, less);
-    assert_true(c.routed_scaling_factor == 2.5 && c.n_group == 1 && c.topk_group == 1 && c.rms_norm_eps == 1e-5 && c.norm_topk_prob);
+    assert_true(c.routed_scaling_factor == 2.5 && c.n_group == 1 && c.topk_group == 1 && c.rms_norm_eps == 1e-5 &&
+                c.norm_topk_prob);
     assert_int_equal(c.n_eos, 0);
     model_config_free(&c);
     c = reads(state, FLASH, less);
@@ -366,8 +388,10 @@ static void eos_is_a_number_or_a_list(void **state)
 
 static void unknown_model_types_are_refused_by_name(void **state)
 {
-    refuses(state, GLM5, "{\"model_type\":\"llama\"}", "model_type llama is not supported: graft does not know it; supported: glm_moe_dsa,");
-    refuses(state, GLM5, "{\"model_type\":\"glm5_next\"}", "model_type glm5_next is not supported: GLM-5.3-Flash has linear attention");
+    refuses(state, GLM5, "{\"model_type\":\"llama\"}",
+            "model_type llama is not supported: graft does not know it; supported: glm_moe_dsa,");
+    refuses(state, GLM5, "{\"model_type\":\"glm5_next\"}",
+            "model_type glm5_next is not supported: GLM-5.3-Flash has linear attention");
     refuses(state, GLM5, "{\"model_type\":\"glm4_moe\"}", "grouped-query attention");
     refuses(state, GLM5, "{\"-model_type\":0}", "key model_type is missing");
 }
@@ -375,10 +399,10 @@ static void unknown_model_types_are_refused_by_name(void **state)
 static void each_missing_size_is_named(void **state)
 {
     static const char *const keys[] = {
-        "vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_hidden_layers",
-        "num_attention_heads", "n_shared_experts", "n_routed_experts", "num_experts_per_tok", "kv_lora_rank",
-        "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "max_position_embeddings", "index_topk", "index_head_dim",
-        "index_n_heads", "q_lora_rank", "first_k_dense_replace"};
+        "vocab_size",          "hidden_size",      "intermediate_size", "moe_intermediate_size",   "num_hidden_layers",
+        "num_attention_heads", "n_shared_experts", "n_routed_experts",  "num_experts_per_tok",     "kv_lora_rank",
+        "qk_nope_head_dim",    "qk_rope_head_dim", "v_head_dim",        "max_position_embeddings", "index_topk",
+        "index_head_dim",      "index_n_heads",    "q_lora_rank",       "first_k_dense_replace"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         char change[64], message[64];
         snprintf(change, sizeof change, "{\"-%s\":0}", keys[i]);
@@ -393,8 +417,10 @@ static void sizes_that_make_no_sense_are_refused(void **state)
     refuses(state, GLM5, "{\"hidden_size\":6144.5}", "key hidden_size is 6144.5; expected an integer");
     refuses(state, GLM5, "{\"hidden_size\":\"6144\"}", "key hidden_size is a string; expected an integer");
     refuses(state, GLM5, "{\"num_hidden_layers\":1e9}", "key num_hidden_layers is 1000000000");
-    refuses(state, GLM5, "{\"qk_head_dim\":192}", "key qk_head_dim is 192; expected qk_nope_head_dim + qk_rope_head_dim = 256");
-    refuses(state, GLM5, "{\"num_key_value_heads\":8}", "key num_key_value_heads is 8; expected num_attention_heads, 64");
+    refuses(state, GLM5, "{\"qk_head_dim\":192}",
+            "key qk_head_dim is 192; expected qk_nope_head_dim + qk_rope_head_dim = 256");
+    refuses(state, GLM5, "{\"num_key_value_heads\":8}",
+            "key num_key_value_heads is 8; expected num_attention_heads, 64");
     refuses(state, FLASH, "{\"qk_rope_head_dim\":63}", "key qk_rope_head_dim is 63; expected an even number");
     refuses(state, GLM5, "{\"index_head_dim\":32}", "key index_head_dim is 32; expected at least qk_rope_head_dim, 64");
     refuses(state, GLM5, "{\"rms_norm_eps\":0}", "key rms_norm_eps is 0");
@@ -405,7 +431,8 @@ static void groups_that_do_not_divide_are_refused(void **state)
     refuses(state, V3, "{\"n_group\":7}", "key n_group is 7; expected a divisor of n_routed_experts, 256");
     refuses(state, V3, "{\"topk_group\":9}", "key topk_group is 9; expected at most n_group, 8");
     refuses(state, V3, "{\"n_group\":256,\"topk_group\":256}", "key n_group is 256; expected 1 to 64");
-    refuses(state, V3, "{\"n_group\":64,\"topk_group\":64,\"n_routed_experts\":64,\"num_experts_per_tok\":8}", "two experts or more in each group");
+    refuses(state, V3, "{\"n_group\":64,\"topk_group\":64,\"n_routed_experts\":64,\"num_experts_per_tok\":8}",
+            "two experts or more in each group");
     refuses(state, V3, "{\"num_experts_per_tok\":129}", "key num_experts_per_tok is 129; expected at most 128");
     refuses(state, GLM5, "{\"num_experts_per_tok\":257}", "key num_experts_per_tok is 257; expected at most 256");
 }
@@ -428,12 +455,20 @@ static void only_block_fp8_is_read(void **state)
     ModelConfig c = reads(state, V3, "{}");
     assert_true(c.fp8);
     model_config_free(&c);
-    refuses(state, GLM5, "{\"quantization_config\":{\"quant_method\":\"gptq\"}}", "key quant_method is gptq; graft reads only fp8");
+    refuses(state, GLM5, "{\"quantization_config\":{\"quant_method\":\"gptq\"}}",
+            "key quant_method is gptq; graft reads only fp8");
     refuses(state, GLM5, "{\"quantization_config\":{\"quant_method\":\"fp8\"}}", "key weight_block_size is missing");
-    refuses(state, GLM5, "{\"quantization_config\":{\"quant_method\":\"fp8\",\"fmt\":\"e5m2\",\"weight_block_size\":[128,128]}}", "fmt is e5m2");
-    refuses(state, GLM5, "{\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":[128,64]}}", "only [128, 128]");
-    refuses(state, GLM5, "{\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":[128]}}", "only [128, 128]");
-    refuses(state, GLM5, "{\"quantization_config\":{\"quant_method\":\"fp8\",\"activation_scheme\":\"static\",\"weight_block_size\":[128,128]}}", "activation_scheme is static");
+    refuses(state, GLM5,
+            "{\"quantization_config\":{\"quant_method\":\"fp8\",\"fmt\":\"e5m2\",\"weight_block_size\":[128,128]}}",
+            "fmt is e5m2");
+    refuses(state, GLM5, "{\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":[128,64]}}",
+            "only [128, 128]");
+    refuses(state, GLM5, "{\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":[128]}}",
+            "only [128, 128]");
+    refuses(state, GLM5,
+            "{\"quantization_config\":{\"quant_method\":\"fp8\",\"activation_scheme\":\"static\",\"weight_block_size\":"
+            "[128,128]}}",
+            "activation_scheme is static");
 }
 
 static void a_file_that_is_no_object_is_refused(void **state)

@@ -5,7 +5,8 @@
 
 static void assert_cost(Cost cost, double flop, double bytes)
 {
-    if (cost.flop != flop || cost.bytes != bytes) fail_msg("%.0f FLOP and %.0f bytes; expected %.0f and %.0f", cost.flop, cost.bytes, flop, bytes);
+    if (cost.flop != flop || cost.bytes != bytes)
+        fail_msg("%.0f FLOP and %.0f bytes; expected %.0f and %.0f", cost.flop, cost.bytes, flop, bytes);
 }
 
 static void a_projection_multiplies_every_row_with_every_weight(void **state)
@@ -40,7 +41,8 @@ static void attention_has_two_products_up_and_five_down(void **state)
     AttentionShape shape = {.n_heads = 2, .nope = 3, .rope = 1, .v = 5}; /* keys 4 wide, values 5 */
     double q = 2 * 4, kv = 2 * 8 + 1, out = 2 * 5;
     assert_cost(count_attention(6, 21, &shape, TIMING_FORWARD), 2 * 2 * 21 * (4 + 5), 4 * 6 * (q + kv + out));
-    assert_cost(count_attention(6, 21, &shape, TIMING_BACKWARD), 2 * 2 * 21 * (3 * 4 + 2 * 5), 4 * 6 * (3 * q + 3 * kv + 2 * out));
+    assert_cost(count_attention(6, 21, &shape, TIMING_BACKWARD), 2 * 2 * 21 * (3 * 4 + 2 * 5),
+                4 * 6 * (3 * q + 3 * kv + 2 * out));
     assert_cost(count_index(8, 36, &(IndexShape){.n_heads = 2, .dim = 3}), 2 * 2 * 36 * 3, 4 * 8 * (6 + 3 + 2) + 8);
 }
 
@@ -48,19 +50,24 @@ static void attention_over_latents_counts_what_a_chosen_latent_costs(void **stat
 {
     (void)state; /* 2 heads, 3 + 1 and 5 wide, latents of 4; 6 rows, 10 pairs */
     AttentionShape shape = {2, 3, 1, 5, 1, 0};
-    assert_cost(count_attention_latent(6, 10, &shape, 4, TIMING_FORWARD), 2 * 2 * (10 * 9 + 6 * 4 * 8), 4 * 6 * (18 + 5));
-    assert_cost(count_attention_latent(6, 10, &shape, 4, TIMING_BACKWARD), 2 * 2 * (10 * 23 + 6 * 4 * 11), 4 * 6 * (3 * 23 - 10));
+    assert_cost(count_attention_latent(6, 10, &shape, 4, TIMING_FORWARD), 2 * 2 * (10 * 9 + 6 * 4 * 8),
+                4 * 6 * (18 + 5));
+    assert_cost(count_attention_latent(6, 10, &shape, 4, TIMING_BACKWARD), 2 * 2 * (10 * 23 + 6 * 4 * 11),
+                4 * 6 * (3 * 23 - 10));
 }
 
 static void experts_read_all_their_weights_whoever_comes(void **state)
 {
     (void)state;
-    Weight gate = {.dtype = DTYPE_BF16, .rows = 3, .cols = 4}, down = {.dtype = DTYPE_BF16, .rows = 4, .cols = 3}; /* 36 weights */
+    Weight gate = {.dtype = DTYPE_BF16, .rows = 3, .cols = 4},
+           down = {.dtype = DTYPE_BF16, .rows = 4, .cols = 3}; /* 36 weights */
     Expert expert = {.gate = &gate, .up = &gate, .down = &down};
     assert_cost(count_experts(10, 2, 5, &expert, 0, TIMING_FORWARD), 2 * 20 * 36, 5 * 72 + 4 * 2 * 40);
     double scores = 1 * (4 + 6) + 1 * (3 + 4); /* r = 1 */
-    assert_cost(count_experts(10, 2, 5, &expert, 1, TIMING_FORWARD), 2 * 20 * (36 + scores), 5 * (72 + 4 * scores) + 4 * 2 * 40);
-    assert_cost(count_experts(10, 2, 5, &expert, 1, TIMING_BACKWARD), 2 * 20 * (36 + 2 * scores), 5 * (72 + 8 * scores) + 4 * 4 * 40);
+    assert_cost(count_experts(10, 2, 5, &expert, 1, TIMING_FORWARD), 2 * 20 * (36 + scores),
+                5 * (72 + 4 * scores) + 4 * 2 * 40);
+    assert_cost(count_experts(10, 2, 5, &expert, 1, TIMING_BACKWARD), 2 * 20 * (36 + 2 * scores),
+                5 * (72 + 8 * scores) + 4 * 4 * 40);
 }
 
 /* Shape S, weight by weight. */
@@ -69,7 +76,8 @@ static void a_step_counts_each_frozen_product_twice_and_the_indexer_once(void **
     (void)state;
     Model *model;
     assert_ok(model_outline(&model, "configs/S.json", DTYPE_BF16));
-    double attention = 1024 * 384 + 384 * 16 * 128 + 1024 * 160 + 128 * 16 * 224 + 16 * 128 * 1024, indexer = 384 * 8 * 64 + 1024 * 64 + 1024 * 8;
+    double attention = 1024 * 384 + 384 * 16 * 128 + 1024 * 160 + 128 * 16 * 224 + 16 * 128 * 1024,
+           indexer = 384 * 8 * 64 + 1024 * 64 + 1024 * 8;
     double dense = 3 * 1024 * 2048, sparse = 1024 * 64 + 9 * 3 * 1024 * 384, head = 16384 * 1024;
     double frozen = 4 * (6 * attention + dense + 5 * sparse + head) + 2 * 6 * indexer;
     assert_true(count_frozen(model) == frozen);

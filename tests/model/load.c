@@ -9,7 +9,8 @@
 static void every_fixture_opens(void **state)
 {
     (void)state;
-    static const char *const names[] = {"dense", "sparse", "indexshare", "lite", "lite_noqlora", "v3_groups_yarn", "v32", "fp8"};
+    static const char *const names[] = {"dense",        "sparse",         "indexshare", "lite",
+                                        "lite_noqlora", "v3_groups_yarn", "v32",        "fp8"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         Model *model = tiny_model(names[i]);
         assert_int_equal(model->n_layers, model->config.num_hidden_layers);

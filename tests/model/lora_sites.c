@@ -19,8 +19,10 @@ static Err *check_one(void *context, const LoraSite *site, const char *module)
     assert_int_equal(found.kind, site->kind);
     assert_int_equal(found.l, site->l);
     assert_int_equal(found.half, site->half);
-    if (site->kind == SITE_PLACE) assert_int_equal(found.place, site->place);
-    else assert_int_equal(found.expert, site->expert);
+    if (site->kind == SITE_PLACE)
+        assert_int_equal(found.place, site->place);
+    else
+        assert_int_equal(found.expert, site->expert);
     lora_site_module(&found, name);
     assert_string_equal(name, module);
     assert_ptr_equal(lora_site_weight(seen->model, site), lora_site_weight(seen->model, &found));
@@ -31,8 +33,13 @@ static Err *check_one(void *context, const LoraSite *site, const char *module)
 static void every_module_is_found_by_its_own_name(void **state)
 {
     (void)state;
-    static const struct { const char *model; size_t modules; } cases[] = {
-        {"dense", 3 * 5 + 3 + 2 * (4 + 48)}, {"lite_noqlora", 2 * 4 + 3 + 4 + 48}, {"fp8", 2 * 5 + 3 + 4 + 12}, {"indexshare", 5 * 5 + 3 + 4 * (4 + 48)}};
+    static const struct {
+        const char *model;
+        size_t modules;
+    } cases[] = {{"dense", 3 * 5 + 3 + 2 * (4 + 48)},
+                 {"lite_noqlora", 2 * 4 + 3 + 4 + 48},
+                 {"fp8", 2 * 5 + 3 + 4 + 12},
+                 {"indexshare", 5 * 5 + 3 + 4 * (4 + 48)}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Model *model = tiny_model(cases[i].model);
         Seen seen = {model, 0};

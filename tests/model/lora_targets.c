@@ -49,10 +49,12 @@ static size_t words(const char *text)
 }
 
 /* n modules in all, and each of the parts (up to NULL) in some module's name. */
-static void chosen(const Model *model, const char *targets, const char *layers, const char *experts, size_t n, const char *part)
+static void chosen(const Model *model, const char *targets, const char *layers, const char *experts, size_t n,
+                   const char *part)
 {
     char *text = modules_of(model, targets, layers, experts);
-    if (words(text) != n || (part && !strstr(text, part))) fail_msg("%s chose %zu modules:%s", targets ? targets : experts, words(text), text);
+    if (words(text) != n || (part && !strstr(text, part)))
+        fail_msg("%s chose %zu modules:%s", targets ? targets : experts, words(text), text);
     free(text);
 }
 
@@ -96,7 +98,8 @@ static void a_regular_expression_must_match_the_whole_name(void **state)
     (void)state;
     chosen(dense, "'.*q_a_proj'", NULL, "'none'", 3, NULL);
     chosen(dense, "'model.layers.[01].self_attn.(q_a|o)_proj'", NULL, "'none'", 4, NULL);
-    chosen(dense, "'.*(q_a|q_a_proj)'", NULL, "'none'", 3, NULL); /* the longer branch, although the shorter comes first */
+    chosen(dense, "'.*(q_a|q_a_proj)'", NULL, "'none'", 3,
+           NULL); /* the longer branch, although the shorter comes first */
     refused("'q_a_proj'", NULL, "'none'", "matches no module");
     refused("'.*q_a'", NULL, "'none'", "matches no module");
     refused("'(o_proj'", NULL, NULL, "no regular expression");
@@ -132,7 +135,10 @@ static void a_router_carries_a_pair_when_it_is_named(void **state)
     refused("'.*mlp.gate'", NULL, NULL, "no router");
     Adapter *adapter;
     Json *targets = tiny_json("['gate']");
-    assert_fails(adapter_new(&adapter, dense, &(LoraConfig){.r = 2, .lora_alpha = 4, .target_modules = targets, .train_router = true}, 0), ERR_USAGE, "choose one");
+    assert_fails(adapter_new(&adapter, dense,
+                             &(LoraConfig){.r = 2, .lora_alpha = 4, .target_modules = targets, .train_router = true},
+                             0),
+                 ERR_USAGE, "choose one");
     json_free(targets);
 }
 
@@ -156,10 +162,12 @@ static void experts_are_all_none_or_listed(void **state)
 {
     (void)state;
     chosen(dense, NULL, NULL, "'all'", 2 * 16 * 3, NULL);
-    chosen(dense, "['o_proj']", NULL, "{'experts': {'1': [0, 5], '2': [15]}, 'shared_experts': false, 'non_expert_modules': false}", 3 + 9,
+    chosen(dense, "['o_proj']", NULL,
+           "{'experts': {'1': [0, 5], '2': [15]}, 'shared_experts': false, 'non_expert_modules': false}", 3 + 9,
            " model.layers.2.mlp.experts.15.up_proj ");
     chosen(dense, NULL, NULL, "{'1': [4, 4]}", 3, NULL);
-    chosen(dense, "['down_proj']", NULL, "{'1': [4]}", 1 + 2 + 3, NULL); /* the list speaks for the experts, not the name */
+    chosen(dense, "['down_proj']", NULL, "{'1': [4]}", 1 + 2 + 3,
+           NULL); /* the list speaks for the experts, not the name */
     refused(NULL, NULL, "'none'", "nothing to train");
     refused(NULL, NULL, "{}", "experts: none of them");
 }
@@ -188,12 +196,18 @@ static void expert_lists_that_do_not_fit_are_refused(void **state)
 static void nothing_is_asked_for_in_vain(void **state)
 {
     (void)state;
-    refused("['o_proj']", "[0]", "'all'", "experts");          /* layer 0 is dense */
-    refused("['o_proj']", "[2]", "{'1': [3]}", "experts");     /* listed, but not in the chosen layers */
+    refused("['o_proj']", "[0]", "'all'", "experts");      /* layer 0 is dense */
+    refused("['o_proj']", "[2]", "{'1': [3]}", "experts"); /* listed, but not in the chosen layers */
     refused("['o_proj']", NULL, "{'1': []}", "experts");
     Adapter *adapter;
     Json *targets = tiny_json("['o_proj']"), *layers = tiny_json("[0]");
-    assert_fails(adapter_new(&adapter, dense, &(LoraConfig){.r = 2, .lora_alpha = 4, .target_modules = targets, .layers_to_transform = layers, .train_router = true}, 0),
+    assert_fails(adapter_new(&adapter, dense,
+                             &(LoraConfig){.r = 2,
+                                           .lora_alpha = 4,
+                                           .target_modules = targets,
+                                           .layers_to_transform = layers,
+                                           .train_router = true},
+                             0),
                  ERR_USAGE, "train_router");
     json_free(targets);
     json_free(layers);

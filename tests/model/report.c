@@ -83,8 +83,8 @@ static void what_cannot_be_read_is_an_error(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        scratch_test(a_lone_config_is_counted),          scratch_test(a_directory_shows_its_files),
-        scratch_test(the_json_says_the_same),            scratch_test(missing_and_wrong_tensors_are_listed),
+        scratch_test(a_lone_config_is_counted),        scratch_test(a_directory_shows_its_files),
+        scratch_test(the_json_says_the_same),          scratch_test(missing_and_wrong_tensors_are_listed),
         scratch_test(what_cannot_be_read_is_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -18,8 +18,10 @@ static void fill_and_check(const ModelConfig *config, const double *inverse, dou
             double angle = (double)p * inverse[j];
             /* the frequency is two or three float roundings off, the angle one more */
             double off = angle * 0x1p-22 + 0x1p-22;
-            double c = (double)cosines[p * half + j] - factor * cos(angle), s = (double)sines[p * half + j] - factor * sin(angle);
-            if (!(fabs(c) <= factor * off) || !(fabs(s) <= factor * off)) fail_msg("position %zu, pair %zu: cos is off by %g, sin by %g; allowed %g", p, j, c, s, off);
+            double c = (double)cosines[p * half + j] - factor * cos(angle),
+                   s = (double)sines[p * half + j] - factor * sin(angle);
+            if (!(fabs(c) <= factor * off) || !(fabs(s) <= factor * off))
+                fail_msg("position %zu, pair %zu: cos is off by %g, sin by %g; allowed %g", p, j, c, s, off);
         }
     free(cosines);
     free(sines);
@@ -63,20 +65,69 @@ static double g(double factor, double m) { return factor <= 1 ? 1 : 0.1 * m * lo
 static void yarn_follows_the_formula(void **state)
 {
     (void)state;
-    static const struct { RopeConfig rope; int64_t dim; } cases[] = {
-        {{.rope_theta = 1e4, .factor = 40, .beta_fast = 32, .beta_slow = 1, .mscale = 1, .mscale_all_dim = 1, .truncate = true, .original_max_position_embeddings = 4096}, 64}, /* DeepSeek-V3 */
-        {{.rope_theta = 5e4, .factor = 32, .beta_fast = 1, .beta_slow = 1, .mscale = 1, .mscale_all_dim = 1, .truncate = true, .original_max_position_embeddings = 4096}, 64},  /* Kimi-K2: low == high */
-        {{.rope_theta = 1e4, .factor = 8, .beta_fast = 32, .beta_slow = 1, .mscale = 1, .mscale_all_dim = 1, .truncate = true, .original_max_position_embeddings = 64}, 8},     /* the fixture */
-        {{.rope_theta = 1e6, .factor = 4, .beta_fast = 32, .beta_slow = 1, .truncate = false, .original_max_position_embeddings = 32768}, 64},
-        {{.rope_theta = 1e4, .factor = 4, .beta_fast = 32, .beta_slow = 1, .mscale = 0.707, .mscale_all_dim = 1.3, .truncate = true, .original_max_position_embeddings = 4096}, 64},
-        {{.rope_theta = 1e4, .factor = 4, .beta_fast = 32, .beta_slow = 1, .attention_factor = 1.25, .truncate = true, .original_max_position_embeddings = 4096}, 64},
+    static const struct {
+        RopeConfig rope;
+        int64_t dim;
+    } cases[] = {
+        {{.rope_theta = 1e4,
+          .factor = 40,
+          .beta_fast = 32,
+          .beta_slow = 1,
+          .mscale = 1,
+          .mscale_all_dim = 1,
+          .truncate = true,
+          .original_max_position_embeddings = 4096},
+         64}, /* DeepSeek-V3 */
+        {{.rope_theta = 5e4,
+          .factor = 32,
+          .beta_fast = 1,
+          .beta_slow = 1,
+          .mscale = 1,
+          .mscale_all_dim = 1,
+          .truncate = true,
+          .original_max_position_embeddings = 4096},
+         64}, /* Kimi-K2: low == high */
+        {{.rope_theta = 1e4,
+          .factor = 8,
+          .beta_fast = 32,
+          .beta_slow = 1,
+          .mscale = 1,
+          .mscale_all_dim = 1,
+          .truncate = true,
+          .original_max_position_embeddings = 64},
+         8}, /* the fixture */
+        {{.rope_theta = 1e6,
+          .factor = 4,
+          .beta_fast = 32,
+          .beta_slow = 1,
+          .truncate = false,
+          .original_max_position_embeddings = 32768},
+         64},
+        {{.rope_theta = 1e4,
+          .factor = 4,
+          .beta_fast = 32,
+          .beta_slow = 1,
+          .mscale = 0.707,
+          .mscale_all_dim = 1.3,
+          .truncate = true,
+          .original_max_position_embeddings = 4096},
+         64},
+        {{.rope_theta = 1e4,
+          .factor = 4,
+          .beta_fast = 32,
+          .beta_slow = 1,
+          .attention_factor = 1.25,
+          .truncate = true,
+          .original_max_position_embeddings = 4096},
+         64},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         ModelConfig config = {.qk_rope_head_dim = cases[i].dim, .rope = cases[i].rope};
         RopeConfig *r = &config.rope;
         double d = (double)cases[i].dim, L = (double)r->original_max_position_embeddings, inverse[32];
         r->yarn = true;
-        double low = d * log(L / (2 * M_PI * r->beta_fast)) / (2 * log(r->rope_theta)), high = d * log(L / (2 * M_PI * r->beta_slow)) / (2 * log(r->rope_theta));
+        double low = d * log(L / (2 * M_PI * r->beta_fast)) / (2 * log(r->rope_theta)),
+               high = d * log(L / (2 * M_PI * r->beta_slow)) / (2 * log(r->rope_theta));
         if (r->truncate) {
             low = floor(low);
             high = ceil(high);
@@ -85,10 +136,14 @@ static void yarn_follows_the_formula(void **state)
         high = fmin(high, d - 1);
         if (low == high) high += 0.001;
         for (size_t j = 0; j < (size_t)d / 2; j++) {
-            double P = pow(r->rope_theta, 2 * (double)j / d), e = 1 - fmin(fmax(((double)j - low) / (high - low), 0), 1);
+            double P = pow(r->rope_theta, 2 * (double)j / d),
+                   e = 1 - fmin(fmax(((double)j - low) / (high - low), 0), 1);
             inverse[j] = 1 / (r->factor * P) * (1 - e) + 1 / P * e;
         }
-        double factor = r->attention_factor != 0 ? r->attention_factor : r->mscale != 0 && r->mscale_all_dim != 0 ? g(r->factor, r->mscale) / g(r->factor, r->mscale_all_dim) : g(r->factor, 1);
+        double factor = r->attention_factor != 0 ? r->attention_factor
+                        : r->mscale != 0 && r->mscale_all_dim != 0
+                            ? g(r->factor, r->mscale) / g(r->factor, r->mscale_all_dim)
+                            : g(r->factor, 1);
         fill_and_check(&config, inverse, factor, 4000, 13);
         double softmax = r->mscale_all_dim != 0 ? g(r->factor, r->mscale_all_dim) * g(r->factor, r->mscale_all_dim) : 1;
         assert_true(fabs(rope_softmax_factor(r) - softmax) < 1e-12);

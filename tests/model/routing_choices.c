@@ -27,7 +27,8 @@ static void keys_are_chosen_only_in_documents_longer_than_index_topk(void **stat
 {
     (void)state;
     Model *model = tiny_model("sparse"); /* index_topk 16 */
-    Choices all = choices_for(model, 2, (size_t[]){0, 16, 20}, NULL), some = choices_for(model, 3, (size_t[]){0, 16, 33, 40}, NULL);
+    Choices all = choices_for(model, 2, (size_t[]){0, 16, 20}, NULL),
+            some = choices_for(model, 3, (size_t[]){0, 16, 33, 40}, NULL);
     for (size_t l = 0; l < 3; l++) {
         assert_null(all.keys[l].of);
         assert_non_null(some.keys[l].of);
@@ -45,7 +46,8 @@ static void what_a_cache_holds_counts(void **state)
 {
     (void)state;
     Model *model = tiny_model("sparse");
-    Choices few = choices_for(model, 1, (size_t[]){0, 1}, (size_t[]){15}), many = choices_for(model, 1, (size_t[]){0, 1}, (size_t[]){16});
+    Choices few = choices_for(model, 1, (size_t[]){0, 1}, (size_t[]){15}),
+            many = choices_for(model, 1, (size_t[]){0, 1}, (size_t[]){16});
     assert_null(few.keys[0].of);
     assert_non_null(many.keys[0].of);
     choices_free(&few);

@@ -28,7 +28,8 @@ static size_t least_of(Model *model, size_t extra_slots)
 static bool same(const Weight *w, const Weight *plain)
 {
     size_t blocks = ((w->rows + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK) * ((w->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK);
-    if (!w->data || w->data == plain->data) return w->data == plain->data; /* both absent, or not moved: wrong when present */
+    if (!w->data || w->data == plain->data)
+        return w->data == plain->data; /* both absent, or not moved: wrong when present */
     return memcmp(w->data, plain->data, w->rows * w->cols * dtype_bytes(w->dtype)) == 0 &&
            (!w->scale || memcmp(w->scale, plain->scale, blocks * sizeof(float)) == 0);
 }
@@ -36,7 +37,8 @@ static bool same(const Weight *w, const Weight *plain)
 static void check_layer(const Model *model, const Model *plain, size_t l)
 {
     const Layer *x = &model->layers[l], *y = &plain->layers[l];
-    assert_true(x->kv_down.data != NULL && same(&x->q_down, &y->q_down) && same(&x->kv_down, &y->kv_down) && same(&x->o_proj, &y->o_proj));
+    assert_true(x->kv_down.data != NULL && same(&x->q_down, &y->q_down) && same(&x->kv_down, &y->kv_down) &&
+                same(&x->o_proj, &y->o_proj));
     assert_true(same(&x->gate, &y->gate) && same(&x->down, &y->down) && same(&x->index_q, &y->index_q));
 }
 
@@ -91,7 +93,8 @@ static void every_order_of_layers_finds_their_bytes(const char *directory)
         layers_announce(model, 0, 1); /* given up half-way, then visits that nobody announced */
         visit(model, plain, 0);
         layers_announce(model, L, 1);
-        for (size_t i = 0; i < 3 * L; i++) visit_laps(model, plain, i * 5 % L, i % 2, i % 3); /* laps that nobody announced, too */
+        for (size_t i = 0; i < 3 * L; i++)
+            visit_laps(model, plain, i * 5 % L, i % 2, i % 3); /* laps that nobody announced, too */
         assert_true(same(&model->lm_head, &plain->lm_head) && same(&model->embed_tokens, &plain->embed_tokens));
         assert_true(stream_stats(model->stream).read_bytes > 0);
         model_close(model);
@@ -160,7 +163,8 @@ static void copy_file(const char *from, const char *to)
 
 static void a_file_that_shrinks_is_named(void **state)
 {
-    static const char *const names[] = {"config.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"};
+    static const char *const names[] = {"config.json", "model.safetensors.index.json",
+                                        "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"};
     char from[PATH_BYTES], to[PATH_BYTES], directory[PATH_BYTES];
     Model *model;
     assert_ok(file_join(directory, scratch_path(state, "", from), "base"));
@@ -211,9 +215,11 @@ static void an_outline_has_the_shapes_and_sizes_of_the_files(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(streamed_weights_have_the_bytes_of_their_file), cmocka_unit_test(so_have_runs_of_experts), cmocka_unit_test(so_have_streamed_fp8_weights_and_their_scales),
-        cmocka_unit_test(a_rank_with_fewer_groups_keeps_no_slot), scratch_test(a_file_that_shrinks_is_named),
-        cmocka_unit_test(an_outline_has_the_shapes_and_sizes_of_the_files)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(streamed_weights_have_the_bytes_of_their_file),
+                                       cmocka_unit_test(so_have_runs_of_experts),
+                                       cmocka_unit_test(so_have_streamed_fp8_weights_and_their_scales),
+                                       cmocka_unit_test(a_rank_with_fewer_groups_keeps_no_slot),
+                                       scratch_test(a_file_that_shrinks_is_named),
+                                       cmocka_unit_test(an_outline_has_the_shapes_and_sizes_of_the_files)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

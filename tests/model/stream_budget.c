@@ -6,7 +6,8 @@
 enum { L = 40, E = 64 };
 static const StreamLayer dense = {.core = 100}, sparse = {.core = 50, .expert = 10, .n_experts = E};
 
-static void what_stays_and_what_passes_are_all(const StreamBudget *plan, size_t n, const StreamPart *parts, const bool *resident)
+static void what_stays_and_what_passes_are_all(const StreamBudget *plan, size_t n, const StreamPart *parts,
+                                               const bool *resident)
 {
     size_t stay[2] = {0}, pass[2] = {0};
     for (size_t i = 0; i < n; i++) *(resident[i] ? &stay[parts[i].chunk] : &pass[parts[i].chunk]) += parts[i].bytes;
@@ -17,7 +18,8 @@ static void what_stays_and_what_passes_are_all(const StreamBudget *plan, size_t 
     for (size_t chunk = 0; chunk < 2; chunk++) {
         const StreamRing *ring = chunk ? &plan->chunks : &plan->cores;
         for (size_t i = 0; i < n; i++)
-            if (parts[i].chunk == chunk && !resident[i]) assert_true(parts[i].bytes <= ring->buffer_bytes && ring->n_buffers > 0);
+            if (parts[i].chunk == chunk && !resident[i])
+                assert_true(parts[i].bytes <= ring->buffer_bytes && ring->n_buffers > 0);
     }
 }
 
@@ -49,7 +51,8 @@ static size_t cut_layers(size_t left, StreamPart *parts)
     for (size_t l = 0; l < L; l++) {
         size_t chunks = stream_budget_chunks(&layers[l], most);
         parts[n++] = (StreamPart){layers[l].core + (chunks ? 0 : layers[l].n_experts * layers[l].expert), false};
-        for (size_t i = 0; i < chunks; i++) parts[n++] = (StreamPart){(E * (i + 1) / chunks - E * i / chunks) * layers[l].expert, true};
+        for (size_t i = 0; i < chunks; i++)
+            parts[n++] = (StreamPart){(E * (i + 1) / chunks - E * i / chunks) * layers[l].expert, true};
     }
     return n;
 }
@@ -78,6 +81,7 @@ static void large_layers_are_cut_into_runs_that_fit(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(plans_of_whole_layers_keep_their_limit_and_use_it), cmocka_unit_test(large_layers_are_cut_into_runs_that_fit)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(plans_of_whole_layers_keep_their_limit_and_use_it),
+                                       cmocka_unit_test(large_layers_are_cut_into_runs_that_fit)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

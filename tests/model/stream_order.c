@@ -70,6 +70,7 @@ static void parts_know_their_layer(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(visits_are_those_of_the_loops), cmocka_unit_test(parts_know_their_layer)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(visits_are_those_of_the_loops),
+                                       cmocka_unit_test(parts_know_their_layer)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

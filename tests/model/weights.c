@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DENSE "tests/fixtures/model/dense"
+#define DENSE  "tests/fixtures/model/dense"
 #define SPARSE "tests/fixtures/model/sparse"
-#define FP8 "tests/fixtures/model/fp8"
+#define FP8    "tests/fixtures/model/fp8"
 
 static ModelConfig config_of(const char *directory)
 {
@@ -82,7 +82,8 @@ static void refuses(void **state, Changed *c, ErrKind kind, const char *message)
 
 static void every_fixture_is_whole(void **state)
 {
-    static const char *const names[] = {"dense", "sparse", "indexshare", "lite", "lite_noqlora", "v3_groups_yarn", "v32", "fp8"};
+    static const char *const names[] = {"dense",        "sparse",         "indexshare", "lite",
+                                        "lite_noqlora", "v3_groups_yarn", "v32",        "fp8"};
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char directory[PATH_BYTES];
@@ -152,7 +153,8 @@ static void floats_are_counted(void **state)
     assert_ok(weights_open(&weights, &config, DENSE));
     assert_ok(weights_get_floats(weights, "model.norm.weight", 64, &floats));
     free(floats);
-    assert_fails(weights_get_floats(weights, "model.norm.weight", 65, &floats), ERR_FORMAT, "has 64 numbers; expected 65");
+    assert_fails(weights_get_floats(weights, "model.norm.weight", 65, &floats), ERR_FORMAT,
+                 "has 64 numbers; expected 65");
     weights_close(weights);
     model_config_free(&config);
 }
@@ -163,7 +165,8 @@ static void extra_tensors_do_no_harm(void **state)
     Weights *weights;
     WeightsSurvey survey;
     float one = 1;
-    c.views[c.n++] = (TensorView){.name = "model.layers.9.what.weight", .dtype = DTYPE_F32, .n_dims = 1, .shape = {1}, .bytes = 4, .data = &one};
+    c.views[c.n++] = (TensorView){
+        .name = "model.layers.9.what.weight", .dtype = DTYPE_F32, .n_dims = 1, .shape = {1}, .bytes = 4, .data = &one};
     write_changed(state, &c);
     assert_ok(weights_open(&weights, &c.config, *state));
     assert_ok(weights_survey(&survey, &c.config, *state));
@@ -180,7 +183,8 @@ static void a_directory_without_weights_is_refused(void **state)
 {
     ModelConfig config = config_of(DENSE);
     Weights *weights;
-    assert_fails(weights_open(&weights, &config, *state), ERR_IO, "holds neither model.safetensors.index.json nor model.safetensors");
+    assert_fails(weights_open(&weights, &config, *state), ERR_IO,
+                 "holds neither model.safetensors.index.json nor model.safetensors");
     model_config_free(&config);
 }
 
@@ -221,7 +225,8 @@ static void a_wrong_shape_is_refused(void **state)
     size_t rows = view->shape[0];
     view->shape[0] = view->shape[1];
     view->shape[1] = rows;
-    refuses(state, &c, ERR_FORMAT, "tensor model.layers.0.mlp.down_proj.weight: shape is [128, 64]; expected [64, 128]");
+    refuses(state, &c, ERR_FORMAT,
+            "tensor model.layers.0.mlp.down_proj.weight: shape is [128, 64]; expected [64, 128]");
 }
 
 static void a_matrix_in_place_of_a_vector_is_refused(void **state)
@@ -264,7 +269,11 @@ static void nan_in_a_vector_is_refused(void **state)
 
 static void nan_in_a_matrix_is_found_when_asked(void **state)
 {
-    static const struct { const char *directory, *name, *message; unsigned char nan[4]; size_t bytes; } cases[] = {
+    static const struct {
+        const char *directory, *name, *message;
+        unsigned char nan[4];
+        size_t bytes;
+    } cases[] = {
         {DENSE, "lm_head.weight", "tensor lm_head.weight: element 7 is not finite", {0xC0, 0x7F}, 2},
         {FP8, "model.layers.0.mlp.up_proj.weight", "up_proj.weight: element 7 is not finite", {0xFF}, 1},
         {FP8, "model.layers.0.self_attn.q_b_proj.weight_scale_inv", "element 0 is not finite", {0, 0, 0x80, 0x7F}, 4}};
@@ -317,7 +326,8 @@ static void refuses_index(void **state, const char *index, const char *message)
 
 static void an_index_that_leaves_the_directory_is_refused(void **state)
 {
-    refuses_index(state, "{\"weight_map\":{\"a\":\"../x.safetensors\"}}", "a is in \"../x.safetensors\"; expected a file of the same directory");
+    refuses_index(state, "{\"weight_map\":{\"a\":\"../x.safetensors\"}}",
+                  "a is in \"../x.safetensors\"; expected a file of the same directory");
     refuses_index(state, "{\"weight_map\":{\"a\":\"/etc/passwd\"}}", "\"/etc/passwd\"; expected");
     refuses_index(state, "{\"weight_map\":{\"a\":\"..\"}}", "\"..\"; expected");
     refuses_index(state, "{\"weight_map\":{\"a\":\"\"}}", "\"\"; expected");
@@ -332,7 +342,8 @@ static void an_index_without_a_map_is_refused(void **state)
     refuses_index(state, "weights", "model.safetensors.index.json: not valid JSON");
 }
 
-static void write_two(void **state, const char *first, const char *second) /* a.safetensors, b.safetensors: a tensor each */
+static void write_two(void **state, const char *first,
+                      const char *second) /* a.safetensors, b.safetensors: a tensor each */
 {
     char path[PATH_BYTES];
     float one = 1;
@@ -345,9 +356,11 @@ static void write_two(void **state, const char *first, const char *second) /* a.
 static void an_index_that_the_shards_contradict_is_refused(void **state)
 {
     write_two(state, "x", "y");
-    refuses_index(state, "{\"weight_map\":{\"x\":\"b.safetensors\",\"y\":\"b.safetensors\"}}", "x is said to be in b.safetensors, which lacks it");
+    refuses_index(state, "{\"weight_map\":{\"x\":\"b.safetensors\",\"y\":\"b.safetensors\"}}",
+                  "x is said to be in b.safetensors, which lacks it");
     write_two(state, "x", "x");
-    refuses_index(state, "{\"weight_map\":{\"x\":\"a.safetensors\",\"x\":\"b.safetensors\"}}", "tensor x is in two files");
+    refuses_index(state, "{\"weight_map\":{\"x\":\"a.safetensors\",\"x\":\"b.safetensors\"}}",
+                  "tensor x is in two files");
 }
 
 static void a_shard_that_is_not_there_is_named(void **state)

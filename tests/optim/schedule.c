@@ -26,9 +26,14 @@ static Schedule schedule(const char *name, const char *kwargs, uint64_t warmup, 
     return s;
 }
 
-static const struct { const char *name, *kwargs; } all[] = {
-    {"constant", NULL}, {"constant_with_warmup", "{}"}, {"linear", NULL}, {"cosine", NULL},
-    {"cosine_with_min_lr", "{\"min_lr_rate\": 0.1}"}, {"warmup_stable_decay", "{\"num_decay_steps\": 3}"}};
+static const struct {
+    const char *name, *kwargs;
+} all[] = {{"constant", NULL},
+           {"constant_with_warmup", "{}"},
+           {"linear", NULL},
+           {"cosine", NULL},
+           {"cosine_with_min_lr", "{\"min_lr_rate\": 0.1}"},
+           {"warmup_stable_decay", "{\"num_decay_steps\": 3}"}};
 enum { N_ALL = sizeof all / sizeof *all };
 
 static void warm_up_rises_from_zero_on_a_line(void **state)
@@ -72,13 +77,15 @@ static void cosine_falls_along_half_a_wave(void **state)
 {
     (void)state;
     Schedule s = schedule("cosine", NULL, 4, 10);
-    for (uint64_t k = 4; k <= 10; k++) assert_near(schedule_rate(&s, 0.5, k), 0.25 * (1 + cos(acos(-1) * (double)(k - 4) / 6)));
+    for (uint64_t k = 4; k <= 10; k++)
+        assert_near(schedule_rate(&s, 0.5, k), 0.25 * (1 + cos(acos(-1) * (double)(k - 4) / 6)));
 }
 
 static void cosine_with_a_least_rate_ends_there(void **state)
 {
     (void)state;
-    Schedule share = schedule("cosine_with_min_lr", "{\"min_lr_rate\": 0.2}", 4, 10), rate = schedule("cosine_with_min_lr", "{\"min_lr\": 0.1}", 4, 10);
+    Schedule share = schedule("cosine_with_min_lr", "{\"min_lr_rate\": 0.2}", 4, 10),
+             rate = schedule("cosine_with_min_lr", "{\"min_lr\": 0.1}", 4, 10);
     for (uint64_t k = 0; k <= 10; k++) assert_near(schedule_rate(&share, 0.5, k), schedule_rate(&rate, 0.5, k));
     assert_near(schedule_rate(&share, 0.5, 7), 0.3);
     assert_near(schedule_rate(&share, 0.5, 10), 0.1);
@@ -87,7 +94,8 @@ static void cosine_with_a_least_rate_ends_there(void **state)
 static void a_stable_rate_decays_in_its_last_steps(void **state)
 {
     (void)state;
-    Schedule s = schedule("warmup_stable_decay", "{\"num_decay_steps\": 4, \"decay_type\": \"linear\", \"min_lr_ratio\": 0.2}", 2, 10);
+    Schedule s = schedule("warmup_stable_decay",
+                          "{\"num_decay_steps\": 4, \"decay_type\": \"linear\", \"min_lr_ratio\": 0.2}", 2, 10);
     static const double factors[] = {0.2, 0.6, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0.2};
     for (uint64_t k = 0; k < 12; k++) assert_near(schedule_rate(&s, 1, k), factors[k]);
     s = schedule("warmup_stable_decay", "{\"num_decay_steps\": 4, \"decay_type\": \"1-sqrt\"}", 2, 10);
@@ -115,7 +123,9 @@ static void a_ratio_is_rounded_up(void **state)
 static void what_a_schedule_does_not_know_is_refused(void **state)
 {
     (void)state;
-    static const struct { const char *name, *kwargs, *part; } cases[] = {
+    static const struct {
+        const char *name, *kwargs, *part;
+    } cases[] = {
         {"cosines", NULL, "lr_scheduler_type cosines is unknown"},
         {"cosine", "{\"min_lr\": 0.1}", "min_lr is nothing that cosine knows"},
         {"cosine", "[1]", "is an array; expected an object"},

@@ -18,7 +18,8 @@ typedef struct {
 /* Cores stay; runs of 10 bytes pass through so many slots, but for the first `stay` of them. */
 static void make(Case *c, size_t stay, size_t buffers, double core, double experts)
 {
-    *c = (Case){.parts = {.n_layers = L, .n = N, .first = (size_t *)(size_t)first, .parts = c->of}, .plan = {.chunks = {.n_buffers = buffers}}};
+    *c = (Case){.parts = {.n_layers = L, .n = N, .first = (size_t *)(size_t)first, .parts = c->of},
+                .plan = {.chunks = {.n_buffers = buffers}}};
     for (size_t p = 0, chunks = 0; p < N; p++) {
         bool chunk = p % (1 + RUNS) != 0;
         c->of[p] = (StreamedPart){.chunk = chunk, .bytes = chunk ? 10 : 5};
@@ -31,11 +32,15 @@ static void make(Case *c, size_t stay, size_t buffers, double core, double exper
 static double seconds(const Case *c, double head, size_t lowest, size_t group_passes)
 {
     double step;
-    assert_ok(stream_time(&step, &(StreamTimeInput){&c->parts, c->resident, &c->plan, c->layers, head, lowest, group_passes, 1}));
+    assert_ok(stream_time(&step, &(StreamTimeInput){&c->parts, c->resident, &c->plan, c->layers, head, lowest,
+                                                    group_passes, 1}));
     return step;
 }
 
-static void expect(double got, double want) { if (fabs(got - want) > 1e-9) fail_msg("%g seconds, not %g", got, want); }
+static void expect(double got, double want)
+{
+    if (fabs(got - want) > 1e-9) fail_msg("%g seconds, not %g", got, want);
+}
 
 static void what_stays_takes_arithmetic_alone(void **state)
 {
@@ -95,8 +100,11 @@ static void groups_read_runs_again(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(what_stays_takes_arithmetic_alone), cmocka_unit_test(the_disk_takes_what_is_read), cmocka_unit_test(two_slots_overlap),
-        cmocka_unit_test(readers_rest_when_slots_are_full),  cmocka_unit_test(groups_read_runs_again),
+        cmocka_unit_test(what_stays_takes_arithmetic_alone),
+        cmocka_unit_test(the_disk_takes_what_is_read),
+        cmocka_unit_test(two_slots_overlap),
+        cmocka_unit_test(readers_rest_when_slots_are_full),
+        cmocka_unit_test(groups_read_runs_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -67,13 +67,21 @@ static size_t held(size_t length, size_t group_tokens, size_t keep)
 static void check(size_t length, size_t groups, size_t keep, size_t more)
 {
     size_t T = groups ? groups * length : N_DOCS * length, counted, really = held(length, groups * length, keep);
-    TapeWork work = {.rows = N_DOCS * length, .T = T, .longest = length, .micro_batch_tokens = length, .threads = (size_t)omp_get_max_threads(), .kept_layers = keep};
+    TapeWork work = {.rows = N_DOCS * length,
+                     .T = T,
+                     .longest = length,
+                     .micro_batch_tokens = length,
+                     .threads = (size_t)omp_get_max_threads(),
+                     .kept_layers = keep};
     assert_ok(tapes_bytes(&counted, model, adapter, &work));
     if (really > counted || counted - really > (2 + 2 * keep) * HUGE_PAGE + more)
-        fail_msg("%zu tokens, groups of %zu, %zu layers kept: %.1f MB counted, %.1f MB held", length, groups, keep, 1e-6 * (double)counted, 1e-6 * (double)really);
+        fail_msg("%zu tokens, groups of %zu, %zu layers kept: %.1f MB counted, %.1f MB held", length, groups, keep,
+                 1e-6 * (double)counted, 1e-6 * (double)really);
 }
 
-static const struct { size_t groups, keep; } ways[] = {{0, 0}, {1, 0}, {2, 2}, {0, 6}};
+static const struct {
+    size_t groups, keep;
+} ways[] = {{0, 0}, {1, 0}, {2, 2}, {0, 6}};
 enum { N_WAYS = sizeof ways / sizeof *ways };
 
 static void tapes_take_what_is_counted(void **state)
@@ -92,6 +100,7 @@ static void long_documents_take_no_more(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(tapes_take_what_is_counted), cmocka_unit_test(long_documents_take_no_more)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(tapes_take_what_is_counted),
+                                       cmocka_unit_test(long_documents_take_no_more)};
     return cmocka_run_group_tests(tests, open_model, close_model);
 }

@@ -59,8 +59,9 @@ static void counted_things_have_no_ticks_between_whole_numbers(void **state)
 static void a_range_without_width_or_data_is_still_a_range(void **state)
 {
     (void)state;
-    static const double odd[][2] = {{0, 0}, {3.25, 3.25}, {-1e-12, -1e-12}, {1e20, 1e20}, {INFINITY, -INFINITY},
-                                    {-1e308, 1e308}, {5e-324, 5e-324}, {1, 1 + 1e-15}};
+    static const double odd[][2] = {{0, 0},           {3.25, 3.25},          {-1e-12, -1e-12},
+                                    {1e20, 1e20},     {INFINITY, -INFINITY}, {-1e308, 1e308},
+                                    {5e-324, 5e-324}, {1, 1 + 1e-15}};
     for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
         for (int log = 0; log < 2; log++) {
             if (log && odd[i][0] < 1e-307) continue;

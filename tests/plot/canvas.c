@@ -136,8 +136,10 @@ static void text_stands_where_its_style_says(void **state)
 
 static void text_that_is_no_utf_8_is_drawn_all_the_same(void **state)
 {
-    static const char *const odd[] = {"\xff\xfe", "a\xc3", "\xe2\x82", "\xf0\x9f\x92", "\x80\x80",
-                                      "\xf8\x88\x80\x80\x80", ""};
+    static const char *const odd[] = {"\xff\xfe", "a\xc3",
+                                      "\xe2\x82", "\xf0\x9f\x92",
+                                      "\x80\x80", "\xf8\x88\x80\x80\x80",
+                                      ""};
     for (size_t i = 0; i < sizeof odd / sizeof *odd; i++)
         canvas_text(*state, (Point){5, 20}, &(TextStyle){.size = 12, .colour = black}, odd[i]);
     assert_true(canvas_text_width(*state, 12, "\xc3\xa9") < canvas_text_width(*state, 12, "ee"));
@@ -213,8 +215,10 @@ static void a_font_that_cannot_be_read_is_an_error_that_names_the_package(void *
         assert_non_null(strstr(err_message(err), "fonts-dejavu-core"));
         err_free(err);
     }
-    if (kept) setenv("GRAFT_FONT", kept, 1);
-    else unsetenv("GRAFT_FONT");
+    if (kept)
+        setenv("GRAFT_FONT", kept, 1);
+    else
+        unsetenv("GRAFT_FONT");
     free(kept);
 }
 

@@ -86,8 +86,10 @@ static void values_stand_beside_circles_while_they_are_few(void **state)
     for (size_t n = 2; n <= MANY; n++) {
         size_t marked = count_line(&(Series){NULL, SERIES_MARKED, 2, n, points}, false);
         size_t numbered = count_line(&(Series){NULL, SERIES_NUMBERED, 2, n, points}, false);
-        if (n < MANY) assert_true(numbered > marked + 10 * n);
-        else assert_int_equal(numbered, marked);
+        if (n < MANY)
+            assert_true(numbered > marked + 10 * n);
+        else
+            assert_int_equal(numbered, marked);
     }
 }
 
@@ -165,8 +167,10 @@ static void the_average_leaves_a_constant_as_it_is_and_forgets_a_spike(void **st
     in[5].y = NAN;
     chart_smooth(9, 3, out, in);
     for (size_t i = 3; i < 9; i++) {
-        if (i == 5) assert_true(isnan(out[i].y));
-        else assert_true(out[i].y == 3);
+        if (i == 5)
+            assert_true(isnan(out[i].y));
+        else
+            assert_true(out[i].y == 3);
         assert_true(out[i].x == (double)i);
     }
     assert_int_equal(chart_window(0), 5);

@@ -9,11 +9,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MACHINE "{\"kind\":\"machine\",\"cpu\":\"a CPU\",\"threads\":2,\"path\":\"bf16\",\"fp32_gflops\":500,\"bf16_gflops\":1000,\"memory_gbs\":50}\n"
-#define OPERATION(way, gflops) \
-    "{\"kind\":\"operation\",\"operation\":\"experts\",\"shape\":\"frozen\",\"tokens\":512,\"way\":\"" way "\",\"flop\":1e9,\"bytes\":1e7,\"gflops\":" gflops "}\n"
-#define PROFILE "{\"kind\":\"step\",\"model\":\"S\",\"targets\":\"attn\",\"tokens\":512,\"seconds\":0.01,\"flop\":1e9,\"bytes\":1e7,\"gflops\":100,\"profile\":[" \
-    "{\"operation\":\"linear\",\"layer\":0,\"up_ms\":1,\"down_ms\":2},{\"operation\":\"loss\",\"layer\":null,\"up_ms\":4,\"down_ms\":0}," \
+#define MACHINE                          \
+    "{\"kind\":\"machine\",\"cpu\":\"a " \
+    "CPU\",\"threads\":2,\"path\":\"bf16\",\"fp32_gflops\":500,\"bf16_gflops\":1000,\"memory_gbs\":50}\n"
+#define OPERATION(way, gflops)                                                                             \
+    "{\"kind\":\"operation\",\"operation\":\"experts\",\"shape\":\"frozen\",\"tokens\":512,\"way\":\"" way \
+    "\",\"flop\":1e9,\"bytes\":1e7,\"gflops\":" gflops "}\n"
+#define PROFILE                                                                                                       \
+    "{\"kind\":\"step\",\"model\":\"S\",\"targets\":\"attn\",\"tokens\":512,\"seconds\":0.01,\"flop\":1e9,\"bytes\":" \
+    "1e7,\"gflops\":100,\"profile\":["                                                                                \
+    "{\"operation\":\"linear\",\"layer\":0,\"up_ms\":1,\"down_ms\":2},{\"operation\":\"loss\",\"layer\":null,\"up_"   \
+    "ms\":4,\"down_ms\":0},"                                                                                          \
     "{\"operation\":\"linear\",\"layer\":1,\"up_ms\":1,\"down_ms\":1}]}\n"
 
 static char file[PATH_BYTES], picture[PATH_BYTES];
@@ -72,7 +78,9 @@ static void a_faster_operation_stands_higher(void **state)
 
 static void what_cannot_be_placed_is_refused(void **state)
 {
-    const struct { const char *text, *message; } cases[] = {
+    const struct {
+        const char *text, *message;
+    } cases[] = {
         {OPERATION("forward", "1"), "no record of kind machine"},
         {MACHINE, "no record of an operation"},
         {MACHINE OPERATION("forward", "0"), "record 2: flop, bytes and gflops"},
@@ -93,7 +101,10 @@ static void crowded_labels_are_left_out_rather_than_laid_over_each_other(void **
     static char text[65536];
     size_t n = (size_t)snprintf(text, sizeof text, MACHINE);
     for (int i = 0; i < 120; i++)
-        n += (size_t)snprintf(text + n, sizeof text - n, "{\"kind\":\"operation\",\"operation\":\"experts\",\"shape\":\"%d\",\"tokens\":1,\"way\":\"forward\",\"flop\":1e9,\"bytes\":1e7,\"gflops\":100}\n", i);
+        n += (size_t)snprintf(text + n, sizeof text - n,
+                              "{\"kind\":\"operation\",\"operation\":\"experts\",\"shape\":\"%d\",\"tokens\":1,\"way\":"
+                              "\"forward\",\"flop\":1e9,\"bytes\":1e7,\"gflops\":100}\n",
+                              i);
     write_records(state, text);
     assert_ok(plot_roofline(picture, "crowded", file));
 }

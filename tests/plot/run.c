@@ -39,8 +39,10 @@ static void remove_all(const char *directory)
     for (struct dirent *entry; (entry = readdir(stream));) {
         if (entry->d_name[0] == '.') continue;
         assert_null(file_join(path, directory, entry->d_name));
-        if (file_is_directory(path)) remove_all(path);
-        else unlink(path);
+        if (file_is_directory(path))
+            remove_all(path);
+        else
+            unlink(path);
     }
     closedir(stream);
     rmdir(directory);

@@ -69,6 +69,7 @@ void assert_same(const char *what, const float *got, const float *want, size_t n
     for (size_t i = 0; i < n; i++) {
         /* plain rounds products, too: at most 2 n 2^-24 sum|x w| apart, here well below 1e-4 of the largest element */
         bool same = exact ? !memcmp(got + i, want + i, 4) : fabsf(got[i] - want[i]) <= 1e-4f * (10 + fabsf(want[i]));
-        if (!same) fail_msg("%s, %s: element %zu is %.9g, not %.9g", matmul_path(), what, i, (double)got[i], (double)want[i]);
+        if (!same)
+            fail_msg("%s, %s: element %zu is %.9g, not %.9g", matmul_path(), what, i, (double)got[i], (double)want[i]);
     }
 }

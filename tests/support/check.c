@@ -21,7 +21,9 @@ void check_fails(Err *err, ErrKind kind, const char *part, const char *file, int
         _fail(file, line);
     } else {
         bool right = err_kind(err) == kind && strstr(err_message(err), part);
-        if (!right) print_error("error of kind %d: %s\nexpected kind %d: ...%s...\n", (int)err_kind(err), err_message(err), (int)kind, part);
+        if (!right)
+            print_error("error of kind %d: %s\nexpected kind %d: ...%s...\n", (int)err_kind(err), err_message(err),
+                        (int)kind, part);
         err_free(err);
         if (!right) _fail(file, line);
     }

@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const double STEP = 1e-5; /* errors of a central difference: 1e-10 from the third derivative, 1e-10 from rounding */
+static const double STEP =
+    1e-5; /* errors of a central difference: 1e-10 from the third derivative, 1e-10 from rounding */
 static const double NOISE = 5e-7; /* a gradient of zero may be the difference of numbers near 1 */
 
 /* ---- making ---------------------------------------------------------------------------------------------------- */
@@ -44,7 +45,8 @@ Group group_of(Trial *trial, const char *documents)
 
 void trial_init(Trial *trial, const char *documents, TrialBuild *build, TrialReference *reference, size_t cols)
 {
-    *trial = (Trial){.build = build, .reference = reference, .cols = cols, .forward_within = 2e-6, .gradient_within = 1e-5};
+    *trial =
+        (Trial){.build = build, .reference = reference, .cols = cols, .forward_within = 2e-6, .gradient_within = 1e-5};
     trial->group = group_of(trial, documents);
 }
 
@@ -69,12 +71,19 @@ static size_t add_input(Trial *trial, const char *name, size_t rows, size_t cols
     return i;
 }
 
-size_t trial_tensor(Trial *trial, const char *name, size_t cols) { return add_input(trial, name, trial->group.T, cols, false); }
-size_t trial_param(Trial *trial, const char *name, size_t rows, size_t cols) { return add_input(trial, name, rows, cols, true); }
+size_t trial_tensor(Trial *trial, const char *name, size_t cols)
+{
+    return add_input(trial, name, trial->group.T, cols, false);
+}
+size_t trial_param(Trial *trial, const char *name, size_t rows, size_t cols)
+{
+    return add_input(trial, name, rows, cols, true);
+}
 
 const Weight *trial_weight(Trial *trial, const char *name, DType dtype, size_t rows, size_t cols)
 {
-    size_t n = rows * cols, n_scales = (rows + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK * ((cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK);
+    size_t n = rows * cols,
+           n_scales = (rows + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK * ((cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK);
     float *values = trial_normal(trial, name, n, 1), *scale = trial_alloc(trial, n_scales * sizeof *scale);
     uint16_t *half = trial_alloc(trial, n * sizeof *half);
     uint8_t *byte = trial_alloc(trial, n);
@@ -97,7 +106,7 @@ const Weight *trial_weight(Trial *trial, const char *name, DType dtype, size_t r
 typedef struct {
     const Trial *trial;
     const bool *requires_grad; /* [n_in]; NULL: all. A parameter's counts for all parameters */
-    Forest *forest;    /* NULL: parameters do not train */
+    Forest *forest;            /* NULL: parameters do not train */
     Outcome to;
 } Run;
 
@@ -106,7 +115,8 @@ static bool requires_grad(const Run *run, size_t i) { return !run->requires_grad
 static float weight_of_result(const Trial *trial, size_t i) { return trial->only_loss ? 0 : (float)rng_normal(4, i); }
 
 /* Documents [doc, end) with micro-batches [micro, micro_end); alone: all of them are one micro-batch of their own. */
-static Group part_of(const Trial *trial, Arena *arena, size_t doc, size_t end, size_t micro, size_t micro_end, bool alone)
+static Group part_of(const Trial *trial, Arena *arena, size_t doc, size_t end, size_t micro, size_t micro_end,
+                     bool alone)
 {
     const Group *whole = &trial->group;
     size_t row = whole->doc_start[doc];
@@ -114,8 +124,13 @@ static Group part_of(const Trial *trial, Arena *arena, size_t doc, size_t end, s
     size_t *micros = arena_alloc(arena, (micro_end - micro + 2) * sizeof *micros);
     for (size_t d = doc; d <= end; d++) docs[d - doc] = whole->doc_start[d] - row;
     for (size_t m = micro; m <= micro_end; m++) micros[m - micro] = whole->micro_start[m] - row;
-    Group part = {.T = whole->doc_start[end] - row, .n_docs = end - doc, .first_doc = doc, .doc_start = docs,
-                  .n_micro = micro_end - micro, .first_micro = micro, .micro_start = micros};
+    Group part = {.T = whole->doc_start[end] - row,
+                  .n_docs = end - doc,
+                  .first_doc = doc,
+                  .doc_start = docs,
+                  .n_micro = micro_end - micro,
+                  .first_micro = micro,
+                  .micro_start = micros};
     if (!alone) return part;
     micros[0] = 0;
     micros[1] = part.T;
@@ -130,8 +145,12 @@ static void fill_call(const Run *run, Tape *tape, Call *call, size_t T)
         size_t cols = trial->in[i].cols, rows = trial->in[i].rows;
         call->in[i] = NULL;
         if (trial->in[i].param) {
-            call->param[i] = (Param){.name = (char *)(size_t)trial->in[i].name, .rows = rows, .cols = cols, .offset = offset,
-                                     .data = trial->in[i].values, .forest = run->forest};
+            call->param[i] = (Param){.name = (char *)(size_t)trial->in[i].name,
+                                     .rows = rows,
+                                     .cols = cols,
+                                     .offset = offset,
+                                     .data = trial->in[i].values,
+                                     .forest = run->forest};
             offset += rows * cols;
             continue;
         }
@@ -159,7 +178,8 @@ static void run_part(const Run *run, Tape *tape, const Group *part)
     assert_ok(tape_backward(tape));
     for (size_t i = 0; i < trial->n_in; i++)
         if (call.in[i] && call.in[i]->grad)
-            memcpy(run->to.grad[i] + call.row * trial->in[i].cols, call.in[i]->grad, part->T * trial->in[i].cols * sizeof(float));
+            memcpy(run->to.grad[i] + call.row * trial->in[i].cols, call.in[i]->grad,
+                   part->T * trial->in[i].cols * sizeof(float));
 }
 
 static size_t params_of(const Trial *trial)
@@ -189,7 +209,8 @@ static Outcome run_cut(const Trial *trial, Arena *arena, size_t n_calls, const s
     size_t n_params = params_of(trial), offset = 0, doc = 0;
     Run run = {trial, who, train && n_params ? &forest : NULL, outcome_new(trial, arena)};
     if (run.forest) assert_ok(forest_begin(&forest, n_params, 0, whole->n_micro));
-    for (size_t i = 0; run.forest && i < forest.n_subtrees * n_params; i++) forest.subtrees[i] = NAN; /* a leaf is written whole */
+    for (size_t i = 0; run.forest && i < forest.n_subtrees * n_params; i++)
+        forest.subtrees[i] = NAN; /* a leaf is written whole */
     for (size_t c = 0; c < n_calls; c++) {
         size_t end = doc;
         while (end < whole->n_docs && whole->doc_start[end] < whole->micro_start[cut[c + 1]]) end++;
@@ -250,7 +271,8 @@ void assert_forward(const Trial *trial)
     for (size_t i = 0; i < n; i++) size += want[i] * want[i] / (double)n;
     for (size_t i = 0; i < n; i++)
         if (!(fabs((double)got.out[i] - want[i]) <= trial->forward_within * (sqrt(size) + fabs(want[i]))))
-            fail_msg("result[%zu][%zu] is %.9g, not %.9g", i / trial->cols, i % trial->cols, (double)got.out[i], want[i]);
+            fail_msg("result[%zu][%zu] is %.9g, not %.9g", i / trial->cols, i % trial->cols, (double)got.out[i],
+                     want[i]);
     arena_free(&arena);
 }
 
@@ -276,7 +298,8 @@ static double difference(const Trial *trial, double **in, double *out, size_t i,
 
 static void assert_gradient(const Trial *trial, Arena *arena, double **in, double *out, size_t i, const float *got)
 {
-    size_t n = trial->in[i].rows * trial->in[i].cols, checked = trial->samples && trial->samples < n ? trial->samples : n;
+    size_t n = trial->in[i].rows * trial->in[i].cols,
+           checked = trial->samples && trial->samples < n ? trial->samples : n;
     double *want = arena_alloc(arena, checked * sizeof *want), size = 0;
     size_t *at = arena_alloc(arena, checked * sizeof *at);
     for (size_t k = 0; k < checked; k++) {
@@ -307,7 +330,8 @@ static void same(const char *how, const char *what, size_t n, size_t cols, const
 {
     for (size_t i = 0; i < n; i++)
         if (memcmp(got + i, want + i, sizeof *got))
-            fail_msg("%s: %s[%zu][%zu] is %.9g, not %.9g", how, what, i / cols, i % cols, (double)got[i], (double)want[i]);
+            fail_msg("%s: %s[%zu][%zu] is %.9g, not %.9g", how, what, i / cols, i % cols, (double)got[i],
+                     (double)want[i]);
 }
 
 enum { TENSORS = 1, PARAMS = 2 };
@@ -317,7 +341,8 @@ static void same_outcome(const Trial *trial, const char *how, int parts, const O
     same(how, "result", trial->group.T * trial->cols, trial->cols, got->out, want->out);
     for (size_t i = 0; i < trial->n_in; i++)
         if (parts & (trial->in[i].param ? PARAMS : TENSORS))
-            same(how, trial->in[i].name, trial->in[i].rows * trial->in[i].cols, trial->in[i].cols, got->grad[i], want->grad[i]);
+            same(how, trial->in[i].name, trial->in[i].rows * trial->in[i].cols, trial->in[i].cols, got->grad[i],
+                 want->grad[i]);
 }
 
 static void assert_same_in_calls(const Trial *trial, Arena *arena, const Outcome *want)
@@ -348,8 +373,8 @@ static void assert_same_whoever_wants(const Trial *trial, Arena *arena, const Ou
         who[i] = true;
         got = run_cut(trial, arena, 1, (size_t[]){0, n}, who, false);
         who[i] = false;
-        same("one tensor wants", trial->in[i].name, trial->in[i].rows * trial->in[i].cols, trial->in[i].cols, got.grad[i],
-             want->grad[i]);
+        same("one tensor wants", trial->in[i].name, trial->in[i].rows * trial->in[i].cols, trial->in[i].cols,
+             got.grad[i], want->grad[i]);
     }
 }
 

@@ -29,7 +29,7 @@ enum { TRIAL_INPUTS = 40, TRIAL_DOCUMENTS = 64 };
 /* One call of the operation: the documents [doc, doc + n_docs) of the trial, whose rows begin at `row`. */
 typedef struct {
     size_t row, doc;
-    Tensor *in[TRIAL_INPUTS];   /* NULL for a parameter */
+    Tensor *in[TRIAL_INPUTS]; /* NULL for a parameter */
     Param param[TRIAL_INPUTS];
 } Call;
 
@@ -42,12 +42,13 @@ struct Trial {
     Group group; /* the whole step */
     TrialBuild *build;
     TrialReference *reference;
-    double (*loss)(const Trial *trial, void *const *in); /* what the operation adds to the loss by itself; NULL: nothing */
-    bool only_loss;       /* the result has no weight in the loss */
-    size_t cols;          /* of the result */
-    const void *op;       /* whatever build and reference want to know */
+    double (*loss)(const Trial *trial,
+                   void *const *in); /* what the operation adds to the loss by itself; NULL: nothing */
+    bool only_loss;                  /* the result has no weight in the loss */
+    size_t cols;                     /* of the result */
+    const void *op;                  /* whatever build and reference want to know */
     float dropout;
-    size_t samples;       /* elements of each input whose gradient is checked; 0: all */
+    size_t samples;                         /* elements of each input whose gradient is checked; 0: all */
     double forward_within, gradient_within; /* relative to the root mean square */
     size_t n_in;
     struct {
@@ -66,7 +67,7 @@ void trial_init(Trial *trial, const char *documents, TrialBuild *build, TrialRef
 void trial_free(Trial *trial);
 void *trial_alloc(Trial *trial, size_t bytes);
 float *trial_normal(Trial *trial, const char *name, size_t n, double scale);
-size_t trial_tensor(Trial *trial, const char *name, size_t cols);             /* returns its number */
+size_t trial_tensor(Trial *trial, const char *name, size_t cols); /* returns its number */
 size_t trial_param(Trial *trial, const char *name, size_t rows, size_t cols);
 const Weight *trial_weight(Trial *trial, const char *name, DType dtype, size_t rows, size_t cols);
 

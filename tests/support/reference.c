@@ -35,8 +35,8 @@ void reference_linear(size_t T, size_t D, size_t O, double y[T][O], const double
         }
 }
 
-void reference_lora(size_t T, size_t D, size_t O, size_t N, size_t R, double y[T][O], size_t col, double s, const double x[T][D],
-                    const double *keep, const double A[R][D], const double B[N][R])
+void reference_lora(size_t T, size_t D, size_t O, size_t N, size_t R, double y[T][O], size_t col, double s,
+                    const double x[T][D], const double *keep, const double A[R][D], const double B[N][R])
 {
     for (size_t t = 0; t < T; t++)
         for (size_t r = 0; r < R; r++) {
@@ -46,7 +46,8 @@ void reference_lora(size_t T, size_t D, size_t O, size_t N, size_t R, double y[T
         }
 }
 
-void reference_rmsnorm(size_t T, size_t D, size_t n, double y[T][n], const double x[T][D], size_t col, const float *weight, double eps)
+void reference_rmsnorm(size_t T, size_t D, size_t n, double y[T][n], const double x[T][D], size_t col,
+                       const float *weight, double eps)
 {
     for (size_t t = 0; t < T; t++) {
         double sum = 0;
@@ -55,20 +56,22 @@ void reference_rmsnorm(size_t T, size_t D, size_t n, double y[T][n], const doubl
     }
 }
 
-void reference_layernorm(size_t T, size_t D, double y[T][D], const double x[T][D], const float *weight, const float *bias, double eps)
+void reference_layernorm(size_t T, size_t D, double y[T][D], const double x[T][D], const float *weight,
+                         const float *bias, double eps)
 {
     for (size_t t = 0; t < T; t++) {
         double mean = 0, variance = 0;
         for (size_t i = 0; i < D; i++) mean += x[t][i] / (double)D;
         for (size_t i = 0; i < D; i++) variance += (x[t][i] - mean) * (x[t][i] - mean) / (double)D;
-        for (size_t i = 0; i < D; i++) y[t][i] = (double)weight[i] * (x[t][i] - mean) / sqrt(variance + eps) + (double)bias[i];
+        for (size_t i = 0; i < D; i++)
+            y[t][i] = (double)weight[i] * (x[t][i] - mean) / sqrt(variance + eps) + (double)bias[i];
     }
 }
 
 static size_t past_of(const Group *group, size_t d) { return group->doc_past ? group->doc_past[d] : 0; }
 
-void reference_rope(const Group *group, size_t D, double x[group->T][D], const RopeTable *table, size_t col, size_t heads,
-                    size_t stride, bool interleaved)
+void reference_rope(const Group *group, size_t D, double x[group->T][D], const RopeTable *table, size_t col,
+                    size_t heads, size_t stride, bool interleaved)
 {
     size_t half = table->dim / 2;
     for (size_t d = 0; d < group->n_docs; d++)
@@ -76,7 +79,8 @@ void reference_rope(const Group *group, size_t D, double x[group->T][D], const R
             for (size_t h = 0; h < heads; h++)
                 for (size_t j = 0; j < half; j++) {
                     size_t at = col + h * stride, position = past_of(group, d) + t - group->doc_start[d];
-                    double *a = &x[t][at + (interleaved ? 2 * j : j)], *b = &x[t][at + (interleaved ? 2 * j + 1 : j + half)];
+                    double *a = &x[t][at + (interleaved ? 2 * j : j)],
+                           *b = &x[t][at + (interleaved ? 2 * j + 1 : j + half)];
                     double c = (double)table->cos[position * half + j], s = (double)table->sin[position * half + j];
                     double turned = *a * c - *b * s;
                     *b = *b * c + *a * s;
@@ -104,8 +108,8 @@ bool reference_sees(const Keys *keys, const Group *group, size_t d, size_t row, 
 
 void reference_attention(const Group *group, const AttentionShape *s, size_t krw, double o[group->T][s->n_heads * s->v],
                          const double q[group->T][s->n_heads * (s->nope + s->rope)],
-                         const double kv[group->T][s->n_heads * (s->nope + s->v)], const double kr[group->T][krw], size_t kr_col,
-                         const Keys *keys)
+                         const double kv[group->T][s->n_heads * (s->nope + s->v)], const double kr[group->T][krw],
+                         size_t kr_col, const Keys *keys)
 {
     for (size_t d = 0; d < group->n_docs; d++) {
         size_t begin = group->doc_start[d], n = group->doc_start[d + 1] - begin;
@@ -116,15 +120,18 @@ void reference_attention(const Group *group, const AttentionShape *s, size_t krw
                 double most = -INFINITY, sum = 0, *out = &o[begin + i][h * s->v];
                 for (size_t t = 0; t <= i; t++) {
                     p[t] = 0;
-                    for (size_t c = 0; c < s->nope; c++) p[t] += (double)s->scale * qi[c] * kv[begin + t][h * (s->nope + s->v) + c];
-                    for (size_t c = 0; c < s->rope; c++) p[t] += (double)s->scale * qi[s->nope + c] * kr[begin + t][kr_col + c];
+                    for (size_t c = 0; c < s->nope; c++)
+                        p[t] += (double)s->scale * qi[c] * kv[begin + t][h * (s->nope + s->v) + c];
+                    for (size_t c = 0; c < s->rope; c++)
+                        p[t] += (double)s->scale * qi[s->nope + c] * kr[begin + t][kr_col + c];
                     if (!reference_sees(keys, group, d, i, t)) p[t] = -INFINITY;
                     most = fmax(most, p[t]);
                 }
                 for (size_t t = 0; t <= i; t++) sum += p[t] = exp(p[t] - most);
                 for (size_t c = 0; c < s->v; c++) {
                     out[c] = 0;
-                    for (size_t t = 0; t <= i; t++) out[c] += p[t] / sum * kv[begin + t][h * (s->nope + s->v) + s->nope + c];
+                    for (size_t t = 0; t <= i; t++)
+                        out[c] += p[t] / sum * kv[begin + t][h * (s->nope + s->v) + s->nope + c];
                 }
             }
         free(p);
@@ -170,7 +177,8 @@ void reference_choose(const RouterShape *shape, const double *logits, const floa
     free(c), free(groups), free(chosen), free(kept);
 }
 
-void reference_route(size_t T, const RouterShape *shape, double w[T][shape->K], const double z[T][shape->E], const int32_t *ids)
+void reference_route(size_t T, const RouterShape *shape, double w[T][shape->K], const double z[T][shape->E],
+                     const int32_t *ids)
 {
     for (size_t t = 0; t < T; t++) {
         double sum = 1e-20;
@@ -197,8 +205,8 @@ static void run_expert(const ReferenceExpert *e, size_t D, double *y, const doub
     free(gu), free(a);
 }
 
-void reference_experts(size_t T, size_t D, size_t K, double y[T][D], const double x[T][D], const double w[T][K], const int32_t *ids,
-                       const ReferenceExpert *experts)
+void reference_experts(size_t T, size_t D, size_t K, double y[T][D], const double x[T][D], const double w[T][K],
+                       const int32_t *ids, const ReferenceExpert *experts)
 {
     double *one = doubles(D);
     for (size_t t = 0; t < T; t++) {
@@ -220,8 +228,8 @@ static double logsumexp(size_t n, const double *x)
 }
 
 /* Sums over rows [begin, end): p = s / sum(s), softmax, and how often each expert is among the K largest; each [E]. */
-static double count_rows(const RouterShape *shape, size_t begin, size_t end, const double *logits, double *p, double *softmax,
-                         double *load)
+static double count_rows(const RouterShape *shape, size_t begin, size_t end, const double *logits, double *p,
+                         double *softmax, double *load)
 {
     size_t E = shape->E;
     double *s = doubles(E), z = 0;

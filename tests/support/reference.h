@@ -14,15 +14,17 @@ void reference_project(size_t T, size_t D, size_t O, double y[T][O], const doubl
 void reference_linear(size_t T, size_t D, size_t O, double y[T][O], const double x[T][D], const double W[O][D]);
 
 /* y[:, col : col + N] += s (x keep) A' B'. keep [T][D]: what dropout multiplies with; NULL: ones. */
-void reference_lora(size_t T, size_t D, size_t O, size_t N, size_t R, double y[T][O], size_t col, double s, const double x[T][D],
-                    const double *keep, const double A[R][D], const double B[N][R]);
+void reference_lora(size_t T, size_t D, size_t O, size_t N, size_t R, double y[T][O], size_t col, double s,
+                    const double x[T][D], const double *keep, const double A[R][D], const double B[N][R]);
 
-void reference_rmsnorm(size_t T, size_t D, size_t n, double y[T][n], const double x[T][D], size_t col, const float *weight, double eps);
-void reference_layernorm(size_t T, size_t D, double y[T][D], const double x[T][D], const float *weight, const float *bias, double eps);
+void reference_rmsnorm(size_t T, size_t D, size_t n, double y[T][n], const double x[T][D], size_t col,
+                       const float *weight, double eps);
+void reference_layernorm(size_t T, size_t D, double y[T][D], const double x[T][D], const float *weight,
+                         const float *bias, double eps);
 
 /* In place, as the operation. */
-void reference_rope(const Group *group, size_t D, double x[group->T][D], const RopeTable *table, size_t col, size_t heads,
-                    size_t stride, bool interleaved);
+void reference_rope(const Group *group, size_t D, double x[group->T][D], const RopeTable *table, size_t col,
+                    size_t heads, size_t stride, bool interleaved);
 
 /* What the indexer thinks of key t of a document for one query: q [n_heads][dim], k [dim], w [n_heads]. */
 double reference_index(const IndexShape *shape, const float *q, const float *k, const float *w);
@@ -31,15 +33,16 @@ bool reference_sees(const Keys *keys, const Group *group, size_t d, size_t row, 
 
 void reference_attention(const Group *group, const AttentionShape *s, size_t krw, double o[group->T][s->n_heads * s->v],
                          const double q[group->T][s->n_heads * (s->nope + s->rope)],
-                         const double kv[group->T][s->n_heads * (s->nope + s->v)], const double kr[group->T][krw], size_t kr_col,
-                         const Keys *keys);
+                         const double kv[group->T][s->n_heads * (s->nope + s->v)], const double kr[group->T][krw],
+                         size_t kr_col, const Keys *keys);
 
 double reference_sigmoid(double x);
 void reference_swiglu(size_t T, size_t F, double a[T][F], const double x[T][2 * F]);
 
 /* The K experts of one token, ascending: best groups first, then best experts in them; ties to the lower id. */
 void reference_choose(const RouterShape *shape, const double *logits, const float *bias, int32_t *ids);
-void reference_route(size_t T, const RouterShape *shape, double w[T][shape->K], const double z[T][shape->E], const int32_t *ids);
+void reference_route(size_t T, const RouterShape *shape, double w[T][shape->K], const double z[T][shape->E],
+                     const int32_t *ids);
 
 /* One expert and its pairs in double; r 0: no pair. in_rows: rows of in_B. */
 typedef struct {
@@ -49,8 +52,8 @@ typedef struct {
     const double *in_A, *in_B, *out_A, *out_B;
 } ReferenceExpert;
 
-void reference_experts(size_t T, size_t D, size_t K, double y[T][D], const double x[T][D], const double w[T][K], const int32_t *ids,
-                       const ReferenceExpert *experts);
+void reference_experts(size_t T, size_t D, size_t K, double y[T][D], const double x[T][D], const double w[T][K],
+                       const int32_t *ids, const ReferenceExpert *experts);
 
 /* The values of the balance losses of L layers' logits over one step. */
 BalanceValues reference_balance(const Group *step, size_t L, const RouterShape *shape, const double *const *logits);

@@ -12,8 +12,10 @@ Model *tiny_model(const char *name)
 {
     char path[PATH_BYTES];
     Model *model = NULL;
-    if (strchr(name, '/')) snprintf(path, sizeof path, "%s", name);
-    else assert_ok(file_join(path, "tests/fixtures/model", name));
+    if (strchr(name, '/'))
+        snprintf(path, sizeof path, "%s", name);
+    else
+        assert_ok(file_join(path, "tests/fixtures/model", name));
     assert_ok(model_open(&model, path));
     return model;
 }
@@ -30,13 +32,18 @@ Json *tiny_json(const char *text)
     return root;
 }
 
-Err *tiny_adapter(Adapter **adapter, const Model *model, size_t r, const char *targets, const char *layers, const char *experts)
+Err *tiny_adapter(Adapter **adapter, const Model *model, size_t r, const char *targets, const char *layers,
+                  const char *experts)
 {
     Json *json[3] = {0};
     const char *const text[3] = {targets, layers, experts};
     for (size_t i = 0; i < 3; i++)
         if (text[i]) json[i] = tiny_json(text[i]);
-    LoraConfig config = {.r = (int64_t)r, .lora_alpha = 2 * (double)r, .target_modules = json[0], .layers_to_transform = json[1], .experts = json[2]};
+    LoraConfig config = {.r = (int64_t)r,
+                         .lora_alpha = 2 * (double)r,
+                         .target_modules = json[0],
+                         .layers_to_transform = json[1],
+                         .experts = json[2]};
     *adapter = NULL;
     Err *err = adapter_new(adapter, model, &config, 7);
     for (size_t i = 0; i < 3; i++) json_free(json[i]);

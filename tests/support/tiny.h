@@ -13,7 +13,8 @@ Model *tiny_model(const char *name);
 Json *tiny_json(const char *text);
 
 /* What an adapter over these modules looks like; NULL: not given. Every argument but r is JSON with ' for ". */
-Err *tiny_adapter(Adapter **adapter, const Model *model, size_t r, const char *targets, const char *layers, const char *experts);
+Err *tiny_adapter(Adapter **adapter, const Model *model, size_t r, const char *targets, const char *layers,
+                  const char *experts);
 
 /* Every value from U(-size, size), routers a little beside the base's. */
 void tiny_fill(Adapter *adapter, uint64_t seed, double size);

@@ -21,7 +21,8 @@ static float *factors(const Case *c)
     float *A = normal(1, c->M * c->K);
     for (size_t i = 0; i < c->M; i++)
         for (size_t k = 0; k < c->K; k++)
-            if ((c->trim == TRIM_QUERIES && k > i + c->diagonal) || (c->trim == TRIM_KEYS && i > k + c->diagonal)) A[i * c->K + k] = 0;
+            if ((c->trim == TRIM_QUERIES && k > i + c->diagonal) || (c->trim == TRIM_KEYS && i > k + c->diagonal))
+                A[i * c->K + k] = 0;
     return A;
 }
 
@@ -29,12 +30,16 @@ static float *factors(const Case *c)
 static float *pack_a(const Blocks *blocks, const Case *c, const float *A)
 {
     size_t words = (c->K + blocks->products->per_word - 1) / blocks->products->per_word;
-    float *out = floats((c->turned ? words : c->M + BLOCK_BAND) * BLOCK_STRIDE), *lanes = floats(round_up(c->M, LANES) * words);
+    float *out = floats((c->turned ? words : c->M + BLOCK_BAND) * BLOCK_STRIDE),
+          *lanes = floats(round_up(c->M, LANES) * words);
     memset(out, 0xff, (c->turned ? words : c->M + BLOCK_BAND) * BLOCK_STRIDE * sizeof *out);
-    if (!c->turned) blocks->products->pack_rows(c->M, c->K, BLOCK_STRIDE, c->s, rows_of(A, c->K), out);
-    else blocks->products->pack_lanes(c->M, c->K, c->s, rows_of(A, c->K), lanes, words * LANES);
+    if (!c->turned)
+        blocks->products->pack_rows(c->M, c->K, BLOCK_STRIDE, c->s, rows_of(A, c->K), out);
+    else
+        blocks->products->pack_lanes(c->M, c->K, c->s, rows_of(A, c->K), lanes, words * LANES);
     for (size_t i = 0; c->turned && i < c->M; i++)
-        for (size_t k = 0; k < words; k++) memcpy(out + k * BLOCK_STRIDE + i, lanes + i / LANES * words * LANES + k * LANES + i % LANES, sizeof *out);
+        for (size_t k = 0; k < words; k++)
+            memcpy(out + k * BLOCK_STRIDE + i, lanes + i / LANES * words * LANES + k * LANES + i % LANES, sizeof *out);
     free(lanes);
     return out;
 }
@@ -43,8 +48,10 @@ static float *pack_a(const Blocks *blocks, const Case *c, const float *A)
 static float *pack_b(const Blocks *blocks, const Case *c, const float *B, size_t step)
 {
     float *out = floats(round_up(c->N, LANES) / LANES * step);
-    if (c->lanes) blocks->products->pack_lanes(c->N, c->K, 1, rows_of(B, c->K), out, step);
-    else blocks->pack_columns(c->K, c->N, 1, rows_of(B, c->N), out, step);
+    if (c->lanes)
+        blocks->products->pack_lanes(c->N, c->K, 1, rows_of(B, c->K), out, step);
+    else
+        blocks->pack_columns(c->K, c->N, 1, rows_of(B, c->N), out, step);
     return out;
 }
 
@@ -55,17 +62,28 @@ static void check(Case c)
     size_t step = c.K * LANES + LANES, ldc = round_up(c.N, LANES) + LANES, n = (c.M + BLOCK_BAND) * ldc;
     float *A = factors(&c), *B = normal(2, c.N * c.K), *C = normal(3, n), *want = normal(3, n);
     float *a = pack_a(blocks, &c, A), *b = pack_b(blocks, &c, B, step);
-    blocks->product(&(BlockProduct){.M = c.M, .N = c.N, .K = c.K, .turned = c.turned, .a = a, .b = b, .step = step, .c = C,
-                                    .ldc = ldc, .add = c.add, .trim = c.trim, .diagonal = c.diagonal});
+    blocks->product(&(BlockProduct){.M = c.M,
+                                    .N = c.N,
+                                    .K = c.K,
+                                    .turned = c.turned,
+                                    .a = a,
+                                    .b = b,
+                                    .step = step,
+                                    .c = C,
+                                    .ldc = ldc,
+                                    .add = c.add,
+                                    .trim = c.trim,
+                                    .diagonal = c.diagonal});
     for (size_t i = 0; i < c.M; i++) {
         for (size_t j = 0; j < c.N; j++) {
-            float sum = (pairs ? chain_of_pairs : chain)(0, c.K, A + i * c.K, c.s, c.lanes ? B + j * c.K : B + j, c.lanes ? 1 : c.N);
+            float sum = (pairs ? chain_of_pairs : chain)(0, c.K, A + i * c.K, c.s, c.lanes ? B + j * c.K : B + j,
+                                                         c.lanes ? 1 : c.N);
             want[i * ldc + j] = c.add ? want[i * ldc + j] + sum : sum;
             if (c.trim == TRIM_SCORES && j > i + c.diagonal) want[i * ldc + j] = C[i * ldc + j];
         }
         char what[120];
-        snprintf(what, sizeof what, "%zu x %zu x %zu turned %d lanes %d add %d trim %d diagonal %zu, row %zu", c.M, c.N, c.K, c.turned,
-                 c.lanes, c.add, (int)c.trim, c.diagonal, i);
+        snprintf(what, sizeof what, "%zu x %zu x %zu turned %d lanes %d add %d trim %d diagonal %zu, row %zu", c.M, c.N,
+                 c.K, c.turned, c.lanes, c.add, (int)c.trim, c.diagonal, i);
         assert_same(what, C + i * ldc, want + i * ldc, c.N);
     }
     free(A), free(B), free(C), free(want), free(a), free(b);
@@ -74,13 +92,15 @@ static void check(Case c)
 static void every_size_gives_the_bits_of_a_scalar_chain(void **state)
 {
     (void)state;
-    static const size_t widths[] = {1, 2, 15, 16, 17, 31, 33, 47, 48, 49, 63, 64, 65, 97, 129}, inners[] = {1, 2, 3, 16, 31, 64, 65, 127, 129, 255, 256};
+    static const size_t widths[] = {1, 2, 15, 16, 17, 31, 33, 47, 48, 49, 63, 64, 65, 97, 129},
+                        inners[] = {1, 2, 3, 16, 31, 64, 65, 127, 129, 255, 256};
     size_t n_widths = sizeof widths / sizeof *widths, n_inners = sizeof inners / sizeof *inners, i = 0;
     for (size_t p = 0; p < N_PATHS; p++) {
         if (!has_path(p)) continue;
         for (size_t M = 1; M <= 130; M++)
             for (size_t q = 0; q < 2; q++, i++) /* strides prime to the lengths: all pairs come by */
-                check((Case){M, widths[i * 7 % n_widths], inners[i * 5 % n_inners], i % 2, i / 2 % 2, i / 4 % 2, TRIM_NOTHING, 0, 0.7f});
+                check((Case){M, widths[i * 7 % n_widths], inners[i * 5 % n_inners], i % 2, i / 2 % 2, i / 4 % 2,
+                             TRIM_NOTHING, 0, 0.7f});
     }
 }
 
@@ -93,7 +113,8 @@ static void trims_leave_out_what_is_zero(void **state)
         if (!has_path(p)) continue;
         for (size_t i = 0; i < 60; i++)
             for (Trim trim = TRIM_SCORES; trim <= TRIM_KEYS; trim++)
-                check((Case){5 + i * 2, 3 + i * 11 % 100, 1 + i * 29 % 190, trim == TRIM_KEYS, trim == TRIM_SCORES, i % 2, trim, diagonals[i % 6], 1});
+                check((Case){5 + i * 2, 3 + i * 11 % 100, 1 + i * 29 % 190, trim == TRIM_KEYS, trim == TRIM_SCORES,
+                             i % 2, trim, diagonals[i % 6], 1});
     }
 }
 

@@ -28,16 +28,18 @@ static void every_bf16_comes_back_as_itself(void **state)
     (void)state;
     for (uint32_t i = 0; i < 0x10000; i++) {
         float x = bf16_to_f32((uint16_t)i);
-        if (isnan(x)) assert_true(isnan(bf16_to_f32(bf16_from_f32(x))));
-        else assert_int_equal(bf16_from_f32(x), i);
+        if (isnan(x))
+            assert_true(isnan(bf16_to_f32(bf16_from_f32(x))));
+        else
+            assert_int_equal(bf16_from_f32(x), i);
     }
 }
 
 static void bf16_rounds_to_nearest_and_ties_to_even(void **state)
 {
     (void)state;
-    assert_int_equal(bf16_from_f32(0x1.01p0f), 0x3F80);      /* half way between 0x3F80 and 0x3F81 */
-    assert_int_equal(bf16_from_f32(0x1.03p0f), 0x3F82);      /* half way between 0x3F81 and 0x3F82 */
+    assert_int_equal(bf16_from_f32(0x1.01p0f), 0x3F80); /* half way between 0x3F80 and 0x3F81 */
+    assert_int_equal(bf16_from_f32(0x1.03p0f), 0x3F82); /* half way between 0x3F81 and 0x3F82 */
     assert_int_equal(bf16_from_f32(0x1.010002p0f), 0x3F81);
     assert_int_equal(bf16_from_f32(0x1.fffffep127f), 0x7F80); /* beyond the largest: infinity */
     assert_int_equal(bf16_from_f32(-INFINITY), 0xFF80);

@@ -19,19 +19,27 @@ static const DType dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3};
 typedef struct {
     Weight w;
     char *data, *scale; /* allocated */
-    float *wide;  /* the same as floats, by weight_read */
-    float *codes; /* FP8 without its factors */
+    float *wide;        /* the same as floats, by weight_read */
+    float *codes;       /* FP8 without its factors */
 } Test;
 
 static Test test_weight(DType dtype, size_t rows, size_t cols)
 {
-    size_t bytes = dtype_bytes(dtype), off = cols % 64 > 0, n = rows * cols, n_scales = (rows + 127) / 128 * ((cols + 127) / 128);
-    Test t = {.data = malloc(n * bytes + off), .scale = malloc(n_scales * 4 + 1), .wide = floats(n), .codes = floats(n)};
+    size_t bytes = dtype_bytes(dtype), off = cols % 64 > 0, n = rows * cols,
+           n_scales = (rows + 127) / 128 * ((cols + 127) / 128);
+    Test t = {.data = malloc(n * bytes + off),
+              .scale = malloc(n_scales * 4 + 1),
+              .wide = floats(n),
+              .codes = floats(n)};
     for (size_t i = 0; i < n; i++) {
         float x = 4 * rng_uniform(rows * 1000 + cols, i) - 2;
         uint16_t half = bf16_from_f32(x);
         uint8_t byte = f8_e4m3_from_f32(x);
-        memcpy(t.data + off + i * bytes, dtype == DTYPE_F32 ? (void *)&x : dtype == DTYPE_BF16 ? (void *)&half : &byte, bytes);
+        memcpy(t.data + off + i * bytes,
+               dtype == DTYPE_F32    ? (void *)&x
+               : dtype == DTYPE_BF16 ? (void *)&half
+                                     : &byte,
+               bytes);
     }
     if (dtype == DTYPE_F8_E4M3) dtype_widen(n, t.codes, dtype, t.data + off);
     for (size_t i = 0; i < n_scales; i++) {
@@ -54,7 +62,8 @@ static void drop(Test *t)
 /* ---- what the header of kernel.h promises, element by element -------------------------------------------------- */
 
 /* FP8 codes are multiplied as they are; a block's factor meets the sum over the block. w: codes widened. */
-static float chain_of_codes(size_t begin, size_t end, const float *x, float s, const float *w, size_t step, const char *scales, size_t scale_step)
+static float chain_of_codes(size_t begin, size_t end, const float *x, float s, const float *w, size_t step,
+                            const char *scales, size_t scale_step)
 {
     float sum = 0;
     for (size_t at = begin; at < end; at += WEIGHT_BLOCK) {
@@ -97,15 +106,19 @@ static void reference(bool transposed, size_t T, Rows y, bool add, float s, Rows
         for (size_t j = 0; j < width; j++) {
             float *out = y.data + (y.index ? y.index[t] : t) * y.stride + j;
             const float *in = x.data + (x.index ? x.index[t] : t) * x.stride;
-            size_t start = transposed ? j * w->w.cols : j, step = transposed ? 1 : w->w.cols, blocks = (w->w.cols + 127) / 128;
+            size_t start = transposed ? j * w->w.cols : j, step = transposed ? 1 : w->w.cols,
+                   blocks = (w->w.cols + 127) / 128;
             const char *scales = (const char *)w->w.scale + (transposed ? j / 128 * blocks : j / 128) * 4;
             for (size_t at = 0; at < inner; at += block) {
                 size_t end = at + block < inner ? at + block : inner;
                 bool codes = loras && w->w.dtype == DTYPE_F8_E4M3, rides = term && term->r <= RIDES && end == inner;
-                float sum = !loras                          ? chain(at, end, in, s, w->wide + start, step)
-                            : codes                         ? chain_of_codes(at, end, in, s, w->codes + start, step, scales, transposed ? 1 : blocks)
-                                                            : chain_of_pairs(at, end, in, s, w->wide + start, step);
-                if (rides) sum = codes ? sum + with_pair(transposed, term, t, j, width, 0) : with_pair(transposed, term, t, j, width, sum);
+                float sum = !loras  ? chain(at, end, in, s, w->wide + start, step)
+                            : codes ? chain_of_codes(at, end, in, s, w->codes + start, step, scales,
+                                                     transposed ? 1 : blocks)
+                                    : chain_of_pairs(at, end, in, s, w->wide + start, step);
+                if (rides)
+                    sum = codes ? sum + with_pair(transposed, term, t, j, width, 0)
+                                : with_pair(transposed, term, t, j, width, sum);
                 *out = add || at ? *out + sum : sum;
             }
         }
@@ -133,7 +146,8 @@ static void drop_pair(GemmLora *term)
 }
 
 /* Gathered, scaled, added and scattered, into a y whose other rows must stay as they are; r: of a pair. */
-static void check_pair(bool transposed, DType dtype, size_t T, size_t inner, size_t width, bool add, bool indexed, size_t r)
+static void check_pair(bool transposed, DType dtype, size_t T, size_t inner, size_t width, bool add, bool indexed,
+                       size_t r)
 {
     Test w = transposed ? test_weight(dtype, width, inner) : test_weight(dtype, inner, width);
     size_t in_rows = T + 5, out_rows = T + 3, y_stride = width + 2, x_stride = inner + 1;
@@ -173,7 +187,8 @@ static void every_size_gives_the_bits_of_a_scalar_chain(void **state)
         if (!has_path(p)) continue;
         for (size_t T = 1; T <= 70; T++)
             for (size_t q = 0; q < 4; q++, i++) /* strides prime to the lengths: all pairs come by */
-                check(i % 2, dtypes[i / 2 % 3], T, inners[i * 5 % n_inners], widths[i * 7 % n_widths], i / 3 % 2, i / 5 % 2);
+                check(i % 2, dtypes[i / 2 % 3], T, inners[i * 5 % n_inners], widths[i * 7 % n_widths], i / 3 % 2,
+                      i / 5 % 2);
     }
 }
 
@@ -188,7 +203,9 @@ static void every_kind_of_weight_and_edge_meets_every_direction(void **state)
             check(i % 2, dtypes[i / 2 % 3], 25, 8, 333, i / 6 % 2, i / 12);  /* short */
             check(true, dtypes[i % 3], 256 + i, 1312 + i, 210 - i, i / 6 % 2, i / 12); /* many rows: W is turned */
             if (i < 6) check(i % 2, dtypes[i / 2 % 3], 9, 64, 1500, false, true); /* short, more columns than a panel */
-            for (size_t T = 1; T <= 9; T++) check(true, dtypes[i % 3], T, i / 3 % 2 ? 1312 : 2112, i / 6 % 2 ? 160 : 75, i % 2, i / 12); /* few rows */
+            for (size_t T = 1; T <= 9; T++)
+                check(true, dtypes[i % 3], T, i / 3 % 2 ? 1312 : 2112, i / 6 % 2 ? 160 : 75, i % 2,
+                      i / 12); /* few rows */
         }
     }
 }
@@ -197,12 +214,14 @@ static void a_pair_joins_every_kind_of_product(void **state)
 {
     (void)state;
     static const size_t ranks[] = {1, 2, 8, 16, 17, 64, 65, 100}, Ts[] = {1, 5, 8, 9, 17, 50, 200, 260};
-    static const size_t widths[] = {1, 17, 96, 97, 200, 385}, inners[] = {1, 17, 64, 65, 127, 129, 512, 600, 1024, 1100};
+    static const size_t widths[] = {1, 17, 96, 97, 200, 385},
+                        inners[] = {1, 17, 64, 65, 127, 129, 512, 600, 1024, 1100};
     for (size_t p = 0, i = 0; p < N_PATHS; p++)
         for (size_t r = 0; r < sizeof ranks / sizeof *ranks && has_path(p); r++)
             for (size_t t = 0; t < sizeof Ts / sizeof *Ts; t++)
                 for (size_t q = 0; q < 6; q++, i++)
-                    check_pair(q % 2, dtypes[q / 2], Ts[t], inners[i * 7 % 10], widths[i * 5 % 6], i / 6 % 2, i / 12 % 2, ranks[r]);
+                    check_pair(q % 2, dtypes[q / 2], Ts[t], inners[i * 7 % 10], widths[i * 5 % 6], i / 6 % 2,
+                               i / 12 % 2, ranks[r]);
 }
 
 static void a_row_has_the_same_bits_alone_and_in_company(void **state)
@@ -297,7 +316,11 @@ static void every_code_of_fp8_has_its_value(void **state)
         if (!has_path(p)) continue;
         for (int transposed = 0; transposed < 2; transposed++) {
             float scales[2] = {scale, scale};
-            Weight w = {.dtype = DTYPE_F8_E4M3, .rows = transposed ? 256 : 1, .cols = transposed ? 1 : 256, .data = codes, .scale = scales};
+            Weight w = {.dtype = DTYPE_F8_E4M3,
+                        .rows = transposed ? 256 : 1,
+                        .cols = transposed ? 1 : 256,
+                        .data = codes,
+                        .scale = scales};
             product(transposed, 1, rows_of(y, 256), false, 1, rows_of(&one, 1), &w, NULL);
             for (int i = 0; i < 256; i++) {
                 float want = f8_e4m3_to_f32((uint8_t)i) * scale;
@@ -330,7 +353,8 @@ static void threads_and_slices_change_no_bit(void **state)
 #pragma omp parallel for
             for (size_t begin = 0; begin < width; begin += step * GEMM_UNIT) {
                 size_t end = begin + step * GEMM_UNIT < width ? begin + step * GEMM_UNIT : width;
-                (transposed ? gemm_nt_slice : gemm_nn_slice)(T, rows_of(y[3], width), false, scratch, &w.w, &term, begin, end, (GemmNext){&w.w, 0});
+                (transposed ? gemm_nt_slice : gemm_nn_slice)(T, rows_of(y[3], width), false, scratch, &w.w, &term,
+                                                             begin, end, (GemmNext){&w.w, 0});
             }
             for (int j = 1; j < 4; j++) assert_memory_equal(y[j], y[0], T * width * 4);
             for (int j = 0; j < 4; j++) free(y[j]);
@@ -371,7 +395,8 @@ static void check_block(int way, bool add, size_t M, size_t N, size_t K)
 {
     bool tn = way == 2, nt = way == 0;
     size_t lda = (tn ? M : K) + 1, ldb = (nt ? K : N) + 2, ldc = N + 3, n = (M + 1) * ldc;
-    float *A = normal(1, (tn ? K : M) * lda), *B = normal(2, (nt ? N : K) * ldb), *C = normal(3, n), *before = normal(3, n);
+    float *A = normal(1, (tn ? K : M) * lda), *B = normal(2, (nt ? N : K) * ldb), *C = normal(3, n),
+          *before = normal(3, n);
     (nt ? block_nt : tn ? block_tn : block_nn)(M, N, K, C, ldc, add, 2, A, lda, B, ldb);
     for (size_t i = 0; i <= M; i++)
         for (size_t j = 0; j < ldc; j++) {
@@ -379,7 +404,8 @@ static void check_block(int way, bool add, size_t M, size_t N, size_t K)
             for (size_t k = 0; i < M && j < N && k < K; k++)
                 want += 2.0 * (double)A[tn ? k * lda + i : i * lda + k] * (double)B[nt ? j * ldb + k : k * ldb + j];
             if (!(fabs(want - (double)C[i * ldc + j]) < 1e-5 * (10 + (double)K)))
-                fail_msg("%s: way %d, %zu x %zu x %zu, (%zu, %zu) is %g, not %g", matmul_path(), way, M, N, K, i, j, (double)C[i * ldc + j], want);
+                fail_msg("%s: way %d, %zu x %zu x %zu, (%zu, %zu) is %g, not %g", matmul_path(), way, M, N, K, i, j,
+                         (double)C[i * ldc + j], want);
         }
     free(A), free(B), free(C), free(before);
 }
@@ -391,7 +417,8 @@ static void blocks_multiply_in_three_directions(void **state)
     size_t n = sizeof sizes / sizeof *sizes, i = 0;
     for (size_t p = 0; p < N_PATHS; p++)
         for (size_t m = 0; has_path(p) && m < n; m++)
-            for (int way = 0; way < 6; way++, i++) check_block(way % 3, way / 3, sizes[m], sizes[i * 5 % n], sizes[i * 7 % n]);
+            for (int way = 0; way < 6; way++, i++)
+                check_block(way % 3, way / 3, sizes[m], sizes[i * 5 % n], sizes[i * 7 % n]);
 }
 
 static void the_path_is_named_and_an_unknown_one_refused(void **state)

@@ -52,7 +52,8 @@ static float narrow_element(size_t n, const float *x, const float *w, size_t alo
 
 static void check_narrow(bool back, size_t T, size_t n, size_t r, bool indexed)
 {
-    float *x = normal(1, (T + 3) * (n + 1)), *w = normal(2, n * r), *y = normal(3, T * (r + 2)), *before = normal(3, T * (r + 2)), size;
+    float *x = normal(1, (T + 3) * (n + 1)), *w = normal(2, n * r), *y = normal(3, T * (r + 2)),
+          *before = normal(3, T * (r + 2)), size;
     uint32_t *index = malloc(T * sizeof *index);
     for (size_t t = 0; t < T; t++) index[t] = (uint32_t)(T + 2 - t);
     Rows rows = {x, n + 1, indexed ? index : NULL};
@@ -104,9 +105,11 @@ static void check_sum(size_t T, size_t M, size_t N)
 static void a_sum_over_rows_is_one_chain_and_none_gives_zeros(void **state)
 {
     (void)state;
-    static const size_t shapes[][3] = {{1, 1, 1}, {3, 8, 1100}, {70, 1030, 8}, {33, 100, 131}, {0, 5, 7}, {200, 9, 50}, {64, 50, 16}, {65, 3, 769}, {129, 1537, 2}};
+    static const size_t shapes[][3] = {{1, 1, 1},    {3, 8, 1100}, {70, 1030, 8}, {33, 100, 131}, {0, 5, 7},
+                                       {200, 9, 50}, {64, 50, 16}, {65, 3, 769},  {129, 1537, 2}};
     for (size_t p = 0; p < N_PATHS; p++)
-        for (size_t i = 0; i < sizeof shapes / sizeof *shapes && matmul_init(paths[p]); i++) check_sum(shapes[i][0], shapes[i][1], shapes[i][2]);
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes && matmul_init(paths[p]); i++)
+            check_sum(shapes[i][0], shapes[i][1], shapes[i][2]);
 }
 
 static void threads_change_no_bit(void **state)

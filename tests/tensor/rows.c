@@ -201,7 +201,8 @@ static void check_choice(size_t n, size_t k, const float *x)
 
 static void check_choices(void)
 {
-    static const size_t sizes[][2] = {{1, 1}, {5, 0}, {5, 5}, {64, 8}, {65, 64}, {256, 8}, {1000, 300}, {LONGEST, 2048}};
+    static const size_t sizes[][2] = {{1, 1},   {5, 0},   {5, 5},      {64, 8},
+                                      {65, 64}, {256, 8}, {1000, 300}, {LONGEST, 2048}};
     static const float special[] = {-INFINITY, INFINITY, -0.0f, 0, NAN, 1, -1, 1e-40f};
     for (size_t i = 0; i < 8; i++) {
         size_t n = sizes[i][0], k = sizes[i][1];

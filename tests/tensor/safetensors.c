@@ -24,7 +24,8 @@ static void refuses(void **state, const char *header, size_t data, const char *m
     Safetensors file;
     write_raw(state, path, header, strlen(header), data);
     assert_fails(safetensors_open(&file, path), ERR_FORMAT, message);
-    assert_fails(safetensors_open(&file, path), ERR_FORMAT, "raw.safetensors"); /* names the file, and opens as often as asked */
+    assert_fails(safetensors_open(&file, path), ERR_FORMAT,
+                 "raw.safetensors"); /* names the file, and opens as often as asked */
 }
 
 static void refuses_length(void **state, uint64_t said, const char *message)
@@ -85,8 +86,9 @@ static void a_file_written_in_pieces_is_read(void **state)
     enum { ROWS = 1031, COLS = 4099 }; /* more than two pieces, the last one short */
     char path[PATH_BYTES];
     Safetensors file;
-    TensorView views[] = {{.name = "b", .dtype = DTYPE_BF16, .n_dims = 2, .shape = {ROWS, COLS}, .bytes = (size_t)ROWS * COLS * 2},
-                          {.name = "a", .dtype = DTYPE_BF16, .n_dims = 1, .shape = {3}, .bytes = 6}};
+    TensorView views[] = {
+        {.name = "b", .dtype = DTYPE_BF16, .n_dims = 2, .shape = {ROWS, COLS}, .bytes = (size_t)ROWS * COLS * 2},
+        {.name = "a", .dtype = DTYPE_BF16, .n_dims = 1, .shape = {3}, .bytes = 6}};
     assert_ok(safetensors_write_filled(scratch_path(state, "a.safetensors", path), views, 2, count_up, NULL));
     assert_ok(safetensors_open(&file, path));
     for (size_t v = 0; v < 2; v++) {
@@ -110,7 +112,8 @@ static void a_file_whose_bytes_fail_is_not_written(void **state)
 {
     char path[PATH_BYTES];
     TensorView view = {.name = "a", .dtype = DTYPE_BF16, .n_dims = 1, .shape = {3}, .bytes = 6};
-    assert_fails(safetensors_write_filled(scratch_path(state, "a.safetensors", path), &view, 1, refuse, NULL), ERR_DATA, "no bytes for a");
+    assert_fails(safetensors_write_filled(scratch_path(state, "a.safetensors", path), &view, 1, refuse, NULL), ERR_DATA,
+                 "no bytes for a");
     assert_false(file_exists(path));
 }
 
@@ -203,7 +206,8 @@ static void metadata_that_is_not_text_is_refused(void **state)
 
 static void duplicate_names_are_refused(void **state)
 {
-    refuses(state, "{" A ",\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[8,12]}}", 12, "tensor a: the header names it twice");
+    refuses(state, "{" A ",\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[8,12]}}", 12,
+            "tensor a: the header names it twice");
 }
 
 static void an_entry_that_lacks_something_is_refused(void **state)
@@ -212,25 +216,30 @@ static void an_entry_that_lacks_something_is_refused(void **state)
     refuses(state, "{\"a\":{\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "tensor a: key dtype is missing");
     refuses(state, "{\"a\":{\"dtype\":\"F32\",\"data_offsets\":[0,8]}}", 8, "tensor a: key shape is missing");
     refuses(state, "{\"a\":{\"dtype\":\"F32\",\"shape\":[2]}}", 8, "tensor a: key data_offsets is missing");
-    refuses(state, "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0]}}", 8, "data_offsets has 1 numbers; expected 2");
+    refuses(state, "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0]}}", 8,
+            "data_offsets has 1 numbers; expected 2");
 }
 
 static void an_unknown_dtype_is_named(void **state)
 {
-    refuses(state, "{\"a\":{\"dtype\":\"F64\",\"shape\":[1],\"data_offsets\":[0,8]}}", 8, "tensor a: dtype is F64; expected F32, BF16");
+    refuses(state, "{\"a\":{\"dtype\":\"F64\",\"shape\":[1],\"data_offsets\":[0,8]}}", 8,
+            "tensor a: dtype is F64; expected F32, BF16");
 }
 
 static void shapes_that_are_no_shapes_are_refused(void **state)
 {
     refuses(state, "{\"a\":{\"dtype\":\"F32\",\"shape\":[-2],\"data_offsets\":[0,8]}}", 8, "key shape is -2");
-    refuses(state, "{\"a\":{\"dtype\":\"F32\",\"shape\":[0.5],\"data_offsets\":[0,8]}}", 8, "key shape is 0.5; expected an integer");
+    refuses(state, "{\"a\":{\"dtype\":\"F32\",\"shape\":[0.5],\"data_offsets\":[0,8]}}", 8,
+            "key shape is 0.5; expected an integer");
     refuses(state, "{\"a\":{\"dtype\":\"F32\",\"shape\":[\"2\"],\"data_offsets\":[0,8]}}", 8, "key shape is a string");
-    refuses(state, "{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,2],\"data_offsets\":[0,8]}}", 8, "9 dimensions; expected at most 8");
+    refuses(state, "{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,2],\"data_offsets\":[0,8]}}", 8,
+            "9 dimensions; expected at most 8");
 }
 
 static void a_shape_that_overflows_is_refused(void **state)
 {
-    refuses(state, "{\"a\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]}}", 0, "more bytes than");
+    refuses(state, "{\"a\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]}}", 0,
+            "more bytes than");
     refuses(state, "{\"a\":{\"dtype\":\"F32\",\"shape\":[1e300],\"data_offsets\":[0,0]}}", 0, "expected an integer");
 }
 
@@ -238,7 +247,8 @@ static void offsets_that_are_no_offsets_are_refused(void **state)
 {
     refuses(state, "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[-8,0]}}", 8, "key data_offsets is -8");
     refuses(state, "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,7.5]}}", 8, "key data_offsets is 7.5");
-    refuses(state, "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,0]}}", 8, "begin at 8 and end before, at 0");
+    refuses(state, "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,0]}}", 8,
+            "begin at 8 and end before, at 0");
 }
 
 static void a_tensor_beyond_the_file_is_refused(void **state)
@@ -248,19 +258,24 @@ static void a_tensor_beyond_the_file_is_refused(void **state)
 
 static void bytes_that_are_not_the_shapes_are_refused(void **state)
 {
-    refuses(state, "{\"a\":{\"dtype\":\"BF16\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "span 8 bytes; dtype and shape take 4");
+    refuses(state, "{\"a\":{\"dtype\":\"BF16\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8,
+            "span 8 bytes; dtype and shape take 4");
 }
 
 static void overlapping_tensors_are_refused(void **state)
 {
-    refuses(state, "{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[4,12]}}", 12, "tensor b: begins at 4, before");
-    refuses(state, "{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "before the place where tensor");
+    refuses(state, "{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[4,12]}}", 12,
+            "tensor b: begins at 4, before");
+    refuses(state, "{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8,
+            "before the place where tensor");
 }
 
 static void a_hole_is_refused(void **state)
 {
-    refuses(state, "{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[12,16]}}", 16, "tensor b: begins at 12, beyond");
-    refuses(state, "{\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", 8, "tensor b: begins at 4, beyond");
+    refuses(state, "{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[12,16]}}", 16,
+            "tensor b: begins at 12, beyond");
+    refuses(state, "{\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", 8,
+            "tensor b: begins at 4, beyond");
     refuses(state, "{" A "}", 9, "the tensors end at 8, but the file holds 9 bytes");
 }
 

@@ -28,7 +28,9 @@ static void bench_open(Bench *b, const char *experts)
     assert_ok(json_parse(&targets, "[\"q_a_proj\", \"o_proj\"]", strlen("[\"q_a_proj\", \"o_proj\"]")));
     assert_ok(json_parse(&which, experts, strlen(experts)));
     assert_ok(model_open(&b->model, MODEL));
-    assert_ok(adapter_new(&b->adapter, b->model, &(LoraConfig){.r = 2, .lora_alpha = 4, .target_modules = targets, .experts = which, .train_router = true}, 1));
+    assert_ok(adapter_new(
+        &b->adapter, b->model,
+        &(LoraConfig){.r = 2, .lora_alpha = 4, .target_modules = targets, .experts = which, .train_router = true}, 1));
     assert_ok(step_new(&b->step, &b->dp, b->model, b->adapter, &(StepConfig){0}));
     assert_ok(audit_new(&b->audit, b->adapter));
     json_free(targets);
@@ -106,13 +108,18 @@ static void cut(Bench *b, size_t l, const char *part)
 {
     const LayerAdapter *layer = &b->adapter->layers[l];
     for (size_t i = 0; i < layer->n_params; i++)
-        if (strstr(layer->params[i].name, part)) memset(step_gradient(b->step, l) + layer->params[i].offset, 0, param_count(&layer->params[i]) * sizeof(float));
+        if (strstr(layer->params[i].name, part))
+            memset(step_gradient(b->step, l) + layer->params[i].offset, 0,
+                   param_count(&layer->params[i]) * sizeof(float));
 }
 
 static void a_cut_gradient_is_named(void **state)
 {
     (void)state;
-    static const struct { size_t l; const char *cut, *named; } cases[] = {
+    static const struct {
+        size_t l;
+        const char *cut, *named;
+    } cases[] = {
         {2, "self_attn.o_proj.", "model.layers.2.self_attn.o_proj"},
         {4, "mlp.gate.weight", "model.layers.4.mlp.gate"},
         {5, "mlp.experts.", "model.layers.5.mlp.experts."},
@@ -138,7 +145,8 @@ static void half_a_pair_without_gradient_is_no_fault(void **state)
     bench_open(&b, "\"none\"");
     take_gradients(&b, 16, 16); /* B is zero, so A has no gradient at all */
     const LayerAdapter *layer = &b.adapter->layers[2];
-    for (size_t j = 0; j < param_count(&layer->params[0]); j++) assert_true(step_gradient(b.step, 2)[layer->params[0].offset + j] == 0);
+    for (size_t j = 0; j < param_count(&layer->params[0]); j++)
+        assert_true(step_gradient(b.step, 2)[layer->params[0].offset + j] == 0);
     Json *result = judged(&b);
     assert_int_equal(json_count(json_find(result, "errors")), 0);
     json_free(result);
@@ -179,7 +187,8 @@ static void zero(TensorView *tensors, size_t n)
 
 static void swap(TensorView *tensors, size_t n)
 {
-    TensorView *a = find(tensors, n, "layers.2.mlp.experts.4.up_proj.lora_B"), *b = find(tensors, n, "layers.2.mlp.experts.5.up_proj.lora_B");
+    TensorView *a = find(tensors, n, "layers.2.mlp.experts.4.up_proj.lora_B"),
+               *b = find(tensors, n, "layers.2.mlp.experts.5.up_proj.lora_B");
     const void *data = a->data;
     a->data = b->data;
     b->data = data;
@@ -187,8 +196,10 @@ static void swap(TensorView *tensors, size_t n)
 
 static void move(TensorView *tensors, size_t n)
 {
-    find(tensors, n, "layers.1.self_attn.o_proj.lora_A")->name = "base_model.model.model.layers.1.self_attn.q_b_proj.lora_A.weight";
-    find(tensors, n, "layers.1.self_attn.o_proj.lora_B")->name = "base_model.model.model.layers.1.self_attn.q_b_proj.lora_B.weight";
+    find(tensors, n, "layers.1.self_attn.o_proj.lora_A")->name =
+        "base_model.model.model.layers.1.self_attn.q_b_proj.lora_A.weight";
+    find(tensors, n, "layers.1.self_attn.o_proj.lora_B")->name =
+        "base_model.model.model.layers.1.self_attn.q_b_proj.lora_B.weight";
 }
 
 static void flip(TensorView *tensors, size_t n)
@@ -203,7 +214,10 @@ static void flip(TensorView *tensors, size_t n)
 
 static void an_export_that_differs_from_memory_is_named(void **state)
 {
-    static const struct { void (*change)(TensorView *tensors, size_t n); const char *named; } cases[] = {
+    static const struct {
+        void (*change)(TensorView *tensors, size_t n);
+        const char *named;
+    } cases[] = {
         {zero, "model.layers.3.mlp.experts.7.down_proj: B"},
         {swap, "model.layers.2.mlp.experts.4.up_proj: B"},
         {move, "model.layers.1.self_attn.o_proj is trained, and not in the file"},

@@ -54,7 +54,8 @@ static void ranks_get_near_to_even_shares(void **state)
         for (int r = 0; r < size; r++) {
             size_t tokens = 0;
             for (size_t d = batch.rank_doc[r]; d < batch.rank_doc[r + 1]; d++) tokens += lengths[d];
-            assert_true(tokens * (size_t)size <= batch.tokens + 8 * (size_t)size); /* a document more than even at the most */
+            assert_true(tokens * (size_t)size <=
+                        batch.tokens + 8 * (size_t)size); /* a document more than even at the most */
         }
         batch_free(&batch);
     }
@@ -116,7 +117,8 @@ static void rows_of_all_ranks_one_after_another_are_the_documents(void **state)
     (void)state;
     for (uint64_t trial = 0; trial < 300; trial++) {
         uint64_t key = rng_key(99, trial);
-        size_t n = 1 + rng_below(key, 0, MOST), lengths[MOST], most = 1 + rng_below(key, 1, 30), group = rng_below(key, 2, 3) ? 1 + rng_below(key, 3, 80) : 0, tokens = 0;
+        size_t n = 1 + rng_below(key, 0, MOST), lengths[MOST], most = 1 + rng_below(key, 1, 30),
+               group = rng_below(key, 2, 3) ? 1 + rng_below(key, 3, 80) : 0, tokens = 0;
         int size = 1 + (int)rng_below(key, 4, 7);
         for (size_t d = 0; d < n; d++) tokens += lengths[d] = 1 + rng_below(key, 10 + d, 20);
         make_docs(n, lengths);

@@ -37,7 +37,8 @@ static pid_t start(void **state, const char *const *words)
     pid_t pid;
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, 1, scratch_path(state, "said", path), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0644);
+    posix_spawn_file_actions_addopen(&actions, 1, scratch_path(state, "said", path),
+                                     O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0644);
     posix_spawn_file_actions_adddup2(&actions, 1, 2);
     assert_int_equal(posix_spawnp(&pid, words[0], &actions, NULL, (char *const *)(size_t)words, environ), 0);
     posix_spawn_file_actions_destroy(&actions);
@@ -69,13 +70,16 @@ static int wait_for(void **state, pid_t pid)
 
 #define MORE(...) ((const char *const[]){__VA_ARGS__, NULL})
 
-static const char *const small_run[] = {"--target_modules", "[\"o_proj\"]", "--layers_to_transform", "[5]", "--r", "2", "--train_batch_size", "2",
-                                        "--max_length", "32", "--max_steps", "4", "--threads", "1"};
+static const char *const small_run[] = {
+    "--target_modules", "[\"o_proj\"]", "--layers_to_transform", "[5]", "--r",       "2", "--train_batch_size", "2",
+    "--max_length",     "32",           "--max_steps",           "4",   "--threads", "1"};
 
-static size_t train_words(const char **words, const char *model, const char *file, const char *output, const char *const *more)
+static size_t train_words(const char **words, const char *model, const char *file, const char *output,
+                          const char *const *more)
 {
     size_t n = 0;
-    const char *const first[] = {program(), "train", "--model_name_or_path", model, "--train_file", file, "--output_dir", output};
+    const char *const first[] = {program(),      "train", "--model_name_or_path", model,
+                                 "--train_file", file,    "--output_dir",         output};
     for (size_t i = 0; i < sizeof first / sizeof *first; i++) words[n++] = first[i];
     for (size_t i = 0; i < sizeof small_run / sizeof *small_run; i++) words[n++] = small_run[i];
     while (more && *more) words[n++] = *more++;
@@ -94,7 +98,8 @@ static int train(void **state, const char *model, const char *file, const char *
 static void check_said(int code, int expected, const char *part, const char *other)
 {
     if (code != expected || !strstr(said, part) || (other && !strstr(said, other)))
-        fail_msg("code %d instead of %d, and \"%s\", \"%s\" expected in:\n%s", code, expected, part, other ? other : "", said);
+        fail_msg("code %d instead of %d, and \"%s\", \"%s\" expected in:\n%s", code, expected, part, other ? other : "",
+                 said);
 }
 
 /* A broken base model: refused before anything is made. */
@@ -120,7 +125,8 @@ static void refuse_data(void **state, const char *text, int kind, const char *pa
 /* A copy of the base, links to what is not broken. */
 static void copy_base(void **state, char directory[PATH_BYTES], const char *broken)
 {
-    static const char *const files[] = {"config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors"};
+    static const char *const files[] = {"config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+                                        "model.safetensors"};
     char here[PATH_BYTES], from[2 * PATH_BYTES], to[PATH_BYTES];
     scratch_path(state, "base", directory);
     assert_ok(file_make_directory(directory));
@@ -334,12 +340,17 @@ static void a_nan_in_a_matrix_ends_the_step_and_names_the_layer(void **state)
     free(text);
     assert_ok(file_join(path, output, "adapter"));
     assert_false(file_exists(path));
-    const char *const inspect[] = {program(), "inspect", b.directory, "--check", NULL}, *const whole[] = {program(), "inspect", base, "--check", NULL};
+    const char *const inspect[] = {program(), "inspect", b.directory, "--check", NULL}, *const whole[] = {program(),
+                                                                                                          "inspect",
+                                                                                                          base,
+                                                                                                          "--check",
+                                                                                                          NULL};
     check_said(wait_for(state, start(state, inspect)), ERR_NUMERIC, tensor, "is not finite");
     check_said(wait_for(state, start(state, whole)), 0, "", NULL);
     const char *const eval[] = {program(), "eval", "--model", b.directory, "--data", data, NULL};
     check_said(wait_for(state, start(state, eval)), ERR_NUMERIC, "layer 3", "nan");
-    const char *const generate[] = {program(), "generate", "--model", b.directory, "--prompt", "x", "--max_new_tokens", "2", NULL};
+    const char *const generate[] = {program(), "generate",         "--model", b.directory, "--prompt",
+                                    "x",       "--max_new_tokens", "2",       NULL};
     check_said(wait_for(state, start(state, generate)), ERR_NUMERIC, "layer 3", "nan");
 }
 
@@ -381,7 +392,8 @@ static void a_directory_without_a_model_is_named(void **state)
 
 /* ---- data ------------------------------------------------------------------------------------------------------- */
 
-#define GOOD "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"b c\"}]}\n"
+#define GOOD \
+    "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"b c\"}]}\n"
 
 static void a_malformed_line_is_told_with_its_number(void **state)
 {
@@ -392,7 +404,8 @@ static void a_malformed_line_is_told_with_its_number(void **state)
 
 static void a_record_without_scored_tokens_is_told_with_its_number(void **state)
 {
-    refuse_data(state, GOOD GOOD "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n", ERR_DATA, "data.jsonl: line 3", "nothing in the record is scored");
+    refuse_data(state, GOOD GOOD "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n", ERR_DATA,
+                "data.jsonl: line 3", "nothing in the record is scored");
 }
 
 static void data_without_records_are_refused(void **state)
@@ -426,7 +439,8 @@ static void check_no_drafts(const char *directory)
     DIR *dir = opendir(directory);
     assert_non_null(dir);
     for (struct dirent *e; (e = readdir(dir));)
-        if (strstr(e->d_name, "draft") || strstr(e->d_name, ".h5")) fail_msg("%s/%s was left behind", directory, e->d_name);
+        if (strstr(e->d_name, "draft") || strstr(e->d_name, ".h5"))
+            fail_msg("%s/%s was left behind", directory, e->d_name);
     closedir(dir);
 }
 
@@ -461,7 +475,8 @@ static void a_second_run_into_the_same_directory_is_refused(void **state)
     check_said(train(state, base, data, output, NULL), 0, "step 4/4", NULL);
     assert_ok(file_join(path, output, "metrics.jsonl"));
     assert_ok(file_read(&before, &n, path));
-    check_said(train(state, base, data, output, MORE("--r", "3")), ERR_USAGE, "holds a run", "--resume_from_checkpoint auto");
+    check_said(train(state, base, data, output, MORE("--r", "3")), ERR_USAGE, "holds a run",
+               "--resume_from_checkpoint auto");
     assert_ok(file_read(&after, &m, path));
     assert_string_equal(before, after);
     free(before);
@@ -473,8 +488,10 @@ static void a_resume_of_nothing_is_refused(void **state)
 {
     char output[PATH_BYTES];
     scratch_path(state, "run", output);
-    check_said(train(state, base, data, output, MORE("--resume_from_checkpoint", "auto")), ERR_USAGE, "has no checkpoint", output);
-    check_said(train(state, base, data, output, MORE("--resume_from_checkpoint", "/nowhere.h5")), ERR_IO, "/nowhere.h5", NULL);
+    check_said(train(state, base, data, output, MORE("--resume_from_checkpoint", "auto")), ERR_USAGE,
+               "has no checkpoint", output);
+    check_said(train(state, base, data, output, MORE("--resume_from_checkpoint", "/nowhere.h5")), ERR_IO, "/nowhere.h5",
+               NULL);
     check_said(train(state, base, data, output, MORE("--resume_from_checkpoint", data)), ERR_FORMAT, data, NULL);
     assert_false(file_exists(output));
 }
@@ -484,8 +501,10 @@ static void words_that_mean_nothing_are_refused(void **state)
     char output[PATH_BYTES];
     scratch_path(state, "run", output);
     check_said(train(state, base, data, output, MORE("--learning_rat", "1")), ERR_USAGE, "learning_rate", NULL);
-    check_said(train(state, base, data, output, MORE("--target_modules", "[\"q_proj\"]")), ERR_USAGE, "q_proj matches no module", NULL);
-    check_said(train(state, base, data, output, MORE("--max_steps", "0", "--num_train_epochs", "0")), ERR_USAGE, "num_train_epochs", NULL);
+    check_said(train(state, base, data, output, MORE("--target_modules", "[\"q_proj\"]")), ERR_USAGE,
+               "q_proj matches no module", NULL);
+    check_said(train(state, base, data, output, MORE("--max_steps", "0", "--num_train_epochs", "0")), ERR_USAGE,
+               "num_train_epochs", NULL);
     check_said(train(state, base, data, output, MORE("no-such-config.json")), ERR_IO, "no-such-config.json", NULL);
     assert_false(file_exists(output));
     const char *const none[] = {program(), "train", NULL}, *const verb[] = {program(), "fly", NULL};
@@ -510,7 +529,8 @@ static void digest_of(const char *output, char digest[80])
 static void a_signal_saves_and_a_resume_ends_as_if_there_had_been_none(void **state)
 {
     char whole[PATH_BYTES], parts[PATH_BYTES], path[PATH_BYTES], one[80], two[80];
-    const char *words[MOST_WORDS], *const steps[] = {"--max_steps", "60", "--save_steps", "0", "--lora_dropout", "0.1", NULL};
+    const char *words[MOST_WORDS], *const steps[] = {"--max_steps", "60", "--save_steps", "0", "--lora_dropout",
+                                                     "0.1",         NULL};
     static const int signals[] = {SIGTERM, SIGINT};
     check_said(train(state, base, data, scratch_path(state, "whole", whole), steps), 0, "step 60/60", NULL);
     digest_of(whole, one);
@@ -523,11 +543,14 @@ static void a_signal_saves_and_a_resume_ends_as_if_there_had_been_none(void **st
         assert_ok(file_join(path, parts, "metrics.jsonl"));
         while ((stat(path, &st) || st.st_size == 0) && time(NULL) - began < SECONDS) rest();
         kill(pid, signals[i]);
-        check_said(wait_for(state, pid), ERR_STOPPED, "--resume_from_checkpoint auto", "stopped by a signal after step ");
+        check_said(wait_for(state, pid), ERR_STOPPED, "--resume_from_checkpoint auto",
+                   "stopped by a signal after step ");
         assert_null(strstr(said, "step 60/60"));
         assert_ok(file_join(path, parts, "adapter"));
         assert_false(file_exists(path));
-        const char *const again[] = {"--max_steps", "60", "--save_steps", "0", "--lora_dropout", "0.1", "--resume_from_checkpoint", "auto", NULL};
+        const char *const again[] = {
+            "--max_steps", "60", "--save_steps", "0", "--lora_dropout", "0.1", "--resume_from_checkpoint",
+            "auto",        NULL};
         check_said(train(state, base, data, parts, again), 0, "step 60/60", "resumed   after step ");
         digest_of(parts, two);
         assert_string_equal(one, two);
@@ -538,8 +561,12 @@ static void a_signal_saves_and_a_resume_ends_as_if_there_had_been_none(void **st
 static void a_signal_reaches_all_ranks_and_saves(void **state)
 {
     char output[PATH_BYTES], path[PATH_BYTES], one[80], two[80];
-    const char *words[MOST_WORDS], *const steps[] = {"--ranks", "2", "--max_steps", "60", "--micro_batch_tokens", "32", "--save_steps", "0", NULL};
-    const char *const again[] = {"--max_steps", "60", "--micro_batch_tokens", "32", "--save_steps", "0", "--resume_from_checkpoint", "auto", NULL};
+    const char *words[MOST_WORDS], *const steps[] = {
+                                       "--ranks",      "2", "--max_steps", "60", "--micro_batch_tokens", "32",
+                                       "--save_steps", "0", NULL};
+    const char *const again[] = {
+        "--max_steps", "60", "--micro_batch_tokens", "32", "--save_steps", "0", "--resume_from_checkpoint",
+        "auto",        NULL};
     const char *const alone[] = {"--max_steps", "60", "--micro_batch_tokens", "32", "--save_steps", "0", NULL};
     struct stat st = {0};
     time_t began = time(NULL);

@@ -36,9 +36,28 @@ static int open_data(void **state)
 /* A run's words: the common ones, then those given until NULL. */
 static Err *open_run(Run *run, const char *directory, const char *const *extra)
 {
-    const char *words[MOST_WORDS] = {"--model_name_or_path", "examples/tiny-glm5", "--train_file", data[0], "--output_dir", directory, "--r", "2",
-                                     "--max_length", "40", "--train_batch_size", "3", "--micro_batch_tokens", "64", "--warmup_ratio", "0",
-                                     "--lr_scheduler_type", "constant", "--tensorboard", "false", "--logging_steps", "1000"};
+    const char *words[MOST_WORDS] = {"--model_name_or_path",
+                                     "examples/tiny-glm5",
+                                     "--train_file",
+                                     data[0],
+                                     "--output_dir",
+                                     directory,
+                                     "--r",
+                                     "2",
+                                     "--max_length",
+                                     "40",
+                                     "--train_batch_size",
+                                     "3",
+                                     "--micro_batch_tokens",
+                                     "64",
+                                     "--warmup_ratio",
+                                     "0",
+                                     "--lr_scheduler_type",
+                                     "constant",
+                                     "--tensorboard",
+                                     "false",
+                                     "--logging_steps",
+                                     "1000"};
     size_t n = 22;
     for (; *extra; extra++) words[n++] = *extra;
     *run = (Run){.dp = {.size = 1}};
@@ -51,9 +70,9 @@ static Err *whole_run(Run *run, const char *directory, const char *const *extra)
     return err ? err : loop_run(run);
 }
 
-#define RUN(run, directory, ...) whole_run(run, directory, (const char *const[]){__VA_ARGS__, NULL})
+#define RUN(run, directory, ...)  whole_run(run, directory, (const char *const[]){__VA_ARGS__, NULL})
 #define OPEN(run, directory, ...) open_run(run, directory, (const char *const[]){__VA_ARGS__, NULL})
-#define ATTENTION "--target_modules", "[\"q_a_proj\",\"o_proj\"]"
+#define ATTENTION                 "--target_modules", "[\"q_a_proj\",\"o_proj\"]"
 
 static bool is_there(const char *directory, const char *name)
 {
@@ -84,14 +103,21 @@ static void the_best_step_is_kept_and_patience_ends_a_run(void **state)
     char out[PATH_BYTES], both[2 * PATH_BYTES];
     scratch_path(state, "run", out);
     snprintf(both, sizeof both, "%s,%s", data[0], data[1]);
-    const char *const words[] = {ATTENTION, "--eval_file", both, "--eval_steps", "1", "--early_stopping_patience", "2", "--max_steps", "12",
-                                 "--learning_rate", "0.3", "--save_total_limit", "1", "--save_steps", "1", NULL};
+    const char *const words[] = {ATTENTION, "--eval_file",
+                                 both,      "--eval_steps",
+                                 "1",       "--early_stopping_patience",
+                                 "2",       "--max_steps",
+                                 "12",      "--learning_rate",
+                                 "0.3",     "--save_total_limit",
+                                 "1",       "--save_steps",
+                                 "1",       NULL};
     assert_ok(whole_run(&run, out, words));
     assert_true(run.done < 12); /* such a rate ruins the model at once */
     assert_int_equal(run.done, run.progress.best_step + 2);
     char name[64], *metrics = metrics_of(out);
     snprintf(name, sizeof name, "best/checkpoint-%06d.h5", (int)run.progress.best_step);
-    assert_true(is_there(out, name) && is_there(out, "best/adapter_config.json") && is_there(out, "best/adapter_model.safetensors"));
+    assert_true(is_there(out, name) && is_there(out, "best/adapter_config.json") &&
+                is_there(out, "best/adapter_model.safetensors"));
     snprintf(name, sizeof name, "checkpoint-%06d.h5", (int)run.progress.best_step);
     assert_false(is_there(out, name)); /* save_total_limit took it */
     assert_int_equal(count(metrics, "first.jsonl\",\"eval_scored"), run.done + 1);
@@ -99,8 +125,15 @@ static void the_best_step_is_kept_and_patience_ends_a_run(void **state)
     uint64_t done = run.done;
     free(metrics);
     run_close(&run);
-    const char *const again[] = {ATTENTION, "--eval_file", both, "--eval_steps", "1", "--early_stopping_patience", "2", "--max_steps", "12",
-                                 "--learning_rate", "0.3", "--save_total_limit", "1", "--save_steps", "1", "--resume_from_checkpoint", "auto", NULL};
+    const char *const again[] = {ATTENTION, "--eval_file",
+                                 both,      "--eval_steps",
+                                 "1",       "--early_stopping_patience",
+                                 "2",       "--max_steps",
+                                 "12",      "--learning_rate",
+                                 "0.3",     "--save_total_limit",
+                                 "1",       "--save_steps",
+                                 "1",       "--resume_from_checkpoint",
+                                 "auto",    NULL};
     assert_ok(whole_run(&run, out, again));
     assert_int_equal(run.done, done); /* a run that has lost patience does not find it by being resumed */
     run_close(&run);
@@ -153,15 +186,20 @@ static void an_evaluation_does_not_depend_on_how_it_is_cut(void **state)
     char out[PATH_BYTES];
     scratch_path(state, "run", out);
     assert_ok(OPEN(&run, out, ATTENTION, "--eval_file", data[0], "--max_steps", "1"));
-    assert_ok(evaluate_dataset(&once, run.model, &run.dp, run.adapter, run.evals[0], &(EvaluateHow){.pass_tokens = 100000}));
-    assert_ok(evaluate_dataset(&often, run.model, &run.dp, NULL, run.evals[0], &(EvaluateHow){.group_tokens = 1, .pass_tokens = 50}));
+    assert_ok(
+        evaluate_dataset(&once, run.model, &run.dp, run.adapter, run.evals[0], &(EvaluateHow){.pass_tokens = 100000}));
+    assert_ok(evaluate_dataset(&often, run.model, &run.dp, NULL, run.evals[0],
+                               &(EvaluateHow){.group_tokens = 1, .pass_tokens = 50}));
     assert_true(once.n == 3 && often.n == 3 && !once.parts[0].domain && once.parts[0].documents == DOCUMENTS);
     for (size_t p = 0; p < once.n; p++) /* a fresh adapter changes nothing */
-        assert_true(once.parts[p].nll == often.parts[p].nll && once.parts[p].right == often.parts[p].right && once.parts[p].n_loss_tokens == often.parts[p].n_loss_tokens);
+        assert_true(once.parts[p].nll == often.parts[p].nll && once.parts[p].right == often.parts[p].right &&
+                    once.parts[p].n_loss_tokens == often.parts[p].n_loss_tokens);
     evaluation_free(&once);
     evaluation_free(&often);
     signals_stop = 1;
-    assert_fails(evaluate_dataset(&once, run.model, &run.dp, NULL, run.evals[0], &(EvaluateHow){.pass_tokens = 50, .stop = &signals_stop}), ERR_STOPPED, "inside an evaluation");
+    assert_fails(evaluate_dataset(&once, run.model, &run.dp, NULL, run.evals[0],
+                                  &(EvaluateHow){.pass_tokens = 50, .stop = &signals_stop}),
+                 ERR_STOPPED, "inside an evaluation");
     signals_stop = 0;
     run_close(&run);
 }
@@ -172,18 +210,21 @@ static void a_second_stage_begins_where_the_first_ended(void **state)
     char out[PATH_BYTES], next[PATH_BYTES];
     scratch_path(state, "first", out);
     scratch_path(state, "second", next);
-    assert_ok(RUN(&first, out, ATTENTION, "--experts", "{\"experts\":{\"2\":[1,4]}}", "--train_router", "--max_steps", "2"));
+    assert_ok(
+        RUN(&first, out, ATTENTION, "--experts", "{\"experts\":{\"2\":[1,4]}}", "--train_router", "--max_steps", "2"));
     assert_ok(OPEN(&second, next, "--init_adapter", out, "--train_file", data[1], "--max_steps", "2"));
     assert_int_equal(second.adapter->n, first.adapter->n); /* experts 1 and 4, and no zeros for the others */
     assert_int_equal(second.adapter->layers[1].n, first.adapter->layers[1].n);
-    assert_memory_equal(second.adapter->values + second.adapter->layers[1].offset, first.adapter->values + first.adapter->layers[1].offset,
+    assert_memory_equal(second.adapter->values + second.adapter->layers[1].offset,
+                        first.adapter->values + first.adapter->layers[1].offset,
                         first.adapter->layers[1].n * sizeof(float));
     assert_ok(loop_run(&second));
     assert_int_equal(second.done, 2);
     assert_int_equal(second.audit->n_errors, 0);
     run_close(&second);
     run_close(&first);
-    assert_fails(OPEN(&second, next, "--init_adapter", out, "--overwrite_output_dir", ATTENTION), ERR_USAGE, "init_adapter says what is trained");
+    assert_fails(OPEN(&second, next, "--init_adapter", out, "--overwrite_output_dir", ATTENTION), ERR_USAGE,
+                 "init_adapter says what is trained");
     run_close(&second);
 }
 
@@ -239,11 +280,23 @@ static void coefficients_by_layer_are_those_of_one_number(void **state)
     assert_ok(RUN(&run, out, ATTENTION, "--max_steps", "2", "--aux_loss_coef", "0.5"));
     snprintf(one, sizeof one, "%s", run.state_digest);
     run_close(&run);
-    const char *const table[] = {ATTENTION, "--max_steps", "2", "--overwrite_output_dir", "--aux_loss_coef", "{\"1\":0.5,\"2\":0.5,\"3\":0.5,\"4\":0.5,\"5\":0.5}", NULL};
+    const char *const table[] = {ATTENTION,
+                                 "--max_steps",
+                                 "2",
+                                 "--overwrite_output_dir",
+                                 "--aux_loss_coef",
+                                 "{\"1\":0.5,\"2\":0.5,\"3\":0.5,\"4\":0.5,\"5\":0.5}",
+                                 NULL};
     assert_ok(whole_run(&run, out, table));
     assert_string_equal(run.state_digest, one);
     run_close(&run);
-    const char *const other[] = {ATTENTION, "--max_steps", "2", "--overwrite_output_dir", "--aux_loss_coef", "{\"1\":0.5,\"2\":0.5,\"3\":0.5,\"4\":0.5}", NULL};
+    const char *const other[] = {ATTENTION,
+                                 "--max_steps",
+                                 "2",
+                                 "--overwrite_output_dir",
+                                 "--aux_loss_coef",
+                                 "{\"1\":0.5,\"2\":0.5,\"3\":0.5,\"4\":0.5}",
+                                 NULL};
     assert_ok(whole_run(&run, out, other));
     assert_string_not_equal(run.state_digest, one);
     run_close(&run);
@@ -251,7 +304,10 @@ static void coefficients_by_layer_are_those_of_one_number(void **state)
 
 static void what_cannot_work_is_refused(void **state)
 {
-    static const struct { const char *words[5]; const char *message; } cases[] = {
+    static const struct {
+        const char *words[5];
+        const char *message;
+    } cases[] = {
         {{"--aux_loss_coef", "{\"0\":1}"}, "layer 0 has no router"},
         {{"--aux_loss_coef", "{\"77\":1}"}, "layer 77 has no router"},
         {{"--aux_loss_coef", "{\"1\":-1}"}, "from 0 to 1e6"},
@@ -291,11 +347,15 @@ static void biases_move_against_the_load_and_come_back_from_a_checkpoint(void **
     assert_non_null(biases);
     memcpy(biases, run.adapter->biases, run.adapter->n_layers * E * sizeof *biases);
     run_close(&run);
-    const char *const resume[] = {ATTENTION, "--max_steps", "1", "--router_bias_update_rate", "0.01", "--resume_from_checkpoint", "auto", NULL};
+    const char *const resume[] = {ATTENTION, "--max_steps",
+                                  "1",       "--router_bias_update_rate",
+                                  "0.01",    "--resume_from_checkpoint",
+                                  "auto",    NULL};
     assert_ok(open_run(&run, out, resume));
     assert_memory_equal(run.adapter->biases, biases, run.adapter->n_layers * E * sizeof *biases);
     run_close(&run);
-    assert_fails(OPEN(&run, out, ATTENTION, "--max_steps", "1", "--resume_from_checkpoint", "auto"), ERR_FORMAT, "router_bias is in the file");
+    assert_fails(OPEN(&run, out, ATTENTION, "--max_steps", "1", "--resume_from_checkpoint", "auto"), ERR_FORMAT,
+                 "router_bias is in the file");
     run_close(&run);
     free(biases);
 }
@@ -304,7 +364,10 @@ static void biases_move_against_the_load_and_come_back_from_a_checkpoint(void **
 static void check_named(const char *out, const char *guard)
 {
     Run run;
-    static const char *const parts[] = {"step 2", "nothing was updated", "micro-batch ", "record", "first.jsonl", "layer 2", "linear", "nan"};
+    static const char *const parts[] = {"step 2",       "nothing was updated",
+                                        "micro-batch ", "record",
+                                        "first.jsonl",  "layer 2",
+                                        "linear",       "nan"};
     assert_ok(OPEN(&run, out, ATTENTION, "--max_steps", "3", "--resume_from_checkpoint", "auto", "--guard", guard));
     float *values = run.adapter->values, *copy = malloc(run.adapter->n * sizeof *copy);
     assert_non_null(copy);
@@ -314,7 +377,8 @@ static void check_named(const char *out, const char *guard)
     assert_non_null(err);
     assert_int_equal(err_kind(err), ERR_NUMERIC);
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-        if (!strstr(err_message(err), parts[i])) fail_msg("guard %s: %s is not in: %s", guard, parts[i], err_message(err));
+        if (!strstr(err_message(err), parts[i]))
+            fail_msg("guard %s: %s is not in: %s", guard, parts[i], err_message(err));
     err_free(err);
     assert_memory_equal(values, copy, run.adapter->n * sizeof *copy);
     assert_true(is_there(out, "checkpoint-000001.h5") && !is_there(out, "checkpoint-000002.h5"));
@@ -341,7 +405,8 @@ static void a_signal_saves_and_goes_on_or_ends_inside_a_step(void **state)
     assert_ok(OPEN(&run, out, ATTENTION, "--max_steps", "3"));
     signals_save = 1;
     assert_ok(loop_run(&run));
-    assert_true(is_there(out, "checkpoint-000001.h5") && !is_there(out, "checkpoint-000002.h5") && is_there(out, "checkpoint-000003.h5"));
+    assert_true(is_there(out, "checkpoint-000001.h5") && !is_there(out, "checkpoint-000002.h5") &&
+                is_there(out, "checkpoint-000003.h5"));
     run_close(&run);
     assert_ok(OPEN(&run, out, ATTENTION, "--max_steps", "3", "--overwrite_output_dir"));
     signals_stop = 1;
@@ -361,8 +426,15 @@ static void a_dump_holds_every_named_activation_and_gradient(void **state)
     assert_ok(RUN(&run, out, ATTENTION, "--train_router", "--max_steps", "2", "--dump", dump));
     assert_ok(file_join(path, dump, "step-000001-rank-0.safetensors"));
     assert_ok(safetensors_open(&file, path));
-    static const char *const names[] = {"hidden.0", "hidden.6", "grad.hidden.0", "grad.hidden.6", "router.logits.3", "router.weights.3", "router.experts.5",
-                                        "grad.model.layers.0.self_attn.q_a_proj.lora_B", "grad.model.layers.4.mlp.gate.weight"};
+    static const char *const names[] = {"hidden.0",
+                                        "hidden.6",
+                                        "grad.hidden.0",
+                                        "grad.hidden.6",
+                                        "router.logits.3",
+                                        "router.weights.3",
+                                        "router.experts.5",
+                                        "grad.model.layers.0.self_attn.q_a_proj.lora_B",
+                                        "grad.model.layers.4.mlp.gate.weight"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!safetensors_find(&file, names[i])) fail_msg("no %s", names[i]);
     assert_false(is_there(dump, "step-000002-rank-0.safetensors"));

@@ -33,10 +33,11 @@ static void a_run_tells_its_curves_and_settings(void **state)
 {
     char run[PATH_BYTES];
     assert_ok(file_make_directory(scratch_path(state, "run", run)));
-    write_in(run, "metrics.jsonl",
-             "{\"step\":0,\"eval_loss\":5.25,\"eval_file\":\"held.jsonl\"}\n"
-             "{\"step\":0,\"eval_loss\":6.5,\"eval_file\":\"held.jsonl\",\"eval_domain\":\"law\"}\n"
-             "{\"step\":1,\"loss\":5.125,\"grad_norm\":0.5}\n{\"step\":2,\"loss\":4.000244140625,\"grad_norm\":0.25}\n");
+    write_in(
+        run, "metrics.jsonl",
+        "{\"step\":0,\"eval_loss\":5.25,\"eval_file\":\"held.jsonl\"}\n"
+        "{\"step\":0,\"eval_loss\":6.5,\"eval_file\":\"held.jsonl\",\"eval_domain\":\"law\"}\n"
+        "{\"step\":1,\"loss\":5.125,\"grad_norm\":0.5}\n{\"step\":2,\"loss\":4.000244140625,\"grad_norm\":0.25}\n");
     write_in(run, "settings.json", "{\"r\":8,\"target_modules\":[\"q_a_proj\",\"o_proj\"],\"seed\":1}");
     char *text = inspected(run, false);
     check_says(text, "kind ", "run");

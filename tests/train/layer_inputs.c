@@ -45,6 +45,7 @@ static void a_directory_that_cannot_hold_them_is_named(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {scratch_test(states_come_back_from_memory_and_from_a_file), cmocka_unit_test(a_directory_that_cannot_hold_them_is_named)};
+    const struct CMUnitTest tests[] = {scratch_test(states_come_back_from_memory_and_from_a_file),
+                                       cmocka_unit_test(a_directory_that_cannot_hold_them_is_named)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

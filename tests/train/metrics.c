@@ -58,7 +58,8 @@ static void a_file_that_is_too_short_is_refused_and_left_alone(void **state)
     assert_ok(metrics_open(&metrics, *state, 0));
     assert_ok(metrics_write(&metrics, line_of(1)));
     assert_ok(metrics_close(&metrics));
-    assert_fails(metrics_open(&metrics, *state, 100), ERR_FORMAT, "metrics.jsonl has 11 bytes; the checkpoint was written after 100");
+    assert_fails(metrics_open(&metrics, *state, 100), ERR_FORMAT,
+                 "metrics.jsonl has 11 bytes; the checkpoint was written after 100");
     check_text(state, "{\"step\":1}\n");
 }
 

@@ -25,7 +25,9 @@ static void fixture(const Safetensors *file, const char *key, const char *what, 
 }
 
 /* The names and kwargs of tests/fixtures/rates/make_rates_fixture.py. */
-static const struct { const char *key, *name, *kwargs; } schedules[] = {
+static const struct {
+    const char *key, *name, *kwargs;
+} schedules[] = {
     {"constant", "constant_with_warmup", "{}"},
     {"linear", "linear", "{}"},
     {"cosine", "cosine", "{}"},
@@ -45,7 +47,9 @@ static size_t take_steps(const Safetensors *file, const char *key, const Schedul
     for (int t = 1; t <= STEPS; t++) {
         double rate = schedule_rate(schedule, rates[group], (uint64_t)t - 1);
         fixture(file, key, "rates", t, GROUPS, given);
-        if ((float)rate != given[group]) fail_msg("%s, group %s, step %d: rate %.9g; torch's is %.9g", key, groups[group], t, rate, (double)given[group]);
+        if ((float)rate != given[group])
+            fail_msg("%s, group %s, step %d: rate %.9g; torch's is %.9g", key, groups[group], t, rate,
+                     (double)given[group]);
         fixture(file, "gradient", groups[group], t, N, g);
         adamw_update(&cfg, (uint64_t)t, rate, 1, N, theta, m, v, g);
         for (int j = 0; j < N; j++) largest[j] = fmaxf(largest[j], fabsf(theta[j]));
@@ -55,7 +59,8 @@ static size_t take_steps(const Safetensors *file, const char *key, const Schedul
     for (int j = 0; j < N; j++) {
         if (theta[j] == expected[j]) continue;
         if (fabsf(theta[j] - expected[j]) > 4 * FLT_EPSILON * largest[j])
-            fail_msg("%s, group %s: value %d is %.9g; torch's is %.9g", key, groups[group], j, (double)theta[j], (double)expected[j]);
+            fail_msg("%s, group %s: value %d is %.9g; torch's is %.9g", key, groups[group], j, (double)theta[j],
+                     (double)expected[j]);
         others++;
     }
     return others;
@@ -97,8 +102,10 @@ static void every_parameter_learns_at_the_rate_of_its_group(void **state)
     Json *targets;
     assert_ok(json_parse(&targets, "\"all-linear\"", strlen("\"all-linear\"")));
     assert_ok(model_open(&model, "examples/tiny-glm5"));
-    assert_ok(adapter_new(&adapter, model, &(LoraConfig){.r = 2, .lora_alpha = 4, .target_modules = targets, .train_router = true}, 1));
-    assert_ok(step_new(&step, &dp, model, adapter, &(StepConfig){.adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-30}}));
+    assert_ok(adapter_new(&adapter, model,
+                          &(LoraConfig){.r = 2, .lora_alpha = 4, .target_modules = targets, .train_router = true}, 1));
+    assert_ok(
+        step_new(&step, &dp, model, adapter, &(StepConfig){.adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-30}}));
     for (size_t l = 0; l < adapter->n_layers; l++)
         for (size_t i = 0; i < adapter->layers[l].n; i++) {
             adapter->values[adapter->layers[l].offset + i] = 0;
@@ -110,7 +117,8 @@ static void every_parameter_learns_at_the_rate_of_its_group(void **state)
             const Param *p = &adapter->layers[l].params[i];
             double rate = strstr(p->name, "lora_A") ? wanted.A : strstr(p->name, "lora_B") ? wanted.B : wanted.router;
             for (size_t j = 0; j < param_count(p); j++)
-                if (fabs((double)p->data[j] + rate) > 1e-6 * rate) fail_msg("%s moved by %g; its rate is %g", p->name, (double)p->data[j], rate);
+                if (fabs((double)p->data[j] + rate) > 1e-6 * rate)
+                    fail_msg("%s moved by %g; its rate is %g", p->name, (double)p->data[j], rate);
         }
     step_free(step);
     adapter_free(adapter);

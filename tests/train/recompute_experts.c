@@ -23,11 +23,15 @@ static int open_model(void **state)
     assert_ok(model_open(&model, "tests/fixtures/model/sparse"));
     Json *experts = json_new_object();
     json_add_string(experts, "experts", "all");
-    assert_ok(adapter_new(&adapter, model, &(LoraConfig){.r = 3, .lora_alpha = 6, .experts = json_find(experts, "experts"), .train_router = true}, 5));
+    assert_ok(adapter_new(
+        &adapter, model,
+        &(LoraConfig){.r = 3, .lora_alpha = 6, .experts = json_find(experts, "experts"), .train_router = true}, 5));
     json_free(experts);
-    for (size_t i = 0; i < adapter->n; i++) adapter->values[i] += (float)(i * 7919 % 1000) * 1e-4f; /* B is no longer zero */
+    for (size_t i = 0; i < adapter->n; i++)
+        adapter->values[i] += (float)(i * 7919 % 1000) * 1e-4f; /* B is no longer zero */
     for (size_t d = 0; d < N_DOCS; d++) {
-        docs[d] = (Document){.n = LENGTH - 4 * d, .ids = ids[d], .targets = targets[d], .n_loss_tokens = LENGTH - 4 * d};
+        docs[d] =
+            (Document){.n = LENGTH - 4 * d, .ids = ids[d], .targets = targets[d], .n_loss_tokens = LENGTH - 4 * d};
         for (size_t t = 0; t < LENGTH; t++) {
             ids[d][t] = (int32_t)((d * 31 + t * 17) % N_IDS);
             targets[d][t] = (int32_t)((d * 13 + t * 29) % N_IDS);
@@ -67,15 +71,22 @@ static float *gradients(const StepConfig *config, size_t group_tokens, int threa
 
 static void gradients_have_the_same_bits_however_they_are_computed(void **state)
 {
-    static const struct { size_t keep, group; bool recompute_experts; int threads; } ways[] = {
-        {0, 0, true, 1}, {1, 0, false, 2}, {99, 0, false, 2}, {99, 0, true, 2}, {99, LENGTH, false, 1}, {1, LENGTH, true, 2},
+    static const struct {
+        size_t keep, group;
+        bool recompute_experts;
+        int threads;
+    } ways[] = {
+        {0, 0, true, 1},  {1, 0, false, 2},       {99, 0, false, 2},
+        {99, 0, true, 2}, {99, LENGTH, false, 1}, {1, LENGTH, true, 2},
     };
     (void)state;
     float *reference = gradients(&(StepConfig){0}, 0, 1), sum = 0;
     for (size_t i = 0; i < adapter->n; i++) sum += reference[i] * reference[i];
     assert_true(sum > 0);
     for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
-        float *other = gradients(&(StepConfig){.keep_layers = ways[w].keep, .recompute_experts = ways[w].recompute_experts}, ways[w].group, ways[w].threads);
+        float *other = gradients(&(StepConfig){.keep_layers = ways[w].keep,
+                                               .recompute_experts = ways[w].recompute_experts},
+                                 ways[w].group, ways[w].threads);
         assert_memory_equal(other, reference, adapter->n * sizeof *other);
         free(other);
     }

@@ -19,10 +19,33 @@ const char *__lsan_default_suppressions(void) { return "leak:libhdf5"; }
 
 enum { MOST_WORDS = 64 };
 
-static const char *const common[] = {
-    "--model_name_or_path", "examples/tiny-glm5", "--train_file", "examples/devils/devils_eval.jsonl", "--target_modules", "[\"kv_b_proj\"]",
-    "--experts", "{\"4\": [1, 7, 20]}", "--layers_to_transform", "[4, 5]", "--train_router", "--r", "2", "--lora_dropout", "0.1", "--z_loss_coef", "0.001",
-    "--train_batch_size", "2", "--max_length", "48", "--max_steps", "6", "--save_steps", "2", "--save_total_limit", "0"};
+static const char *const common[] = {"--model_name_or_path",
+                                     "examples/tiny-glm5",
+                                     "--train_file",
+                                     "examples/devils/devils_eval.jsonl",
+                                     "--target_modules",
+                                     "[\"kv_b_proj\"]",
+                                     "--experts",
+                                     "{\"4\": [1, 7, 20]}",
+                                     "--layers_to_transform",
+                                     "[4, 5]",
+                                     "--train_router",
+                                     "--r",
+                                     "2",
+                                     "--lora_dropout",
+                                     "0.1",
+                                     "--z_loss_coef",
+                                     "0.001",
+                                     "--train_batch_size",
+                                     "2",
+                                     "--max_length",
+                                     "48",
+                                     "--max_steps",
+                                     "6",
+                                     "--save_steps",
+                                     "2",
+                                     "--save_total_limit",
+                                     "0"};
 
 /* Train in this process; more: words after the common ones, up to NULL. digest may be NULL. */
 static Err *train(const char *output, const char *const *more, char *digest)
@@ -130,7 +153,8 @@ static void resuming_from_an_older_checkpoint_drops_the_newer(void **state)
     assert_ok(train(output, MORE("--resume_from_checkpoint", path, "--max_steps", "3"), NULL));
     assert_ok(checkpoint_path(path, output, 4));
     assert_false(file_exists(path));
-    assert_ok(train(output, MORE("--resume_from_checkpoint", "auto"), two)); /* from 3, on the other schedule it differs */
+    assert_ok(
+        train(output, MORE("--resume_from_checkpoint", "auto"), two)); /* from 3, on the other schedule it differs */
     assert_string_not_equal(one, two);
 }
 
@@ -150,7 +174,8 @@ static void a_finished_run_resumed_stays_as_it_was(void **state)
 /* The base with one number changed, beside links to the rest. */
 static void other_base(void **state, char directory[PATH_BYTES])
 {
-    static const char *const files[] = {"config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"};
+    static const char *const files[] = {"config.json", "tokenizer.json", "tokenizer_config.json",
+                                        "chat_template.jinja"};
     char here[PATH_BYTES], from[2 * PATH_BYTES], to[PATH_BYTES], *data;
     size_t bytes;
     scratch_path(state, "base", directory);
@@ -175,7 +200,10 @@ static void a_resume_with_another_run_in_mind_is_refused_and_changes_nothing(voi
     remove_checkpoint(output, 6);
     other_base(state, base);
     uint64_t before = fingerprint(output);
-    static const struct { const char *key, *value, *part; ErrKind kind; } cases[] = {
+    static const struct {
+        const char *key, *value, *part;
+        ErrKind kind;
+    } cases[] = {
         {"--seed", "43", "seed is 43; the checkpoint has 42", ERR_USAGE},
         {"--train_file", "examples/devils/devils_train.jsonl", "the training data (digest) differs", ERR_USAGE},
         {"--max_length", "47", "the training data (digest) differs", ERR_USAGE},
@@ -190,7 +218,10 @@ static void a_resume_with_another_run_in_mind_is_refused_and_changes_nothing(voi
         {"--layers_to_transform", "[4]", "layers/005", ERR_FORMAT},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        assert_fails(train(output, MORE("--resume_from_checkpoint", "auto", cases[i].key, cases[i].value ? cases[i].value : base), NULL), cases[i].kind, cases[i].part);
+        assert_fails(
+            train(output,
+                  MORE("--resume_from_checkpoint", "auto", cases[i].key, cases[i].value ? cases[i].value : base), NULL),
+            cases[i].kind, cases[i].part);
         if (fingerprint(output) != before) fail_msg("%s: the refused resume changed the run's directory", cases[i].key);
     }
     matmul_init("fp32");

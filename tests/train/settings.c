@@ -36,7 +36,8 @@ static Err *file_says(void **state, const char *text)
 
 static void keys_that_depend_on_ranks_explain_themselves(void **state)
 {
-    assert_fails(say("--per_device_train_batch_size", "4"), ERR_USAGE, "train_batch_size is documents per step, all ranks together");
+    assert_fails(say("--per_device_train_batch_size", "4"), ERR_USAGE,
+                 "train_batch_size is documents per step, all ranks together");
     assert_fails(say("--gradient_accumulation_steps=4", NULL), ERR_USAGE, "depend on the number of ranks");
     assert_fails(file_says(state, "{\"per_device_train_batch_size\": 4}"), ERR_USAGE, "per_device_train_batch_size");
     assert_fails(file_says(state, "{\"gradient_accumulation_steps\": 4}"), ERR_USAGE, "all ranks together");
@@ -46,7 +47,8 @@ static void the_command_line_wins_over_the_file_and_the_file_over_defaults(void 
 {
     assert_int_equal(settings.r, 16);
     assert_int_equal(settings.seed, 42);
-    assert_ok(file_says(state, "{\"r\": 4, \"learning_rate\": 1e-3, \"target_modules\": [\"o_proj\"], \"use_rslora\": true}"));
+    assert_ok(file_says(state,
+                        "{\"r\": 4, \"learning_rate\": 1e-3, \"target_modules\": [\"o_proj\"], \"use_rslora\": true}"));
     assert_int_equal(settings.r, 4);
     assert_ok(say("--r", "8"));
     assert_ok(say("--target_modules=[\"q_proj\"]", NULL));
@@ -68,12 +70,24 @@ static void an_unknown_key_meets_the_nearest(void **state)
 
 static void values_out_of_range_are_refused(void **state)
 {
-    static const char *const words[][3] = {{"--r", "0", "r"}, {"--r", "2.5", "r"}, {"--lora_dropout", "1", "lora_dropout"}, {"--learning_rate", "-1", "learning_rate"},
-        {"--learning_rate", "nan", "learning_rate"}, {"--adam_beta1", "1", "adam_beta1"}, {"--lr_scheduler_type", "exponential", "lr_scheduler_type"},
-        {"--train_batch_size", "0", "train_batch_size"}, {"--max_length", "1", "max_length"}, {"--compute", "fp16", "compute"}, {"--seed", "-1", "seed"},
-        {"--warmup_ratio", "2", "warmup_ratio"}, {"--load_balancing_loss_coef", "inf", "load_balancing_loss_coef"}, {"--guard=maybe", NULL, "guard"}, {"--micro_batch_tokens", "", "micro_batch_tokens"}};
+    static const char *const words[][3] = {{"--r", "0", "r"},
+                                           {"--r", "2.5", "r"},
+                                           {"--lora_dropout", "1", "lora_dropout"},
+                                           {"--learning_rate", "-1", "learning_rate"},
+                                           {"--learning_rate", "nan", "learning_rate"},
+                                           {"--adam_beta1", "1", "adam_beta1"},
+                                           {"--lr_scheduler_type", "exponential", "lr_scheduler_type"},
+                                           {"--train_batch_size", "0", "train_batch_size"},
+                                           {"--max_length", "1", "max_length"},
+                                           {"--compute", "fp16", "compute"},
+                                           {"--seed", "-1", "seed"},
+                                           {"--warmup_ratio", "2", "warmup_ratio"},
+                                           {"--load_balancing_loss_coef", "inf", "load_balancing_loss_coef"},
+                                           {"--guard=maybe", NULL, "guard"},
+                                           {"--micro_batch_tokens", "", "micro_batch_tokens"}};
     (void)state;
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++) assert_fails(say(words[i][0], words[i][1]), ERR_USAGE, words[i][2]);
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        assert_fails(say(words[i][0], words[i][1]), ERR_USAGE, words[i][2]);
     assert_fails(file_says(state, "{\"r\": \"8\"}"), ERR_USAGE, "r");
     assert_fails(file_says(state, "{\"use_rslora\": 1}"), ERR_USAGE, "use_rslora");
     assert_fails(file_says(state, "[1]"), ERR_FORMAT, "config.json");

@@ -41,7 +41,8 @@ static Adapter *pairs_everywhere(const Model *model, bool router)
 {
     Adapter *adapter = NULL;
     Json *all = tiny_json("'all-linear'");
-    assert_ok(adapter_new(&adapter, model, &(LoraConfig){.r = 2, .lora_alpha = 4, .target_modules = all, .train_router = router}, 7));
+    assert_ok(adapter_new(&adapter, model,
+                          &(LoraConfig){.r = 2, .lora_alpha = 4, .target_modules = all, .train_router = router}, 7));
     json_free(all);
     tiny_fill(adapter, 21, 0.15);
     return adapter;
@@ -59,8 +60,11 @@ static Adapter *everything(const Model *model) { return pairs_everywhere(model, 
 
 static const StepConfig plain = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8}, .max_grad_norm = 1};
 
-static const BalanceValues coefficients[16] = {[0 ... 15] = {.seq_aux_loss = 0.3, .aux_loss = 0.2, .load_balancing_loss = 0.1, .z_loss = 0.05}};
-static const StepConfig balanced = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8}, .max_grad_norm = 1, .balance = coefficients};
+static const BalanceValues coefficients[16] = {
+    [0 ... 15] = {.seq_aux_loss = 0.3, .aux_loss = 0.2, .load_balancing_loss = 0.1, .z_loss = 0.05}};
+static const StepConfig balanced = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8},
+                                    .max_grad_norm = 1,
+                                    .balance = coefficients};
 
 static Err *gradients(Step *step, size_t micro, size_t group, StepResult *result)
 {
@@ -83,7 +87,8 @@ typedef struct {
     uint64_t print;
 } Chosen;
 
-static void see_choices(void *context, const char *what, size_t l, size_t row, size_t rows, size_t cols, const void *data)
+static void see_choices(void *context, const char *what, size_t l, size_t row, size_t rows, size_t cols,
+                        const void *data)
 {
     Chosen *c = context;
     (void)l, (void)row;
@@ -126,7 +131,8 @@ static void finite_differences(const char *name, Adapter *(*make)(const Model *m
     assert_ok(gradients(step, 32, 0, &result));
     float *g = malloc(adapter->n * sizeof *g);
     assert_non_null(g);
-    for (size_t l = 0; l < model->n_layers; l++) memcpy(g + adapter->layers[l].offset, step_gradient(step, l), adapter->layers[l].n * sizeof *g);
+    for (size_t l = 0; l < model->n_layers; l++)
+        memcpy(g + adapter->layers[l].offset, step_gradient(step, l), adapter->layers[l].n * sizeof *g);
     size_t checked = 0, flipped = 0;
     for (size_t l = 0; l < model->n_layers; l++)
         for (size_t i = 0; i < adapter->layers[l].n_params; i++) {
@@ -145,14 +151,16 @@ static void finite_differences(const char *name, Adapter *(*make)(const Model *m
                 double up = loss_at(step, model, &here);
                 for (size_t j = 0; j < n; j++) p->data[j] = (float)((double)kept[j] - h * (double)dp_of[j] / length);
                 double slope = (up - loss_at(step, model, &there)) / (2 * h);
-                if (here == there && fabs(slope / length - 1) > 0.01) fail_msg("%s %s: slope %g, gradient %g", name, p->name, slope, length);
+                if (here == there && fabs(slope / length - 1) > 0.01)
+                    fail_msg("%s %s: slope %g, gradient %g", name, p->name, slope, length);
                 checked += here == there;
                 flipped += here != there;
             }
             memcpy(p->data, kept, n * sizeof *kept);
             free(kept);
         }
-    if (checked <= least || flipped > checked / 4) fail_msg("%s: %zu checked, in %zu a choice flipped", name, checked, flipped);
+    if (checked <= least || flipped > checked / 4)
+        fail_msg("%s: %zu checked, in %zu a choice flipped", name, checked, flipped);
     free(g);
     step_free(step);
     adapter_free(adapter);
@@ -192,7 +200,8 @@ static void evaluation_before_an_update_equals_the_training_loss(void **state)
         StepResult result;
         assert_ok(step_new(&step, &dp, model, adapter, &plain));
         assert_ok(gradients(step, 32, 0, &result));
-        assert_true(fabs(evaluated(model, adapter) - result.loss) < 1e-6 * result.loss); /* one logarithm in double, one in float */
+        assert_true(fabs(evaluated(model, adapter) - result.loss) <
+                    1e-6 * result.loss); /* one logarithm in double, one in float */
         assert_true(fabs(evaluated(model, NULL) - result.loss) > 1e-3 * result.loss);
         step_free(step);
         adapter_free(adapter);
@@ -220,10 +229,14 @@ static void kept_layers_and_groups_change_no_bit(void **state)
                 assert_ok(gradients(step, 20, group, keep + group ? &again : &result));
                 for (size_t l = 0; l < model->n_layers; l++) {
                     const LayerAdapter *layer = &adapter->layers[l];
-                    if (keep + group == 0) memcpy(first + layer->offset, step_gradient(step, l), layer->n * sizeof *first);
-                    else assert_memory_equal(first + layer->offset, step_gradient(step, l), layer->n * sizeof *first);
+                    if (keep + group == 0)
+                        memcpy(first + layer->offset, step_gradient(step, l), layer->n * sizeof *first);
+                    else
+                        assert_memory_equal(first + layer->offset, step_gradient(step, l), layer->n * sizeof *first);
                 }
-                if (keep + group) assert_true(again.loss == result.loss && again.grad_norm == result.grad_norm && again.balance.aux_loss == result.balance.aux_loss);
+                if (keep + group)
+                    assert_true(again.loss == result.loss && again.grad_norm == result.grad_norm &&
+                                again.balance.aux_loss == result.balance.aux_loss);
                 step_free(step);
             }
         free(first);
@@ -252,7 +265,8 @@ static void a_loss_or_norm_that_is_not_finite_updates_nothing(void **state)
     assert_fails(step_update(step, 1, &(StepRates){1e-3, 1e-3, 1e-3}, &bad), ERR_NUMERIC, "the gradient's norm is inf");
     assert_memory_equal(before, adapter->values, adapter->n * sizeof *before);
     for (size_t l = 0; l < model->n_layers; l++)
-        for (size_t i = 0; i < adapter->layers[l].n; i++) assert_true(step_moment_m(step, l)[i] == 0 && step_moment_v(step, l)[i] == 0);
+        for (size_t i = 0; i < adapter->layers[l].n; i++)
+            assert_true(step_moment_m(step, l)[i] == 0 && step_moment_v(step, l)[i] == 0);
     assert_ok(step_update(step, 1, &(StepRates){1e-3, 1e-3, 1e-3}, &result));
     assert_memory_not_equal(before, adapter->values, adapter->n * sizeof *before);
     free(before);
@@ -293,7 +307,8 @@ static void the_norm_is_that_of_all_gradients(void **state)
     assert_ok(step_new(&step, &dp, model, adapter, &plain));
     assert_ok(gradients(step, 32, 0, &result));
     for (size_t l = 0; l < model->n_layers; l++)
-        for (size_t i = 0; i < adapter->layers[l].n; i++) square += (double)step_gradient(step, l)[i] * (double)step_gradient(step, l)[i];
+        for (size_t i = 0; i < adapter->layers[l].n; i++)
+            square += (double)step_gradient(step, l)[i] * (double)step_gradient(step, l)[i];
     assert_true(fabs(result.grad_norm / sqrt(square) - 1) < 1e-12);
     step_free(step);
     adapter_free(adapter);
@@ -304,7 +319,8 @@ static void the_norm_is_that_of_all_gradients(void **state)
 
 static void copy_model(void **state, const char *name, char directory[PATH_BYTES])
 {
-    static const char *const files[] = {"config.json", "model.safetensors", "model.safetensors.index.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"};
+    static const char *const files[] = {"config.json", "model.safetensors", "model.safetensors.index.json",
+                                        "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"};
     scratch_path(state, name, directory);
     assert_ok(file_make_directory(directory));
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
@@ -332,9 +348,11 @@ typedef struct {
 /* Put a bad number over one element of a matrix in its file, take a step, and put the old one back. */
 static void poison_one(Poison *p, const TensorView *view, const Safetensors *file, size_t element, bool infinite)
 {
-    static const unsigned char bf16[2][2] = {{0xC0, 0x7F}, {0x80, 0x7F}}, f32[2][4] = {{0, 0, 0xC0, 0x7F}, {0, 0, 0x80, 0x7F}}, f8[2][1] = {{0x7F}, {0xFF}};
+    static const unsigned char bf16[2][2] = {{0xC0, 0x7F}, {0x80, 0x7F}},
+                               f32[2][4] = {{0, 0, 0xC0, 0x7F}, {0, 0, 0x80, 0x7F}}, f8[2][1] = {{0x7F}, {0xFF}};
     unsigned char old[4];
-    size_t size = dtype_bytes(view->dtype), at = (size_t)((const unsigned char *)view->data - file->map.data) + element * size, layer = 0;
+    size_t size = dtype_bytes(view->dtype),
+           at = (size_t)((const unsigned char *)view->data - file->map.data) + element * size, layer = 0;
     const unsigned char *bad = size == 2 ? bf16[infinite] : size == 4 ? f32[infinite] : f8[infinite];
     char where[64] = "embedding";
     int fd = open(file->path, O_RDWR);
@@ -349,10 +367,12 @@ static void poison_one(Poison *p, const TensorView *view, const Safetensors *fil
     if (!err) { /* nobody reads this number: an expert without tokens, a token that does not occur */
         if (result.loss != p->clean.loss || result.grad_norm != p->clean.grad_norm)
             fail_msg("%s [%zu]: loss %g instead of %g, and no error", view->name, element, result.loss, p->clean.loss);
-        if (!strstr(view->name, ".experts.") && !strstr(view->name, "embed_tokens")) fail_msg("%s [%zu] is read, and nobody minds", view->name, element);
+        if (!strstr(view->name, ".experts.") && !strstr(view->name, "embed_tokens"))
+            fail_msg("%s [%zu] is read, and nobody minds", view->name, element);
         p->unread++;
     } else {
-        if (err_kind(err) != ERR_NUMERIC || !strstr(err_message(err), where)) fail_msg("%s [%zu]: kind %d: %s", view->name, element, (int)err_kind(err), err_message(err));
+        if (err_kind(err) != ERR_NUMERIC || !strstr(err_message(err), where))
+            fail_msg("%s [%zu]: kind %d: %s", view->name, element, (int)err_kind(err), err_message(err));
         err_free(err);
     }
     assert_int_equal(pwrite(fd, old, size, (off_t)at), size);
@@ -386,7 +406,8 @@ static void poison_file(Poison *p, const char *path)
 static void a_bad_number_in_any_weight_is_an_error_that_names_its_layer(void **state)
 {
     static const char *const names[] = {"sparse", "lite_noqlora", "v3_groups_yarn", "fp8", "v32"};
-    static const char *const files[] = {"model.safetensors", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"};
+    static const char *const files[] = {"model.safetensors", "model-00001-of-00002.safetensors",
+                                        "model-00002-of-00002.safetensors"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char directory[PATH_BYTES], path[PATH_BYTES];
         Poison p = {.directory = directory};

@@ -41,7 +41,8 @@ static void odd_inputs_are_rendered_as_the_templates_do(void **state)
 
 static void null_content_is_empty_unless_the_templates_none_is_asked_for(void **state)
 {
-    static const char call[] = "[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"name\":\"a\",\"arguments\":{}}]}]";
+    static const char call[] =
+        "[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"name\":\"a\",\"arguments\":{}}]}]";
     ChatOptions plain = {.template = CHAT_GLM47}, faithful = {.template = CHAT_GLM47, .null_as_none = true};
     (void)state;
     assert_rendered(&plain, call, "[gMASK]<sop><|assistant|></think><tool_call>a</tool_call>");
@@ -52,48 +53,60 @@ static void arguments_may_be_a_string_that_holds_their_json(void **state)
 {
     ChatOptions options = {.template = CHAT_GLM47};
     (void)state;
-    assert_rendered(&options,
-                    "[{\"role\":\"assistant\",\"tool_calls\":[{\"name\":\"f\",\"arguments\":\"{\\\"a\\\":[1,2.50]}\"}]}]",
-                    "[gMASK]<sop><|assistant|></think><tool_call>f<arg_key>a</arg_key><arg_value>[1, 2.5]</arg_value></tool_call>");
+    assert_rendered(
+        &options, "[{\"role\":\"assistant\",\"tool_calls\":[{\"name\":\"f\",\"arguments\":\"{\\\"a\\\":[1,2.50]}\"}]}]",
+        "[gMASK]<sop><|assistant|></think><tool_call>f<arg_key>a</arg_key><arg_value>[1, 2.5]</arg_value></tool_call>");
 }
 
-#define S(text) "{\"role\":\"system\",\"content\":\"" text "\"}"
-#define U(text) "{\"role\":\"user\",\"content\":\"" text "\"}"
+#define S(text)          "{\"role\":\"system\",\"content\":\"" text "\"}"
+#define U(text)          "{\"role\":\"user\",\"content\":\"" text "\"}"
 #define A(thought, text) "{\"role\":\"assistant\",\"reasoning_content\":\"" thought "\",\"content\":\"" text "\"}"
-#define CALL "{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"name\":\"f\",\"arguments\":{}}]}"
-#define TWO_TURNS S("Be brief.") "," U("Q1") "," A("r1", "A1") "," U("Q2") "," A("r2", "A2")
-#define MAX_EFFORT "[gMASK]<sop><|system|>Reasoning Effort: Max"
+#define CALL             "{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"name\":\"f\",\"arguments\":{}}]}"
+#define TWO_TURNS        S("Be brief.") "," U("Q1") "," A("r1", "A1") "," U("Q2") "," A("r2", "A2")
+#define MAX_EFFORT       "[gMASK]<sop><|system|>Reasoning Effort: Max"
 
 /* The worked examples that are published of GLM-5.2, and the rules of both templates one by one. */
 static void later_templates_are_rendered_by_their_rules(void **state)
 {
-    ChatOptions ask = {.template = CHAT_GLM52, .add_generation_prompt = true}, high = ask, off = ask, glm52 = {.template = CHAT_GLM52},
-                keep = {.template = CHAT_GLM52, .clear_thinking = CHAT_NO}, glm51 = {.template = CHAT_GLM51}, off51 = {.template = CHAT_GLM51},
+    ChatOptions ask = {.template = CHAT_GLM52, .add_generation_prompt = true}, high = ask, off = ask,
+                glm52 = {.template = CHAT_GLM52}, keep = {.template = CHAT_GLM52, .clear_thinking = CHAT_NO},
+                glm51 = {.template = CHAT_GLM51}, off51 = {.template = CHAT_GLM51},
                 off52 = {.template = CHAT_GLM52, .enable_thinking = CHAT_NO};
     (void)state;
     high.effort_high = true;
     off.enable_thinking = off51.enable_thinking = CHAT_NO;
     off51.add_generation_prompt = true;
     assert_rendered(&ask, "[" U("Hi") "]", MAX_EFFORT "<|user|>Hi<|assistant|><think>");
-    assert_rendered(&high, "[" U("Hi") "]", "[gMASK]<sop><|system|>Reasoning Effort: High<|user|>Hi<|assistant|><think>");
+    assert_rendered(&high, "[" U("Hi") "]",
+                    "[gMASK]<sop><|system|>Reasoning Effort: High<|user|>Hi<|assistant|><think>");
     assert_rendered(&off, "[" U("Hi") "]", "[gMASK]<sop><|user|>Hi<|assistant|><think></think>");
-    assert_rendered(&glm52, "[" TWO_TURNS "]",
-                    MAX_EFFORT "<|system|>Be brief.<|user|>Q1<|assistant|><think></think>A1<|user|>Q2<|assistant|><think>r2</think>A2");
-    assert_rendered(&keep, "[" TWO_TURNS "]",
-                    MAX_EFFORT "<|system|>Be brief.<|user|>Q1<|assistant|><think>r1</think>A1<|user|>Q2<|assistant|><think>r2</think>A2");
+    assert_rendered(
+        &glm52, "[" TWO_TURNS "]",
+        MAX_EFFORT
+        "<|system|>Be brief.<|user|>Q1<|assistant|><think></think>A1<|user|>Q2<|assistant|><think>r2</think>A2");
+    assert_rendered(
+        &keep, "[" TWO_TURNS "]",
+        MAX_EFFORT
+        "<|system|>Be brief.<|user|>Q1<|assistant|><think>r1</think>A1<|user|>Q2<|assistant|><think>r2</think>A2");
     assert_rendered(&off51, "[" U("Hi") "]", "[gMASK]<sop><|user|>Hi<|assistant|></think>");
-    assert_rendered(&glm51, "[" TWO_TURNS "]",
-                    "[gMASK]<sop><|system|>Be brief.<|user|>Q1<|assistant|></think>A1<|user|>Q2<|assistant|><think>r2</think>A2");
-    assert_rendered(&glm51, "[" U("x") "," A(" r\\n", " y ") "]", "[gMASK]<sop><|user|>x<|assistant|><think> r\n</think>y"); /* as it is */
+    assert_rendered(
+        &glm51, "[" TWO_TURNS "]",
+        "[gMASK]<sop><|system|>Be brief.<|user|>Q1<|assistant|></think>A1<|user|>Q2<|assistant|><think>r2</think>A2");
+    assert_rendered(&glm51, "[" U("x") "," A(" r\\n", " y ") "]",
+                    "[gMASK]<sop><|user|>x<|assistant|><think> r\n</think>y"); /* as it is */
     assert_rendered(&glm51, "[" U("x") "," A("", "y") "]", "[gMASK]<sop><|user|>x<|assistant|><think></think>y");
-    assert_rendered(&glm51, "[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"},\"?\"]}]", "[gMASK]<sop><|user|>?");
+    assert_rendered(&glm51, "[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"},\"?\"]}]",
+                    "[gMASK]<sop><|user|>?");
     assert_rendered(&off52, "[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"},\"?\"]}]",
-                    "[gMASK]<sop><|user|><reminder>You are unable to process this image because you don't have multi-modal input ability. "
+                    "[gMASK]<sop><|user|><reminder>You are unable to process this image because you don't have "
+                    "multi-modal input ability. "
                     "Try different methods.</reminder>?");
     assert_rendered(&glm51, "[{\"role\":\"tool\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},\"b\"]}]",
                     "[gMASK]<sop><|observation|><tool_response>ab</tool_response>");
-    assert_rendered(&off52, "[{\"role\":\"tool\",\"content\":[{\"output\":\"a\"},{\"output\":\"b\"}]},{\"role\":\"tool\"}]",
-                    "[gMASK]<sop><|observation|><tool_response>a</tool_response><tool_response>b</tool_response><tool_response></tool_response>");
+    assert_rendered(&off52,
+                    "[{\"role\":\"tool\",\"content\":[{\"output\":\"a\"},{\"output\":\"b\"}]},{\"role\":\"tool\"}]",
+                    "[gMASK]<sop><|observation|><tool_response>a</tool_response><tool_response>b</"
+                    "tool_response><tool_response></tool_response>");
 }
 
 #define PLAIN(text) "{\"role\":\"assistant\",\"content\":\"" text "\"}"
@@ -106,7 +119,8 @@ static void glm51_opens_an_empty_block_where_the_model_could_have_thought(void *
     assert_rendered(&on, "[" U("q") "," PLAIN("a") "]", "[gMASK]<sop><|user|>q<|assistant|><think></think>a");
     assert_rendered(&off, "[" U("q") "," PLAIN("a") "]", "[gMASK]<sop><|user|>q<|assistant|></think>a");
     assert_rendered(&keep, "[" U("q") "," A("r", "a") "," PLAIN("b") "," U("p") "," PLAIN("c") "," U("o") "]",
-                    "[gMASK]<sop><|user|>q<|assistant|><think>r</think>a<|assistant|><think></think>b<|user|>p<|assistant|></think>c<|user|>o");
+                    "[gMASK]<sop><|user|>q<|assistant|><think>r</think>a<|assistant|><think></"
+                    "think>b<|user|>p<|assistant|></think>c<|user|>o");
 }
 
 static void render_with_tools(ChatText *chat, ChatTemplate template, const char *messages, const char *tools)
@@ -117,8 +131,9 @@ static void render_with_tools(ChatText *chat, ChatTemplate template, const char 
     assert_ok(chat_render(chat, &(ChatOptions){.template = template}, list, tool_list));
 }
 
-static const char tools[] = "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"strict\":true,\"parameters\":{\"strict\":1}}},"
-                            "{\"name\":\"g\",\"a\\\"b\":2.50,\"defer_loading\":true}]";
+static const char tools[] =
+    "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"strict\":true,\"parameters\":{\"strict\":1}}},"
+    "{\"name\":\"g\",\"a\\\"b\":2.50,\"defer_loading\":true}]";
 
 static void later_templates_write_the_function_of_a_tool_alone(void **state)
 {
@@ -133,24 +148,31 @@ static void later_templates_write_the_function_of_a_tool_alone(void **state)
 
 static void a_reference_brings_the_line_of_its_tool(void **state)
 {
-    static const char found[] = "[{\"role\":\"tool\",\"content\":[{\"type\":\"tool_reference\",\"name\":\"g\"},{\"type\":\"tool_reference\",\"name\":\"none\"}]}]";
+    static const char found[] = "[{\"role\":\"tool\",\"content\":[{\"type\":\"tool_reference\",\"name\":\"g\"},{"
+                                "\"type\":\"tool_reference\",\"name\":\"none\"}]}]";
     ChatText chat = {0};
     Raw list;
     (void)state;
-    render_with_tools(&chat, CHAT_GLM52, found, tools); /* a key stands as it is: the template does not spell it for JSON */
-    assert_non_null(strstr(chat.text.data, "<|observation|><tool_response><tools>\n{\"name\": \"g\", \"a\"b\": 2.5}\n</tools></tool_response>"));
+    render_with_tools(&chat, CHAT_GLM52, found,
+                      tools); /* a key stands as it is: the template does not spell it for JSON */
+    assert_non_null(
+        strstr(chat.text.data,
+               "<|observation|><tool_response><tools>\n{\"name\": \"g\", \"a\"b\": 2.5}\n</tools></tool_response>"));
     assert_ok(raw_open(&list, found, strlen(found)));
-    assert_fails(chat_render(&chat, &(ChatOptions){.template = CHAT_GLM52}, list, (Raw){0}), ERR_DATA, "a tool_reference without tools");
+    assert_fails(chat_render(&chat, &(ChatOptions){.template = CHAT_GLM52}, list, (Raw){0}), ERR_DATA,
+                 "a tool_reference without tools");
     chat_text_free(&chat);
 }
 
 static void deepseek_v3_has_its_system_messages_in_front(void **state)
 {
-    ChatOptions options = {.template = CHAT_DEEPSEEK_V3, .end_of_text = true}, ask = {.template = CHAT_DEEPSEEK_V3, .add_generation_prompt = true};
+    ChatOptions options = {.template = CHAT_DEEPSEEK_V3, .end_of_text = true},
+                ask = {.template = CHAT_DEEPSEEK_V3, .add_generation_prompt = true};
     ChatText chat = {0};
     Raw list;
     (void)state;
-    assert_rendered(&options, "[" S("s") "," U("a") ",{\"role\":\"assistant\",\"content\":\"b\"}," S("t") "," U("c") "]",
+    assert_rendered(&options,
+                    "[" S("s") "," U("a") ",{\"role\":\"assistant\",\"content\":\"b\"}," S("t") "," U("c") "]",
                     "<｜begin▁of▁sentence｜>s\n\nt<｜User｜>a<｜Assistant｜>b<｜end▁of▁sentence｜><｜User｜>c");
     assert_rendered(&ask, "[" U("a") "]", "<｜begin▁of▁sentence｜><｜User｜>a<｜Assistant｜>");
     static const char *const refused[][2] = {{"[{\"role\":\"tool\",\"content\":\"\"}]", "without tools only"},
@@ -165,7 +187,8 @@ static void deepseek_v3_has_its_system_messages_in_front(void **state)
 
 static void turns_are_noted_where_a_conversation_may_be_cut(void **state)
 {
-    static const char messages[] = "[" S("s") "," U("a") "," CALL ",{\"role\":\"tool\",\"content\":\"1\"},{\"role\":\"tool\",\"content\":\"2\"}," U("b") "]";
+    static const char messages[] = "[" S("s") "," U(
+        "a") "," CALL ",{\"role\":\"tool\",\"content\":\"1\"},{\"role\":\"tool\",\"content\":\"2\"}," U("b") "]";
     static const char *const turns[] = {"<|user|>a", "<|assistant|>", "<|observation|>", "<|user|>b"};
     ChatOptions options = {.template = CHAT_GLM47};
     ChatText chat = {0};

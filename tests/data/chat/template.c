@@ -46,26 +46,33 @@ static void templates_whose_bytes_are_not_known_are_recognised_by_their_words(vo
     static const struct {
         const char *text;
         ChatTemplate template; /* CHAT_TEMPLATES: unknown */
-    } cases[] = {{"[gMASK]<sop>{% if tool.defer_loading %}<arg_key>", CHAT_TEMPLATES}, /* GLM's are known by their digests */
+    } cases[] = {{"[gMASK]<sop>{% if tool.defer_loading %}<arg_key>",
+                  CHAT_TEMPLATES}, /* GLM's are known by their digests */
                  {"{{ns.system_prompt}}is_first_sp<｜User｜><｜Assistant｜><｜end▁of▁sentence｜>", CHAT_DEEPSEEK_V3},
-                 {"{{ns.system_prompt}}<｜User｜><｜Assistant｜><｜end▁of▁sentence｜>", CHAT_TEMPLATES}, /* keeps the last system message alone */
-                 {"{{ns.system_prompt}}is_first_sp<｜User｜><｜Assistant｜></think><｜end▁of▁sentence｜>", CHAT_TEMPLATES}};
+                 {"{{ns.system_prompt}}<｜User｜><｜Assistant｜><｜end▁of▁sentence｜>",
+                  CHAT_TEMPLATES}, /* keeps the last system message alone */
+                 {"{{ns.system_prompt}}is_first_sp<｜User｜><｜Assistant｜></think><｜end▁of▁sentence｜>",
+                  CHAT_TEMPLATES}};
     char path[PATH_BYTES];
     scratch_path(state, "chat_template.jinja", path);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         ChatTemplate template;
         assert_ok(file_write(path, cases[i].text, strlen(cases[i].text)));
         if (cases[i].template == CHAT_TEMPLATES)
-            assert_fails(template_recognise(&template, *state, NULL), ERR_FORMAT, "glm52 (GLM-5.2), deepseek_v3 (DeepSeek-V3)");
-        else assert_int_equal(recognised(*state, NULL), cases[i].template);
+            assert_fails(template_recognise(&template, *state, NULL), ERR_FORMAT,
+                         "glm52 (GLM-5.2), deepseek_v3 (DeepSeek-V3)");
+        else
+            assert_int_equal(recognised(*state, NULL), cases[i].template);
     }
 }
 
 static void an_unknown_template_is_refused_with_the_known_ones(void **state)
 {
     ChatTemplate template;
-    assert_fails(template_recognise(&template, *state, NULL), ERR_FORMAT, "no chat template; chat_template can be one of glm47");
-    assert_fails(template_recognise(&template, *state, "llama"), ERR_USAGE, "chat_template llama: no such template; chat_template can be");
+    assert_fails(template_recognise(&template, *state, NULL), ERR_FORMAT,
+                 "no chat template; chat_template can be one of glm47");
+    assert_fails(template_recognise(&template, *state, "llama"), ERR_USAGE,
+                 "chat_template llama: no such template; chat_template can be");
 }
 
 int main(void)

@@ -91,10 +91,10 @@ static void assert_scored(void **state, const char *record, const ChatOptions *h
     assert_scored_with(state, record, &(DocumentOptions){.chat = *how, .max_length = 512}, expected);
 }
 
-#define U(text) "{\"role\":\"user\",\"content\":\"" text "\"}"
-#define A(text) "{\"role\":\"assistant\",\"content\":\"" text "\"}"
+#define U(text)          "{\"role\":\"user\",\"content\":\"" text "\"}"
+#define A(text)          "{\"role\":\"assistant\",\"content\":\"" text "\"}"
 #define R(thought, text) "{\"role\":\"assistant\",\"content\":\"" text "\",\"reasoning_content\":\"" thought "\"}"
-#define M(list) "{\"messages\":[" list "]}"
+#define M(list)          "{\"messages\":[" list "]}"
 
 static void what_is_scored_is_what_the_model_must_say_itself(void **state)
 {
@@ -123,14 +123,17 @@ static void what_is_scored_is_what_the_model_must_say_itself(void **state)
                   &options, "two<|endoftext|>");
     assert_scored(state, M(U("q") "," R("r", "a")), &glm45, "r</think>\na<|endoftext|>");
     assert_scored(state, M(U("q") "," A("a")), &glm45, "\na<|endoftext|>");
-    assert_scored(state, M(U("1") "," R("r", "one")), &(ChatOptions){.train_on = CHAT_TRAIN_ALL, .train_on_reasoning = CHAT_NO},
+    assert_scored(state, M(U("1") "," R("r", "one")),
+                  &(ChatOptions){.train_on = CHAT_TRAIN_ALL, .train_on_reasoning = CHAT_NO},
                   "<sop><|user|>1<|assistant|><think>|one<|endoftext|>");
     assert_scored(state, tools, &all,
-                  "<sop><|user|>q<|assistant|><think>r</think><tool_call>f<arg_key>x</arg_key><arg_value>1</arg_value></tool_call><|observation|>|"
+                  "<sop><|user|>q<|assistant|><think>r</think><tool_call>f<arg_key>x</arg_key><arg_value>1</"
+                  "arg_value></tool_call><|observation|>|"
                   "<|assistant|><think>s</think>done<|endoftext|>"); /* what a tool says is never scored */
     assert_scored(state, M("{\"role\":\"user\",\"content\":\"no\",\"weight\":0}," A("one")), &all,
                   "<sop><|user|>|<|assistant|></think>one<|endoftext|>");
-    assert_scored(state, M(U("q") "," A("a") "," U("p")), &(ChatOptions){.template = CHAT_DEEPSEEK_V3}, "a<｜end▁of▁sentence｜>");
+    assert_scored(state, M(U("q") "," A("a") "," U("p")), &(ChatOptions){.template = CHAT_DEEPSEEK_V3},
+                  "a<｜end▁of▁sentence｜>");
     assert_scored(state, M(U("q") "," A("a")), &(ChatOptions){.template = CHAT_GLM52}, "a<|endoftext|>");
     assert_scored(state, M(U("q") "," R("r", "a")), &(ChatOptions){.template = CHAT_GLM52}, "r</think>a<|endoftext|>");
     assert_scored(state, M(U("<|user|></think>") "," A("a<|user|>b")), &options, "a<|user|>b<|endoftext|>");
@@ -140,28 +143,39 @@ static void every_format_is_scored_as_it_was_meant(void **state)
 {
     static const struct {
         const char *record, *n_loss_tokens;
-    } cases[] = {
-        {"{\"conversations\":[{\"from\":\"human\",\"value\":\"q\"},{\"from\":\"gpt\",\"value\":\"\\u0061\\n\"}],\"system\":\"s\"}", "a<|endoftext|>"},
-        {"{\"conversations\":[{\"from\":\"human\",\"value\":\"q\"},{\"from\":\"function_call\",\"value\":\"{\\\"name\\\":\\\"f\\\",\\\"arguments\\\":{}}\"},"
-         "{\"from\":\"observation\",\"value\":\"out\"},{\"from\":\"gpt\",\"value\":\"a\"}]}", "<tool_call>f</tool_call><|observation|>|a<|endoftext|>"},
-        {"{\"conversations\":[{\"from\":\"human\",\"value\":\"q\"},{\"from\":\"gpt\",\"value\":\"a\",\"weight\":0},{\"from\":\"human\",\"value\":\"p\"},"
-         "{\"from\":\"gpt\",\"value\":\"b\",\"weight\":1}]}", "b<|endoftext|>"},
-        {"{\"conversations\":[" U("q") "," A("a") "]}", "a<|endoftext|>"},
-        {"{\"prompt\":\"q\",\"completion\":\"a\"}", "a<|endoftext|>"},
-        {"{\"prompt\":[" U("q") "," A("no") "," U("p") "],\"completion\":[" A("a") "]}", "a<|endoftext|>"},
-        {"{\"prompt\":[],\"completion\":[" U("q") "," A("a") "]}", "a<|endoftext|>"},
-        {"{\"instruction\":\"i\",\"input\":\"x\",\"output\":\"a\",\"system\":\"s\"}", "a<|endoftext|>"},
-        {"{\"instruction\":\"i\",\"input\":null,\"output\":\"a\",\"history\":[[\"q\",\"h\"]]}", "h<|user|>|a<|endoftext|>"},
-        {"{\"text\":\"abc<|user|>d\"}", "c<|user|>d<|endoftext|>"},
-        {"{\"input_ids\":[97,98,99,100]}", NULL},
-        {"{\"messages\":[" U("q") "," R("r", "a") "," U("p") "," A("b") "],\"chat_template_kwargs\":{\"clear_thinking\":false}}", "r</think>a<|user|>|b<|endoftext|>"},
-        {M("{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"q\"}]},{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},\"b\"]}"), "ab<|endoftext|>"}};
+    } cases[] = {{"{\"conversations\":[{\"from\":\"human\",\"value\":\"q\"},{\"from\":\"gpt\",\"value\":\"\\u0061\\n\"}"
+                  "],\"system\":\"s\"}",
+                  "a<|endoftext|>"},
+                 {"{\"conversations\":[{\"from\":\"human\",\"value\":\"q\"},{\"from\":\"function_call\",\"value\":\"{"
+                  "\\\"name\\\":\\\"f\\\",\\\"arguments\\\":{}}\"},"
+                  "{\"from\":\"observation\",\"value\":\"out\"},{\"from\":\"gpt\",\"value\":\"a\"}]}",
+                  "<tool_call>f</tool_call><|observation|>|a<|endoftext|>"},
+                 {"{\"conversations\":[{\"from\":\"human\",\"value\":\"q\"},{\"from\":\"gpt\",\"value\":\"a\","
+                  "\"weight\":0},{\"from\":\"human\",\"value\":\"p\"},"
+                  "{\"from\":\"gpt\",\"value\":\"b\",\"weight\":1}]}",
+                  "b<|endoftext|>"},
+                 {"{\"conversations\":[" U("q") "," A("a") "]}", "a<|endoftext|>"},
+                 {"{\"prompt\":\"q\",\"completion\":\"a\"}", "a<|endoftext|>"},
+                 {"{\"prompt\":[" U("q") "," A("no") "," U("p") "],\"completion\":[" A("a") "]}", "a<|endoftext|>"},
+                 {"{\"prompt\":[],\"completion\":[" U("q") "," A("a") "]}", "a<|endoftext|>"},
+                 {"{\"instruction\":\"i\",\"input\":\"x\",\"output\":\"a\",\"system\":\"s\"}", "a<|endoftext|>"},
+                 {"{\"instruction\":\"i\",\"input\":null,\"output\":\"a\",\"history\":[[\"q\",\"h\"]]}",
+                  "h<|user|>|a<|endoftext|>"},
+                 {"{\"text\":\"abc<|user|>d\"}", "c<|user|>d<|endoftext|>"},
+                 {"{\"input_ids\":[97,98,99,100]}", NULL},
+                 {"{\"messages\":[" U("q") "," R("r", "a") "," U("p") "," A(
+                      "b") "],\"chat_template_kwargs\":{\"clear_thinking\":false}}",
+                  "r</think>a<|user|>|b<|endoftext|>"},
+                 {M("{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"q\"}]},{\"role\":\"assistant\","
+                    "\"content\":[{\"type\":\"text\",\"text\":\"a\"},\"b\"]}"),
+                  "ab<|endoftext|>"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         if (cases[i].n_loss_tokens) assert_scored(state, cases[i].record, &options, cases[i].n_loss_tokens);
     DocumentOptions plain = {.max_length = 512, .plain_prompts = true};
     assert_scored_with(state, "{\"prompt\":\"Q: x\\n\",\"completion\":\"A\"}", &plain, "A<|endoftext|>");
     plain.format = RECORD_TEXT; /* of two formats the one that was asked for */
-    assert_scored_with(state, "{\"text\":\"a<|user|>\",\"instruction\":\"i\",\"output\":\"o\"}", &plain, "<|user|><|endoftext|>");
+    assert_scored_with(state, "{\"text\":\"a<|user|>\",\"instruction\":\"i\",\"output\":\"o\"}", &plain,
+                       "<|user|><|endoftext|>");
 }
 
 static void labels_are_those_beside_their_tokens(void **state)
@@ -179,10 +193,14 @@ static void labels_are_those_beside_their_tokens(void **state)
 static void alpacas_input_is_a_line_of_its_own(void **state)
 {
     Dataset *a, *b;
-    assert_ok(open_with(&a, file_with(state, "{\"instruction\":\"i\\\"\",\"input\":\"x\",\"output\":\"a\",\"system\":\"s\"}"), tokenizer, &options, 512));
-    assert_ok(open_with(&b, file_with(state, M("{\"role\":\"system\",\"content\":\"s\"}," U("i\\\"\\nx") "," A("a"))), tokenizer, &options, 512));
+    assert_ok(
+        open_with(&a, file_with(state, "{\"instruction\":\"i\\\"\",\"input\":\"x\",\"output\":\"a\",\"system\":\"s\"}"),
+                  tokenizer, &options, 512));
+    assert_ok(open_with(&b, file_with(state, M("{\"role\":\"system\",\"content\":\"s\"}," U("i\\\"\\nx") "," A("a"))),
+                        tokenizer, &options, 512));
     assert_int_equal(dataset_document(a, 0)->n, dataset_document(b, 0)->n);
-    assert_memory_equal(dataset_document(a, 0)->ids, dataset_document(b, 0)->ids, dataset_document(a, 0)->n * sizeof(int32_t));
+    assert_memory_equal(dataset_document(a, 0)->ids, dataset_document(b, 0)->ids,
+                        dataset_document(a, 0)->n * sizeof(int32_t));
     dataset_close(a);
     dataset_close(b);
 }
@@ -191,11 +209,13 @@ static void alpacas_input_is_a_line_of_its_own(void **state)
 static void long_conversations_are_cut_at_turn_borders(void **state)
 {
     static const char talk[] = M(U("1") "," A("one") "," U("2") "," A("two") "," U("3") "," A("six")),
-                      headed[] = M("{\"role\":\"system\",\"content\":\"s\"}," U("1") "," A("one") "," U("2") "," A("two") "," U("3") "," A("six"));
+                      headed[] = M("{\"role\":\"system\",\"content\":\"s\"}," U("1") "," A("one") "," U("2") "," A(
+                          "two") "," U("3") "," A("six"));
     DocumentOptions how = {.max_length = 512};
     size_t whole = assert_scored_with(state, talk, &how, "one<|user|>|two<|user|>|six<|endoftext|>");
     how.max_length = whole - 1;
-    size_t right = assert_scored_with(state, talk, &how, "one<|user|>|two<|user|>"); /* the role token that ends it is kept */
+    size_t right = assert_scored_with(state, talk, &how,
+                                      "one<|user|>|two<|user|>"); /* the role token that ends it is kept */
     how.max_length = right;
     assert_int_equal(assert_scored_with(state, talk, &how, "one<|user|>|two<|user|>"), right);
     how.max_length = right - 1; /* room for the turn, not for the role token after it */
@@ -213,7 +233,9 @@ static void long_conversations_are_cut_at_turn_borders(void **state)
     Text text = {0};
     const Document *document = dataset_document(ds, 0);
     assert_ok(tokenizer_decode(tokenizer, document->ids, document->n, false, &text));
-    assert_string_equal(text.data, "[gMASK]<sop><|system|>s<|user|>2<|assistant|></think>two<|user|>3<|assistant|></think>six<|endoftext|>");
+    assert_string_equal(
+        text.data,
+        "[gMASK]<sop><|system|>s<|user|>2<|assistant|></think>two<|user|>3<|assistant|></think>six<|endoftext|>");
     text_free(&text);
     dataset_close(ds);
     how.max_length = 4; /* and where nothing fits, the last tokens */
@@ -249,8 +271,11 @@ static void domains_are_counted_apart(void **state)
 static void files_are_told_in_three_ways(void **state)
 {
     static const char *const good[] = {"\"a\"", "[\"a\",\"b\"]", "[{\"path\":\"a\",\"weight\":0.5},\"b\"]"};
-    static const char *const bad[][2] = {{"[]", "is empty"}, {"5", "a data file is a number"}, {"[{\"weight\":1}]", "key path is missing"},
-                                         {"[{\"path\":\"a\",\"wait\":1}]", "a data file has wait"}, {"[{\"path\":\"a\",\"weight\":0}]", "weight is 0"}};
+    static const char *const bad[][2] = {{"[]", "is empty"},
+                                         {"5", "a data file is a number"},
+                                         {"[{\"weight\":1}]", "key path is missing"},
+                                         {"[{\"path\":\"a\",\"wait\":1}]", "a data file has wait"},
+                                         {"[{\"path\":\"a\",\"weight\":0}]", "weight is 0"}};
     (void)state;
     for (size_t i = 0; i < 3; i++) {
         Json *setting;
@@ -304,10 +329,13 @@ static void a_bad_record_is_refused_with_file_line_and_what_was_seen(void **stat
     static const char *const cases[][2] = {
         {"{\"messages\":[}", "line 2: not valid JSON at line 1, column 14: '}'"},
         {"[1]", "line 2: the record is an array; expected an object"},
-        {"{\"hello\":1,\"text\":null}", "the record fits no format: it has \"hello\", \"text\" (null); known are messages, conversations"},
+        {"{\"hello\":1,\"text\":null}",
+         "the record fits no format: it has \"hello\", \"text\" (null); known are messages, conversations"},
         {"{}", "it is empty"},
-        {"{\"prompt\":\"a\"}", "known are messages, conversations, prompt with completion, instruction with output, text, input_ids"},
-        {"{\"messages\":[],\"text\":\"\"}", "fits two formats: it has messages (messages) and text (text); say which with data_format"},
+        {"{\"prompt\":\"a\"}",
+         "known are messages, conversations, prompt with completion, instruction with output, text, input_ids"},
+        {"{\"messages\":[],\"text\":\"\"}",
+         "fits two formats: it has messages (messages) and text (text); say which with data_format"},
         {"{\"prompt\":\"a\",\"completion\":[]}", "prompt is a string and completion is an array"},
         {"{\"prompt\":[],\"completion\":[]}", "every record must train something"},
         {"{\"conversations\":5}", "conversations is a number"},
@@ -362,7 +390,7 @@ static void a_bad_record_is_refused_with_file_line_and_what_was_seen(void **stat
         file_with(state, file);
         assert_fails(open_with(&ds, path, tokenizer, &options, 512), ERR_DATA, cases[i][1]);
         assert_fails(open_with(&ds, path, tokenizer, &options, 512), ERR_DATA, path);
-        }
+    }
     Dataset *ds;
     assert_fails(open_with(&ds, file_with(state, "\n \n"), tokenizer, &options, 512), ERR_DATA, "has no records");
     assert_fails(open_with(&ds, "/nowhere.jsonl", tokenizer, &options, 512), ERR_IO, "/nowhere.jsonl");
@@ -375,7 +403,8 @@ static void a_bad_record_is_refused_with_file_line_and_what_was_seen(void **stat
 /* What editors and other systems leave in a file, and what only looks like a record. */
 static void careless_files_are_read_all_the_same(void **state)
 {
-    static const char text[] = "\xEF\xBB\xBF" M(U("q") "," A("a")) "\r\n\r\n \t\r\n" M(U("q") "," A("b")), zero[] = M(U("q") "," A("a")) "\n{\"text\":\"\0\"}\n";
+    static const char text[] = "\xEF\xBB\xBF" M(U("q") "," A("a")) "\r\n\r\n \t\r\n" M(U("q") "," A("b")),
+                      zero[] = M(U("q") "," A("a")) "\n{\"text\":\"\0\"}\n";
     Dataset *ds;
     assert_ok(open_with(&ds, file_with(state, text), tokenizer, &options, 512));
     assert_int_equal(dataset_count(ds), 2);
@@ -383,7 +412,8 @@ static void careless_files_are_read_all_the_same(void **state)
     assert_int_equal(dataset_document(ds, 1)->record, 4);
     dataset_close(ds);
     assert_ok(file_write(path, zero, sizeof zero - 1));
-    assert_fails(open_with(&ds, path, tokenizer, &options, 512), ERR_DATA, "line 2: not valid JSON at line 1, column 10: byte 0x00; expected a control character to be escaped");
+    assert_fails(open_with(&ds, path, tokenizer, &options, 512), ERR_DATA,
+                 "line 2: not valid JSON at line 1, column 10: byte 0x00; expected a control character to be escaped");
     assert_fails(open_with(&ds, file_with(state, ""), tokenizer, &options, 512), ERR_DATA, "has no records");
     assert_fails(open_with(&ds, file_with(state, "\x1f\x8b\x08"), tokenizer, &options, 512), ERR_IO, path);
     assert_fails(open_with(&ds, file_with(state, "\x28\xb5\x2f\xfdxyz"), tokenizer, &options, 512), ERR_IO, path);

@@ -127,7 +127,8 @@ static void large_data_gives_the_documents_that_small_data_gives(void **state)
     assert_int_equal(dataset_count(ds), 98);
     assert_ok(loader_open(&one, dataset, 8, 3));
     assert_ok(loader_open(&two, ds, 8, 3));
-    static const uint64_t steps[] = {0, 1, 2, 3, 9, 10, 2, 12, 13, 14, 100, 5, 6, 7, 0}; /* forward, and resumes anywhere */
+    static const uint64_t steps[] = {0,  1,  2,   3, 9, 10, 2, 12,
+                                     13, 14, 100, 5, 6, 7,  0}; /* forward, and resumes anywhere */
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
         const Document *const *a, *const *b;
         size_t n, m;
@@ -201,7 +202,8 @@ static void a_step_without_a_document_that_is_short_enough_takes_the_next(void *
     const Document *const *documents;
     size_t n;
     FILE *out = fopen(scratch_path(state, "mixed.jsonl", path), "w");
-    for (int i = 0; i < 20; i++) fprintf(out, "{\"text\":\"%s\"}\n", i == 7 ? "a" : "one two three four five six seven eight nine ten");
+    for (int i = 0; i < 20; i++)
+        fprintf(out, "{\"text\":\"%s\"}\n", i == 7 ? "a" : "one two three four five six seven eight nine ten");
     fclose(out);
     Dataset *ds = large(state, &(DataFiles){&file, 1}, TRUNCATE_DROP, 8);
     assert_ok(loader_open(&loader, ds, 3, 1));
@@ -227,7 +229,8 @@ static void files_are_mixed_by_their_weights(void **state)
     unsigned seen_in_any[40] = {0};
     write_texts(scratch_path(state, "a.jsonl", a), 10, "a");
     write_texts(scratch_path(state, "b.jsonl", b), 40, "b");
-    assert_ok(dataset_open(&ds, tokenizer, &(DataFiles){items, 2}, &(DatasetOptions){.document = {.max_length = 512}, .preload_bytes = SIZE_MAX}));
+    assert_ok(dataset_open(&ds, tokenizer, &(DataFiles){items, 2},
+                           &(DatasetOptions){.document = {.max_length = 512}, .preload_bytes = SIZE_MAX}));
     assert_ok(loader_open(&loader, ds, 1000, 5));
     assert_int_equal(loader_steps_per_epoch(loader), 1);
     for (uint64_t epoch = 0; epoch < 30; epoch++) {

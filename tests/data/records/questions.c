@@ -31,13 +31,17 @@ static void scored_tokens_are_the_choice_alone(void **state)
 {
     Questions *questions;
     Text text = {0};
-    assert_ok(open_text(state, "\n{\"question\": \"Which?\", \"choices\": [\"this one\", \"that other one\"], \"answer\": \"that other one\"}\n", &questions, 64));
+    assert_ok(open_text(state,
+                        "\n{\"question\": \"Which?\", \"choices\": [\"this one\", \"that other one\"], \"answer\": "
+                        "\"that other one\"}\n",
+                        &questions, 64));
     const Question *q = questions_get(questions, 0);
     assert_int_equal(questions_count(questions), 1);
     assert_int_equal(q->record, 2);
     assert_int_equal(q->answer, 1);
     for (size_t i = 0; i < q->choices[1].n; i++)
-        if (q->choices[1].targets[i] >= 0) assert_ok(tokenizer_decode(tokenizer, &q->choices[1].targets[i], 1, false, &text));
+        if (q->choices[1].targets[i] >= 0)
+            assert_ok(tokenizer_decode(tokenizer, &q->choices[1].targets[i], 1, false, &text));
     assert_string_equal(text.data, "that other one");
     text_free(&text);
     questions_close(questions);
@@ -47,7 +51,10 @@ static void a_written_answer_has_a_prompt_that_ends_where_the_model_begins(void 
 {
     Questions *questions;
     Text text = {0};
-    assert_ok(open_text(state, "{\"messages\": [{\"role\": \"user\", \"content\": \"2 + 2?\"}], \"answer\": \"#### 4\", \"domain\": \"sums\"}", &questions, 64));
+    assert_ok(open_text(
+        state,
+        "{\"messages\": [{\"role\": \"user\", \"content\": \"2 + 2?\"}], \"answer\": \"#### 4\", \"domain\": \"sums\"}",
+        &questions, 64));
     const Question *q = questions_get(questions, 0);
     assert_ok(tokenizer_decode(tokenizer, q->prompt, q->n_prompt, false, &text));
     assert_string_equal(text.data, "[gMASK]<sop><|user|>2 + 2?<|assistant|></think>");
@@ -63,7 +70,8 @@ static void what_is_no_question_is_refused_with_its_line(void **state)
     static const struct {
         const char *text, *message;
     } cases[] = {
-        {"{\"question\": \"?\", \"choices\": [\"a\", \"b\"], \"answer\": 2}", "line 1: answer is 2; expected the index"},
+        {"{\"question\": \"?\", \"choices\": [\"a\", \"b\"], \"answer\": 2}",
+         "line 1: answer is 2; expected the index"},
         {"{\"question\": \"?\", \"choices\": [\"a\", \"b\"], \"answer\": 0.5}", "answer is 0.5"},
         {"{\"question\": \"?\", \"choices\": [\"a\", \"b\"], \"answer\": \"C\"}", "answer is \"C\""},
         {"{\"question\": \"?\", \"choices\": [\"a\"], \"answer\": 0}", "expected a list of two at least"},

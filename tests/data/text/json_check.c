@@ -15,13 +15,27 @@ static void a_value_is_found_between_white_space(void **state)
 static void what_is_not_json_is_refused_with_its_place(void **state)
 {
     (void)state;
-    static const char *const cases[][2] = {
-        {"", "ends at line 1, column 1; expected a value"}, {"{\"a\":}", "column 6: '}'; expected a value"},
-        {"[1,]", "expected a value"}, {"{\"a\" 1}", "a colon"}, {"{a:1}", "a key in quotes"}, {"[1 2]", "a comma or ]"},
-        {"\"abc", "the end of a string"}, {"\"a\nb\"", "byte 0x0A"}, {"01", "nothing after the value"}, {"1.", "a digit"},
-        {"-", "a digit"}, {"NaN", "a value"}, {"[1] x", "nothing after"}, {"{\n\"a\":\ntru}", "line 3, column 1"},
-        {"\"\\ud800\"", "surrogate pair"}, {"\"\\udc00\"", "surrogate pair"}, {"\"\\x\"", "an escape"}, {"\"\\u12g4\"", "hexadecimal"},
-        {"\"\xff\"", "valid UTF-8"}, {"\"\xc3\"", "valid UTF-8"}, {"\"\xed\xa0\x80\"", "valid UTF-8"}};
+    static const char *const cases[][2] = {{"", "ends at line 1, column 1; expected a value"},
+                                           {"{\"a\":}", "column 6: '}'; expected a value"},
+                                           {"[1,]", "expected a value"},
+                                           {"{\"a\" 1}", "a colon"},
+                                           {"{a:1}", "a key in quotes"},
+                                           {"[1 2]", "a comma or ]"},
+                                           {"\"abc", "the end of a string"},
+                                           {"\"a\nb\"", "byte 0x0A"},
+                                           {"01", "nothing after the value"},
+                                           {"1.", "a digit"},
+                                           {"-", "a digit"},
+                                           {"NaN", "a value"},
+                                           {"[1] x", "nothing after"},
+                                           {"{\n\"a\":\ntru}", "line 3, column 1"},
+                                           {"\"\\ud800\"", "surrogate pair"},
+                                           {"\"\\udc00\"", "surrogate pair"},
+                                           {"\"\\x\"", "an escape"},
+                                           {"\"\\u12g4\"", "hexadecimal"},
+                                           {"\"\xff\"", "valid UTF-8"},
+                                           {"\"\xc3\"", "valid UTF-8"},
+                                           {"\"\xed\xa0\x80\"", "valid UTF-8"}};
     const char *begin, *end;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         assert_fails(syntax_check(cases[i][0], strlen(cases[i][0]), &begin, &end), ERR_FORMAT, cases[i][1]);

@@ -21,7 +21,7 @@ static void assert_found(const char *regex, const char *text, size_t from, size_
 static void classes_mean_what_oniguruma_means(void **state)
 {
     (void)state;
-    assert_found("\\s", "a\u180eb", 0, 5, 5);     /* the Mongolian separator is no white space */
+    assert_found("\\s", "a\u180eb", 0, 5, 5); /* the Mongolian separator is no white space */
     assert_found("\\s+", "a\xC2\x85\u2003b", 0, 1, 6);
     assert_found("[^\\s]+", "\u3000ab ", 0, 3, 5);
     assert_found("\\w+", "-a\u0301_9\u203f-", 0, 1, 9); /* marks and connectors belong to words */
@@ -54,10 +54,21 @@ static void a_literal_is_not_a_pattern(void **state)
 
 static void what_would_mean_something_else_is_refused(void **state)
 {
-    static const char *const bad[][2] = {
-        {"\\h", "\\h is not supported"}, {"\\b", "\\b is not supported"}, {"\\K", "\\K"}, {"\\1", "\\1"}, {"(?m:a)", "group"},
-        {"(?<n>a)", "group"}, {"(*UTF)", "(*"}, {"[a[b]]", "a set in a set"}, {"[]a]", "] as the first"}, {"[a", "without an end"},
-        {"[\\W]", "\\W in a set"}, {"a{1}+", "}+"}, {"\\pL", "\\p without"}, {"\\", "backslash at the end"}, {"(a", "closing parenthesis"}};
+    static const char *const bad[][2] = {{"\\h", "\\h is not supported"},
+                                         {"\\b", "\\b is not supported"},
+                                         {"\\K", "\\K"},
+                                         {"\\1", "\\1"},
+                                         {"(?m:a)", "group"},
+                                         {"(?<n>a)", "group"},
+                                         {"(*UTF)", "(*"},
+                                         {"[a[b]]", "a set in a set"},
+                                         {"[]a]", "] as the first"},
+                                         {"[a", "without an end"},
+                                         {"[\\W]", "\\W in a set"},
+                                         {"a{1}+", "}+"},
+                                         {"\\pL", "\\p without"},
+                                         {"\\", "backslash at the end"},
+                                         {"(a", "closing parenthesis"}};
     (void)state;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         Pattern *pattern;

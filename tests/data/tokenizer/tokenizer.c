@@ -11,7 +11,7 @@
 #include <string.h>
 
 #define FIXTURES "tests/fixtures/tokenizer/"
-#define TINY "examples/tiny-glm5/tokenizer.json"
+#define TINY     "examples/tiny-glm5/tokenizer.json"
 
 static void every_fixture_gives_hugging_faces_ids_and_texts(void **state)
 {
@@ -51,15 +51,16 @@ static void close_pair(Pair pair)
 }
 
 #define BYTE_LEVEL "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}"
-#define DECODER "\"decoder\":{\"type\":\"ByteLevel\"}"
-#define VOCAB "\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\"\u0120\":3,\"ab\":4,\"abc\":5,\"bc\":6}"
-#define MODEL "\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[\"b c\",[\"a\",\"b\"]]}"
+#define DECODER    "\"decoder\":{\"type\":\"ByteLevel\"}"
+#define VOCAB      "\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\"\u0120\":3,\"ab\":4,\"abc\":5,\"bc\":6}"
+#define MODEL      "\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[\"b c\",[\"a\",\"b\"]]}"
 
 static const char *tokenizer_with(void **state, const char *pre_tokenizer, const char *added, const char *model)
 {
     static char path[PATH_BYTES];
     char text[4000];
-    int n = snprintf(text, sizeof text, "{\"pre_tokenizer\":%s,\"added_tokens\":[%s]," DECODER ",%s}", pre_tokenizer, added, model);
+    int n = snprintf(text, sizeof text, "{\"pre_tokenizer\":%s,\"added_tokens\":[%s]," DECODER ",%s}", pre_tokenizer,
+                     added, model);
     assert_ok(file_write(scratch_path(state, "tokenizer.json", path), text, (size_t)n));
     return path;
 }
@@ -82,7 +83,9 @@ static void lower_ranks_merge_first_and_whole_words_only_when_merges_are_ignored
     assert_ids(pair, "abab", 4, 4);
     assert_ids(pair, "axb", 4); /* a byte that nobody has is as good as not there, as in Hugging Face's library */
     close_pair(pair);
-    pair = open_pair(tokenizer_with(state, BYTE_LEVEL, "", "\"model\":{\"type\":\"BPE\",\"ignore_merges\":true," VOCAB ",\"merges\":[\"b c\"]}"));
+    pair = open_pair(tokenizer_with(state, BYTE_LEVEL, "",
+                                    "\"model\":{\"type\":\"BPE\",\"ignore_merges\":true," VOCAB
+                                    ",\"merges\":[\"b c\"]}"));
     assert_ids(pair, "abc", 5);
     assert_ids(pair, "abcc", 0, 6, 2);
     close_pair(pair);
@@ -90,9 +93,12 @@ static void lower_ranks_merge_first_and_whole_words_only_when_merges_are_ignored
 
 static void splits_see_their_piece_alone_and_may_drop_it(void **state)
 {
-    Pair pair = open_pair(tokenizer_with(state, "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"String\":\" \"},"
-                                         "\"behavior\":\"Removed\",\"invert\":false},{\"type\":\"Split\",\"pattern\":{\"Regex\":\"b(?!c)\"},"
-                                         "\"behavior\":\"Isolated\"}," BYTE_LEVEL "]}", "", MODEL));
+    Pair pair = open_pair(tokenizer_with(
+        state,
+        "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"String\":\" \"},"
+        "\"behavior\":\"Removed\",\"invert\":false},{\"type\":\"Split\",\"pattern\":{\"Regex\":\"b(?!c)\"},"
+        "\"behavior\":\"Isolated\"}," BYTE_LEVEL "]}",
+        "", MODEL));
     assert_ids(pair, "ab c", 0, 1, 2);
     assert_ids(pair, "abc", 0, 6);
     close_pair(pair);
@@ -101,8 +107,11 @@ static void splits_see_their_piece_alone_and_may_drop_it(void **state)
 static void added_tokens_keep_their_flags(void **state)
 {
     Pair pair = open_pair(tokenizer_with(state, BYTE_LEVEL,
-        "{\"id\":7,\"content\":\"<x>\",\"special\":true},{\"id\":8,\"content\":\"<x>>\"},{\"id\":9,\"content\":\"ca\",\"single_word\":true},"
-        "{\"id\":10,\"content\":\"<l>\",\"lstrip\":true},{\"id\":11,\"content\":\"<r>\",\"rstrip\":true},{\"id\":12,\"content\":\"<n>\",\"normalized\":true}", MODEL));
+                                         "{\"id\":7,\"content\":\"<x>\",\"special\":true},{\"id\":8,\"content\":\"<x>>"
+                                         "\"},{\"id\":9,\"content\":\"ca\",\"single_word\":true},"
+                                         "{\"id\":10,\"content\":\"<l>\",\"lstrip\":true},{\"id\":11,\"content\":\"<r>"
+                                         "\",\"rstrip\":true},{\"id\":12,\"content\":\"<n>\",\"normalized\":true}",
+                                         MODEL));
     assert_ids(pair, "a<x>b<x>>c", 0, 7, 1, 8, 2); /* the longest wins */
     assert_ids(pair, "aca ca cab", 0, 2, 0, 3, 9, 3, 2, 4);
     assert_ids(pair, "a  <l> b", 0, 10, 3, 1);
@@ -124,26 +133,33 @@ static void what_is_not_supported_is_refused_by_name(void **state)
         {"{\"type\":\"Metaspace\"}", "", MODEL, "pre_tokenizer: Metaspace is not supported"},
         {"null", "", MODEL, "without ByteLevel"},
         {"{\"type\":\"ByteLevel\",\"add_prefix_space\":true}", "", MODEL, "add_prefix_space"},
-        {"{\"type\":\"Sequence\",\"pretokenizers\":[" BYTE_LEVEL ",{\"type\":\"Digits\"}]}", "", MODEL, "Digits after ByteLevel"},
-        {"{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a\"},\"behavior\":\"MergedWithNext\"}", "", MODEL, "MergedWithNext"},
+        {"{\"type\":\"Sequence\",\"pretokenizers\":[" BYTE_LEVEL ",{\"type\":\"Digits\"}]}", "", MODEL,
+         "Digits after ByteLevel"},
+        {"{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a\"},\"behavior\":\"MergedWithNext\"}", "", MODEL,
+         "MergedWithNext"},
         {"{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(a\"},\"behavior\":\"Isolated\"}", "", MODEL, "pattern (a:"},
         {"{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[a&&b]\"},\"behavior\":\"Isolated\"}", "", MODEL, "&& in a set"},
-        {"{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\h\"},\"behavior\":\"Isolated\"}", "", MODEL, "\\h is not supported"},
+        {"{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\h\"},\"behavior\":\"Isolated\"}", "", MODEL,
+         "\\h is not supported"},
         {"{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a{1,2}+\"},\"behavior\":\"Isolated\"}", "", MODEL, "}+"},
         {BYTE_LEVEL, "", "\"model\":{\"type\":\"Unigram\"}", "model type \"Unigram\""},
-        {BYTE_LEVEL, "", "\"model\":{\"type\":\"BPE\",\"byte_fallback\":true," VOCAB ",\"merges\":[]}", "byte_fallback"},
+        {BYTE_LEVEL, "", "\"model\":{\"type\":\"BPE\",\"byte_fallback\":true," VOCAB ",\"merges\":[]}",
+         "byte_fallback"},
         {BYTE_LEVEL, "", "\"model\":{\"type\":\"BPE\",\"unk_token\":\"a\"," VOCAB ",\"merges\":[]}", "lacks byte 0x00"},
-        {BYTE_LEVEL, "", "\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[\"a z\"]}", "merge 0: z is not in the vocabulary"},
+        {BYTE_LEVEL, "", "\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[\"a z\"]}",
+         "merge 0: z is not in the vocabulary"},
         {BYTE_LEVEL, "", "\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[\"a b c\"]}", "is not two tokens"},
         {BYTE_LEVEL, "", "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}", "token a: the id is -1"},
-        {BYTE_LEVEL, "", "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":1,\"b\":1},\"merges\":[]}", "id 1 belongs to a and to b"},
+        {BYTE_LEVEL, "", "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":1,\"b\":1},\"merges\":[]}",
+         "id 1 belongs to a and to b"},
         {BYTE_LEVEL, "{\"id\":5,\"content\":\"a\"}", MODEL, "element 0: is id 5 here, 0 in the vocabulary"},
         {BYTE_LEVEL, "{\"id\":5}", MODEL, "content"},
         {BYTE_LEVEL, "", "\"normalizer\":{\"type\":\"NFKC\"}," MODEL, "normalizer NFKC"},
         {BYTE_LEVEL, "", "\"model\":3", "model is a number"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Tokenizer *tokenizer;
-        assert_fails(tokenizer_open(&tokenizer, tokenizer_with(state, cases[i][0], cases[i][1], cases[i][2])), ERR_FORMAT, cases[i][3]);
+        assert_fails(tokenizer_open(&tokenizer, tokenizer_with(state, cases[i][0], cases[i][1], cases[i][2])),
+                     ERR_FORMAT, cases[i][3]);
     }
     Tokenizer *tokenizer;
     assert_fails(tokenizer_open(&tokenizer, "nowhere.json"), ERR_IO, "nowhere.json");

@@ -257,11 +257,6 @@ static Err *open_parts(Run *run)
     return plan_steps(run);
 }
 
-Err *run_best_directory(const Run *run, char path[PATH_BYTES])
-{
-    return file_join(path, run->settings.output_dir, "best");
-}
-
 Err *run_open(Run *run, int argc, char **argv)
 {
     Err *err = read_settings(run, argc, argv);

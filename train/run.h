@@ -1,4 +1,8 @@
-/* A training run: everything opened, in order, and closed again. */
+/* A training run: what it holds, how it is opened, what happens in it and how it is closed.
+ *
+ * The functions below are in several files; a heading names the file of each group. Calls go one way:
+ *     run.c       opens a run: it calls run_memory.c and run_checkpoint.c (to resume)
+ *     run_loop.c  takes the steps: it calls all others */
 #ifndef GRAFT_TRAIN_RUN_H
 #define GRAFT_TRAIN_RUN_H
 
@@ -13,16 +17,16 @@
 #include "train/settings.h"
 #include "train/tensorboard.h"
 
-/* What a run remembers from step to step besides adapter and moments. */
+/* The state that goes from step to step besides the adapter and its moments. A checkpoint holds it. */
 typedef struct {
     double best_loss;   /* lowest evaluation loss */
     uint64_t best_step; /* 0: none yet */
-    uint64_t waited;    /* evaluations since then */
-    bool evaluated;     /* the evaluation that is due after the last step is done */
+    uint64_t waited;    /* evaluations since the best one */
+    bool evaluated;     /* the last finished step has been evaluated */
     double smoothed_loss;
 } Progress;
 
-/* Where the time of steps went, but for the first of this process: it meets cold memory. */
+/* Where the time of the steps went. The first step of this process is not counted: its memory is cold. */
 typedef struct {
     Timing timing;
     uint64_t steps;
@@ -48,61 +52,94 @@ typedef struct {
     uint64_t tokens_seen;      /* by this process */
     uint64_t loss_tokens_seen; /* since the start, resumed or not */
     char *config_json;
-    RunTiming run_timing; /* of settings.timing */
+    RunTiming run_timing; /* with settings.timing */
     StepWork work;
     Budget budget;
-    Plan plan; /* of the same, when `planned`: this machine was measured */
-    bool planned;
-    double flops;                                /* of a step with the longest documents, all ranks */
-    const char *scratch_dir;                     /* NULL: boundaries stay in memory; borrowed from settings */
-    char state_digest[2 * DIGEST_SUM_BYTES + 1]; /* of the last save: SHA-256 of values and moments; rank 0 knows it */
+    Plan plan;               /* of the time of a step; only when `planned` */
+    bool planned;            /* `graft doctor` has measured this machine */
+    double flops;            /* of a step with the longest documents, all ranks together */
+    const char *scratch_dir; /* for layer inputs; NULL: they are in memory. Borrowed from settings */
+    char state_digest[2 * DIGEST_SUM_BYTES + 1]; /* SHA-256 of values and moments at the last save; only on rank 0 */
     char base_digest[DIGEST_BYTES], data_digest[DATASET_DIGEST];
 } Run;
+
+/* ---- run.c ------------------------------------------------------------------------------------------------------ */
 
 /* Read the settings (a configuration file and --key value), open files, attach the adapter, resume when asked.
  * dp is open already. Fails as each part does; run_close is safe after it. */
 MUST_USE Err *run_open(Run *run, int argc, char **argv);
 void run_close(Run *run);
 
-/* Share out memory_limit, stream the weights if they must be; fails before anything large is read when a run cannot fit.
- * Collective. What was planned, and at the end what happened: lines for people. */
+/* ---- run_memory.c ----------------------------------------------------------------------------------------------- */
+
+/* Plan the memory of the run within memory_limit, and stream the weights if they do not fit. If the run cannot fit, it
+ * fails before anything large is read. Collective. */
 MUST_USE Err *run_fit_memory(Run *run);
+
+/* Print what was planned, and at the end what was used. */
 void run_describe_memory(const Run *run);
 void run_describe_use(const Run *run, uint64_t steps, double seconds);
 
-/* Save a checkpoint of the last finished step into a directory, of which the `keep` newest stay (0: all). Collective. */
+/* ---- run_checkpoint.c ------------------------------------------------------------------------------------------- */
+
+/* Save a checkpoint of the last finished step into a directory and keep the `keep` newest there (0: all). Collective. */
 MUST_USE Err *run_save(Run *run, const char *directory, size_t keep);
 
-/* Where the best step is kept. */
-MUST_USE Err *run_best_directory(const Run *run, char path[PATH_BYTES]);
-
-/* Take over the state of a checkpoint, cut the metrics back. Collective. */
+/* Load the state of a checkpoint and cut metrics.jsonl back to what it was then. Collective. */
 MUST_USE Err *run_resume(Run *run, const char *path);
 
-/* What is trained, on what, how: a few lines for people. */
-void run_describe(const Run *run);
-void run_describe_read(const Run *run); /* of data that was read step by step: what it came to */
+/* The directory of the best step: output_dir/best. */
+MUST_USE Err *run_best_directory(const Run *run, char path[PATH_BYTES]);
 
-/* Take a step of so many seconds into the profile; at the end a table on stdout, and profile.jsonl in output_dir. */
+/* ---- run_describe.c --------------------------------------------------------------------------------------------- */
+
+/* Print what is trained, on which data and how. */
+void run_describe(const Run *run);
+
+/* Print the totals of data that was read step by step, for they are known only at the end. */
+void run_describe_read(const Run *run);
+
+/* ---- run_timing.c ----------------------------------------------------------------------------------------------- */
+
+/* Add a step that took `seconds` to the timing. `first`: it was the first step of this process and is not counted.
+ * run_write_timing prints the table on stdout and writes output_dir/timing.jsonl. Both do nothing without --timing. */
 void run_time_step(Run *run, bool first, double seconds);
 MUST_USE Err *run_write_timing(const Run *run);
 
-/* What is wrong with a step whose numbers are not finite: its gradients once more, looking after every operation.
- * Takes err, gives back what it found instead. */
-MUST_USE Err *run_find_fault(Run *run, Err *err);
+/* ---- run_metrics.c ---------------------------------------------------------------------------------------------- */
 
-/* The documents of the step that follows `done` ones, cut for this run. group_tokens 1: every micro-batch alone. */
-MUST_USE Err *run_batch(const Run *run, size_t group_tokens, Batch *batch);
-
-/* A new line for the metrics, which says where it stands; and write it where metrics go. The line is taken. */
+/* A new line of metrics.jsonl, with the step and the epoch. Owner: the caller, until run_note. */
 Json *run_line(const Run *run);
+
+/* Write a line to metrics.jsonl and to TensorBoard. Takes ownership of the line. */
 MUST_USE Err *run_note(Run *run, Json *line);
 
-/* Evaluate on all held-out files, note every file's and domain's loss, keep the best step. Collective. */
+/* Finished steps, in epochs. */
+double run_epoch(const Run *run);
+
+/* ---- run_batch.c ------------------------------------------------------------------------------------------------ */
+
+/* The batch of the step after the `done` finished ones. group_tokens 1: one micro-batch in every group.
+ * Owner: the caller, until batch_free. */
+MUST_USE Err *run_batch(const Run *run, size_t group_tokens, Batch *batch);
+
+/* ---- run_fault.c ------------------------------------------------------------------------------------------------ */
+
+/* Find out where a step that was not finite went wrong: compute its gradients again and check every operation.
+ * Takes ownership of err; returns an error that also names the operation, the micro-batch and its records. */
+MUST_USE Err *run_find_fault(Run *run, Err *err);
+
+/* ---- run_evaluate.c --------------------------------------------------------------------------------------------- */
+
+/* Evaluate on every eval_file, write the loss of each file and domain, keep the best step. Collective. */
 MUST_USE Err *run_evaluate(Run *run);
+
+/* Whether early_stopping_patience evaluations in a row have brought no lower loss. */
 bool run_is_out_of_patience(const Run *run);
 
-/* Train to the end, or until a signal: then the last finished step is saved and ERR_STOPPED returned. Collective. */
+/* ---- run_loop.c ------------------------------------------------------------------------------------------------- */
+
+/* Train to the end, or until a signal: then save the last finished step and return ERR_STOPPED. Collective. */
 MUST_USE Err *loop_run(Run *run);
 
 #endif

@@ -138,6 +138,11 @@ static Err *write_file(Run *run, Saved *saved, const char *directory, size_t kee
     return err ? err : checkpoint_rotate(directory, keep);
 }
 
+Err *run_best_directory(const Run *run, char path[PATH_BYTES])
+{
+    return file_join(path, run->settings.output_dir, "best");
+}
+
 Err *run_save(Run *run, const char *directory, size_t keep)
 {
     Saved saved;

@@ -17,28 +17,7 @@ typedef struct {
     uint64_t first; /* step at the start of this process */
 } Loop;
 
-static double epoch_of(const Run *run, uint64_t step)
-{
-    return (double)step / (double)loader_steps_per_epoch(run->loader);
-}
-
-Json *run_line(const Run *run)
-{
-    Json *line = json_new_object();
-    json_add_number(line, "step", (double)run->done);
-    json_add_number(line, "epoch", epoch_of(run, run->done));
-    return line;
-}
-
 /* ---- one step --------------------------------------------------------------------------------------------------- */
-
-Err *run_batch(const Run *run, size_t group_tokens, Batch *batch)
-{
-    size_t n;
-    const Document *const *docs;
-    TRY(loader_documents(run->loader, run->done, &n, &docs));
-    return batch_new(batch, &run->dp, n, docs, (size_t)run->settings.micro_batch_tokens, group_tokens);
-}
 
 static void add_balance(Json *line, const Settings *s, const BalanceValues *b)
 {
@@ -70,14 +49,6 @@ static void add_load(Json *line, const Run *run)
     }
     json_add_number(line, "load_max_over_mean", worst_load(run));
     json_add(line, "expert_load", layers);
-}
-
-Err *run_note(Run *run, Json *line)
-{
-    Err *err = run->board ? tensorboard_line(run->board, line) : NULL;
-    if (!err) return metrics_write(&run->metrics, line);
-    json_free(line);
-    return err;
 }
 
 static Err *note_step(Run *run, const StepResult *result, const StepRates *rates, double seconds)
@@ -122,7 +93,7 @@ static void show_progress(const Loop *loop, const StepResult *result, double rat
         "step %llu/%llu  %s left  loss %.4f (smoothed %.4f)  %.0f tok/s  lr %.2e  norm %.3f  %s%.0f MiB  epoch %.2f",
         (unsigned long long)run->done, (unsigned long long)run->total, left, result->loss, run->progress.smoothed_loss,
         (double)result->tokens / seconds, rate, result->grad_norm, load, (double)log_peak_bytes() / 1048576,
-        epoch_of(run, run->done));
+        run_epoch(run));
 }
 
 static StepRates rates_now(const Run *run)

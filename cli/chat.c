@@ -188,10 +188,10 @@ static Err *open_session(ChatSession *c)
 static Err *read_tools(ChatSession *c)
 {
     const char *path = c->settings.tools;
-    Raw tools;
+    JsonView tools;
     TRY(reader_whole(&c->tools, path));
-    TRY(err_wrap(raw_open(&tools, c->tools.data, c->tools.n), "tools: %s", path));
-    return raw_is(tools, JSON_ARRAY)
+    TRY(err_wrap(view_open(&tools, c->tools.data, c->tools.n), "tools: %s", path));
+    return view_is(tools, JSON_ARRAY)
                ? NULL
                : err_new(
                      ERR_DATA,

@@ -112,9 +112,9 @@ static Err *render_text(ChatSession *c, ChatText *chat, const char *json)
     ChatOptions options = {.template = c->template,
                            .add_generation_prompt = true,
                            .enable_thinking = c->settings.sampling.thinking ? CHAT_YES : CHAT_NO};
-    Raw messages, tools = {0};
-    TRY(raw_open(&messages, json, strlen(json)));
-    if (c->tools.n) TRY(raw_open(&tools, c->tools.data, c->tools.n));
+    JsonView messages, tools = {0};
+    TRY(view_open(&messages, json, strlen(json)));
+    if (c->tools.n) TRY(view_open(&tools, c->tools.data, c->tools.n));
     return chat_render(chat, &options, messages, tools);
 }
 

@@ -95,7 +95,7 @@ static Err *add_prompt(Writer *w, const char *text, size_t bytes, size_t line)
     return NULL;
 }
 
-static Err *add_messages(Writer *w, Raw messages, Raw tools, size_t line)
+static Err *add_messages(Writer *w, JsonView messages, JsonView tools, size_t line)
 {
     ChatOptions options = {.template = w->template,
                            .add_generation_prompt = true,
@@ -105,9 +105,9 @@ static Err *add_messages(Writer *w, Raw messages, Raw tools, size_t line)
 }
 
 /* A user's message alone, with --system before it; content is a JSON string. */
-static Err *add_content(Writer *w, const char *content, size_t bytes, Raw tools, size_t line)
+static Err *add_content(Writer *w, const char *content, size_t bytes, JsonView tools, size_t line)
 {
-    Raw messages;
+    JsonView messages;
     text_clear(&w->messages);
     text_put(&w->messages, "[");
     if (w->settings.system) {
@@ -126,7 +126,7 @@ static Err *add_content(Writer *w, const char *content, size_t bytes, Raw tools,
     text_add(&w->messages, content, bytes);
     text_put(&w->messages, "}]");
     TRY(text_error(&w->messages));
-    TRY(raw_open(&messages, w->messages.data, w->messages.n));
+    TRY(view_open(&messages, w->messages.data, w->messages.n));
     return add_messages(w, messages, tools, line);
 }
 
@@ -141,7 +141,7 @@ static Err *add_plain(Writer *w, const char *text, size_t bytes, size_t line)
     Err *err = json_print(list, false, &quoted);
     json_free(list);
     if (err) return err;
-    err = add_content(w, quoted + 1, strlen(quoted) - 2, (Raw){0}, line); /* without the brackets */
+    err = add_content(w, quoted + 1, strlen(quoted) - 2, (JsonView){0}, line); /* without the brackets */
     free(quoted);
     return err;
 }
@@ -149,13 +149,13 @@ static Err *add_plain(Writer *w, const char *text, size_t bytes, size_t line)
 static Err *add_record(Writer *w, const char *text, size_t bytes, size_t line)
 {
     static const char *const keys[] = {"messages", "question", "prompt", "tools"};
-    Raw record, of[4];
+    JsonView record, of[4];
     if (bytes == 0 || text[0] != '{') return add_plain(w, text, bytes, line);
-    TRY(raw_open(&record, text, bytes));
-    raw_find_all(record, 4, keys, of);
+    TRY(view_open(&record, text, bytes));
+    view_find_all(record, 4, keys, of);
     if (of[0].at) return add_messages(w, of[0], of[3], line);
-    Raw content = of[1].at ? of[1] : of[2];
-    if (!raw_is(content, JSON_STRING)) return err_new(ERR_DATA, "the record has no messages, question or prompt");
+    JsonView content = of[1].at ? of[1] : of[2];
+    if (!view_is(content, JSON_STRING)) return err_new(ERR_DATA, "the record has no messages, question or prompt");
     return add_content(w, content.at, content.bytes, of[3], line);
 }
 

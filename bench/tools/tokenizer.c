@@ -16,11 +16,11 @@
 enum { ROUNDS = 5, TEXT_BYTES = 8 << 20, WORD_BYTES = 1 << 20 };
 
 /* The strings under `key` anywhere in a value, one after the other. */
-static void gather(Text *out, Raw value, const char *key)
+static void gather(Text *out, JsonView value, const char *key)
 {
-    for (RawItem item = raw_first(value); item.value.at; raw_next(&item)) {
-        if (item.key.at && raw_equals(item.key, key) && raw_is(item.value, JSON_STRING))
-            raw_string(out, item.value);
+    for (JsonViewItem item = view_first(value); item.value.at; view_next(&item)) {
+        if (item.key.at && view_equals(item.key, key) && view_is(item.value, JSON_STRING))
+            view_string(out, item.value);
         else
             gather(out, item.value, key);
     }
@@ -34,8 +34,8 @@ static Err *read_texts(Text *out, const char *path, const char *key)
     TRY(reader_open(&reader, path));
     Err *err = NULL;
     while (!err && !(err = reader_line(reader, &line, &bytes)) && line) {
-        Raw record;
-        if ((err = raw_open(&record, line, bytes))) break;
+        JsonView record;
+        if ((err = view_open(&record, line, bytes))) break;
         gather(out, record, key);
     }
     reader_close(reader);

@@ -52,11 +52,11 @@ static void keep_last_scored(ChatText *out)
     out->n_spans = 1;
 }
 
-static Err *is_weighed_out(Raw message, bool *yes)
+static Err *is_weighed_out(JsonView message, bool *yes)
 {
-    Raw weight = raw_find(message, "weight");
+    JsonView weight = view_find(message, "weight");
     *yes = false;
-    if (!weight.at || raw_kind(weight) == JSON_NULL) return NULL;
+    if (!weight.at || view_kind(weight) == JSON_NULL) return NULL;
     if (weight.bytes != 1 || (*weight.at != '0' && *weight.at != '1'))
         return err_new(ERR_DATA, "weight is %.*s; expected 0 or 1", weight.bytes < 20 ? (int)weight.bytes : 20,
                        weight.at);
@@ -100,10 +100,10 @@ static Err *write_message(Render *r, const Writer *writer, ChatText *out, const 
 
 static Err *write_messages(Render *r, const Writer *writer, ChatText *out)
 {
-    Message message = {.item = raw_first(r->messages), .number = 1, .before = ROLE_NOBODY};
+    Message message = {.item = view_first(r->messages), .number = 1, .before = ROLE_NOBODY};
     bool all = r->options->train_on == CHAT_TRAIN_ALL, spans = all;
     Turn turn = {.begin = SIZE_MAX}; /* in front of the first message */
-    for (; message.item.value.at; raw_next(&message.item), message.number++, message.before = message.role) {
+    for (; message.item.value.at; view_next(&message.item), message.number++, message.before = message.role) {
         TRY(err_wrap(render_role(message.item.value, &message.role), "message %zu", message.number));
         if (spans) TRY(score_turn(out, r->options, &turn, out->text.n, writer->stop(message.role)));
         TRY(err_wrap(write_message(r, writer, out, &message, &turn, &spans), "message %zu", message.number));
@@ -113,20 +113,20 @@ static Err *write_messages(Render *r, const Writer *writer, ChatText *out)
     return spans ? score_turn(out, r->options, &turn, out->text.n, 0) : NULL;
 }
 
-static Err *open_conversation(Render *r, Raw messages, Raw tools)
+static Err *open_conversation(Render *r, JsonView messages, JsonView tools)
 {
     size_t number = 1;
-    if (!raw_is(messages, JSON_ARRAY))
-        return err_new(ERR_DATA, "messages is %s; expected an array", raw_kind_name(messages));
+    if (!view_is(messages, JSON_ARRAY))
+        return err_new(ERR_DATA, "messages is %s; expected an array", view_kind_name(messages));
     r->messages = messages;
-    for (RawItem m = raw_first(messages); m.value.at; raw_next(&m), number++)
-        if (raw_equals(raw_find(m.value, "role"), "user")) r->last_user = number;
-    if (!tools.at || raw_is(tools, JSON_NULL)) return NULL;
+    for (JsonViewItem m = view_first(messages); m.value.at; view_next(&m), number++)
+        if (view_equals(view_find(m.value, "role"), "user")) r->last_user = number;
+    if (!tools.at || view_is(tools, JSON_NULL)) return NULL;
     r->tools = tools;
     return render_unwrap(&r->tools, JSON_ARRAY, "tools", &r->tools_held);
 }
 
-Err *chat_render(ChatText *out, const ChatOptions *options, Raw messages, Raw tools)
+Err *chat_render(ChatText *out, const ChatOptions *options, JsonView messages, JsonView tools)
 {
     Render r = {.out = &out->text, .options = options, .template = template_of(options->template)};
     const Writer *writer = options->template == CHAT_DEEPSEEK_V3 ? &deepseek : &glm;

@@ -49,7 +49,7 @@ typedef struct {
 /* Render into `out`, which is emptied first. `tools` may be absent, null, or a string that holds the array; so may a
  * tool call's arguments be a string that holds the object. A message with `"weight": 0` is not scored.
  * Fails: ERR_DATA, naming the message and what was seen. */
-MUST_USE Err *chat_render(ChatText *out, const ChatOptions *options, Raw messages, Raw tools);
+MUST_USE Err *chat_render(ChatText *out, const ChatOptions *options, JsonView messages, JsonView tools);
 void chat_text_free(ChatText *text);
 
 #endif

@@ -3,13 +3,13 @@
  * Source: the chat_template in tokenizer_config.json of deepseek-ai/DeepSeek-V3, whose part for tools is left out. */
 #include "data/chat/deepseek.h"
 
-static Err *refuse(Raw message, Role role)
+static Err *refuse(JsonView message, Role role)
 {
     static const char *const keys[] = {"tool_calls", "reasoning_content"};
     if (role == ROLE_TOOL) return err_new(ERR_DATA, "the deepseek_v3 template is known without tools only");
     for (size_t i = 0; i < 2; i++) {
-        Raw value = raw_find(message, keys[i]);
-        if (value.at && raw_kind(value) != JSON_NULL && value.bytes > 2)
+        JsonView value = view_find(message, keys[i]);
+        if (value.at && view_kind(value) != JSON_NULL && value.bytes > 2)
             return err_new(ERR_DATA, "the deepseek_v3 template has no place for %s", keys[i]);
     }
     return NULL;
@@ -19,13 +19,13 @@ static Err *refuse(Raw message, Role role)
 Err *deepseek_head(Render *r)
 {
     bool first = true;
-    if (raw_first(r->tools).value.at) return err_new(ERR_DATA, "the deepseek_v3 template is known without tools only");
+    if (view_first(r->tools).value.at) return err_new(ERR_DATA, "the deepseek_v3 template is known without tools only");
     render_put(r, "<｜begin▁of▁sentence｜>");
-    for (RawItem m = raw_first(r->messages); m.value.at; raw_next(&m)) {
-        if (!raw_equals(raw_find(m.value, "role"), "system")) continue;
+    for (JsonViewItem m = view_first(r->messages); m.value.at; view_next(&m)) {
+        if (!view_equals(view_find(m.value, "role"), "system")) continue;
         if (!first) render_put(r, "\n\n");
         first = false;
-        TRY(render_visible(r, r->out, raw_find(m.value, "content")));
+        TRY(render_visible(r, r->out, view_find(m.value, "content")));
     }
     return NULL;
 }
@@ -36,7 +36,7 @@ Err *deepseek_message(Render *r, const Message *message, Turn *turn)
     if (message->role == ROLE_SYSTEM) return NULL;
     render_put(r, message->role == ROLE_USER ? "<｜User｜>" : "<｜Assistant｜>");
     size_t begin = r->out->n;
-    TRY(render_visible(r, r->out, raw_find(message->item.value, "content")));
+    TRY(render_visible(r, r->out, view_find(message->item.value, "content")));
     if (message->role == ROLE_USER) return NULL;
     render_put(r, r->template->end);
     turn->begin = turn->held_from = turn->held_to = begin;

@@ -26,15 +26,15 @@ Err *glm_head(Render *r)
     return glm_tools(r);
 }
 
-static bool has_reasoning(Raw message) { return raw_is(raw_find(message, "reasoning_content"), JSON_STRING); }
+static bool has_reasoning(JsonView message) { return view_is(view_find(message, "reasoning_content"), JSON_STRING); }
 
 /* Whether an assistant's message has reasoning_content, from the one after `user` to the next user's. */
-static bool turn_thinks(RawItem user)
+static bool turn_thinks(JsonViewItem user)
 {
-    for (raw_next(&user); user.value.at; raw_next(&user)) {
-        Raw role = raw_find(user.value, "role");
-        if (raw_equals(role, "user")) return false;
-        if (raw_equals(role, "assistant") && has_reasoning(user.value)) return true;
+    for (view_next(&user); user.value.at; view_next(&user)) {
+        JsonView role = view_find(user.value, "role");
+        if (view_equals(role, "user")) return false;
+        if (view_equals(role, "assistant") && has_reasoning(user.value)) return true;
     }
     return false;
 }
@@ -45,7 +45,7 @@ static Err *user(Render *r, const Message *message)
     r->turn_thinks = r->template->fills_thinking && turn_thinks(message->item);
     render_put(r, "<|user|>");
     render_put(r, r->template->nl);
-    TRY(render_visible(r, &r->content, raw_find(message->item.value, "content")));
+    TRY(render_visible(r, &r->content, view_find(message->item.value, "content")));
     text_add(r->out, r->content.data, r->content.n);
     if (r->options->template != CHAT_GLM45 || r->options->enable_thinking != CHAT_NO) return NULL;
     size_t n = r->content.n, k = strlen(mark);
@@ -102,13 +102,13 @@ static bool fills(const Render *r, size_t number)
 /* Thinking and content of a message: from reasoning_content, or from what stands around </think> in the content. */
 static Err *split(Render *r, const Message *message, Parts *parts)
 {
-    Raw given = raw_find(message->item.value, "reasoning_content");
-    TRY(render_visible(r, &r->content, raw_find(message->item.value, "content")));
+    JsonView given = view_find(message->item.value, "reasoning_content");
+    TRY(render_visible(r, &r->content, view_find(message->item.value, "content")));
     text_add(&r->reasoning, "", 0);
-    if (raw_is(given, JSON_STRING)) raw_string(&r->reasoning, given);
+    if (view_is(given, JSON_STRING)) view_string(&r->reasoning, given);
     TRY(text_error(&r->content));
     TRY(text_error(&r->reasoning));
-    *parts = (Parts){{r->reasoning.data, r->reasoning.n}, {r->content.data, r->content.n}, raw_is(given, JSON_STRING)};
+    *parts = (Parts){{r->reasoning.data, r->reasoning.n}, {r->content.data, r->content.n}, view_is(given, JSON_STRING)};
     if (!parts->given) split_content(r, parts);
     if (r->template->later) {
         parts->given |= fills(r, message->number);
@@ -160,7 +160,7 @@ Err *glm_message(Render *r, const Message *message, Turn *turn)
     default:
         render_put(r, "<|system|>");
         render_put(r, r->template->nl);
-        return render_visible(r, r->out, raw_find(message->item.value, "content"));
+        return render_visible(r, r->out, view_find(message->item.value, "content"));
     }
 }
 

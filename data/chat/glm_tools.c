@@ -5,23 +5,23 @@
 /* ---- tools ---- */
 
 /* A later template's: what `function` holds, or the tool itself. */
-static Err *function_of(Raw tool, Raw *function)
+static Err *function_of(JsonView tool, JsonView *function)
 {
-    *function = raw_find(tool, "function");
+    *function = view_find(tool, "function");
     if (!function->at) *function = tool;
-    if (raw_is(*function, JSON_OBJECT)) return NULL;
-    return err_new(ERR_DATA, "a tool is %s; expected an object", raw_kind_name(*function));
+    if (view_is(*function, JSON_OBJECT)) return NULL;
+    return err_new(ERR_DATA, "a tool is %s; expected an object", view_kind_name(*function));
 }
 
 /* Without two keys, and keys as they are, not as JSON would spell them. */
-static Err *function_line(Render *r, Raw function)
+static Err *function_line(Render *r, JsonView function)
 {
     const char *begin = "{\"";
-    for (RawItem item = raw_first(function); item.value.at; raw_next(&item)) {
-        if (raw_equals(item.key, "defer_loading") || raw_equals(item.key, "strict")) continue;
+    for (JsonViewItem item = view_first(function); item.value.at; view_next(&item)) {
+        if (view_equals(item.key, "defer_loading") || view_equals(item.key, "strict")) continue;
         render_put(r, begin);
         begin = ", \"";
-        raw_string(r->out, item.key);
+        view_string(r->out, item.key);
         render_put(r, "\": ");
         TRY(python_json(r->out, item.value));
     }
@@ -29,30 +29,30 @@ static Err *function_line(Render *r, Raw function)
     return NULL;
 }
 
-static Err *tool_line(Render *r, Raw tool)
+static Err *tool_line(Render *r, JsonView tool)
 {
-    Raw function, defer;
+    JsonView function, defer;
     if (!r->template->later) {
         TRY(python_json(r->out, tool));
         render_put(r, "\n");
         return NULL;
     }
     TRY(function_of(tool, &function));
-    defer = raw_find(function, "defer_loading");
-    if (defer.at && !raw_is(defer, JSON_BOOL) && !raw_is(defer, JSON_NULL))
-        return err_new(ERR_DATA, "defer_loading is %s; expected true or false", raw_kind_name(defer));
-    return raw_is(defer, JSON_BOOL) && *defer.at == 't'
+    defer = view_find(function, "defer_loading");
+    if (defer.at && !view_is(defer, JSON_BOOL) && !view_is(defer, JSON_NULL))
+        return err_new(ERR_DATA, "defer_loading is %s; expected true or false", view_kind_name(defer));
+    return view_is(defer, JSON_BOOL) && *defer.at == 't'
                ? NULL
                : function_line(r, function); /* deferred: loaded by a reference */
 }
 
 Err *glm_tools(Render *r)
 {
-    RawItem tool = raw_first(r->tools);
+    JsonViewItem tool = view_first(r->tools);
     if (!tool.value.at) return NULL;
     render_put(r, "<|system|>\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
                   "You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n");
-    for (; tool.value.at; raw_next(&tool)) TRY(err_wrap(tool_line(r, tool.value), "tools"));
+    for (; tool.value.at; view_next(&tool)) TRY(err_wrap(tool_line(r, tool.value), "tools"));
     render_put(r, "</tools>\n\nFor each function call, "
                   "output the function name and arguments within the following XML format:\n");
     render_put(r, r->template->call_format);
@@ -71,61 +71,61 @@ static void put_result(Render *r, const Text *result)
     render_put(r, "</tool_response>");
 }
 
-static Err *put_string(Render *r, Raw string)
+static Err *put_string(Render *r, JsonView string)
 {
-    if (!raw_is(string, JSON_STRING)) /* the templates would print Python's view of it, or fail */
+    if (!view_is(string, JSON_STRING)) /* the templates would print Python's view of it, or fail */
         return err_new(ERR_DATA, "a part of a tool's content is no string and has no output that is one");
     text_clear(&r->content);
-    raw_string(&r->content, string);
+    view_string(&r->content, string);
     put_result(r, &r->content);
     return NULL;
 }
 
 /* The tools that a tool found, as lines of their own. */
-static Err *put_references(Render *r, Raw references)
+static Err *put_references(Render *r, JsonView references)
 {
     if (!r->tools.at) return err_new(ERR_DATA, "a tool_reference without tools");
     render_put(r, "<tool_response><tools>\n");
-    for (RawItem reference = raw_first(references); reference.value.at; raw_next(&reference)) {
-        Raw name = raw_find(reference.value, "name"), function;
-        if (!raw_is(name, JSON_STRING))
-            return err_new(ERR_DATA, "a tool_reference's name is %s; expected a string", raw_kind_name(name));
+    for (JsonViewItem reference = view_first(references); reference.value.at; view_next(&reference)) {
+        JsonView name = view_find(reference.value, "name"), function;
+        if (!view_is(name, JSON_STRING))
+            return err_new(ERR_DATA, "a tool_reference's name is %s; expected a string", view_kind_name(name));
         text_clear(&r->content);
-        raw_string(&r->content, name);
+        view_string(&r->content, name);
         TRY(text_error(&r->content));
-        for (RawItem tool = raw_first(r->tools); tool.value.at; raw_next(&tool)) {
+        for (JsonViewItem tool = view_first(r->tools); tool.value.at; view_next(&tool)) {
             TRY(err_wrap(function_of(tool.value, &function), "tools"));
-            if (raw_equals(raw_find(function, "name"), r->content.data)) TRY(function_line(r, function));
+            if (view_equals(view_find(function, "name"), r->content.data)) TRY(function_line(r, function));
         }
     }
     render_put(r, "</tools></tool_response>");
     return NULL;
 }
 
-static Err *put_outputs(Render *r, Raw content)
+static Err *put_outputs(Render *r, JsonView content)
 {
-    for (RawItem item = raw_first(content); item.value.at; raw_next(&item))
-        TRY(put_string(r, raw_is(item.value, JSON_STRING) && !r->template->later ? item.value
-                                                                                 : raw_find(item.value, "output")));
+    for (JsonViewItem item = view_first(content); item.value.at; view_next(&item))
+        TRY(put_string(r, view_is(item.value, JSON_STRING) && !r->template->later ? item.value
+                                                                                  : view_find(item.value, "output")));
     return NULL;
 }
 
 /* Up to GLM-5 a list is a run of results of its own. */
-static Err *earlier_result(Render *r, Raw content, bool goes_on)
+static Err *earlier_result(Render *r, JsonView content, bool goes_on)
 {
-    if (content.at && !raw_is(content, JSON_STRING) && !raw_is(content, JSON_ARRAY))
-        return err_new(ERR_DATA, "content is %s; expected a string or a list", raw_kind_name(content));
-    if (!goes_on || !raw_is(content, JSON_STRING)) render_put(r, "<|observation|>");
-    return raw_is(content, JSON_STRING) ? put_string(r, content) : put_outputs(r, content);
+    if (content.at && !view_is(content, JSON_STRING) && !view_is(content, JSON_ARRAY))
+        return err_new(ERR_DATA, "content is %s; expected a string or a list", view_kind_name(content));
+    if (!goes_on || !view_is(content, JSON_STRING)) render_put(r, "<|observation|>");
+    return view_is(content, JSON_STRING) ? put_string(r, content) : put_outputs(r, content);
 }
 
 /* From GLM-5.1 on the first element of a list says what the list is. */
-static Err *later_result(Render *r, Raw content, bool goes_on)
+static Err *later_result(Render *r, JsonView content, bool goes_on)
 {
-    Raw first = raw_is(content, JSON_ARRAY) ? raw_first(content).value : (Raw){0};
+    JsonView first = view_is(content, JSON_ARRAY) ? view_first(content).value : (JsonView){0};
     if (!goes_on) render_put(r, "<|observation|>");
-    if (raw_equals(raw_find(first, "type"), "tool_reference")) return put_references(r, content);
-    if (r->template->lists_outputs && raw_find(first, "output").at) return put_outputs(r, content);
+    if (view_equals(view_find(first, "type"), "tool_reference")) return put_references(r, content);
+    if (r->template->lists_outputs && view_find(first, "output").at) return put_outputs(r, content);
     text_clear(&r->content);
     TRY(render_visible(r, &r->content, content));
     put_result(r, &r->content);
@@ -134,32 +134,32 @@ static Err *later_result(Render *r, Raw content, bool goes_on)
 
 Err *glm_tool_result(Render *r, const Message *message)
 {
-    Raw content = raw_find(message->item.value, "content");
+    JsonView content = view_find(message->item.value, "content");
     bool goes_on = message->before == ROLE_TOOL;
     return r->template->later ? later_result(r, content, goes_on) : earlier_result(r, content, goes_on);
 }
 
 /* ---- calls ---- */
 
-static Err *put_call(Render *r, Raw call)
+static Err *put_call(Render *r, JsonView call)
 {
-    Raw function = raw_find(call, "function");
-    if (raw_first(function).value.at) call = function; /* wrapped, or bare */
-    Raw name = raw_find(call, "name"), arguments = raw_find(call, "arguments");
-    if (!raw_is(name, JSON_STRING)) return err_new(ERR_DATA, "name is %s; expected a string", raw_kind_name(name));
+    JsonView function = view_find(call, "function");
+    if (view_first(function).value.at) call = function; /* wrapped, or bare */
+    JsonView name = view_find(call, "name"), arguments = view_find(call, "arguments");
+    if (!view_is(name, JSON_STRING)) return err_new(ERR_DATA, "name is %s; expected a string", view_kind_name(name));
     TRY(render_unwrap(&arguments, JSON_OBJECT, "arguments", &r->held));
     render_put(r, r->template->nl);
     render_put(r, "<tool_call>");
-    raw_string(r->out, name);
+    view_string(r->out, name);
     render_put(r, r->template->nl);
-    for (RawItem argument = raw_first(arguments); argument.value.at; raw_next(&argument)) {
+    for (JsonViewItem argument = view_first(arguments); argument.value.at; view_next(&argument)) {
         render_put(r, "<arg_key>");
-        raw_string(r->out, argument.key);
+        view_string(r->out, argument.key);
         render_put(r, "</arg_key>");
         render_put(r, r->template->nl);
         render_put(r, "<arg_value>");
-        if (raw_kind(argument.value) == JSON_STRING)
-            raw_string(r->out, argument.value);
+        if (view_kind(argument.value) == JSON_STRING)
+            view_string(r->out, argument.value);
         else
             TRY(python_json(r->out, argument.value));
         render_put(r, "</arg_value>");
@@ -170,12 +170,12 @@ static Err *put_call(Render *r, Raw call)
     return python_json(&r->content, arguments);
 }
 
-Err *glm_tool_calls(Render *r, Raw message)
+Err *glm_tool_calls(Render *r, JsonView message)
 {
-    Raw calls = raw_find(message, "tool_calls");
-    if (calls.at && raw_kind(calls) != JSON_ARRAY && raw_kind(calls) != JSON_NULL)
-        return err_new(ERR_DATA, "tool_calls is %s; expected an array", raw_kind_name(calls));
-    for (RawItem call = raw_first(calls); call.value.at; raw_next(&call))
+    JsonView calls = view_find(message, "tool_calls");
+    if (calls.at && view_kind(calls) != JSON_ARRAY && view_kind(calls) != JSON_NULL)
+        return err_new(ERR_DATA, "tool_calls is %s; expected an array", view_kind_name(calls));
+    for (JsonViewItem call = view_first(calls); call.value.at; view_next(&call))
         TRY(err_wrap(put_call(r, call.value), "tool_calls"));
     return NULL;
 }

@@ -7,7 +7,7 @@
 /* The block that names the tools; nothing when there are none. */
 MUST_USE Err *glm_tools(Render *render);
 
-MUST_USE Err *glm_tool_calls(Render *render, Raw message);
+MUST_USE Err *glm_tool_calls(Render *render, JsonView message);
 MUST_USE Err *glm_tool_result(Render *render, const Message *message);
 
 #endif

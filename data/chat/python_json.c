@@ -55,7 +55,7 @@ static void put_float(Text *out, double x)
     }
 }
 
-static void put_number(Text *out, Raw value)
+static void put_number(Text *out, JsonView value)
 {
     bool is_float = false;
     for (size_t i = 0; i < value.bytes; i++) is_float |= strchr(".eE", value.at[i]) != NULL;
@@ -73,14 +73,14 @@ static void put_number(Text *out, Raw value)
     text_free(&digits_of);
 }
 
-static void put_string(Text *out, Raw string)
+static void put_string(Text *out, JsonView string)
 {
     const char *at = string.at + 1, *end = string.at + string.bytes - 1;
     text_put(out, "\"");
     while (at < end) {
         char c[4], u[8];
         size_t n;
-        at = raw_character(at, end, c, &n);
+        at = view_character(at, end, c, &n);
         const char *letter = n == 1 && c[0] ? strchr("\"\\\b\f\n\r\t", c[0]) : NULL;
         if (letter) {
             static const char *const escapes[] = {"\\\"", "\\\\", "\\b", "\\f", "\\n", "\\r", "\\t"};
@@ -119,14 +119,14 @@ static Err *check_keys(const Text *out, Key *keys, size_t n)
     return NULL;
 }
 
-static Err *put_container(Text *out, Raw value)
+static Err *put_container(Text *out, JsonView value)
 {
-    bool object = raw_kind(value) == JSON_OBJECT;
+    bool object = view_kind(value) == JSON_OBJECT;
     Key *keys = NULL;
     size_t n = 0, capacity = 0;
     Err *err = NULL;
     text_put(out, object ? "{" : "[");
-    for (RawItem item = raw_first(value); item.value.at && !err; raw_next(&item), n++) {
+    for (JsonViewItem item = view_first(value); item.value.at && !err; view_next(&item), n++) {
         if (n) text_put(out, ", ");
         if (object) {
             if ((err = mem_grow(&keys, &capacity, n + 1, sizeof *keys))) break;
@@ -143,9 +143,9 @@ static Err *put_container(Text *out, Raw value)
     return err;
 }
 
-Err *python_json(Text *out, Raw value)
+Err *python_json(Text *out, JsonView value)
 {
-    switch (raw_kind(value)) {
+    switch (view_kind(value)) {
     case JSON_OBJECT:
     case JSON_ARRAY: TRY(put_container(out, value)); break;
     case JSON_STRING: put_string(out, value); break;

@@ -6,6 +6,6 @@
 
 /* As json.dumps(value, ensure_ascii=False) does: integers digit for digit, floats by their repr.
  * Fails: ERR_DATA, when an object holds a key twice. */
-MUST_USE Err *python_json(Text *out, Raw value);
+MUST_USE Err *python_json(Text *out, JsonView value);
 
 #endif

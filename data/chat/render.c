@@ -2,68 +2,68 @@
 
 void render_put(Render *render, const char *words) { text_put(render->out, words); }
 
-Err *render_role(Raw message, Role *role)
+Err *render_role(JsonView message, Role *role)
 {
     static const char *const names[] = {"system", "user", "assistant", "tool"};
     *role = ROLE_NOBODY;
-    if (!raw_is(message, JSON_OBJECT)) return err_new(ERR_DATA, "is %s; expected an object", raw_kind_name(message));
-    Raw given = raw_find(message, "role");
+    if (!view_is(message, JSON_OBJECT)) return err_new(ERR_DATA, "is %s; expected an object", view_kind_name(message));
+    JsonView given = view_find(message, "role");
     for (Role i = ROLE_SYSTEM; i < ROLE_NOBODY; i++)
-        if (raw_equals(given, names[i])) *role = i;
+        if (view_equals(given, names[i])) *role = i;
     if (*role != ROLE_NOBODY) return NULL;
-    if (!raw_is(given, JSON_STRING)) return err_new(ERR_DATA, "role is %s; expected a string", raw_kind_name(given));
+    if (!view_is(given, JSON_STRING)) return err_new(ERR_DATA, "role is %s; expected a string", view_kind_name(given));
     return err_new(ERR_DATA, "role is %.*s; expected system, user, assistant or tool",
                    given.bytes < 40 ? (int)given.bytes : 40, given.at);
 }
 
 static void null_content(const Render *r, Text *out) { text_put(out, r->options->null_as_none ? "None" : ""); }
 
-static void name_media(Text *out, Raw part)
+static void name_media(Text *out, JsonView part)
 {
     static const char *const media[][2] = {{"image", "image"},      {"image_url", "image"}, {"video", "video"},
                                            {"video_url", "video"},  {"audio", "audio"},     {"audio_url", "audio"},
                                            {"input_audio", "audio"}};
-    Raw type = raw_find(part, "type");
+    JsonView type = view_find(part, "type");
     for (size_t i = 0; i < sizeof media / sizeof *media; i++) {
-        if (!raw_equals(type, media[i][0])) continue;
+        if (!view_equals(type, media[i][0])) continue;
         text_put(out, "<reminder>You are unable to process this ");
         text_put(out, media[i][1]);
         text_put(out, " because you don't have multi-modal input ability. Try different methods.</reminder>");
     }
 }
 
-Err *render_visible(const Render *r, Text *out, Raw content)
+Err *render_visible(const Render *r, Text *out, JsonView content)
 {
     text_add(out, "", 0);
     if (!content.at) return NULL;
-    if (raw_kind(content) == JSON_NULL)
+    if (view_kind(content) == JSON_NULL)
         null_content(r, out);
-    else if (raw_kind(content) == JSON_STRING)
-        raw_string(out, content);
-    else if (raw_kind(content) != JSON_ARRAY)
-        return err_new(ERR_DATA, "content is %s; expected a string or a list of parts", raw_kind_name(content));
-    for (RawItem part = raw_first(content); part.value.at; raw_next(&part)) {
-        if (raw_kind(part.value) == JSON_STRING) raw_string(out, part.value);
+    else if (view_kind(content) == JSON_STRING)
+        view_string(out, content);
+    else if (view_kind(content) != JSON_ARRAY)
+        return err_new(ERR_DATA, "content is %s; expected a string or a list of parts", view_kind_name(content));
+    for (JsonViewItem part = view_first(content); part.value.at; view_next(&part)) {
+        if (view_kind(part.value) == JSON_STRING) view_string(out, part.value);
         if (r->template->names_media) name_media(out, part.value);
-        if (!raw_equals(raw_find(part.value, "type"), "text")) continue;
-        Raw text = raw_find(part.value, "text");
-        if (raw_is(text, JSON_STRING))
-            raw_string(out, text);
-        else if (raw_is(text, JSON_NULL))
+        if (!view_equals(view_find(part.value, "type"), "text")) continue;
+        JsonView text = view_find(part.value, "text");
+        if (view_is(text, JSON_STRING))
+            view_string(out, text);
+        else if (view_is(text, JSON_NULL))
             null_content(r, out);
         else if (text.at)
-            return err_new(ERR_DATA, "a text part holds %s; expected a string", raw_kind_name(text));
+            return err_new(ERR_DATA, "a text part holds %s; expected a string", view_kind_name(text));
     }
     return NULL;
 }
 
-Err *render_unwrap(Raw *value, JsonKind kind, const char *what, Text *held)
+Err *render_unwrap(JsonView *value, JsonKind kind, const char *what, Text *held)
 {
-    if (raw_is(*value, JSON_STRING)) {
+    if (view_is(*value, JSON_STRING)) {
         text_clear(held);
-        raw_string(held, *value);
+        view_string(held, *value);
         TRY(text_error(held));
-        Err *err = raw_open(value, held->data, held->n);
+        Err *err = view_open(value, held->data, held->n);
         if (err) {
             Err *told = err_new(ERR_DATA, "%s is a string that does not hold %s: %s", what,
                                 kind == JSON_ARRAY ? "an array" : "an object", err_message(err));
@@ -71,7 +71,7 @@ Err *render_unwrap(Raw *value, JsonKind kind, const char *what, Text *held)
             return told;
         }
     }
-    if (raw_is(*value, kind)) return NULL;
-    return err_new(ERR_DATA, "%s is %s; expected %s", what, raw_kind_name(*value),
+    if (view_is(*value, kind)) return NULL;
+    return err_new(ERR_DATA, "%s is %s; expected %s", what, view_kind_name(*value),
                    kind == JSON_ARRAY ? "an array" : "an object");
 }

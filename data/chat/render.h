@@ -9,7 +9,7 @@ typedef struct {
     Text *out;
     const ChatOptions *options;
     const Template *template;
-    Raw messages, tools;           /* tools: an array, or absent */
+    JsonView messages, tools;      /* tools: an array, or absent */
     size_t last_user;              /* the last message of a user, from 1; 0: there is none */
     bool turn_thinks;              /* since the user's message before: an assistant's message has reasoning_content */
     Text content, reasoning, held; /* scratch, of the message at hand */
@@ -19,7 +19,7 @@ typedef struct {
 typedef enum { ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT, ROLE_TOOL, ROLE_NOBODY } Role;
 
 typedef struct {
-    RawItem item;
+    JsonViewItem item;
     size_t number;     /* from 1 */
     Role role, before; /* its own, and that of the message before */
 } Message;
@@ -34,12 +34,12 @@ typedef struct {
 void render_put(Render *render, const char *words);
 
 /* Fails: ERR_DATA, no object, or a role that is none of the four. */
-MUST_USE Err *render_role(Raw message, Role *role);
+MUST_USE Err *render_role(JsonView message, Role *role);
 
 /* What the templates call visible_text: a string, or the strings and text parts of a list. */
-MUST_USE Err *render_visible(const Render *render, Text *out, Raw content);
+MUST_USE Err *render_visible(const Render *render, Text *out, JsonView content);
 
 /* A list or an object as itself, or as a string that holds its JSON; `held` keeps the latter's text. */
-MUST_USE Err *render_unwrap(Raw *value, JsonKind kind, const char *what, Text *held);
+MUST_USE Err *render_unwrap(JsonView *value, JsonKind kind, const char *what, Text *held);
 
 #endif

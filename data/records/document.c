@@ -104,12 +104,12 @@ static Err *tokenize(Builder *b)
     return NULL;
 }
 
-static Err *read_number(Raw value, const char *what, size_t i, long *number)
+static Err *read_number(JsonView value, const char *what, size_t i, long *number)
 {
     char *end;
     errno = 0;
-    *number = raw_is(value, JSON_NUMBER) ? strtol(value.at, &end, 10) : 0; /* a line, and so a number, has an end */
-    if (!raw_is(value, JSON_NUMBER) || errno || end != value.at + value.bytes)
+    *number = view_is(value, JSON_NUMBER) ? strtol(value.at, &end, 10) : 0; /* a line, and so a number, has an end */
+    if (!view_is(value, JSON_NUMBER) || errno || end != value.at + value.bytes)
         return err_new(ERR_DATA, "%s[%zu] is %.*s; expected an integer", what, i,
                        value.bytes < 30 ? (int)value.bytes : 30, value.at ? value.at : "");
     return NULL;
@@ -117,12 +117,13 @@ static Err *read_number(Raw value, const char *what, size_t i, long *number)
 
 static Err *read_ids(Builder *b)
 {
-    Raw list = b->record.input_ids;
+    JsonView list = b->record.input_ids;
     long id, size = (long)tokenizer_size(b->tokenizer);
     b->tokens.n = 0;
     b->chat.n_turns = b->chat.head = 0;
-    if (!raw_is(list, JSON_ARRAY)) return err_new(ERR_DATA, "input_ids is %s; expected an array", raw_kind_name(list));
-    for (RawItem item = raw_first(list); item.value.at; raw_next(&item)) {
+    if (!view_is(list, JSON_ARRAY))
+        return err_new(ERR_DATA, "input_ids is %s; expected an array", view_kind_name(list));
+    for (JsonViewItem item = view_first(list); item.value.at; view_next(&item)) {
         TRY(read_number(item.value, "input_ids", b->tokens.n, &id));
         if (id < 0 || id >= size)
             return err_new(ERR_DATA, "input_ids[%zu] is %ld; the tokenizer has 0 to %ld", b->tokens.n, id, size - 1);
@@ -134,13 +135,13 @@ static Err *read_ids(Builder *b)
 /* Labels as Hugging Face has them: beside their own token, -100 for what is not scored. */
 static Err *read_labels(Builder *b)
 {
-    Raw list = b->record.labels;
+    JsonView list = b->record.labels;
     size_t n = 0;
     long label;
     for (size_t i = 0; i < b->tokens.n; i++) b->scored[i] = i > 0;
     if (!list.at) return NULL;
-    if (!raw_is(list, JSON_ARRAY)) return err_new(ERR_DATA, "labels is %s; expected an array", raw_kind_name(list));
-    for (RawItem item = raw_first(list); item.value.at; raw_next(&item), n++) {
+    if (!view_is(list, JSON_ARRAY)) return err_new(ERR_DATA, "labels is %s; expected an array", view_kind_name(list));
+    for (JsonViewItem item = view_first(list); item.value.at; view_next(&item), n++) {
         TRY(read_number(item.value, "labels", n, &label));
         if (n >= b->tokens.n) continue;
         int32_t id = b->tokens.items[n].id;
@@ -240,7 +241,7 @@ Err *builder_read(Builder *b, const char *line, size_t bytes, Built *built)
     TRY(record_read(&b->record, line, bytes, b->options.format, b->options.plain_prompts));
     text_clear(&b->domain);
     text_add(&b->domain, "", 0);
-    if (b->record.domain.at) raw_string(&b->domain, b->record.domain);
+    if (b->record.domain.at) view_string(&b->domain, b->record.domain);
     TRY(text_error(&b->domain));
     TRY(read_tokens(b));
     bool longer = b->tokens.n > b->options.max_length;

@@ -27,15 +27,15 @@ static const char *const keys[N_KEYS] = {"messages", "question", "choices", "ans
 /* ---- one record ----------------------------------------------------------------------------------------------- */
 
 /* The conversation as JSON, with `turn` (a JSON string; absent: none) as the assistant's last message. */
-static Err *conversation(Build *b, const Raw of[], Raw turn)
+static Err *conversation(Build *b, const JsonView of[], JsonView turn)
 {
     Text *out = &b->messages;
     text_clear(out);
-    if (raw_is(of[MESSAGES], JSON_ARRAY)) {
+    if (view_is(of[MESSAGES], JSON_ARRAY)) {
         size_t n = of[MESSAGES].bytes - 1; /* without its bracket */
         text_add(out, of[MESSAGES].at, n);
-        if (turn.at && raw_first(of[MESSAGES]).value.at) text_put(out, ",");
-    } else if (raw_is(of[QUESTION], JSON_STRING)) {
+        if (turn.at && view_first(of[MESSAGES]).value.at) text_put(out, ",");
+    } else if (view_is(of[QUESTION], JSON_STRING)) {
         text_put(out, "[{\"role\":\"user\",\"content\":");
         text_add(out, of[QUESTION].at, of[QUESTION].bytes);
         text_put(out, turn.at ? "}," : "}");
@@ -51,11 +51,11 @@ static Err *conversation(Build *b, const Raw of[], Raw turn)
     return text_error(out);
 }
 
-static Err *encode(Build *b, const ChatOptions *options, const Raw of[], Raw turn)
+static Err *encode(Build *b, const ChatOptions *options, const JsonView of[], JsonView turn)
 {
-    Raw messages;
+    JsonView messages;
     TRY(conversation(b, of, turn));
-    TRY(raw_open(&messages, b->messages.data, b->messages.n));
+    TRY(view_open(&messages, b->messages.data, b->messages.n));
     TRY(chat_render(&b->chat, options, messages, of[TOOLS]));
     b->tokens.n = 0;
     TRY(tokenizer_encode(b->encoder, b->chat.text.data, b->chat.text.n, &b->tokens));
@@ -66,11 +66,11 @@ static Err *encode(Build *b, const ChatOptions *options, const Raw of[], Raw tur
 }
 
 /* The choice is the last scored span, and ends the text. */
-static Err *add_choice(Build *b, const Raw of[], Raw choice, Question *q)
+static Err *add_choice(Build *b, const JsonView of[], JsonView choice, Question *q)
 {
     ChatOptions options = b->options;
-    if (!raw_is(choice, JSON_STRING))
-        return err_new(ERR_DATA, "choice %zu is %s; expected a string", q->n_choices, raw_kind_name(choice));
+    if (!view_is(choice, JSON_STRING))
+        return err_new(ERR_DATA, "choice %zu is %s; expected a string", q->n_choices, view_kind_name(choice));
     options.add_generation_prompt = options.end_of_text = false;
     TRY(encode(b, &options, of, choice));
     Document *d = &q->choices[q->n_choices++];
@@ -88,21 +88,21 @@ static Err *add_choice(Build *b, const Raw of[], Raw choice, Question *q)
     return d->n_loss_tokens ? NULL : err_new(ERR_DATA, "choice %zu is empty", q->n_choices - 1);
 }
 
-static Err *find_answer(const Raw of[], Question *q)
+static Err *find_answer(const JsonView of[], Question *q)
 {
     Text text = {0};
-    Raw answer = of[ANSWER];
+    JsonView answer = of[ANSWER];
     size_t i = 0;
     q->answer = q->n_choices;
-    if (raw_is(answer, JSON_NUMBER)) {
+    if (view_is(answer, JSON_NUMBER)) {
         char *end;
         size_t index = (size_t)strtoul(answer.at, &end, 10);
         if (end == answer.at + answer.bytes) q->answer = index; /* a whole number */
-    } else if (raw_is(answer, JSON_STRING)) {
-        raw_string(&text, answer);
+    } else if (view_is(answer, JSON_STRING)) {
+        view_string(&text, answer);
         TRY(text_error(&text));
-        for (RawItem c = raw_first(of[CHOICES]); c.value.at; raw_next(&c), i++)
-            if (q->answer == q->n_choices && text.data && raw_equals(c.value, text.data)) q->answer = i;
+        for (JsonViewItem c = view_first(of[CHOICES]); c.value.at; view_next(&c), i++)
+            if (q->answer == q->n_choices && text.data && view_equals(c.value, text.data)) q->answer = i;
         if (q->answer == q->n_choices && text.n == 1 && text.data[0] >= 'A') q->answer = (size_t)(text.data[0] - 'A');
     }
     text_free(&text);
@@ -111,44 +111,44 @@ static Err *find_answer(const Raw of[], Question *q)
                    answer.bytes < 60 ? (int)answer.bytes : 60, answer.at, q->n_choices);
 }
 
-static Err *add_choices(Build *b, const Raw of[], Question *q)
+static Err *add_choices(Build *b, const JsonView of[], Question *q)
 {
     size_t n = 0;
-    for (RawItem c = raw_first(of[CHOICES]); c.value.at; raw_next(&c)) n++;
-    if (n < 2) return err_new(ERR_DATA, "choices is %s; expected a list of two at least", raw_kind_name(of[CHOICES]));
+    for (JsonViewItem c = view_first(of[CHOICES]); c.value.at; view_next(&c)) n++;
+    if (n < 2) return err_new(ERR_DATA, "choices is %s; expected a list of two at least", view_kind_name(of[CHOICES]));
     TRY(mem_new(&q->choices, n, sizeof *q->choices));
-    for (RawItem c = raw_first(of[CHOICES]); c.value.at; raw_next(&c)) TRY(add_choice(b, of, c.value, q));
+    for (JsonViewItem c = view_first(of[CHOICES]); c.value.at; view_next(&c)) TRY(add_choice(b, of, c.value, q));
     return find_answer(of, q);
 }
 
-static Err *add_prompt(Build *b, const Raw of[], Question *q)
+static Err *add_prompt(Build *b, const JsonView of[], Question *q)
 {
     Text text = {0};
     ChatOptions options = b->options;
     options.add_generation_prompt = true;
     options.end_of_text = false;
-    TRY(encode(b, &options, of, (Raw){0}));
+    TRY(encode(b, &options, of, (JsonView){0}));
     TRY(mem_new(&q->prompt, b->tokens.n, sizeof *q->prompt));
     for (size_t i = 0; i < b->tokens.n; i++) q->prompt[i] = b->tokens.items[i].id;
     q->n_prompt = b->tokens.n;
-    if (raw_is(of[ANSWER], JSON_STRING))
-        raw_string(&text, of[ANSWER]);
-    else if (raw_is(of[ANSWER], JSON_NUMBER))
+    if (view_is(of[ANSWER], JSON_STRING))
+        view_string(&text, of[ANSWER]);
+    else if (view_is(of[ANSWER], JSON_NUMBER))
         text_add(&text, of[ANSWER].at, of[ANSWER].bytes);
     else
-        return err_new(ERR_DATA, "answer is %s; expected a text or a number", raw_kind_name(of[ANSWER]));
+        return err_new(ERR_DATA, "answer is %s; expected a text or a number", view_kind_name(of[ANSWER]));
     Err *err = text_error(&text);
     if (!err) err = mem_copy_bytes(&q->written, text.data ? text.data : "", text.n);
     text_free(&text);
     return err;
 }
 
-static Err *set_domain(const Raw of[], Question *q)
+static Err *set_domain(const JsonView of[], Question *q)
 {
     Text text = {0};
-    Raw domain = of[DOMAIN].at ? of[DOMAIN] : of[CANDIDATE];
-    if (!raw_is(domain, JSON_STRING)) return NULL;
-    raw_string(&text, domain);
+    JsonView domain = of[DOMAIN].at ? of[DOMAIN] : of[CANDIDATE];
+    if (!view_is(domain, JSON_STRING)) return NULL;
+    view_string(&text, domain);
     Err *err = text_error(&text);
     if (!err) err = mem_copy_bytes(&q->domain, text.data ? text.data : "", text.n);
     text_free(&text);
@@ -157,10 +157,10 @@ static Err *set_domain(const Raw of[], Question *q)
 
 static Err *add_record(Build *b, const char *line, size_t bytes, size_t number)
 {
-    Raw record, of[N_KEYS];
+    JsonView record, of[N_KEYS];
     Questions *all = b->questions;
-    TRY(raw_open(&record, line, bytes));
-    raw_find_all(record, N_KEYS, keys, of);
+    TRY(view_open(&record, line, bytes));
+    view_find_all(record, N_KEYS, keys, of);
     if (!of[ANSWER].at) return err_new(ERR_DATA, "the record has no answer; the first one of the file has");
     TRY(mem_grow(&all->items, &all->capacity, all->count + 1, sizeof *all->items));
     Question *q = &all->items[all->count++];
@@ -181,15 +181,15 @@ static bool is_blank(const char *line, size_t bytes)
 Err *questions_recognise(bool *asks, const char *path)
 {
     Reader *reader;
-    Raw record;
+    JsonView record;
     const char *line;
     size_t bytes;
     *asks = false;
     TRY(reader_open(&reader, path));
     Err *err = reader_line(reader, &line, &bytes);
     while (!err && line && is_blank(line, bytes)) err = reader_line(reader, &line, &bytes);
-    if (!err && line) err = err_wrap(raw_open(&record, line, bytes), "%s: line %zu", path, reader_line_number(reader));
-    if (!err && line) *asks = raw_find(record, "answer").at != NULL;
+    if (!err && line) err = err_wrap(view_open(&record, line, bytes), "%s: line %zu", path, reader_line_number(reader));
+    if (!err && line) *asks = view_find(record, "answer").at != NULL;
     reader_close(reader);
     return err;
 }

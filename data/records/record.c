@@ -27,13 +27,13 @@ RecordFormat record_format_of(const char *name)
 
 /* ---- which format ---- */
 
-static Raw find(Raw object, const char *key) /* null is as good as absent */
+static JsonView find(JsonView object, const char *key) /* null is as good as absent */
 {
-    Raw value = raw_find(object, key);
-    return raw_is(value, JSON_NULL) ? (Raw){0} : value;
+    JsonView value = view_find(object, key);
+    return view_is(value, JSON_NULL) ? (JsonView){0} : value;
 }
 
-static bool fits(Raw record, RecordFormat format)
+static bool fits(JsonView record, RecordFormat format)
 {
     for (size_t i = 0; i < 2 && formats[format].keys[i]; i++)
         if (!find(record, formats[format].keys[i]).at) return false;
@@ -49,18 +49,18 @@ static void put_keys(Text *out, RecordFormat format)
 }
 
 /* What was seen: the first keys of the record. */
-static void put_seen(Text *out, Raw record)
+static void put_seen(Text *out, JsonView record)
 {
     size_t n = 0;
-    text_put(out, raw_first(record).value.at ? "it has " : "it is empty");
-    for (RawItem item = raw_first(record); item.value.at && n < 8; raw_next(&item), n++) {
+    text_put(out, view_first(record).value.at ? "it has " : "it is empty");
+    for (JsonViewItem item = view_first(record); item.value.at && n < 8; view_next(&item), n++) {
         text_put(out, n ? ", " : "");
         text_add(out, item.key.at, item.key.bytes < 60 ? item.key.bytes : 60);
-        if (raw_is(item.value, JSON_NULL)) text_put(out, " (null)");
+        if (view_is(item.value, JSON_NULL)) text_put(out, " (null)");
     }
 }
 
-static Err *fits_none(Raw record)
+static Err *fits_none(JsonView record)
 {
     Text seen = {0};
     put_seen(&seen, record);
@@ -91,11 +91,11 @@ static Err *fits_two(RecordFormat a, RecordFormat b)
     return err;
 }
 
-static Err *recognise(Raw record, RecordFormat expected, RecordFormat *format)
+static Err *recognise(JsonView record, RecordFormat expected, RecordFormat *format)
 {
     *format = RECORD_AUTO;
-    if (!raw_is(record, JSON_OBJECT))
-        return err_new(ERR_DATA, "the record is %s; expected an object", raw_kind_name(record));
+    if (!view_is(record, JSON_OBJECT))
+        return err_new(ERR_DATA, "the record is %s; expected an object", view_kind_name(record));
     for (RecordFormat f = RECORD_MESSAGES; f < RECORD_FORMATS; f++) {
         if (!fits(record, f) || (expected != RECORD_AUTO && f != expected)) continue;
         if (*format != RECORD_AUTO) return fits_two(*format, f);
@@ -108,15 +108,15 @@ static Err *recognise(Raw record, RecordFormat expected, RecordFormat *format)
 
 /* ---- putting messages together ---- */
 
-static Err *need_string(Raw value, const char *what)
+static Err *need_string(JsonView value, const char *what)
 {
-    return raw_is(value, JSON_STRING) ? NULL
-                                      : err_new(ERR_DATA, "%s is %s; expected a string", what, raw_kind_name(value));
+    return view_is(value, JSON_STRING) ? NULL
+                                       : err_new(ERR_DATA, "%s is %s; expected a string", what, view_kind_name(value));
 }
 
-static void put_raw(Text *out, Raw value) { text_add(out, value.at, value.bytes); }
+static void put_raw(Text *out, JsonView value) { text_add(out, value.at, value.bytes); }
 
-static void put_inside(Text *out, Raw value)
+static void put_inside(Text *out, JsonView value)
 {
     text_add(out, value.at + 1, value.bytes - 2);
 } /* without quotes or brackets */
@@ -128,7 +128,7 @@ static void open_message(Text *out, const char *role)
     text_put(out, "\",\"content\":");
 }
 
-static Err *put_message(Text *out, const char *role, Raw content, const char *what)
+static Err *put_message(Text *out, const char *role, JsonView content, const char *what)
 {
     TRY(need_string(content, what));
     open_message(out, role);
@@ -141,30 +141,30 @@ static Err *finish_messages(Record *record)
 {
     text_put(&record->built, "]");
     TRY(text_error(&record->built));
-    return raw_open(&record->messages, record->built.data, record->built.n);
+    return view_open(&record->messages, record->built.data, record->built.n);
 }
 
 /* ---- ShareGPT ---- */
 
-static const char *role_of(Raw from)
+static const char *role_of(JsonView from)
 {
     static const char *const roles[][2] = {{"human", "user"},          {"user", "user"},         {"gpt", "assistant"},
                                            {"assistant", "assistant"}, {"chatgpt", "assistant"}, {"model", "assistant"},
                                            {"system", "system"},       {"observation", "tool"},  {"tool", "tool"},
                                            {"function_call", "calls"}};
     for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
-        if (raw_equals(from, roles[i][0])) return roles[i][1];
+        if (view_equals(from, roles[i][0])) return roles[i][1];
     return NULL;
 }
 
 /* A call, or a list of them, or a string that holds either. */
-static Err *put_calls(Record *record, Raw value)
+static Err *put_calls(Record *record, JsonView value)
 {
-    if (raw_is(value, JSON_STRING)) {
+    if (view_is(value, JSON_STRING)) {
         text_clear(&record->decoded);
-        raw_string(&record->decoded, value);
+        view_string(&record->decoded, value);
         TRY(text_error(&record->decoded));
-        Err *err = raw_open(&value, record->decoded.data, record->decoded.n);
+        Err *err = view_open(&value, record->decoded.data, record->decoded.n);
         if (err) {
             Err *told = err_new(ERR_DATA, "the value of function_call is a string that does not hold JSON: %s",
                                 err_message(err));
@@ -172,12 +172,12 @@ static Err *put_calls(Record *record, Raw value)
             return told;
         }
     }
-    if (!raw_is(value, JSON_OBJECT) && !raw_is(value, JSON_ARRAY))
+    if (!view_is(value, JSON_OBJECT) && !view_is(value, JSON_ARRAY))
         return err_new(ERR_DATA, "the value of function_call is %s; expected a call or a list of calls",
-                       raw_kind_name(value));
+                       view_kind_name(value));
     open_message(&record->built, "assistant");
     text_put(&record->built, "\"\",\"tool_calls\":[");
-    if (raw_is(value, JSON_OBJECT))
+    if (view_is(value, JSON_OBJECT))
         put_raw(&record->built, value);
     else
         put_inside(&record->built, value);
@@ -185,13 +185,13 @@ static Err *put_calls(Record *record, Raw value)
     return NULL;
 }
 
-static Err *put_turn(Record *record, Raw turn)
+static Err *put_turn(Record *record, JsonView turn)
 {
     static const char *const keys[] = {"from", "value", "weight"};
-    Raw of[3];
+    JsonView of[3];
     Text *out = &record->built;
-    raw_find_all(turn, 3, keys, of);
-    if (!raw_is(of[0], JSON_STRING)) return err_new(ERR_DATA, "from is %s; expected a string", raw_kind_name(of[0]));
+    view_find_all(turn, 3, keys, of);
+    if (!view_is(of[0], JSON_STRING)) return err_new(ERR_DATA, "from is %s; expected a string", view_kind_name(of[0]));
     const char *role = role_of(of[0]);
     if (!role)
         return err_new(ERR_DATA, "from is %.*s; expected human, gpt, system, observation or function_call",
@@ -208,21 +208,21 @@ static Err *put_turn(Record *record, Raw turn)
     return NULL;
 }
 
-static Err *read_sharegpt(Record *record, Raw object)
+static Err *read_sharegpt(Record *record, JsonView object)
 {
-    Raw turns = find(object, "conversations"), system = find(object, "system");
+    JsonView turns = find(object, "conversations"), system = find(object, "system");
     size_t number = 1;
-    if (!raw_is(turns, JSON_ARRAY))
-        return err_new(ERR_DATA, "conversations is %s; expected an array", raw_kind_name(turns));
-    RawItem turn = raw_first(turns);
-    bool as_messages = raw_find(turn.value, "role").at != NULL;
+    if (!view_is(turns, JSON_ARRAY))
+        return err_new(ERR_DATA, "conversations is %s; expected an array", view_kind_name(turns));
+    JsonViewItem turn = view_first(turns);
+    bool as_messages = view_find(turn.value, "role").at != NULL;
     text_put(&record->built, "[");
     if (system.at && system.bytes > 2) TRY(put_message(&record->built, "system", system, "system"));
     if (as_messages) {
         if (record->built.n > 1) text_put(&record->built, ",");
         put_inside(&record->built, turns);
     } else {
-        for (; turn.value.at; raw_next(&turn), number++)
+        for (; turn.value.at; view_next(&turn), number++)
             TRY(err_wrap(put_turn(record, turn.value), "turn %zu", number));
     }
     record->tools = find(object, "tools");
@@ -231,30 +231,30 @@ static Err *read_sharegpt(Record *record, Raw object)
 
 /* ---- prompt and completion ---- */
 
-static Err *read_plain_prompt(Record *record, Raw prompt, Raw completion)
+static Err *read_plain_prompt(Record *record, JsonView prompt, JsonView completion)
 {
-    raw_string(&record->text, prompt);
+    view_string(&record->text, prompt);
     record->context_bytes = record->text.n;
-    raw_string(&record->text, completion);
+    view_string(&record->text, completion);
     return text_error(&record->text);
 }
 
-static Err *read_prompt_completion(Record *record, Raw object, bool plain)
+static Err *read_prompt_completion(Record *record, JsonView object, bool plain)
 {
-    Raw prompt = find(object, "prompt"), completion = find(object, "completion");
-    bool strings = raw_is(prompt, JSON_STRING) && raw_is(completion, JSON_STRING);
-    if (!strings && !(raw_is(prompt, JSON_ARRAY) && raw_is(completion, JSON_ARRAY)))
+    JsonView prompt = find(object, "prompt"), completion = find(object, "completion");
+    bool strings = view_is(prompt, JSON_STRING) && view_is(completion, JSON_STRING);
+    if (!strings && !(view_is(prompt, JSON_ARRAY) && view_is(completion, JSON_ARRAY)))
         return err_new(ERR_DATA, "prompt is %s and completion is %s; expected two strings or two lists of messages",
-                       raw_kind_name(prompt), raw_kind_name(completion));
+                       view_kind_name(prompt), view_kind_name(completion));
     if (strings && plain) return read_plain_prompt(record, prompt, completion);
     text_put(&record->built, "[");
     if (strings) {
         TRY(put_message(&record->built, "user", prompt, "prompt"));
         TRY(put_message(&record->built, "assistant", completion, "completion"));
     } else {
-        for (RawItem m = raw_first(prompt); m.value.at; raw_next(&m)) record->context_messages++;
+        for (JsonViewItem m = view_first(prompt); m.value.at; view_next(&m)) record->context_messages++;
         put_inside(&record->built, prompt);
-        if (record->context_messages && raw_first(completion).value.at) text_put(&record->built, ",");
+        if (record->context_messages && view_first(completion).value.at) text_put(&record->built, ",");
         put_inside(&record->built, completion);
     }
     record->tools = find(object, "tools");
@@ -263,25 +263,25 @@ static Err *read_prompt_completion(Record *record, Raw object, bool plain)
 
 /* ---- Alpaca ---- */
 
-static Err *put_history(Text *out, Raw history)
+static Err *put_history(Text *out, JsonView history)
 {
-    if (!raw_is(history, JSON_ARRAY))
-        return err_new(ERR_DATA, "history is %s; expected an array", raw_kind_name(history));
-    for (RawItem pair = raw_first(history); pair.value.at; raw_next(&pair)) {
-        RawItem side = raw_first(pair.value);
-        if (!raw_is(pair.value, JSON_ARRAY))
-            return err_new(ERR_DATA, "history holds %s; expected pairs", raw_kind_name(pair.value));
+    if (!view_is(history, JSON_ARRAY))
+        return err_new(ERR_DATA, "history is %s; expected an array", view_kind_name(history));
+    for (JsonViewItem pair = view_first(history); pair.value.at; view_next(&pair)) {
+        JsonViewItem side = view_first(pair.value);
+        if (!view_is(pair.value, JSON_ARRAY))
+            return err_new(ERR_DATA, "history holds %s; expected pairs", view_kind_name(pair.value));
         TRY(put_message(out, "user", side.value, "a question in history"));
-        raw_next(&side);
+        view_next(&side);
         TRY(put_message(out, "assistant", side.value, "an answer in history"));
     }
     return NULL;
 }
 
-static Err *read_alpaca(Record *record, Raw object)
+static Err *read_alpaca(Record *record, JsonView object)
 {
     static const char *const keys[] = {"instruction", "input", "output", "system", "history"};
-    Raw of[5];
+    JsonView of[5];
     Text *out = &record->built;
     for (size_t i = 0; i < 5; i++) of[i] = find(object, keys[i]);
     text_put(out, "[");
@@ -303,27 +303,27 @@ static Err *read_alpaca(Record *record, Raw object)
 
 /* ---- what every format may have ---- */
 
-static Err *read_switch(Raw value, const char *key, ChatSwitch *to)
+static Err *read_switch(JsonView value, const char *key, ChatSwitch *to)
 {
-    if (!raw_is(value, JSON_BOOL))
-        return err_new(ERR_DATA, "chat_template_kwargs: %s is %s; expected true or false", key, raw_kind_name(value));
+    if (!view_is(value, JSON_BOOL))
+        return err_new(ERR_DATA, "chat_template_kwargs: %s is %s; expected true or false", key, view_kind_name(value));
     *to = *value.at == 't' ? CHAT_YES : CHAT_NO;
     return NULL;
 }
 
-static Err *read_keywords(Record *record, Raw keywords)
+static Err *read_keywords(Record *record, JsonView keywords)
 {
     if (!keywords.at) return NULL;
-    if (!raw_is(keywords, JSON_OBJECT))
-        return err_new(ERR_DATA, "chat_template_kwargs is %s; expected an object", raw_kind_name(keywords));
-    for (RawItem item = raw_first(keywords); item.value.at; raw_next(&item)) {
-        if (raw_equals(item.key, "enable_thinking")) {
+    if (!view_is(keywords, JSON_OBJECT))
+        return err_new(ERR_DATA, "chat_template_kwargs is %s; expected an object", view_kind_name(keywords));
+    for (JsonViewItem item = view_first(keywords); item.value.at; view_next(&item)) {
+        if (view_equals(item.key, "enable_thinking")) {
             TRY(read_switch(item.value, "enable_thinking", &record->enable_thinking));
-        } else if (raw_equals(item.key, "clear_thinking")) {
+        } else if (view_equals(item.key, "clear_thinking")) {
             TRY(read_switch(item.value, "clear_thinking", &record->clear_thinking));
-        } else if (raw_equals(item.key, "reasoning_effort")) {
+        } else if (view_equals(item.key, "reasoning_effort")) {
             record->effort_given = true;
-            record->effort_high = raw_equals(item.value, "high");
+            record->effort_high = view_equals(item.value, "high");
         } else {
             return err_new(
                 ERR_DATA,
@@ -334,7 +334,7 @@ static Err *read_keywords(Record *record, Raw keywords)
     return NULL;
 }
 
-static Err *read_as(Record *record, Raw object, bool plain_prompts)
+static Err *read_as(Record *record, JsonView object, bool plain_prompts)
 {
     switch (record->format) {
     case RECORD_SHAREGPT: return read_sharegpt(record, object);
@@ -342,7 +342,7 @@ static Err *read_as(Record *record, Raw object, bool plain_prompts)
     case RECORD_ALPACA: return read_alpaca(record, object);
     case RECORD_TEXT:
         TRY(need_string(find(object, "text"), "text"));
-        raw_string(&record->text, find(object, "text"));
+        view_string(&record->text, find(object, "text"));
         return text_error(&record->text);
     case RECORD_TOKENS:
         record->input_ids = find(object, "input_ids");
@@ -374,14 +374,14 @@ static const char *hint(const char *line, size_t bytes)
     return bytes && bytes < 3 && *line == '{' ? "; a record stands whole on its line" : "";
 }
 
-static Err *open_line(Raw *object, const char *line, size_t bytes)
+static Err *open_line(JsonView *object, const char *line, size_t bytes)
 {
     static const char mark[] = "\xEF\xBB\xBF"; /* U+FEFF, which some editors put in front of a file */
     if (bytes > 2 && !memcmp(line, mark, 3)) {
         line += 3;
         bytes -= 3;
     }
-    Err *err = raw_open(object, line, bytes);
+    Err *err = view_open(object, line, bytes);
     if (!err) return NULL;
     Err *told = err_new(ERR_DATA, "%s%s", err_message(err),
                         hint(line, bytes)); /* a bad record, whatever the reader of JSON calls it */
@@ -391,7 +391,7 @@ static Err *open_line(Raw *object, const char *line, size_t bytes)
 
 Err *record_read(Record *record, const char *line, size_t bytes, RecordFormat expected, bool plain_prompts)
 {
-    Raw object;
+    JsonView object;
     clear(record);
     TRY(open_line(&object, line, bytes));
     TRY(recognise(object, expected, &record->format));

@@ -34,12 +34,12 @@ RecordFormat record_format_of(const char *name); /* RECORD_FORMATS: unknown */
 /* Zeroed, it is valid; it may be read into again. */
 typedef struct {
     RecordFormat format;
-    Raw messages, tools;                        /* a conversation, when messages is there; ... */
+    JsonView messages, tools;                   /* a conversation, when messages is there; ... */
     size_t context_messages;                    /* so many of them are a prompt */
-    Raw input_ids, labels;                      /* ... or tokens, when input_ids is; ... */
+    JsonView input_ids, labels;                 /* ... or tokens, when input_ids is; ... */
     Text text;                                  /* ... or a text, */
     size_t context_bytes;                       /* of which so many are a prompt */
-    Raw domain;                                 /* absent, or a string */
+    JsonView domain;                            /* absent, or a string */
     ChatSwitch enable_thinking, clear_thinking; /* CHAT_UNSET: not given */
     bool effort_given, effort_high;
     Text built, decoded; /* what messages points into when they were put together here */

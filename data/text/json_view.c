@@ -5,10 +5,10 @@
 #include <stdint.h>
 #include <string.h>
 
-Err *raw_open(Raw *value, const char *text, size_t bytes)
+Err *view_open(JsonView *value, const char *text, size_t bytes)
 {
     const char *end;
-    *value = (Raw){0};
+    *value = (JsonView){0};
     TRY(syntax_check(text, bytes, &value->at, &end));
     value->bytes = (size_t)(end - value->at);
     return NULL;
@@ -16,7 +16,7 @@ Err *raw_open(Raw *value, const char *text, size_t bytes)
 
 /* ---- walking ---- */
 
-JsonKind raw_kind(Raw value)
+JsonKind view_kind(JsonView value)
 {
     switch (value.at ? *value.at : 'n') {
     case '{': return JSON_OBJECT;
@@ -29,13 +29,13 @@ JsonKind raw_kind(Raw value)
     }
 }
 
-const char *raw_kind_name(Raw value)
+const char *view_kind_name(JsonView value)
 {
     static const char *const names[] = {"null", "true or false", "a number", "a string", "an array", "an object"};
-    return value.at ? names[raw_kind(value)] : "nothing";
+    return value.at ? names[view_kind(value)] : "nothing";
 }
 
-bool raw_is(Raw value, JsonKind kind) { return value.at && raw_kind(value) == kind; }
+bool view_is(JsonView value, JsonKind kind) { return value.at && view_kind(value) == kind; }
 
 static const char *after_string(const char *at) /* at the opening quote */
 {
@@ -69,10 +69,11 @@ static const char *after_value(const char *at, const char *end)
     return at;
 }
 
-static void read_item(RawItem *item, bool keyed) /* rest is at a member, at an element, or at the closing bracket */
+static void read_item(JsonViewItem *item,
+                      bool keyed) /* rest is at a member, at an element, or at the closing bracket */
 {
     const char *at = syntax_skip_space(item->rest, item->end);
-    item->key = item->value = (Raw){0};
+    item->key = item->value = (JsonView){0};
     if (*at == '}' || *at == ']') return;
     if (keyed) {
         item->key.at = at;
@@ -86,10 +87,10 @@ static void read_item(RawItem *item, bool keyed) /* rest is at a member, at an e
     item->rest = at;
 }
 
-RawItem raw_first(Raw container)
+JsonViewItem view_first(JsonView container)
 {
-    RawItem item = {0};
-    JsonKind kind = raw_kind(container);
+    JsonViewItem item = {0};
+    JsonKind kind = view_kind(container);
     if (kind != JSON_OBJECT && kind != JSON_ARRAY) return item;
     item.rest = container.at + 1;
     item.end = container.at + container.bytes;
@@ -97,7 +98,7 @@ RawItem raw_first(Raw container)
     return item;
 }
 
-void raw_next(RawItem *item)
+void view_next(JsonViewItem *item)
 {
     bool keyed = item->key.at;
     const char *at = syntax_skip_space(item->rest, item->end);
@@ -105,19 +106,19 @@ void raw_next(RawItem *item)
     read_item(item, keyed);
 }
 
-void raw_find_all(Raw object, size_t n, const char *const keys[], Raw values[])
+void view_find_all(JsonView object, size_t n, const char *const keys[], JsonView values[])
 {
-    for (size_t i = 0; i < n; i++) values[i] = (Raw){0};
-    if (!raw_is(object, JSON_OBJECT)) return;
-    for (RawItem item = raw_first(object); item.value.at; raw_next(&item))
+    for (size_t i = 0; i < n; i++) values[i] = (JsonView){0};
+    if (!view_is(object, JSON_OBJECT)) return;
+    for (JsonViewItem item = view_first(object); item.value.at; view_next(&item))
         for (size_t i = 0; i < n; i++)
-            if (raw_equals(item.key, keys[i])) values[i] = item.value;
+            if (view_equals(item.key, keys[i])) values[i] = item.value;
 }
 
-Raw raw_find(Raw object, const char *key)
+JsonView view_find(JsonView object, const char *key)
 {
-    Raw found;
-    raw_find_all(object, 1, &key, &found);
+    JsonView found;
+    view_find_all(object, 1, &key, &found);
     return found;
 }
 
@@ -160,7 +161,7 @@ static const char *unescape(const char *at, const char *end, char out[4], size_t
     return at;
 }
 
-const char *raw_character(const char *at, const char *end, char c[4], size_t *n)
+const char *view_character(const char *at, const char *end, char c[4], size_t *n)
 {
     if (*at == '\\') return unescape(at + 1, end, c, n);
     *c = *at;
@@ -168,7 +169,7 @@ const char *raw_character(const char *at, const char *end, char c[4], size_t *n)
     return at + 1;
 }
 
-void raw_string(Text *out, Raw string)
+void view_string(Text *out, JsonView string)
 {
     const char *at = string.at + 1, *end = string.at + string.bytes - 1;
     text_add(out, "", 0);
@@ -178,20 +179,20 @@ void raw_string(Text *out, Raw string)
         if (!escape) break;
         char c[4];
         size_t n;
-        at = raw_character(escape, end, c, &n);
+        at = view_character(escape, end, c, &n);
         text_add(out, c, n);
     }
 }
 
-bool raw_equals(Raw string, const char *text)
+bool view_equals(JsonView string, const char *text)
 {
-    if (!raw_is(string, JSON_STRING)) return false;
+    if (!view_is(string, JSON_STRING)) return false;
     const char *at = string.at + 1, *end = string.at + string.bytes - 1;
     size_t left = strlen(text);
     while (at < end) {
         char c[4];
         size_t n;
-        at = raw_character(at, end, c, &n);
+        at = view_character(at, end, c, &n);
         if (n > left || memcmp(c, text, n)) return false;
         text += n;
         left -= n;

@@ -23,11 +23,11 @@ Err *tokenizer_open(Tokenizer **out, const char *path)
 {
     Tokenizer *tok = NULL;
     Text text = {0};
-    Raw file;
+    JsonView file;
     *out = NULL;
     TRY(reader_whole(&text, path));
     Err *err = mem_new(&tok, 1, sizeof *tok);
-    if (!err) err = raw_open(&file, text.data, text.n);
+    if (!err) err = view_open(&file, text.data, text.n);
     if (!err) err = scheme_read(&tok->scheme, file);
     text_free(&text);
     if (err)

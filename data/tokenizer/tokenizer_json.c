@@ -145,18 +145,18 @@ static Err *read_added(Scheme *s, const Json *list)
 }
 
 /* The small sections go through base/json.h, whose getters name what is wrong. */
-static Err *parse_section(Raw section, const char *name, Json **parsed)
+static Err *parse_section(JsonView section, const char *name, Json **parsed)
 {
     *parsed = NULL;
     return section.at ? err_wrap(json_parse(parsed, section.at, section.bytes), "%s", name) : NULL;
 }
 
-static bool is_empty(Raw value) { return !value.at || raw_kind(value) == JSON_NULL || raw_equals(value, ""); }
+static bool is_empty(JsonView value) { return !value.at || view_kind(value) == JSON_NULL || view_equals(value, ""); }
 
-static Err *read_model(Scheme *s, Raw model)
+static Err *read_model(Scheme *s, JsonView model)
 {
-    if (!raw_is(model, JSON_OBJECT))
-        return err_new(ERR_FORMAT, "model is %s; expected an object", raw_kind_name(model));
+    if (!view_is(model, JSON_OBJECT))
+        return err_new(ERR_FORMAT, "model is %s; expected an object", view_kind_name(model));
     enum { TYPE, VOCAB, MERGES, FALLBACK, IGNORE, DROPOUT, PREFIX, SUFFIX, UNKNOWN, KEYS };
     static const char *const keys[KEYS] = {"type",
                                            "vocab",
@@ -167,16 +167,16 @@ static Err *read_model(Scheme *s, Raw model)
                                            "continuing_subword_prefix",
                                            "end_of_word_suffix",
                                            "unk_token"};
-    Raw of[KEYS];
-    raw_find_all(model, KEYS, keys, of);
-    if (!raw_equals(of[TYPE], "BPE"))
+    JsonView of[KEYS];
+    view_find_all(model, KEYS, keys, of);
+    if (!view_equals(of[TYPE], "BPE"))
         return err_new(ERR_FORMAT, "model type %.*s is not supported (known: BPE)",
                        of[TYPE].at ? (int)of[TYPE].bytes : 4, of[TYPE].at ? of[TYPE].at : "none");
-    if (raw_is(of[FALLBACK], JSON_BOOL) && *of[FALLBACK].at == 't')
+    if (view_is(of[FALLBACK], JSON_BOOL) && *of[FALLBACK].at == 't')
         return err_new(ERR_FORMAT, "byte_fallback is not supported");
     for (size_t i = DROPOUT; i < UNKNOWN; i++)
         if (!is_empty(of[i])) return err_new(ERR_FORMAT, "%s is not supported", keys[i]);
-    s->ignore_merges = raw_is(of[IGNORE], JSON_BOOL) && *of[IGNORE].at == 't';
+    s->ignore_merges = view_is(of[IGNORE], JSON_BOOL) && *of[IGNORE].at == 't';
     TRY(vocabulary_read(&s->vocabulary, of[VOCAB], of[MERGES]));
     if (is_empty(of[UNKNOWN])) return NULL;
     for (int byte = 0; byte < 256; byte++) /* with all bytes in it, nothing is ever unknown */
@@ -185,15 +185,15 @@ static Err *read_model(Scheme *s, Raw model)
     return NULL;
 }
 
-static Err *read_sections(Scheme *s, Raw file)
+static Err *read_sections(Scheme *s, JsonView file)
 {
     enum { NORMALIZER, PRE_TOKENIZER, DECODER, ADDED, MODEL, SECTIONS };
     static const char *const names[SECTIONS] = {"normalizer", "pre_tokenizer", "decoder", "added_tokens", "model"};
-    Raw of[SECTIONS];
+    JsonView of[SECTIONS];
     Json *parsed[MODEL] = {NULL};
     bool byte_level = false;
     Err *err = NULL;
-    raw_find_all(file, SECTIONS, names, of);
+    view_find_all(file, SECTIONS, names, of);
     for (size_t i = 0; i < MODEL && !err; i++) err = parse_section(of[i], names[i], &parsed[i]);
     if (err || (err = read_normalizer(s, parsed[NORMALIZER]))) goto done;
     if ((err = err_wrap(read_pre_tokenizer(s, parsed[PRE_TOKENIZER], &byte_level), "pre_tokenizer"))) goto done;
@@ -206,10 +206,10 @@ done:
     return err;
 }
 
-Err *scheme_read(Scheme *s, Raw file)
+Err *scheme_read(Scheme *s, JsonView file)
 {
     *s = (Scheme){0};
-    if (!raw_is(file, JSON_OBJECT)) return err_new(ERR_FORMAT, "is %s; expected an object", raw_kind_name(file));
+    if (!view_is(file, JSON_OBJECT)) return err_new(ERR_FORMAT, "is %s; expected an object", view_kind_name(file));
     Err *err = read_sections(s, file);
     if (err) scheme_free(s);
     return err;

@@ -26,7 +26,7 @@ typedef struct {
 } Scheme;
 
 /* Fails: ERR_FORMAT, naming the section; nothing is left then. */
-MUST_USE Err *scheme_read(Scheme *scheme, Raw file);
+MUST_USE Err *scheme_read(Scheme *scheme, JsonView file);
 void scheme_free(Scheme *scheme);
 
 #endif

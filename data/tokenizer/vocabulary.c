@@ -125,11 +125,11 @@ Err *vocabulary_add(Vocabulary *v, int32_t id, const char *text, size_t n, bool 
     return index_add(&v->by_bytes, vocabulary_hash(bytes, e->bytes_n), id);
 }
 
-static Err *read_id(Raw value, int32_t *id)
+static Err *read_id(JsonView value, int32_t *id)
 {
     char number[16] = "";
-    if (!raw_is(value, JSON_NUMBER) || value.bytes >= sizeof number)
-        return err_new(ERR_FORMAT, "the id is %s; expected a whole number below %d", raw_kind_name(value), MAX_ID);
+    if (!view_is(value, JSON_NUMBER) || value.bytes >= sizeof number)
+        return err_new(ERR_FORMAT, "the id is %s; expected a whole number below %d", view_kind_name(value), MAX_ID);
     memcpy(number, value.at, value.bytes);
     char *end;
     long long n = strtoll(number, &end, 10);
@@ -139,14 +139,14 @@ static Err *read_id(Raw value, int32_t *id)
     return NULL;
 }
 
-static Err *read_entries(Vocabulary *v, Raw vocab, Text *token)
+static Err *read_entries(Vocabulary *v, JsonView vocab, Text *token)
 {
-    if (!raw_is(vocab, JSON_OBJECT))
-        return err_new(ERR_FORMAT, "model.vocab is %s; expected an object", raw_kind_name(vocab));
-    for (RawItem item = raw_first(vocab); item.value.at; raw_next(&item)) {
+    if (!view_is(vocab, JSON_OBJECT))
+        return err_new(ERR_FORMAT, "model.vocab is %s; expected an object", view_kind_name(vocab));
+    for (JsonViewItem item = view_first(vocab); item.value.at; view_next(&item)) {
         int32_t id = -1;
         text_clear(token);
-        raw_string(token, item.key);
+        view_string(token, item.key);
         TRY(text_error(token));
         TRY(err_wrap(read_id(item.value, &id), "model.vocab: token %s", token->data));
         if (vocabulary_id_of_text(v, token->data, token->n) >= 0)
@@ -158,24 +158,24 @@ static Err *read_entries(Vocabulary *v, Raw vocab, Text *token)
 }
 
 /* The two sides of a merge, one after the other in `both`; the left one's length in *left. */
-static Err *read_sides(Raw merge, Text *both, size_t *left)
+static Err *read_sides(JsonView merge, Text *both, size_t *left)
 {
     text_clear(both);
-    if (raw_is(merge, JSON_ARRAY)) {
-        RawItem side = raw_first(merge);
+    if (view_is(merge, JSON_ARRAY)) {
+        JsonViewItem side = view_first(merge);
         size_t n = 0;
-        for (; side.value.at; raw_next(&side), n++) {
-            if (!raw_is(side.value, JSON_STRING))
-                return err_new(ERR_FORMAT, "a side is %s; expected a string", raw_kind_name(side.value));
-            raw_string(both, side.value);
+        for (; side.value.at; view_next(&side), n++) {
+            if (!view_is(side.value, JSON_STRING))
+                return err_new(ERR_FORMAT, "a side is %s; expected a string", view_kind_name(side.value));
+            view_string(both, side.value);
             if (n == 0) *left = both->n;
         }
         if (n != 2) return err_new(ERR_FORMAT, "%zu sides; expected 2", n);
         return text_error(both);
     }
-    if (!raw_is(merge, JSON_STRING))
-        return err_new(ERR_FORMAT, "is %s; expected a string or an array", raw_kind_name(merge));
-    raw_string(both, merge);
+    if (!view_is(merge, JSON_STRING))
+        return err_new(ERR_FORMAT, "is %s; expected a string or an array", view_kind_name(merge));
+    view_string(both, merge);
     TRY(text_error(both));
     char *space = memchr(both->data, ' ', both->n);
     if (!space || memchr(space + 1, ' ', both->n - (size_t)(space + 1 - both->data)))
@@ -192,7 +192,7 @@ static Err *need(const Vocabulary *v, const char *text, size_t n, int32_t *id)
     return *id >= 0 ? NULL : err_new(ERR_FORMAT, "%.*s is not in the vocabulary", n < 60 ? (int)n : 60, text);
 }
 
-static Err *read_merge(Vocabulary *v, Raw item, size_t rank, Text *both)
+static Err *read_merge(Vocabulary *v, JsonView item, size_t rank, Text *both)
 {
     size_t left_n = 0;
     int32_t left, right, whole;
@@ -207,23 +207,23 @@ static Err *read_merge(Vocabulary *v, Raw item, size_t rank, Text *both)
     return NULL;
 }
 
-static Err *read_merges(Vocabulary *v, Raw merges, Text *both)
+static Err *read_merges(Vocabulary *v, JsonView merges, Text *both)
 {
-    if (!raw_is(merges, JSON_ARRAY))
-        return err_new(ERR_FORMAT, "model.merges is %s; expected an array", raw_kind_name(merges));
+    if (!view_is(merges, JSON_ARRAY))
+        return err_new(ERR_FORMAT, "model.merges is %s; expected an array", view_kind_name(merges));
     size_t n = 0, size = 64, rank = 0;
     for (const char *c = merges.at; c < merges.at + merges.bytes; c++) n += *c == ','; /* never fewer than merges */
     while (size < n + n / 4) size *= 2;
     TRY(mem_new(&v->merges, size, sizeof *v->merges));
     memset(v->merges, 0xFF, size * sizeof *v->merges);
     v->merge_mask = size - 1;
-    for (RawItem item = raw_first(merges); item.value.at; raw_next(&item), rank++)
+    for (JsonViewItem item = view_first(merges); item.value.at; view_next(&item), rank++)
         TRY(err_wrap(read_merge(v, item.value, rank, both), "model.merges: merge %zu", rank));
     v->n_merges = rank;
     return NULL;
 }
 
-Err *vocabulary_read(Vocabulary *v, Raw vocab, Raw merges)
+Err *vocabulary_read(Vocabulary *v, JsonView vocab, JsonView merges)
 {
     Text token = {0};
     *v = (Vocabulary){0};

@@ -44,7 +44,7 @@ typedef struct {
 
 /* Read model.vocab (an object of ids) and model.merges (`"a b"` or `["a", "b"]`).
  * Fails: ERR_FORMAT, naming the entry. */
-MUST_USE Err *vocabulary_read(Vocabulary *vocabulary, Raw vocab, Raw merges);
+MUST_USE Err *vocabulary_read(Vocabulary *vocabulary, JsonView vocab, JsonView merges);
 void vocabulary_free(Vocabulary *vocabulary);
 
 /* Add one entry (an added token) if the id is free; made_from_text says whether byte search may find it. */

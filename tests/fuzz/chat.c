@@ -23,7 +23,7 @@ static void check(const ChatText *chat)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
-    Raw record;
+    JsonView record;
     if (bytes < 2) return 0;
     ChatOptions options = {.template = (ChatTemplate)(data[0] % CHAT_TEMPLATES),
                            .enable_thinking = (ChatSwitch)(data[1] % 3),
@@ -35,8 +35,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
                            .add_generation_prompt = data[1] / 27 % 2,
                            .context_messages = data[1] / 54};
     ChatText chat = {0};
-    Err *err = raw_open(&record, (const char *)data + 2, bytes - 2);
-    if (!err) err = chat_render(&chat, &options, raw_find(record, "messages"), raw_find(record, "tools"));
+    Err *err = view_open(&record, (const char *)data + 2, bytes - 2);
+    if (!err) err = chat_render(&chat, &options, view_find(record, "messages"), view_find(record, "tools"));
     if (!err) check(&chat);
     chat_text_free(&chat);
     err_free(err);

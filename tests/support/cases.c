@@ -20,26 +20,26 @@ static void judge(Count *count, bool passed, const char *path, size_t line, cons
     printf("%s:%zu: %s\n", path, line, what);
 }
 
-static Err *read_ids(Raw list, int32_t **ids, size_t *n)
+static Err *read_ids(JsonView list, int32_t **ids, size_t *n)
 {
     size_t capacity = 0;
     *ids = NULL;
     *n = 0;
-    for (RawItem item = raw_first(list); item.value.at; raw_next(&item)) {
+    for (JsonViewItem item = view_first(list); item.value.at; view_next(&item)) {
         TRY(mem_grow(ids, &capacity, *n + 1, sizeof **ids));
         (*ids)[(*n)++] = (int32_t)strtol(item.value.at, NULL, 10);
     }
     return NULL;
 }
 
-static Err *encode_case(Encoder *encoder, Raw record, const char *path, size_t line, Count *count)
+static Err *encode_case(Encoder *encoder, JsonView record, const char *path, size_t line, Count *count)
 {
     Tokens tokens = {0};
     Text text = {0};
     int32_t *ids;
     size_t n;
-    raw_string(&text, raw_find(record, "text"));
-    Err *err = read_ids(raw_find(record, "ids"), &ids, &n);
+    view_string(&text, view_find(record, "text"));
+    Err *err = read_ids(view_find(record, "ids"), &ids, &n);
     if (!err) err = tokenizer_encode(encoder, text.data, text.n, &tokens);
     if (!err) {
         bool same = n == tokens.n, ordered = true;
@@ -54,11 +54,12 @@ static Err *encode_case(Encoder *encoder, Raw record, const char *path, size_t l
     return err;
 }
 
-static Err *decode_as(const Tokenizer *tokenizer, bool skip, const int32_t *ids, size_t n, Raw expected, bool *same)
+static Err *decode_as(const Tokenizer *tokenizer, bool skip, const int32_t *ids, size_t n, JsonView expected,
+                      bool *same)
 {
     Text want = {0}, whole = {0}, streamed = {0};
     TokenStream stream = {.tokenizer = tokenizer, .skip_special = skip};
-    raw_string(&want, expected);
+    view_string(&want, expected);
     Err *err = tokenizer_decode(tokenizer, ids, n, skip, &whole);
     for (size_t i = 0; i < n && !err; i++) err = stream_put(&stream, ids[i], &streamed);
     if (!err) err = stream_end(&stream, &streamed);
@@ -71,14 +72,14 @@ static Err *decode_as(const Tokenizer *tokenizer, bool skip, const int32_t *ids,
     return err;
 }
 
-static Err *decode_case(const Tokenizer *tokenizer, Raw record, const char *path, size_t line, Count *count)
+static Err *decode_case(const Tokenizer *tokenizer, JsonView record, const char *path, size_t line, Count *count)
 {
     int32_t *ids;
     size_t n;
     bool same = true;
-    Err *err = read_ids(raw_find(record, "ids"), &ids, &n);
-    if (!err) err = decode_as(tokenizer, false, ids, n, raw_find(record, "text"), &same);
-    if (!err) err = decode_as(tokenizer, true, ids, n, raw_find(record, "text_skip_special"), &same);
+    Err *err = read_ids(view_find(record, "ids"), &ids, &n);
+    if (!err) err = decode_as(tokenizer, false, ids, n, view_find(record, "text"), &same);
+    if (!err) err = decode_as(tokenizer, true, ids, n, view_find(record, "text_skip_special"), &same);
     if (!err) judge(count, same, path, line, "text differs");
     free(ids);
     return err;
@@ -97,8 +98,8 @@ Err *cases_tokenizer(const char *tokenizer_path, const char *encode_path, const 
         size_t bytes;
         if ((err = reader_open(&reader, paths[i]))) break;
         while (!(err = reader_line(reader, &line, &bytes)) && line) {
-            Raw record;
-            if ((err = raw_open(&record, line, bytes))) break;
+            JsonView record;
+            if ((err = view_open(&record, line, bytes))) break;
             size_t number = reader_line_number(reader);
             err = i == 0 ? encode_case(encoder, record, paths[i], number, count)
                          : decode_case(tokenizer, record, paths[i], number, count);
@@ -111,25 +112,25 @@ Err *cases_tokenizer(const char *tokenizer_path, const char *encode_path, const 
     return err;
 }
 
-static ChatSwitch switch_of(Raw value) /* null counts as no in a template, absence does not */
+static ChatSwitch switch_of(JsonView value) /* null counts as no in a template, absence does not */
 {
     return !value.at ? CHAT_UNSET : *value.at == 't' ? CHAT_YES : CHAT_NO;
 }
 
-static void chat_case(Raw record, const char *path, size_t line, Count *count)
+static void chat_case(JsonView record, const char *path, size_t line, Count *count)
 {
     ChatText chat = {0};
     Text name = {0}, want = {0};
-    Raw given = raw_find(record, "options"), prompt = raw_find(given, "add_generation_prompt");
+    JsonView given = view_find(record, "options"), prompt = view_find(given, "add_generation_prompt");
     ChatOptions options = {.null_as_none = true,
-                           .effort_high = raw_equals(raw_find(given, "reasoning_effort"), "high"),
-                           .enable_thinking = switch_of(raw_find(given, "enable_thinking")),
-                           .clear_thinking = switch_of(raw_find(given, "clear_thinking")),
+                           .effort_high = view_equals(view_find(given, "reasoning_effort"), "high"),
+                           .enable_thinking = switch_of(view_find(given, "enable_thinking")),
+                           .clear_thinking = switch_of(view_find(given, "clear_thinking")),
                            .add_generation_prompt = prompt.at && *prompt.at == 't'};
-    raw_string(&name, raw_find(record, "template"));
-    raw_string(&want, raw_find(record, "expected"));
+    view_string(&name, view_find(record, "template"));
+    view_string(&want, view_find(record, "expected"));
     Err *err = template_recognise(&options.template, ".", name.data);
-    if (!err) err = chat_render(&chat, &options, raw_find(record, "messages"), raw_find(record, "tools"));
+    if (!err) err = chat_render(&chat, &options, view_find(record, "messages"), view_find(record, "tools"));
     bool same = !err && chat.text.n == want.n && !memcmp(chat.text.data, want.data, want.n);
     judge(count, same, path, line, err ? err_message(err) : "the rendering differs");
     if (!err && !same) printf("--- expected\n%s\n--- got\n%s\n", want.data, chat.text.data);
@@ -147,8 +148,8 @@ Err *cases_chat(const char *path, Count *count)
     TRY(reader_open(&reader, path));
     Err *err = NULL;
     while (!err && !(err = reader_line(reader, &line, &bytes)) && line) {
-        Raw record;
-        err = raw_open(&record, line, bytes);
+        JsonView record;
+        err = view_open(&record, line, bytes);
         if (!err) chat_case(record, path, reader_line_number(reader), count);
     }
     reader_close(reader);

@@ -18,9 +18,9 @@ static void every_fixture_is_rendered_byte_for_byte(void **state)
 static void assert_rendered(const ChatOptions *options, const char *messages, const char *expected)
 {
     ChatText chat = {0};
-    Raw list;
-    assert_ok(raw_open(&list, messages, strlen(messages)));
-    assert_ok(chat_render(&chat, options, list, (Raw){0}));
+    JsonView list;
+    assert_ok(view_open(&list, messages, strlen(messages)));
+    assert_ok(chat_render(&chat, options, list, (JsonView){0}));
     assert_string_equal(chat.text.data, expected);
     chat_text_free(&chat);
 }
@@ -125,9 +125,9 @@ static void glm51_opens_an_empty_block_where_the_model_could_have_thought(void *
 
 static void render_with_tools(ChatText *chat, ChatTemplate template, const char *messages, const char *tools)
 {
-    Raw list, tool_list;
-    assert_ok(raw_open(&list, messages, strlen(messages)));
-    assert_ok(raw_open(&tool_list, tools, strlen(tools)));
+    JsonView list, tool_list;
+    assert_ok(view_open(&list, messages, strlen(messages)));
+    assert_ok(view_open(&tool_list, tools, strlen(tools)));
     assert_ok(chat_render(chat, &(ChatOptions){.template = template}, list, tool_list));
 }
 
@@ -151,15 +151,15 @@ static void a_reference_brings_the_line_of_its_tool(void **state)
     static const char found[] = "[{\"role\":\"tool\",\"content\":[{\"type\":\"tool_reference\",\"name\":\"g\"},{"
                                 "\"type\":\"tool_reference\",\"name\":\"none\"}]}]";
     ChatText chat = {0};
-    Raw list;
+    JsonView list;
     (void)state;
     render_with_tools(&chat, CHAT_GLM52, found,
                       tools); /* a key stands as it is: the template does not spell it for JSON */
     assert_non_null(
         strstr(chat.text.data,
                "<|observation|><tool_response><tools>\n{\"name\": \"g\", \"a\"b\": 2.5}\n</tools></tool_response>"));
-    assert_ok(raw_open(&list, found, strlen(found)));
-    assert_fails(chat_render(&chat, &(ChatOptions){.template = CHAT_GLM52}, list, (Raw){0}), ERR_DATA,
+    assert_ok(view_open(&list, found, strlen(found)));
+    assert_fails(chat_render(&chat, &(ChatOptions){.template = CHAT_GLM52}, list, (JsonView){0}), ERR_DATA,
                  "a tool_reference without tools");
     chat_text_free(&chat);
 }
@@ -169,7 +169,7 @@ static void deepseek_v3_has_its_system_messages_in_front(void **state)
     ChatOptions options = {.template = CHAT_DEEPSEEK_V3, .end_of_text = true},
                 ask = {.template = CHAT_DEEPSEEK_V3, .add_generation_prompt = true};
     ChatText chat = {0};
-    Raw list;
+    JsonView list;
     (void)state;
     assert_rendered(&options,
                     "[" S("s") "," U("a") ",{\"role\":\"assistant\",\"content\":\"b\"}," S("t") "," U("c") "]",
@@ -179,8 +179,8 @@ static void deepseek_v3_has_its_system_messages_in_front(void **state)
                                              {"[" CALL "]", "no place for tool_calls"},
                                              {"[" A("r", "x") "]", "no place for reasoning_content"}};
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
-        assert_ok(raw_open(&list, refused[i][0], strlen(refused[i][0])));
-        assert_fails(chat_render(&chat, &options, list, (Raw){0}), ERR_DATA, refused[i][1]);
+        assert_ok(view_open(&list, refused[i][0], strlen(refused[i][0])));
+        assert_fails(chat_render(&chat, &options, list, (JsonView){0}), ERR_DATA, refused[i][1]);
     }
     chat_text_free(&chat);
 }
@@ -192,10 +192,10 @@ static void turns_are_noted_where_a_conversation_may_be_cut(void **state)
     static const char *const turns[] = {"<|user|>a", "<|assistant|>", "<|observation|>", "<|user|>b"};
     ChatOptions options = {.template = CHAT_GLM47};
     ChatText chat = {0};
-    Raw list;
+    JsonView list;
     (void)state;
-    assert_ok(raw_open(&list, messages, strlen(messages)));
-    assert_ok(chat_render(&chat, &options, list, (Raw){0}));
+    assert_ok(view_open(&list, messages, strlen(messages)));
+    assert_ok(chat_render(&chat, &options, list, (JsonView){0}));
     assert_int_equal(chat.n_turns, 4);
     assert_int_equal(chat.head, strlen("[gMASK]<sop><|system|>s"));
     for (size_t i = 0; i < 4; i++) {

@@ -3,10 +3,10 @@
 
 #include <string.h>
 
-static Raw opened(const char *text)
+static JsonView opened(const char *text)
 {
-    Raw value;
-    assert_ok(raw_open(&value, text, strlen(text)));
+    JsonView value;
+    assert_ok(view_open(&value, text, strlen(text)));
     return value;
 }
 

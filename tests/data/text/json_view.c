@@ -3,29 +3,29 @@
 
 #include <string.h>
 
-static Raw opened(const char *text)
+static JsonView opened(const char *text)
 {
-    Raw value;
-    assert_ok(raw_open(&value, text, strlen(text)));
+    JsonView value;
+    assert_ok(view_open(&value, text, strlen(text)));
     return value;
 }
 
 static void members_are_found_by_their_unescaped_names(void **state)
 {
     (void)state;
-    Raw object = opened("{\"x\":{\"k\":\"]}\\\"\"}, \"k\" : [1, {\"k\": 2}], \"\\u006b\\\\\": 7, \"k\":\"last\"}");
-    assert_true(raw_equals(raw_find(object, "k"), "last")); /* as Python keeps the last of two */
-    assert_true(raw_equals(raw_find(raw_find(object, "x"), "k"), "]}\""));
-    assert_int_equal(*raw_find(object, "k\\").at, '7');
-    assert_null(raw_find(object, "nobody").at);
-    assert_null(raw_find(raw_find(object, "k"), "k").at);
+    JsonView object = opened("{\"x\":{\"k\":\"]}\\\"\"}, \"k\" : [1, {\"k\": 2}], \"\\u006b\\\\\": 7, \"k\":\"last\"}");
+    assert_true(view_equals(view_find(object, "k"), "last")); /* as Python keeps the last of two */
+    assert_true(view_equals(view_find(view_find(object, "x"), "k"), "]}\""));
+    assert_int_equal(*view_find(object, "k\\").at, '7');
+    assert_null(view_find(object, "nobody").at);
+    assert_null(view_find(view_find(object, "k"), "k").at);
 }
 
 static void strings_keep_their_zeros(void **state)
 {
     (void)state;
     Text out = {0};
-    raw_string(&out, opened("\"a\\u0000b\""));
+    view_string(&out, opened("\"a\\u0000b\""));
     assert_int_equal(out.n, 3);
     assert_memory_equal(out.data, "a\0b", 3);
     text_free(&out);

@@ -18,13 +18,13 @@ static bool fail(Scan *s, const char *expected)
     return false;
 }
 
-const char *syntax_skip_space(const char *at, const char *end)
+const char *json_check_skip_space(const char *at, const char *end)
 {
     while (at < end && (*at == ' ' || *at == '\n' || *at == '\r' || *at == '\t')) at++;
     return at;
 }
 
-int syntax_hex(const char *at, const char *end)
+int json_check_hex(const char *at, const char *end)
 {
     int value = 0;
     if (end - at < 4) return -1;
@@ -42,11 +42,11 @@ static bool check_escape(Scan *s) /* at the character after the backslash */
     if (s->at == s->end) return fail(s, "an escape");
     char c = *s->at++;
     if (c != 'u') return strchr("\"\\/bfnrt", c) && c ? true : fail(s, "an escape");
-    int unit = syntax_hex(s->at, s->end);
+    int unit = json_check_hex(s->at, s->end);
     if (unit < 0) return fail(s, "four hexadecimal digits");
     s->at += 4;
     if (unit < 0xD800 || unit > 0xDFFF) return true;
-    int low = s->end - s->at >= 6 && s->at[0] == '\\' && s->at[1] == 'u' ? syntax_hex(s->at + 2, s->end) : -1;
+    int low = s->end - s->at >= 6 && s->at[0] == '\\' && s->at[1] == 'u' ? json_check_hex(s->at + 2, s->end) : -1;
     if (unit > 0xDBFF || low < 0xDC00 || low > 0xDFFF) return fail(s, "the other half of a surrogate pair");
     s->at += 6;
     return true;
@@ -116,7 +116,7 @@ static bool check_value(Scan *s, int depth);
 static bool check_container(Scan *s, int depth, char close)
 {
     if (depth == MAX_DEPTH) return fail(s, "no more than 200 levels");
-    s->at = syntax_skip_space(s->at + 1, s->end);
+    s->at = json_check_skip_space(s->at + 1, s->end);
     if (s->at < s->end && *s->at == close) {
         s->at++;
         return true;
@@ -125,18 +125,18 @@ static bool check_container(Scan *s, int depth, char close)
         if (close == '}') {
             if (s->at == s->end || *s->at != '"') return fail(s, "a key in quotes");
             if (!check_string(s)) return false;
-            s->at = syntax_skip_space(s->at, s->end);
+            s->at = json_check_skip_space(s->at, s->end);
             if (s->at == s->end || *s->at != ':') return fail(s, "a colon");
             s->at++;
         }
-        s->at = syntax_skip_space(s->at, s->end);
+        s->at = json_check_skip_space(s->at, s->end);
         if (!check_value(s, depth + 1)) return false;
-        s->at = syntax_skip_space(s->at, s->end);
+        s->at = json_check_skip_space(s->at, s->end);
         char c = s->at < s->end ? *s->at : 0;
         if (c != ',' && c != close) return fail(s, close == '}' ? "a comma or }" : "a comma or ]");
         s->at++;
         if (c == close) return true;
-        s->at = syntax_skip_space(s->at, s->end);
+        s->at = json_check_skip_space(s->at, s->end);
     }
 }
 
@@ -176,13 +176,13 @@ static Err *scan_error(const Scan *s)
                    s->expected);
 }
 
-Err *syntax_check(const char *text, size_t bytes, const char **begin, const char **end)
+Err *json_check(const char *text, size_t bytes, const char **begin, const char **end)
 {
-    Scan s = {text, syntax_skip_space(text, text + bytes), text + bytes, NULL};
+    Scan s = {text, json_check_skip_space(text, text + bytes), text + bytes, NULL};
     *begin = s.at;
     if (!check_value(&s, 0)) return scan_error(&s);
     *end = s.at;
-    s.at = syntax_skip_space(s.at, s.end);
+    s.at = json_check_skip_space(s.at, s.end);
     if (s.at == s.end) return NULL;
     s.expected = "nothing after the value";
     return scan_error(&s);

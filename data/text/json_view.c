@@ -9,7 +9,7 @@ Err *view_open(JsonView *value, const char *text, size_t bytes)
 {
     const char *end;
     *value = (JsonView){0};
-    TRY(syntax_check(text, bytes, &value->at, &end));
+    TRY(json_check(text, bytes, &value->at, &end));
     value->bytes = (size_t)(end - value->at);
     return NULL;
 }
@@ -72,14 +72,14 @@ static const char *after_value(const char *at, const char *end)
 static void read_item(JsonViewItem *item,
                       bool keyed) /* rest is at a member, at an element, or at the closing bracket */
 {
-    const char *at = syntax_skip_space(item->rest, item->end);
+    const char *at = json_check_skip_space(item->rest, item->end);
     item->key = item->value = (JsonView){0};
     if (*at == '}' || *at == ']') return;
     if (keyed) {
         item->key.at = at;
         at = after_string(at);
         item->key.bytes = (size_t)(at - item->key.at);
-        at = syntax_skip_space(syntax_skip_space(at, item->end) + 1, item->end);
+        at = json_check_skip_space(json_check_skip_space(at, item->end) + 1, item->end);
     }
     item->value.at = at;
     at = after_value(at, item->end);
@@ -101,7 +101,7 @@ JsonViewItem view_first(JsonView container)
 void view_next(JsonViewItem *item)
 {
     bool keyed = item->key.at;
-    const char *at = syntax_skip_space(item->rest, item->end);
+    const char *at = json_check_skip_space(item->rest, item->end);
     item->rest = *at == ',' ? at + 1 : at;
     read_item(item, keyed);
 }
@@ -134,10 +134,10 @@ static const char *unescape(const char *at, const char *end, char out[4], size_t
         out[0] = simple ? to[simple - from] : *at;
         return at + 1;
     }
-    uint32_t code = (uint32_t)syntax_hex(at + 1, end);
+    uint32_t code = (uint32_t)json_check_hex(at + 1, end);
     at += 5;
     if (code >= 0xD800 && code < 0xDC00) {
-        code = 0x10000 + ((code - 0xD800) << 10) + ((uint32_t)syntax_hex(at + 2, end) - 0xDC00);
+        code = 0x10000 + ((code - 0xD800) << 10) + ((uint32_t)json_check_hex(at + 2, end) - 0xDC00);
         at += 6;
     }
     if (code < 0x80) {

@@ -7,7 +7,7 @@ static void a_value_is_found_between_white_space(void **state)
 {
     const char *text = " \t{\"a\": [1, -2.5e3, \"\\u00e9\", true, null]}\r\n", *begin, *end;
     (void)state;
-    assert_ok(syntax_check(text, strlen(text), &begin, &end));
+    assert_ok(json_check(text, strlen(text), &begin, &end));
     assert_int_equal(begin - text, 2);
     assert_int_equal(end - text, strlen(text) - 2);
 }
@@ -38,10 +38,10 @@ static void what_is_not_json_is_refused_with_its_place(void **state)
                                            {"\"\xed\xa0\x80\"", "valid UTF-8"}};
     const char *begin, *end;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        assert_fails(syntax_check(cases[i][0], strlen(cases[i][0]), &begin, &end), ERR_FORMAT, cases[i][1]);
+        assert_fails(json_check(cases[i][0], strlen(cases[i][0]), &begin, &end), ERR_FORMAT, cases[i][1]);
     char deep[1000];
     memset(deep, '[', sizeof deep);
-    assert_fails(syntax_check(deep, sizeof deep, &begin, &end), ERR_FORMAT, "200 levels");
+    assert_fails(json_check(deep, sizeof deep, &begin, &end), ERR_FORMAT, "200 levels");
 }
 
 int main(void)

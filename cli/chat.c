@@ -189,7 +189,7 @@ static Err *read_tools(ChatSession *c)
 {
     const char *path = c->settings.tools;
     JsonView tools;
-    TRY(reader_whole(&c->tools, path));
+    TRY(lines_read_file(&c->tools, path));
     TRY(err_wrap(view_open(&tools, c->tools.data, c->tools.n), "tools: %s", path));
     return view_is(tools, JSON_ARRAY)
                ? NULL

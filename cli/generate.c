@@ -159,26 +159,26 @@ static Err *add_record(Writer *w, const char *text, size_t bytes, size_t line)
     return add_content(w, content.at, content.bytes, of[3], line);
 }
 
-static Err *read_prompts(Writer *w, Reader *reader)
+static Err *read_prompts(Writer *w, LineReader *reader)
 {
     const char *line;
     size_t bytes;
     for (;;) {
-        TRY(reader_line(reader, &line, &bytes));
+        TRY(lines_next(reader, &line, &bytes));
         if (!line) return w->n_prompts ? NULL : err_new(ERR_DATA, "%s has no prompts", w->settings.data);
         if (bytes)
-            TRY(err_wrap(add_record(w, line, bytes, reader_line_number(reader)), "%s: line %zu", w->settings.data,
-                         reader_line_number(reader)));
+            TRY(err_wrap(add_record(w, line, bytes, lines_number(reader)), "%s: line %zu", w->settings.data,
+                         lines_number(reader)));
     }
 }
 
 static Err *make_prompts(Writer *w)
 {
-    Reader *reader;
+    LineReader *reader;
     if (!w->settings.data) return add_plain(w, w->settings.prompt, strlen(w->settings.prompt), 1);
-    TRY(reader_open(&reader, w->settings.data));
+    TRY(lines_open(&reader, w->settings.data));
     Err *err = read_prompts(w, reader);
-    reader_close(reader);
+    lines_close(reader);
     return err;
 }
 

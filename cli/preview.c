@@ -153,12 +153,12 @@ static bool is_blank(const char *line, size_t n)
 
 static Err *read_file(Previewer *p, const char *path)
 {
-    Reader *reader;
+    LineReader *reader;
     const char *line;
     size_t bytes, most = (size_t)p->settings.scan;
-    TRY(reader_open(&reader, path));
+    TRY(lines_open(&reader, path));
     Err *err = NULL;
-    while (!err && !(err = reader_line(reader, &line, &bytes)) && line) {
+    while (!err && !(err = lines_next(reader, &line, &bytes)) && line) {
         Built built;
         if (is_blank(line, bytes)) continue;
         if (most && p->n_seen >= most && p->n_seen >= (size_t)p->settings.record) {
@@ -166,10 +166,10 @@ static Err *read_file(Previewer *p, const char *path)
             break;
         }
         err = builder_read(p->builder, line, bytes, &built);
-        if (!err) err = note(p, &built, path, reader_line_number(reader));
-        err = err_wrap(err, "%s: line %zu", path, reader_line_number(reader));
+        if (!err) err = note(p, &built, path, lines_number(reader));
+        err = err_wrap(err, "%s: line %zu", path, lines_number(reader));
     }
-    reader_close(reader);
+    lines_close(reader);
     return err;
 }
 

@@ -28,17 +28,17 @@ static void gather(Text *out, JsonView value, const char *key)
 
 static Err *read_texts(Text *out, const char *path, const char *key)
 {
-    Reader *reader;
+    LineReader *reader;
     const char *line;
     size_t bytes;
-    TRY(reader_open(&reader, path));
+    TRY(lines_open(&reader, path));
     Err *err = NULL;
-    while (!err && !(err = reader_line(reader, &line, &bytes)) && line) {
+    while (!err && !(err = lines_next(reader, &line, &bytes)) && line) {
         JsonView record;
         if ((err = view_open(&record, line, bytes))) break;
         gather(out, record, key);
     }
-    reader_close(reader);
+    lines_close(reader);
     return err;
 }
 

@@ -137,7 +137,7 @@ Err *template_recognise(ChatTemplate *template, const char *directory, const cha
     }
     if (name) return err_wrap(unknown(ERR_USAGE, "no such template"), "chat_template %s", name);
     TRY(file_join(path, directory, "chat_template.jinja"));
-    err = file_exists(path) ? reader_whole(&text, path) : read_from_config(&text, directory);
+    err = file_exists(path) ? lines_read_file(&text, path) : read_from_config(&text, directory);
     if (!err) err = text.n ? recognise_text(template, &text) : unknown(ERR_FORMAT, "the model has no chat template");
     text_free(&text);
     return err_wrap(err, "%s", directory);

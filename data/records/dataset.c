@@ -132,17 +132,17 @@ static bool is_blank(const char *line, size_t bytes)
     return bytes == 0;
 }
 
-static Err *read_lines(Dataset *ds, Builder *builder, Reader *reader, size_t file)
+static Err *read_lines(Dataset *ds, Builder *builder, LineReader *reader, size_t file)
 {
     const char *line;
     size_t bytes, records = 0;
     const char *path = ds->sources[file].file.path;
     for (;;) {
         Built built;
-        TRY(reader_line(reader, &line, &bytes));
+        TRY(lines_next(reader, &line, &bytes));
         if (!line) break;
         if (is_blank(line, bytes)) continue;
-        size_t number = reader_line_number(reader);
+        size_t number = lines_number(reader);
         Err *err = builder_read(builder, line, bytes, &built);
         if (!err) err = keep(ds, &built, number, file);
         if (err) return err_wrap(err, "%s: line %zu", path, number);
@@ -157,11 +157,11 @@ static Err *keep_all(Dataset *ds)
     Err *err = NULL;
     TRY(dataset_builder(ds, &builder));
     for (size_t i = 0; i < ds->n_sources && !err; i++) {
-        Reader *reader;
+        LineReader *reader;
         ds->sources[i].first = ds->count;
-        if ((err = reader_open(&reader, ds->sources[i].file.path))) break;
+        if ((err = lines_open(&reader, ds->sources[i].file.path))) break;
         err = read_lines(ds, builder, reader, i);
-        reader_close(reader);
+        lines_close(reader);
     }
     builder_free(builder);
     if (!err && ds->count == 0)

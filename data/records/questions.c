@@ -180,28 +180,28 @@ static bool is_blank(const char *line, size_t bytes)
 
 Err *questions_recognise(bool *asks, const char *path)
 {
-    Reader *reader;
+    LineReader *reader;
     JsonView record;
     const char *line;
     size_t bytes;
     *asks = false;
-    TRY(reader_open(&reader, path));
-    Err *err = reader_line(reader, &line, &bytes);
-    while (!err && line && is_blank(line, bytes)) err = reader_line(reader, &line, &bytes);
-    if (!err && line) err = err_wrap(view_open(&record, line, bytes), "%s: line %zu", path, reader_line_number(reader));
+    TRY(lines_open(&reader, path));
+    Err *err = lines_next(reader, &line, &bytes);
+    while (!err && line && is_blank(line, bytes)) err = lines_next(reader, &line, &bytes);
+    if (!err && line) err = err_wrap(view_open(&record, line, bytes), "%s: line %zu", path, lines_number(reader));
     if (!err && line) *asks = view_find(record, "answer").at != NULL;
-    reader_close(reader);
+    lines_close(reader);
     return err;
 }
 
-static Err *read_all(Build *b, Reader *reader, const char *path)
+static Err *read_all(Build *b, LineReader *reader, const char *path)
 {
     const char *line;
     size_t bytes;
     for (;;) {
-        TRY(reader_line(reader, &line, &bytes));
+        TRY(lines_next(reader, &line, &bytes));
         if (!line) break;
-        size_t number = reader_line_number(reader);
+        size_t number = lines_number(reader);
         if (!is_blank(line, bytes)) TRY(err_wrap(add_record(b, line, bytes, number), "%s: line %zu", path, number));
     }
     return b->questions->count ? NULL : err_new(ERR_DATA, "%s has no records", path);
@@ -211,13 +211,13 @@ Err *questions_open(Questions **out, const char *path, const Tokenizer *tokenize
                     size_t max_length)
 {
     Build b = {.options = *options, .max_length = max_length};
-    Reader *reader = NULL;
+    LineReader *reader = NULL;
     *out = NULL;
     Err *err = mem_new(&b.questions, 1, sizeof *b.questions);
     if (!err) err = encoder_new(&b.encoder, tokenizer);
-    if (!err) err = reader_open(&reader, path);
+    if (!err) err = lines_open(&reader, path);
     if (!err) err = read_all(&b, reader, path);
-    reader_close(reader);
+    lines_close(reader);
     encoder_free(b.encoder);
     text_free(&b.messages);
     chat_text_free(&b.chat);

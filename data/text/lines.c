@@ -8,7 +8,7 @@
 
 enum { CHUNK_BYTES = 1 << 18 };
 
-struct Reader {
+struct LineReader {
     Packed *file;
     char *path;
     char *chunk;
@@ -18,22 +18,22 @@ struct Reader {
     bool ended;
 };
 
-Err *reader_open(Reader **out, const char *path)
+Err *lines_open(LineReader **out, const char *path)
 {
-    Reader *reader;
+    LineReader *reader;
     *out = NULL;
     TRY(mem_new(&reader, 1, sizeof *reader));
     Err *err = mem_copy_text(&reader->path, path);
     if (!err) err = mem_new(&reader->chunk, CHUNK_BYTES, 1);
     if (!err) err = packed_open(&reader->file, path);
     if (err)
-        reader_close(reader);
+        lines_close(reader);
     else
         *out = reader;
     return err;
 }
 
-void reader_close(Reader *reader)
+void lines_close(LineReader *reader)
 {
     if (!reader) return;
     packed_close(reader->file);
@@ -43,7 +43,7 @@ void reader_close(Reader *reader)
     free(reader);
 }
 
-static Err *fill(Reader *reader)
+static Err *fill(LineReader *reader)
 {
     reader->at = reader->end = 0;
     TRY(packed_read(reader->file, reader->chunk, CHUNK_BYTES, &reader->end));
@@ -51,7 +51,7 @@ static Err *fill(Reader *reader)
     return NULL;
 }
 
-Err *reader_line(Reader *reader, const char **line, size_t *bytes)
+Err *lines_next(LineReader *reader, const char **line, size_t *bytes)
 {
     *line = NULL;
     *bytes = 0;
@@ -80,20 +80,20 @@ Err *reader_line(Reader *reader, const char **line, size_t *bytes)
     }
 }
 
-size_t reader_line_number(const Reader *reader) { return reader->number; }
+size_t lines_number(const LineReader *reader) { return reader->number; }
 
-Err *reader_whole(Text *text, const char *path)
+Err *lines_read_file(Text *text, const char *path)
 {
-    Reader *reader;
+    LineReader *reader;
     *text = (Text){0};
-    TRY(reader_open(&reader, path));
+    TRY(lines_open(&reader, path));
     Err *err = NULL;
     text_add(text, "", 0);
     while (!err && !(err = fill(reader)) && !reader->ended) {
         text_add(text, reader->chunk, reader->end);
         err = text_error(text);
     }
-    reader_close(reader);
+    lines_close(reader);
     if (err) text_free(text);
     return err;
 }

@@ -4,17 +4,17 @@
 
 #include "data/text/text.h"
 
-typedef struct Reader Reader;
+typedef struct LineReader LineReader;
 
-MUST_USE Err *reader_open(Reader **reader, const char *path);
+MUST_USE Err *lines_open(LineReader **reader, const char *path);
 
 /* The next line without its end; *line is NULL after the last one. Owner: the reader, until the next call.
  * Fails: ERR_IO; a packed file that is cut short or damaged. */
-MUST_USE Err *reader_line(Reader *reader, const char **line, size_t *bytes);
-size_t reader_line_number(const Reader *reader); /* of the last line given, from 1 */
-void reader_close(Reader *reader);
+MUST_USE Err *lines_next(LineReader *reader, const char **line, size_t *bytes);
+size_t lines_number(const LineReader *reader); /* of the last line given, from 1 */
+void lines_close(LineReader *reader);
 
 /* The whole file. Owner: the caller, until text_free(). */
-MUST_USE Err *reader_whole(Text *text, const char *path);
+MUST_USE Err *lines_read_file(Text *text, const char *path);
 
 #endif

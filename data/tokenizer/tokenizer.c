@@ -25,7 +25,7 @@ Err *tokenizer_open(Tokenizer **out, const char *path)
     Text text = {0};
     JsonView file;
     *out = NULL;
-    TRY(reader_whole(&text, path));
+    TRY(lines_read_file(&text, path));
     Err *err = mem_new(&tok, 1, sizeof *tok);
     if (!err) err = view_open(&file, text.data, text.n);
     if (!err) err = scheme_read(&tok->scheme, file);

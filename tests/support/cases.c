@@ -93,19 +93,19 @@ Err *cases_tokenizer(const char *tokenizer_path, const char *encode_path, const 
     Err *err = tokenizer_open(&tokenizer, tokenizer_path);
     if (!err) err = encoder_new(&encoder, tokenizer);
     for (int i = 0; i < 2 && !err; i++) {
-        Reader *reader;
+        LineReader *reader;
         const char *line;
         size_t bytes;
-        if ((err = reader_open(&reader, paths[i]))) break;
-        while (!(err = reader_line(reader, &line, &bytes)) && line) {
+        if ((err = lines_open(&reader, paths[i]))) break;
+        while (!(err = lines_next(reader, &line, &bytes)) && line) {
             JsonView record;
             if ((err = view_open(&record, line, bytes))) break;
-            size_t number = reader_line_number(reader);
+            size_t number = lines_number(reader);
             err = i == 0 ? encode_case(encoder, record, paths[i], number, count)
                          : decode_case(tokenizer, record, paths[i], number, count);
             if (err) break;
         }
-        reader_close(reader);
+        lines_close(reader);
     }
     encoder_free(encoder);
     tokenizer_close(tokenizer);
@@ -142,16 +142,16 @@ static void chat_case(JsonView record, const char *path, size_t line, Count *cou
 
 Err *cases_chat(const char *path, Count *count)
 {
-    Reader *reader;
+    LineReader *reader;
     const char *line;
     size_t bytes;
-    TRY(reader_open(&reader, path));
+    TRY(lines_open(&reader, path));
     Err *err = NULL;
-    while (!err && !(err = reader_line(reader, &line, &bytes)) && line) {
+    while (!err && !(err = lines_next(reader, &line, &bytes)) && line) {
         JsonView record;
         err = view_open(&record, line, bytes);
-        if (!err) chat_case(record, path, reader_line_number(reader), count);
+        if (!err) chat_case(record, path, lines_number(reader), count);
     }
-    reader_close(reader);
+    lines_close(reader);
     return err;
 }

@@ -8,44 +8,44 @@ static void lines_come_without_their_ends_and_are_counted(void **state)
 {
     static const char *const lines[] = {"one", "", "three", "last"};
     char path[PATH_BYTES];
-    Reader *reader;
+    LineReader *reader;
     const char *line;
     size_t bytes;
     assert_ok(file_write(scratch_path(state, "lines", path), "one\n\nthree\r\nlast", 16));
-    assert_ok(reader_open(&reader, path));
+    assert_ok(lines_open(&reader, path));
     for (size_t i = 0; i < 4; i++) {
-        assert_ok(reader_line(reader, &line, &bytes));
+        assert_ok(lines_next(reader, &line, &bytes));
         assert_int_equal(bytes, strlen(lines[i]));
         assert_memory_equal(line, lines[i], bytes);
-        assert_int_equal(reader_line_number(reader), i + 1);
+        assert_int_equal(lines_number(reader), i + 1);
     }
     for (int i = 0; i < 2; i++) {
-        assert_ok(reader_line(reader, &line, &bytes));
+        assert_ok(lines_next(reader, &line, &bytes));
         assert_null(line);
     }
-    reader_close(reader);
+    lines_close(reader);
 }
 
 static void a_line_may_be_longer_than_any_buffer(void **state)
 {
     enum { N = 3000000 };
     char path[PATH_BYTES], *text = malloc(N + 3);
-    Reader *reader;
+    LineReader *reader;
     const char *line;
     size_t bytes;
     assert_non_null(text);
     memset(text, 'x', N);
     memcpy(text + N, "\ny\n", 3);
     assert_ok(file_write(scratch_path(state, "long", path), text, N + 3));
-    assert_ok(reader_open(&reader, path));
-    assert_ok(reader_line(reader, &line, &bytes));
+    assert_ok(lines_open(&reader, path));
+    assert_ok(lines_next(reader, &line, &bytes));
     assert_int_equal(bytes, N);
     assert_memory_equal(line, text, N);
-    assert_ok(reader_line(reader, &line, &bytes));
+    assert_ok(lines_next(reader, &line, &bytes));
     assert_int_equal(bytes, 1);
-    assert_ok(reader_line(reader, &line, &bytes));
+    assert_ok(lines_next(reader, &line, &bytes));
     assert_null(line);
-    reader_close(reader);
+    lines_close(reader);
     free(text);
 }
 
@@ -56,10 +56,10 @@ static void a_damaged_gzip_file_is_an_error(void **state)
     Text text;
     assert_ok(file_read(&packed, &bytes, "tests/fixtures/tokenizer/glm5shaped.tokenizer.json.gz"));
     assert_ok(file_write(scratch_path(state, "cut.gz", path), packed, bytes / 2));
-    assert_fails(reader_whole(&text, path), ERR_IO, "cut.gz");
+    assert_fails(lines_read_file(&text, path), ERR_IO, "cut.gz");
     packed[bytes / 2] ^= 0x55;
     assert_ok(file_write(scratch_path(state, "bad.gz", path), packed, bytes));
-    assert_fails(reader_whole(&text, path), ERR_IO, "bad.gz");
+    assert_fails(lines_read_file(&text, path), ERR_IO, "bad.gz");
     free(packed);
 }
 
@@ -75,25 +75,25 @@ static void zstandard_is_unpacked_frame_by_frame(void **state)
     char path[PATH_BYTES];
     scratch_path(state, "lines", path); /* the name says nothing */
     assert_ok(file_write(path, zstd_file, sizeof zstd_file));
-    assert_ok(reader_whole(&text, path));
+    assert_ok(lines_read_file(&text, path));
     assert_string_equal(text.data, "one\ntwo\nthree");
     text_free(&text);
     for (size_t n = sizeof zstd_file - 1; n > 31; n--) { /* cut short anywhere in the last frame */
         assert_ok(file_write(path, zstd_file, n));
-        assert_fails(reader_whole(&text, path), ERR_IO, "lines: unexpected end of file");
+        assert_fails(lines_read_file(&text, path), ERR_IO, "lines: unexpected end of file");
     }
     unsigned char damaged[sizeof zstd_file];
     memcpy(damaged, zstd_file, sizeof damaged);
     damaged[10] ^= 1;
     assert_ok(file_write(path, damaged, sizeof damaged));
-    assert_fails(reader_whole(&text, path), ERR_IO, "checksum");
+    assert_fails(lines_read_file(&text, path), ERR_IO, "checksum");
 }
 
 static void what_is_no_file_is_an_error(void **state)
 {
-    Reader *reader;
-    assert_fails(reader_open(&reader, *state), ERR_IO, "is a directory");
-    assert_fails(reader_open(&reader, "/nowhere/at/all"), ERR_IO, "/nowhere/at/all");
+    LineReader *reader;
+    assert_fails(lines_open(&reader, *state), ERR_IO, "is a directory");
+    assert_fails(lines_open(&reader, "/nowhere/at/all"), ERR_IO, "/nowhere/at/all");
 }
 
 int main(void)

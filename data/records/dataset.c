@@ -188,7 +188,7 @@ static Err *estimate_bytes(const Dataset *ds, uint64_t *bytes)
     for (size_t i = 0; i < ds->n_sources; i++) {
         struct stat status;
         bool packed;
-        TRY(packed_is(ds->sources[i].file.path, &packed));
+        TRY(inflate_is_needed(ds->sources[i].file.path, &packed));
         if (stat(ds->sources[i].file.path, &status)) return err_errno("open %s", ds->sources[i].file.path);
         *bytes += (uint64_t)status.st_size * (packed ? UNPACKED_FACTOR : 1);
     }

@@ -120,19 +120,19 @@ static Err *scan_all(Offsets *o, Scan *scan)
 static Err *unpack(Offsets *o, const char *to)
 {
     char draft[PATH_BYTES], *chunk = NULL;
-    Packed *packed = NULL;
+    Inflater *packed = NULL;
     FILE *out = NULL;
     size_t n = 1;
     TRY(file_draft_name(draft, to));
     Err *err = mem_new(&chunk, CHUNK_BYTES, 1);
-    if (!err) err = packed_open(&packed, o->path);
+    if (!err) err = inflate_open(&packed, o->path);
     if (!err && !(out = fopen(draft, "wbe"))) err = err_errno("create %s", draft);
     while (!err && n) {
-        err = o->stop ? err_new(ERR_STOPPED, "closed before the end") : packed_read(packed, chunk, CHUNK_BYTES, &n);
+        err = o->stop ? err_new(ERR_STOPPED, "closed before the end") : inflate_read(packed, chunk, CHUNK_BYTES, &n);
         if (!err && fwrite(chunk, 1, n, out) != n) err = err_errno("write %s", draft);
     }
     if (out) err = err_first(err, file_close(&out, draft));
-    packed_close(packed);
+    inflate_close(packed);
     free(chunk);
     if (!err) return file_replace(draft, to);
     unlink(draft);
@@ -241,7 +241,7 @@ Err *offsets_open(Offsets **out, const char *path, const char *directory)
     TRY(mem_new(&o, 1, sizeof *o));
     o->fd = -1;
     Err *err = mem_copy_text(&o->path, path);
-    if (!err) err = packed_is(path, &o->packed);
+    if (!err) err = inflate_is_needed(path, &o->packed);
     if (!err) err = name_files(o, directory);
     if (!err && pthread_create(&o->thread, NULL, run, o)) err = err_new(ERR_MEMORY, "%s: no thread to be had", path);
     if (!err) {

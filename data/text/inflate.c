@@ -14,7 +14,7 @@ enum { CHUNK_BYTES = 1 << 18 };
 
 typedef enum { PLAIN, GZIP, ZSTD } Packing;
 
-struct Packed {
+struct Inflater {
     char *path;
     gzFile gzip; /* plain files too: gzread hands them through */
     FILE *file;  /* of Zstandard */
@@ -41,7 +41,7 @@ static Err *packing_of(const char *path, Packing *packing)
     return NULL;
 }
 
-Err *packed_is(const char *path, bool *yes)
+Err *inflate_is_needed(const char *path, bool *yes)
 {
     Packing packing;
     TRY(packing_of(path, &packing));
@@ -49,7 +49,7 @@ Err *packed_is(const char *path, bool *yes)
     return NULL;
 }
 
-static Err *open_zstd(Packed *packed)
+static Err *open_zstd(Inflater *packed)
 {
     TRY(mem_new(&packed->chunk, CHUNK_BYTES, 1));
     packed->file = fopen(packed->path, "rbe");
@@ -59,7 +59,7 @@ static Err *open_zstd(Packed *packed)
     return packed->zstd ? NULL : err_new(ERR_MEMORY, "open %s: out of memory", packed->path);
 }
 
-static Err *open_gzip(Packed *packed)
+static Err *open_gzip(Inflater *packed)
 {
     errno = 0;
     packed->gzip = gzopen(packed->path, "rbe");
@@ -69,9 +69,9 @@ static Err *open_gzip(Packed *packed)
     return NULL;
 }
 
-Err *packed_open(Packed **out, const char *path)
+Err *inflate_open(Inflater **out, const char *path)
 {
-    Packed *packed;
+    Inflater *packed;
     Packing packing;
     *out = NULL;
     TRY(packing_of(path, &packing));
@@ -79,13 +79,13 @@ Err *packed_open(Packed **out, const char *path)
     Err *err = mem_copy_text(&packed->path, path);
     if (!err) err = packing == ZSTD ? open_zstd(packed) : open_gzip(packed);
     if (err)
-        packed_close(packed);
+        inflate_close(packed);
     else
         *out = packed;
     return err;
 }
 
-void packed_close(Packed *packed)
+void inflate_close(Inflater *packed)
 {
     if (!packed) return;
     if (packed->gzip) gzclose(packed->gzip);
@@ -96,7 +96,7 @@ void packed_close(Packed *packed)
     free(packed);
 }
 
-static Err *read_gzip(Packed *packed, char *to, size_t most, size_t *n)
+static Err *read_gzip(Inflater *packed, char *to, size_t most, size_t *n)
 {
     int got = gzread(packed->gzip, to, (unsigned)(most < 1 << 30 ? most : 1 << 30)), code = Z_OK;
     const char *message = gzerror(packed->gzip, &code);
@@ -108,7 +108,7 @@ static Err *read_gzip(Packed *packed, char *to, size_t most, size_t *n)
     return NULL;
 }
 
-static Err *read_zstd(Packed *packed, char *to, size_t most, size_t *n)
+static Err *read_zstd(Inflater *packed, char *to, size_t most, size_t *n)
 {
     ZSTD_outBuffer out = {to, most, 0};
     while (out.pos == 0) {
@@ -128,7 +128,7 @@ static Err *read_zstd(Packed *packed, char *to, size_t most, size_t *n)
     return NULL;
 }
 
-Err *packed_read(Packed *packed, char *to, size_t most, size_t *n)
+Err *inflate_read(Inflater *packed, char *to, size_t most, size_t *n)
 {
     *n = 0;
     return packed->gzip ? read_gzip(packed, to, most, n) : read_zstd(packed, to, most, n);

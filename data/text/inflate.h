@@ -7,15 +7,15 @@
 
 #include <stdbool.h>
 
-typedef struct Packed Packed;
+typedef struct Inflater Inflater;
 
-MUST_USE Err *packed_open(Packed **packed, const char *path);
+MUST_USE Err *inflate_open(Inflater **packed, const char *path);
 
 /* Up to `most` bytes; *n is 0 at the end. Fails: ERR_IO; a packed file that is cut short or damaged. */
-MUST_USE Err *packed_read(Packed *packed, char *to, size_t most, size_t *n);
-void packed_close(Packed *packed);
+MUST_USE Err *inflate_read(Inflater *packed, char *to, size_t most, size_t *n);
+void inflate_close(Inflater *packed);
 
 /* Whether the file must be unpacked. */
-MUST_USE Err *packed_is(const char *path, bool *yes);
+MUST_USE Err *inflate_is_needed(const char *path, bool *yes);
 
 #endif

@@ -9,7 +9,7 @@
 enum { CHUNK_BYTES = 1 << 18 };
 
 struct LineReader {
-    Packed *file;
+    Inflater *file;
     char *path;
     char *chunk;
     size_t at, end; /* what is left of the chunk */
@@ -25,7 +25,7 @@ Err *lines_open(LineReader **out, const char *path)
     TRY(mem_new(&reader, 1, sizeof *reader));
     Err *err = mem_copy_text(&reader->path, path);
     if (!err) err = mem_new(&reader->chunk, CHUNK_BYTES, 1);
-    if (!err) err = packed_open(&reader->file, path);
+    if (!err) err = inflate_open(&reader->file, path);
     if (err)
         lines_close(reader);
     else
@@ -36,7 +36,7 @@ Err *lines_open(LineReader **out, const char *path)
 void lines_close(LineReader *reader)
 {
     if (!reader) return;
-    packed_close(reader->file);
+    inflate_close(reader->file);
     text_free(&reader->line);
     free(reader->chunk);
     free(reader->path);
@@ -46,7 +46,7 @@ void lines_close(LineReader *reader)
 static Err *fill(LineReader *reader)
 {
     reader->at = reader->end = 0;
-    TRY(packed_read(reader->file, reader->chunk, CHUNK_BYTES, &reader->end));
+    TRY(inflate_read(reader->file, reader->chunk, CHUNK_BYTES, &reader->end));
     reader->ended = reader->end == 0;
     return NULL;
 }

@@ -9,8 +9,8 @@
 
 typedef struct {
     const Exact *exact;
-    Pattern *pattern;
-    Matcher *matcher;
+    Regex *pattern;
+    RegexMatcher *matcher;
     size_t n; /* texts: questions times samples */
     Generation *generations;
     Generated *generated;
@@ -29,7 +29,7 @@ static void drop_decoration(Text *text)
     text->n = n;
 }
 
-Err *exact_extract(const Pattern *pattern, Matcher *matcher, const char *text, size_t bytes, Text *found)
+Err *exact_extract(const Regex *pattern, RegexMatcher *matcher, const char *text, size_t bytes, Text *found)
 {
     static const char mark[] = "</think>";
     size_t begin = 0, end, at = 0, last_begin = 0, last_end = 0;
@@ -37,7 +37,7 @@ Err *exact_extract(const Pattern *pattern, Matcher *matcher, const char *text, s
         if (memcmp(text + i, mark, strlen(mark)) == 0) at = i + strlen(mark);
     text_clear(found);
     while (at < bytes) {
-        TRY(pattern_find(pattern, matcher, text, bytes, at, &begin, &end));
+        TRY(regex_find(pattern, matcher, text, bytes, at, &begin, &end));
         if (begin == bytes) break;
         last_begin = begin;
         last_end = at = end;
@@ -57,8 +57,8 @@ static Err *prepare(Work *w, int32_t *stop)
     size_t samples = samples_of(exact);
     w->n = questions_count(exact->questions) * samples;
     for (int64_t i = 0; i < c->n_eos; i++) stop[i] = (int32_t)c->eos_token_id[i];
-    TRY(pattern_open(&w->pattern, exact->extract, false));
-    TRY(matcher_new(&w->matcher));
+    TRY(regex_open(&w->pattern, exact->extract, false));
+    TRY(regex_matcher_new(&w->matcher));
     TRY(mem_new(&w->generations, w->n, sizeof *w->generations));
     TRY(mem_new(&w->generated, w->n, sizeof *w->generated));
     for (size_t i = 0; i < w->n; i++) {
@@ -108,8 +108,8 @@ Err *exact_match(const Exact *exact, const Adapter *adapter, double *hits)
     if (w.generated) generated_free(w.n, w.generated);
     free(w.generated);
     free(w.generations);
-    pattern_close(w.pattern);
-    matcher_free(w.matcher);
+    regex_close(w.pattern);
+    regex_matcher_free(w.matcher);
     text_free(&w.text);
     text_free(&w.found);
     text_free(&w.wanted);

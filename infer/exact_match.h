@@ -20,6 +20,6 @@ MUST_USE Err *exact_match(const Exact *exact, const Adapter *adapter, double *hi
 
 /* The answer in a text: what follows `</think>` is searched; blanks, thousands' commas and a last point are dropped.
  * found is emptied first, and stays so when there is no match. */
-MUST_USE Err *exact_extract(const Pattern *pattern, Matcher *matcher, const char *text, size_t bytes, Text *found);
+MUST_USE Err *exact_extract(const Regex *pattern, RegexMatcher *matcher, const char *text, size_t bytes, Text *found);
 
 #endif

@@ -17,12 +17,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct Pattern {
+struct Regex {
     pcre2_code *code;
     bool jit;
 };
 
-struct Matcher {
+struct RegexMatcher {
     pcre2_match_data *data; /* one pair: groups are of no interest */
     pcre2_match_context *context;
     pcre2_jit_stack *stack;
@@ -152,7 +152,7 @@ static Err *rewrite(Rewrite *r)
 
 /* ---- compiling and matching ---- */
 
-static Err *compile(Pattern *pattern, const char *regex, const char *rewritten, bool literal)
+static Err *compile(Regex *pattern, const char *regex, const char *rewritten, bool literal)
 {
     int code;
     PCRE2_SIZE offset;
@@ -173,10 +173,10 @@ static Err *compile(Pattern *pattern, const char *regex, const char *rewritten, 
     return NULL;
 }
 
-Err *pattern_open(Pattern **out, const char *regex, bool literal)
+Err *regex_open(Regex **out, const char *regex, bool literal)
 {
     Rewrite r = {.regex = regex, .at = regex};
-    Pattern *pattern;
+    Regex *pattern;
     *out = NULL;
     TRY(mem_new(&pattern, 1, sizeof *pattern));
     text_add(&r.out, "", 0);
@@ -184,29 +184,29 @@ Err *pattern_open(Pattern **out, const char *regex, bool literal)
     if (!err) err = compile(pattern, regex, literal ? regex : r.out.data, literal);
     text_free(&r.out);
     if (err)
-        pattern_close(pattern);
+        regex_close(pattern);
     else
         *out = pattern;
     return err;
 }
 
-void pattern_close(Pattern *pattern)
+void regex_close(Regex *pattern)
 {
     if (!pattern) return;
     pcre2_code_free(pattern->code);
     free(pattern);
 }
 
-Err *matcher_new(Matcher **out)
+Err *regex_matcher_new(RegexMatcher **out)
 {
-    Matcher *matcher;
+    RegexMatcher *matcher;
     *out = NULL;
     TRY(mem_new(&matcher, 1, sizeof *matcher));
     matcher->data = pcre2_match_data_create(1, NULL);
     matcher->context = pcre2_match_context_create(NULL);
     matcher->stack = pcre2_jit_stack_create(32 << 10, 16 << 20, NULL); /* reserved, touched only when needed */
     if (!matcher->data || !matcher->context || !matcher->stack) {
-        matcher_free(matcher);
+        regex_matcher_free(matcher);
         return err_new(ERR_MEMORY, "out of memory for a matcher");
     }
     pcre2_jit_stack_assign(matcher->context, NULL, matcher->stack);
@@ -219,7 +219,7 @@ Err *matcher_new(Matcher **out)
     return NULL;
 }
 
-void matcher_free(Matcher *matcher)
+void regex_matcher_free(RegexMatcher *matcher)
 {
     if (!matcher) return;
     pcre2_match_data_free(matcher->data);
@@ -228,8 +228,8 @@ void matcher_free(Matcher *matcher)
     free(matcher);
 }
 
-Err *pattern_find(const Pattern *pattern, Matcher *matcher, const char *text, size_t bytes, size_t from, size_t *begin,
-                  size_t *end)
+Err *regex_find(const Regex *pattern, RegexMatcher *matcher, const char *text, size_t bytes, size_t from, size_t *begin,
+                size_t *end)
 {
     PCRE2_SPTR candidate = (PCRE2_SPTR)text;
     *begin = *end = bytes;

@@ -48,7 +48,7 @@ void tokenizer_close(Tokenizer *tok)
 
 struct Encoder {
     const Scheme *scheme;
-    Matcher *matcher;
+    RegexMatcher *matcher;
     Bpe *bpe;
     Text form; /* the NFC form of a stretch */
 };
@@ -59,7 +59,7 @@ Err *encoder_new(Encoder **out, const Tokenizer *tok)
     *out = NULL;
     TRY(mem_new(&encoder, 1, sizeof *encoder));
     encoder->scheme = &tok->scheme;
-    Err *err = matcher_new(&encoder->matcher);
+    Err *err = regex_matcher_new(&encoder->matcher);
     if (!err) err = bpe_new(&encoder->bpe, &tok->scheme.vocabulary, tok->scheme.ignore_merges);
     if (err)
         encoder_free(encoder);
@@ -71,7 +71,7 @@ Err *encoder_new(Encoder **out, const Tokenizer *tok)
 void encoder_free(Encoder *encoder)
 {
     if (!encoder) return;
-    matcher_free(encoder->matcher);
+    regex_matcher_free(encoder->matcher);
     bpe_free(encoder->bpe);
     text_free(&encoder->form);
     free(encoder);
@@ -84,7 +84,7 @@ static Err *split_piece(Encoder *encoder, size_t step, const char *piece, size_t
     if (step == encoder->scheme->n_splits) return bpe_word(encoder->bpe, piece, n, begin, out);
     const Split *split = &encoder->scheme->splits[step];
     for (size_t at = 0, from, to; at < n; at = to) {
-        TRY(pattern_find(split->pattern, encoder->matcher, piece, n, at, &from, &to));
+        TRY(regex_find(split->pattern, encoder->matcher, piece, n, at, &from, &to));
         if (!split->removes_gaps) TRY(split_piece(encoder, step + 1, piece + at, from - at, begin + at, out));
         if (!split->removes_matches) TRY(split_piece(encoder, step + 1, piece + from, to - from, begin + from, out));
     }

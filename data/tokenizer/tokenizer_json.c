@@ -34,7 +34,7 @@ static Err *add_split(Scheme *s, const char *regex, bool literal, bool removes_m
 {
     if (s->n_splits == MAX_SPLITS) return err_new(ERR_FORMAT, "more than %d splits", MAX_SPLITS);
     Split *split = &s->splits[s->n_splits];
-    TRY(pattern_open(&split->pattern, regex, literal));
+    TRY(regex_open(&split->pattern, regex, literal));
     split->removes_matches = removes_matches;
     split->removes_gaps = removes_gaps;
     s->n_splits++;
@@ -217,7 +217,7 @@ Err *scheme_read(Scheme *s, JsonView file)
 
 void scheme_free(Scheme *s)
 {
-    for (size_t i = 0; i < s->n_splits; i++) pattern_close(s->splits[i].pattern);
+    for (size_t i = 0; i < s->n_splits; i++) regex_close(s->splits[i].pattern);
     added_free(&s->plain);
     added_free(&s->normalized);
     vocabulary_free(&s->vocabulary);

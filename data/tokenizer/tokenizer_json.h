@@ -8,7 +8,7 @@
 #include "data/tokenizer/vocabulary.h"
 
 typedef struct {
-    Pattern *pattern;
+    Regex *pattern;
     bool removes_matches, removes_gaps;
 } Split;
 

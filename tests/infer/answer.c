@@ -107,17 +107,17 @@ static void calls_become_messages(void **state)
 
 static void check_extract(const char *regex, const char *text, const char *expected)
 {
-    Pattern *pattern;
-    Matcher *matcher;
+    Regex *pattern;
+    RegexMatcher *matcher;
     Text found = {0};
-    assert_ok(pattern_open(&pattern, regex, false));
-    assert_ok(matcher_new(&matcher));
+    assert_ok(regex_open(&pattern, regex, false));
+    assert_ok(regex_matcher_new(&matcher));
     assert_ok(exact_extract(pattern, matcher, text, strlen(text), &found));
     assert_int_equal(found.n, strlen(expected));
     assert_memory_equal(found.data ? found.data : "", expected, strlen(expected));
     text_free(&found);
-    matcher_free(matcher);
-    pattern_close(pattern);
+    regex_matcher_free(matcher);
+    regex_close(pattern);
 }
 
 static void the_last_match_after_the_thought_is_the_answer(void **state)

@@ -6,16 +6,16 @@
 
 static void assert_found(const char *regex, const char *text, size_t from, size_t begin, size_t end)
 {
-    Pattern *pattern;
-    Matcher *matcher;
+    Regex *pattern;
+    RegexMatcher *matcher;
     size_t b, e;
-    assert_ok(pattern_open(&pattern, regex, false));
-    assert_ok(matcher_new(&matcher));
-    assert_ok(pattern_find(pattern, matcher, text, strlen(text), from, &b, &e));
+    assert_ok(regex_open(&pattern, regex, false));
+    assert_ok(regex_matcher_new(&matcher));
+    assert_ok(regex_find(pattern, matcher, text, strlen(text), from, &b, &e));
     assert_int_equal(b, begin);
     assert_int_equal(e, end);
-    matcher_free(matcher);
-    pattern_close(pattern);
+    regex_matcher_free(matcher);
+    regex_close(pattern);
 }
 
 static void classes_mean_what_oniguruma_means(void **state)
@@ -39,17 +39,17 @@ static void matches_go_on_from_where_they_are_asked_and_look_back(void **state)
 
 static void a_literal_is_not_a_pattern(void **state)
 {
-    Pattern *pattern;
-    Matcher *matcher;
+    Regex *pattern;
+    RegexMatcher *matcher;
     size_t begin, end;
     (void)state;
-    assert_ok(pattern_open(&pattern, "a.[", true));
-    assert_ok(matcher_new(&matcher));
-    assert_ok(pattern_find(pattern, matcher, "aba.[", 5, 0, &begin, &end));
+    assert_ok(regex_open(&pattern, "a.[", true));
+    assert_ok(regex_matcher_new(&matcher));
+    assert_ok(regex_find(pattern, matcher, "aba.[", 5, 0, &begin, &end));
     assert_int_equal(begin, 2);
     assert_int_equal(end, 5);
-    matcher_free(matcher);
-    pattern_close(pattern);
+    regex_matcher_free(matcher);
+    regex_close(pattern);
 }
 
 static void what_would_mean_something_else_is_refused(void **state)
@@ -71,8 +71,8 @@ static void what_would_mean_something_else_is_refused(void **state)
                                          {"(a", "closing parenthesis"}};
     (void)state;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        Pattern *pattern;
-        assert_fails(pattern_open(&pattern, bad[i][0], false), ERR_FORMAT, bad[i][1]);
+        Regex *pattern;
+        assert_fails(regex_open(&pattern, bad[i][0], false), ERR_FORMAT, bad[i][1]);
     }
 }
 
@@ -80,20 +80,20 @@ static void a_megabyte_that_is_given_back_meets_no_limit(void **state)
 {
     enum { N = 1 << 20 };
     char *text = malloc(N);
-    Pattern *pattern;
-    Matcher *matcher;
+    Regex *pattern;
+    RegexMatcher *matcher;
     size_t begin, end;
     (void)state;
     assert_non_null(text);
     memset(text, ' ', N);
     text[N - 1] = 'x';
-    assert_ok(pattern_open(&pattern, "\\s*[\\r\\n]+|(?:\\s|y)+z|\\s+(?!\\S)", false));
-    assert_ok(matcher_new(&matcher));
-    assert_ok(pattern_find(pattern, matcher, text, N, 0, &begin, &end));
+    assert_ok(regex_open(&pattern, "\\s*[\\r\\n]+|(?:\\s|y)+z|\\s+(?!\\S)", false));
+    assert_ok(regex_matcher_new(&matcher));
+    assert_ok(regex_find(pattern, matcher, text, N, 0, &begin, &end));
     assert_int_equal(begin, 0);
     assert_int_equal(end, N - 2);
-    matcher_free(matcher);
-    pattern_close(pattern);
+    regex_matcher_free(matcher);
+    regex_close(pattern);
     free(text);
 }
 

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 
 struct Tokenizer {
-    Scheme scheme;
+    TokenizerSpec spec;
 };
 
 Err *tokenizer_open(Tokenizer **out, const char *path)
@@ -28,7 +28,7 @@ Err *tokenizer_open(Tokenizer **out, const char *path)
     TRY(lines_read_file(&text, path));
     Err *err = mem_new(&tok, 1, sizeof *tok);
     if (!err) err = view_open(&file, text.data, text.n);
-    if (!err) err = scheme_read(&tok->scheme, file);
+    if (!err) err = tokenizer_json_read(&tok->spec, file);
     text_free(&text);
     if (err)
         tokenizer_close(tok);
@@ -40,14 +40,14 @@ Err *tokenizer_open(Tokenizer **out, const char *path)
 void tokenizer_close(Tokenizer *tok)
 {
     if (!tok) return;
-    scheme_free(&tok->scheme);
+    tokenizer_json_free(&tok->spec);
     free(tok);
 }
 
 /* ---- encoding ---- */
 
 struct Encoder {
-    const Scheme *scheme;
+    const TokenizerSpec *spec;
     RegexMatcher *matcher;
     Bpe *bpe;
     Text form; /* the NFC form of a stretch */
@@ -58,9 +58,9 @@ Err *encoder_new(Encoder **out, const Tokenizer *tok)
     Encoder *encoder;
     *out = NULL;
     TRY(mem_new(&encoder, 1, sizeof *encoder));
-    encoder->scheme = &tok->scheme;
+    encoder->spec = &tok->spec;
     Err *err = regex_matcher_new(&encoder->matcher);
-    if (!err) err = bpe_new(&encoder->bpe, &tok->scheme.vocabulary, tok->scheme.ignore_merges);
+    if (!err) err = bpe_new(&encoder->bpe, &tok->spec.vocabulary, tok->spec.ignore_merges);
     if (err)
         encoder_free(encoder);
     else
@@ -81,8 +81,8 @@ void encoder_free(Encoder *encoder)
 static Err *split_piece(Encoder *encoder, size_t step, const char *piece, size_t n, size_t begin, Tokens *out)
 {
     if (n == 0) return NULL;
-    if (step == encoder->scheme->n_splits) return bpe_word(encoder->bpe, piece, n, begin, out);
-    const Split *split = &encoder->scheme->splits[step];
+    if (step == encoder->spec->n_splits) return bpe_word(encoder->bpe, piece, n, begin, out);
+    const Split *split = &encoder->spec->splits[step];
     for (size_t at = 0, from, to; at < n; at = to) {
         TRY(regex_find(split->pattern, encoder->matcher, piece, n, at, &from, &to));
         if (!split->removes_gaps) TRY(split_piece(encoder, step + 1, piece + at, from - at, begin + at, out));
@@ -95,7 +95,7 @@ static Err *encode_normalized(Encoder *encoder, const char *text, size_t n, size
 {
     size_t at = 0, from = 0, left = 0, right = 0;
     const AddedToken *added;
-    while ((added = added_next(&encoder->scheme->normalized, text, n, &from, &left, &right))) {
+    while ((added = added_next(&encoder->spec->normalized, text, n, &from, &left, &right))) {
         if (at < left) TRY(split_piece(encoder, 0, text + at, left - at, begin + at, out));
         TRY(tokens_add(out, added->id, begin + right));
         at = right;
@@ -108,7 +108,7 @@ static Err *normalize(Encoder *encoder, const char *text, size_t n, size_t begin
     bool same = true;
     size_t first = out->n;
     text_clear(&encoder->form);
-    if (encoder->scheme->nfc) TRY(unicode_nfc(&encoder->form, text, n, &same));
+    if (encoder->spec->nfc) TRY(unicode_nfc(&encoder->form, text, n, &same));
     if (same) return encode_normalized(encoder, text, n, begin, out);
     TRY(encode_normalized(encoder, encoder->form.data, encoder->form.n, begin, out));
     for (size_t i = first; i < out->n; i++) /* the form may be longer or shorter than the text */
@@ -120,7 +120,7 @@ static Err *encode_valid(Encoder *encoder, const char *text, size_t n, size_t be
 {
     size_t at = 0, from = 0, left = 0, right = 0;
     const AddedToken *added;
-    while ((added = added_next(&encoder->scheme->plain, text, n, &from, &left, &right))) {
+    while ((added = added_next(&encoder->spec->plain, text, n, &from, &left, &right))) {
         if (at < left) TRY(normalize(encoder, text + at, left - at, begin + at, out));
         TRY(tokens_add(out, added->id, begin + right));
         at = right;
@@ -149,10 +149,10 @@ Err *tokenizer_encode(Encoder *encoder, const char *text, size_t bytes, Tokens *
 static const char *bytes_of(const Tokenizer *tok, int32_t id, bool skip_special, size_t *n)
 {
     *n = 0;
-    if (id < 0 || (size_t)id >= tok->scheme.vocabulary.n || (skip_special && tokenizer_is_special(tok, id))) return "";
-    const Entry *e = &tok->scheme.vocabulary.entries[id];
+    if (id < 0 || (size_t)id >= tok->spec.vocabulary.n || (skip_special && tokenizer_is_special(tok, id))) return "";
+    const Entry *e = &tok->spec.vocabulary.entries[id];
     *n = e->bytes_n;
-    return e->bytes_n ? tok->scheme.vocabulary.bytes.data + e->bytes_at : "";
+    return e->bytes_n ? tok->spec.vocabulary.bytes.data + e->bytes_at : "";
 }
 
 Err *tokenizer_decode(const Tokenizer *tok, const int32_t *ids, size_t n, bool skip_special, Text *out)
@@ -191,22 +191,22 @@ Err *stream_end(TokenStream *stream, Text *out)
 
 /* ---- tokens by name ---- */
 
-size_t tokenizer_size(const Tokenizer *tok) { return tok->scheme.vocabulary.n; }
+size_t tokenizer_size(const Tokenizer *tok) { return tok->spec.vocabulary.n; }
 
 int32_t tokenizer_id_of(const Tokenizer *tok, const char *token)
 {
-    return vocabulary_id_of_text(&tok->scheme.vocabulary, token, strlen(token));
+    return vocabulary_id_of_text(&tok->spec.vocabulary, token, strlen(token));
 }
 
 const char *tokenizer_token(const Tokenizer *tok, int32_t id)
 {
-    if (id < 0 || (size_t)id >= tok->scheme.vocabulary.n || !tok->scheme.vocabulary.entries[id].text_n) return NULL;
-    return tok->scheme.vocabulary.texts.data + tok->scheme.vocabulary.entries[id].text_at;
+    if (id < 0 || (size_t)id >= tok->spec.vocabulary.n || !tok->spec.vocabulary.entries[id].text_n) return NULL;
+    return tok->spec.vocabulary.texts.data + tok->spec.vocabulary.entries[id].text_at;
 }
 
 static int kind_of(const Tokenizer *tok, int32_t id)
 {
-    return id >= 0 && (size_t)id < tok->scheme.n_added ? tok->scheme.added[id] : ADDED_NOT;
+    return id >= 0 && (size_t)id < tok->spec.n_added ? tok->spec.added[id] : ADDED_NOT;
 }
 
 bool tokenizer_is_added(const Tokenizer *tok, int32_t id) { return kind_of(tok, id) != ADDED_NOT; }

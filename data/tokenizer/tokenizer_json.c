@@ -15,7 +15,7 @@ static bool is_none(const Json *section) { return !section || json_kind(section)
 
 static bool is_type(const Json *section, const char *type) { return !strcmp(type_of(section), type); }
 
-static Err *read_normalizer(Scheme *s, const Json *section)
+static Err *read_normalizer(TokenizerSpec *s, const Json *section)
 {
     if (is_none(section)) return NULL;
     if (is_type(section, "NFC")) {
@@ -30,7 +30,7 @@ static Err *read_normalizer(Scheme *s, const Json *section)
     return NULL;
 }
 
-static Err *add_split(Scheme *s, const char *regex, bool literal, bool removes_matches, bool removes_gaps)
+static Err *add_split(TokenizerSpec *s, const char *regex, bool literal, bool removes_matches, bool removes_gaps)
 {
     if (s->n_splits == MAX_SPLITS) return err_new(ERR_FORMAT, "more than %d splits", MAX_SPLITS);
     Split *split = &s->splits[s->n_splits];
@@ -41,7 +41,7 @@ static Err *add_split(Scheme *s, const char *regex, bool literal, bool removes_m
     return NULL;
 }
 
-static Err *read_split(Scheme *s, const Json *section)
+static Err *read_split(TokenizerSpec *s, const Json *section)
 {
     const char *behavior, *regex;
     const Json *pattern;
@@ -56,7 +56,7 @@ static Err *read_split(Scheme *s, const Json *section)
     return add_split(s, regex, literal, removed && !invert, removed && invert);
 }
 
-static Err *read_byte_level(Scheme *s, const Json *section)
+static Err *read_byte_level(TokenizerSpec *s, const Json *section)
 {
     /* GPT-2's own pattern, which ByteLevel applies unless told not to. */
     static const char regex[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
@@ -67,7 +67,7 @@ static Err *read_byte_level(Scheme *s, const Json *section)
     return use_regex ? add_split(s, regex, false, false, false) : NULL;
 }
 
-static Err *read_pre_tokenizer(Scheme *s, const Json *section, bool *byte_level)
+static Err *read_pre_tokenizer(TokenizerSpec *s, const Json *section, bool *byte_level)
 {
     if (is_none(section)) return NULL;
     if (*byte_level) return err_new(ERR_FORMAT, "%s after ByteLevel is not supported", type_of(section));
@@ -95,7 +95,7 @@ static Err *check_decoder(const Json *section)
                    is_none(section) ? "none" : type_of(section));
 }
 
-static Err *put_added(Scheme *s, const Json *item)
+static Err *put_added(TokenizerSpec *s, const Json *item)
 {
     AddedToken added = {0};
     const char *content;
@@ -127,7 +127,7 @@ static Err *put_added(Scheme *s, const Json *item)
 }
 
 /* Special tokens come before the others, so that of two with the same text the special one counts. */
-static Err *read_added(Scheme *s, const Json *list)
+static Err *read_added(TokenizerSpec *s, const Json *list)
 {
     if (is_none(list)) return NULL;
     if (json_kind(list) != JSON_ARRAY)
@@ -153,7 +153,7 @@ static Err *parse_section(JsonView section, const char *name, Json **parsed)
 
 static bool is_empty(JsonView value) { return !value.at || view_kind(value) == JSON_NULL || view_equals(value, ""); }
 
-static Err *read_model(Scheme *s, JsonView model)
+static Err *read_model(TokenizerSpec *s, JsonView model)
 {
     if (!view_is(model, JSON_OBJECT))
         return err_new(ERR_FORMAT, "model is %s; expected an object", view_kind_name(model));
@@ -185,7 +185,7 @@ static Err *read_model(Scheme *s, JsonView model)
     return NULL;
 }
 
-static Err *read_sections(Scheme *s, JsonView file)
+static Err *read_sections(TokenizerSpec *s, JsonView file)
 {
     enum { NORMALIZER, PRE_TOKENIZER, DECODER, ADDED, MODEL, SECTIONS };
     static const char *const names[SECTIONS] = {"normalizer", "pre_tokenizer", "decoder", "added_tokens", "model"};
@@ -206,21 +206,21 @@ done:
     return err;
 }
 
-Err *scheme_read(Scheme *s, JsonView file)
+Err *tokenizer_json_read(TokenizerSpec *s, JsonView file)
 {
-    *s = (Scheme){0};
+    *s = (TokenizerSpec){0};
     if (!view_is(file, JSON_OBJECT)) return err_new(ERR_FORMAT, "is %s; expected an object", view_kind_name(file));
     Err *err = read_sections(s, file);
-    if (err) scheme_free(s);
+    if (err) tokenizer_json_free(s);
     return err;
 }
 
-void scheme_free(Scheme *s)
+void tokenizer_json_free(TokenizerSpec *s)
 {
     for (size_t i = 0; i < s->n_splits; i++) regex_close(s->splits[i].pattern);
     added_free(&s->plain);
     added_free(&s->normalized);
     vocabulary_free(&s->vocabulary);
     free(s->added);
-    *s = (Scheme){0};
+    *s = (TokenizerSpec){0};
 }

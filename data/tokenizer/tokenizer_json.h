@@ -23,10 +23,10 @@ typedef struct {
     Split splits[MAX_SPLITS];
     size_t n_splits;
     bool nfc, ignore_merges;
-} Scheme;
+} TokenizerSpec;
 
 /* Fails: ERR_FORMAT, naming the section; nothing is left then. */
-MUST_USE Err *scheme_read(Scheme *scheme, JsonView file);
-void scheme_free(Scheme *scheme);
+MUST_USE Err *tokenizer_json_read(TokenizerSpec *spec, JsonView file);
+void tokenizer_json_free(TokenizerSpec *spec);
 
 #endif

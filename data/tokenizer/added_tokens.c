@@ -12,8 +12,8 @@ typedef struct AddedNode {
     unsigned char byte;
 } Node;
 
-/* The node for a byte in the list that starts at *link; a new one goes first. The room is there: added_put asked. */
-static uint32_t find_or_add(AddedSet *set, uint32_t *link, unsigned char byte)
+/* The node for a byte in the list that starts at *link; a new one goes first. The room is there: added_tokens_put asked. */
+static uint32_t find_or_add(AddedTokens *set, uint32_t *link, unsigned char byte)
 {
     for (uint32_t node = *link; node; node = set->nodes[node].sibling)
         if (set->nodes[node].byte == byte) return node;
@@ -21,7 +21,7 @@ static uint32_t find_or_add(AddedSet *set, uint32_t *link, unsigned char byte)
     return *link = (uint32_t)set->n_nodes++;
 }
 
-Err *added_put(AddedSet *set, AddedToken token, const char *text, size_t n)
+Err *added_tokens_put(AddedTokens *set, AddedToken token, const char *text, size_t n)
 {
     if (set->n_nodes == 0) set->n_nodes = 1;
     TRY(mem_grow(&set->nodes, &set->node_capacity, set->n_nodes + n, sizeof *set->nodes));
@@ -37,15 +37,15 @@ Err *added_put(AddedSet *set, AddedToken token, const char *text, size_t n)
     return NULL;
 }
 
-void added_free(AddedSet *set)
+void added_tokens_free(AddedTokens *set)
 {
     free(set->tokens);
     free(set->nodes);
-    *set = (AddedSet){0};
+    *set = (AddedTokens){0};
 }
 
 /* The longest token that text starts with; its length in *length. */
-static const AddedToken *longest(const AddedSet *set, const char *text, size_t n, size_t *length)
+static const AddedToken *longest(const AddedTokens *set, const char *text, size_t n, size_t *length)
 {
     const AddedToken *found = NULL;
     uint32_t node = set->first[(unsigned char)text[0]];
@@ -77,7 +77,8 @@ static bool stands_alone(const char *text, size_t n, size_t begin, size_t end)
     return end == n || (unicode_next(text + end, n - end, &code), !unicode_is_word(code));
 }
 
-const AddedToken *added_next(const AddedSet *set, const char *text, size_t n, size_t *from, size_t *begin, size_t *end)
+const AddedToken *added_tokens_next(const AddedTokens *set, const char *text, size_t n, size_t *from, size_t *begin,
+                                    size_t *end)
 {
     size_t before = *from ? *end : 0; /* white space on the left is taken only back to here */
     if (!set->n_tokens) return NULL;

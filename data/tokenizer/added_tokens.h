@@ -21,14 +21,15 @@ typedef struct {
     struct AddedNode *nodes;
     size_t n_tokens, token_capacity, n_nodes, node_capacity;
     uint32_t first[256]; /* the node of each first byte; 0: none */
-} AddedSet;
+} AddedTokens;
 
 /* Of two with the same text the first one counts. */
-MUST_USE Err *added_put(AddedSet *set, AddedToken token, const char *text, size_t n);
-void added_free(AddedSet *set);
+MUST_USE Err *added_tokens_put(AddedTokens *set, AddedToken token, const char *text, size_t n);
+void added_tokens_free(AddedTokens *set);
 
 /* The next one in text[*from .. n): its span in *begin, *end, white space taken along included; NULL when there is no
  * more. *from is where the search goes on; it starts as 0, and *begin .. *end of one call are given to the next. */
-const AddedToken *added_next(const AddedSet *set, const char *text, size_t n, size_t *from, size_t *begin, size_t *end);
+const AddedToken *added_tokens_next(const AddedTokens *set, const char *text, size_t n, size_t *from, size_t *begin,
+                                    size_t *end);
 
 #endif

@@ -95,7 +95,7 @@ static Err *encode_normalized(Encoder *encoder, const char *text, size_t n, size
 {
     size_t at = 0, from = 0, left = 0, right = 0;
     const AddedToken *added;
-    while ((added = added_next(&encoder->spec->normalized, text, n, &from, &left, &right))) {
+    while ((added = added_tokens_next(&encoder->spec->normalized, text, n, &from, &left, &right))) {
         if (at < left) TRY(split_piece(encoder, 0, text + at, left - at, begin + at, out));
         TRY(tokens_add(out, added->id, begin + right));
         at = right;
@@ -120,7 +120,7 @@ static Err *encode_valid(Encoder *encoder, const char *text, size_t n, size_t be
 {
     size_t at = 0, from = 0, left = 0, right = 0;
     const AddedToken *added;
-    while ((added = added_next(&encoder->spec->plain, text, n, &from, &left, &right))) {
+    while ((added = added_tokens_next(&encoder->spec->plain, text, n, &from, &left, &right))) {
         if (at < left) TRY(normalize(encoder, text + at, left - at, begin + at, out));
         TRY(tokens_add(out, added->id, begin + right));
         at = right;

@@ -118,10 +118,10 @@ static Err *put_added(TokenizerSpec *s, const Json *item)
     if (known < 0) TRY(vocabulary_add(&s->vocabulary, added.id, content, n, false));
     TRY(mem_grow(&s->added, &s->n_added, (size_t)id + 1, sizeof *s->added));
     if (s->added[id] != ADDED_SPECIAL) s->added[id] = added.special ? ADDED_SPECIAL : ADDED_PLAIN;
-    if (!normalized) return added_put(&s->plain, added, content, n);
+    if (!normalized) return added_tokens_put(&s->plain, added, content, n);
     bool same = true;
     Err *err = s->nfc ? unicode_nfc(&form, content, n, &same) : NULL;
-    if (!err) err = added_put(&s->normalized, added, same ? content : form.data, same ? n : form.n);
+    if (!err) err = added_tokens_put(&s->normalized, added, same ? content : form.data, same ? n : form.n);
     text_free(&form);
     return err;
 }
@@ -218,8 +218,8 @@ Err *tokenizer_json_read(TokenizerSpec *s, JsonView file)
 void tokenizer_json_free(TokenizerSpec *s)
 {
     for (size_t i = 0; i < s->n_splits; i++) regex_close(s->splits[i].pattern);
-    added_free(&s->plain);
-    added_free(&s->normalized);
+    added_tokens_free(&s->plain);
+    added_tokens_free(&s->normalized);
     vocabulary_free(&s->vocabulary);
     free(s->added);
     *s = (TokenizerSpec){0};

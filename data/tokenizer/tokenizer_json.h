@@ -17,8 +17,8 @@ enum { ADDED_NOT, ADDED_PLAIN, ADDED_SPECIAL };
 
 typedef struct {
     Vocabulary vocabulary;
-    AddedSet plain, normalized; /* added tokens, by what they are looked for in */
-    uint8_t *added;             /* [n_added] by id */
+    AddedTokens plain, normalized; /* added tokens, by what they are looked for in */
+    uint8_t *added;                /* [n_added] by id */
     size_t n_added;
     Split splits[MAX_SPLITS];
     size_t n_splits;

@@ -16,8 +16,8 @@ enum { UNPACKED_FACTOR = 8 /* what a packed file is taken to grow by */, DIGEST_
 
 typedef struct {
     DataFile file;
-    size_t first;     /* of its documents */
-    Offsets *offsets; /* NULL: its documents are kept */
+    size_t first;         /* of its documents */
+    RecordIndex *offsets; /* NULL: its documents are kept */
 } Source;
 
 typedef struct {
@@ -207,7 +207,7 @@ static Err *begin(Dataset *ds, const DatasetOptions *options)
     ds->kept = bytes <= options->preload_bytes;
     if (ds->kept) return keep_all(ds);
     for (size_t i = 0; i < ds->n_sources; i++)
-        TRY(offsets_open(&ds->sources[i].offsets, ds->sources[i].file.path, options->directory));
+        TRY(record_index_open(&ds->sources[i].offsets, ds->sources[i].file.path, options->directory));
     return NULL;
 }
 
@@ -244,10 +244,10 @@ Err *dataset_ready(Dataset *ds)
     ds->count = 0;
     for (size_t i = 0; i < ds->n_sources; i++) {
         Source *source = &ds->sources[i];
-        TRY(offsets_wait(source->offsets));
-        if (offsets_count(source->offsets) == 0) return err_new(ERR_DATA, "%s has no records", source->file.path);
+        TRY(record_index_wait(source->offsets));
+        if (record_index_count(source->offsets) == 0) return err_new(ERR_DATA, "%s has no records", source->file.path);
         source->first = ds->count;
-        ds->count += offsets_count(source->offsets);
+        ds->count += record_index_count(source->offsets);
     }
     return NULL;
 }
@@ -256,7 +256,7 @@ void dataset_close(Dataset *ds)
 {
     if (!ds) return;
     for (size_t i = 0; i < ds->n_sources; i++) {
-        offsets_close(ds->sources[i].offsets);
+        record_index_close(ds->sources[i].offsets);
         free(ds->sources[i].file.path);
     }
     for (size_t i = 0; i < ds->n_domains; i++) free(ds->domains[i].name);
@@ -301,7 +301,7 @@ Err *dataset_builder(const Dataset *ds, Builder **builder) { return builder_new(
 static Err *at_line(const Source *source, size_t record, Err *err)
 {
     size_t number = 0;
-    err_free(offsets_line_number(source->offsets, record, &number));
+    err_free(record_index_line_number(source->offsets, record, &number));
     return err_wrap(err, "%s: line %zu", source->file.path, number);
 }
 
@@ -311,7 +311,7 @@ Err *dataset_build(const Dataset *ds, size_t i, Builder *builder, Text *line, Bu
     ASSERT(!ds->kept && i < ds->count, "document %zu of %zu", i, ds->count);
     while (file + 1 < ds->n_sources && ds->sources[file + 1].first <= i) file++;
     const Source *source = &ds->sources[file];
-    TRY(offsets_read(source->offsets, i - source->first, line));
+    TRY(record_index_read(source->offsets, i - source->first, line));
     Err *err = builder_read(builder, line->data, line->n, built);
     if (err) return at_line(source, i - source->first, err);
     built->document.record = i - source->first + 1;
@@ -346,7 +346,7 @@ static Err *add_large(const Dataset *ds, Digest *digest)
     for (size_t i = 0; i < ds->n_sources; i++) {
         char text[64];
         uint64_t sum[2];
-        offsets_digest(ds->sources[i].offsets, sum);
+        record_index_digest(ds->sources[i].offsets, sum);
         snprintf(text, sizeof text, "%016llx%016llx;", (unsigned long long)sum[0], (unsigned long long)sum[1]);
         digest_add(digest, text, strlen(text));
     }

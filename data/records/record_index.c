@@ -25,7 +25,7 @@ typedef struct { /* 64 bytes, as they stand in the file; only the machine that w
     uint64_t digest[2];
 } Header;
 
-struct Offsets {
+struct RecordIndex {
     char *path;
     char text_path[PATH_BYTES], index_path[PATH_BYTES]; /* text_path: the data file, or what it was unpacked to */
     bool packed, started, waited;
@@ -99,7 +99,7 @@ static Err *read_chunk(int fd, char *chunk, uint64_t at, size_t *n)
     return NULL;
 }
 
-static Err *scan_all(Offsets *o, Scan *scan)
+static Err *scan_all(RecordIndex *o, Scan *scan)
 {
     char *chunk;
     TRY(mem_new(&chunk, CHUNK_BYTES, 1));
@@ -117,7 +117,7 @@ static Err *scan_all(Offsets *o, Scan *scan)
 
 /* ---- the files ---- */
 
-static Err *unpack(Offsets *o, const char *to)
+static Err *unpack(RecordIndex *o, const char *to)
 {
     char draft[PATH_BYTES], *chunk = NULL;
     Inflater *packed = NULL;
@@ -139,13 +139,13 @@ static Err *unpack(Offsets *o, const char *to)
     return err;
 }
 
-static Err *open_text(Offsets *o)
+static Err *open_text(RecordIndex *o)
 {
     o->fd = open(o->text_path, O_RDONLY | O_CLOEXEC);
     return o->fd < 0 ? err_errno("open %s", o->text_path) : NULL;
 }
 
-static Err *write_index(Offsets *o)
+static Err *write_index(RecordIndex *o)
 {
     char draft[PATH_BYTES];
     Scan scan = {.blank = true, .lanes = {1, 2, 3, 4}};
@@ -172,7 +172,7 @@ static Err *write_index(Offsets *o)
 }
 
 /* Whether the kept index belongs to the data file as it is now; then it is mapped. */
-static bool is_kept(Offsets *o)
+static bool is_kept(RecordIndex *o)
 {
     Header found;
     struct stat text;
@@ -194,7 +194,7 @@ static bool is_kept(Offsets *o)
     return good;
 }
 
-static Err *build(Offsets *o)
+static Err *build(RecordIndex *o)
 {
     if (is_kept(o)) return open_text(o);
     if (o->packed) TRY(unpack(o, o->text_path));
@@ -205,14 +205,14 @@ static Err *build(Offsets *o)
 
 static void *run(void *offsets)
 {
-    Offsets *o = offsets;
+    RecordIndex *o = offsets;
     o->err = err_wrap(build(o), "%s", o->path);
     return NULL;
 }
 
 /* ---- life ---- */
 
-static Err *name_files(Offsets *o, const char *directory)
+static Err *name_files(RecordIndex *o, const char *directory)
 {
     char name[80], *real = realpath(o->path, NULL);
     struct stat status;
@@ -233,9 +233,9 @@ static Err *name_files(Offsets *o, const char *directory)
     return NULL;
 }
 
-Err *offsets_open(Offsets **out, const char *path, const char *directory)
+Err *record_index_open(RecordIndex **out, const char *path, const char *directory)
 {
-    Offsets *o;
+    RecordIndex *o;
     *out = NULL;
     TRY(file_make_directory(directory));
     TRY(mem_new(&o, 1, sizeof *o));
@@ -249,23 +249,23 @@ Err *offsets_open(Offsets **out, const char *path, const char *directory)
         *out = o;
         return NULL;
     }
-    offsets_close(o);
+    record_index_close(o);
     return err;
 }
 
-static void join(Offsets *o)
+static void join(RecordIndex *o)
 {
     if (o->started && !o->waited) pthread_join(o->thread, NULL);
     o->waited = true;
 }
 
-Err *offsets_wait(Offsets *o)
+Err *record_index_wait(RecordIndex *o)
 {
     join(o);
     return o->err ? err_new(err_kind(o->err), "%s", err_message(o->err)) : NULL;
 }
 
-void offsets_close(Offsets *o)
+void record_index_close(RecordIndex *o)
 {
     if (!o) return;
     o->stop = true;
@@ -279,18 +279,21 @@ void offsets_close(Offsets *o)
 
 /* ---- use ---- */
 
-size_t offsets_count(const Offsets *o) { return (size_t)o->header.count; }
+size_t record_index_count(const RecordIndex *o) { return (size_t)o->header.count; }
 
-void offsets_digest(const Offsets *o, uint64_t sum[2]) { memcpy(sum, o->header.digest, sizeof o->header.digest); }
+void record_index_digest(const RecordIndex *o, uint64_t sum[2])
+{
+    memcpy(sum, o->header.digest, sizeof o->header.digest);
+}
 
-static uint64_t place(const Offsets *o, size_t i)
+static uint64_t place(const RecordIndex *o, size_t i)
 {
     uint64_t at;
     memcpy(&at, o->map.data + sizeof(Header) + i * sizeof at, sizeof at);
     return at;
 }
 
-Err *offsets_read(const Offsets *o, size_t i, Text *line)
+Err *record_index_read(const RecordIndex *o, size_t i, Text *line)
 {
     ASSERT(i < o->header.count, "record %zu of %llu", i, (unsigned long long)o->header.count);
     uint64_t from = place(o, i), to = place(o, i + 1);
@@ -312,7 +315,7 @@ Err *offsets_read(const Offsets *o, size_t i, Text *line)
     return NULL;
 }
 
-Err *offsets_line_number(const Offsets *o, size_t i, size_t *number)
+Err *record_index_line_number(const RecordIndex *o, size_t i, size_t *number)
 {
     uint64_t to = place(o, i), at = 0;
     char *chunk;

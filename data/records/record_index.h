@@ -13,20 +13,22 @@
 
 #include <stdint.h>
 
-typedef struct Offsets Offsets;
+typedef struct RecordIndex RecordIndex;
 
 /* Begin; `directory` is made when it is not there. */
-MUST_USE Err *offsets_open(Offsets **offsets, const char *path, const char *directory);
-void offsets_close(Offsets *offsets);
+MUST_USE Err *record_index_open(RecordIndex **offsets, const char *path, const char *directory);
+void record_index_close(RecordIndex *offsets);
 
 /* Wait for the end of it; what follows may be called only after success. Fails: ERR_IO. Any number of times. */
-MUST_USE Err *offsets_wait(Offsets *offsets);
+MUST_USE Err *record_index_wait(RecordIndex *offsets);
 
-size_t offsets_count(const Offsets *offsets);
-void offsets_digest(const Offsets *offsets, uint64_t sum[2]); /* of all bytes; tells files apart, but not a forger's */
+size_t record_index_count(const RecordIndex *offsets);
+void record_index_digest(const RecordIndex *offsets,
+                         uint64_t sum[2]); /* of all bytes; tells files apart, but not a forger's */
 
 /* Record i in place of what `line` held. Any number of threads. */
-MUST_USE Err *offsets_read(const Offsets *offsets, size_t i, Text *line);
-MUST_USE Err *offsets_line_number(const Offsets *offsets, size_t i, size_t *number); /* reads all that comes before */
+MUST_USE Err *record_index_read(const RecordIndex *offsets, size_t i, Text *line);
+MUST_USE Err *record_index_line_number(const RecordIndex *offsets, size_t i,
+                                       size_t *number); /* reads all that comes before */
 
 #endif

@@ -98,8 +98,8 @@ static Err *show_tokens(const Previewer *p, ShownRecord *record)
     Err *err = NULL;
     for (size_t i = 0; i < d->n && !err; i++) {
         text_clear(&text);
-        err = stream_put(&stream, d->ids[i], &text);
-        if (!err && i + 1 == d->n) err = stream_end(&stream, &text);
+        err = token_stream_put(&stream, d->ids[i], &text);
+        if (!err && i + 1 == d->n) err = token_stream_end(&stream, &text);
         if (err) break;
         ShownToken *token = &record->tokens[record->n++];
         bool special = tokenizer_is_special(p->tokenizer, d->ids[i]);

@@ -53,7 +53,7 @@ Err *answer_put(Answer *a, int32_t token, size_t *from)
 {
     *from = a->shown;
     if (a->stopped) return NULL;
-    TRY(stream_put(&a->stream, token, &a->text));
+    TRY(token_stream_put(&a->stream, token, &a->text));
     cut_at_stop(a);
     a->shown = a->text.n - (a->stopped ? 0 : waiting(a));
     return text_error(&a->text);
@@ -62,7 +62,7 @@ Err *answer_put(Answer *a, int32_t token, size_t *from)
 Err *answer_end(Answer *a, size_t *from)
 {
     *from = a->shown;
-    if (!a->stopped) TRY(stream_end(&a->stream, &a->text));
+    if (!a->stopped) TRY(token_stream_end(&a->stream, &a->text));
     a->shown = a->text.n;
     return text_error(&a->text);
 }

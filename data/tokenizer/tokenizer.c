@@ -158,12 +158,12 @@ static const char *bytes_of(const Tokenizer *tok, int32_t id, bool skip_special,
 Err *tokenizer_decode(const Tokenizer *tok, const int32_t *ids, size_t n, bool skip_special, Text *out)
 {
     TokenStream stream = {.tokenizer = tok, .skip_special = skip_special};
-    for (size_t i = 0; i < n; i++) TRY(stream_put(&stream, ids[i], out));
-    return stream_end(&stream, out);
+    for (size_t i = 0; i < n; i++) TRY(token_stream_put(&stream, ids[i], out));
+    return token_stream_end(&stream, out);
 }
 
 /* At most three bytes are held: the longest beginning of a character that is not yet one. */
-Err *stream_put(TokenStream *stream, int32_t id, Text *out)
+Err *token_stream_put(TokenStream *stream, int32_t id, Text *out)
 {
     size_t n, used = 0;
     const char *bytes = bytes_of(stream->tokenizer, id, stream->skip_special, &n);
@@ -181,7 +181,7 @@ Err *stream_put(TokenStream *stream, int32_t id, Text *out)
     return text_error(out);
 }
 
-Err *stream_end(TokenStream *stream, Text *out)
+Err *token_stream_end(TokenStream *stream, Text *out)
 {
     text_add(out, "", 0);
     unicode_lossy(out, stream->held, stream->n_held, true);

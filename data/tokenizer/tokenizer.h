@@ -37,7 +37,7 @@ MUST_USE Err *tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, s
 
 /* The same, id by id: what can be shown now is added to `out`; half a character waits for the next id.
  *     TokenStream stream = {.tokenizer = tokenizer, .skip_special = true};
- * All that is added, stream_end included, is what tokenizer_decode gives. */
+ * All that is added, token_stream_end included, is what tokenizer_decode gives. */
 typedef struct {
     const Tokenizer *tokenizer;
     bool skip_special;
@@ -45,8 +45,8 @@ typedef struct {
     size_t n_held;
 } TokenStream;
 
-MUST_USE Err *stream_put(TokenStream *stream, int32_t id, Text *out);
-MUST_USE Err *stream_end(TokenStream *stream, Text *out);
+MUST_USE Err *token_stream_put(TokenStream *stream, int32_t id, Text *out);
+MUST_USE Err *token_stream_end(TokenStream *stream, Text *out);
 
 size_t tokenizer_size(const Tokenizer *tokenizer);                      /* one more than the largest id */
 int32_t tokenizer_id_of(const Tokenizer *tokenizer, const char *token); /* as the file spells it; -1: none */

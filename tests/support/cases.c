@@ -61,8 +61,8 @@ static Err *decode_as(const Tokenizer *tokenizer, bool skip, const int32_t *ids,
     TokenStream stream = {.tokenizer = tokenizer, .skip_special = skip};
     view_string(&want, expected);
     Err *err = tokenizer_decode(tokenizer, ids, n, skip, &whole);
-    for (size_t i = 0; i < n && !err; i++) err = stream_put(&stream, ids[i], &streamed);
-    if (!err) err = stream_end(&stream, &streamed);
+    for (size_t i = 0; i < n && !err; i++) err = token_stream_put(&stream, ids[i], &streamed);
+    if (!err) err = token_stream_end(&stream, &streamed);
     if (!err)
         *same &= want.n == whole.n && want.n == streamed.n && !memcmp(want.data, whole.data, want.n) &&
                  !memcmp(want.data, streamed.data, want.n);

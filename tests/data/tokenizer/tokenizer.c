@@ -183,9 +183,9 @@ static void random_bytes_come_back_as_they_were(void **state)
         assert_true(n == 0 || tokens.items[tokens.n - 1].end == n);
         for (size_t i = 0; i < tokens.n; i++) {
             if (i) assert_true(tokens.items[i].end > tokens.items[i - 1].end);
-            assert_ok(stream_put(&stream, tokens.items[i].id, &back));
+            assert_ok(token_stream_put(&stream, tokens.items[i].id, &back));
         }
-        assert_ok(stream_end(&stream, &back));
+        assert_ok(token_stream_end(&stream, &back));
         unicode_lossy(&want, text, n, true);
         assert_int_equal(back.n, want.n);
         if (want.n) assert_memory_equal(back.data, want.data, want.n);
@@ -206,7 +206,7 @@ static void a_stream_never_shows_half_a_character(void **state)
     TokenStream stream = {.tokenizer = pair.tokenizer};
     assert_ok(tokenizer_encode(pair.encoder, text, strlen(text), &tokens));
     for (size_t i = 0; i < tokens.n; i++) {
-        assert_ok(stream_put(&stream, tokens.items[i].id, &shown));
+        assert_ok(token_stream_put(&stream, tokens.items[i].id, &shown));
         assert_int_equal(unicode_valid(shown.data ? shown.data : "", shown.n), shown.n);
         assert_memory_equal(shown.data, text, shown.n);
     }

@@ -43,7 +43,7 @@ typedef struct {
     PreviewSettings settings;
     DocumentOptions options;
     Tokenizer *tokenizer;
-    Builder *builder;
+    DocumentBuilder *builder;
     Preview preview;
     size_t n_seen;
 } Previewer;
@@ -120,7 +120,7 @@ static bool is_wanted(const Previewer *p)
     return s->record ? p->n_seen == (size_t)s->record : p->n_seen <= (size_t)s->n;
 }
 
-static Err *note(Previewer *p, const Built *built, const char *file, size_t line)
+static Err *note(Previewer *p, const BuiltDocument *built, const char *file, size_t line)
 {
     Preview *v = &p->preview;
     DatasetTotals *t = &v->totals;
@@ -159,13 +159,13 @@ static Err *read_file(Previewer *p, const char *path)
     TRY(lines_open(&reader, path));
     Err *err = NULL;
     while (!err && !(err = lines_next(reader, &line, &bytes)) && line) {
-        Built built;
+        BuiltDocument built;
         if (is_blank(line, bytes)) continue;
         if (most && p->n_seen >= most && p->n_seen >= (size_t)p->settings.record) {
             p->preview.more = true;
             break;
         }
-        err = builder_read(p->builder, line, bytes, &built);
+        err = document_builder_read(p->builder, line, bytes, &built);
         if (!err) err = note(p, &built, path, lines_number(reader));
         err = err_wrap(err, "%s: line %zu", path, lines_number(reader));
     }
@@ -334,7 +334,7 @@ static Err *open_parts(Previewer *p)
     p->preview.template = template_of(p->options.chat.template)->name;
     p->preview.train_on = s->data.train_on;
     p->preview.max_length = p->options.max_length;
-    return builder_new(&p->builder, p->tokenizer, &p->options);
+    return document_builder_new(&p->builder, p->tokenizer, &p->options);
 }
 
 static Err *preview(Previewer *p, int argc, char **argv, const char **files)
@@ -369,7 +369,7 @@ int verb_preview(int argc, char **argv)
     }
     free(p.preview.records);
     free(p.preview.lengths);
-    builder_free(p.builder);
+    document_builder_free(p.builder);
     tokenizer_close(p.tokenizer);
     options_free(&p.settings, preview_table);
     free(files);

@@ -18,7 +18,7 @@ typedef struct {
 typedef struct {
     const char *file;
     size_t line, whole; /* tokens before a cut */
-    Built built;
+    BuiltDocument built;
     char *domain;
     ShownToken *tokens;
     size_t n;

@@ -92,7 +92,7 @@ static Err *domain_of(Dataset *ds, const char *name, uint32_t *domain)
     return NULL;
 }
 
-static void add_to_totals(DatasetTotals *t, const Built *built)
+static void add_to_totals(DatasetTotals *t, const BuiltDocument *built)
 {
     const Document *document = &built->document;
     t->dropped += built->dropped;
@@ -104,7 +104,7 @@ static void add_to_totals(DatasetTotals *t, const Built *built)
     if (document->n > t->longest) t->longest = document->n;
 }
 
-static Err *keep(Dataset *ds, const Built *built, size_t line, size_t file)
+static Err *keep(Dataset *ds, const BuiltDocument *built, size_t line, size_t file)
 {
     Document document = built->document;
     TRY(domain_of(ds, built->domain, &document.domain));
@@ -132,18 +132,18 @@ static bool is_blank(const char *line, size_t bytes)
     return bytes == 0;
 }
 
-static Err *read_lines(Dataset *ds, Builder *builder, LineReader *reader, size_t file)
+static Err *read_lines(Dataset *ds, DocumentBuilder *builder, LineReader *reader, size_t file)
 {
     const char *line;
     size_t bytes, records = 0;
     const char *path = ds->sources[file].file.path;
     for (;;) {
-        Built built;
+        BuiltDocument built;
         TRY(lines_next(reader, &line, &bytes));
         if (!line) break;
         if (is_blank(line, bytes)) continue;
         size_t number = lines_number(reader);
-        Err *err = builder_read(builder, line, bytes, &built);
+        Err *err = document_builder_read(builder, line, bytes, &built);
         if (!err) err = keep(ds, &built, number, file);
         if (err) return err_wrap(err, "%s: line %zu", path, number);
         records++;
@@ -153,7 +153,7 @@ static Err *read_lines(Dataset *ds, Builder *builder, LineReader *reader, size_t
 
 static Err *keep_all(Dataset *ds)
 {
-    Builder *builder;
+    DocumentBuilder *builder;
     Err *err = NULL;
     TRY(dataset_builder(ds, &builder));
     for (size_t i = 0; i < ds->n_sources && !err; i++) {
@@ -163,7 +163,7 @@ static Err *keep_all(Dataset *ds)
         err = read_lines(ds, builder, reader, i);
         lines_close(reader);
     }
-    builder_free(builder);
+    document_builder_free(builder);
     if (!err && ds->count == 0)
         err = err_new(ERR_DATA, "all %zu records are longer than max_length", ds->totals.dropped);
     return err;
@@ -198,10 +198,10 @@ static Err *estimate_bytes(const Dataset *ds, uint64_t *bytes)
 static Err *begin(Dataset *ds, const DatasetOptions *options)
 {
     uint64_t bytes;
-    Builder *builder;
+    DocumentBuilder *builder;
     uint32_t unnamed;
     TRY(dataset_builder(ds, &builder)); /* the options are good before anything large begins */
-    builder_free(builder);
+    document_builder_free(builder);
     TRY(domain_of(ds, "", &unnamed));
     TRY(estimate_bytes(ds, &bytes));
     ds->kept = bytes <= options->preload_bytes;
@@ -296,7 +296,10 @@ const char *dataset_domain(const Dataset *ds, size_t domain) { return ds->domain
 
 DatasetTotals dataset_domain_totals(const Dataset *ds, size_t domain) { return ds->domains[domain].totals; }
 
-Err *dataset_builder(const Dataset *ds, Builder **builder) { return builder_new(builder, ds->tokenizer, &ds->options); }
+Err *dataset_builder(const Dataset *ds, DocumentBuilder **builder)
+{
+    return document_builder_new(builder, ds->tokenizer, &ds->options);
+}
 
 static Err *at_line(const Source *source, size_t record, Err *err)
 {
@@ -305,14 +308,14 @@ static Err *at_line(const Source *source, size_t record, Err *err)
     return err_wrap(err, "%s: line %zu", source->file.path, number);
 }
 
-Err *dataset_build(const Dataset *ds, size_t i, Builder *builder, Text *line, Built *built)
+Err *dataset_build(const Dataset *ds, size_t i, DocumentBuilder *builder, Text *line, BuiltDocument *built)
 {
     size_t file = 0;
     ASSERT(!ds->kept && i < ds->count, "document %zu of %zu", i, ds->count);
     while (file + 1 < ds->n_sources && ds->sources[file + 1].first <= i) file++;
     const Source *source = &ds->sources[file];
     TRY(record_index_read(source->offsets, i - source->first, line));
-    Err *err = builder_read(builder, line->data, line->n, built);
+    Err *err = document_builder_read(builder, line->data, line->n, built);
     if (err) return at_line(source, i - source->first, err);
     built->document.record = i - source->first + 1;
     built->document.file = (uint32_t)file;
@@ -340,9 +343,9 @@ static void add_document(Digest *digest, const Document *document)
 
 static Err *add_large(const Dataset *ds, Digest *digest)
 {
-    Builder *builder;
+    DocumentBuilder *builder;
     Text line = {0};
-    Built built;
+    BuiltDocument built;
     for (size_t i = 0; i < ds->n_sources; i++) {
         char text[64];
         uint64_t sum[2];
@@ -358,7 +361,7 @@ static Err *add_large(const Dataset *ds, Digest *digest)
         if (!err) add_document(digest, &built.document);
     }
     text_free(&line);
-    builder_free(builder);
+    document_builder_free(builder);
     return err;
 }
 

@@ -63,8 +63,9 @@ DatasetTotals dataset_domain_totals(const Dataset *dataset, size_t domain);
 
 /* Of any: make document i with the caller's builder; `line` is scratch. A document that is too long has n = 0 where
  * those are dropped. Any number of threads, a builder and a line for each. */
-MUST_USE Err *dataset_build(const Dataset *dataset, size_t i, Builder *builder, Text *line, Built *built);
-MUST_USE Err *dataset_builder(const Dataset *dataset, Builder **builder);
+MUST_USE Err *dataset_build(const Dataset *dataset, size_t i, DocumentBuilder *builder, Text *line,
+                            BuiltDocument *built);
+MUST_USE Err *dataset_builder(const Dataset *dataset, DocumentBuilder **builder);
 
 /* 32 hexadecimal digits that tell data sets apart: of every document's ids and targets, in order; where documents are
  * not kept, of every byte of the files and of the first documents. */

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct Builder {
+struct DocumentBuilder {
     const Tokenizer *tokenizer;
     Encoder *encoder;
     DocumentOptions options;
@@ -20,9 +20,9 @@ struct Builder {
     size_t n, span_capacity, id_capacity, target_capacity;
 };
 
-Err *builder_new(Builder **out, const Tokenizer *tokenizer, const DocumentOptions *options)
+Err *document_builder_new(DocumentBuilder **out, const Tokenizer *tokenizer, const DocumentOptions *options)
 {
-    Builder *b;
+    DocumentBuilder *b;
     *out = NULL;
     if (options->max_length < 2)
         return err_new(ERR_USAGE, "max_length is %zu; expected 2 at least", options->max_length);
@@ -33,13 +33,13 @@ Err *builder_new(Builder **out, const Tokenizer *tokenizer, const DocumentOption
     b->options.chat.add_generation_prompt = false;
     Err *err = encoder_new(&b->encoder, tokenizer);
     if (err)
-        builder_free(b);
+        document_builder_free(b);
     else
         *out = b;
     return err;
 }
 
-void builder_free(Builder *b)
+void document_builder_free(DocumentBuilder *b)
 {
     if (!b) return;
     encoder_free(b->encoder);
@@ -53,7 +53,7 @@ void builder_free(Builder *b)
     free(b);
 }
 
-static Err *make_room(Builder *b, size_t n)
+static Err *make_room(DocumentBuilder *b, size_t n)
 {
     TRY(mem_grow(&b->scored, &b->span_capacity, n, sizeof *b->scored));
     TRY(mem_grow(&b->ids, &b->id_capacity, n, sizeof *b->ids));
@@ -62,7 +62,7 @@ static Err *make_room(Builder *b, size_t n)
 
 /* ---- tokens and which of them are scored ---- */
 
-static Err *render_conversation(Builder *b)
+static Err *render_conversation(DocumentBuilder *b)
 {
     const Record *record = &b->record;
     ChatOptions chat = b->options.chat;
@@ -73,7 +73,7 @@ static Err *render_conversation(Builder *b)
     return chat_render(&b->chat, &chat, record->messages, record->tools);
 }
 
-static Err *render_text(Builder *b)
+static Err *render_text(DocumentBuilder *b)
 {
     ChatText *chat = &b->chat;
     text_clear(&chat->text);
@@ -88,7 +88,7 @@ static Err *render_text(Builder *b)
 }
 
 /* A token is scored when all its bytes are. Spans and tokens are both in order, so one walk meets them all. */
-static Err *tokenize(Builder *b)
+static Err *tokenize(DocumentBuilder *b)
 {
     const ChatText *chat = &b->chat;
     size_t span = 0, begin = 0;
@@ -115,7 +115,7 @@ static Err *read_number(JsonView value, const char *what, size_t i, long *number
     return NULL;
 }
 
-static Err *read_ids(Builder *b)
+static Err *read_ids(DocumentBuilder *b)
 {
     JsonView list = b->record.input_ids;
     long id, size = (long)tokenizer_size(b->tokenizer);
@@ -133,7 +133,7 @@ static Err *read_ids(Builder *b)
 }
 
 /* Labels as Hugging Face has them: beside their own token, -100 for what is not scored. */
-static Err *read_labels(Builder *b)
+static Err *read_labels(DocumentBuilder *b)
 {
     JsonView list = b->record.labels;
     size_t n = 0;
@@ -152,7 +152,7 @@ static Err *read_labels(Builder *b)
     return n == b->tokens.n ? NULL : err_new(ERR_DATA, "%zu labels for %zu input_ids", n, b->tokens.n);
 }
 
-static Err *read_tokens(Builder *b)
+static Err *read_tokens(DocumentBuilder *b)
 {
     if (b->record.input_ids.at) {
         TRY(read_ids(b));
@@ -169,7 +169,7 @@ typedef struct {
     size_t head, from, to;
 } Cut;
 
-static size_t token_at(const Builder *b, size_t byte) /* the first token that begins at or after it */
+static size_t token_at(const DocumentBuilder *b, size_t byte) /* the first token that begins at or after it */
 {
     size_t low = 0, high = b->tokens.n;
     while (low < high) {
@@ -182,14 +182,14 @@ static size_t token_at(const Builder *b, size_t byte) /* the first token that be
     return low;
 }
 
-static bool any_scored(const Builder *b, size_t from, size_t to)
+static bool any_scored(const DocumentBuilder *b, size_t from, size_t to)
 {
     for (size_t i = from; i < to; i++)
         if (b->scored[i]) return true;
     return false;
 }
 
-static Cut cut_right(const Builder *b)
+static Cut cut_right(const DocumentBuilder *b)
 {
     size_t most = b->options.max_length;
     for (size_t k = b->chat.n_turns; k-- > 1;) {
@@ -200,7 +200,7 @@ static Cut cut_right(const Builder *b)
     return (Cut){0, 0, most};
 }
 
-static Cut cut_left(const Builder *b)
+static Cut cut_left(const DocumentBuilder *b)
 {
     size_t most = b->options.max_length, n = b->tokens.n, head = b->chat.n_turns ? token_at(b, b->chat.head) : 0;
     for (size_t k = 0; k < b->chat.n_turns; k++) {
@@ -211,14 +211,14 @@ static Cut cut_left(const Builder *b)
     return (Cut){head, n - (most - head), n};
 }
 
-static Cut cut_of(const Builder *b)
+static Cut cut_of(const DocumentBuilder *b)
 {
     if (b->tokens.n <= b->options.max_length) return (Cut){0, 0, b->tokens.n};
     return b->options.truncation == TRUNCATE_LEFT ? cut_left(b) : cut_right(b);
 }
 
 /* A token whose past was cut away is not scored: it was said after something else. */
-static void keep(Builder *b, Cut cut, Document *document)
+static void keep(DocumentBuilder *b, Cut cut, Document *document)
 {
     size_t n = 0;
     for (size_t i = 0; i < cut.to; i++) {
@@ -235,9 +235,9 @@ static void keep(Builder *b, Cut cut, Document *document)
     document->targets = b->targets;
 }
 
-Err *builder_read(Builder *b, const char *line, size_t bytes, Built *built)
+Err *document_builder_read(DocumentBuilder *b, const char *line, size_t bytes, BuiltDocument *built)
 {
-    *built = (Built){0};
+    *built = (BuiltDocument){0};
     TRY(record_read(&b->record, line, bytes, b->options.format, b->options.plain_prompts));
     text_clear(&b->domain);
     text_add(&b->domain, "", 0);

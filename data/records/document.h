@@ -29,10 +29,11 @@ typedef struct {
 } DocumentOptions;
 
 /* What one thread needs to read records. The tokenizer is borrowed. */
-typedef struct Builder Builder;
+typedef struct DocumentBuilder DocumentBuilder;
 
-MUST_USE Err *builder_new(Builder **builder, const Tokenizer *tokenizer, const DocumentOptions *options);
-void builder_free(Builder *builder);
+MUST_USE Err *document_builder_new(DocumentBuilder **builder, const Tokenizer *tokenizer,
+                                   const DocumentOptions *options);
+void document_builder_free(DocumentBuilder *builder);
 
 typedef struct {
     Document document; /* ids and targets are the builder's, until the next call; n = 0: dropped */
@@ -40,9 +41,9 @@ typedef struct {
     size_t whole; /* tokens before the cut */
     bool truncated, dropped;
     const char *domain; /* the builder's; empty: none */
-} Built;
+} BuiltDocument;
 
 /* Fails: ERR_DATA, what is wrong with the record; a record of which nothing is scored. */
-MUST_USE Err *builder_read(Builder *builder, const char *line, size_t bytes, Built *built);
+MUST_USE Err *document_builder_read(DocumentBuilder *builder, const char *line, size_t bytes, BuiltDocument *built);
 
 #endif

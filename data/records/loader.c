@@ -41,7 +41,7 @@ typedef struct {
     pthread_t thread;
     bool started;
     struct Loader *loader;
-    Builder *builder;
+    DocumentBuilder *builder;
     Text line;
 } Worker;
 
@@ -114,9 +114,9 @@ void loader_step(const Loader *loader, uint64_t step, size_t *n, const uint32_t 
 
 /* ---- building one ---- */
 
-static Err *build(const Dataset *ds, Builder *builder, Text *line, size_t record, Place *place)
+static Err *build(const Dataset *ds, DocumentBuilder *builder, Text *line, size_t record, Place *place)
 {
-    Built built;
+    BuiltDocument built;
     TRY(dataset_build(ds, record, builder, line, &built));
     size_t n = built.document.n;
     TRY(mem_grow(&place->numbers, &place->capacity, 2 * n + 1, sizeof *place->numbers));
@@ -235,7 +235,7 @@ static Err *stand_in(Loader *loader, uint64_t step, Place *place)
 {
     size_t steps = loader_steps_per_epoch(loader), at = (size_t)(step % steps) * loader->batch, n;
     const uint32_t *records;
-    Builder *builder;
+    DocumentBuilder *builder;
     Text line = {0};
     Err *err = dataset_builder(loader->dataset, &builder);
     if (err) return err;
@@ -244,7 +244,7 @@ static Err *stand_in(Loader *loader, uint64_t step, Place *place)
         err = build(loader->dataset, builder, &line, loader->kept->order[(at + k) % loader->n_entries], place);
     if (!err && place->dropped) err = err_new(ERR_DATA, "every record is longer than max_length");
     text_free(&line);
-    builder_free(builder);
+    document_builder_free(builder);
     return err;
 }
 
@@ -352,7 +352,7 @@ static void stop_threads(Loader *loader)
     pthread_mutex_unlock(&loader->lock);
     for (size_t i = 0; i < WORKERS; i++) {
         if (loader->workers[i].started) pthread_join(loader->workers[i].thread, NULL);
-        builder_free(loader->workers[i].builder);
+        document_builder_free(loader->workers[i].builder);
         text_free(&loader->workers[i].line);
     }
     pthread_cond_destroy(&loader->work);

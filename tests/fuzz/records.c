@@ -6,16 +6,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-static Tokenizer *tokenizer;   /* opened once, for all inputs; ... */
-static Builder *builders[256]; /* ... and one of these for each way to read */
+static Tokenizer *tokenizer;           /* opened once, for all inputs; ... */
+static DocumentBuilder *builders[256]; /* ... and one of these for each way to read */
 
 static void close_all(void)
 {
-    for (size_t i = 0; i < 256; i++) builder_free(builders[i]);
+    for (size_t i = 0; i < 256; i++) document_builder_free(builders[i]);
     tokenizer_close(tokenizer);
 }
 
-static Builder *builder_of(uint8_t how)
+static DocumentBuilder *builder_of(uint8_t how)
 {
     DocumentOptions options = {.chat = {.template = how % CHAT_TEMPLATES,
                                         .clear_thinking = how & 8 ? CHAT_NO : CHAT_UNSET,
@@ -30,11 +30,11 @@ static Builder *builder_of(uint8_t how)
         if (tokenizer_open(&tokenizer, "examples/tiny-glm5/tokenizer.json")) abort();
         atexit(close_all);
     }
-    if (!builders[how] && builder_new(&builders[how], tokenizer, &options)) abort();
+    if (!builders[how] && document_builder_new(&builders[how], tokenizer, &options)) abort();
     return builders[how];
 }
 
-static void check(const Built *built)
+static void check(const BuiltDocument *built)
 {
     const Document *document = &built->document;
     size_t n_loss_tokens = 0;
@@ -50,12 +50,12 @@ static void check(const Built *built)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     if (bytes == 0) return 0;
-    Builder *builder = builder_of(data[0]);
+    DocumentBuilder *builder = builder_of(data[0]);
     const char *at = (const char *)data + 1, *end = (const char *)data + bytes;
     while (at < end) {
-        Built built;
+        BuiltDocument built;
         const char *newline = memchr(at, '\n', (size_t)(end - at)), *to = newline ? newline : end;
-        Err *err = builder_read(builder, at, (size_t)(to - at), &built);
+        Err *err = document_builder_read(builder, at, (size_t)(to - at), &built);
         if (!err) check(&built);
         err_free(err);
         at = to + 1;

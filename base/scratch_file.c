@@ -20,62 +20,62 @@ static int open_nameless(const char *directory)
     return fd;
 }
 
-Err *spill_open(Spill *spill, const char *directory, size_t bytes)
+Err *scratch_file_open(ScratchFile *file, const char *directory, size_t bytes)
 {
-    *spill = (Spill){.directory = directory, .bytes = bytes};
-    spill->fd = open_nameless(directory);
-    if (spill->fd < 0) return err_errno("make a scratch file in %s", directory);
-    spill->open = true;
-    int failed = posix_fallocate(spill->fd, 0, (off_t)bytes);
+    *file = (ScratchFile){.directory = directory, .bytes = bytes};
+    file->fd = open_nameless(directory);
+    if (file->fd < 0) return err_errno("make a scratch file in %s", directory);
+    file->open = true;
+    int failed = posix_fallocate(file->fd, 0, (off_t)bytes);
     if (failed && failed != EOPNOTSUPP && failed != EINVAL) {
         errno = failed;
         Err *err = err_errno("take %zu bytes for a scratch file in %s", bytes, directory);
-        spill_close(spill);
+        scratch_file_close(file);
         return err;
     }
-    spill->direct = fcntl(spill->fd, F_SETFL, O_DIRECT) == 0;
+    file->direct = fcntl(file->fd, F_SETFL, O_DIRECT) == 0;
     return NULL;
 }
 
-void spill_close(Spill *spill)
+void scratch_file_close(ScratchFile *file)
 {
-    if (spill->open) close(spill->fd);
-    *spill = (Spill){0};
+    if (file->open) close(file->fd);
+    *file = (ScratchFile){0};
 }
 
-static bool go_on(Spill *spill, ssize_t n)
+static bool go_on(ScratchFile *file, ssize_t n)
 {
     if (n > 0) return true;
     if (n < 0 && errno == EINTR) return true;
-    if (n == 0 || errno != EINVAL || !spill->direct) return false;
-    spill->direct = false;
-    return fcntl(spill->fd, F_SETFL, 0) == 0;
+    if (n == 0 || errno != EINVAL || !file->direct) return false;
+    file->direct = false;
+    return fcntl(file->fd, F_SETFL, 0) == 0;
 }
 
-Err *spill_write(Spill *spill, size_t at, size_t bytes, const void *from)
+Err *scratch_file_write(ScratchFile *file, size_t at, size_t bytes, const void *from)
 {
     for (size_t done = 0; done < bytes;) {
-        ssize_t n = pwrite(spill->fd, (const char *)from + done, bytes - done, (off_t)(at + done));
-        if (!go_on(spill, n))
-            return err_errno("write the scratch file in %s at %zu of %zu", spill->directory, at + done, spill->bytes);
+        ssize_t n = pwrite(file->fd, (const char *)from + done, bytes - done, (off_t)(at + done));
+        if (!go_on(file, n))
+            return err_errno("write the scratch file in %s at %zu of %zu", file->directory, at + done, file->bytes);
         if (n > 0) done += (size_t)n;
     }
-    if (spill->direct) return NULL;
-    if (fdatasync(spill->fd))
-        return err_errno("write the scratch file in %s", spill->directory); /* only clean pages can be dropped */
-    posix_fadvise(spill->fd, (off_t)at, (off_t)bytes, POSIX_FADV_DONTNEED);
+    if (file->direct) return NULL;
+    if (fdatasync(file->fd))
+        return err_errno("write the scratch file in %s", file->directory); /* only clean pages can be dropped */
+    posix_fadvise(file->fd, (off_t)at, (off_t)bytes, POSIX_FADV_DONTNEED);
     return NULL;
 }
 
-Err *spill_read(Spill *spill, size_t at, size_t bytes, void *to)
+Err *scratch_file_read(ScratchFile *file, size_t at, size_t bytes, void *to)
 {
     for (size_t done = 0; done < bytes;) {
         errno = EIO; /* of an end that comes too early */
-        ssize_t n = pread(spill->fd, (char *)to + done, bytes - done, (off_t)(at + done));
-        if (!go_on(spill, n))
-            return err_errno("read the scratch file in %s at %zu of %zu", spill->directory, at + done, spill->bytes);
+        ssize_t n = pread(file->fd, (char *)to + done, bytes - done, (off_t)(at + done));
+        if (!go_on(file, n))
+            return err_errno("read the scratch file in %s at %zu of %zu", file->directory, at + done, file->bytes);
         if (n > 0) done += (size_t)n;
     }
-    if (!spill->direct) posix_fadvise(spill->fd, (off_t)at, (off_t)bytes, POSIX_FADV_DONTNEED);
+    if (!file->direct) posix_fadvise(file->fd, (off_t)at, (off_t)bytes, POSIX_FADV_DONTNEED);
     return NULL;
 }

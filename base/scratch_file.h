@@ -12,15 +12,15 @@ typedef struct {
     bool open, direct;
     const char *directory; /* borrowed */
     size_t bytes;
-} Spill;
+} ScratchFile;
 
-/* Room for `bytes` in a directory, taken at once. Close takes an empty (all zero) Spill, too.
+/* Room for `bytes` in a directory, taken at once. Close takes an empty (all zero) ScratchFile, too.
  * Fails: ERR_IO naming the directory; a full disk shows here. */
-MUST_USE Err *spill_open(Spill *spill, const char *directory, size_t bytes);
-void spill_close(Spill *spill);
+MUST_USE Err *scratch_file_open(ScratchFile *file, const char *directory, size_t bytes);
+void scratch_file_close(ScratchFile *file);
 
 /* at, bytes and addresses are multiples of DIRECT_ALIGN. */
-MUST_USE Err *spill_write(Spill *spill, size_t at, size_t bytes, const void *from);
-MUST_USE Err *spill_read(Spill *spill, size_t at, size_t bytes, void *to);
+MUST_USE Err *scratch_file_write(ScratchFile *file, size_t at, size_t bytes, const void *from);
+MUST_USE Err *scratch_file_read(ScratchFile *file, size_t at, size_t bytes, void *to);
 
 #endif

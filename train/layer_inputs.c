@@ -23,14 +23,14 @@ Err *layer_inputs_begin(LayerInputs *b, size_t n, size_t floats, const char *dir
         b->states = b->block + (DIRECT_ALIGN - (uintptr_t)b->block % DIRECT_ALIGN) % DIRECT_ALIGN;
     }
     size_t file = (n - 2) * b->state_bytes;
-    if (!b->directory || (b->spill.open && b->spill.bytes >= file)) return NULL;
-    spill_close(&b->spill);
-    return spill_open(&b->spill, directory, file);
+    if (!b->directory || (b->scratch.open && b->scratch.bytes >= file)) return NULL;
+    scratch_file_close(&b->scratch);
+    return scratch_file_open(&b->scratch, directory, file);
 }
 
 void layer_inputs_free(LayerInputs *b)
 {
-    spill_close(&b->spill);
+    scratch_file_close(&b->scratch);
     free(b->block);
     *b = (LayerInputs){0};
 }
@@ -42,10 +42,12 @@ float *layer_inputs_at(const LayerInputs *b, size_t i)
 
 Err *layer_inputs_store(LayerInputs *b, size_t i)
 {
-    return in_file(b, i) ? spill_write(&b->spill, i * b->state_bytes, b->state_bytes, layer_inputs_at(b, i)) : NULL;
+    return in_file(b, i) ? scratch_file_write(&b->scratch, i * b->state_bytes, b->state_bytes, layer_inputs_at(b, i))
+                         : NULL;
 }
 
 Err *layer_inputs_load(LayerInputs *b, size_t i)
 {
-    return in_file(b, i) ? spill_read(&b->spill, i * b->state_bytes, b->state_bytes, layer_inputs_at(b, i)) : NULL;
+    return in_file(b, i) ? scratch_file_read(&b->scratch, i * b->state_bytes, b->state_bytes, layer_inputs_at(b, i))
+                         : NULL;
 }

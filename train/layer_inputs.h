@@ -13,7 +13,7 @@ typedef struct {
     size_t n, state_bytes, capacity; /* states; bytes of each, in whole blocks; of the block */
     char *block, *states;            /* allocated; its aligned part */
     const char *directory;           /* of this round; NULL: in memory */
-    Spill spill;
+    ScratchFile scratch;
 } LayerInputs;
 
 /* Room for n states of `floats` numbers. An empty (all zero) Boundaries is valid. Fails: ERR_MEMORY, ERR_IO. */

@@ -75,7 +75,7 @@ float *tape_scratch(Tape *tape, size_t n)
 
 void tape_scratch_reset(Tape *tape)
 {
-    while (tape->n_scratch) pool_give_back(room_of(tape), tape->scratch[--tape->n_scratch]);
+    while (tape->n_scratch) pool_release(room_of(tape), tape->scratch[--tape->n_scratch]);
 }
 
 static Tensor *new_tensor(Tape *tape, size_t rows, size_t cols, float *data, bool requires_grad)
@@ -197,8 +197,8 @@ static void retire(Tape *tape, const Node *node)
     Tensor *out = node->out;
     for (size_t i = 0; i < node->n_in; i++)
         if (node->in[i] == out) return; /* in place: another node has made it */
-    pool_give_back(room_of(tape), out->grad);
-    if (out->owned) pool_give_back(results_of(tape), out->data);
+    pool_release(room_of(tape), out->grad);
+    if (out->owned) pool_release(results_of(tape), out->data);
     out->data = out->grad = NULL;
     out->owned = false;
 }

@@ -65,7 +65,7 @@ void *pool_alloc(Pool *pool, size_t bytes)
     return pool->base + at;
 }
 
-void pool_give_back(Pool *pool, const void *block)
+void pool_release(Pool *pool, const void *block)
 {
     if (!block) return;
     size_t at = (size_t)((const char *)block - pool->base), low = 0, high = pool->n;

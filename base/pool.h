@@ -3,7 +3,7 @@
  *
  *     Pool pool = {0};                         // an empty pool is valid
  *     float *x = pool_alloc(&pool, bytes);     // aligned to 64 bytes, not zeroed; NULL when the system has no more
- *     pool_give_back(&pool, x);
+ *     pool_release(&pool, x);
  *     pool_reset(&pool);                       // everything is gone, the memory is kept for the next round
  *     pool_free(&pool);
  *
@@ -30,7 +30,7 @@ typedef struct {
 } Pool;
 
 void *pool_alloc(Pool *pool, size_t bytes);
-void pool_give_back(Pool *pool, const void *block);
+void pool_release(Pool *pool, const void *block);
 void pool_reset(Pool *pool);
 void pool_free(Pool *pool);
 

@@ -22,13 +22,13 @@ static void a_block_lies_in_the_lowest_gap_that_holds_it(void **state)
     char *blocks[5];
     for (int i = 0; i < 5; i++) blocks[i] = pool_alloc(&pool, 1024);
     size_t high = pool.high_bytes;
-    pool_give_back(&pool, blocks[3]);
-    pool_give_back(&pool, blocks[1]);
+    pool_release(&pool, blocks[3]);
+    pool_release(&pool, blocks[1]);
     assert_ptr_equal(pool_alloc(&pool, 512), blocks[1]);
     assert_ptr_equal(pool_alloc(&pool, 1024), blocks[3]); /* the rest of the first gap is too small */
-    pool_give_back(&pool, NULL);
-    pool_give_back(&pool, blocks[3]);
-    pool_give_back(&pool, blocks[2]);
+    pool_release(&pool, NULL);
+    pool_release(&pool, blocks[3]);
+    pool_release(&pool, blocks[2]);
     char *large = pool_alloc(&pool, 2048); /* gaps side by side are one */
     assert_true(large > blocks[1] && large < blocks[2]);
     assert_int_equal(pool.high_bytes, high);
@@ -50,7 +50,7 @@ static void blocks_that_come_and_go_keep_what_is_in_them(void **state)
             if (n == MOST || (n && bits % 5 < 2)) {
                 size_t i = bits / 5 % n;
                 for (size_t b = 0; b < sizes[i]; b += 97) assert_int_equal(blocks[i][b], (unsigned char)sizes[i]);
-                pool_give_back(&pool, blocks[i]);
+                pool_release(&pool, blocks[i]);
                 n--;
                 blocks[i] = blocks[n];
                 sizes[i] = sizes[n];

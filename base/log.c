@@ -5,7 +5,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -64,9 +63,3 @@ static double read_clock(clockid_t clock)
 
 double log_seconds(void) { return read_clock(CLOCK_MONOTONIC); }
 double log_cpu_seconds(void) { return read_clock(CLOCK_PROCESS_CPUTIME_ID); }
-
-size_t log_peak_bytes(void)
-{
-    struct rusage usage;
-    return getrusage(RUSAGE_SELF, &usage) ? 0 : (size_t)usage.ru_maxrss * 1024;
-}

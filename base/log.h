@@ -22,7 +22,4 @@ double log_seconds(void);
 /* Processor time of this process, all threads. */
 double log_cpu_seconds(void);
 
-/* The process's peak resident memory in bytes, file pages included. */
-size_t log_peak_bytes(void);
-
 #endif

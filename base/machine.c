@@ -2,13 +2,13 @@
 #include "base/machine.h"
 
 #include "base/arena.h"
-#include "base/byte_size.h"
 #include "base/direct_io.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/peak.h"
+#include "base/proc_memory.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -53,7 +53,7 @@ void machine_measure(Machine *m)
     }
     m->gflops = 2e-9 * best;
     m->memory_gbs = 1e-9 * memory_rate();
-    m->memory_gib = (double)bytes_of_proc("/proc/meminfo", "MemTotal:") / 1073741824;
+    m->memory_gib = (double)proc_memory_bytes("/proc/meminfo", "MemTotal:") / 1073741824;
 }
 
 /* Pieces are taken front to back by readers of their own, as model/stream does, and into huge pages as there: into small ones

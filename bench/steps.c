@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/peak.h"
+#include "base/proc_memory.h"
 #include "base/rng.h"
 #include "base/minmax.h"
 #include "bench/neighbours.h"
@@ -171,7 +172,7 @@ static Holds holds_now(void)
     struct rusage usage;
     struct mallinfo2 heap = mallinfo2();
     getrusage(RUSAGE_SELF, &usage);
-    return (Holds){(double)bytes_of_proc("/proc/self/status", "RssAnon:"), (double)(heap.uordblks + heap.hblkhd),
+    return (Holds){(double)proc_memory_bytes("/proc/self/status", "RssAnon:"), (double)(heap.uordblks + heap.hblkhd),
                    (double)usage.ru_minflt};
 }
 
@@ -232,7 +233,7 @@ static void add_list(Json *record, const char *key, size_t n, const double *x)
 
 static void add_memory(Json *record, const Bench *b)
 {
-    json_add_number(record, "peak_rss_bytes", (double)log_peak_bytes());
+    json_add_number(record, "peak_rss_bytes", (double)proc_memory_peak());
     json_add_number(record, "anonymous_bytes", b->end.anonymous_bytes);
     json_add_number(record, "anonymous_growth_bytes", b->end.anonymous_bytes - b->settled.anonymous_bytes);
     json_add_number(record, "heap_growth_bytes", b->end.heap_bytes - b->settled.heap_bytes);

@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/machine.h"
 #include "base/options.h"
+#include "base/proc_memory.h"
 #include "cli/verbs.h"
 #include "tensor/gemm.h"
 #include "tensor/rates.h"
@@ -57,8 +58,8 @@ static void show_cpu(Doctor *d)
     if (!avx512) advise(d, "This CPU has no AVX-512: expect half of the arithmetic of one that has it.");
 #endif
     printf("peak         %.0f GFLOP/s in fp32, all cores, just now\n", d->machine.gflops);
-    printf("memory       %.1f GiB, %s free for graft; read at %.1f GB/s\n", d->machine.memory_gib, BYTES(bytes_free()),
-           d->machine.memory_gbs);
+    printf("memory       %.1f GiB, %s free for graft; read at %.1f GB/s\n", d->machine.memory_gib,
+           BYTES(proc_memory_available()), d->machine.memory_gbs);
     double load[1];
     if (getloadavg(load, 1) == 1 && load[0] > 0.5 * d->machine.cores) {
         char text[LINE];
@@ -141,7 +142,7 @@ static void show_limits(Doctor *d)
     show_limit("limits       locked memory", RLIMIT_MEMLOCK, "B");
     show_limit(", data", RLIMIT_DATA, "B");
     show_limit(", open files", RLIMIT_NOFILE, "");
-    size_t left = bytes_free(), host = bytes_of_proc("/proc/meminfo", "MemAvailable:");
+    size_t left = proc_memory_available(), host = proc_memory_bytes("/proc/meminfo", "MemAvailable:");
     printf("; cgroup %s\n", left < host ? "binds" : "does not bind");
     if (!getrlimit(RLIMIT_NOFILE, &files) && files.rlim_cur < 1024)
         advise(d, "Fewer than 1024 open files: a model of several hundred shards may not open; raise `ulimit -n`.");

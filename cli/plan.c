@@ -149,7 +149,7 @@ static Err *set_machine(Planner *p)
                                   "--memory_gbs and --memory_gib");
     const char *limit = s->memory_limit ? s->memory_limit : p->training.memory_limit;
     p->limit = (size_t)(0.9 * m->memory_gib * 1073741824);
-    return limit ? bytes_parse(&p->limit, limit, "memory_limit") : NULL;
+    return limit ? byte_size_parse(&p->limit, limit, "memory_limit") : NULL;
 }
 
 static void set_work(Planner *p)

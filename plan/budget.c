@@ -3,6 +3,7 @@
 #include "base/byte_size.h"
 #include "base/memory.h"
 #include "base/minmax.h"
+#include "base/proc_memory.h"
 #include "model/stream_parts.h"
 #include "plan/tape_bytes.h"
 
@@ -236,8 +237,8 @@ Err *budget_make(Budget *b, Model *model, const Adapter *adapter, const StepWork
 
 Err *budget_limit(size_t *bytes, const char *limit)
 {
-    if (limit) return bytes_parse(bytes, limit, "memory_limit");
-    size_t left = bytes_free();
+    if (limit) return byte_size_parse(bytes, limit, "memory_limit");
+    size_t left = proc_memory_available();
     *bytes = left == SIZE_MAX ? SIZE_MAX / 2 : left / 10 * 9;
     return NULL;
 }

@@ -2,6 +2,7 @@
  *     metrics of the step, audit (after step 1 and before planned saves), evaluation, checkpoint, signals
  * so that a resume from a checkpoint writes exactly the lines that are missing. */
 #include "base/log.h"
+#include "base/proc_memory.h"
 #include "train/balance.h"
 #include "train/dump.h"
 #include "train/run.h"
@@ -65,7 +66,7 @@ static Err *note_step(Run *run, const StepResult *result, const StepRates *rates
     add_load(line, run);
     json_add_number(line, "seconds", seconds);
     json_add_number(line, "tokens_per_second", (double)result->tokens / seconds);
-    json_add_number(line, "memory_bytes", (double)log_peak_bytes());
+    json_add_number(line, "memory_bytes", (double)proc_memory_peak());
     return run_note(run, line);
 }
 
@@ -92,7 +93,7 @@ static void show_progress(const Loop *loop, const StepResult *result, double rat
         keep,
         "step %llu/%llu  %s left  loss %.4f (smoothed %.4f)  %.0f tok/s  lr %.2e  norm %.3f  %s%.0f MiB  epoch %.2f",
         (unsigned long long)run->done, (unsigned long long)run->total, left, result->loss, run->progress.smoothed_loss,
-        (double)result->tokens / seconds, rate, result->grad_norm, load, (double)log_peak_bytes() / 1048576,
+        (double)result->tokens / seconds, rate, result->grad_norm, load, (double)proc_memory_peak() / 1048576,
         run_epoch(run));
 }
 

@@ -3,6 +3,7 @@
 #include "base/byte_size.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/proc_memory.h"
 #include "base/rng.h"
 #include "tensor/gemm.h"
 #include "plan/step_time.h"
@@ -186,7 +187,8 @@ void run_describe_memory(const Run *run)
 
 void run_describe_use(const Run *run, uint64_t steps, double seconds)
 {
-    size_t held = bytes_of_proc("/proc/self/status", "RssAnon:") + bytes_of_proc("/proc/self/status", "RssShmem:");
+    size_t held = proc_memory_bytes("/proc/self/status", "RssAnon:") +
+                  proc_memory_bytes("/proc/self/status", "RssShmem:");
     const Budget *b = &run->budget;
     if (run->dp.size == 1)
         log_line("  memory    %s held at the end (planned: %s less mapped weights)", BYTES(held), BYTES(b->total));

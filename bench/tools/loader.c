@@ -6,8 +6,8 @@
  *
  * Steps are of 256 documents. Memory is told apart: what is the process's own, and pages of the mapped index. Each line
  * has a hash of its step's tokens: a start at FIRST_STEP must come to the same one as a run that went there. */
-#include "base/byte_size.h"
 #include "base/log.h"
+#include "base/proc_memory.h"
 #include "base/rng.h"
 #include "data/records/loader.h"
 
@@ -27,8 +27,8 @@ typedef struct {
 static void say(const Bench *b, const char *what)
 {
     printf("%7.2f s, cpu %7.2f s  own %5.0f MiB, file pages %5.0f MiB  %s\n", log_seconds() - b->start,
-           log_cpu_seconds(), (double)bytes_of_proc("/proc/self/status", "RssAnon:") / 0x1p20,
-           (double)bytes_of_proc("/proc/self/status", "RssFile:") / 0x1p20, what);
+           log_cpu_seconds(), (double)proc_memory_bytes("/proc/self/status", "RssAnon:") / 0x1p20,
+           (double)proc_memory_bytes("/proc/self/status", "RssFile:") / 0x1p20, what);
 }
 
 static Err *open_all(Bench *b, char *path, const char *directory)

@@ -35,7 +35,7 @@ CLIOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter cli/%,$(SOURCES)))
 UNITS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard $(LAYERS:%=tests/%/*.c) tests/fuzz/*.c))
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
 BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/tools/*.c))
-TOOLS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/*.c))
+TOOLS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(filter-out tests/words.c,$(wildcard tests/*.c)))
 SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c))
 
 all: $(BUILD)/graft
@@ -190,6 +190,13 @@ experiment-router-balance: deps
 layers:
 	@sh tests/layers.sh "$(LAYERS)" "$(SIBLINGS)"
 
+## words      no word that tests/words.txt replaces by a better one; sh tests/words.sh PATH... looks only there
+words:
+	@sh tests/words.sh
+$(BUILD)/tests/words: tests/words.c
+	@mkdir -p $(@D)
+	@$(CC) $(FLAGS) $< $(shell pkg-config --libs libpcre2-8) -o $@
+
 ## format     every C file is laid out as .clang-format says (`clang-format -i FILE` does it)
 format:
 	@clang-format --dry-run -Werror $(shell git ls-files '*.c' '*.h')
@@ -212,5 +219,5 @@ clean:
 help:
 	@grep -h '^## ' Makefile | sed 's/^## /  make /'
 
-.PHONY: all format check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench bench-steady bench-tokenizer race layers headers clean help interop-data interop-chat experiment-which-experts experiment-router-balance
+.PHONY: all format check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench bench-steady bench-tokenizer race layers words headers clean help interop-data interop-chat experiment-which-experts experiment-router-balance
 .SECONDARY:

@@ -127,7 +127,7 @@ bench: $(BUILD)/graft $(BENCHES)
 	@mkdir -p $(BUILD)/bench
 	@$(BUILD)/graft bench --directory $(BUILD)/bench --json $(BUILD)/bench/results.jsonl
 	@$(BUILD)/graft plot $(BUILD)/bench/results.jsonl --kind roofline --output $(BUILD)/bench/roofline.png
-	@$(BUILD)/graft plot $(BUILD)/bench/results.jsonl --kind profile --output $(BUILD)/bench/profile.png
+	@$(BUILD)/graft plot $(BUILD)/bench/results.jsonl --kind timing --output $(BUILD)/bench/profile.png
 	@OMP_NUM_THREADS=1 $(BUILD)/bench/tools/attention
 	@$(BUILD)/bench/tools/tokenizer
 

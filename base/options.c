@@ -1,5 +1,6 @@
 #include "base/options.h"
 
+#include "base/log.h"
 #include "base/memory.h"
 
 #include <errno.h>
@@ -43,10 +44,24 @@ const char *options_nearest(const char *word, const char *const *words)
     return best;
 }
 
-static const Option *find(const Option *table, const char *key)
+/* One line for a former name. Programs read their settings more than once; the line is printed once. */
+static void hint_new_name(const Option *o, const char *dashes)
 {
-    for (const Option *o = table; o->key || o->help; o++)
-        if (o->key && strcmp(o->key, key) == 0) return o;
+    static const Option *hinted;
+    if (hinted != o) log_line("%s%s is called %s%s now; the old name still works", dashes, o->old, dashes, o->key);
+    hinted = o;
+}
+
+/* The option of this name, new or old. dashes: what stands before a name in the hint. */
+static const Option *find(const Option *table, const char *key, const char *dashes)
+{
+    for (const Option *o = table; o->key || o->help; o++) {
+        if (!o->key) continue;
+        if (strcmp(o->key, key) == 0) return o;
+        if (!o->old || strcmp(o->old, key) != 0) continue;
+        hint_new_name(o, dashes);
+        return o;
+    }
     return NULL;
 }
 
@@ -243,7 +258,7 @@ Err *options_arguments(void *config, const Option *table, int argc, char **argv,
         if (n == 0 || n >= sizeof key) return err_new(ERR_USAGE, "unexpected argument %s", word);
         memcpy(key, word + 2, n);
         key[n] = 0;
-        const Option *o = find(table, key);
+        const Option *o = find(table, key, "--");
         if (!o) return unknown(table, key);
         const char *value = word[2 + n] == '=' ? word + 3 + n : NULL;
         if (!value && o->kind == OPT_FLAG) {
@@ -262,7 +277,7 @@ static Err *apply_object(void *config, const Option *table, const Json *object, 
         char key[128];
         int n = snprintf(key, sizeof key, "%s%s", prefix, json_key(member));
         if (n < 0 || n >= (int)sizeof key) return unknown(table, json_key(member));
-        const Option *o = find(table, key);
+        const Option *o = find(table, key, "");
         if (o) {
             TRY(set_from_json(config, o, member));
         } else if (json_kind(member) == JSON_OBJECT && n + 1 < (int)sizeof key) {

@@ -43,6 +43,7 @@ typedef struct {
     const char *choices; /* for texts: "linear cosine constant" */
     const char *help;    /* a row with only `help` set starts a group in --help */
     const char *refused; /* a key that others know and we do not take: the explanation */
+    const char *old;     /* a former name, which still works: one line on stderr names the new one */
 } Option;
 
 MUST_USE Err *options_defaults(void *config, const Option *table);

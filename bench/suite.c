@@ -124,10 +124,10 @@ static Err *measure_case(const Suite *s, const Case *c, const char *model, Json 
     char file[PATH_BYTES], name[64];
     snprintf(name, sizeof name, "steps.%ld.json", (long)getpid());
     TRY(file_join(file, s->config->directory, name));
-    const char *words[] = {"graft",     "bench",   model,        "--targets", c->targets,
-                           "--tokens",  c->tokens, "--document", c->document, "--warm_up",
-                           c->warm_up,  "--steps", c->steps,     "--compute", s->config->compute,
-                           "--profile", "--json",  file,         NULL};
+    const char *words[] = {"graft",    "bench",   model,        "--targets", c->targets,
+                           "--tokens", c->tokens, "--document", c->document, "--warm_up",
+                           c->warm_up, "--steps", c->steps,     "--compute", s->config->compute,
+                           "--timing", "--json",  file,         NULL};
     TRY(run_child(words));
     Err *err = json_read_file(record, file);
     unlink(file);

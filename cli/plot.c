@@ -16,8 +16,8 @@ typedef struct {
 } PlotConfig;
 
 static const Option plot_options[] = {
-    {"kind", OPT_TEXT, offsetof(PlotConfig, kind), .preset = "curves", .choices = "curves roofline profile",
-     .help = "roofline and profile: of the file that graft bench --json writes"},
+    {"kind", OPT_TEXT, offsetof(PlotConfig, kind), .preset = "curves", .choices = "curves roofline timing profile",
+     .help = "roofline and timing draw a file of graft bench --json; timing also draws timing.jsonl of a run"},
     {"output", OPT_TEXT, offsetof(PlotConfig, output), .preset = "loss.png", .help = "the PNG file to write"},
     {"title", OPT_TEXT, offsetof(PlotConfig, title), .help = "above the picture, instead of the run's name"},
     {"help", OPT_FLAG, offsetof(PlotConfig, help), .help = "this list"},
@@ -26,11 +26,11 @@ static const Option plot_options[] = {
 static void print_help(void)
 {
     puts("graft plot RUN... [options]\n\n"
-         "Draw training runs over each other: loss (training, held out, by domain), learning rate, gradient norm, "
+         "Draw training runs over each other: loss (training, evaluation, by domain), learning rate, gradient norm, "
          "expert load.\n"
-         "A run alone has its load as a heat map over layer and step.\n"
-         "A RUN is a directory that holds metrics.jsonl, or such a file itself. With --kind, one file of\n"
-         "graft bench --json: its roofline, or where the time of its first profiled training step went.\n");
+         "A single run also has its expert load as a heat map over layers and steps.\n"
+         "A RUN is a directory that holds metrics.jsonl, or such a file itself. --kind roofline and --kind timing\n"
+         "draw one file of graft bench --json: its roofline, or the time of its first training step with --timing.\n");
     options_help(stdout, plot_options);
 }
 
@@ -43,6 +43,8 @@ static Err *plot(PlotConfig *config, int argc, char **argv, const char **runs)
         print_help();
         return NULL;
     }
+    if (strcmp(config->kind, "profile") == 0)
+        log_line("--kind profile is called --kind timing now; the old name still works");
     if (n_runs == 0) return err_new(ERR_USAGE, "no run given; --help says how");
     bool curves = strcmp(config->kind, "curves") == 0;
     if (!curves && n_runs != 1) return err_new(ERR_USAGE, "kind %s takes one file, not %zu", config->kind, n_runs);

@@ -23,13 +23,15 @@ static long wanted_ranks(int argc, char **argv)
     const char *file = NULL;
     size_t n;
     if (getenv("OMPI_COMM_WORLD_SIZE")) return 1;
+    log_enable(false); /* hints and errors come when the run opens */
     Err *err = options_arguments(&settings, settings_table, argc, argv, &file, 1, &n);
     if (!err && file) {
         long given = (long)settings.ranks;
         err = options_file(&settings, settings_table, file);
         if (given) settings.ranks = given;
     }
-    long ranks = err ? 1 : (long)settings.ranks; /* errors are told when the run opens */
+    log_enable(true);
+    long ranks = err ? 1 : (long)settings.ranks;
     err_free(err);
     options_free(&settings, settings_table);
     return ranks > 1 ? ranks : 1;

@@ -206,6 +206,7 @@ static Err *tell_changes(const Run *run, const char *before)
                                                  "save_total_limit",
                                                  "keep_best",
                                                  "tensorboard",
+                                                 "timing",
                                                  "dump",
                                                  "early_stopping_patience",
                                                  "model_name_or_path",

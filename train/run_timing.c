@@ -1,4 +1,5 @@
-/* --profile: rank 0 tells of its own time. */
+/* --timing: where the time of the steps went. Every rank measures; rank 0 prints and writes its own time. The first step of
+ * this process is not counted, because its memory is cold. The key "profile" of the record is a file format. */
 #include "base/log.h"
 #include "base/memory.h"
 #include "tensor/gemm.h"
@@ -19,7 +20,7 @@ void run_time_step(Run *run, bool first, double seconds)
     t->seconds += seconds;
 }
 
-/* One record as bench/report.h has it, for plot/run_timing.h. */
+/* One record in the format of bench/report.h; plot/timing.h reads it. */
 static Err *write_record(const Run *run, const char *path)
 {
     const RunTiming *t = &run->run_timing;
@@ -47,12 +48,12 @@ Err *run_write_timing(const Run *run)
     char path[PATH_BYTES];
     if (!run->settings.timing || run->dp.rank != 0) return NULL;
     if (t->steps == 0) {
-        log_line("  profile   needs a second step: the first meets cold memory");
+        log_line("  timing    nothing to show: --timing does not count the first step, and there was no second");
         return NULL;
     }
     timing_print(&t->timing, t->steps, t->seconds);
-    TRY(file_join(path, run->settings.output_dir, "profile.jsonl"));
+    TRY(file_join(path, run->settings.output_dir, "timing.jsonl"));
     TRY(write_record(run, path));
-    log_line("  profile   %s, of %llu steps; graft plot --kind profile draws it", path, (unsigned long long)t->steps);
+    log_line("  timing    of %llu steps in %s; graft plot --kind timing draws it", (unsigned long long)t->steps, path);
     return NULL;
 }

@@ -118,9 +118,9 @@ const Option settings_table[] = {
     {"scratch_dir", OPT_TEXT, AT(scratch_dir),
      .help = "hidden states between layers go to a file there when memory has no room; output_dir when not given"},
     {"guard", OPT_FLAG, AT(guard), .help = "stop at the first number that is not finite and name its operation"},
-    {"profile", OPT_FLAG, AT(timing),
-     .help = "say at the end where the time of the steps went, by operation and by layer; also to "
-             "output_dir/profile.jsonl, for graft plot --kind profile"},
+    {"timing", OPT_FLAG, AT(timing), .old = "profile",
+     .help = "print at the end where the time of the steps went, by operation and by layer; also write it to "
+             "output_dir/timing.jsonl, for graft plot --kind timing"},
     {"dump", OPT_TEXT, AT(dump),
      .help = "write every named activation and gradient of the next step to this directory, as safetensors"},
     {"bf16_adapter", OPT_FLAG, AT(bf16_adapter), .help = "write the exported adapter in BF16 instead of F32"},

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct {
     int64_t r;
@@ -22,7 +23,7 @@ static const Option table[] = {{.help = "The adapter"},
                                {.help = "The rest"},
                                {"schedule", OPT_TEXT, offsetof(Config, schedule), .preset = "cosine",
                                 .choices = "linear cosine constant"},
-                               {"path", OPT_TEXT, offsetof(Config, path), .help = "of a file"},
+                               {"path", OPT_TEXT, offsetof(Config, path), .help = "of a file", .old = "file"},
                                {"any", OPT_JSON, offsetof(Config, any), .help = "any value"},
                                {0}};
 
@@ -150,6 +151,42 @@ static void a_file_sets_options_nested_or_dotted(void **state)
     options_free(&c, table);
 }
 
+/* What is written to stderr between the two calls. */
+static FILE *catch_stderr(int *kept)
+{
+    FILE *file = tmpfile();
+    assert_non_null(file);
+    *kept = dup(STDERR_FILENO);
+    dup2(fileno(file), STDERR_FILENO);
+    return file;
+}
+
+static void assert_caught(FILE *file, int kept, const char *expected)
+{
+    char text[512] = "";
+    dup2(kept, STDERR_FILENO);
+    close(kept);
+    rewind(file);
+    text[fread(text, 1, sizeof text - 1, file)] = 0;
+    fclose(file);
+    assert_string_equal(text, expected);
+}
+
+static void an_old_name_still_works_and_names_the_new_one_once(void **state)
+{
+    Config c;
+    int kept;
+    (void)state;
+    FILE *file = catch_stderr(&kept);
+    accepts(&c, WORDS("--file", "a"));
+    assert_string_equal(c.path, "a");
+    options_free(&c, table);
+    assert_ok(from_json(&c, "{\"file\": \"b\"}"));
+    assert_string_equal(c.path, "b");
+    options_free(&c, table);
+    assert_caught(file, kept, "--file is called --path now; the old name still works\n");
+}
+
 static void wrong_members_are_refused(void **state)
 {
     (void)state;
@@ -199,11 +236,16 @@ static void help_shows_every_option(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults_come_from_the_table),     cmocka_unit_test(arguments_win_over_defaults),
-        cmocka_unit_test(positional_arguments_are_counted), cmocka_unit_test(wrong_arguments_are_refused),
-        cmocka_unit_test(only_whole_choices_are_taken),     cmocka_unit_test(a_file_sets_options_nested_or_dotted),
-        cmocka_unit_test(wrong_members_are_refused),        cmocka_unit_test(settings_survive_a_round_trip),
+        cmocka_unit_test(defaults_come_from_the_table),
+        cmocka_unit_test(arguments_win_over_defaults),
+        cmocka_unit_test(positional_arguments_are_counted),
+        cmocka_unit_test(wrong_arguments_are_refused),
+        cmocka_unit_test(only_whole_choices_are_taken),
+        cmocka_unit_test(a_file_sets_options_nested_or_dotted),
+        cmocka_unit_test(wrong_members_are_refused),
+        cmocka_unit_test(settings_survive_a_round_trip),
         cmocka_unit_test(help_shows_every_option),
+        cmocka_unit_test(an_old_name_still_works_and_names_the_new_one_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

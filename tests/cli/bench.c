@@ -54,7 +54,7 @@ static void a_model_is_made_measured_and_drawn(void **state)
     scratch_path(state, "p.png", png);
     snprintf(words, sizeof words, "bench %s --make tests/fixtures/model/sparse/config.json", directory);
     check_said(bench(words), 0, "a random model of");
-    snprintf(words, sizeof words, "bench %s --tokens 16 --steps 2 --warm_up 1 --r 2 --profile --json %s", directory,
+    snprintf(words, sizeof words, "bench %s --tokens 16 --steps 2 --warm_up 1 --r 2 --timing --json %s", directory,
              json);
     check_said(bench(words), 0, "in between");
     check_said(0, 0, "tokens/s");
@@ -64,9 +64,11 @@ static void a_model_is_made_measured_and_drawn(void **state)
     json_free(lines);
     snprintf(words, sizeof words, "bench %s --generate --prompt 8 --new 3", directory);
     check_said(bench(words), 0, "decode");
-    snprintf(words, sizeof words, "plot --kind profile %s --output %s", json, png);
+    snprintf(words, sizeof words, "plot --kind timing %s --output %s", json, png);
     check_said(bench(words), 0, "wrote");
     assert_true(file_exists(png));
+    snprintf(words, sizeof words, "plot --kind profile %s --output %s", json, png);
+    check_said(bench(words), 0, "--kind profile is called --kind timing now");
     snprintf(words, sizeof words, "plot --kind roofline %s --output %s", json, png);
     check_said(bench(words), ERR_FORMAT, "no record of kind machine");
 }

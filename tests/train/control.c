@@ -249,15 +249,15 @@ static void a_router_is_trained_by_pairs_and_served_to_the_next_stage(void **sta
     run_close(&first);
 }
 
-static void a_profile_says_where_the_time_of_steps_goes(void **state)
+static void timing_shows_where_the_time_of_steps_goes(void **state)
 {
     Run run;
     Json *lines;
     char out[PATH_BYTES], path[PATH_BYTES];
     scratch_path(state, "run", out);
-    assert_ok(RUN(&run, out, ATTENTION, "--max_steps", "3", "--profile"));
+    assert_ok(RUN(&run, out, ATTENTION, "--max_steps", "3", "--timing"));
     assert_int_equal(run.run_timing.steps, 2); /* the first meets cold memory */
-    assert_ok(file_join(path, out, "profile.jsonl"));
+    assert_ok(file_join(path, out, "timing.jsonl"));
     assert_ok(json_read_lines(&lines, path));
     double sum = 0, whole = json_number(json_find(json_first(lines), "seconds"));
     bool layers[8] = {false};
@@ -267,7 +267,7 @@ static void a_profile_says_where_the_time_of_steps_goes(void **state)
         if (json_kind(layer) == JSON_NUMBER) layers[(size_t)json_number(layer)] = true;
     }
     assert_true(layers[0] && layers[1] && layers[2]);
-    if (!(sum > 0.2 * whole && sum < whole)) fail_msg("the profile accounts for %g of %g seconds", sum, whole);
+    if (!(sum > 0.2 * whole && sum < whole)) fail_msg("the timing accounts for %g of %g seconds", sum, whole);
     json_free(lines);
     run_close(&run);
 }
@@ -454,7 +454,7 @@ int main(int argc, char **argv)
         small_run(an_evaluation_does_not_depend_on_how_it_is_cut),
         small_run(a_second_stage_begins_where_the_first_ended),
         small_run(a_router_is_trained_by_pairs_and_served_to_the_next_stage),
-        small_run(a_profile_says_where_the_time_of_steps_goes),
+        small_run(timing_shows_where_the_time_of_steps_goes),
         small_run(coefficients_by_layer_are_those_of_one_number),
         small_run(what_cannot_work_is_refused),
         small_run(biases_move_against_the_load_and_come_back_from_a_checkpoint),

@@ -60,6 +60,16 @@ static void the_command_line_wins_over_the_file_and_the_file_over_defaults(void 
     assert_int_equal(settings.seed, 42);
 }
 
+static void the_old_name_of_timing_still_works(void **state)
+{
+    assert_ok(say("--profile", NULL));
+    assert_true(settings.timing);
+    assert_ok(say("--timing", "false"));
+    assert_false(settings.timing);
+    assert_ok(file_says(state, "{\"profile\": true}"));
+    assert_true(settings.timing);
+}
+
 static void an_unknown_key_meets_the_nearest(void **state)
 {
     assert_fails(say("--learning_rat", "1"), ERR_USAGE, "learning_rate");
@@ -124,6 +134,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         with_settings(keys_that_depend_on_ranks_explain_themselves),
         with_settings(the_command_line_wins_over_the_file_and_the_file_over_defaults),
+        with_settings(the_old_name_of_timing_still_works),
         with_settings(an_unknown_key_meets_the_nearest),
         with_settings(values_out_of_range_are_refused),
         cmocka_unit_test(every_option_has_help_or_a_refusal),

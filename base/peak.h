@@ -65,7 +65,7 @@ __attribute__((target("avx512f,avx512bf16"))) static inline double peak_bf16(int
     return (double)rounds * 12 * 32 / seconds;
 }
 
-/* bf16: only where matmul_init("bf16") said yes. */
+/* bf16: only where dispatch_init("bf16") said yes. */
 static inline double peak_of_thread(bool bf16, int rounds)
 {
     __builtin_cpu_init();

@@ -4,6 +4,7 @@
 #include "bench/neighbours.h"
 #include "bench/report.h"
 #include "infer/speed.h"
+#include "tensor/dispatch.h"
 #include "tensor/gemm.h"
 
 #include <omp.h>
@@ -32,7 +33,7 @@ Err *generate_measure(Json **record, Model *model, const char *name, const Gener
     double neighbours = neighbours_end(&others);
     *record = report_record("generate");
     json_add_string(*record, "model", name);
-    json_add_string(*record, "path", matmul_path());
+    json_add_string(*record, "path", dispatch_path());
     json_add_number(*record, "threads", omp_get_max_threads());
     json_add_number(*record, "batch", (double)c->batch);
     json_add_number(*record, "prompt", (double)c->prompt);

@@ -5,6 +5,7 @@
 #include "base/rng.h"
 #include "bench/sample.h"
 #include "optim/adamw.h"
+#include "tensor/dispatch.h"
 #include "tensor/gemm.h"
 
 #include <omp.h>
@@ -304,7 +305,7 @@ typedef struct {
 
 static Err *measure(Ops *o, Times *times)
 {
-    bool bf16 = strncmp(matmul_path(), "bf16/", 5) == 0;
+    bool bf16 = strncmp(dispatch_path(), "bf16/", 5) == 0;
     double seconds[TIMING_PASSES] = {0};
     for (int round = -1; round < ROUNDS; round++) { /* the first warms up */
         if (round >= 0) times->fp32[round] = 2 * peak_of_team(false, PEAK_ROUNDS);
@@ -327,12 +328,12 @@ static Err *report_one(Ops *o, const Operation *op, TimingPass way, double secon
     json_add_string(record, "shape", op->label);
     json_add_number(record, "tokens", (double)op->T);
     json_add_string(record, "way", report_way(way));
-    json_add_string(record, "path", op->frozen ? matmul_path() : "fp32");
+    json_add_string(record, "path", op->frozen ? dispatch_path() : "fp32");
     json_add_number(record, "threads", omp_get_max_threads());
     report_measure(record, cost, seconds, peak);
     printf("%-16s %-20s %5zu  %-8s %9.3f ms %8.1f GFLOP/s %6.3f of %-4s %7.1f GB/s %6.2f of memory %8.1f FLOP/B\n",
            op->name, op->label, op->T, report_way(way), 1e3 * seconds, 1e-9 * cost.flop / seconds,
-           cost.flop / seconds / peak, op->frozen && strncmp(matmul_path(), "bf16/", 5) == 0 ? "bf16" : "fp32",
+           cost.flop / seconds / peak, op->frozen && strncmp(dispatch_path(), "bf16/", 5) == 0 ? "bf16" : "fp32",
            1e-9 * cost.bytes / seconds, 1e-9 * cost.bytes / seconds / memory_gbs, cost.flop / cost.bytes);
     return report_add(report, record);
 }
@@ -342,7 +343,7 @@ static Err *report_all(Ops *o, Times *times, double memory_gbs, Report *report)
     double fp32 = sample_median(ROUNDS, times->fp32), path = sample_median(ROUNDS, times->path);
     printf("Operations of %s, %d threads, shares of both threads' peak (fp32 %.0f, path's %.0f GFLOP/s) and of the "
            "memory's %.1f GB/s\n",
-           matmul_path(), omp_get_max_threads(), 1e-9 * fp32, 1e-9 * path, memory_gbs);
+           dispatch_path(), omp_get_max_threads(), 1e-9 * fp32, 1e-9 * path, memory_gbs);
     for (size_t i = 0; i < N_OPERATIONS; i++)
         for (TimingPass way = 0; way < (operations[i].down ? TIMING_PASSES : TIMING_BACKWARD); way++)
             TRY(report_one(o, &operations[i], way, sample_median(ROUNDS, times->seconds[i][way]),

@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "base/peak.h"
 #include "bench/sample.h"
+#include "tensor/dispatch.h"
 #include "tensor/gemm.h"
 
 #include <stdio.h>
@@ -108,7 +109,7 @@ static void measure_round(Products *p, int round)
             for (TimingPass way = 0; way < TIMING_PASSES; way++)
                 for (size_t k = 0; k < p->n_paths; k++) {
                     if (!is_measured(&p->paths[k], s)) continue;
-                    matmul_init(p->paths[k].compute);
+                    dispatch_init(p->paths[k].compute);
                     p->paths[k].seconds[s][t][way][round] = seconds_of(p, s, tokens[t], way);
                 }
 }
@@ -122,7 +123,7 @@ static Err *add_record(Report *report, const Shape *shape, size_t T, TimingPass 
     json_add_number(record, "cols", (double)shape->cols);
     json_add_number(record, "tokens", (double)T);
     json_add_string(record, "way", report_way(way));
-    json_add_string(record, "path", matmul_path());
+    json_add_string(record, "path", dispatch_path());
     json_add_number(record, "threads", 1);
     report_measure(record, cost, seconds, peak);
     return report_add(report, record);
@@ -149,9 +150,9 @@ static Err *report_shape(Products *p, Path *path, size_t s, double peak, Report 
 static Err *report_path(Products *p, Path *path, Report *report)
 {
     double peak = sample_median(ROUNDS, path->peak);
-    matmul_init(path->compute);
+    dispatch_init(path->compute);
     printf("Products, one thread, %s: shares of the %.0f GFLOP/s that one core can do in %s, forward / backward\n%-22s",
-           matmul_path(), 1e-9 * peak, path->bf16 ? "bf16" : "fp32", "W, x rows");
+           dispatch_path(), 1e-9 * peak, path->bf16 ? "bf16" : "fp32", "W, x rows");
     for (size_t t = 0; t < N_TOKENS; t++) printf("    %-9zu", tokens[t]);
     for (size_t s = 0; s < N_SHAPES; s++)
         if (is_measured(path, s)) TRY(report_shape(p, path, s, peak, report));
@@ -173,8 +174,8 @@ static void choose_paths(Products *p, const char *compute)
     const char *const both[] = {"bf16", "fp32"};
     for (size_t i = 0; i < (compute ? 1 : MOST_PATHS); i++) {
         const char *asked = compute ? compute : both[i];
-        if (matmul_init(asked))
-            p->paths[p->n_paths++] = (Path){.compute = asked, .bf16 = strncmp(matmul_path(), "bf16/", 5) == 0};
+        if (dispatch_init(asked))
+            p->paths[p->n_paths++] = (Path){.compute = asked, .bf16 = strncmp(dispatch_path(), "bf16/", 5) == 0};
     }
 }
 
@@ -187,7 +188,7 @@ Err *products_measure(Report *report, const char *compute)
     choose_paths(p, compute);
     Err *err = measure(p, report);
     omp_set_num_threads(threads);
-    matmul_init(compute);
+    dispatch_init(compute);
     void *owned[] = {p->x, p->y, p->scratch, p->scale};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
     for (size_t s = 0; s < N_SHAPES; s++) free(p->data[s]);

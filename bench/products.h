@@ -5,7 +5,7 @@
 #include "bench/report.h"
 
 /* Rounds are interleaved, so that a noisy neighbour hits all alike; each number is a median, of processor time.
- * compute NULL: bf16 where there is one, and fp32; else this path alone. Leaves matmul_init at `compute`. */
+ * compute NULL: bf16 where there is one, and fp32; else this path alone. Leaves dispatch_init at `compute`. */
 MUST_USE Err *products_measure(Report *report, const char *compute);
 
 #endif

@@ -14,7 +14,7 @@
 #include "bench/sample.h"
 #include "infer/adapter_io.h"
 #include "model/stream.h"
-#include "tensor/gemm.h"
+#include "tensor/dispatch.h"
 #include "plan/step_time.h"
 #include "train/step.h"
 
@@ -183,7 +183,7 @@ static Err *one_step(Bench *b, size_t number)
     Batch batch;
     StepResult result;
     TRY(make_batch(b, number, &batch));
-    b->peak[number] = 2 * peak_of_team(matmul_is_bf16(), PEAK_ROUNDS);
+    b->peak[number] = 2 * peak_of_team(dispatch_is_bf16(), PEAK_ROUNDS);
     double start = log_seconds(), cpu = log_cpu_seconds();
     Err *err = step_gradients(b->step, &batch, number, NULL, &result);
     if (!err) err = step_update(b->step, number + 1, &(StepRates){1e-4, 1e-4, 1e-4}, &result);
@@ -317,7 +317,7 @@ static Json *make_record(const Bench *b)
     Json *record = report_record("step");
     add_model_name(record, b->directory);
     json_add_string(record, "targets", c->init_adapter ? c->init_adapter : c->targets);
-    json_add_string(record, "path", matmul_path());
+    json_add_string(record, "path", dispatch_path());
     json_add_number(record, "threads", omp_get_max_threads());
     json_add_number(record, "tokens", (double)c->tokens);
     json_add_number(record, "document", (double)document_tokens(b));
@@ -464,7 +464,7 @@ static Err *fit(Bench *b)
     TRY(budget_limit(&limit, c->memory_limit));
     TRY(budget_make(&b->plan.budget, b->model, b->adapter, &work, limit));
     TRY(machine_load(&machine, &known));
-    if (known) TRY(plan_times(&b->plan, b->model, b->adapter, &work, &machine, matmul_is_bf16(), 1, 0));
+    if (known) TRY(plan_times(&b->plan, b->model, b->adapter, &work, &machine, dispatch_is_bf16(), 1, 0));
     const StreamBudget *w = &b->plan.budget.weights;
     return b->plan.budget.streamed ? stream_open(b->model, w->limit_bytes, w->part_bytes, NULL) : NULL;
 }
@@ -472,7 +472,7 @@ static Err *fit(Bench *b)
 static Err *open_all(Bench *b)
 {
     const StepsConfig *c = b->config;
-    if (!matmul_init(c->compute)) return err_new(ERR_USAGE, "compute: this CPU has no %s", c->compute);
+    if (!dispatch_init(c->compute)) return err_new(ERR_USAGE, "compute: this CPU has no %s", c->compute);
     if (c->document == 1 || c->document > c->tokens)
         return err_new(ERR_USAGE,
                        "document is %lld of %lld tokens; a document has 2 at least, as the next is predicted, and no "

@@ -14,7 +14,7 @@
 #include "bench/random_model.h"
 #include "bench/sample.h"
 #include "bench/steps.h"
-#include "tensor/gemm.h"
+#include "tensor/dispatch.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,11 +57,12 @@ static Err *measure_machine(Suite *s, const char *file)
     cpu_name(name);
     machine_measure(&s->machine);
     TRY(machine_disk(file, 4, &s->machine.disk_gbs, &direct));
-    bf16 = matmul_init("bf16");
+    bf16 = dispatch_init("bf16");
     double fp32_rate = 1e-9 * peak(false), bf16_rate = bf16 ? 1e-9 * peak(true) : 0;
-    if (!matmul_init(s->config->compute)) return err_new(ERR_USAGE, "compute: this CPU has no %s", s->config->compute);
+    if (!dispatch_init(s->config->compute))
+        return err_new(ERR_USAGE, "compute: this CPU has no %s", s->config->compute);
     printf("%s, %.0f cores in use, %d threads, %s\npeak of all threads %.0f GFLOP/s in fp32", name, s->machine.cores,
-           omp_get_max_threads(), matmul_path(), fp32_rate);
+           omp_get_max_threads(), dispatch_path(), fp32_rate);
     if (bf16) printf(", %.0f in bf16", bf16_rate);
     printf("; memory %.1f GB/s, disk %.2f GB/s (%s, %s)\n\n", s->machine.memory_gbs, s->machine.disk_gbs, file,
            direct ? "past the page cache" : "direct reads refused");
@@ -70,7 +71,7 @@ static Err *measure_machine(Suite *s, const char *file)
     json_add_string(record, "cpu", name);
     json_add_number(record, "cores", s->machine.cores);
     json_add_number(record, "threads", omp_get_max_threads());
-    json_add_string(record, "path", matmul_path());
+    json_add_string(record, "path", dispatch_path());
     json_add_number(record, "fp32_gflops", fp32_rate);
     if (bf16)
         json_add_number(record, "bf16_gflops", bf16_rate);

@@ -8,7 +8,7 @@
 #include "cli/candidate.h"
 #include "cli/verbs.h"
 #include "infer/cache.h"
-#include "tensor/gemm.h"
+#include "tensor/dispatch.h"
 
 #include <omp.h>
 #include <stddef.h>
@@ -28,7 +28,7 @@ typedef struct {
 static const Option bench_table[] = {
     {.help = "Of all"},
     {"json", OPT_TEXT, AT(json), .help = "write what was found to this file, JSON Lines; graft plot draws them"},
-    {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = MATMUL_CHOICES, .help = "path of computation"},
+    {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = COMPUTE_CHOICES, .help = "path of computation"},
     {"threads", OPT_INT, AT(threads), .preset = "0", .min = 0, .max = 1024, .help = "0: as OpenMP chooses"},
     {.help = "Without a DIR: products, operations, texts and training steps of made-up models"},
     {"directory", OPT_TEXT, AT(directory), .preset = "build/bench",
@@ -162,7 +162,7 @@ static Err *bench_text(BenchSettings *s, const char *directory)
 {
     Model *model;
     Json *record;
-    if (!matmul_init(s->compute)) return err_new(ERR_USAGE, "compute: this CPU has no %s", s->compute);
+    if (!dispatch_init(s->compute)) return err_new(ERR_USAGE, "compute: this CPU has no %s", s->compute);
     TRY(model_open(&model, directory));
     s->text.rounds = 3;
     Err *err = fit_text(s, model);

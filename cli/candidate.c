@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "infer/adapter_io.h"
 #include "plan/budget.h"
+#include "tensor/dispatch.h"
 
 #include <omp.h>
 #include <stdlib.h>
@@ -12,7 +13,7 @@ Err *candidate_open(Candidate *s, const CandidateSettings *settings)
 {
     char path[PATH_BYTES];
     if (!settings->model) return err_new(ERR_USAGE, "--model is missing");
-    if (!matmul_init(settings->compute))
+    if (!dispatch_init(settings->compute))
         return err_new(ERR_USAGE, "compute %s: this CPU cannot do that", settings->compute);
     TRY(model_open(&s->model, settings->model));
     TRY(file_join(path, settings->model, "tokenizer.json"));

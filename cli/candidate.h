@@ -9,7 +9,7 @@
 #include "base/options.h"
 #include "data/tokenizer/tokenizer.h"
 #include "model/model.h"
-#include "tensor/gemm.h"
+#include "tensor/dispatch.h"
 
 #include <stddef.h>
 
@@ -30,7 +30,7 @@ typedef struct {
      OPT_TEXT,                                                                                            \
      CANDIDATE_AT(at, compute),                                                                           \
      .preset = "auto",                                                                                    \
-     .choices = MATMUL_CHOICES,                                                                           \
+     .choices = COMPUTE_CHOICES,                                                                          \
      .help = "arithmetic of the frozen products"},                                                        \
     {                                                                                                     \
         "memory_limit", OPT_TEXT, CANDIDATE_AT(at, memory_limit),                                         \

@@ -6,7 +6,7 @@
 #include "base/options.h"
 #include "base/proc_memory.h"
 #include "cli/verbs.h"
-#include "tensor/gemm.h"
+#include "tensor/dispatch.h"
 #include "tensor/rates.h"
 
 #include <gnu/libc-version.h>
@@ -54,7 +54,7 @@ static void show_cpu(Doctor *d)
     bool avx512 = __builtin_cpu_supports("avx512f"), bf16 = __builtin_cpu_supports("avx512bf16");
     printf("instructions %s%s%s%s; graft computes with %s\n", __builtin_cpu_supports("avx2") ? "AVX2 " : "",
            avx512 ? "AVX-512 " : "", bf16 ? "AVX512-BF16 " : "", __builtin_cpu_supports("fma") ? "FMA" : "",
-           matmul_path());
+           dispatch_path());
     if (!avx512) advise(d, "This CPU has no AVX-512: expect half of the arithmetic of one that has it.");
 #endif
     printf("peak         %.0f GFLOP/s in fp32, all cores, just now\n", d->machine.gflops);
@@ -77,7 +77,7 @@ static Err *show_products(Doctor *d)
     static const char *const paths[] = {"fp32", "bf16"};
     double *const lists[] = {d->machine.fp32, d->machine.bf16};
     for (size_t i = 0; i < 2; i++) {
-        if (!matmul_init(paths[i])) continue;
+        if (!dispatch_init(paths[i])) continue;
         TRY(rates_measure(lists[i]));
         printf("%s%s", i ? "             " : "products     ", paths[i]);
         for (size_t j = 0; j < MACHINE_ROWS; j++) printf("%s %.0f", j ? "," : ":", lists[i][j]);
@@ -85,7 +85,7 @@ static Err *show_products(Doctor *d)
         for (size_t j = 0; j < MACHINE_ROWS; j++) printf("%s %zu", j ? "," : "", machine_rows[j]);
         printf(" rows\n");
     }
-    matmul_init(NULL);
+    dispatch_init(NULL);
     return NULL;
 }
 
@@ -171,14 +171,14 @@ static Err *doctor(int argc, char **argv, DoctorSettings *s)
         options_help(stdout, doctor_table);
         return NULL;
     }
-    matmul_init(NULL);
+    dispatch_init(NULL);
     show_cpu(&d);
     TRY(show_products(&d));
     TRY(show_disk(&d, file, s->directory));
     show_limits(&d);
     show_command("mpi", "mpirun --version 2>/dev/null", "no mpirun: one rank only", &d,
                  "Install Open MPI to train with several ranks.");
-    printf("libraries    glibc %s, %s\n", gnu_get_libc_version(), matmul_path());
+    printf("libraries    glibc %s, %s\n", gnu_get_libc_version(), dispatch_path());
     for (size_t i = 0; i < d.n_advice; i++) printf("%s%s\n", i ? "             " : "advice       ", d.advice[i]);
     if (d.n_advice == 0) printf("advice       Nothing to mend.\n");
     TRY(machine_save(&d.machine));

@@ -1,10 +1,12 @@
+#define _GNU_SOURCE /* setenv */
 /* graft VERB ...: a table of verbs. */
 #include "base/file.h"
 #include "cli/verbs.h"
-#include "tensor/gemm.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct {
     const char *name;
@@ -33,9 +35,19 @@ static int usage(FILE *stream, int code)
     return code;
 }
 
+/* libgomp reads GOMP_SPINCOUNT when it is loaded. Without it, threads that wait for each other spin, and beside any other
+ * busy process a step is then 5 times slower (docs/design.md has the figures). So set it where it is missing, and start
+ * this program again. Returns when nothing is missing. */
+static void restart_with_sleeping_threads(char **argv)
+{
+    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
+    setenv("GOMP_SPINCOUNT", "1000", 1);
+    execv("/proc/self/exe", argv); /* after a failure the program runs on, only slower */
+}
+
 int main(int argc, char **argv)
 {
-    matmul_prepare(argv);
+    restart_with_sleeping_threads(argv);
     file_watch_maps();
     if (argc < 2) return usage(stderr, 1);
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0 || strcmp(argv[1], "-h") == 0)

@@ -3,7 +3,7 @@
 #include "base/byte_size.h"
 #include "base/file.h"
 #include "cli/verbs.h"
-#include "tensor/gemm.h"
+#include "tensor/dispatch.h"
 #include "plan/step_time.h"
 #include "train/settings.h"
 
@@ -38,7 +38,7 @@ static const Option plan_table[] = {
     {"layers_to_transform", OPT_JSON, AT(layers_to_transform), .help = "as in training"},
     {"dtype", OPT_TEXT, AT(dtype), .choices = "bf16 fp8", .help = "of the files; as config.json says when not given"},
     {"steps", OPT_INT, AT(steps), .preset = "0", .min = 0, .max = 1e12, .help = "of the whole run"},
-    {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = MATMUL_CHOICES, .help = "path, as in training"},
+    {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = COMPUTE_CHOICES, .help = "path, as in training"},
     {.help = "The machine: as `graft doctor` found it, where not given"},
     {"memory_limit", OPT_TEXT, AT(memory_limit),
      .help = "for all ranks of a host; nine tenths of its memory when not given"},
@@ -142,8 +142,8 @@ static Err *set_machine(Planner *p)
     for (size_t i = 0; i < 5; i++)
         if (given[i] > 0) *have[i] = given[i];
     if (s->gflops > 0) memset(m->fp32, 0, sizeof m->fp32), memset(m->bf16, 0, sizeof m->bf16); /* another machine's */
-    if (!matmul_init(s->compute)) return err_new(ERR_USAGE, "this CPU has no %s", s->compute);
-    p->bf16 = matmul_is_bf16() && s->gflops <= 0; /* a machine that is described multiplies in fp32 */
+    if (!dispatch_init(s->compute)) return err_new(ERR_USAGE, "this CPU has no %s", s->compute);
+    p->bf16 = dispatch_is_bf16() && s->gflops <= 0; /* a machine that is described multiplies in fp32 */
     if (m->gflops <= 0 || m->disk_gbs <= 0)
         return err_new(ERR_USAGE, "nothing is known of this machine: run `graft doctor`, or give --gflops, --disk_gbs, "
                                   "--memory_gbs and --memory_gib");

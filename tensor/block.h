@@ -70,7 +70,8 @@ struct Blocks {
     void (*softmax_backward)(const ScoreTile *t, const float *lse, const float *delta);
 };
 
-/* Those of the path: words of floats, or pairs of bf16 where it has them and they are asked for. Valid after matmul_init. */
-const Blocks *blocks_of_path(bool pairs);
+/* The kernels of the compute path, in fp32 or, where bf16 is asked for and the path has it, with pairs of bf16. In
+ * dispatch.c; valid after dispatch_init. */
+const Blocks *blocks_of_path(bool bf16);
 
 #endif

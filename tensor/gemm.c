@@ -1,20 +1,13 @@
-#define _GNU_SOURCE /* setenv */
 /* Products: how they are cut into panels and blocks (the kernels do the arithmetic).
  *
  * Narrow products, whose y fits one panel (LoRA's r), are cut by rows instead: each thread packs a few rows of one block
  * at a time, which then stay in cache, and packing needs no pass over memory of its own. */
 #include "tensor/gemm.h"
 
-#include "tensor/block.h"
-#include "tensor/latent.h"
+#include "tensor/kernel.h"
 
 #include <omp.h>
-#include <setjmp.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum {
     NARROW_ROWS = 192,       /* rows packed at once: with the panel of W they stay in L2 */
@@ -22,9 +15,6 @@ enum {
     WORTH_A_TEAM = 1 << 20,  /* multiply-adds; less than this takes less than waking threads */
     WORTH_READING = 1 << 17, /* the same in elements of W, for few rows: memory is what they wait for */
 };
-
-const Kernels *kernels = &kernels_plain;
-static const Products *rounded; /* for frozen weights that need not be exact; NULL: fp32 for all */
 
 static _Thread_local float panel[PANEL_FLOATS] __attribute__((aligned(64)));
 
@@ -77,7 +67,7 @@ typedef struct {
 
 static GemmCut plan_of(bool transposed, size_t T, const Weight *W, const GemmLora *term)
 {
-    const Products *with = rounded && !weight_is_exact(W) ? rounded : kernels->products;
+    const Products *with = bf16_products && !weight_is_exact(W) ? bf16_products : kernels->products;
     size_t inner = transposed ? W->cols : W->rows, words = words_of(with, inner);
     return (GemmCut){with,
                      transposed && words > SHORT && T > FEW_ROWS && T < TURN_ROWS,
@@ -93,7 +83,7 @@ static const GemmLora *pair_behind(const GemmCut *p, size_t at) { return at + p-
 
 bool gemm_pack_serves(const Weight *packed_for, const Weight *W)
 {
-    return !rounded || weight_is_exact(packed_for) == weight_is_exact(W);
+    return !bf16_products || weight_is_exact(packed_for) == weight_is_exact(W);
 }
 
 /* What follows packed rows: tiles reach beyond the last one. */
@@ -353,17 +343,6 @@ void gemm_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const
     multiply(&(Product){false, T, W->cols, y, x, add, s, W, term}, scratch);
 }
 
-const Latents *latents_of_path(bool pairs)
-{
-#if defined __x86_64__
-    if (rounded && pairs) return &latents_bf16;
-#endif
-    (void)pairs;
-    return kernels->latents;
-}
-
-const Blocks *blocks_of_path(bool pairs) { return rounded && pairs ? &blocks_bf16 : kernels->blocks; }
-
 /* ---- few columns, and sums over rows ---------------------------------------------------------------------------- */
 
 static void narrow(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across,
@@ -406,88 +385,3 @@ void gemm_tn(size_t T, size_t M, size_t N, float *G, bool add, float s, Rows a, 
                          turned ? G + c * N + j : G + j * N + c, N, turned);
     }
 }
-
-/* ---- the path ------------------------------------------------------------------------------------------------ */
-
-static char path[96];
-
-/* The best fp32 kernels of this CPU, or those of that name; NULL when it has none. */
-static const Kernels *find_kernels(const char *name)
-{
-#if defined __x86_64__
-    __builtin_cpu_init();
-    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    if (avx512 && (!name || !strcmp(name, "avx512"))) return &kernels_avx512;
-    if (avx2 && (!name || !strcmp(name, "avx2"))) return &kernels_avx2;
-#endif
-    return !name || !strcmp(name, "plain") ? &kernels_plain : NULL;
-}
-
-#if defined __x86_64__
-static sigjmp_buf refusal;
-
-static void refuse(int number)
-{
-    (void)number;
-    siglongjmp(refusal, 1);
-}
-
-/* Multiply 1 x 2 by 1 x 2 and see: hypervisors hide instructions that work. Before any other thread starts. */
-static bool bf16_works(void)
-{
-    static const uint16_t three[2] = {0x4040, 0x4040};
-    struct sigaction trap = {.sa_handler = refuse}, before;
-    float x[2] = {1, 2}, y = 0, packed[(1 + ROW_TILE) * SHORT_STRIDE] = {0};
-    Weight W = {.dtype = DTYPE_BF16, .rows = 1, .cols = 2, .data = three};
-    if (sigaction(SIGILL, &trap, &before)) return false;
-    if (sigsetjmp(refusal, 1) == 0) {
-        products_bf16.pack_rows(1, 2, SHORT_STRIDE, 1, rows_of(x, 2), packed);
-        products_bf16.nt_turned(1, rows_of(&y, 1), false, packed, &W, 0, 1, 0, 2, NULL, panel, (Fetch){0});
-    }
-    sigaction(SIGILL, &before, NULL);
-    return *(volatile float *)&y == 9;
-}
-
-/* asked: by name, so that a hidden one is tried. Unasked only where pairs are faster: Intel's cores begin one VDPBF16PS
- * every other cycle, but two fp32 multiply-adds in every one (measured on Emerald Rapids: 44 against 88 G multiply-adds/s). */
-static const Products *find_bf16(bool asked)
-{
-    if (find_kernels(NULL) != &kernels_avx512) return NULL;
-    bool has = __builtin_cpu_supports("avx512bf16");
-    return (asked ? has || bf16_works() : has && !__builtin_cpu_is("intel")) ? &products_bf16 : NULL;
-}
-#else
-static const Products *find_bf16(bool asked)
-{
-    (void)asked;
-    return NULL;
-}
-#endif
-
-void matmul_prepare(char **argv)
-{
-    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
-    setenv("GOMP_SPINCOUNT", "1000", 1);
-    execv("/proc/self/exe", argv); /* on failure all is as it was, only slower */
-}
-
-bool matmul_init(const char *compute)
-{
-    bool any = !compute || !strcmp(compute, "auto"), bf16 = !any && !strcmp(compute, "bf16");
-    const char *name = any || bf16 || !strcmp(compute, "fp32") ? NULL
-                       : strncmp(compute, "fp32/", 5)          ? compute
-                                                               : compute + 5;
-    const Products *pairs = any || bf16 ? find_bf16(bf16) : NULL;
-    const Kernels *found = find_kernels(name);
-    if (!found || (bf16 && !pairs)) return false;
-    kernels = found;
-    rounded = pairs;
-    snprintf(path, sizeof path, "%s%s", pairs ? "bf16/" : "fp32/", pairs ? "avx512bf16" : found->name);
-    return true;
-}
-
-bool matmul_is_bf16(void) { return rounded != NULL; }
-
-const char *matmul_path(void) { return path; }

@@ -110,22 +110,4 @@ void block_nn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, floa
 void block_tn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda,
               const float *B, size_t ldb);
 
-/* First thing in main: libgomp reads GOMP_SPINCOUNT when it is loaded, and without it threads that wait for each other spin;
- * beside any other busy process a step is then 5 times slower (docs/design.md has the figures). Sets it where it is missing
- * and starts this program again; returns when nothing is missing. argv is main's. */
-void matmul_prepare(char **argv);
-
-/* Once, before anything else: choose kernels for this CPU.
- * compute  NULL or "auto"   bf16 where the CPU says that it has AVX512-BF16 and is not Intel's (slower there), else fp32
- *          "bf16"           also where a hypervisor hides it and the instruction works: it is tried
- *          "fp32", and "fp32/avx512", "fp32/avx2", "fp32/plain" (or without "fp32/") to take a lesser path
- * false    this CPU or build lacks it; all stays as it was */
-#define MATMUL_CHOICES "auto bf16 fp32 fp32/avx512 fp32/avx2 fp32/plain"
-bool matmul_init(const char *compute);
-
-/* The compute path, as checkpoints record it: "fp32/avx512", "bf16/avx512bf16".
- * Valid after matmul_init. */
-const char *matmul_path(void);
-bool matmul_is_bf16(void); /* frozen weights are multiplied in bf16 */
-
 #endif

@@ -1,5 +1,5 @@
 /* What differs from CPU to CPU: kernel.c and kernel_rows.c are compiled once for each instruction set and fill these tables.
- * matmul_init chooses; matmul.c and rows.c call through `kernels`.
+ * dispatch_init chooses; matmul.c and rows.c call through `kernels`.
  *
  * Two kinds of words: a lane multiplies one float at a time, or a pair of bf16 (products_bf16, frozen BF16 and FP8 weights
  * only). x is brought to words when it is packed; so a packing serves one kind.
@@ -138,7 +138,8 @@ extern GemmNarrow gemm_narrow_avx512, gemm_narrow_avx2, gemm_narrow_plain;
 extern GemmTn gemm_tn_avx512, gemm_tn_avx2, gemm_tn_plain;
 extern const Indexing indexing_avx512, indexing_avx2, indexing_plain;
 extern const Kernels kernels_avx512, kernels_avx2, kernels_plain;
-extern const Kernels *kernels; /* plain until matmul_init */
+extern const Kernels *kernels;        /* of the path; plain until dispatch_init */
+extern const Products *bf16_products; /* for frozen weights that need not be exact; NULL: fp32 for all weights */
 
 static inline float *row_of(Rows rows, size_t i) { return rows.data + (rows.index ? rows.index[i] : i) * rows.stride; }
 

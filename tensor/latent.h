@@ -23,8 +23,9 @@ typedef struct {
     size_t stride; /* latent_stride of the rest */
 } LatentKeys;
 
-/* The kernels of the compute path, in fp32 or, where it has them and they are asked for, with pairs of bf16. In matmul.c. */
-const Latents *latents_of_path(bool pairs);
+/* The kernels of the compute path, in fp32 or, where bf16 is asked for and the path has it, with pairs of bf16. In
+ * dispatch.c; valid after dispatch_init. */
+const Latents *latents_of_path(bool bf16);
 
 /* Words from key to key. Room is needed for LANES more behind the last. */
 size_t latent_stride(const LatentKeys *keys);

@@ -12,6 +12,7 @@
 #include "base/memory.h"
 #include "infer/adapter_io.h"
 #include "infer/generate.h"
+#include "tensor/dispatch.h"
 #include "tensor/gemm.h"
 #include "tensor/safetensors.h"
 #include "train/step.h"
@@ -507,15 +508,14 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: fidelity [--compute NAME] DIR...\n");
         return 2;
     }
-    matmul_prepare(argv);
-    if (!matmul_init(chosen ? argv[2] : "fp32")) {
+    if (!dispatch_init(chosen ? argv[2] : "fp32")) {
         printf("fidelity: skipped, this CPU has no %s\n", argv[2]);
         return 0;
     }
     for (int i = chosen ? 3 : 1; i < argc; i++) {
         Case *c = calloc(1, sizeof *c);
-        if (c) c->bf16 = strncmp(matmul_path(), "bf16/", 5) == 0;
-        printf("%s  (%s)\n", argv[i], matmul_path());
+        if (c) c->bf16 = strncmp(dispatch_path(), "bf16/", 5) == 0;
+        printf("%s  (%s)\n", argv[i], dispatch_path());
         Err *err = c ? run_case(c, argv[i]) : err_new(ERR_MEMORY, "out of memory");
         if (err)
             printf("  FAIL: %s\n", err_message(err));

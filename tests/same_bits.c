@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/rng.h"
+#include "tensor/dispatch.h"
 #include "tensor/gemm.h"
 #include "train/step.h"
 
@@ -682,16 +683,15 @@ int main(int argc, char **argv)
                  .data = argc > 3 ? argv[3] : "",
                  .compute = argc > 4 ? argv[4] : "fp32",
                  .scratch = "/tmp/same_bits.XXXXXX"};
-    matmul_prepare(argv);
     if (argc < 4 || argc > 6) {
         fprintf(stderr, "usage: same_bits GRAFT MODEL DATA [COMPUTE [KILLS]]\n");
         return 2;
     }
-    if (!matmul_init(bits.compute)) {
+    if (!dispatch_init(bits.compute)) {
         printf("same_bits: skipped, this CPU has no %s\n", bits.compute);
         return 0;
     }
-    printf("%s\n", matmul_path());
+    printf("%s\n", dispatch_path());
     if (!mkdtemp(bits.scratch)) {
         perror(bits.scratch);
         return 2;

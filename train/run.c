@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "ckpt/checkpoint.h"
+#include "tensor/dispatch.h"
 #include "tensor/gemm.h"
 #include "train/balance.h"
 #include "train/signals.h"
@@ -54,7 +55,7 @@ static void set_threads(const Run *run)
 
 static Err *set_compute(const char *compute)
 {
-    if (matmul_init(compute)) return NULL;
+    if (dispatch_init(compute)) return NULL;
     return err_new(ERR_USAGE, "compute %s: this CPU cannot do that", compute);
 }
 
@@ -266,7 +267,7 @@ Err *run_open(Run *run, int argc, char **argv)
     TRY(dp_same(&run->dp, rng_name(0, run->config_json), "the settings"));
     TRY(dp_same(&run->dp, rng_name(0, run->base_digest), "the base model's files"));
     TRY(dp_same(&run->dp, rng_name(0, run->data_digest), "the training data"));
-    TRY(dp_same(&run->dp, rng_name(0, matmul_path()), "the compute path"));
+    TRY(dp_same(&run->dp, rng_name(0, dispatch_path()), "the compute path"));
     TRY(run_fit_memory(run));
     TRY(dp_agree(&run->dp, make_step(run)));
     return dp_agree(&run->dp, start_output(run));

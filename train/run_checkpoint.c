@@ -4,7 +4,7 @@
 #include "base/memory.h"
 #include "ckpt/checkpoint.h"
 #include "infer/adapter_checkpoint.h"
-#include "tensor/gemm.h"
+#include "tensor/dispatch.h"
 #include "train/run.h"
 
 #include <stdlib.h>
@@ -128,7 +128,7 @@ static Err *write_file(Run *run, Saved *saved, const char *directory, size_t kee
                                   .metrics_bytes = run->metrics.bytes,
                                   .config_json = run->config_json,
                                   .progress_json = progress,
-                                  .compute_path = (char *)(size_t)matmul_path(),
+                                  .compute_path = (char *)(size_t)dispatch_path(),
                                   .base_digest = run->base_digest,
                                   .data_digest = run->data_digest};
     Err *err = file_make_directory(directory);
@@ -235,7 +235,7 @@ static Err *check_info(const Run *run, const CkptInfo *info)
         return err_new(ERR_USAGE, "seed is %lld; the checkpoint has %llu", (long long)run->settings.seed,
                        (unsigned long long)info->seed);
     if (!run->settings.resume_on_another_path) {
-        Err *err = check_same("the compute path", info->compute_path, matmul_path());
+        Err *err = check_same("the compute path", info->compute_path, dispatch_path());
         if (err) return err_wrap(err, "bits would differ (--resume_on_another_path allows it)");
     }
     uint64_t per_epoch = loader_steps_per_epoch(run->loader);

@@ -1,5 +1,6 @@
 /* What a run is, for people, before it begins. */
 #include "base/log.h"
+#include "tensor/dispatch.h"
 #include "tensor/gemm.h"
 #include "train/balance.h"
 #include "train/run.h"
@@ -155,7 +156,7 @@ void run_describe(const Run *run)
     describe_rates(run);
     describe_balance(run);
     describe_off(run);
-    log_line("  compute   %s, %d rank%s of %d thread%s", matmul_path(), run->dp.size, run->dp.size == 1 ? "" : "s",
+    log_line("  compute   %s, %d rank%s of %d thread%s", dispatch_path(), run->dp.size, run->dp.size == 1 ? "" : "s",
              omp_get_max_threads(), omp_get_max_threads() == 1 ? "" : "s");
     run_describe_memory(run);
     if (run->done) log_line("  resumed   after step %llu", (unsigned long long)run->done);

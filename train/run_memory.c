@@ -5,7 +5,7 @@
 #include "base/memory.h"
 #include "base/proc_memory.h"
 #include "base/rng.h"
-#include "tensor/gemm.h"
+#include "tensor/dispatch.h"
 #include "plan/step_time.h"
 #include "train/run.h"
 
@@ -85,7 +85,7 @@ static void plan_step(Run *run)
     Err *err = machine_load(&machine, &run->planned);
     run->plan = (Plan){.budget = run->budget};
     if (!err && run->planned)
-        err = plan_times(&run->plan, run->model, run->adapter, &run->work, &machine, matmul_is_bf16(),
+        err = plan_times(&run->plan, run->model, run->adapter, &run->work, &machine, dispatch_is_bf16(),
                          run->work.ranks / run->work.local_ranks, 0);
     run->planned = run->planned && !err;
     err_free(err); /* a plan is a courtesy */

@@ -2,7 +2,7 @@
  * this process is not counted, because its memory is cold. The key "profile" of the record is a file format. */
 #include "base/log.h"
 #include "base/memory.h"
-#include "tensor/gemm.h"
+#include "tensor/dispatch.h"
 #include "train/run.h"
 
 #include <stdlib.h>
@@ -27,7 +27,7 @@ static Err *write_record(const Run *run, const char *path)
     char *text, *line;
     Json *record = json_new_object();
     json_add_string(record, "kind", "training");
-    json_add_string(record, "path", matmul_path());
+    json_add_string(record, "path", dispatch_path());
     json_add_number(record, "steps", (double)t->steps);
     json_add_number(record, "seconds", t->seconds / (double)t->steps);
     json_add(record, "profile", timing_json(&t->timing, t->steps));

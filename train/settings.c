@@ -1,6 +1,7 @@
 #include "train/settings.h"
 
 #include "optim/schedule.h"
+#include "tensor/dispatch.h"
 #include "tensor/gemm.h"
 
 #include <stddef.h>
@@ -110,7 +111,7 @@ const Option settings_table[] = {
      .help = "start that many through mpirun on this host"},
     {"threads", OPT_INT, AT(threads), .preset = "0", .min = 0, .max = 4096,
      .help = "per rank; 0: the cores shared out among the host's ranks, or OMP_NUM_THREADS"},
-    {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = MATMUL_CHOICES,
+    {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = COMPUTE_CHOICES,
      .help = "arithmetic of the frozen products"},
     {"memory_limit", OPT_TEXT, AT(memory_limit),
      .help = "for everything on this host, all ranks together: 8GiB; what is free less a tenth when not given. Never "

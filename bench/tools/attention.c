@@ -10,7 +10,7 @@
 #include "base/log.h"
 #include "base/peak.h"
 #include "base/rng.h"
-#include "tensor/gemm.h"
+#include "tensor/dispatch.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -107,7 +107,7 @@ static Err *measure(Tape *tape, const AttentionShape *s, const Data *data, size_
 
 static Err *round_of(Path *path, int round, Tape *tape, const Data *data)
 {
-    matmul_init(path->compute);
+    dispatch_init(path->compute);
     path->rate[round] = peak_of_thread(path->bf16, 2000000);
     for (size_t c = 0; c < N_CASES; c++)
         for (size_t l = 0; l < N_LENGTHS; l++)
@@ -124,9 +124,9 @@ static Err *round_of(Path *path, int round, Tape *tape, const Data *data)
 
 static void print(Path *path)
 {
-    matmul_init(path->compute);
+    dispatch_init(path->compute);
     printf("%s, %d threads; %s peak of one core %.1f G multiply-adds/s; shares of it, forward / backward\n%-34s",
-           matmul_path(), omp_get_max_threads(), path->bf16 ? "bf16" : "fp32", median(path->rate) / 1e9, "attention");
+           dispatch_path(), omp_get_max_threads(), path->bf16 ? "bf16" : "fp32", median(path->rate) / 1e9, "attention");
     for (size_t l = 0; l < N_LENGTHS; l++) printf("    n=%-8zu", lengths[l]);
     for (size_t c = 0; c < N_CASES; c++)
         for (size_t chosen = 0; chosen < N_WAYS; chosen++) {
@@ -148,8 +148,8 @@ static Err *run(int argc, char **argv)
                  normal(MOST * most->rope, 3), normal(MOST * H * most->v, 4), malloc(MOST * MOST / 8)};
     Err *err = NULL;
     for (size_t i = 0; i < (argc > 1 ? 1 : N_PATHS); i++)
-        if (matmul_init(asked[i]))
-            paths[n_paths++] = (Path){.compute = asked[i], .bf16 = !strncmp(matmul_path(), "bf16/", 5)};
+        if (dispatch_init(asked[i]))
+            paths[n_paths++] = (Path){.compute = asked[i], .bf16 = !strncmp(dispatch_path(), "bf16/", 5)};
     for (int round = 0; round < ROUNDS; round++)
         for (size_t p = 0; p < n_paths && !err; p++) err = round_of(&paths[p], round, &tape, &data);
     for (size_t p = 0; p < n_paths && !err; p++) print(&paths[p]);
@@ -158,8 +158,4 @@ static Err *run(int argc, char **argv)
     return err;
 }
 
-int main(int argc, char **argv)
-{
-    matmul_prepare(argv);
-    return err_report("attention", run(argc, argv));
-}
+int main(int argc, char **argv) { return err_report("attention", run(argc, argv)); }

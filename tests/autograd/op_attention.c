@@ -2,6 +2,7 @@
 #include "tests/support/gradients.h"
 
 #include "base/rng.h"
+#include "tensor/dispatch.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -226,7 +227,7 @@ static void single_plainly(const Single *x, double *const want[4])
 static void assert_plain(const Single *x)
 {
     static const char *const name[4] = {"dq", "dkv", "dkr", "o"};
-    bool pairs = strncmp(matmul_path(), "bf16/", 5) == 0;
+    bool pairs = strncmp(dispatch_path(), "bf16/", 5) == 0;
     double *want[4];
     for (size_t i = 0; i < 4; i++) want[i] = calloc(x->n * x->width[i], sizeof *want[i]);
     single_plainly(x, want);
@@ -237,7 +238,7 @@ static void assert_plain(const Single *x)
             worst = fmax(worst, fabs(want[i][k] - (double)x->out[i][k]));
         }
         if (!(worst <= most * (pairs && i < 3 ? 1e-2 : 3e-6)))
-            fail_msg("%s: %s of %zu tokens, heads %zu: %zu %zu %zu, is off by %g of %g", matmul_path(), name[i], x->n,
+            fail_msg("%s: %s of %zu tokens, heads %zu: %zu %zu %zu, is off by %g of %g", dispatch_path(), name[i], x->n,
                      x->s.n_heads, x->s.nope, x->s.rope, x->s.v, worst, most);
     }
     for (size_t i = 0; i < 4; i++) free(want[i]);
@@ -258,7 +259,7 @@ static void every_length_agrees_with_plain_loops_on_every_path(void **state)
         }
     }
     tape_free(&tape);
-    matmul_init("fp32");
+    dispatch_init("fp32");
 }
 
 /* avx2 and avx512 give the same bits; pairs of bf16 touch gradients alone. */
@@ -282,7 +283,7 @@ static void paths_differ_where_they_may_only(void **state)
         tape_free(&tapes[p]);
         single_free(&of[p]);
     }
-    matmul_init("fp32");
+    dispatch_init("fp32");
 }
 
 static void what_does_not_fit_is_an_error(void **state)
@@ -321,6 +322,6 @@ int main(void)
         cmocka_unit_test(paths_differ_where_they_may_only),
         cmocka_unit_test(what_does_not_fit_is_an_error),
     };
-    matmul_init("fp32");
+    dispatch_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

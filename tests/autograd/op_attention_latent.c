@@ -1,6 +1,7 @@
 #include "tests/support/gradients.h"
 
 #include "base/rng.h"
+#include "tensor/dispatch.h"
 #include "tensor/gemm.h"
 
 #include <math.h>
@@ -208,15 +209,15 @@ static void assert_near_expanded(const char *path, double within)
     const void *latent = trial.op;
     dense.shape.latent_from = 0;
     trial.op = &dense;
-    assert_true(matmul_init("fp32"));
+    assert_true(dispatch_init("fp32"));
     Outcome want = trial_run(&trial, &arena);
     trial.op = latent;
-    assert_true(matmul_init(path));
+    assert_true(dispatch_init(path));
     Outcome got = trial_run(&trial, &arena);
     assert_true(distance(got.out, want.out, trial.group.T * trial.cols) < within);
     for (size_t i = 0; i < trial.n_in; i++)
         assert_true(distance(got.grad[i], want.grad[i], trial.in[i].rows * trial.in[i].cols) < within);
-    assert_true(matmul_init("fp32"));
+    assert_true(dispatch_init("fp32"));
     arena_free(&arena);
     trial_free(&trial);
 }
@@ -226,27 +227,27 @@ static void it_equals_the_expanded_form_to_rounding(void **state)
     (void)state;
     assert_near_expanded("fp32", 5e-6);
     assert_near_expanded("fp32/plain", 5e-6);
-    if (matmul_init("fp32/avx2")) assert_near_expanded("fp32/avx2", 5e-6);
+    if (dispatch_init("fp32/avx2")) assert_near_expanded("fp32/avx2", 5e-6);
 }
 
 static void rounding_to_bf16_costs_less_than_a_hundredth(void **state)
 {
     (void)state;
-    if (!matmul_init("bf16")) skip();
+    if (!dispatch_init("bf16")) skip();
     assert_near_expanded("bf16", 1e-2);
 }
 
 static void avx2_has_the_bits_of_avx512(void **state)
 {
     (void)state;
-    if (!matmul_init("fp32/avx512")) skip();
+    if (!dispatch_init("fp32/avx512")) skip();
     for (size_t i = 0; i < N_CASES; i++) {
         Arena arena = {0};
         Trial trial;
         make(&trial, i);
-        assert_true(matmul_init("fp32/avx512"));
+        assert_true(dispatch_init("fp32/avx512"));
         Outcome want = trial_run(&trial, &arena);
-        assert_true(matmul_init("fp32/avx2"));
+        assert_true(dispatch_init("fp32/avx2"));
         Outcome got = trial_run(&trial, &arena);
         assert_memory_equal(got.out, want.out, trial.group.T * trial.cols * sizeof(float));
         for (size_t j = 0; j < trial.n_in; j++)
@@ -254,7 +255,7 @@ static void avx2_has_the_bits_of_avx512(void **state)
         arena_free(&arena);
         trial_free(&trial);
     }
-    assert_true(matmul_init("fp32"));
+    assert_true(dispatch_init("fp32"));
 }
 
 /* ---- what does not fit --------------------------------------------------------------------------------------------- */
@@ -306,6 +307,6 @@ int main(void)
         cmocka_unit_test(avx2_has_the_bits_of_avx512),
         cmocka_unit_test(what_does_not_fit_is_an_error),
     };
-    matmul_init("fp32");
+    dispatch_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 #include "tests/support/gradients.h"
 
-#include "tensor/gemm.h"
+#include "tensor/dispatch.h"
 
 #include <math.h>
 #include <omp.h>
@@ -270,6 +270,6 @@ int main(void)
         cmocka_unit_test(coefficients_of_zero_leave_the_gradient_alone),
         cmocka_unit_test(what_does_not_fit_is_an_error),
     };
-    matmul_init("fp32");
+    dispatch_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 /* Rows of the embedding table, and the residual addition. */
 #include "tests/support/gradients.h"
 
+#include "tensor/dispatch.h"
 #include "tensor/gemm.h"
 
 #include <string.h>
@@ -111,6 +112,6 @@ int main(void)
         cmocka_unit_test(a_token_outside_of_the_vocabulary_is_an_error),
         cmocka_unit_test(tensors_of_two_shapes_do_not_add),
     };
-    matmul_init("fp32");
+    dispatch_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

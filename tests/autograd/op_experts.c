@@ -2,6 +2,7 @@
 #include "tests/support/gradients.h"
 
 #include "base/rng.h"
+#include "tensor/dispatch.h"
 #include "tensor/gemm.h"
 
 #include <math.h>
@@ -489,6 +490,6 @@ int main(void)
         cmocka_unit_test(the_order_of_experts_changes_no_more_than_rounding),
         cmocka_unit_test(what_does_not_fit_is_an_error),
     };
-    matmul_init("fp32");
+    dispatch_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

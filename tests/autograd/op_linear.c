@@ -1,5 +1,6 @@
 #include "tests/support/gradients.h"
 
+#include "tensor/dispatch.h"
 #include "tensor/gemm.h"
 
 static const DType dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3};
@@ -184,6 +185,6 @@ int main(void)
         cmocka_unit_test(weights_that_do_not_fit_are_an_error),
         cmocka_unit_test(a_trained_weight_wants_the_rows_of_the_group),
     };
-    matmul_init("fp32");
+    dispatch_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

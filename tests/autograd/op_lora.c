@@ -1,6 +1,7 @@
 #include "tests/support/gradients.h"
 
 #include "base/rng.h"
+#include "tensor/dispatch.h"
 #include "tensor/gemm.h"
 
 #include <math.h>
@@ -303,6 +304,6 @@ int main(void)
         cmocka_unit_test(the_mask_follows_the_number_of_the_document),
         cmocka_unit_test(what_does_not_fit_is_an_error_that_names_the_pair),
     };
-    matmul_init("fp32");
+    dispatch_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

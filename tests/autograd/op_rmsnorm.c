@@ -1,6 +1,6 @@
 #include "tests/support/gradients.h"
 
-#include "tensor/gemm.h"
+#include "tensor/dispatch.h"
 
 static const struct {
     const char *documents;
@@ -136,6 +136,6 @@ int main(void)
         cmocka_unit_test(layer_norm_has_no_gradient),        cmocka_unit_test(columns_outside_of_x_are_an_error),
         cmocka_unit_test(a_row_of_zeros_stays_zero),
     };
-    matmul_init("fp32");
+    dispatch_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 #include "tests/support/gradients.h"
 
-#include "tensor/gemm.h"
+#include "tensor/dispatch.h"
 
 #include <math.h>
 #include <string.h>
@@ -125,6 +125,6 @@ int main(void)
         cmocka_unit_test(company_and_threads_change_no_bit), cmocka_unit_test(positions_go_on_behind_a_cache),
         cmocka_unit_test(what_does_not_fit_is_an_error),
     };
-    matmul_init("fp32");
+    dispatch_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

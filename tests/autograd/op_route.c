@@ -1,7 +1,7 @@
 #include "tests/support/gradients.h"
 
 #include "base/rng.h"
-#include "tensor/gemm.h"
+#include "tensor/dispatch.h"
 
 #include <math.h>
 #include <string.h>
@@ -226,6 +226,6 @@ int main(void)
         cmocka_unit_test(a_chosen_expert_with_no_score_has_no_infinite_weight),
         cmocka_unit_test(what_does_not_fit_is_an_error),
     };
-    matmul_init("fp32");
+    dispatch_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

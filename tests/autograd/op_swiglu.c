@@ -1,6 +1,6 @@
 #include "tests/support/gradients.h"
 
-#include "tensor/gemm.h"
+#include "tensor/dispatch.h"
 
 static Tensor *build(Tape *tape, const Trial *trial, Call *call)
 {
@@ -78,6 +78,6 @@ int main(void)
         cmocka_unit_test(an_odd_width_is_an_error),
         cmocka_unit_test(large_gates_neither_overflow_nor_lose_their_gradient),
     };
-    matmul_init("fp32");
+    dispatch_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

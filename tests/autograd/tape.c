@@ -1,5 +1,6 @@
 #include "autograd/op.h"
 
+#include "tensor/dispatch.h"
 #include "tensor/gemm.h"
 #include "tests/support/check.h"
 
@@ -385,6 +386,6 @@ int main(void)
         cmocka_unit_test(no_memory_is_an_error_that_says_how_much),
         cmocka_unit_test(rows_times_columns_beyond_memory_are_an_error_not_a_small_block),
     };
-    matmul_init("fp32");
+    dispatch_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

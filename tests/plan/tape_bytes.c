@@ -3,7 +3,7 @@
 
 #include "base/memory.h"
 #include "base/pages.h"
-#include "tensor/gemm.h"
+#include "tensor/dispatch.h"
 #include "train/step.h"
 #include "plan/tape_bytes.h"
 
@@ -18,7 +18,7 @@ static Adapter *adapter;
 static int open_model(void **state)
 {
     (void)state;
-    matmul_init(NULL);
+    dispatch_init(NULL);
     assert_ok(model_open(&model, "examples/tiny-glm5"));
     Json *names = json_new_array();
     json_add_string(names, NULL, "q_b_proj");

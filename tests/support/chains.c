@@ -1,6 +1,7 @@
 #include "tests/support/chains.h"
 
 #include "base/rng.h"
+#include "tensor/dispatch.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -11,7 +12,7 @@ static const char *const paths[N_PATHS] = {"plain", "avx2", "avx512", "bf16"};
 bool has_path(size_t p)
 {
     static bool told[N_PATHS];
-    bool has = matmul_init(paths[p]);
+    bool has = dispatch_init(paths[p]);
     if (!has && !told[p]) print_message("           skipped: this CPU has no %s\n", paths[p]);
     told[p] = true;
     return has;
@@ -65,11 +66,12 @@ float chain(size_t begin, size_t end, const float *x, float s, const float *w, s
 
 void assert_same(const char *what, const float *got, const float *want, size_t n)
 {
-    bool exact = strncmp(matmul_path(), "fp32/plain", 10) != 0;
+    bool exact = strncmp(dispatch_path(), "fp32/plain", 10) != 0;
     for (size_t i = 0; i < n; i++) {
         /* plain rounds products, too: at most 2 n 2^-24 sum|x w| apart, here well below 1e-4 of the largest element */
         bool same = exact ? !memcmp(got + i, want + i, 4) : fabsf(got[i] - want[i]) <= 1e-4f * (10 + fabsf(want[i]));
         if (!same)
-            fail_msg("%s, %s: element %zu is %.9g, not %.9g", matmul_path(), what, i, (double)got[i], (double)want[i]);
+            fail_msg("%s, %s: element %zu is %.9g, not %.9g", dispatch_path(), what, i, (double)got[i],
+                     (double)want[i]);
     }
 }

@@ -3,6 +3,7 @@
 #include "tests/support/chains.h"
 
 #include "base/rng.h"
+#include "tensor/dispatch.h"
 
 #include <math.h>
 #include <omp.h>
@@ -100,7 +101,7 @@ static void reference_apart(bool transposed, size_t T, Rows y, const GemmLora *t
 static void reference(bool transposed, size_t T, Rows y, bool add, float s, Rows x, const Test *w, const GemmLora *term)
 {
     size_t inner = transposed ? w->w.cols : w->w.rows, width = transposed ? w->w.rows : w->w.cols;
-    bool loras = !strncmp(matmul_path(), "bf16/", 5) && !weight_is_exact(&w->w);
+    bool loras = !strncmp(dispatch_path(), "bf16/", 5) && !weight_is_exact(&w->w);
     size_t block = loras ? 2 * BLOCK : BLOCK;
     for (size_t t = 0; t < T; t++)
         for (size_t j = 0; j < width; j++) {
@@ -287,17 +288,17 @@ static void an_exact_weight_is_multiplied_in_fp32_on_every_path(void **state)
         for (size_t k = 0; k < 3; k++) { /* bf16; bf16, exact; fp32 */
             y[k] = floats(T * WIDTH);
             w.w.exact = k == 1;
-            matmul_init(k < 2 ? "bf16" : "fp32");
+            dispatch_init(k < 2 ? "bf16" : "fp32");
             product(transposed, T, rows_of(y[k], WIDTH), false, 1, rows_of(x, INNER), &w.w, NULL);
         }
         assert_memory_equal(y[1], y[2], T * WIDTH * 4);
         assert_memory_not_equal(y[0], y[1], T * WIDTH * 4);
-        matmul_init("bf16");
+        dispatch_init("bf16");
         Weight frozen = w.w, exact = w.w;
         exact.exact = true;
         assert_true(gemm_pack_serves(&frozen, &w.w));
         assert_false(gemm_pack_serves(&frozen, &exact));
-        matmul_init("fp32");
+        dispatch_init("fp32");
         assert_true(gemm_pack_serves(&frozen, &exact));
         for (size_t k = 0; k < 3; k++) free(y[k]);
         free(x);
@@ -369,7 +370,7 @@ static void a_sum_over_rows_is_the_sum_and_none_gives_zeros(void **state)
 {
     (void)state;
     static const size_t shapes[][3] = {{1, 1, 1}, {3, 8, 1100}, {70, 1030, 8}, {33, 600, 513}, {0, 5, 7}};
-    matmul_init(NULL);
+    dispatch_init(NULL);
     for (size_t c = 0; c < 5; c++) {
         size_t T = shapes[c][0], M = shapes[c][1], N = shapes[c][2];
         float *a = normal(1, T * (M + 1)), *b = normal(2, T * (N + 2)), *G = floats(M * N), *again = floats(M * N);
@@ -404,7 +405,7 @@ static void check_block(int way, bool add, size_t M, size_t N, size_t K)
             for (size_t k = 0; i < M && j < N && k < K; k++)
                 want += 2.0 * (double)A[tn ? k * lda + i : i * lda + k] * (double)B[nt ? j * ldb + k : k * ldb + j];
             if (!(fabs(want - (double)C[i * ldc + j]) < 1e-5 * (10 + (double)K)))
-                fail_msg("%s: way %d, %zu x %zu x %zu, (%zu, %zu) is %g, not %g", matmul_path(), way, M, N, K, i, j,
+                fail_msg("%s: way %d, %zu x %zu x %zu, (%zu, %zu) is %g, not %g", dispatch_path(), way, M, N, K, i, j,
                          (double)C[i * ldc + j], want);
         }
     free(A), free(B), free(C), free(before);
@@ -424,18 +425,18 @@ static void blocks_multiply_in_three_directions(void **state)
 static void the_path_is_named_and_an_unknown_one_refused(void **state)
 {
     (void)state;
-    assert_true(matmul_init("plain"));
-    assert_string_equal(matmul_path(), "fp32/plain");
-    assert_false(matmul_init("abacus"));
-    assert_false(matmul_init("fp32/abacus"));
-    assert_string_equal(matmul_path(), "fp32/plain");
-    assert_true(matmul_init("fp32"));
-    assert_int_equal(strncmp(matmul_path(), "fp32/", 5), 0);
-    assert_true(matmul_init("fp32/plain"));
-    assert_string_equal(matmul_path(), "fp32/plain");
-    if (has_path(N_PATHS - 1)) assert_string_equal(matmul_path(), "bf16/avx512bf16");
-    assert_true(matmul_init("auto"));
-    assert_true(matmul_init(NULL));
+    assert_true(dispatch_init("plain"));
+    assert_string_equal(dispatch_path(), "fp32/plain");
+    assert_false(dispatch_init("abacus"));
+    assert_false(dispatch_init("fp32/abacus"));
+    assert_string_equal(dispatch_path(), "fp32/plain");
+    assert_true(dispatch_init("fp32"));
+    assert_int_equal(strncmp(dispatch_path(), "fp32/", 5), 0);
+    assert_true(dispatch_init("fp32/plain"));
+    assert_string_equal(dispatch_path(), "fp32/plain");
+    if (has_path(N_PATHS - 1)) assert_string_equal(dispatch_path(), "bf16/avx512bf16");
+    assert_true(dispatch_init("auto"));
+    assert_true(dispatch_init(NULL));
 }
 
 int main(void)

@@ -1,4 +1,5 @@
 /* LoRA's inner side and sums over rows against scalar chains: avx512 and avx2 must give their bits, plain their value. */
+#include "tensor/dispatch.h"
 #include "tensor/gemm.h"
 
 #include "base/rng.h"
@@ -27,9 +28,9 @@ static float *normal(uint64_t key, size_t n)
 
 static void expect(const char *what, size_t i, float got, float want, float size)
 {
-    bool exact = strncmp(matmul_path(), "fp32/plain", 10) != 0;
+    bool exact = strncmp(dispatch_path(), "fp32/plain", 10) != 0;
     if (exact ? memcmp(&got, &want, sizeof got) != 0 : !(fabsf(got - want) <= 1e-5f * (1 + size)))
-        fail_msg("%s, %s: element %zu is %.9g, not %.9g", matmul_path(), what, i, (double)got, (double)want);
+        fail_msg("%s, %s: element %zu is %.9g, not %.9g", dispatch_path(), what, i, (double)got, (double)want);
 }
 
 /* What kernel_narrow.c promises: in blocks, a chain in each lane, folded in halves, blocks added in order. */
@@ -74,7 +75,7 @@ static void the_inner_side_has_the_bits_of_its_chains(void **state)
     (void)state;
     static const size_t inner[] = {1, 15, 16, 17, 100, 384, 1024, 1025, 2500}, ranks[] = {1, 3, 4, 7, 8, 9, 16, 33};
     for (size_t p = 0; p < N_PATHS; p++) {
-        if (!matmul_init(paths[p])) continue;
+        if (!dispatch_init(paths[p])) continue;
         for (size_t n = 0; n < sizeof inner / sizeof *inner; n++)
             for (size_t r = 0; r < sizeof ranks / sizeof *ranks; r++)
                 for (size_t T = 1; T <= 9; T++) check_narrow((T + r) % 2, T, inner[n], ranks[r], T % 3 == 0);
@@ -108,7 +109,7 @@ static void a_sum_over_rows_is_one_chain_and_none_gives_zeros(void **state)
     static const size_t shapes[][3] = {{1, 1, 1},    {3, 8, 1100}, {70, 1030, 8}, {33, 100, 131}, {0, 5, 7},
                                        {200, 9, 50}, {64, 50, 16}, {65, 3, 769},  {129, 1537, 2}};
     for (size_t p = 0; p < N_PATHS; p++)
-        for (size_t i = 0; i < sizeof shapes / sizeof *shapes && matmul_init(paths[p]); i++)
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes && dispatch_init(paths[p]); i++)
             check_sum(shapes[i][0], shapes[i][1], shapes[i][2]);
 }
 
@@ -116,7 +117,7 @@ static void threads_change_no_bit(void **state)
 {
     (void)state;
     enum { T = 300, N = 700, R = 12 };
-    matmul_init(NULL);
+    dispatch_init(NULL);
     float *x = normal(7, T * N), *u = normal(8, T * R), *A = normal(9, R * N), *y[3], *G[3];
     for (int threads = 1; threads <= 3; threads++) {
         omp_set_num_threads(threads);

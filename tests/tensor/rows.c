@@ -2,7 +2,7 @@
 #include "tensor/rows.h"
 
 #include "base/rng.h"
-#include "tensor/gemm.h"
+#include "tensor/dispatch.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -33,7 +33,7 @@ static void exp_is_within_two_ulp_and_keeps_its_ends(void **state)
 {
     (void)state;
     for (size_t p = 0; p < 3; p++) {
-        if (!matmul_init(paths[p])) continue;
+        if (!dispatch_init(paths[p])) continue;
         size_t n = 0;
         for (double x = -103.9; x < 88.72; x += 0.00213, n++) a[n] = b[n] = (float)x;
         row_exp(n, a, 0);
@@ -53,7 +53,7 @@ static void sums_and_dots_agree_with_double(void **state)
 {
     (void)state;
     for (size_t p = 0; p < 3; p++)
-        for (size_t i = 0; i < N_LENGTHS && matmul_init(paths[p]); i++) {
+        for (size_t i = 0; i < N_LENGTHS && dispatch_init(paths[p]); i++) {
             size_t n = lengths[i];
             double dot = 0, sum = 0, size = 0, most = -INFINITY;
             fill(a, 1, n, 1), fill(b, 2, n, 1);
@@ -72,7 +72,7 @@ static void adding_and_scaling_touch_their_row_only(void **state)
 {
     (void)state;
     for (size_t p = 0; p < 3; p++)
-        for (size_t i = 0; i < N_LENGTHS && matmul_init(paths[p]); i++) {
+        for (size_t i = 0; i < N_LENGTHS && dispatch_init(paths[p]); i++) {
             size_t n = lengths[i];
             fill(a, 1, n, 1), fill(b, 2, n + 1, 1);
             memcpy(c, b, (n + 1) * sizeof *c), memcpy(d, b, (n + 1) * sizeof *d);
@@ -93,7 +93,7 @@ static void softmax_and_its_logarithm_agree_with_double(void **state)
 {
     (void)state;
     for (size_t p = 0; p < 3; p++)
-        for (size_t i = 0; i < N_LENGTHS && matmul_init(paths[p]); i++) {
+        for (size_t i = 0; i < N_LENGTHS && dispatch_init(paths[p]); i++) {
             size_t n = lengths[i];
             double max = -INFINITY, sum = 0, total = 0;
             fill(a, 3, n, 5);
@@ -119,7 +119,7 @@ static void softmax_of_nan_ends_and_says_nan(void **state)
 {
     (void)state;
     for (size_t p = 0; p < 3; p++) {
-        if (!matmul_init(paths[p])) continue;
+        if (!dispatch_init(paths[p])) continue;
         fill(a, 3, 40, 1);
         a[37] = NAN;
         assert_true(isnan(row_softmax(40, a)));
@@ -134,7 +134,7 @@ static void swiglu_and_its_gradient_agree_with_double(void **state)
 {
     (void)state;
     for (size_t p = 0; p < 3; p++)
-        for (size_t i = 0; i < N_LENGTHS && matmul_init(paths[p]); i++) {
+        for (size_t i = 0; i < N_LENGTHS && dispatch_init(paths[p]); i++) {
             size_t n = lengths[i];
             fill(a, 4, n, 4), fill(b, 5, n, 1), fill(c, 6, n, 1);
             row_swiglu(n, d, a, b), row_sigmoid(n, e, a);
@@ -163,7 +163,7 @@ static void avx2_and_avx512_give_the_same_bits(void **state)
     float sums[2][3];
     static float rows[2][3][5003];
     for (size_t p = 0; p < 2; p++) {
-        if (!matmul_init(paths[p + 1])) skip();
+        if (!dispatch_init(paths[p + 1])) skip();
         fill(a, 1, 5003, 3), fill(b, 2, 5003, 1);
         for (size_t j = 0; j < 3; j++) memcpy(rows[p][j], a, sizeof rows[p][j]);
         sums[p][0] = row_dot(5003, a, b), sums[p][1] = row_sum(5003, a), sums[p][2] = row_softmax(5003, rows[p][0]);
@@ -223,7 +223,7 @@ static void the_k_largest_come_in_order_and_ties_go_to_the_lower_id(void **state
 {
     (void)state;
     for (size_t i = 0; i < 3; i++)
-        if (matmul_init(paths[i])) check_choices();
+        if (dispatch_init(paths[i])) check_choices();
 }
 
 int main(void)

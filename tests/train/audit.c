@@ -3,7 +3,7 @@
 
 #include "base/rng.h"
 #include "infer/adapter_io.h"
-#include "tensor/gemm.h"
+#include "tensor/dispatch.h"
 #include "tensor/safetensors.h"
 #include "tests/support/check.h"
 
@@ -269,11 +269,9 @@ static void biases_that_moved_come_back(void **state)
     bench_close(&b);
 }
 
-int main(int argc, char **argv)
+int main(void)
 {
-    (void)argc;
-    matmul_prepare(argv);
-    matmul_init("fp32");
+    dispatch_init("fp32");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_sound_step_has_no_fault_and_experts_without_tokens_are_listed),
         cmocka_unit_test(tokens_that_nothing_scored_depends_on_are_told_apart),

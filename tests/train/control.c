@@ -444,10 +444,8 @@ static void a_dump_holds_every_named_activation_and_gradient(void **state)
 
 #define small_run(test) cmocka_unit_test_setup_teardown(test, open_data, scratch_close)
 
-int main(int argc, char **argv)
+int main(void)
 {
-    (void)argc;
-    matmul_prepare(argv);
     const struct CMUnitTest tests[] = {
         small_run(the_best_step_is_kept_and_patience_ends_a_run),
         small_run(every_domain_of_a_held_out_file_has_its_loss),

@@ -1,6 +1,7 @@
 /* Learning rates by group: twenty steps of every schedule, with LoRA+ and weight decay, against PyTorch's own figures; and
  * which parameters of an adapter learn at which rate. */
 #include "optim/schedule.h"
+#include "tensor/dispatch.h"
 #include "tensor/gemm.h"
 #include "tensor/safetensors.h"
 #include "tests/support/check.h"
@@ -126,11 +127,9 @@ static void every_parameter_learns_at_the_rate_of_its_group(void **state)
     json_free(targets);
 }
 
-int main(int argc, char **argv)
+int main(void)
 {
-    (void)argc;
-    matmul_prepare(argv);
-    matmul_init("fp32");
+    dispatch_init("fp32");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(twenty_steps_are_those_of_torch),
         cmocka_unit_test(every_parameter_learns_at_the_rate_of_its_group),

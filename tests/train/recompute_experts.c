@@ -2,7 +2,7 @@
 #include "tests/support/check.h"
 
 #include "base/memory.h"
-#include "tensor/gemm.h"
+#include "tensor/dispatch.h"
 #include "train/step.h"
 
 #include <omp.h>
@@ -19,7 +19,7 @@ static int open_model(void **state)
 {
     static int32_t ids[N_DOCS][LENGTH], targets[N_DOCS][LENGTH];
     (void)state;
-    matmul_init("fp32");
+    dispatch_init("fp32");
     assert_ok(model_open(&model, "tests/fixtures/model/sparse"));
     Json *experts = json_new_object();
     json_add_string(experts, "experts", "all");

@@ -5,7 +5,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "ckpt/checkpoint.h"
-#include "tensor/gemm.h"
+#include "tensor/dispatch.h"
 #include "tests/support/tiny.h"
 
 #include <dirent.h>
@@ -224,7 +224,7 @@ static void a_resume_with_another_run_in_mind_is_refused_and_changes_nothing(voi
             cases[i].kind, cases[i].part);
         if (fingerprint(output) != before) fail_msg("%s: the refused resume changed the run's directory", cases[i].key);
     }
-    matmul_init("fp32");
+    dispatch_init("fp32");
 }
 
 static void a_damaged_checkpoint_is_refused_by_name(void **state)

@@ -202,6 +202,10 @@ $(BUILD)/tests/words: tests/words.c
 	@mkdir -p $(@D)
 	@$(CC) $(FLAGS) $< $(shell pkg-config --libs libpcre2-8) -o $@
 
+## source     every .c file opens with a comment and is not too long, no cast takes const away (sh tests/source.sh PATH...)
+source:
+	@sh tests/source.sh
+
 ## format     every C file is laid out as .clang-format says (`clang-format -i FILE` does it)
 format:
 	@clang-format --dry-run -Werror $(shell git ls-files '*.c' '*.h')
@@ -224,5 +228,5 @@ clean:
 help:
 	@grep -h '^## ' Makefile | sed 's/^## /  make /'
 
-.PHONY: all format check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench bench-steady bench-tokenizer race layers words headers clean help interop-data interop-chat experiment-which-experts experiment-router-balance
+.PHONY: all format check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench bench-steady bench-tokenizer race layers words source headers clean help interop-data interop-chat experiment-which-experts experiment-router-balance
 .SECONDARY:

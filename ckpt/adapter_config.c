@@ -16,7 +16,9 @@ struct AdapterPattern {
     double value;
 };
 
-enum { KEY_BYTES_MAX = 1000 };
+/* R_MAX only keeps products of sizes in range: the tensors must have this r, too. It is greater than the r that graft trains
+ * with, since PEFT itself sets no limit. */
+enum { KEY_BYTES_MAX = 1000, R_MAX = 1 << 20 };
 
 /* Keys whose value changes nothing in what tensors mean, or is read below. */
 static const char *const free_keys[] = {
@@ -267,7 +269,7 @@ static Err *read_keys(AdapterConfig *cfg)
     if (strcmp(bias, "none") != 0) return err_new(ERR_FORMAT, "key bias is \"%.60s\"; expected \"none\"", bias);
     TRY(check_init(cfg->root));
     TRY(check_plain(cfg->root));
-    TRY(json_may_int(cfg->root, "r", 1, 1 << 20, &cfg->r));
+    TRY(json_may_int(cfg->root, "r", 1, R_MAX, &cfg->r));
     TRY(json_may_number(cfg->root, "lora_alpha", &cfg->alpha));
     TRY(json_may_bool(cfg->root, "use_rslora", &cfg->use_rslora));
     TRY(json_may_string(cfg->root, "base_model_name_or_path", &cfg->base_model));

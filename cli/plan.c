@@ -32,7 +32,7 @@ static const Option plan_table[] = {
      .help = "as in training"},
     {"group_tokens", OPT_INT, AT(group_tokens), .preset = "8192", .min = 0, .max = 1e9, .help = "as in training"},
     {"keep_layers", OPT_INT, AT(keep_layers), .preset = "0", .min = 0, .max = 1e6, .help = "as in training"},
-    {"r", OPT_INT, AT(r), .preset = "16", .min = 1, .max = 4096, .help = "as in training"},
+    {"r", OPT_INT, AT(r), .preset = "16", .min = 1, .max = LORA_R_MAX, .help = "as in training"},
     {"target_modules", OPT_JSON, AT(target_modules), .help = "as in training; attention's projections when not given"},
     {"experts", OPT_JSON, AT(experts), .help = "as in training"},
     {"layers_to_transform", OPT_JSON, AT(layers_to_transform), .help = "as in training"},

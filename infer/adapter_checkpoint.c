@@ -34,7 +34,7 @@ static Err *read_lora(LoraConfig *lora, const Json *settings)
     const Json **const values[] = {&lora->target_modules, &lora->layers_to_transform, &lora->experts};
     for (size_t i = 0; i < 3; i++)
         if (*values[i] && json_kind(*values[i]) == JSON_NULL) *values[i] = NULL;
-    TRY(json_get_int(settings, "r", 1, 1024, &lora->r));
+    TRY(json_get_int(settings, "r", 1, LORA_R_MAX, &lora->r));
     TRY(json_get_number(settings, "lora_alpha", &lora->lora_alpha));
     TRY(json_may_bool(settings, "use_rslora", &lora->use_rslora));
     return json_may_bool(settings, "train_router", &lora->train_router);

@@ -29,6 +29,8 @@ typedef enum {
     LORA_PLACES,
 } LoraPlace;
 
+enum { LORA_R_MAX = 4096 }; /* the greatest r in settings; readers of checkpoints accept the same range */
+
 /* The settings, under PEFT's names. */
 typedef struct {
     int64_t r;

@@ -1,5 +1,6 @@
 #include "train/settings.h"
 
+#include "model/adapter.h"
 #include "optim/schedule.h"
 #include "tensor/dispatch.h"
 #include "tensor/gemm.h"
@@ -18,7 +19,7 @@ const Option settings_table[] = {
     {"eval_file", OPT_LIST, AT(eval_file), .help = "held out: one such file or several, each with a loss of its own"},
     {"output_dir", OPT_TEXT, AT(output_dir), .help = "metrics, checkpoints and the adapter go there"},
     {.help = "Adapter"},
-    {"r", OPT_INT, AT(r), .preset = "16", .min = 1, .max = 4096, .help = "inner size of A and B"},
+    {"r", OPT_INT, AT(r), .preset = "16", .min = 1, .max = LORA_R_MAX, .help = "inner size of A and B"},
     {"lora_alpha", OPT_NUMBER, AT(lora_alpha), .preset = "32", .min = 1e-6, .max = 1e6,
      .help = "the pair is scaled by lora_alpha / r"},
     {"lora_dropout", OPT_NUMBER, AT(lora_dropout), .preset = "0", .min = 0, .max = 0.99,

@@ -131,6 +131,29 @@ static void a_run_that_began_with_an_adapter_keeps_its_shape(void **state)
     model_close(model);
 }
 
+static void every_r_that_can_be_trained_can_be_opened(void **state)
+{
+    static const size_t rs[] = {1, 1024, 1500, LORA_R_MAX};
+    char path[PATH_BYTES], config[200];
+    scratch_path(state, "wide.h5", path);
+    Model *model = tiny_model("dense");
+    for (size_t i = 0; i < sizeof rs / sizeof *rs; i++) {
+        Adapter *a, *b;
+        assert_ok(tiny_adapter(&a, model, rs[i], "['q_a_proj']", "[0]", NULL));
+        tiny_fill(a, 9, 0.2);
+        snprintf(config, sizeof config,
+                 "{'r': %zu, 'lora_alpha': %zu, 'target_modules': ['q_a_proj'], "
+                 "'layers_to_transform': [0]}",
+                 rs[i], 2 * rs[i]);
+        save(a, config, NULL, path);
+        assert_ok(adapter_open(&b, model, path));
+        assert_same(a, b);
+        adapter_free(a);
+        adapter_free(b);
+    }
+    model_close(model);
+}
+
 static void what_does_not_belong_together_is_refused(void **state)
 {
     char path[PATH_BYTES];
@@ -159,6 +182,7 @@ int main(void)
         scratch_test(a_checkpoint_gives_back_the_adapter),
         scratch_test(routers_and_their_biases_come_along),
         scratch_test(a_run_that_began_with_an_adapter_keeps_its_shape),
+        scratch_test(every_r_that_can_be_trained_can_be_opened),
         scratch_test(what_does_not_belong_together_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

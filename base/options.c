@@ -223,8 +223,9 @@ static Err *set_from_json(void *config, const Option *o, const Json *value)
         }
         return NULL;
     case OPT_JSON: {
-        Json *copy = json_duplicate(value);
-        if (!copy) return err_new(ERR_MEMORY, "out of memory");
+        Json *copy = kind == JSON_NULL ? NULL
+                                       : json_duplicate(value); /* null: not given, as options_to_json writes it */
+        if (!copy && kind != JSON_NULL) return err_new(ERR_MEMORY, "out of memory");
         json_free(*(Json **)field);
         *(Json **)field = copy;
         return NULL;

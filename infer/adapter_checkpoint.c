@@ -40,18 +40,15 @@ static Err *read_lora(LoraConfig *lora, const Json *settings)
     return json_may_bool(settings, "train_router", &lora->train_router);
 }
 
-/* experts may name a file, as in the run's settings. */
+/* Settings of older checkpoints may hold the name of an `experts` file instead of its content. */
 static Err *make_anew(Adapter **adapter, const Model *model, const Json *settings)
 {
     LoraConfig lora;
     Json *table = NULL;
     TRY(read_lora(&lora, settings));
-    const char *name = lora.experts && json_kind(lora.experts) == JSON_STRING ? json_string(lora.experts) : "";
-    size_t n = strlen(name);
-    if (n > 5 && strcmp(name + n - 5, ".json") == 0) {
-        TRY(json_read_file(&table, name));
-        lora.experts = table;
-    }
+    TRY(err_wrap(lora_experts_read(&table, lora.experts),
+                 "this older checkpoint holds only the name of a file; put the file back where it was"));
+    if (table) lora.experts = table;
     Err *err = adapter_new(adapter, model, &lora, 0);
     json_free(table);
     return err;

@@ -66,6 +66,11 @@ typedef struct Adapter {
     float *biases; /* [n_layers][E] the routers' correction biases, where they change; NULL: the base's stand */
 } Adapter;
 
+/* The setting `experts` may also be the name of a file, ending in .json, that holds ESFT's object. Resolve it before an
+ * adapter is made and before settings are saved: *table is the file's content, or NULL when `experts` is no such name.
+ * Fails: ERR_IO, ERR_FORMAT, naming the key and the file.   Owner: the caller, json_free. */
+MUST_USE Err *lora_experts_read(Json **table, const Json *experts);
+
 /* Make an adapter as the settings say, A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0 (PEFT's default), the router's values from
  * the base. Every random number is a function of (seed, parameter, index).
  * Fails: ERR_USAGE: a pattern that matches nothing (with the nearest names), an expert or layer that is not there, a router

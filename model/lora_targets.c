@@ -227,6 +227,15 @@ static Err *use_listed(Targets *t, const bool *wanted)
     return NULL;
 }
 
+Err *lora_experts_read(Json **table, const Json *experts)
+{
+    const char *name = experts && json_kind(experts) == JSON_STRING ? json_string(experts) : "";
+    size_t n = strlen(name);
+    *table = NULL;
+    if (n <= 5 || strcmp(name + n - 5, ".json") != 0) return NULL;
+    return err_wrap(json_read_file(table, name), "experts names the file %s", name);
+}
+
 /* ESFT's expert_cfg.json: {"experts": {...}, "shared_experts": false, "non_expert_modules": false}. */
 static Err *read_experts_setting(Targets *t)
 {

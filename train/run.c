@@ -22,6 +22,17 @@ static Err *need(const char *value, const char *key)
     return value ? NULL : err_new(ERR_USAGE, "%s is missing; give it in the configuration or as --%s", key, key);
 }
 
+/* Replace the name of an `experts` file by its content, so that settings.json and checkpoints do without the file. */
+static Err *resolve_experts(Settings *s)
+{
+    Json *table;
+    TRY(lora_experts_read(&table, s->experts));
+    if (!table) return NULL;
+    json_free(s->experts);
+    s->experts = table;
+    return NULL;
+}
+
 static Err *read_settings(Run *run, int argc, char **argv)
 {
     Settings *s = &run->settings, given = {0};
@@ -39,7 +50,7 @@ static Err *read_settings(Run *run, int argc, char **argv)
     if (s->init_adapter && (s->target_modules || s->experts || s->train_router))
         return err_new(ERR_USAGE,
                        "init_adapter says what is trained; leave out target_modules, experts and train_router");
-    return NULL;
+    return resolve_experts(s);
 }
 
 /* Each rank of a host gets its share of the cores. */
@@ -97,23 +108,9 @@ static Err *plan_steps(Run *run)
                          run->total);
 }
 
-/* `experts` may name a file: ESFT's expert_cfg.json. */
-static Err *read_expert_file(Settings *s)
-{
-    const char *name = s->experts && json_kind(s->experts) == JSON_STRING ? json_string(s->experts) : "";
-    size_t n = strlen(name);
-    if (n < 5 || strcmp(name + n - 5, ".json") != 0) return NULL;
-    Json *table;
-    TRY(json_read_file(&table, name));
-    json_free(s->experts);
-    s->experts = table;
-    return NULL;
-}
-
 static Err *attach(Run *run)
 {
     const Settings *s = &run->settings;
-    TRY(read_expert_file(&run->settings));
     if (s->init_adapter) return adapter_open(&run->adapter, run->model, s->init_adapter);
     LoraConfig lora = {.r = s->r,
                        .lora_alpha = s->lora_alpha,

@@ -160,6 +160,19 @@ static Err *check_same(const char *what, const char *file, const char *run)
     return err_new(ERR_USAGE, "%s differs: the checkpoint has %s, this run %s", what, file ? file : "none", run);
 }
 
+/* Settings of older checkpoints may hold the name of an `experts` file instead of its content. When that file is gone,
+ * nothing is reported: loading compares the experts of every array anyway. */
+static bool same_setting(const Json *was, const Json *now)
+{
+    Json *table;
+    if (strcmp(json_key(now), "experts") != 0) return json_equal(was, now);
+    Err *err = lora_experts_read(&table, was);
+    bool gone = err, same = gone || json_equal(table ? table : was, now);
+    err_free(err);
+    json_free(table);
+    return same;
+}
+
 static bool is_among(const char *key, const char *const *keys)
 {
     while (*keys && strcmp(*keys, key) != 0) keys++;
@@ -219,7 +232,7 @@ static Err *tell_changes(const Run *run, const char *before)
     Err *err = json_parse(&new, run->config_json, strlen(run->config_json));
     for (const Json *now = err ? NULL : json_first(new); now && !err; now = json_next(now)) {
         const Json *was = json_find(old, json_key(now));
-        if (was && !json_equal(was, now) && !is_among(json_key(now), free_to_change))
+        if (was && !is_among(json_key(now), free_to_change) && !same_setting(was, now))
             err = tell_change(json_key(now), was, now);
     }
     json_free(old);

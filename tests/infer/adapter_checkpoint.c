@@ -154,6 +154,28 @@ static void every_r_that_can_be_trained_can_be_opened(void **state)
     model_close(model);
 }
 
+static void an_older_checkpoint_may_name_a_file_of_experts(void **state)
+{
+    char path[PATH_BYTES], table[PATH_BYTES], config[2 * PATH_BYTES];
+    static const char chosen[] = "{\"experts\": {\"1\": [3, 12]}}";
+    scratch_path(state, "older.h5", path);
+    scratch_path(state, "expert_cfg.json", table);
+    assert_ok(file_write(table, chosen, strlen(chosen)));
+    snprintf(config, sizeof config,
+             "{'r': 3, 'lora_alpha': 6, 'target_modules': ['o_proj', 'kv_b_proj'], 'experts': '%s'}", table);
+    Model *model = tiny_model("dense");
+    Adapter *a = plain_adapter(model, 3), *b;
+    save(a, config, NULL, path);
+    assert_ok(adapter_open(&b, model, path));
+    assert_same(a, b);
+    adapter_free(b);
+    assert_int_equal(remove(table), 0);
+    assert_fails(adapter_open(&b, model, path), ERR_IO, "put the file back where it was: experts names the file ");
+    assert_fails(adapter_open(&b, model, path), ERR_IO, table);
+    adapter_free(a);
+    model_close(model);
+}
+
 static void what_does_not_belong_together_is_refused(void **state)
 {
     char path[PATH_BYTES];
@@ -183,6 +205,7 @@ int main(void)
         scratch_test(routers_and_their_biases_come_along),
         scratch_test(a_run_that_began_with_an_adapter_keeps_its_shape),
         scratch_test(every_r_that_can_be_trained_can_be_opened),
+        scratch_test(an_older_checkpoint_may_name_a_file_of_experts),
         scratch_test(what_does_not_belong_together_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

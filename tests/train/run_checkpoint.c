@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "ckpt/checkpoint.h"
+#include "infer/adapter_io.h"
 #include "tensor/dispatch.h"
 #include "tests/support/tiny.h"
 
@@ -145,6 +146,37 @@ static void resuming_equals_never_stopping(void **state)
     free(b);
 }
 
+static void a_run_does_without_its_file_of_experts_once_it_has_begun(void **state)
+{
+    static const char chosen[] = "{\"experts\": {\"4\": [1, 7, 20]}}";
+    char output[PATH_BYTES], table[PATH_BYTES], path[PATH_BYTES], whole[128], resumed[128];
+    assert_ok(file_write(scratch_path(state, "expert_cfg.json", table), chosen, strlen(chosen)));
+    assert_ok(train(scratch_path(state, "run", output), MORE("--experts", table), whole));
+    assert_int_equal(unlink(table), 0);
+    assert_ok(checkpoint_path(path, output, 4));
+
+    Model *model;
+    Adapter *adapter;
+    assert_ok(model_open(&model, "examples/tiny-glm5"));
+    assert_ok(adapter_open(&adapter, model, path));
+    adapter_free(adapter);
+    model_close(model);
+
+    char *settings; /* it names everything that the run needs */
+    assert_ok(file_join(path, output, "settings.json"));
+    Run run = {.dp = {.size = 1}};
+    remove_checkpoint(output, 6);
+    assert_ok(run_open(&run, 3, (char *[]){path, "--resume_from_checkpoint", "auto"}));
+    assert_ok(loop_run(&run));
+    assert_int_equal(json_kind(run.settings.experts), JSON_OBJECT);
+    strcpy(resumed, run.state_digest);
+    run_close(&run);
+    assert_string_equal(whole, resumed);
+    assert_ok(file_read(&settings, &(size_t){0}, path));
+    assert_null(strstr(settings, "expert_cfg.json"));
+    free(settings);
+}
+
 static void resuming_from_an_older_checkpoint_drops_the_newer(void **state)
 {
     char output[PATH_BYTES], path[PATH_BYTES], one[128], two[128];
@@ -273,6 +305,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         scratch_test(resuming_equals_never_stopping),
+        scratch_test(a_run_does_without_its_file_of_experts_once_it_has_begun),
         scratch_test(resuming_from_an_older_checkpoint_drops_the_newer),
         scratch_test(a_finished_run_resumed_stays_as_it_was),
         scratch_test(a_resume_with_another_run_in_mind_is_refused_and_changes_nothing),

@@ -1,5 +1,6 @@
 #include "train/settings.h"
 
+#include "model/adapter.h"
 #include "tests/support/check.h"
 
 #include <stdlib.h>
@@ -96,6 +97,9 @@ static void values_out_of_range_are_refused(void **state)
                                            {"--guard=maybe", NULL, "guard"},
                                            {"--micro_batch_tokens", "", "micro_batch_tokens"}};
     (void)state;
+    char above[32];
+    snprintf(above, sizeof above, "%d", LORA_R_MAX + 1);
+    assert_fails(say("--r", above), ERR_USAGE, "r");
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         assert_fails(say(words[i][0], words[i][1]), ERR_USAGE, words[i][2]);
     assert_fails(file_says(state, "{\"r\": \"8\"}"), ERR_USAGE, "r");
@@ -121,6 +125,7 @@ static void settings_come_back_from_their_own_json(void **state)
     assert_ok(options_json(&other, settings_table, json, "settings.json"));
     assert_ok(options_to_json(&other, settings_table, &again));
     assert_true(json_equal(json, again));
+    assert_null(other.lr_scheduler_kwargs); /* null in the file: not given */
     json_free(json);
     json_free(again);
     options_free(&other, settings_table);

@@ -2,7 +2,7 @@
  *
  *     rows       0 ................................... T
  *     documents  |---- 0 ----|-- 1 --|------ 2 ------|-3-|      doc_start
- *     micro      |-------- 7 --------|-------- 8 --------|      micro_start, numbered from first_micro
+ *     micro      |-------- 7 --------|-------- 8 --------|      micro_batch_start, numbered from first_micro_batch
  *
  * A micro-batch holds whole documents. Nothing is padded. */
 #ifndef GRAFT_AUTOGRAD_GROUP_H
@@ -12,11 +12,11 @@
 
 typedef struct {
     size_t T;
-    size_t n_docs, first_doc;    /* the number of document 0 in its step: dropout asks for it */
-    const size_t *doc_start;     /* [n_docs + 1] */
-    const size_t *doc_past;      /* [n_docs] tokens that a cache holds of each document already; NULL: none */
-    size_t n_micro, first_micro; /* the number of micro-batch 0 in its step */
-    const size_t *micro_start;   /* [n_micro + 1] */
+    size_t n_docs, first_doc; /* the number of document 0 in its step: dropout asks for it */
+    const size_t *doc_start;  /* [n_docs + 1] */
+    const size_t *doc_past;   /* [n_docs] tokens that a cache holds of each document already; NULL: none */
+    size_t n_micro_batches, first_micro_batch; /* the number of micro-batch 0 in its step */
+    const size_t *micro_batch_start;           /* [n_micro_batches + 1] */
 } Group;
 
 /* The rows [begin, begin + n) of one micro-batch and its number in the step. */
@@ -26,7 +26,8 @@ typedef struct {
 
 static inline Span group_span(const Group *group, size_t m)
 {
-    return (Span){group->micro_start[m], group->micro_start[m + 1] - group->micro_start[m], group->first_micro + m};
+    return (Span){group->micro_batch_start[m], group->micro_batch_start[m + 1] - group->micro_batch_start[m],
+                  group->first_micro_batch + m};
 }
 
 #endif

@@ -31,14 +31,14 @@ Tensor *op_linear_trained(Tape *tape, Tensor *x, const Weight *W, const Param *p
 
 /* ---- op_lora.c ------------------------------------------------------------------------------------------------- */
 
-/* The two halves of a pair that serves more than one operation: u = drop(x) A', and y = x W' + scale u B', B [n_micro] of
+/* The two halves of a pair that serves more than one operation: u = drop(x) A', and y = x W' + scale u B', B [n_micro_batches] of
  * op_param. */
 Tensor *op_lora_down(Tape *tape, Tensor *x, const Lora *lora);
 Tensor *op_lora_up(Tape *tape, Tensor *x, const Weight *W, Tensor *u, const Lora *lora, Tensor *const *B);
 
 /* ---- op_param.c ------------------------------------------------------------------------------------------------ */
 
-/* A parameter as a tensor for each micro-batch, [n_micro]: values are shared, gradients are the micro-batch's own. So
+/* A parameter as a tensor for each micro-batch, [n_micro_batches]: values are shared, gradients are the micro-batch's own. So
  * several operations can add to them before they go to the parameter's forest. */
 Tensor *const *op_param(Tape *tape, const Param *param);
 
@@ -211,7 +211,7 @@ typedef struct {
 
 /* One micro-batch's share of a layer's statistics: affinity [E], softmax [E], load [E], z, seq: balance_width numbers. */
 size_t balance_width(size_t E);
-void balance_gather(Tape *tape, const RouterShape *shape, Tensor *logits, double *stats /* [n_micro][width] */);
+void balance_gather(Tape *tape, const RouterShape *shape, Tensor *logits, double *stats /* [n_micro_batches][width] */);
 
 /* The values of the losses from the statistics of the whole step. layers [L][width], already added over micro-batches. */
 BalanceValues balance_values(size_t L, size_t E, size_t K, size_t tokens, size_t documents, const double *layers);

@@ -387,14 +387,15 @@ static void attention_latent_backward(Node *node)
                    .dlow = wanted(in->low),
                    .dkr = wanted(in->kr)};
     for (size_t d = 0, m = 0; d < group->n_docs; d++) {
-        while (in->lora && m + 1 < group->n_micro && group->micro_start[m + 1] <= group->doc_start[d]) m++;
+        while (in->lora && m + 1 < group->n_micro_batches && group->micro_batch_start[m + 1] <= group->doc_start[d])
+            m++;
         if (!attends_latents(&state->shape, group, &state->keys, d)) continue;
         Work work;
         work_open(&work, tape, state, d, true);
         g.dq_u = tape_scratch(tape, work.n * state->shape.n_heads * work.r + 1);
         if (tape_computes(tape)) {
             document_backward(&work, state, &g);
-            g.dB = in->lora && group->n_micro ? wanted(in->B[m]) : NULL;
+            g.dB = in->lora && group->n_micro_batches ? wanted(in->B[m]) : NULL;
             if (g.dB) lora_backward(&work, state, &g);
         }
         tape_scratch_reset(tape);
@@ -431,7 +432,8 @@ Tensor *op_attention_latent(Tape *tape, const AttentionShape *shape, const Laten
 {
     const Group *group = tape->group;
     if (!tape_expect(tape, true, " ") || !fits(tape, shape, in, o)) return &tape->dummy;
-    size_t T = group->T, H = shape->n_heads, r = in->lora ? in->lora->B->cols : 0, n_in = 5 + (r ? group->n_micro : 0);
+    size_t T = group->T, H = shape->n_heads, r = in->lora ? in->lora->B->cols : 0,
+           n_in = 5 + (r ? group->n_micro_batches : 0);
     Tensor *others = o; /* NULL: this one makes it */
     if (!o) o = tape_tensor(tape, T, H * shape->v);
     LatentState *state = tape_alloc(tape, sizeof *state);

@@ -52,10 +52,10 @@ void balance_gather(Tape *tape, const RouterShape *shape, Tensor *logits, double
     int32_t *ids = (int32_t *)(void *)tape_scratch(tape, shape->K);
     double *document = (double *)(void *)tape_scratch(tape, 4 * E); /* affinity [E], load [E] */
     if (!fits(tape, shape, logits)) return;
-    memset(stats, 0, group->n_micro * width * sizeof *stats);
-    for (size_t m = 0; m < group->n_micro; m++) {
+    memset(stats, 0, group->n_micro_batches * width * sizeof *stats);
+    for (size_t m = 0; m < group->n_micro_batches; m++) {
         double *mine = stats + m * width, *z_sum = mine + 3 * E, *seq = mine + 3 * E + 1;
-        for (; d < group->n_docs && group->doc_start[d] < group->micro_start[m + 1]; d++) {
+        for (; d < group->n_docs && group->doc_start[d] < group->micro_batch_start[m + 1]; d++) {
             size_t n = group->doc_start[d + 1] - group->doc_start[d];
             memset(document, 0, 2 * E * sizeof *document);
             for (size_t t = group->doc_start[d]; t < group->doc_start[d + 1]; t++) {

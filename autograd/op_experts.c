@@ -247,7 +247,7 @@ static void sum_pair(const Back *back, const Lora *lora, Sums *sums, Piece p, Ro
     if (!lora || !param_trains(lora->A)) return;
     const uint32_t *token = back->plan->token;
     size_t R = lora->A->rows, end = p.at + p.n, last = back->plan->begin[back->e + 1];
-    for (; sums->m < back->group->n_micro; sums->m++) {
+    for (; sums->m < back->group->n_micro_batches; sums->m++) {
         Span span = group_span(back->group, sums->m);
         size_t from = size_max(sums->at, p.at), past = from;
         while (past < last && token[past] < span.begin + span.n) past++;

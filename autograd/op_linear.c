@@ -40,7 +40,7 @@ static size_t rank_most(const LinearState *state)
 static void sum_trained(const Tape *tape, const Param *param, const Tensor *x, const Tensor *y)
 {
     size_t D = x->shape[1], O = y->shape[1];
-    for (size_t m = 0; m < tape->group->n_micro; m++) {
+    for (size_t m = 0; m < tape->group->n_micro_batches; m++) {
         Span span = group_span(tape->group, m);
         gemm_tn(span.n, O, D, param_leaf(param, span.number), false, 1, rows_of(y->grad + span.begin * O, O),
                 rows_of(x->data + span.begin * D, D));

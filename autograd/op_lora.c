@@ -58,7 +58,7 @@ float *lora_up_backward(Tape *tape, const Lora *lora, const float *dy, size_t O,
     float *du = tape_scratch(tape, T * R);
     if (!tape_computes(tape)) return du;
     gemm_narrow_nn(T, rows_of(du, R), lora->scale, rows_of(dy, O), R, N, B->data);
-    for (size_t m = 0; m < tape->group->n_micro && param_trains(B); m++) {
+    for (size_t m = 0; m < tape->group->n_micro_batches && param_trains(B); m++) {
         Span span = group_span(tape->group, m);
         gemm_tn(span.n, N, R, param_leaf(B, span.number), false, lora->scale, rows_of(dy + span.begin * O, O),
                 rows_of(u + span.begin * R, R));
@@ -74,7 +74,7 @@ void lora_sum_A(Tape *tape, const Lora *lora, const Tensor *x, const float *du)
     if (!param_trains(A)) return;
     const float *xd = lora_dropped(tape, lora, x);
     if (!tape_computes(tape)) return;
-    for (size_t m = 0; m < tape->group->n_micro; m++) {
+    for (size_t m = 0; m < tape->group->n_micro_batches; m++) {
         Span span = group_span(tape->group, m);
         gemm_tn(span.n, R, D, param_leaf(A, span.number), false, 1, rows_of(du + span.begin * R, R),
                 rows_of(xd + span.begin * D, D));
@@ -137,7 +137,7 @@ static void up_backward(Node *node)
     if (!tape_computes(tape)) return;
     gemm_narrow_nn(T, rows_of(du, R), lora->scale, rows_of(y->grad, O), R, O, lora->B->data);
     if (u->requires_grad) row_add(T * R, u->grad, du);
-    for (size_t m = 0; m < tape->group->n_micro && B[m]->requires_grad; m++) {
+    for (size_t m = 0; m < tape->group->n_micro_batches && B[m]->requires_grad; m++) {
         Span span = group_span(tape->group, m);
         gemm_tn(span.n, O, R, dB, false, lora->scale, rows_of(y->grad + span.begin * O, O),
                 rows_of(u->data + span.begin * R, R));
@@ -151,21 +151,22 @@ static const Op up = {.name = "linear", .backward = up_backward, .overwrites_gra
 
 Tensor *op_lora_up(Tape *tape, Tensor *x, const Weight *W, Tensor *u, const Lora *lora, Tensor *const *B)
 {
-    size_t T = u->shape[0], D = x->shape[1], R = u->shape[1], O = W->rows, n_micro = tape->group->n_micro;
+    size_t T = u->shape[0], D = x->shape[1], R = u->shape[1], O = W->rows,
+           n_micro_batches = tape->group->n_micro_batches;
     if (!tape_expect(tape,
                      W->cols == D && x->shape[0] == T && lora->B->cols == R && lora->B->rows == O && lora->col == 0,
                      "%s: x is [%zu][%zu], u [%zu][%zu], %s [%zu][%zu], B [%zu][%zu] at column %zu", lora->B->name,
                      x->shape[0], D, T, R, W->name, O, W->cols, lora->B->rows, lora->B->cols, lora->col))
         return &tape->dummy;
-    Tensor *y = tape_tensor(tape, T, O), **in = tape_alloc(tape, (2 + n_micro) * sizeof *in);
+    Tensor *y = tape_tensor(tape, T, O), **in = tape_alloc(tape, (2 + n_micro_batches) * sizeof *in);
     Up *state = tape_alloc(tape, sizeof *state);
     float *scratch = tape_scratch(tape, gemm_scratch(T, D, R));
     if (tape->err) return &tape->dummy;
     *state = (Up){W, lora};
     in[0] = x;
     in[1] = u;
-    for (size_t m = 0; m < n_micro; m++) in[2 + m] = B[m];
+    for (size_t m = 0; m < n_micro_batches; m++) in[2 + m] = B[m];
     GemmLora term = lora_outer(lora, 0, O, u->data);
     if (tape_computes(tape)) gemm_nt(T, rows_of(y->data, O), false, 1, rows_of(x->data, D), W, &term, scratch);
-    return tape_record(tape, &up, y, state, false, 2 + n_micro, in);
+    return tape_record(tape, &up, y, state, false, 2 + n_micro_batches, in);
 }

@@ -22,7 +22,7 @@ static const Op param_op = {.name = "param", .backward = param_backward};
 
 Tensor *const *op_param(Tape *tape, const Param *param)
 {
-    size_t n = tape->group->n_micro;
+    size_t n = tape->group->n_micro_batches;
     Tensor **of = tape_alloc(tape, (n + 1) * sizeof *of);
     ParamState *state = tape_alloc(tape, (n + 1) * sizeof *state);
     for (size_t m = n; m-- > 0 && !tape->err;) {

@@ -271,7 +271,8 @@ static Err *begin(Ops *o, size_t T)
     choices_free(&o->choices);
     o->T = T;
     o->doc_start[1] = T;
-    o->group = (Group){.T = T, .n_docs = 1, .doc_start = o->doc_start, .n_micro = 1, .micro_start = o->doc_start};
+    o->group = (Group){
+        .T = T, .n_docs = 1, .doc_start = o->doc_start, .n_micro_batches = 1, .micro_batch_start = o->doc_start};
     TRY(model_reserve_positions(o->model, T));
     TRY(choices_new(&o->choices, o->model, &o->group));
     return forest_begin(&o->forest, o->lora->n, 0, 1);

@@ -19,7 +19,7 @@ typedef struct {
     size_t first; /* document of the scores */
     size_t row;   /* of the reading's hidden states */
     size_t *doc_start;
-    size_t micro_start[2];
+    size_t micro_batch_start[2];
 } Part;
 
 typedef struct {
@@ -74,9 +74,12 @@ static Err *make_part(Work *w, size_t first, size_t row, size_t most, Part *part
     }
     part->first = first;
     part->row = row;
-    part->micro_start[1] = T;
-    part->group =
-        (Group){.T = T, .n_docs = n, .doc_start = part->doc_start, .n_micro = 1, .micro_start = part->micro_start};
+    part->micro_batch_start[1] = T;
+    part->group = (Group){.T = T,
+                          .n_docs = n,
+                          .doc_start = part->doc_start,
+                          .n_micro_batches = 1,
+                          .micro_batch_start = part->micro_batch_start};
     return NULL;
 }
 

@@ -48,7 +48,7 @@ typedef struct {
     size_t n, capacity;
     size_t *which; /* [n] sessions */
     size_t *doc_start, *doc_past;
-    size_t micro_start[2];
+    size_t micro_batch_start[2];
     int32_t *ids;
     float *x;     /* [T][D] between the layers */
     float **rows; /* [3 n] the sessions' latent, rotary and index rows of the layer at work */
@@ -58,13 +58,13 @@ typedef struct {
 static Err *fill_pack(Pack *p, const Model *model, Session *const *sessions)
 {
     size_t T = p->doc_start[p->n], D = (size_t)model->config.hidden_size;
-    p->micro_start[1] = T;
+    p->micro_batch_start[1] = T;
     p->group = (Group){.T = T,
                        .n_docs = p->n,
                        .doc_start = p->doc_start,
                        .doc_past = p->doc_past,
-                       .n_micro = 1,
-                       .micro_start = p->micro_start};
+                       .n_micro_batches = 1,
+                       .micro_batch_start = p->micro_batch_start};
     TRY(mem_new(&p->ids, T, sizeof *p->ids));
     TRY(mem_new(&p->x, T * D, sizeof *p->x));
     TRY(mem_new(&p->rows, 3 * p->n, sizeof *p->rows));

@@ -87,7 +87,7 @@ typedef struct {
 typedef struct {
     Choices *choices;
     bool made;                        /* choices were made on the way up and stand */
-    double *balance_stats;            /* [n_micro][balance_width(E)] to gather into, or NULL */
+    double *balance_stats;            /* [n_micro_batches][balance_width(E)] to gather into, or NULL */
     const BalanceValues *coefficient; /* of the balance losses, or NULL */
     const BalanceStep *balance;
     LayerCache *cache; /* grows by the group's rows; NULL: no cache */

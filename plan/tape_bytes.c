@@ -56,8 +56,8 @@ static Err *count_open(Count *c, const Model *model, size_t T, const TapeWork *w
     TRY(mem_new(&c->bitmaps, n_docs, sizeof *c->bitmaps));
     c->group.doc_start = c->starts;
     c->group.n_docs = 1 + cut(first, T, others, c->starts + 1);
-    c->group.micro_start = c->starts + c->group.n_docs + 1;
-    c->group.n_micro = cut(0, T, micro, c->starts + c->group.n_docs + 1);
+    c->group.micro_batch_start = c->starts + c->group.n_docs + 1;
+    c->group.n_micro_batches = cut(0, T, micro, c->starts + c->group.n_docs + 1);
     for (size_t d = 0; d < c->group.n_docs; d++)
         if (c->starts[d + 1] - c->starts[d] > model->index.top_k) c->bitmaps[d] = &bitmap;
     for (size_t l = 0; l < model->n_layers; l++)

@@ -11,7 +11,7 @@ static Err *cut_micro(Batch *b, const Document *const *docs, size_t most)
     TRY(mem_new(&b->micro_doc, b->n_docs + 1, sizeof *b->micro_doc));
     for (size_t d = 0; d < b->n_docs; d++) {
         if (d == 0 || in_this + docs[d]->n > most) {
-            b->micro_doc[b->n_micro++] = d;
+            b->micro_doc[b->n_micro_batches++] = d;
             in_this = 0;
         }
         in_this += docs[d]->n;
@@ -19,7 +19,7 @@ static Err *cut_micro(Batch *b, const Document *const *docs, size_t most)
         b->n_loss_tokens += docs[d]->n_loss_tokens;
         if (docs[d]->n > b->longest) b->longest = docs[d]->n;
     }
-    b->micro_doc[b->n_micro] = b->n_docs;
+    b->micro_doc[b->n_micro_batches] = b->n_docs;
     return NULL;
 }
 
@@ -36,11 +36,11 @@ static Err *share_out(Batch *b, const Dp *dp, const Document *const *docs)
     size_t size = (size_t)dp->size, r = 1, before = 0;
     TRY(mem_new(&b->rank_micro, size + 1, sizeof *b->rank_micro));
     TRY(mem_new(&b->rank_doc, size + 1, sizeof *b->rank_doc));
-    for (size_t m = 0; m < b->n_micro; m++) {
+    for (size_t m = 0; m < b->n_micro_batches; m++) {
         while (r < size && before * size >= r * b->tokens) b->rank_micro[r++] = m;
         before += micro_tokens(b, docs, m);
     }
-    while (r <= size) b->rank_micro[r++] = b->n_micro;
+    while (r <= size) b->rank_micro[r++] = b->n_micro_batches;
     for (r = 0; r <= size; r++) b->rank_doc[r] = b->micro_doc[b->rank_micro[r]];
     return NULL;
 }
@@ -66,31 +66,33 @@ static size_t count_groups(const Batch *b, const Document *const *docs, size_t m
 
 static Err *make_groups(Batch *b, const Dp *dp, const Document *const *docs, size_t most)
 {
-    size_t first = b->rank_micro[dp->rank], end = b->rank_micro[dp->rank + 1], n_micro = end - first;
+    size_t first = b->rank_micro[dp->rank], end = b->rank_micro[dp->rank + 1], n_micro_batches = end - first;
     size_t begin_doc = b->rank_doc[dp->rank], n_docs = b->rank_doc[dp->rank + 1] - begin_doc, rows = 0;
     for (size_t d = 0; d < n_docs; d++) rows += docs[begin_doc + d]->n;
     TRY(mem_new(&b->ids, rows, sizeof *b->ids));
     TRY(mem_new(&b->targets, rows, sizeof *b->targets));
-    TRY(mem_new(&b->groups, n_micro, sizeof *b->groups));
-    TRY(mem_new(&b->doc_start, n_docs + n_micro, sizeof *b->doc_start)); /* a group adds one end */
-    TRY(mem_new(&b->micro_start, 2 * n_micro, sizeof *b->micro_start));
-    size_t *doc_start = b->doc_start, *micro_start = b->micro_start;
+    TRY(mem_new(&b->groups, n_micro_batches, sizeof *b->groups));
+    TRY(mem_new(&b->doc_start, n_docs + n_micro_batches, sizeof *b->doc_start)); /* a group adds one end */
+    TRY(mem_new(&b->micro_batch_start, 2 * n_micro_batches, sizeof *b->micro_batch_start));
+    size_t *doc_start = b->doc_start, *micro_batch_start = b->micro_batch_start;
     for (size_t m = first; m < end;) {
         BatchGroup *g = &b->groups[b->n_groups++];
         *g = (BatchGroup){.row = b->T, .ids = b->ids + b->T, .targets = b->targets + b->T};
-        g->group =
-            (Group){.first_doc = b->micro_doc[m], .doc_start = doc_start, .first_micro = m, .micro_start = micro_start};
+        g->group = (Group){.first_doc = b->micro_doc[m],
+                           .doc_start = doc_start,
+                           .first_micro_batch = m,
+                           .micro_batch_start = micro_batch_start};
         do {
-            *micro_start++ = b->T - g->row;
+            *micro_batch_start++ = b->T - g->row;
             for (size_t d = b->micro_doc[m]; d < b->micro_doc[m + 1]; d++) {
                 *doc_start++ = b->T - g->row;
                 copy_rows(b, docs[d]);
                 g->group.n_docs++;
             }
-            g->group.n_micro++;
+            g->group.n_micro_batches++;
             m++;
         } while (m < end && (most == 0 || b->T - g->row + micro_tokens(b, docs, m) <= most));
-        *doc_start++ = *micro_start++ = g->group.T = b->T - g->row;
+        *doc_start++ = *micro_batch_start++ = g->group.T = b->T - g->row;
     }
     return NULL;
 }
@@ -118,7 +120,7 @@ void batch_free(Batch *batch)
     free(batch->ids);
     free(batch->targets);
     free(batch->doc_start);
-    free(batch->micro_start);
+    free(batch->micro_batch_start);
     free(batch->groups);
     *batch = (Batch){0};
 }

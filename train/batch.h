@@ -23,14 +23,14 @@ typedef struct {
 
 typedef struct {
     size_t n_docs, tokens, n_loss_tokens; /* of the whole step, all ranks */
-    size_t n_micro;
-    size_t *micro_doc;      /* [n_micro + 1] first document of each */
+    size_t n_micro_batches;
+    size_t *micro_doc;      /* [n_micro_batches + 1] first document of each */
     size_t *rank_micro;     /* [size + 1] first micro-batch of each rank */
     size_t *rank_doc;       /* [size + 1] first document of each rank */
     size_t T;               /* rows of this rank */
     int32_t *ids, *targets; /* [T] */
     size_t *doc_start;      /* offsets for all groups, each from 0 */
-    size_t *micro_start;
+    size_t *micro_batch_start;
     size_t n_groups, most_groups; /* of this rank, of the rank that has most */
     BatchGroup *groups;
     size_t longest; /* tokens of the longest document */

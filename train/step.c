@@ -27,7 +27,7 @@ struct Step {
     float *dx;          /* [T][D] */
     size_t dx_floats;
     Choices *choices;                /* [n_groups] */
-    double *stats;                   /* [L sparse][n_micro][width] */
+    double *stats;                   /* [L sparse][n_micro_batches][width] */
     double *totals;                  /* [L sparse][width] */
     double *load_all;                /* [E] */
     BalanceStep *balance;            /* [L] */
@@ -176,7 +176,7 @@ static Err *prepare(Run *run)
     free(s->stats);
     free(s->totals);
     s->stats = s->totals = NULL;
-    TRY(mem_new(&s->stats, L * batch->n_micro * width, sizeof *s->stats));
+    TRY(mem_new(&s->stats, L * batch->n_micro_batches * width, sizeof *s->stats));
     return mem_new(&s->totals, L * width, sizeof *s->totals);
 }
 
@@ -202,15 +202,15 @@ static void show(const Run *run, const char *what, size_t l, const BatchGroup *g
 /* Statistics of one layer: rows of all micro-batches of the step. */
 static double *layer_stats(const Run *run, size_t l)
 {
-    return run->s->stats + l * run->batch->n_micro * balance_width(run->s->model->router.E);
+    return run->s->stats + l * run->batch->n_micro_batches * balance_width(run->s->model->router.E);
 }
 
 /* An error inside a group belongs to its micro-batches. */
 static Err *in_group(const Run *run, const BatchGroup *g, Err *err)
 {
     if (!err) return NULL;
-    run->s->failed_first = g->group.first_micro;
-    run->s->failed_end = g->group.first_micro + g->group.n_micro;
+    run->s->failed_first = g->group.first_micro_batch;
+    run->s->failed_end = g->group.first_micro_batch + g->group.n_micro_batches;
     return err;
 }
 
@@ -226,7 +226,7 @@ static Tensor *run_layer(const Run *run, Tape *tape, size_t l, size_t i, bool ma
     if (balance) {
         pass.coefficient = &s->config.balance[l];
         pass.balance = &s->balance[l];
-        if (!made) pass.balance_stats = layer_stats(run, l) + g->group.first_micro * balance_width(E);
+        if (!made) pass.balance_stats = layer_stats(run, l) + g->group.first_micro_batch * balance_width(E);
     }
     *in = tape_leaf(tape, g->group.T, D, layer_input(run, l) + g->row * D, run->probe || l > run->lowest);
     Tensor *out = layer_forward(tape, s->model, l, s->adapter, *in, &pass);
@@ -326,7 +326,7 @@ static Err *gather_balance(const Run *run, StepResult *result)
         if (s->model->layers[l].dense) continue;
         double *stats = layer_stats(run, l), *total = s->totals + sparse++ * width;
         TRY(dp_share_rows(s->dp, batch->rank_micro, width, stats));
-        for (size_t m = 0; m < batch->n_micro; m++)
+        for (size_t m = 0; m < batch->n_micro_batches; m++)
             for (size_t i = 0; i < width; i++) total[i] += stats[m * width + i];
         for (size_t e = 0; e < E; e++) s->load_all[e] += total[2 * E + e];
         s->balance[l] = (BalanceStep){batch->tokens, batch->n_docs, 0, total + 2 * E, s->load_all};

@@ -265,7 +265,11 @@ static void refused(size_t qw, size_t latent, size_t krw, size_t ow, size_t low,
     Tape tape = {0};
     float x[64] = {0};
     uint64_t bits[3] = {1, 1, 1};
-    Group group = {.T = 3, .n_docs = 1, .doc_start = (size_t[]){0, 3}, .n_micro = 1, .micro_start = (size_t[]){0, 3}};
+    Group group = {.T = 3,
+                   .n_docs = 1,
+                   .doc_start = (size_t[]){0, 3},
+                   .n_micro_batches = 1,
+                   .micro_batch_start = (size_t[]){0, 3}};
     AttentionShape shape = {2, 3, 2, 2, 1, 2};
     Param A = {.name = (char *)"kv.lora_A", .rows = 2, .cols = 4, .data = x},
           B = {.name = (char *)"kv.lora_B", .rows = 10, .cols = 2, .data = x};

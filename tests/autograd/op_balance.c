@@ -33,22 +33,22 @@ static const struct {
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
-/* Statistics of one layer, micro-batches [cut[c], cut[c + 1]) in call c; stats [n_micro][width]. */
+/* Statistics of one layer, micro-batches [cut[c], cut[c + 1]) in call c; stats [n_micro_batches][width]. */
 static void gather(const Trial *trial, const RouterShape *shape, float *logits, size_t n_calls, const size_t *cut,
                    double *stats)
 {
     const Group *whole = &trial->group;
     Tape tape = {0};
     for (size_t c = 0; c < n_calls; c++) {
-        size_t docs[TRIAL_DOCUMENTS + 1] = {0}, micros[TRIAL_DOCUMENTS + 1], row = whole->micro_start[cut[c]];
-        Group part = {.T = whole->micro_start[cut[c + 1]] - row,
-                      .n_micro = cut[c + 1] - cut[c],
+        size_t docs[TRIAL_DOCUMENTS + 1] = {0}, micros[TRIAL_DOCUMENTS + 1], row = whole->micro_batch_start[cut[c]];
+        Group part = {.T = whole->micro_batch_start[cut[c + 1]] - row,
+                      .n_micro_batches = cut[c + 1] - cut[c],
                       .doc_start = docs,
-                      .micro_start = micros};
+                      .micro_batch_start = micros};
         for (size_t d = 0; d < whole->n_docs; d++)
             if (whole->doc_start[d] >= row && whole->doc_start[d] < row + part.T)
                 docs[++part.n_docs] = whole->doc_start[d + 1] - row;
-        for (size_t m = 0; m <= part.n_micro; m++) micros[m] = whole->micro_start[cut[c] + m] - row;
+        for (size_t m = 0; m <= part.n_micro_batches; m++) micros[m] = whole->micro_batch_start[cut[c] + m] - row;
         tape_begin(&tape, &part, TAPE_OFF);
         Tensor *z = tape_leaf(&tape, part.T, shape->E, logits + row * shape->E, false);
         balance_gather(&tape, shape, z, stats + cut[c] * balance_width(shape->E));
@@ -81,13 +81,15 @@ static double loss(const Trial *trial, void *const *in)
 /* Every micro-batch in a call of its own, then added; `step` as train/ makes it. */
 static void fill_step(Trial *trial, Balance *b, float *const logits[LAYERS])
 {
-    size_t E = b->shape.E, width = balance_width(E), n_micro = trial->group.n_micro, cut[TRIAL_DOCUMENTS + 1];
-    double *stats = trial_alloc(trial, n_micro * width * sizeof *stats), *all = trial_alloc(trial, E * sizeof *all);
+    size_t E = b->shape.E, width = balance_width(E), n_micro_batches = trial->group.n_micro_batches,
+           cut[TRIAL_DOCUMENTS + 1];
+    double *stats = trial_alloc(trial, n_micro_batches * width * sizeof *stats),
+           *all = trial_alloc(trial, E * sizeof *all);
     b->stats = trial_alloc(trial, LAYERS * width * sizeof *b->stats);
-    for (size_t m = 0; m <= n_micro; m++) cut[m] = m;
+    for (size_t m = 0; m <= n_micro_batches; m++) cut[m] = m;
     for (size_t l = 0; l < LAYERS; l++) {
-        gather(trial, &b->shape, logits[l], n_micro, cut, stats);
-        for (size_t i = 0; i < n_micro * width; i++) b->stats[l * width + i % width] += stats[i];
+        gather(trial, &b->shape, logits[l], n_micro_batches, cut, stats);
+        for (size_t i = 0; i < n_micro_batches * width; i++) b->stats[l * width + i % width] += stats[i];
         for (size_t e = 0; e < E; e++) all[e] += b->stats[l * width + 2 * E + e];
     }
     b->step = (BalanceStep){.tokens = trial->group.T,
@@ -182,7 +184,7 @@ static void statistics_of_a_micro_batch_do_not_depend_on_the_call(void **state)
     Trial trial;
     make(&trial, 7);
     const Balance *b = trial.op;
-    size_t n = trial.group.n_micro, width = balance_width(40), bytes = n * width * sizeof(double), cut[5];
+    size_t n = trial.group.n_micro_batches, width = balance_width(40), bytes = n * width * sizeof(double), cut[5];
     double *want = trial_alloc(&trial, bytes), *got = trial_alloc(&trial, bytes);
     for (size_t m = 0; m <= n; m++) cut[m] = m;
     gather(&trial, &b->shape, trial.in[0].values, n, cut, want);
@@ -243,7 +245,11 @@ static void what_does_not_fit_is_an_error(void **state)
     Tape tape = {0};
     float x[20] = {0};
     double stats[20];
-    Group group = {.T = 3, .n_docs = 1, .doc_start = (size_t[]){0, 3}, .n_micro = 1, .micro_start = (size_t[]){0, 3}};
+    Group group = {.T = 3,
+                   .n_docs = 1,
+                   .doc_start = (size_t[]){0, 3},
+                   .n_micro_batches = 1,
+                   .micro_batch_start = (size_t[]){0, 3}};
     for (size_t i = 0; i < 6; i++) {
         RouterShape shape = {wrong[i / 2].E, wrong[i / 2].K, 1, 1, true, 1};
         tape_begin(&tape, &group, TAPE_RECORD);

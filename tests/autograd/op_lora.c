@@ -249,8 +249,8 @@ static void the_mask_follows_the_number_of_the_document(void **state)
                    .n_docs = 2,
                    .first_doc = 2,
                    .doc_start = (size_t[]){0, 5, 7},
-                   .n_micro = 1,
-                   .micro_start = (size_t[]){0, 7}};
+                   .n_micro_batches = 1,
+                   .micro_batch_start = (size_t[]){0, 7}};
     assert_memory_equal(mask_of(&trial, &later, 0.5f, D, 3), keep + 4 * D, 7 * D * sizeof *keep);
     later.first_doc = 3;
     assert_true(memcmp(mask_of(&trial, &later, 0.5f, D, 3), keep + 4 * D, 7 * D * sizeof *keep) != 0);
@@ -266,7 +266,11 @@ static void refused(size_t rows, size_t D, size_t O, size_t col, const char *par
     Param A = {.name = (char *)"q.lora_A", .rows = 2, .cols = 3, .data = values};
     Param B = {.name = (char *)"q.lora_B", .rows = 4, .cols = 2, .data = values};
     Lora lora = {.A = &A, .B = &B, .col = col, .scale = 1};
-    Group group = {.T = 3, .n_docs = 1, .doc_start = (size_t[]){0, 3}, .n_micro = 1, .micro_start = (size_t[]){0, 3}};
+    Group group = {.T = 3,
+                   .n_docs = 1,
+                   .doc_start = (size_t[]){0, 3},
+                   .n_micro_batches = 1,
+                   .micro_batch_start = (size_t[]){0, 3}};
     tape_begin(&tape, &group, TAPE_RECORD);
     Weight W = weight_of("W", O, D, values);
     assert_ptr_equal(op_linear(&tape, tape_leaf(&tape, rows, D, values, true), 1, (const Weight *[]){&W}, 1,

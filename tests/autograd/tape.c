@@ -8,7 +8,7 @@
 #include <string.h>
 
 static const size_t docs[] = {0, 2, 3};
-static const Group group = {.T = 3, .n_docs = 2, .doc_start = docs, .n_micro = 2, .micro_start = docs};
+static const Group group = {.T = 3, .n_docs = 2, .doc_start = docs, .n_micro_batches = 2, .micro_batch_start = docs};
 
 /* Every operation with shapes that fit each other; the tape may have failed long ago. */
 static void every_operation(Tape *tape, Tensor *x /* [3][4] */)

@@ -26,10 +26,10 @@ Group group_of(Trial *trial, const char *documents)
 {
     size_t *docs = trial_alloc(trial, (TRIAL_DOCUMENTS + 1) * sizeof *docs);
     size_t *micro = trial_alloc(trial, (TRIAL_DOCUMENTS + 1) * sizeof *micro);
-    Group group = {.doc_start = docs, .micro_start = micro};
+    Group group = {.doc_start = docs, .micro_batch_start = micro};
     for (const char *at = documents; *at;) {
         char *end;
-        if (*at == '|') micro[++group.n_micro] = group.T;
+        if (*at == '|') micro[++group.n_micro_batches] = group.T;
         if (isdigit((unsigned char)*at)) {
             assert_true(group.n_docs < TRIAL_DOCUMENTS);
             group.T += strtoul(at, &end, 10);
@@ -39,7 +39,7 @@ Group group_of(Trial *trial, const char *documents)
             at++;
         }
     }
-    micro[++group.n_micro] = group.T;
+    micro[++group.n_micro_batches] = group.T;
     return group;
 }
 
@@ -123,18 +123,18 @@ static Group part_of(const Trial *trial, Arena *arena, size_t doc, size_t end, s
     size_t *docs = arena_alloc(arena, (end - doc + 1) * sizeof *docs);
     size_t *micros = arena_alloc(arena, (micro_end - micro + 2) * sizeof *micros);
     for (size_t d = doc; d <= end; d++) docs[d - doc] = whole->doc_start[d] - row;
-    for (size_t m = micro; m <= micro_end; m++) micros[m - micro] = whole->micro_start[m] - row;
+    for (size_t m = micro; m <= micro_end; m++) micros[m - micro] = whole->micro_batch_start[m] - row;
     Group part = {.T = whole->doc_start[end] - row,
                   .n_docs = end - doc,
                   .first_doc = doc,
                   .doc_start = docs,
-                  .n_micro = micro_end - micro,
-                  .first_micro = micro,
-                  .micro_start = micros};
+                  .n_micro_batches = micro_end - micro,
+                  .first_micro_batch = micro,
+                  .micro_batch_start = micros};
     if (!alone) return part;
     micros[0] = 0;
     micros[1] = part.T;
-    part.n_micro = 1;
+    part.n_micro_batches = 1;
     return part;
 }
 
@@ -208,17 +208,17 @@ static Outcome run_cut(const Trial *trial, Arena *arena, size_t n_calls, const s
     Forest forest = {0};
     size_t n_params = params_of(trial), offset = 0, doc = 0;
     Run run = {trial, who, train && n_params ? &forest : NULL, outcome_new(trial, arena)};
-    if (run.forest) assert_ok(forest_begin(&forest, n_params, 0, whole->n_micro));
+    if (run.forest) assert_ok(forest_begin(&forest, n_params, 0, whole->n_micro_batches));
     for (size_t i = 0; run.forest && i < forest.n_subtrees * n_params; i++)
         forest.subtrees[i] = NAN; /* a leaf is written whole */
     for (size_t c = 0; c < n_calls; c++) {
         size_t end = doc;
-        while (end < whole->n_docs && whole->doc_start[end] < whole->micro_start[cut[c + 1]]) end++;
+        while (end < whole->n_docs && whole->doc_start[end] < whole->micro_batch_start[cut[c + 1]]) end++;
         Group part = part_of(trial, arena, doc, end, cut[c], cut[c + 1], false);
         run_part(&run, &tape, &part);
         doc = end;
     }
-    if (run.forest) forest_total(forest_depth(0, whole->n_micro), n_params, forest.subtrees);
+    if (run.forest) forest_total(forest_depth(0, whole->n_micro_batches), n_params, forest.subtrees);
     for (size_t i = 0; i < trial->n_in && run.forest; i++) {
         size_t n = trial->in[i].rows * trial->in[i].cols;
         if (!trial->in[i].param) continue;
@@ -232,7 +232,7 @@ static Outcome run_cut(const Trial *trial, Arena *arena, size_t n_calls, const s
 
 Outcome trial_run(const Trial *trial, Arena *arena)
 {
-    return run_cut(trial, arena, 1, (size_t[]){0, trial->group.n_micro}, NULL, true);
+    return run_cut(trial, arena, 1, (size_t[]){0, trial->group.n_micro_batches}, NULL, true);
 }
 
 static Outcome run_documents_alone(const Trial *trial, Arena *arena)
@@ -347,7 +347,7 @@ static void same_outcome(const Trial *trial, const char *how, int parts, const O
 
 static void assert_same_in_calls(const Trial *trial, Arena *arena, const Outcome *want)
 {
-    size_t n = trial->group.n_micro, cut[TRIAL_DOCUMENTS + 1];
+    size_t n = trial->group.n_micro_batches, cut[TRIAL_DOCUMENTS + 1];
     Outcome got;
     for (size_t m = 0; m <= n; m++) cut[m] = m;
     got = run_cut(trial, arena, n, cut, NULL, true);
@@ -362,7 +362,7 @@ static void assert_same_in_calls(const Trial *trial, Arena *arena, const Outcome
 
 static void assert_same_whoever_wants(const Trial *trial, Arena *arena, const Outcome *want)
 {
-    size_t n = trial->group.n_micro;
+    size_t n = trial->group.n_micro_batches;
     bool who[TRIAL_INPUTS] = {false};
     Outcome got = run_cut(trial, arena, 1, (size_t[]){0, n}, NULL, false);
     same_outcome(trial, "parameters do not train", TENSORS, &got, want);

@@ -84,7 +84,7 @@ void tiny_document_free(Document *document)
 float *tiny_logits(Model *model, const Adapter *adapter, const int32_t *ids, size_t n)
 {
     size_t start[] = {0, n}, V = (size_t)model->config.vocab_size;
-    Group group = {.T = n, .n_docs = 1, .doc_start = start, .n_micro = 1, .micro_start = start};
+    Group group = {.T = n, .n_docs = 1, .doc_start = start, .n_micro_batches = 1, .micro_batch_start = start};
     Tape tape = {0};
     Choices choices;
     float *out;

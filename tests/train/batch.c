@@ -32,7 +32,7 @@ static void micro_batches_are_consecutive_documents_up_to_a_limit(void **state)
     Batch batch;
     make_docs(8, lengths);
     assert_ok(batch_new(&batch, &(Dp){.size = 1}, 8, list, 10, 0));
-    assert_int_equal(batch.n_micro, 5); /* 4 3 3 | 10 | 1 | 25, longer than the limit | 2 8 */
+    assert_int_equal(batch.n_micro_batches, 5); /* 4 3 3 | 10 | 1 | 25, longer than the limit | 2 8 */
     assert_memory_equal(batch.micro_doc, first, sizeof first);
     assert_int_equal(batch.tokens, 56);
     assert_int_equal(batch.n_loss_tokens, 56 - 8);
@@ -89,22 +89,22 @@ static void check_rank(const Batch *b, int rank, size_t group_tokens, size_t *ro
         assert_ptr_equal(g->ids, b->ids + at);
         assert_ptr_equal(g->targets, b->targets + at);
         assert_int_equal(g->group.first_doc, doc);
-        assert_int_equal(g->group.first_micro, *micro);
-        assert_true(g->group.T > 0 && g->group.n_micro > 0);
-        if (group_tokens && g->group.n_micro > 1) assert_true(g->group.T <= group_tokens);
+        assert_int_equal(g->group.first_micro_batch, *micro);
+        assert_true(g->group.T > 0 && g->group.n_micro_batches > 0);
+        if (group_tokens && g->group.n_micro_batches > 1) assert_true(g->group.T <= group_tokens);
         for (size_t d = 0; d < g->group.n_docs; d++, doc++) {
             assert_int_equal(g->group.doc_start[d + 1] - g->group.doc_start[d], docs[doc].n);
             assert_memory_equal(g->ids + g->group.doc_start[d], docs[doc].ids, docs[doc].n * sizeof(int32_t));
             assert_memory_equal(g->targets + g->group.doc_start[d], docs[doc].targets, docs[doc].n * sizeof(int32_t));
         }
-        for (size_t m = 0; m < g->group.n_micro; m++, (*micro)++) {
+        for (size_t m = 0; m < g->group.n_micro_batches; m++, (*micro)++) {
             size_t tokens = 0;
             for (size_t d = b->micro_doc[*micro]; d < b->micro_doc[*micro + 1]; d++) tokens += docs[d].n;
             assert_int_equal(group_span(&g->group, m).n, tokens);
             assert_int_equal(group_span(&g->group, m).number, *micro);
         }
         assert_int_equal(g->group.doc_start[g->group.n_docs], g->group.T);
-        assert_int_equal(g->group.micro_start[g->group.n_micro], g->group.T);
+        assert_int_equal(g->group.micro_batch_start[g->group.n_micro_batches], g->group.T);
         at += g->group.T;
     }
     assert_int_equal(at, b->T);
@@ -122,29 +122,29 @@ static void rows_of_all_ranks_one_after_another_are_the_documents(void **state)
         int size = 1 + (int)rng_below(key, 4, 7);
         for (size_t d = 0; d < n; d++) tokens += lengths[d] = 1 + rng_below(key, 10 + d, 20);
         make_docs(n, lengths);
-        size_t row = 0, micro = 0, n_micro = 0;
+        size_t row = 0, micro = 0, n_micro_batches = 0;
         size_t *cuts = NULL;
         for (int rank = 0; rank < size; rank++) {
             Batch batch;
             assert_ok(batch_new(&batch, &(Dp){.size = size, .rank = rank}, n, list, most, group));
             check_rank(&batch, rank, group, &row, &micro);
             assert_int_equal(batch.tokens, tokens);
-            n_micro = batch.n_micro;
+            n_micro_batches = batch.n_micro_batches;
             if (!cuts) { /* the cuts know neither ranks nor groups */
                 Batch alone;
                 assert_ok(batch_new(&alone, &(Dp){.size = 1}, n, list, most, 0));
-                assert_int_equal(alone.n_micro, batch.n_micro);
-                assert_memory_equal(alone.micro_doc, batch.micro_doc, (n_micro + 1) * sizeof *cuts);
+                assert_int_equal(alone.n_micro_batches, batch.n_micro_batches);
+                assert_memory_equal(alone.micro_doc, batch.micro_doc, (n_micro_batches + 1) * sizeof *cuts);
                 batch_free(&alone);
-                cuts = malloc((n_micro + 1) * sizeof *cuts);
+                cuts = malloc((n_micro_batches + 1) * sizeof *cuts);
                 assert_non_null(cuts);
-                memcpy(cuts, batch.micro_doc, (n_micro + 1) * sizeof *cuts);
+                memcpy(cuts, batch.micro_doc, (n_micro_batches + 1) * sizeof *cuts);
             }
-            assert_memory_equal(cuts, batch.micro_doc, (n_micro + 1) * sizeof *cuts);
+            assert_memory_equal(cuts, batch.micro_doc, (n_micro_batches + 1) * sizeof *cuts);
             batch_free(&batch);
         }
         assert_int_equal(row, tokens);
-        assert_int_equal(micro, n_micro);
+        assert_int_equal(micro, n_micro_batches);
         free(cuts);
         free_docs(n);
     }

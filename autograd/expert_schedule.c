@@ -15,7 +15,7 @@ static size_t rank_most(const ExpertSchedule *plan)
 {
     size_t most = 1;
     for (size_t e = 0; e < plan->E; e++)
-        most = size_max(most, size_max(rank_of(plan->experts[e].in), rank_of(plan->experts[e].out)));
+        most = size_max(most, size_max(rank_of(plan->experts[e].lora_gate_up), rank_of(plan->experts[e].lora_down)));
     return most;
 }
 

@@ -478,7 +478,7 @@ static void attention_backward(Node *node)
     float *dkr = tape_scratch(tape, H * T * s->rope), *delta = tape_scratch(tape, H * T);
     float *scratch = tape_scratch(tape, tape_threads(tape) * each);
     Piece *pieces = (Piece *)(void *)tape_scratch(tape, most_pieces(T, group->n_docs) * sizeof *pieces / sizeof(float));
-    bool first_q = tape_first(q), first_kv = tape_first(kv);
+    bool first_q = tape_first_write(q), first_kv = tape_first_write(kv);
     float *dq = tape_seed(tape, q), *dkv = tape_seed(tape, kv), *dkr_sum = tape_seed(tape, kr);
     if (!tape_computes(tape)) return;
     if (first_q) zero_others(group, state, dq, q->shape[1]);

@@ -83,7 +83,7 @@ static void pack_keys(const Work *w, const LatentKeys *keys)
     for (size_t i = 0; i < n_runs; i++) {
         size_t at = i * QUERIES, n = size_min(QUERIES, w->n - at), row = w->first + at;
         latent_pack(keys, at, n, 0, w->R, rows_of(in->latent->data + row * w->R, w->R));
-        if (w->r) latent_pack(keys, at, n, w->u_col, w->r, rows_of(in->low->data + row * w->r, w->r));
+        if (w->r) latent_pack(keys, at, n, w->u_col, w->r, rows_of(in->u->data + row * w->r, w->r));
         latent_pack(keys, at, n, w->kr_col, w->shape->rope,
                     rows_of(in->kr->data + row * kr_wide + in->kr_col, kr_wide));
     }
@@ -113,7 +113,7 @@ static bool work_open(Work *w, Tape *tape, const LatentState *state, size_t d, b
     if (back) w->keys.with = latents_of_path(true);
     w->exact.stride = latent_stride(&w->exact);
     w->keys.stride = latent_stride(&w->keys);
-    w->most = state->keys.most ? size_min(w->n, state->keys.most) : most_keys(w->chosen, w->n, w->words);
+    w->most = state->keys.max_keys ? size_min(w->n, state->keys.max_keys) : most_keys(w->chosen, w->n, w->words);
     w->q_wide = whole_lanes(w->keys.K);
     w->z_wide = whole_lanes(w->keys.C);
     w->kept_step = back ? latent_kept(&w->keys, w->most) : 0;
@@ -384,7 +384,7 @@ static void attention_latent_backward(Node *node)
                    .d_o = node->out->grad,
                    .dq = wanted(in->q),
                    .dlatent = wanted(in->latent),
-                   .dlow = wanted(in->low),
+                   .dlow = wanted(in->u),
                    .dkr = wanted(in->kr)};
     for (size_t d = 0, m = 0; d < group->n_docs; d++) {
         while (in->lora && m + 1 < group->n_micro_batches && group->micro_batch_start[m + 1] <= group->doc_start[d])
@@ -422,9 +422,9 @@ static bool fits(Tape *tape, const AttentionShape *s, const LatentInputs *in, co
         return false;
     return !in->lora ||
            tape_expect(tape,
-                       in->lora->B->rows == O && in->lora->col == 0 && in->low->shape[0] == T && in->low->shape[1] == r,
+                       in->lora->B->rows == O && in->lora->col == 0 && in->u->shape[0] == T && in->u->shape[1] == r,
                        "%s: kv_up is [%zu][%zu], B [%zu][%zu] at column %zu, u [%zu][%zu]", in->lora->B->name, O, R,
-                       in->lora->B->rows, r, in->lora->col, in->low->shape[0], in->low->shape[1]);
+                       in->lora->B->rows, r, in->lora->col, in->u->shape[0], in->u->shape[1]);
 }
 
 Tensor *op_attention_latent(Tape *tape, const AttentionShape *shape, const LatentInputs *in, const Keys *keys,
@@ -441,7 +441,7 @@ Tensor *op_attention_latent(Tape *tape, const AttentionShape *shape, const Laten
     float *lse = tape_floats(tape, T * H), *zu = r ? tape_floats(tape, T * H * r) : NULL;
     if (tape->err) return &tape->dummy;
     *state = (LatentState){*shape, *in, *keys, lse, zu};
-    memcpy(inputs, (Tensor *[]){others, in->q, in->latent, in->kr, in->low}, 5 * sizeof *inputs);
+    memcpy(inputs, (Tensor *[]){others, in->q, in->latent, in->kr, in->u}, 5 * sizeof *inputs);
     for (size_t m = 5; m < n_in; m++) inputs[m] = in->B[m - 5];
     Work work;
     for (size_t d = 0; d < group->n_docs && !tape->err; d++) {

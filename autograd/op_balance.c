@@ -1,15 +1,16 @@
 /* Auxiliary losses of one layer's router, exact over the whole step. With s = sigmoid(z), p = s / (sum s + 1e-20),
- * n_e the tokens whose K largest s hold e, N tokens in the step, B documents, T_d tokens of one:
+ * n_e the number of tokens with e among their K largest s, N tokens in the step, B documents, T_d tokens of document d:
  *     seq_aux_loss          mean over documents of  E / (K T_d^2) sum_e n_e(d) sum_t p[t,e]      (DeepSeek-V3, Megatron)
  *     aux_loss              E / (K N^2) sum_e n_e sum_t p[t,e]                                   (Megatron)
  *     z_loss                mean over tokens of (logsumexp z)^2                                  (Megatron)
- *     load_balancing_loss   E sum_e (n_e / M) (sum softmax(z)_e / M), the rows of all layers together, M = layers N
+ *     load_balancing_loss   E sum_e (n_e / M) (sum softmax(z)_e / M), over the rows of all layers together, M = layers N
  *                                                                                                (transformers)
- * Values of the first three add up over layers. Counts are constants; the gradients are
+ * The first three are summed over layers. Counts n_e are constants. The gradients are
  *     dz = c (f_e - sum_j f_j p_j) / sum(s) * s (1 - s)     f, c of the loss
  *     dz = p (F_e - sum_j F_j p_j) / M                      p = softmax(z), F_e = E n_e / M
  *     dz = 2 lse softmax(z) / N
- * Source: docs/glm5.md, "Balance losses"; DeepSeek-V3 report, section 2.1.2; Megatron-LM, moe_utils.py; transformers
+ * z [T][E]. Sums are in double, in the order of rows, for each micro-batch.
+ * Source: docs/glm5.md, section 10; DeepSeek-V3 report, section 2.1.2; Megatron-LM, moe_utils.py; transformers
  * 5.23.0, modeling_mixtral.py, load_balancing_loss_func. */
 #include "autograd/op.h"
 #include "tensor/rows.h"
@@ -23,12 +24,12 @@ typedef struct {
     const BalanceStep *step;
 } BalanceState;
 
-/* Where the five parts of one micro-batch's statistics begin. */
+/* One micro-batch's statistics: three parts of E numbers, then z and seq. */
 enum { AFFINITY, SOFTMAX, LOAD };
 
 size_t balance_width(size_t E) { return 3 * E + 2; }
 
-/* The sigmoids of a row and their sum; the K largest are marked by adding one to load. */
+/* The sigmoids of a row; returns their sum. Counts the K largest in load. */
 static float affinities(const RouterShape *shape, const float *z, float *s, int32_t *ids, double *load)
 {
     row_sigmoid(shape->E, s, z);
@@ -54,7 +55,7 @@ void balance_gather(Tape *tape, const RouterShape *shape, Tensor *logits, double
     if (!fits(tape, shape, logits)) return;
     memset(stats, 0, group->n_micro_batches * width * sizeof *stats);
     for (size_t m = 0; m < group->n_micro_batches; m++) {
-        double *mine = stats + m * width, *z_sum = mine + 3 * E, *seq = mine + 3 * E + 1;
+        double *sums = stats + m * width, *z_sum = sums + 3 * E, *seq = sums + 3 * E + 1;
         for (; d < group->n_docs && group->doc_start[d] < group->micro_batch_start[m + 1]; d++) {
             size_t n = group->doc_start[d + 1] - group->doc_start[d];
             memset(document, 0, 2 * E * sizeof *document);
@@ -64,13 +65,13 @@ void balance_gather(Tape *tape, const RouterShape *shape, Tensor *logits, double
                 for (size_t e = 0; e < E; e++) document[e] += (double)(row[e] / sum);
                 memcpy(row, z, E * sizeof *row);
                 double lse = (double)row_softmax(E, row);
-                for (size_t e = 0; e < E; e++) mine[SOFTMAX * E + e] += (double)row[e];
+                for (size_t e = 0; e < E; e++) sums[SOFTMAX * E + e] += (double)row[e];
                 *z_sum += lse * lse;
             }
             double product = 0;
             for (size_t e = 0; e < E; e++) {
-                mine[AFFINITY * E + e] += document[e];
-                mine[LOAD * E + e] += document[E + e];
+                sums[AFFINITY * E + e] += document[e];
+                sums[LOAD * E + e] += document[E + e];
                 product += document[e] * document[E + e];
             }
             *seq += (double)E / ((double)shape->K * (double)n * (double)n) * product;
@@ -105,7 +106,7 @@ BalanceValues balance_values(size_t L, size_t E, size_t K, size_t tokens, size_t
 }
 
 /* dz += c (f_e - sum_j f_j p_j) / sum(s) * s (1 - s), with f = load. */
-static void pull_to_even(size_t E, float *dz, const float *s, float sum, double c, const double *load)
+static void add_load_gradient(size_t E, float *dz, const float *s, float sum, double c, const double *load)
 {
     double mean = 0;
     for (size_t e = 0; e < E; e++) mean += load[e] * (double)(s[e] / sum);
@@ -128,8 +129,8 @@ static void document_backward(const BalanceState *state, size_t begin, size_t en
         float *dz = z->grad + t * E;
         row_sigmoid(E, s, z->data + t * E);
         float sum = row_sum(E, s) + 1e-20f;
-        if (c->seq_aux_loss != 0) pull_to_even(E, dz, s, sum, seq, load);
-        if (c->aux_loss != 0) pull_to_even(E, dz, s, sum, aux, step->load);
+        if (c->seq_aux_loss != 0) add_load_gradient(E, dz, s, sum, seq, load);
+        if (c->aux_loss != 0) add_load_gradient(E, dz, s, sum, aux, step->load);
         if (c->z_loss == 0 && c->load_balancing_loss == 0) continue;
         memcpy(s, z->data + t * E, E * sizeof *s);
         double lse = (double)row_softmax(E, s), mean = 0, F = c->load_balancing_loss * (double)E / (M * M);

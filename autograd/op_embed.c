@@ -1,4 +1,6 @@
-/* Rows of the embedding table, and the residual stream's addition. */
+/* Rows of the embedding table:  y[t] = E[ids[t]], frozen, without backward; and the addition of the residual stream:
+ *     y += x;   dx += dy, and dy is also the gradient of the old y, because y is added to in place.
+ * x, y [T][D].   Source: docs/glm5.md, section 2. */
 #include "autograd/op.h"
 #include "tensor/rows.h"
 
@@ -24,7 +26,7 @@ static void add_backward(Node *node)
     Tensor *y = node->out, *x = node->in[1];
     if (!x->requires_grad) return;
     size_t T = tape_rows(node->tape, y->shape[0]), D = y->shape[1];
-    bool first = tape_first(x);
+    bool first = tape_first_write(x);
 #pragma omp parallel for schedule(static)
     for (size_t t = 0; t < T; t++) {
         if (first)
@@ -43,7 +45,7 @@ Tensor *op_add(Tape *tape, Tensor *y, Tensor *x)
                      x->shape[0], x->shape[1]))
         return &tape->dummy;
     T = tape_rows(tape, T);
-#pragma omp parallel for schedule(static) if (T * D >= WORTH_A_TEAM)
+#pragma omp parallel for schedule(static) if (T * D >= MIN_ELEMENTS_FOR_THREADS)
     for (size_t t = 0; t < T; t++) row_add(D, y->data + t * D, x->data + t * D);
     return tape_record(tape, &add, y, NULL, false, 2, (Tensor *[]){y, x});
 }

@@ -58,9 +58,9 @@ static void columns_of(size_t width, size_t i, size_t n, size_t *begin, size_t *
 static void gate_and_up(const ExpertSchedule *plan, const Expert *expert, size_t n, Rows x, float *gu, float *u,
                         float *pack, const Weight *next)
 {
-    size_t F = plan->F, R = rank_of(expert->in);
-    GemmLora of_gate = lora_outer(expert->in, 0, F, u), of_up = lora_outer(expert->in, F, F, u);
-    if (expert->in) gemm_narrow_nt(n, rows_of(u, R), 1, x, R, plan->D, expert->in->A->data);
+    size_t F = plan->F, R = rank_of(expert->lora_gate_up);
+    GemmLora of_gate = lora_term_B(expert->lora_gate_up, 0, F, u), of_up = lora_term_B(expert->lora_gate_up, F, F, u);
+    if (expert->lora_gate_up) gemm_narrow_nt(n, rows_of(u, R), 1, x, R, plan->D, expert->lora_gate_up->A->data);
     gemm_pack_nt(n, 1, x, expert->gate, &of_gate, pack);
     gemm_nt_slice(n, rows_of(gu, 2 * F), false, pack, expert->gate, &of_gate, 0, F, (GemmNext){expert->up, 0});
     if (!gemm_pack_serves(expert->gate, expert->up)) gemm_pack_nt(n, 1, x, expert->up, &of_up, pack);
@@ -82,7 +82,7 @@ static void place(const ExpertSchedule *plan, ExpertPacking packing, size_t begi
 static void hidden_rows(const ExpertSchedule *plan, const Expert *expert, Piece p, const Tensor *x, const Tensor *w,
                         float *packed, float *scratch, const Expert *next)
 {
-    size_t F = plan->F, R = rank_of(expert->out);
+    size_t F = plan->F, R = rank_of(expert->lora_down);
     float *pack = scratch, *a = pack + pack_floats(plan), *low = a + plan->most * F,
           *gu = low + plan->most * plan->rank_most;
     if (plan->gate_up) gu = plan->gate_up + p.at * 2 * F;
@@ -92,8 +92,8 @@ static void hidden_rows(const ExpertSchedule *plan, const Expert *expert, Piece 
         row_swiglu(F, a + i * F, gu + i * 2 * F, gu + i * 2 * F + F);
         row_scale(F, a + i * F, weight_of_assignment(plan, w->data, p.at + i), a + i * F);
     }
-    GemmLora pair = lora_outer(expert->out, 0, plan->D, low);
-    if (expert->out) gemm_narrow_nt(p.n, rows_of(low, R), 1, rows_of(a, F), R, F, expert->out->A->data);
+    GemmLora pair = lora_term_B(expert->lora_down, 0, plan->D, low);
+    if (expert->lora_down) gemm_narrow_nt(p.n, rows_of(low, R), 1, rows_of(a, F), R, F, expert->lora_down->A->data);
     gemm_pack_nt(p.n, 1, rows_of(a, F), expert->down, &pair, packed);
 }
 
@@ -113,7 +113,7 @@ static void add_expert(const ExpertSchedule *plan, size_t e, const float *packed
                        const Weight *next)
 {
     const Expert *expert = &plan->experts[e];
-    GemmLora pair = lora_outer(expert->out, 0, plan->D, NULL);
+    GemmLora pair = lora_term_B(expert->lora_down, 0, plan->D, NULL);
     for (size_t i = 0, n = pieces_of(plan, assignments_of(plan, e)); i < n; i++) {
         Piece p = piece_of(plan, e, i);
         gemm_nt_slice(p.n, rows_of_pairs(plan, y, p), true, packed, expert->down, &pair, begin, end,
@@ -200,9 +200,10 @@ static Bench bench_at(const ExpertSchedule *plan, float *at)
 static void back_through_down(const ExpertSchedule *plan, const Expert *expert, size_t n, Rows G, const Bench *b,
                               const Expert *next)
 {
-    size_t F = plan->F, R = rank_of(expert->out);
-    GemmLora pair = lora_inner(expert->out, b->dlow);
-    if (expert->out) gemm_narrow_nn(n, rows_of(b->dlow, R), expert->out->scale, G, R, plan->D, expert->out->B->data);
+    size_t F = plan->F, R = rank_of(expert->lora_down);
+    GemmLora pair = lora_term_A(expert->lora_down, b->dlow);
+    if (expert->lora_down)
+        gemm_narrow_nn(n, rows_of(b->dlow, R), expert->lora_down->scale, G, R, plan->D, expert->lora_down->B->data);
     gemm_pack_nn(n, 1, G, expert->down, &pair, b->pack);
     gemm_nn_slice(n, rows_of(b->da, F), false, b->pack, expert->down, &pair, 0, F,
                   (GemmNext){next ? next->down : NULL, 0});
@@ -269,7 +270,7 @@ static void sum_pair(const Back *back, const Lora *lora, Sums *sums, Piece p, Ro
 static void sum_down(Back *back, Piece p, const Bench *b)
 {
     const ExpertSchedule *plan = back->plan;
-    const Lora *out = back->expert->out;
+    const Lora *out = back->expert->lora_down;
     size_t R = rank_of(out);
     float *u = b->gu; /* gate and up computed here have served */
     gemm_narrow_nt(p.n, rows_of(u, R), 1, rows_of(b->a, plan->F), R, plan->F, out->A->data);
@@ -286,7 +287,7 @@ static void piece_back(Back *back, Piece p, float *packed, const Bench *b, const
 {
     const ExpertSchedule *plan = back->plan;
     const Expert *expert = back->expert;
-    const Lora *in = expert->in;
+    const Lora *in = expert->lora_gate_up;
     size_t F = plan->F, R = rank_of(in);
     float *gu = plan->gate_up ? plan->gate_up + p.at * 2 * F : b->gu,
           *low = plan->gate_up ? plan->low + p.at * plan->rank_most : b->low;
@@ -294,14 +295,14 @@ static void piece_back(Back *back, Piece p, float *packed, const Bench *b, const
     back_through_down(plan, expert, p.n, rows_of_pairs(plan, back->dy, p), b, next);
     if (!plan->gate_up) gate_and_up(plan, expert, p.n, x, gu, low, b->pack, NULL);
     back_to_gate_and_up(plan, p, back->w, gu, b);
-    if (expert->out && param_trains(expert->out->A)) sum_down(back, p, b);
+    if (expert->lora_down && param_trains(expert->lora_down->A)) sum_down(back, p, b);
     if (in) {
         gemm_narrow_nn(p.n, rows_of(b->dlow, R), in->scale, rows_of(b->dgu + in->col, 2 * F), R, in->B->rows,
                        in->B->data);
         sum_pair(back, in, &back->in, p, rows_of(b->dgu + in->col, 2 * F), low, b->dlow, x);
     }
     if (!packed) return;
-    GemmLora pair = lora_inner(in, b->dlow);
+    GemmLora pair = lora_term_A(in, b->dlow);
     gemm_pack_nn(p.n, 1, rows_of(b->dgu, 2 * F), expert->gate, NULL, packed);
     gemm_pack_nn(p.n, 1, rows_of(b->dgu + F, 2 * F), expert->up, &pair, packed + gemm_scratch(p.n, F, 0));
 }
@@ -317,8 +318,8 @@ static void expert_back(Back *back, float *packed, const Bench *b, const Expert 
     }
     if (n) return;
     Piece none = {plan->begin[back->e], 0}; /* no token came: the gradients are zeros, and are said so */
-    sum_pair(back, back->expert->out, &back->out, none, rows_of(NULL, 0), NULL, NULL, rows_of(NULL, 0));
-    sum_pair(back, back->expert->in, &back->in, none, rows_of(NULL, 0), NULL, NULL, rows_of(NULL, 0));
+    sum_pair(back, back->expert->lora_down, &back->out, none, rows_of(NULL, 0), NULL, NULL, rows_of(NULL, 0));
+    sum_pair(back, back->expert->lora_gate_up, &back->in, none, rows_of(NULL, 0), NULL, NULL, rows_of(NULL, 0));
 }
 
 /* Columns [begin, end) of dx: what an expert adds to them. */
@@ -326,7 +327,7 @@ static void add_expert_back(const ExpertSchedule *plan, size_t e, const float *p
                             size_t end, const Weight *next)
 {
     const Expert *expert = &plan->experts[e];
-    GemmLora pair = lora_inner(expert->in, NULL);
+    GemmLora pair = lora_term_A(expert->lora_gate_up, NULL);
     for (size_t i = 0, n = pieces_of(plan, assignments_of(plan, e)); i < n; i++) {
         Piece p = piece_of(plan, e, i);
         Rows to = rows_of_pairs(plan, dx, p);
@@ -400,7 +401,8 @@ static const Op experts_op = {.name = "experts", .backward = experts_backward};
 static bool trains(size_t E, const Expert *experts)
 {
     for (size_t e = 0; e < E; e++)
-        if ((experts[e].in && param_trains(experts[e].in->A)) || (experts[e].out && param_trains(experts[e].out->A)))
+        if ((experts[e].lora_gate_up && param_trains(experts[e].lora_gate_up->A)) ||
+            (experts[e].lora_down && param_trains(experts[e].lora_down->A)))
             return true;
     return false;
 }
@@ -428,7 +430,7 @@ static bool fits(Tape *tape, const Tensor *x, Route route, size_t E, const Exper
                      down->cols == F;
         if (!tape_expect(tape, right, "experts: x is [%zu][%zu], gate [%zu][%zu], up [%zu][%zu], down [%zu][%zu]", T, D,
                          gate->rows, gate->cols, up->rows, up->cols, down->rows, down->cols) ||
-            !lora_fits(tape, experts[e].in, D, 2 * F) || !lora_fits(tape, experts[e].out, F, D))
+            !lora_fits(tape, experts[e].lora_gate_up, D, 2 * F) || !lora_fits(tape, experts[e].lora_down, F, D))
             return false;
     }
     for (size_t i = 0; i < T * K && tape_computes(tape); i++)

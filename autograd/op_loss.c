@@ -1,6 +1,8 @@
-/* Cross-entropy over the vocabulary, a few rows of logits at a time:
+/* Cross-entropy over the vocabulary, for a few rows of logits at a time:
  *     z = x W',   nll = logsumexp(z) - z[target],   dz = softmax(z) - onehot(target),   dx = dnll dz W
- * dz exists only while its rows do, so dx of a unit dnll is computed on the way up and scaled on the way back. */
+ * x [n][D], W [V][D], z [n][V], nll [n][1]. W is frozen.
+ * z and dz exist for a few rows only, so the forward pass computes dx for dnll = 1, and backward scales it.
+ * Source: docs/glm5.md, section 9. */
 #include "autograd/op.h"
 #include "base/minmax.h"
 #include "tensor/gemm.h"
@@ -8,7 +10,7 @@
 
 #include <math.h>
 
-enum { LOGITS_AT_ONCE = 1 << 22, LEAST_ROWS = 128 }; /* fewer rows would fetch the head's weights too often */
+enum { MAX_LOGITS = 1 << 22, MIN_LOGITS_ROWS = 128 }; /* fewer rows would read the head's weights too often */
 
 typedef struct {
     float *dx; /* [rows][D] for dnll = 1 */
@@ -19,7 +21,7 @@ static void loss_backward(Node *node)
     Tensor *x = node->in[0], *nll = node->out;
     const LossState *state = node->state;
     size_t n = x->shape[0], D = x->shape[1];
-    bool first = tape_first(x);
+    bool first = tape_first_write(x);
     if (!tape_computes(node->tape)) return;
 #pragma omp parallel for schedule(static)
     for (size_t t = 0; t < n; t++) {
@@ -32,7 +34,7 @@ static void loss_backward(Node *node)
 
 static const Op loss = {.name = "loss", .backward = loss_backward, .overwrites_grad = 1};
 
-size_t op_loss_rows(size_t vocabulary) { return size_max(LOGITS_AT_ONCE / vocabulary, LEAST_ROWS); }
+size_t op_loss_rows(size_t vocabulary) { return size_max(MAX_LOGITS / vocabulary, MIN_LOGITS_ROWS); }
 
 Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets)
 {
@@ -41,7 +43,7 @@ Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets)
     Tensor *nll = tape_tensor(tape, n, 1);
     LossState *state = tape_alloc(tape, sizeof *state);
     float *dx = requires_grad ? tape_floats(tape, n * D) : NULL;
-    float *z = tape_scratch(tape, step * V), *scratch = tape_scratch(tape, gemm_scratch(step, V > D ? V : D, 0));
+    float *z = tape_scratch(tape, step * V), *scratch = tape_scratch(tape, gemm_scratch(step, size_max(V, D), 0));
     for (size_t t = 0; t < n && tape_computes(tape); t++)
         tape_expect(tape, targets[t] >= 0 && (size_t)targets[t] < V, "loss: target %d is not in the vocabulary of %zu",
                     targets[t], V);
@@ -49,7 +51,7 @@ Tensor *op_loss(Tape *tape, Tensor *x, const Weight *W, const int32_t *targets)
         return &tape->dummy;
     *state = (LossState){dx};
     for (size_t at = 0; at < n && tape_computes(tape); at += step) {
-        size_t m = n - at < step ? n - at : step;
+        size_t m = size_min(n - at, step);
         gemm_nt(m, rows_of(z, V), false, 1, rows_of(x->data + at * D, D), W, NULL, scratch);
 #pragma omp parallel for schedule(static)
         for (size_t i = 0; i < m; i++) {

@@ -1,8 +1,9 @@
-/* The router:   s = sigmoid(z);   the K experts with the largest s + bias are chosen, inside the topk_group groups
- * whose two best add up to most;   w = f s / (sum over the chosen s + 1e-20).
+/* The router:   s = sigmoid(z);   the K experts with the largest s + bias are chosen, inside the topk_group groups with
+ * the largest sum of their two best;   w = f s / (sum over the chosen s + 1e-20).
  *     ds_k = f (dw_k - sum_m dw_m wn_m) / sum,   dz = ds s (1 - s) for the chosen, else 0   (wn: w / f)
- * Without norm_topk_prob:  w = f s,  ds = f dw.
- * Source: DeepSeek-V3 report, section 2.1.2 (arXiv:2412.19437); transformers 5.23.0, GlmMoeDsaTopkRouter. */
+ * Without norm_topk_prob:  w = f s,  ds = f dw.   z [T][E], bias [E], w [T][K].
+ * The chosen experts are kept in id order: sums over them do not depend on their scores.
+ * Source: docs/glm5.md, section 8; DeepSeek-V3 report, section 2.1.2 (arXiv:2412.19437); transformers 5.23.0, GlmMoeDsaTopkRouter. */
 #include "autograd/op.h"
 #include "tensor/rows.h"
 
@@ -11,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_GROUPS = 64 };
+enum { MAX_GROUPS = 64 };
 
 typedef struct {
     RouterShape shape;
@@ -20,12 +21,13 @@ typedef struct {
     float *sum; /* [T] their sum + 1e-20; 1 without norm_topk_prob */
 } RouteState;
 
-static void hide_weak_groups(const RouterShape *shape, float *c)
+/* Set the scores c [E] of all but the best topk_group groups to -infinity. */
+static void exclude_groups(const RouterShape *shape, float *c)
 {
     size_t width = shape->E / shape->n_group;
-    float score[MOST_GROUPS];
-    int32_t best[MOST_GROUPS];
-    bool keep[MOST_GROUPS] = {false};
+    float score[MAX_GROUPS];
+    int32_t best[MAX_GROUPS];
+    bool keep[MAX_GROUPS] = {false};
     for (size_t g = 0; g < shape->n_group; g++) {
         float first = -INFINITY, second = -INFINITY;
         for (size_t e = g * width; e < (g + 1) * width; e++) {
@@ -50,10 +52,11 @@ static int by_id(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* The ids of one token, ascending; c [E]: scratch for s + bias. */
 static void choose(const RouterShape *shape, const float *bias, const float *s, float *c, int32_t *ids)
 {
     for (size_t e = 0; e < shape->E; e++) c[e] = s[e] + bias[e];
-    if (shape->n_group > 1) hide_weak_groups(shape, c);
+    if (shape->n_group > 1) exclude_groups(shape, c);
     row_top_k(shape->E, shape->K, ids, c);
     qsort(ids, shape->K, sizeof *ids, by_id);
 }
@@ -79,7 +82,7 @@ static void route_backward(Node *node)
 
 static const Op route_op = {.name = "route", .backward = route_backward};
 
-Route op_route(Tape *tape, Tensor *logits, const float *bias, const RouterShape *shape, int32_t *ids, bool made)
+Route op_route(Tape *tape, Tensor *logits, const float *bias, const RouterShape *shape, int32_t *ids, bool ids_given)
 {
     size_t T = logits->shape[0], E = shape->E, K = shape->K;
     Tensor *w = tape_tensor(tape, T, K);
@@ -87,7 +90,7 @@ Route op_route(Tape *tape, Tensor *logits, const float *bias, const RouterShape 
     float *s = tape_floats(tape, T * K), *sum = tape_floats(tape, T);
     float *scratch = tape_scratch(tape, tape_threads(tape) * 2 * E);
     size_t G = shape->n_group, kept_groups = shape->topk_group;
-    bool fits = G >= 1 && G <= MOST_GROUPS && E % G == 0 && kept_groups >= 1 && kept_groups <= G && K >= 1 &&
+    bool fits = G >= 1 && G <= MAX_GROUPS && E % G == 0 && kept_groups >= 1 && kept_groups <= G && K >= 1 &&
                 K <= E / G * kept_groups;
     if (!tape_expect(tape, fits && logits->shape[1] == E,
                      "route: %zu logits, %zu experts, %zu chosen from %zu of %zu groups", logits->shape[1], E, K,
@@ -96,12 +99,12 @@ Route op_route(Tape *tape, Tensor *logits, const float *bias, const RouterShape 
         return (Route){ids, &tape->dummy};
     *state = (RouteState){*shape, ids, s, sum};
     T = tape_rows(tape, T);
-#pragma omp parallel for schedule(static) if (T * E >= WORTH_A_TEAM)
+#pragma omp parallel for schedule(static) if (T * E >= MIN_ELEMENTS_FOR_THREADS)
     for (size_t t = 0; t < T; t++) {
         float *all = scratch + (size_t)omp_get_thread_num() * 2 * E, total = 0;
         int32_t *chosen = ids + t * K;
         row_sigmoid(E, all, logits->data + t * E);
-        if (!made) choose(shape, bias, all, all + E, chosen);
+        if (!ids_given) choose(shape, bias, all, all + E, chosen);
         for (size_t k = 0; k < K; k++) total += s[t * K + k] = all[chosen[k]];
         sum[t] = shape->norm_topk_prob ? total + 1e-20f : 1;
         for (size_t k = 0; k < K; k++) w->data[t * K + k] = s[t * K + k] / sum[t] * shape->routed_scaling_factor;

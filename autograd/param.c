@@ -13,7 +13,7 @@ static size_t subtree_size(size_t begin, size_t end)
     return size;
 }
 
-size_t forest_cover(size_t first, size_t end, Subtree cover[FOREST_MOST])
+size_t forest_cover(size_t first, size_t end, Subtree cover[FOREST_MAX_SUBTREES])
 {
     size_t n = 0;
     for (size_t at = first; at < end; at += cover[n++].size) cover[n] = (Subtree){at, subtree_size(at, end)};

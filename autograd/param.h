@@ -33,14 +33,14 @@ typedef struct {
     size_t begin, size;
 } Subtree;
 
-enum { FOREST_MOST = 128 }; /* no forest of 2^63 leaves has more subtrees */
+enum { FOREST_MAX_SUBTREES = 128 }; /* no forest of 2^63 leaves has more subtrees */
 
 /* Make room for a layer of n floats and micro-batches [first, end); contents are undefined. Memory is kept and reused. */
 MUST_USE Err *forest_begin(Forest *forest, size_t n, size_t first, size_t end);
 void forest_free(Forest *forest);
 
 /* The fewest subtrees that cover [first, end), oldest first; returns their number. */
-size_t forest_cover(size_t first, size_t end, Subtree cover[FOREST_MOST]);
+size_t forest_cover(size_t first, size_t end, Subtree cover[FOREST_MAX_SUBTREES]);
 size_t forest_depth(size_t first, size_t end); /* that number alone */
 
 /* Merge subtrees that stand side by side, oldest first, until none are siblings: nodes [n_trees][n] of `trees`. Returns how

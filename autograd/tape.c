@@ -1,4 +1,11 @@
+/* The tape's memory, records and backward pass.
+ *
+ * Three pools: results of a resident tape lie in own_pool, all other floats in the workspace that tapes share (own_pool if
+ * there is none), nodes and small blocks in node_pool. A pool places a block in the lowest gap that holds it, so the
+ * highest address that a step reaches depends on the order of calls alone and can be counted beforehand (count_only). */
 #include "autograd/tape.h"
+
+#include "base/minmax.h"
 
 #include <math.h>
 #include <omp.h>
@@ -6,8 +13,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static Pool *room_of(Tape *tape) { return tape->workspace ? tape->workspace : &tape->own; }
-static Pool *results_of(Tape *tape) { return tape->resident ? &tape->own : room_of(tape); }
+static Pool *workspace_of(Tape *tape) { return tape->workspace ? tape->workspace : &tape->own_pool; }
+static Pool *results_pool(Tape *tape) { return tape->resident ? &tape->own_pool : workspace_of(tape); }
 
 void tape_begin(Tape *tape, const Group *group, TapeMode mode)
 {
@@ -19,9 +26,9 @@ void tape_begin(Tape *tape, const Group *group, TapeMode mode)
 
 void tape_reset(Tape *tape)
 {
-    pool_reset(&tape->own);
-    pool_reset(room_of(tape));
-    pool_reset(&tape->notes);
+    pool_reset(&tape->own_pool);
+    pool_reset(workspace_of(tape));
+    pool_reset(&tape->node_pool);
     tape->n_scratch = 0;
     tape->last = NULL;
     tape->n_nodes = 0;
@@ -30,8 +37,8 @@ void tape_reset(Tape *tape)
 
 void tape_free(Tape *tape)
 {
-    pool_free(&tape->own);
-    pool_free(&tape->notes);
+    pool_free(&tape->own_pool);
+    pool_free(&tape->node_pool);
     err_free(tape->err);
     *tape = (Tape){0};
 }
@@ -51,31 +58,34 @@ static void *alloc_from(Tape *tape, Pool *pool, size_t bytes)
     void *block = pool_alloc(pool, bytes);
     if (!block)
         tape->err = err_new(ERR_MEMORY, "out of memory: the tape holds %zu bytes and needs %zu more",
-                            results_of(tape)->used_bytes, bytes);
+                            results_pool(tape)->used_bytes, bytes);
     return block;
 }
 
 void *tape_alloc(Tape *tape, size_t bytes)
 {
-    return alloc_from(tape, tape->resident && !tape->counts ? &tape->own : &tape->notes, bytes);
+    return alloc_from(tape, tape->resident && !tape->count_only ? &tape->own_pool : &tape->node_pool, bytes);
 }
 
-/* A product that stops at the largest number, which no pool has. */
-static size_t times(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
+/* The product, or SIZE_MAX if it overflows: no pool holds that much. */
+static size_t product_or_max(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
 
-float *tape_floats(Tape *tape, size_t n) { return alloc_from(tape, results_of(tape), times(n, sizeof(float))); }
+float *tape_floats(Tape *tape, size_t n)
+{
+    return alloc_from(tape, results_pool(tape), product_or_max(n, sizeof(float)));
+}
 
 float *tape_scratch(Tape *tape, size_t n)
 {
     ASSERT(tape->n_scratch < TAPE_SCRATCH, "an operation has more than %d blocks of scratch", TAPE_SCRATCH);
-    float *block = alloc_from(tape, room_of(tape), times(n, sizeof(float)));
+    float *block = alloc_from(tape, workspace_of(tape), product_or_max(n, sizeof(float)));
     if (block) tape->scratch[tape->n_scratch++] = block;
     return block;
 }
 
 void tape_scratch_reset(Tape *tape)
 {
-    while (tape->n_scratch) pool_release(room_of(tape), tape->scratch[--tape->n_scratch]);
+    while (tape->n_scratch) pool_release(workspace_of(tape), tape->scratch[--tape->n_scratch]);
 }
 
 static Tensor *new_tensor(Tape *tape, size_t rows, size_t cols, float *data, bool requires_grad)
@@ -93,7 +103,7 @@ Tensor *tape_leaf(Tape *tape, size_t rows, size_t cols, float *data, bool requir
 
 Tensor *tape_tensor(Tape *tape, size_t rows, size_t cols)
 {
-    float *data = tape_floats(tape, times(rows, cols));
+    float *data = tape_floats(tape, product_or_max(rows, cols));
     Tensor *tensor = new_tensor(tape, rows, cols, data, false);
     tensor->owned = !tape->err;
     return tensor;
@@ -139,14 +149,15 @@ void tape_expect_finite(Tape *tape, const Tensor *tensor, const char *what)
     check_finite(tape, tensor, tensor->data, what, "");
 }
 
-/* After a node's backward: what it added to its inputs. */
+/* After a node's backward: the gradients of its inputs. */
 static void check_gradients(Tape *tape, const Node *node)
 {
     for (size_t i = 0; i < node->n_in; i++)
-        if (node->in[i]) check_finite(tape, node->in[i], node->in[i]->grad, node->op->name, ", on the way back");
+        if (node->in[i]) check_finite(tape, node->in[i], node->in[i]->grad, node->op->name, ", in the backward pass");
 }
 
-Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *state, bool trains, size_t n_in, Tensor *const *in)
+Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, const void *state, bool trains, size_t n_in,
+                    Tensor *const *in)
 {
     tape_scratch_reset(tape);
     timing_note(tape->timing, op->name, TIMING_FORWARD);
@@ -165,24 +176,24 @@ Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *state, bool tra
 
 static void zero(size_t n, float *x)
 {
-    enum { AT_ONCE = 1 << 14 };
-#pragma omp parallel for schedule(static) if (n > 4 * AT_ONCE)
-    for (size_t i = 0; i < n; i += AT_ONCE) memset(x + i, 0, (n - i < AT_ONCE ? n - i : AT_ONCE) * sizeof *x);
+    enum { CHUNK = 1 << 14 };
+#pragma omp parallel for schedule(static) if (n > 4 * CHUNK)
+    for (size_t i = 0; i < n; i += CHUNK) memset(x + i, 0, size_min(CHUNK, n - i) * sizeof *x);
 }
 
-static float *seed(Tape *tape, Tensor *tensor, bool grad_unwritten)
+static float *allocate_grad(Tape *tape, Tensor *tensor, bool grad_unwritten)
 {
     if (tensor->grad || tape->err) return tensor->grad;
     size_t n = tensor->shape[0] * tensor->shape[1];
-    tensor->grad = alloc_from(tape, room_of(tape), times(n, sizeof(float)));
+    tensor->grad = alloc_from(tape, workspace_of(tape), product_or_max(n, sizeof(float)));
     tensor->grad_unwritten = grad_unwritten;
     if (tape_computes(tape) && !grad_unwritten) zero(n, tensor->grad);
     return tensor->grad;
 }
 
-float *tape_seed(Tape *tape, Tensor *tensor) { return seed(tape, tensor, false); }
+float *tape_seed(Tape *tape, Tensor *tensor) { return allocate_grad(tape, tensor, false); }
 
-/* An input that occurs twice is added to. */
+/* False for an input that occurs twice: its gradient must be added to. */
 static bool overwrites_grad(const Node *node, size_t i)
 {
     if (!(node->op->overwrites_grad >> i & 1)) return false;
@@ -191,23 +202,23 @@ static bool overwrites_grad(const Node *node, size_t i)
     return true;
 }
 
-/* What the node has made goes. */
-static void retire(Tape *tape, const Node *node)
+/* Free the output of a node, and its gradient. */
+static void free_output(Tape *tape, const Node *node)
 {
     Tensor *out = node->out;
     for (size_t i = 0; i < node->n_in; i++)
-        if (node->in[i] == out) return; /* in place: another node has made it */
-    pool_release(room_of(tape), out->grad);
-    if (out->owned) pool_release(results_of(tape), out->data);
+        if (node->in[i] == out) return; /* in place: an earlier node made it */
+    pool_release(workspace_of(tape), out->grad);
+    if (out->owned) pool_release(results_pool(tape), out->data);
     out->data = out->grad = NULL;
     out->owned = false;
 }
 
-static void walk_back(Tape *tape, Node *node)
+static void node_backward(Tape *tape, Node *node)
 {
     tape_seed(tape, node->out);
     for (size_t i = 0; i < node->n_in; i++)
-        if (node->in[i] && node->in[i]->requires_grad) seed(tape, node->in[i], overwrites_grad(node, i));
+        if (node->in[i] && node->in[i]->requires_grad) allocate_grad(tape, node->in[i], overwrites_grad(node, i));
     timing_note(tape->timing, "gradients = 0", TIMING_BACKWARD);
     if (!tape->err) node->op->backward(node);
     for (size_t i = 0; i < node->n_in && tape_computes(tape); i++)
@@ -222,8 +233,8 @@ Err *tape_backward(Tape *tape)
 {
     timing_mark(tape->timing);
     for (Node *node = tape->last; node && !tape->err; node = node->previous) {
-        walk_back(tape, node);
-        if (!tape->err) retire(tape, node);
+        node_backward(tape, node);
+        if (!tape->err) free_output(tape, node);
     }
     return tape_error(tape);
 }

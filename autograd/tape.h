@@ -1,26 +1,27 @@
-/* The tape: operations record themselves on the way up, one call walks back.
+/* The tape: operations record themselves in the forward pass; one call runs the backward pass.
  *
  *     tape_begin(&tape, &group, TAPE_RECORD);
- *     Tensor *x = tape_leaf(&tape, T, D, data, wants_gradient);
+ *     Tensor *x = tape_leaf(&tape, T, D, data, requires_grad);
  *     Tensor *y = layer_forward(&tape, ...);            // no checks: the tape keeps the first error
  *     TRY(tape_error(&tape));
  *     memcpy(tape_seed(&tape, y), dy, ...);              // the gradient to start from
  *     TRY(tape_backward(&tape));                        // x->grad and the parameters' leaves are written
  *     tape_reset(&tape);                                // everything above is gone
  *
- * A tape is an object of one layer and one group. Where nothing asks for a gradient nothing is recorded.
+ * A tape holds one layer and one group at a time. Where nothing requires a gradient, nothing is recorded.
  *
  * What always holds:
  *   1. After an error every operation returns &tape->dummy and does nothing.
- *   2. An operation is recorded only if an input wants a gradient or a parameter of it trains.
- *   3. When a node's backward runs, its output's gradient is complete, and every input that wants one has a
- *      gradient buffer; backward adds to it. Where nobody has added before, an operation that says so (Op.writes) finds
- *      it unwritten and writes all of it (tape_first), so that zeros need not be written and read.
- *   4. An operation in place (out is also an input) is walked like any other: the gradient is shared.
- *   5. Tapes that share a room are walked back one after another: between a tape's first seed and its reset no other of
- *      them begins or is reset. What a tape that does not stay holds is gone when the next one begins.
- *   6. On the way back a tensor goes, its gradient with it, once the operation that made it has been walked: all that used
- *      it came later. Leaves stay until the reset. */
+ *   2. An operation is recorded only if an input requires a gradient or one of its parameters is trained.
+ *   3. When a node's backward function runs, the gradient of its output is complete, and every input that requires a
+ *      gradient has a gradient buffer. Gradients accumulate: backward adds to the buffer. If an operation has declared
+ *      that it can write the gradient of an input (Op.overwrites_grad) and nothing has been added yet, the buffer is
+ *      unwritten, and backward writes all of it (tape_first_write). This saves clearing the buffer.
+ *   4. An operation that works in place (out is also an input) needs no special case: both share one gradient.
+ *   5. Tapes that share a workspace run backward one after another: between the first tape_seed of one tape and its reset,
+ *      no other tape begins or is reset. Results of a tape that is not resident are lost when the next tape begins.
+ *   6. In the backward pass a tensor and its gradient are freed as soon as the operation that made it is done: every use
+ *      of the tensor was recorded later and has been handled. Leaves stay until the reset. */
 #ifndef GRAFT_AUTOGRAD_TAPE_H
 #define GRAFT_AUTOGRAD_TAPE_H
 
@@ -34,10 +35,10 @@ typedef struct Tape Tape;
 typedef struct Tensor {
     size_t shape[2];
     float *data;         /* [shape[0]][shape[1]], dense */
-    float *grad;         /* the same shape, or NULL: nothing has asked for it yet */
-    bool requires_grad;  /* a gradient is wanted */
-    bool grad_unwritten; /* grad has nothing in it yet: who is given it writes it all */
-    bool owned;          /* data is the tape's */
+    float *grad;         /* the same shape; NULL until it is first needed */
+    bool requires_grad;  /* backward computes its gradient */
+    bool grad_unwritten; /* grad holds nothing yet: the next operation writes all of it */
+    bool owned;          /* data belongs to the tape */
 } Tensor;
 
 typedef struct Node Node;
@@ -53,97 +54,100 @@ struct Node {
     const Op *op;
     Tape *tape;
     Tensor *out;
-    void *state; /* what the operation keeps for the way back, of tape_alloc */
+    const void *state; /* saved for backward, from tape_alloc */
     size_t n_in;
     Tensor *in[]; /* borrowed, NULL entries allowed */
 };
 
 typedef enum { TAPE_OFF, TAPE_RECORD } TapeMode;
 
-enum { TAPE_SCRATCH = 32 }; /* blocks of scratch that an operation may have at once */
+enum { TAPE_SCRATCH = 32 }; /* blocks of scratch that an operation may hold at once */
 
 struct Tape {
-    Pool own; /* of a tape that stays, or has no room */
-    Pool *
-        workspace; /* the caller's: what only the tape at work needs, so that one serves all tapes of a step. NULL: none */
-    bool resident; /* results lie in `own`, until the way back: only scratch and gradients in the room */
+    Pool own_pool;   /* results of a resident tape; of a tape without a workspace everything */
+    Pool *workspace; /* the caller's, or NULL: what only the running tape needs; all tapes of a step share it */
     Pool
-        notes; /* nodes and other small blocks, apart: a number's block that goes leaves a gap that the next one fits */
-    bool counts;    /* the pools of numbers count: nothing is computed */
-    size_t threads; /* that blocks are counted for; 0: those of this process */
+        node_pool; /* nodes and other small blocks: apart, so that a freed block of floats leaves a gap of useful size */
+    bool resident;   /* results lie in own_pool until backward; only scratch and gradients lie in the workspace */
+    bool count_only; /* the pools of floats only count bytes: nothing is computed */
+    size_t threads;  /* number of threads that scratch is counted for; 0: the threads of this process */
     float *scratch[TAPE_SCRATCH];
     size_t n_scratch;
     const Group *group;
     TapeMode mode;
-    bool recompute_experts; /* keep little: compute on the way back what can be computed again */
-    bool recomputing;       /* run again for the way back alone: nobody looks at what the last operations return */
-    bool guard;             /* check every result for numbers that are not finite */
+    bool recompute_experts; /* save little: backward recomputes the experts' activations */
+    bool recomputing;       /* this forward pass only serves backward: nobody reads what the last operations return */
+    bool guard;             /* check that every result is finite */
     float dropout;          /* probability; 0 outside training */
     uint64_t dropout_key;   /* of this seed and step */
-    Timing *timing;         /* who asks where time goes, or NULL */
+    Timing *timing;         /* times operations, or NULL */
     Node *last;
     Err *err;
     Tensor dummy;
     size_t n_nodes;
 };
 
-/* An empty (all zero) Tape is valid. Begin empties it and says which rows the coming operations work on. */
+/* An all-zero Tape is valid. tape_begin empties it and sets the rows that the next operations work on. */
 void tape_begin(Tape *tape, const Group *group, TapeMode mode);
-void tape_reset(Tape *tape); /* empty; memory is kept */
+void tape_reset(Tape *tape); /* empties it; memory is kept */
 void tape_free(Tape *tape);
 
-/* A tensor around data of the caller. Owner of data: the caller. */
+/* A tensor around data of the caller.
+ * Owner of data: the caller. */
 Tensor *tape_leaf(Tape *tape, size_t rows, size_t cols, float *data, bool requires_grad);
 
-/* Hand over the first error, if any; the tape forgets it. */
+/* Returns the first error, or NULL, and clears it. */
 MUST_USE Err *tape_error(Tape *tape);
 
-/* The gradient of a tensor, made (as zeros) when there is none; NULL after an error. */
+/* The gradient of a tensor, allocated as zeros if there is none; NULL after an error. */
 float *tape_seed(Tape *tape, Tensor *tensor);
 
-/* Walk back from the last recorded operation to the first. */
+/* The backward pass: calls backward of every recorded operation, from the last to the first. */
 MUST_USE Err *tape_backward(Tape *tape);
 
 /* ---- for operations ------------------------------------------------------------------------------------------- */
 
-/* False after an error, and where blocks are only counted: an operation asks before it reads or writes a number. */
-static inline bool tape_computes(const Tape *tape) { return !tape->err && !tape->counts; }
+/* False after an error, and if memory is only counted. An operation checks this before it reads or writes floats. */
+static inline bool tape_computes(const Tape *tape) { return !tape->err && !tape->count_only; }
 
-/* T rows, or none where nothing is computed: for loops over them. */
+/* T rows, or 0 if nothing is computed: the limit of loops over rows. */
 static inline size_t tape_rows(const Tape *tape, size_t T) { return tape_computes(tape) ? T : 0; }
 
-/* How many threads an operation has room for. */
+/* Number of threads to allocate scratch for. */
 size_t tape_threads(const Tape *tape);
 
-/* A fresh tensor, and blocks that live until the reset; not zeroed. Never NULL where it matters: when memory has run
- * out the tape fails, and tape_expect tells the operation to give up. */
+/* A new tensor, and blocks that live until the reset; not zeroed. NULL or the dummy when memory has run out: the tape then
+ * keeps the error, and the operation stops at its next tape_expect or check of tape->err. */
 Tensor *tape_tensor(Tape *tape, size_t rows, size_t cols);
-void *tape_alloc(Tape *tape, size_t bytes); /* may be written to where tape_computes is false, too */
+void *tape_alloc(Tape *tape, size_t bytes); /* may be written to even if the tape only counts */
 float *tape_floats(Tape *tape, size_t n);
 
-/* True once, when x->grad is to be written; else it is to be added to. Asked by a backward that says Op.writes, always. */
-static inline bool tape_first(Tensor *x)
+/* True at the first write to x->grad, which must store; later writes add. A backward function with Op.overwrites_grad
+ * always calls it. */
+static inline bool tape_first_write(Tensor *x)
 {
     bool first = x->grad_unwritten;
     x->grad_unwritten = false;
     return first;
 }
 
-/* n floats until the operation (forward or backward) returns; one that records nothing gives them back itself. */
+/* n floats until the operation (forward or backward) returns. An operation that does not call tape_record frees its
+ * scratch itself, with tape_scratch_reset. */
 float *tape_scratch(Tape *tape, size_t n);
 void tape_scratch_reset(Tape *tape);
 
-/* Note a failure unless condition holds; false when the tape has failed, now or earlier. */
+/* Record an error unless condition holds; false if the tape has failed, now or earlier. */
 bool tape_expect(Tape *tape, bool condition, const char *format, ...) PRINTF(3, 4);
 
-/* Note a failure (ERR_NUMERIC, with the place) when a number of the tensor is not finite. For what a choice is made by:
- * a comparison would swallow the NaN. */
+/* Record an error (ERR_NUMERIC, with row and column) if a value of the tensor is not finite. For scores that a choice is
+ * made by: a comparison would ignore a NaN. */
 void tape_expect_finite(Tape *tape, const Tensor *tensor, const char *what);
 
-/* True when the operation should be prepared for the way back. trains: one of its parameters trains. */
+/* True if the operation must save what backward needs. trains: one of its parameters is trained. */
 bool tape_requires_grad(const Tape *tape, bool trains, size_t n_in, Tensor *const *in);
 
-/* Note the operation (if tape_requires_grad); returns out. */
-Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, void *state, bool trains, size_t n_in, Tensor *const *in);
+/* Record the operation if tape_requires_grad; returns out. */
+Tensor *tape_record(Tape *tape, const Op *op, Tensor *out, const void *state, bool trains, size_t n_in,
+                    Tensor *const *in);
 
 #endif

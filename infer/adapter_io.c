@@ -227,7 +227,7 @@ typedef struct {
 static bool layer_has_experts(const LayerAdapter *layer, size_t E)
 {
     for (size_t e = 0; layer->experts && e < E; e++)
-        if (layer->experts[e].in || layer->experts[e].out) return true;
+        if (layer->experts[e].lora_gate_up || layer->experts[e].lora_down) return true;
     return false;
 }
 

@@ -62,13 +62,13 @@ static Err *add_experts(Builder *b, LoraSiteKind kind, const LoraSpec *specs)
         if (!specs[e].halves) continue;
         TRY(add_pair(b, &site, &specs[e], &lora));
         if (kind == SITE_EXPERT_IN)
-            layer->experts[e].in = lora;
+            layer->experts[e].lora_gate_up = lora;
         else
-            layer->experts[e].out = lora;
+            layer->experts[e].lora_down = lora;
     }
     for (int side = 0; side < 2; side++)
         for (size_t e = 0; e < b->model->router.E; e++) {
-            const Lora *lora = kind == SITE_EXPERT_IN ? layer->experts[e].in : layer->experts[e].out;
+            const Lora *lora = kind == SITE_EXPERT_IN ? layer->experts[e].lora_gate_up : layer->experts[e].lora_down;
             if (lora) place_param(layer, side ? lora->B : lora->A);
         }
     return NULL;
@@ -184,8 +184,8 @@ Lora *adapter_lora(const Adapter *adapter, const LoraSite *site)
     switch (site->kind) {
     case SITE_PLACE:
         return site->half && layer->places_up[site->place] ? layer->places_up[site->place] : layer->places[site->place];
-    case SITE_EXPERT_IN: return layer->experts ? (Lora *)(size_t)layer->experts[site->expert].in : NULL;
-    case SITE_EXPERT_OUT: return layer->experts ? (Lora *)(size_t)layer->experts[site->expert].out : NULL;
+    case SITE_EXPERT_IN: return layer->experts ? (Lora *)(size_t)layer->experts[site->expert].lora_gate_up : NULL;
+    case SITE_EXPERT_OUT: return layer->experts ? (Lora *)(size_t)layer->experts[site->expert].lora_down : NULL;
     case SITE_ROUTER: break;
     }
     return NULL;

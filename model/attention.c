@@ -81,10 +81,10 @@ static Tensor *attend(Tape *tape, const AttentionShape *shape, LatentInputs in, 
     Tensor *o = NULL;
     if (in.lora) {
         in.B = op_param(tape, in.lora->B);
-        in.low = op_lora_down(tape, in.latent, in.lora);
+        in.u = op_lora_A(tape, in.latent, in.lora);
     }
     if (n_latent < tape->group->n_docs) {
-        Tensor *kv = in.lora ? op_lora_up(tape, in.latent, in.kv_up, in.low, in.lora, in.B)
+        Tensor *kv = in.lora ? op_lora_B(tape, in.latent, in.kv_up, in.u, in.lora, in.B)
                              : frozen(tape, in.latent, in.kv_up);
         o = op_attention(tape, shape, in.q, kv, in.kr, in.kr_col, chosen);
     }
@@ -121,8 +121,12 @@ Tensor *attention_forward(Tape *tape, const Model *model, size_t l, const LayerA
         remember(tape, pass->cache->rotary, shape->rope, kv_down, R);
     }
     if (pass->cache && any_past(tape->group)) {
-        o = op_attention_cached(tape, shape, q, &layer->kv_up, kv_lora, (const float *const *)pass->cache->latent,
-                                (const float *const *)pass->cache->rotary, chosen);
+        CachedInputs in = {.q = q,
+                           .kv_up = &layer->kv_up,
+                           .lora = kv_lora,
+                           .latent = (const float *const *)pass->cache->latent,
+                           .rotary = (const float *const *)pass->cache->rotary};
+        o = op_attention_cached(tape, shape, &in, chosen);
     } else {
         o = attend(tape, shape,
                    (LatentInputs){

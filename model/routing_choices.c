@@ -14,7 +14,7 @@ static Err *new_keys(Keys *keys, const Model *model, const Group *group)
     }
     if (!some) return NULL;
     keys->n_docs = group->n_docs;
-    keys->most = model->index.top_k;
+    keys->max_keys = model->index.top_k;
     TRY(mem_new(&keys->of, group->n_docs, sizeof *keys->of));
     for (size_t d = 0; d < group->n_docs; d++) {
         size_t rows = group->doc_start[d + 1] - group->doc_start[d],

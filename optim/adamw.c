@@ -6,7 +6,7 @@
 
 #include <math.h>
 
-enum { WORTH_A_TEAM = 1 << 16 }; /* elements; for fewer, waking threads takes longer */
+enum { MIN_UPDATES_FOR_THREADS = 1 << 16 }; /* parameters; for fewer, waking threads takes longer */
 
 void adamw_update(const AdamW *cfg, uint64_t t, double lr, double grad_scale, size_t n, float *restrict theta,
                   float *restrict m, float *restrict v, const float *restrict g)
@@ -15,7 +15,7 @@ void adamw_update(const AdamW *cfg, uint64_t t, double lr, double grad_scale, si
     float scale = (float)grad_scale, keep = (float)(1 - lr * cfg->weight_decay);
     float weight1 = (float)(1 - cfg->beta1), beta2 = (float)cfg->beta2, weight2 = (float)(1 - cfg->beta2);
     float root2 = (float)sqrt(correction2), epsilon = (float)cfg->epsilon, step = (float)(-lr / correction1);
-#pragma omp parallel for simd schedule(static) if (n >= WORTH_A_TEAM)
+#pragma omp parallel for simd schedule(static) if (n >= MIN_UPDATES_FOR_THREADS)
     for (size_t i = 0; i < n; i++) {
         float gi = g[i] * scale;
         float away = gi - m[i];

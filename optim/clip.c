@@ -3,7 +3,7 @@
 #include <math.h>
 
 /* Eight lanes whatever the CPU: lane i adds elements i, i + 8, ...; then lanes are added in order. */
-enum { LANES = 8, WORTH_A_TEAM = 1 << 18 };
+enum { LANES = 8, MIN_SQUARES_FOR_THREADS = 1 << 18 };
 
 static double chunk_sum(size_t n, const float *g)
 {
@@ -20,7 +20,7 @@ static double chunk_sum(size_t n, const float *g)
 
 void clip_chunk_sums(size_t n, const float *g, double *sums)
 {
-#pragma omp parallel for schedule(static) if (n >= WORTH_A_TEAM)
+#pragma omp parallel for schedule(static) if (n >= MIN_SQUARES_FOR_THREADS)
     for (size_t i = 0; i < n; i += CLIP_CHUNK)
         sums[i / CLIP_CHUNK] = chunk_sum(n - i < CLIP_CHUNK ? n - i : CLIP_CHUNK, g + i);
 }

@@ -80,7 +80,7 @@ static void add_routed_lora(Flops *f, const Model *model, const LayerAdapter *lo
 {
     double size = 0, share = (double)model->router.K / (double)model->router.E;
     for (size_t e = 0; lora->experts && e < model->router.E; e++)
-        size += lora_size(lora->experts[e].in) + lora_size(lora->experts[e].out);
+        size += lora_size(lora->experts[e].lora_gate_up) + lora_size(lora->experts[e].lora_down);
     f->lora += share * size * lora_passes(work, p);
 }
 

@@ -64,7 +64,7 @@ static Err *count_open(Count *c, const Model *model, size_t T, const TapeWork *w
         if (model->layers[l].indexer && longest > model->index.top_k)
             c->keys[l] = (Keys){c->group.n_docs, c->bitmaps, model->index.top_k};
     c->choices = (Choices){.n_layers = model->n_layers, .experts = c->experts, .keys = c->keys};
-    c->tape = (Tape){.own.counts = true, .counts = true, .workspace = &c->workspace, .threads = work->threads};
+    c->tape = (Tape){.own_pool.counts = true, .count_only = true, .workspace = &c->workspace, .threads = work->threads};
     return NULL;
 }
 
@@ -72,7 +72,7 @@ static void begin(Count *c, TapeMode mode, bool resident)
 {
     c->tape.resident = resident;
     c->tape.dropout = 0.5f; /* where a pair drops at all */
-    c->tape.own.high_bytes = c->workspace.high_bytes = c->tape.notes.high_bytes = 0;
+    c->tape.own_pool.high_bytes = c->workspace.high_bytes = c->tape.node_pool.high_bytes = 0;
     tape_begin(&c->tape, &c->group, mode);
 }
 
@@ -100,9 +100,9 @@ static void note(const Count *c, bool keep, Taken *taken)
 {
     taken->workspace = size_max(taken->workspace, c->workspace.high_bytes);
     if (keep)
-        taken->own = size_max(taken->own, c->tape.own.high_bytes + c->tape.notes.high_bytes);
+        taken->own = size_max(taken->own, c->tape.own_pool.high_bytes + c->tape.node_pool.high_bytes);
     else
-        taken->notes = size_max(taken->notes, c->tape.notes.high_bytes);
+        taken->notes = size_max(taken->notes, c->tape.node_pool.high_bytes);
 }
 
 /* One layer, up and, when it is passed again, down. */

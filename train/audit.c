@@ -14,7 +14,7 @@
 static bool find_expert(const LayerAdapter *layer, size_t E, const Lora *lora, size_t *expert)
 {
     for (*expert = 0; layer->experts && *expert < E; ++*expert)
-        if (layer->experts[*expert].in == lora || layer->experts[*expert].out == lora) return true;
+        if (layer->experts[*expert].lora_gate_up == lora || layer->experts[*expert].lora_down == lora) return true;
     return false;
 }
 

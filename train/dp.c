@@ -127,7 +127,7 @@ static void finish(Requests *requests)
 /* Receive everyone's subtrees of my slice behind one another, in the order of micro-batches, and send mine. */
 static Err *exchange(Dp *dp, const Forest *forest, const size_t *first, size_t begin, size_t n, Subtree *trees)
 {
-    Subtree mine[FOREST_MOST];
+    Subtree mine[FOREST_MAX_SUBTREES];
     size_t n_mine = forest_cover(first[dp->rank], first[dp->rank + 1], mine), at = 0;
     Requests requests = {0};
     Err *err = NULL;
@@ -171,7 +171,7 @@ Err *dp_reduce(Dp *dp, Forest *forest, const size_t *first, float *slice)
         dp->n_buffer = count * n;
     }
     Subtree *trees;
-    TRY(mem_new(&trees, count + FOREST_MOST, sizeof *trees));
+    TRY(mem_new(&trees, count + FOREST_MAX_SUBTREES, sizeof *trees));
     Err *err = exchange(dp, forest, first, begin, n, trees);
     if (!err && n) {
         size_t roots = forest_merge(count, trees, n, dp->buffer);

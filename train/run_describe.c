@@ -15,7 +15,7 @@ static void count_experts(const Run *run, size_t *experts, size_t *layers)
     for (size_t l = 0; l < run->adapter->n_layers; l++) {
         size_t here = 0;
         for (size_t e = 0; run->adapter->layers[l].experts && e < run->model->router.E; e++)
-            here += run->adapter->layers[l].experts[e].in || run->adapter->layers[l].experts[e].out;
+            here += run->adapter->layers[l].experts[e].lora_gate_up || run->adapter->layers[l].experts[e].lora_down;
         *experts += here;
         *layers += here != 0;
     }

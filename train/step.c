@@ -116,8 +116,8 @@ void step_free(Step *s)
 
 size_t step_tape_bytes(const Step *s)
 {
-    size_t bytes = s->workspace.high_bytes + s->tape.notes.high_bytes;
-    for (size_t i = 0; i < s->n_kept; i++) bytes += s->kept[i].own.high_bytes;
+    size_t bytes = s->workspace.high_bytes + s->tape.node_pool.high_bytes;
+    for (size_t i = 0; i < s->n_kept; i++) bytes += s->kept[i].own_pool.high_bytes;
     return bytes;
 }
 

@@ -116,9 +116,12 @@ static void attend(Cached *c, size_t d, size_t past, size_t n, float *out)
     for (size_t i = 0; i < n && of[0]; i++) /* the same choice, in words of the shorter past */
         memcpy(bits + i * words, c->keys->of[d] + (past + i) * keys_words(&c->trial.group, d), words * sizeof *bits);
     tape_begin(&tape, &group, TAPE_OFF);
-    Tensor *o = op_attention_cached(&tape, &c->shape, tape_leaf(&tape, n, QW, c->q + (begin + past) * QW, false),
-                                    c->kv_up, c->adapted ? &c->lora : NULL, (const float *[]){c->latent + begin * R},
-                                    (const float *[]){c->rotary + begin * ROPE}, c->keys ? &keys : NULL);
+    CachedInputs in = {.q = tape_leaf(&tape, n, QW, c->q + (begin + past) * QW, false),
+                       .kv_up = c->kv_up,
+                       .lora = c->adapted ? &c->lora : NULL,
+                       .latent = (const float *[]){c->latent + begin * R},
+                       .rotary = (const float *[]){c->rotary + begin * ROPE}};
+    Tensor *o = op_attention_cached(&tape, &c->shape, &in, c->keys ? &keys : NULL);
     assert_ok(tape_error(&tape));
     memcpy(out, o->data, n * H * VALUE * sizeof *out);
     tape_free(&tape);
@@ -190,8 +193,8 @@ static void documents_and_threads_change_no_bit(void **state)
     for (int threads = 1; threads <= 3; threads++) {
         omp_set_num_threads(threads);
         tape_begin(&tape, &group, TAPE_OFF);
-        Tensor *o = op_attention_cached(&tape, &c.shape, tape_leaf(&tape, 3, QW, q, false), c.kv_up, &c.lora, latent,
-                                        rotary, NULL);
+        CachedInputs in = {tape_leaf(&tape, 3, QW, q, false), c.kv_up, &c.lora, latent, rotary};
+        Tensor *o = op_attention_cached(&tape, &c.shape, &in, NULL);
         assert_ok(tape_error(&tape));
         for (size_t d = 0; d < N_DOCS; d++) {
             attend(&c, d, past[d], 1, alone);
@@ -212,9 +215,8 @@ static void refused(TapeMode mode, size_t rows, size_t q_width, const Weight *kv
     Group group = {.T = 2, .n_docs = 1, .doc_start = (size_t[]){0, 2}, .doc_past = past ? (size_t[]){3} : NULL};
     tape_begin(&tape, &group, mode);
     Tensor *q = tape_leaf(&tape, rows, q_width, x, false);
-    assert_ptr_equal(op_attention_cached(&tape, &shape, q, kv_up, lora, (const float *[]){x}, (const float *[]){x},
-                                         NULL),
-                     &tape.dummy);
+    CachedInputs in = {q, kv_up, lora, (const float *[]){x}, (const float *[]){x}};
+    assert_ptr_equal(op_attention_cached(&tape, &shape, &in, NULL), &tape.dummy);
     assert_fails(tape_error(&tape), ERR_FORMAT, part);
     tape_free(&tape);
 }
@@ -229,11 +231,11 @@ static void what_does_not_fit_is_an_error(void **state)
     Param narrow = c.A, brief = c.B;
     narrow.cols--;
     brief.rows--;
-    refused(TAPE_RECORD, 2, QW, c.kv_up, NULL, true, "attention over a cache has no way back");
+    refused(TAPE_RECORD, 2, QW, c.kv_up, NULL, true, "attention over a cache has no backward pass");
     refused(TAPE_OFF, 2, QW - 1, c.kv_up, NULL, true, "q is [2][26]");
     refused(TAPE_OFF, 1, QW, c.kv_up, NULL, true, "q is [1][27], kv_up [24][9], 2 tokens");
     refused(TAPE_OFF, 2, QW, &low, NULL, true, "kv_up [23][9]");
-    refused(TAPE_OFF, 2, QW, c.kv_up, NULL, false, "attention over a cache: nothing says how long the past is");
+    refused(TAPE_OFF, 2, QW, c.kv_up, NULL, false, "attention over a cache: the group has no doc_past");
     refused(TAPE_OFF, 2, QW, c.kv_up, &(Lora){.A = &narrow, .B = &c.B}, true, "A [2][8], B [24][2]");
     refused(TAPE_OFF, 2, QW, c.kv_up, &(Lora){.A = &c.A, .B = &brief}, true, "A [2][9], B [23][2]");
     trial_free(&c.trial);

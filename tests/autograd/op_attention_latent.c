@@ -79,10 +79,10 @@ static Tensor *build(Tape *tape, const Trial *trial, Call *call)
     if (a->adapted) {
         in.lora = lora_of(tape, &call->param[3], &call->param[4], a->dropout);
         in.B = op_param(tape, in.lora->B);
-        in.low = op_lora_down(tape, in.latent, in.lora);
+        in.u = op_lora_A(tape, in.latent, in.lora);
     }
     if (some < tape->group->n_docs) {
-        kv = a->adapted ? op_lora_up(tape, in.latent, in.kv_up, in.low, in.lora, in.B)
+        kv = a->adapted ? op_lora_B(tape, in.latent, in.kv_up, in.u, in.lora, in.B)
                         : op_linear(tape, in.latent, 1, &in.kv_up, 0, NULL);
         o = op_attention(tape, &a->shape, in.q, kv, in.kr, in.kr_col, keys);
     }
@@ -113,7 +113,7 @@ static double *mask_of(Trial *trial, float p, size_t D)
     for (size_t i = 0; i < T * D; i++) ones[i] = 1;
     Param A = {.name = (char *)"unit", .rows = D, .cols = D, .data = unit};
     tape_begin(&tape, &trial->group, TAPE_OFF);
-    Tensor *u = op_lora_down(&tape, tape_leaf(&tape, T, D, ones, false), &(Lora){.A = &A, .dropout = true, .key = 12});
+    Tensor *u = op_lora_A(&tape, tape_leaf(&tape, T, D, ones, false), &(Lora){.A = &A, .dropout = true, .key = 12});
     assert_ok(tape_error(&tape));
     double *keep = trial_alloc(trial, T * D * sizeof *keep);
     for (size_t i = 0; i < T * D; i++) keep[i] = (double)u->data[i];
@@ -282,7 +282,7 @@ static void refused(size_t qw, size_t latent, size_t krw, size_t ow, size_t low,
                        .kr_col = 1,
                        .kv_up = &up,
                        .lora = &lora,
-                       .low = tape_leaf(&tape, 3, low, x, true),
+                       .u = tape_leaf(&tape, 3, low, x, true),
                        .B = op_param(&tape, &B)};
     Tensor *o = tape_leaf(&tape, 3, ow, x, true);
     assert_ptr_equal(op_attention_latent(&tape, &shape, &in, &(Keys){1, (uint64_t *[]){bits}, 0}, o), &tape.dummy);

@@ -58,10 +58,11 @@ static Expert *experts_on(Tape *tape, const Experts *x, Call *call)
         experts[e] = (Expert){x->gate[e], x->up[e], x->down[e], NULL, NULL};
         if (e >= x->c->adapted) continue;
         if (x->c->in_r) {
-            experts[e].in = lora_new(tape, &call->param[at], &call->param[at + 1], x->c->up_alone * x->c->F, in_scale);
+            experts[e].lora_gate_up = lora_new(tape, &call->param[at], &call->param[at + 1], x->c->up_alone * x->c->F,
+                                               in_scale);
             at += 2;
         }
-        if (x->c->out_r) experts[e].out = lora_new(tape, &call->param[at], &call->param[at + 1], 0, out_scale);
+        if (x->c->out_r) experts[e].lora_down = lora_new(tape, &call->param[at], &call->param[at + 1], 0, out_scale);
     }
     return experts;
 }

@@ -60,7 +60,7 @@ static void a_cover_is_the_fewest_aligned_powers_of_two(void **state)
             fewest[end] = SIZE_MAX;
             for (size_t size = 1; size <= end - first; size *= 2)
                 if (end % size == 0 && fewest[end - size] + 1 < fewest[end]) fewest[end] = fewest[end - size] + 1;
-            Subtree cover[FOREST_MOST];
+            Subtree cover[FOREST_MAX_SUBTREES];
             size_t n = forest_cover(first, end, cover), at = first;
             assert_int_equal(n, fewest[end]);
             assert_int_equal(n, forest_depth(first, end));
@@ -77,7 +77,7 @@ static void a_cover_is_the_fewest_aligned_powers_of_two(void **state)
 static void no_micro_batches_have_no_cover(void **state)
 {
     (void)state;
-    Subtree cover[FOREST_MOST];
+    Subtree cover[FOREST_MAX_SUBTREES];
     assert_int_equal(forest_cover(5, 5, cover), 0);
     assert_int_equal(forest_depth(5, 5), 0);
     Forest forest = {0};
@@ -88,11 +88,11 @@ static void no_micro_batches_have_no_cover(void **state)
 static void the_largest_forest_fits_its_cover(void **state)
 {
     (void)state;
-    Subtree cover[FOREST_MOST];
+    Subtree cover[FOREST_MAX_SUBTREES];
     size_t end = ((size_t)1 << 62) - 1;
     size_t n = forest_cover(1, end, cover); /* 2^0, 2^1 .. 2^60, then down again */
     assert_int_equal(n, forest_depth(1, end));
-    assert_true(n > 100 && n <= FOREST_MOST);
+    assert_true(n > 100 && n <= FOREST_MAX_SUBTREES);
     assert_int_equal(cover[n - 1].begin + cover[n - 1].size, end);
 }
 
@@ -102,7 +102,7 @@ static void slots_hold_the_subtrees_of_the_cover(void **state)
     Forest forest = {0};
     for (size_t first = 0; first <= MOST; first++)
         for (size_t end = first; end <= MOST; end++) {
-            Subtree cover[FOREST_MOST];
+            Subtree cover[FOREST_MAX_SUBTREES];
             size_t n = forest_cover(first, end, cover);
             grow(&forest, first, end);
             assert_true(n <= forest.n_subtrees);
@@ -127,7 +127,7 @@ static void three_ranks_equal_one_for_every_split(void **state)
         for (size_t a = 0; a <= end; a++)
             for (size_t b = a; b <= end; b++) {
                 const size_t ranks[] = {0, a, b, end};
-                Subtree trees[3 * FOREST_MOST];
+                Subtree trees[3 * FOREST_MAX_SUBTREES];
                 size_t n = 0;
                 for (size_t r = 0; r < 3; r++) {
                     size_t more = forest_cover(ranks[r], ranks[r + 1], trees + n);

@@ -40,9 +40,8 @@ static void every_operation(Tape *tape, Tensor *x /* [3][4] */)
     op_index(tape, &(IndexShape){1, 4, 1, 1, 1}, x, x, x, NULL, &(Keys){2, (uint64_t *[]){bits, bits}, 0});
     assert_ptr_equal(op_attention(tape, &(AttentionShape){1, 2, 2, 2, 1, 0}, x, x, x, 0, NULL), &tape->dummy);
     tape->group = &cached;
-    assert_ptr_equal(op_attention_cached(tape, &(AttentionShape){1, 2, 2, 6, 1, 0}, x, &up, NULL,
-                                         (const float *[]){values, values}, (const float *[]){values, values}, NULL),
-                     &tape->dummy);
+    CachedInputs inputs = {x, &up, NULL, (const float *[]){values, values}, (const float *[]){values, values}};
+    assert_ptr_equal(op_attention_cached(tape, &(AttentionShape){1, 2, 2, 6, 1, 0}, &inputs, NULL), &tape->dummy);
     tape->group = &group;
     assert_ptr_equal(op_swiglu(tape, x), &tape->dummy);
     balance_gather(tape, &shape, x, stats);
@@ -182,9 +181,9 @@ static void a_used_tape_gives_the_bits_of_a_new_one(void **state)
         if (round == 0) memcpy(grad, leaf->grad, sizeof grad);
         assert_memory_equal(grad, leaf->grad, sizeof grad);
     }
-    assert_true(tape.notes.used_bytes > 0);
+    assert_true(tape.node_pool.used_bytes > 0);
     tape_reset(&tape);
-    assert_int_equal(tape.notes.used_bytes, 0);
+    assert_int_equal(tape.node_pool.used_bytes, 0);
     tape_free(&tape);
 }
 
@@ -214,7 +213,7 @@ static void what_has_served_makes_room(void **state)
         assert_null(y->data);
         assert_non_null(leaf->grad);                                   /* of the caller's */
         assert_true(workspace.high_bytes <= high[resident] + 4 * 256); /* not one gradient for each result */
-        assert_int_equal(tape.own.n > 0, resident);                    /* what operations keep stays until the reset */
+        assert_int_equal(tape.own_pool.n > 0, resident);               /* what operations keep stays until the reset */
         workspace.high_bytes = 0;
         tape_free(&tape);
     }
@@ -230,7 +229,7 @@ static void a_tape_that_counts_takes_what_one_that_computes_does(void **state)
     Weight W = weight_of("W", 4, 4, values), none = weight_of("W", 4, 4, NULL);
     size_t high[2];
     for (int counts = 0; counts < 2; counts++) {
-        Tape tape = {.counts = counts, .own.counts = counts};
+        Tape tape = {.count_only = counts, .own_pool.counts = counts};
         tape_begin(&tape, &group, TAPE_RECORD);
         Tensor *leaf = tape_leaf(&tape, 3, 4, counts ? NULL : x, true);
         Tensor *y = op_rmsnorm(&tape, op_linear(&tape, leaf, 1, (const Weight *[]){counts ? &none : &W}, 0, NULL), 0, 4,
@@ -242,7 +241,7 @@ static void a_tape_that_counts_takes_what_one_that_computes_does(void **state)
         assert_true(counts || tape_computes(&tape));
         assert_non_null(tape_seed(&tape, y));
         assert_ok(tape_backward(&tape));
-        high[counts] = tape.own.high_bytes;
+        high[counts] = tape.own_pool.high_bytes;
         tape_free(&tape);
     }
     assert_int_equal(high[0], high[1]);

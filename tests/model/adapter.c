@@ -57,9 +57,9 @@ static void gate_and_up_share_one_A(void **state)
     (void)state;
     Adapter *adapter = adapter_of("['gate_proj', 'up_proj']", NULL);
     size_t D = (size_t)dense->config.hidden_size, F = (size_t)dense->config.moe_intermediate_size;
-    const Lora *in = adapter->layers[1].experts[5].in;
+    const Lora *in = adapter->layers[1].experts[5].lora_gate_up;
     assert_non_null(in);
-    assert_null(adapter->layers[1].experts[5].out);
+    assert_null(adapter->layers[1].experts[5].lora_down);
     assert_int_equal(in->col, 0);
     assert_int_equal(in->A->rows, 3);
     assert_int_equal(in->A->cols, D);
@@ -76,12 +76,12 @@ static void one_half_alone_adds_to_its_own_columns(void **state)
     size_t F = (size_t)dense->config.moe_intermediate_size;
     Adapter *gate = adapter_of("['experts.5.gate_proj']", NULL), *up = adapter_of("['experts.5.up_proj']", NULL),
             *down = adapter_of("['experts.5.down_proj']", NULL);
-    assert_int_equal(gate->layers[1].experts[5].in->col, 0);
-    assert_int_equal(gate->layers[1].experts[5].in->B->rows, F);
-    assert_int_equal(up->layers[1].experts[5].in->col, F);
-    assert_int_equal(up->layers[1].experts[5].in->B->rows, F);
-    assert_null(down->layers[1].experts[5].in);
-    assert_int_equal(down->layers[1].experts[5].out->A->cols, F);
+    assert_int_equal(gate->layers[1].experts[5].lora_gate_up->col, 0);
+    assert_int_equal(gate->layers[1].experts[5].lora_gate_up->B->rows, F);
+    assert_int_equal(up->layers[1].experts[5].lora_gate_up->col, F);
+    assert_int_equal(up->layers[1].experts[5].lora_gate_up->B->rows, F);
+    assert_null(down->layers[1].experts[5].lora_gate_up);
+    assert_int_equal(down->layers[1].experts[5].lora_down->A->cols, F);
     adapter_free(gate);
     adapter_free(up);
     adapter_free(down);

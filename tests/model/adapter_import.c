@@ -205,7 +205,7 @@ static void unequal_As_become_one_pair_of_both_ranks_in_an_expert(void **state)
     Adapter *a;
     modules[1].scale = 3;
     assert_ok(adapter_from_modules(&a, dense, 2, modules));
-    const Lora *in = a->layers[1].experts[7].in;
+    const Lora *in = a->layers[1].experts[7].lora_gate_up;
     assert_int_equal(in->A->rows, 4);
     assert_int_equal(in->B->rows, 2 * F);
     check_share(in, &modules[0], 0);

@@ -71,6 +71,13 @@ Err *json_read_lines(Json **array, const char *path)
     return err;
 }
 
+bool json_line_is_blank(const char *line, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++)
+        if (line[i] != ' ' && line[i] != '\t' && line[i] != '\r') return false;
+    return true;
+}
+
 void json_free(Json *root) { cJSON_Delete(root); }
 
 JsonKind json_kind(const Json *value)

@@ -166,7 +166,7 @@ static Err *read_prompts(Writer *w, LineReader *reader)
     for (;;) {
         TRY(lines_next(reader, &line, &bytes));
         if (!line) return w->n_prompts ? NULL : err_new(ERR_DATA, "%s has no prompts", w->settings.data);
-        if (bytes)
+        if (!json_line_is_blank(line, bytes))
             TRY(err_wrap(add_record(w, line, bytes, lines_number(reader)), "%s: line %zu", w->settings.data,
                          lines_number(reader)));
     }

@@ -145,12 +145,6 @@ static Err *note(Previewer *p, const BuiltDocument *built, const char *file, siz
     return err ? err : show_tokens(p, record);
 }
 
-static bool is_blank(const char *line, size_t n)
-{
-    while (n && strchr(" \t\r", line[n - 1])) n--;
-    return n == 0;
-}
-
 static Err *read_file(Previewer *p, const char *path)
 {
     LineReader *reader;
@@ -160,7 +154,7 @@ static Err *read_file(Previewer *p, const char *path)
     Err *err = NULL;
     while (!err && !(err = lines_next(reader, &line, &bytes)) && line) {
         BuiltDocument built;
-        if (is_blank(line, bytes)) continue;
+        if (json_line_is_blank(line, bytes)) continue;
         if (most && p->n_seen >= most && p->n_seen >= (size_t)p->settings.record) {
             p->preview.more = true;
             break;

@@ -96,13 +96,6 @@ static Err *take_line(PlotRun *run, const Json *line)
     return take(line, "eval_loss", (double)step, &eval->loss);
 }
 
-static bool is_blank(const char *text, size_t bytes)
-{
-    for (size_t i = 0; i < bytes; i++)
-        if (text[i] != ' ' && text[i] != '\t' && text[i] != '\r') return false;
-    return true;
-}
-
 static Err *read_lines(PlotRun *run, const char *text, size_t bytes)
 {
     size_t number = 0;
@@ -110,7 +103,7 @@ static Err *read_lines(PlotRun *run, const char *text, size_t bytes)
         const char *newline = memchr(at, '\n', (size_t)(end - at)), *stop = newline ? newline : end;
         Json *line = NULL;
         number++;
-        if (!is_blank(at, (size_t)(stop - at))) {
+        if (!json_line_is_blank(at, (size_t)(stop - at))) {
             Err *err = json_parse(&line, at, (size_t)(stop - at));
             err_free(err); /* its line number would count from this line */
             if (!line && !newline) return NULL;

@@ -123,15 +123,6 @@ static Err *keep(Dataset *ds, const BuiltDocument *built, size_t line, size_t fi
     return NULL;
 }
 
-static bool is_blank(const char *line, size_t bytes)
-{
-    while (bytes && strchr(" \t\r", *line)) {
-        line++;
-        bytes--;
-    }
-    return bytes == 0;
-}
-
 static Err *read_lines(Dataset *ds, DocumentBuilder *builder, LineReader *reader, size_t file)
 {
     const char *line;
@@ -141,7 +132,7 @@ static Err *read_lines(Dataset *ds, DocumentBuilder *builder, LineReader *reader
         BuiltDocument built;
         TRY(lines_next(reader, &line, &bytes));
         if (!line) break;
-        if (is_blank(line, bytes)) continue;
+        if (json_line_is_blank(line, bytes)) continue;
         size_t number = lines_number(reader);
         Err *err = document_builder_read(builder, line, bytes, &built);
         if (!err) err = keep(ds, &built, number, file);

@@ -171,13 +171,6 @@ static Err *add_record(Build *b, const char *line, size_t bytes, size_t number)
 
 /* ---- the file ------------------------------------------------------------------------------------------------- */
 
-static bool is_blank(const char *line, size_t bytes)
-{
-    for (; bytes; line++, bytes--)
-        if (!strchr(" \t\r", *line)) return false;
-    return true;
-}
-
 Err *questions_recognise(bool *asks, const char *path)
 {
     LineReader *reader;
@@ -187,7 +180,7 @@ Err *questions_recognise(bool *asks, const char *path)
     *asks = false;
     TRY(lines_open(&reader, path));
     Err *err = lines_next(reader, &line, &bytes);
-    while (!err && line && is_blank(line, bytes)) err = lines_next(reader, &line, &bytes);
+    while (!err && line && json_line_is_blank(line, bytes)) err = lines_next(reader, &line, &bytes);
     if (!err && line) err = err_wrap(view_open(&record, line, bytes), "%s: line %zu", path, lines_number(reader));
     if (!err && line) *asks = view_find(record, "answer").at != NULL;
     lines_close(reader);
@@ -202,7 +195,8 @@ static Err *read_all(Build *b, LineReader *reader, const char *path)
         TRY(lines_next(reader, &line, &bytes));
         if (!line) break;
         size_t number = lines_number(reader);
-        if (!is_blank(line, bytes)) TRY(err_wrap(add_record(b, line, bytes, number), "%s: line %zu", path, number));
+        if (!json_line_is_blank(line, bytes))
+            TRY(err_wrap(add_record(b, line, bytes, number), "%s: line %zu", path, number));
     }
     return b->questions->count ? NULL : err_new(ERR_DATA, "%s has no records", path);
 }

@@ -366,7 +366,7 @@ static void clear(Record *record)
 /* What a file that is not JSON Lines at all begins with. */
 static const char *hint(const char *line, size_t bytes)
 {
-    while (bytes && strchr(" \t", *line)) {
+    while (bytes && (*line == ' ' || *line == '\t')) {
         line++;
         bytes--;
     }

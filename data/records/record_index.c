@@ -2,6 +2,7 @@
 #include "data/records/record_index.h"
 
 #include "base/file.h"
+#include "base/json.h"
 #include "base/memory.h"
 #include "base/rng.h"
 #include "data/text/inflate.h"
@@ -62,19 +63,13 @@ static void add_to_digest(uint64_t lanes[LANES], const char *bytes, size_t n)
     for (size_t i = 0; i < LANES; i++) lanes[i] = rng_mix(lanes[i] ^ words[i]) + n;
 }
 
-static bool has_words(const char *from, const char *to)
-{
-    while (from < to && (*from == ' ' || *from == '\t' || *from == '\r')) from++;
-    return from < to;
-}
-
 static void scan_chunk(Scan *scan, const char *chunk, size_t n)
 {
     const char *at = chunk, *end = chunk + n;
     add_to_digest(scan->lanes, chunk, n);
     while (at < end) {
         const char *newline = memchr(at, '\n', (size_t)(end - at)), *to = newline ? newline : end;
-        if (scan->blank && has_words(at, to)) {
+        if (scan->blank && !json_line_is_blank(at, (size_t)(to - at))) {
             scan->blank = false;
             scan->count++;
             fwrite(&scan->line_begin, sizeof scan->line_begin, 1, scan->out);
@@ -307,7 +302,8 @@ Err *record_index_read(const RecordIndex *o, size_t i, Text *line)
         if (got == 0) return err_new(ERR_IO, "read %s: the file has become shorter", o->text_path);
         line->n += (size_t)got;
     }
-    while (n && strchr(" \t\r\n", line->data[n - 1])) n--; /* the line's end, and blank lines after it */
+    while (n && (line->data[n - 1] == '\n' || json_line_is_blank(line->data + n - 1, 1)))
+        n--; /* and blank lines after it */
     const char *inner = memchr(line->data, '\n', n);
     if (inner) return err_new(ERR_IO, "%s has changed while it was read", o->text_path);
     line->n = n;

@@ -186,6 +186,28 @@ static void a_bad_record_is_told_when_its_turn_comes(void **state)
     dataset_close(ds);
 }
 
+static void a_line_of_zero_bytes_is_a_record_in_memory_and_by_index(void **state)
+{
+    static const char text[] = "{\"text\":\"a\"}\n \t\r\n\0\0\0\n\t\n{\"text\":\"b\"}\n",
+                      message[] =
+                          "zeros.jsonl: line 3: not valid JSON at line 1, column 1: byte 0x00; expected a value";
+    char path[PATH_BYTES];
+    DataFile file = {path, 1};
+    Dataset *in_memory, *by_index;
+    Loader *loader;
+    const Document *const *documents;
+    size_t n;
+    assert_ok(file_write(scratch_path(state, "zeros.jsonl", path), text, sizeof text - 1));
+    assert_fails(dataset_open_file(&in_memory, tokenizer, path, &(DocumentOptions){.max_length = 512}), ERR_DATA,
+                 message);
+    by_index = large(state, &(DataFiles){&file, 1}, TRUNCATE_RIGHT, 512);
+    assert_int_equal(dataset_count(by_index), 3);
+    assert_ok(loader_open(&loader, by_index, 3, 1));
+    assert_fails(loader_documents(loader, 0, &n, &documents), ERR_DATA, message);
+    loader_close(loader);
+    dataset_close(by_index);
+}
+
 static void packed_data_may_be_large_too(void **state)
 {
     DataFile file = {(char[]){"tests/fixtures/tokenizer/glm5shaped.tokenizer.json.gz"}, 1};
@@ -261,6 +283,7 @@ int main(void)
         scratch_test(large_data_gives_the_documents_that_small_data_gives),
         scratch_test(an_index_is_kept_until_its_file_changes),
         scratch_test(a_bad_record_is_told_when_its_turn_comes),
+        scratch_test(a_line_of_zero_bytes_is_a_record_in_memory_and_by_index),
         scratch_test(packed_data_may_be_large_too),
         scratch_test(a_step_without_a_document_that_is_short_enough_takes_the_next),
         scratch_test(files_are_mixed_by_their_weights),

@@ -12,7 +12,7 @@
 
 enum { CHUNK_BYTES = 1 << 18 };
 
-typedef enum { PLAIN, GZIP, ZSTD } Packing;
+typedef enum { PLAIN, GZIP, ZSTD } Compression;
 
 struct Inflater {
     char *path;
@@ -25,111 +25,112 @@ struct Inflater {
 };
 
 /* A frame, or a skippable one, as zstd's tools may write first.   Source: RFC 8878, sections 3.1.1 and 3.1.2. */
-static Err *packing_of(const char *path, Packing *packing)
+static Err *compression_of(const char *path, Compression *compression)
 {
     unsigned char first[4] = {0};
-    *packing = PLAIN;
+    *compression = PLAIN;
     if (file_is_directory(path)) return err_new(ERR_IO, "%s is a directory; expected a file", path);
     FILE *file = fopen(path, "rbe");
     if (!file) return err_errno("open %s", path);
     size_t n = fread(first, 1, sizeof first, file);
     fclose(file);
-    if (n >= 2 && first[0] == 0x1F && first[1] == 0x8B) *packing = GZIP;
+    if (n >= 2 && first[0] == 0x1F && first[1] == 0x8B) *compression = GZIP;
     if (n == 4 &&
         (!memcmp(first, "\x28\xB5\x2F\xFD", 4) || ((first[0] & 0xF0) == 0x50 && !memcmp(first + 1, "\x2A\x4D\x18", 3))))
-        *packing = ZSTD;
+        *compression = ZSTD;
     return NULL;
 }
 
 Err *inflate_is_needed(const char *path, bool *yes)
 {
-    Packing packing;
-    TRY(packing_of(path, &packing));
-    *yes = packing != PLAIN;
+    Compression compression;
+    TRY(compression_of(path, &compression));
+    *yes = compression != PLAIN;
     return NULL;
 }
 
-static Err *open_zstd(Inflater *packed)
+static Err *open_zstd(Inflater *inflater)
 {
-    TRY(mem_new(&packed->chunk, CHUNK_BYTES, 1));
-    packed->file = fopen(packed->path, "rbe");
-    if (!packed->file) return err_errno("open %s", packed->path);
-    packed->zstd = ZSTD_createDStream();
-    packed->in.src = packed->chunk;
-    return packed->zstd ? NULL : err_new(ERR_MEMORY, "open %s: out of memory", packed->path);
+    TRY(mem_new(&inflater->chunk, CHUNK_BYTES, 1));
+    inflater->file = fopen(inflater->path, "rbe");
+    if (!inflater->file) return err_errno("open %s", inflater->path);
+    inflater->zstd = ZSTD_createDStream();
+    inflater->in.src = inflater->chunk;
+    return inflater->zstd ? NULL : err_new(ERR_MEMORY, "open %s: out of memory", inflater->path);
 }
 
-static Err *open_gzip(Inflater *packed)
+static Err *open_gzip(Inflater *inflater)
 {
     errno = 0;
-    packed->gzip = gzopen(packed->path, "rbe");
-    if (!packed->gzip)
-        return errno ? err_errno("open %s", packed->path) : err_new(ERR_MEMORY, "open %s: out of memory", packed->path);
-    gzbuffer(packed->gzip, CHUNK_BYTES);
+    inflater->gzip = gzopen(inflater->path, "rbe");
+    if (!inflater->gzip)
+        return errno ? err_errno("open %s", inflater->path)
+                     : err_new(ERR_MEMORY, "open %s: out of memory", inflater->path);
+    gzbuffer(inflater->gzip, CHUNK_BYTES);
     return NULL;
 }
 
 Err *inflate_open(Inflater **out, const char *path)
 {
-    Inflater *packed;
-    Packing packing;
+    Inflater *inflater;
+    Compression compression;
     *out = NULL;
-    TRY(packing_of(path, &packing));
-    TRY(mem_new(&packed, 1, sizeof *packed));
-    Err *err = mem_copy_text(&packed->path, path);
-    if (!err) err = packing == ZSTD ? open_zstd(packed) : open_gzip(packed);
+    TRY(compression_of(path, &compression));
+    TRY(mem_new(&inflater, 1, sizeof *inflater));
+    Err *err = mem_copy_text(&inflater->path, path);
+    if (!err) err = compression == ZSTD ? open_zstd(inflater) : open_gzip(inflater);
     if (err)
-        inflate_close(packed);
+        inflate_close(inflater);
     else
-        *out = packed;
+        *out = inflater;
     return err;
 }
 
-void inflate_close(Inflater *packed)
+void inflate_close(Inflater *inflater)
 {
-    if (!packed) return;
-    if (packed->gzip) gzclose(packed->gzip);
-    if (packed->file) fclose(packed->file);
-    ZSTD_freeDStream(packed->zstd);
-    free(packed->chunk);
-    free(packed->path);
-    free(packed);
+    if (!inflater) return;
+    if (inflater->gzip) gzclose(inflater->gzip);
+    if (inflater->file) fclose(inflater->file);
+    ZSTD_freeDStream(inflater->zstd);
+    free(inflater->chunk);
+    free(inflater->path);
+    free(inflater);
 }
 
-static Err *read_gzip(Inflater *packed, char *to, size_t most, size_t *n)
+static Err *read_gzip(Inflater *inflater, char *to, size_t capacity, size_t *n)
 {
-    int got = gzread(packed->gzip, to, (unsigned)(most < 1 << 30 ? most : 1 << 30)), code = Z_OK;
-    const char *message = gzerror(packed->gzip, &code);
+    int got = gzread(inflater->gzip, to, (unsigned)(capacity < 1 << 30 ? capacity : 1 << 30)), code = Z_OK;
+    const char *message = gzerror(inflater->gzip, &code);
     if (got < 0 || (got == 0 && code != Z_OK && code != Z_STREAM_END)) {
-        if (code == Z_ERRNO) return err_errno("read %s", packed->path);
-        return err_new(ERR_IO, "read %s: %s", packed->path, message);
+        if (code == Z_ERRNO) return err_errno("read %s", inflater->path);
+        return err_new(ERR_IO, "read %s: %s", inflater->path, message);
     }
     *n = (size_t)got;
     return NULL;
 }
 
-static Err *read_zstd(Inflater *packed, char *to, size_t most, size_t *n)
+static Err *read_zstd(Inflater *inflater, char *to, size_t capacity, size_t *n)
 {
-    ZSTD_outBuffer out = {to, most, 0};
+    ZSTD_outBuffer out = {to, capacity, 0};
     while (out.pos == 0) {
-        if (packed->in.pos == packed->in.size) {
-            packed->in.pos = 0;
-            packed->in.size = fread(packed->chunk, 1, CHUNK_BYTES, packed->file);
-            if (ferror(packed->file)) return err_errno("read %s", packed->path);
-            if (packed->in.size == 0 && packed->frame_left)
-                return err_new(ERR_IO, "read %s: unexpected end of file", packed->path);
-            if (packed->in.size == 0) break;
+        if (inflater->in.pos == inflater->in.size) {
+            inflater->in.pos = 0;
+            inflater->in.size = fread(inflater->chunk, 1, CHUNK_BYTES, inflater->file);
+            if (ferror(inflater->file)) return err_errno("read %s", inflater->path);
+            if (inflater->in.size == 0 && inflater->frame_left)
+                return err_new(ERR_IO, "read %s: unexpected end of file", inflater->path);
+            if (inflater->in.size == 0) break;
         }
-        packed->frame_left = ZSTD_decompressStream(packed->zstd, &out, &packed->in);
-        if (ZSTD_isError(packed->frame_left))
-            return err_new(ERR_IO, "read %s: %s", packed->path, ZSTD_getErrorName(packed->frame_left));
+        inflater->frame_left = ZSTD_decompressStream(inflater->zstd, &out, &inflater->in);
+        if (ZSTD_isError(inflater->frame_left))
+            return err_new(ERR_IO, "read %s: %s", inflater->path, ZSTD_getErrorName(inflater->frame_left));
     }
     *n = out.pos;
     return NULL;
 }
 
-Err *inflate_read(Inflater *packed, char *to, size_t most, size_t *n)
+Err *inflate_read(Inflater *inflater, char *to, size_t capacity, size_t *n)
 {
     *n = 0;
-    return packed->gzip ? read_gzip(packed, to, most, n) : read_zstd(packed, to, most, n);
+    return inflater->gzip ? read_gzip(inflater, to, capacity, n) : read_zstd(inflater, to, capacity, n);
 }

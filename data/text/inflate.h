@@ -9,11 +9,11 @@
 
 typedef struct Inflater Inflater;
 
-MUST_USE Err *inflate_open(Inflater **packed, const char *path);
+MUST_USE Err *inflate_open(Inflater **inflater, const char *path);
 
 /* Up to `most` bytes; *n is 0 at the end. Fails: ERR_IO; a packed file that is cut short or damaged. */
-MUST_USE Err *inflate_read(Inflater *packed, char *to, size_t most, size_t *n);
-void inflate_close(Inflater *packed);
+MUST_USE Err *inflate_read(Inflater *inflater, char *to, size_t capacity, size_t *n);
+void inflate_close(Inflater *inflater);
 
 /* Whether the file must be unpacked. */
 MUST_USE Err *inflate_is_needed(const char *path, bool *yes);

@@ -10,9 +10,9 @@ enum { MAX_DEPTH = 200 };
 typedef struct {
     const char *text, *at, *end;
     const char *expected; /* set by the first failure */
-} Scan;
+} JsonScan;
 
-static bool fail(Scan *s, const char *expected)
+static bool fail(JsonScan *s, const char *expected)
 {
     if (!s->expected) s->expected = expected;
     return false;
@@ -37,7 +37,7 @@ int json_check_hex(const char *at, const char *end)
     return value;
 }
 
-static bool check_escape(Scan *s) /* at the character after the backslash */
+static bool check_escape(JsonScan *s) /* at the character after the backslash */
 {
     if (s->at == s->end) return fail(s, "an escape");
     char c = *s->at++;
@@ -52,7 +52,7 @@ static bool check_escape(Scan *s) /* at the character after the backslash */
     return true;
 }
 
-static bool check_string(Scan *s)
+static bool check_string(JsonScan *s)
 {
     for (s->at++; s->at < s->end;) {
         unsigned char c = (unsigned char)*s->at;
@@ -77,14 +77,14 @@ static bool check_string(Scan *s)
     return fail(s, "the end of a string");
 }
 
-static bool check_digits(Scan *s)
+static bool check_digits(JsonScan *s)
 {
     const char *from = s->at;
     while (s->at < s->end && *s->at >= '0' && *s->at <= '9') s->at++;
     return s->at > from ? true : fail(s, "a digit");
 }
 
-static bool check_number(Scan *s)
+static bool check_number(JsonScan *s)
 {
     if (*s->at == '-') s->at++;
     if (s->at < s->end && *s->at == '0')
@@ -103,7 +103,7 @@ static bool check_number(Scan *s)
     return true;
 }
 
-static bool check_word(Scan *s, const char *word)
+static bool check_word(JsonScan *s, const char *word)
 {
     size_t n = strlen(word);
     if ((size_t)(s->end - s->at) < n || memcmp(s->at, word, n)) return fail(s, "a value");
@@ -111,9 +111,9 @@ static bool check_word(Scan *s, const char *word)
     return true;
 }
 
-static bool check_value(Scan *s, int depth);
+static bool check_value(JsonScan *s, int depth);
 
-static bool check_container(Scan *s, int depth, char close)
+static bool check_container(JsonScan *s, int depth, char close)
 {
     if (depth == MAX_DEPTH) return fail(s, "no more than 200 levels");
     s->at = json_check_skip_space(s->at + 1, s->end);
@@ -140,7 +140,7 @@ static bool check_container(Scan *s, int depth, char close)
     }
 }
 
-static bool check_value(Scan *s, int depth)
+static bool check_value(JsonScan *s, int depth)
 {
     if (s->at == s->end) return fail(s, "a value");
     switch (*s->at) {
@@ -156,7 +156,7 @@ static bool check_value(Scan *s, int depth)
     }
 }
 
-static Err *scan_error(const Scan *s)
+static Err *scan_error(const JsonScan *s)
 {
     size_t line = 1, column = 1;
     for (const char *c = s->text; c < s->at; c++) {
@@ -178,7 +178,7 @@ static Err *scan_error(const Scan *s)
 
 Err *json_check(const char *text, size_t bytes, const char **begin, const char **end)
 {
-    Scan s = {text, json_check_skip_space(text, text + bytes), text + bytes, NULL};
+    JsonScan s = {text, json_check_skip_space(text, text + bytes), text + bytes, NULL};
     *begin = s.at;
     if (!check_value(&s, 0)) return scan_error(&s);
     *end = s.at;

@@ -10,14 +10,14 @@ typedef struct AddedNode {
     uint32_t child, sibling; /* 0: none; node 0 is never used */
     int32_t token;           /* the token that ends here, or -1 */
     unsigned char byte;
-} Node;
+} AddedNode;
 
 /* The node for a byte in the list that starts at *link; a new one goes first. The room is there: added_tokens_put asked. */
 static uint32_t find_or_add(AddedTokens *set, uint32_t *link, unsigned char byte)
 {
     for (uint32_t node = *link; node; node = set->nodes[node].sibling)
         if (set->nodes[node].byte == byte) return node;
-    set->nodes[set->n_nodes] = (Node){.sibling = *link, .token = -1, .byte = byte};
+    set->nodes[set->n_nodes] = (AddedNode){.sibling = *link, .token = -1, .byte = byte};
     return *link = (uint32_t)set->n_nodes++;
 }
 

@@ -27,12 +27,12 @@ typedef struct { /* 64 bytes: one line of the processor's cache */
     char key[KEY_BYTES];
     uint8_t ends[KEY_IDS];
     int32_t ids[KEY_IDS];
-} Cached;
+} CachedWord;
 
 struct Bpe {
     const Vocabulary *vocabulary;
     bool ignore_merges;
-    Cached *cache;
+    CachedWord *cache;
     Symbol *symbols;
     MergeCandidate *heap;
     size_t n_symbols, symbol_capacity, n_heap, heap_capacity;
@@ -164,7 +164,7 @@ static Err *make_word(Bpe *bpe, const char *word, size_t n, size_t begin, Tokens
 }
 
 /* Keep the word's tokens, those of `out` after the first `from`; there may be none at all. */
-static void remember(Cached *cached, const char *word, size_t n, size_t begin, const Tokens *out, size_t from)
+static void remember(CachedWord *cached, const char *word, size_t n, size_t begin, const Tokens *out, size_t from)
 {
     cached->n_bytes = (uint8_t)n;
     cached->n_ids = (uint8_t)(out->n - from);
@@ -178,7 +178,7 @@ static void remember(Cached *cached, const char *word, size_t n, size_t begin, c
 Err *bpe_word(Bpe *bpe, const char *word, size_t n, size_t begin, Tokens *out)
 {
     if (n > KEY_BYTES) return make_word(bpe, word, n, begin, out);
-    Cached *cached = &bpe->cache[vocabulary_hash(word, n) & (CACHE_SLOTS - 1)];
+    CachedWord *cached = &bpe->cache[vocabulary_hash(word, n) & (CACHE_SLOTS - 1)];
     if (cached->n_bytes == n && !memcmp(cached->key, word, n)) {
         for (size_t i = 0; i < cached->n_ids; i++) TRY(tokens_add(out, cached->ids[i], begin + cached->ends[i]));
         return NULL;

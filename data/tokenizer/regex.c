@@ -31,15 +31,15 @@ struct RegexMatcher {
 /* ---- from Oniguruma's syntax to PCRE2's ---- */
 
 typedef struct {
-    const char *regex, *at;
+    const char *pattern, *at;
     Text out;
     bool in_set;
 } Rewrite;
 
 static Err *refuse(const Rewrite *r, const char *what)
 {
-    return err_new(ERR_FORMAT, "pattern %s: at character %zu: %s is not supported", r->regex,
-                   (size_t)(r->at - r->regex), what);
+    return err_new(ERR_FORMAT, "pattern %s: at character %zu: %s is not supported", r->pattern,
+                   (size_t)(r->at - r->pattern), what);
 }
 
 static Err *rewrite_escape(Rewrite *r) /* at the backslash */
@@ -152,49 +152,49 @@ static Err *rewrite(Rewrite *r)
 
 /* ---- compiling and matching ---- */
 
-static Err *compile(Regex *pattern, const char *regex, const char *rewritten, bool literal)
+static Err *compile(Regex *regex, const char *pattern, const char *rewritten, bool literal)
 {
     int code;
     PCRE2_SIZE offset;
     PCRE2_UCHAR why[256];
     uint32_t options = PCRE2_UTF | (literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_MULTILINE);
     pcre2_compile_context *context = pcre2_compile_context_create(NULL);
-    if (!context) return err_new(ERR_MEMORY, "pattern %s: out of memory", regex);
+    if (!context) return err_new(ERR_MEMORY, "pattern %s: out of memory", pattern);
     pcre2_set_newline(context, PCRE2_NEWLINE_LF);
-    pattern->code = pcre2_compile((PCRE2_SPTR)rewritten, PCRE2_ZERO_TERMINATED, options, &code, &offset, context);
+    regex->code = pcre2_compile((PCRE2_SPTR)rewritten, PCRE2_ZERO_TERMINATED, options, &code, &offset, context);
     pcre2_compile_context_free(context);
-    if (!pattern->code) {
+    if (!regex->code) {
         pcre2_get_error_message(code, why, sizeof why);
-        return err_new(ERR_FORMAT, "pattern %s: %s (as %s, character %zu)", regex, (char *)why, rewritten,
+        return err_new(ERR_FORMAT, "pattern %s: %s (as %s, character %zu)", pattern, (char *)why, rewritten,
                        (size_t)offset);
     }
     /* Where the system forbids or lacks the compiler to machine code, PCRE2's interpreter does the same, slower. */
-    pattern->jit = pcre2_jit_compile(pattern->code, PCRE2_JIT_COMPLETE) == 0;
+    regex->jit = pcre2_jit_compile(regex->code, PCRE2_JIT_COMPLETE) == 0;
     return NULL;
 }
 
-Err *regex_open(Regex **out, const char *regex, bool literal)
+Err *regex_open(Regex **out, const char *pattern, bool literal)
 {
-    Rewrite r = {.regex = regex, .at = regex};
-    Regex *pattern;
+    Rewrite r = {.pattern = pattern, .at = pattern};
+    Regex *regex;
     *out = NULL;
-    TRY(mem_new(&pattern, 1, sizeof *pattern));
+    TRY(mem_new(&regex, 1, sizeof *regex));
     text_add(&r.out, "", 0);
     Err *err = literal ? NULL : rewrite(&r);
-    if (!err) err = compile(pattern, regex, literal ? regex : r.out.data, literal);
+    if (!err) err = compile(regex, pattern, literal ? pattern : r.out.data, literal);
     text_free(&r.out);
     if (err)
-        regex_close(pattern);
+        regex_close(regex);
     else
-        *out = pattern;
+        *out = regex;
     return err;
 }
 
-void regex_close(Regex *pattern)
+void regex_close(Regex *regex)
 {
-    if (!pattern) return;
-    pcre2_code_free(pattern->code);
-    free(pattern);
+    if (!regex) return;
+    pcre2_code_free(regex->code);
+    free(regex);
 }
 
 Err *regex_matcher_new(RegexMatcher **out)
@@ -228,17 +228,17 @@ void regex_matcher_free(RegexMatcher *matcher)
     free(matcher);
 }
 
-Err *regex_find(const Regex *pattern, RegexMatcher *matcher, const char *text, size_t bytes, size_t from, size_t *begin,
+Err *regex_find(const Regex *regex, RegexMatcher *matcher, const char *text, size_t bytes, size_t from, size_t *begin,
                 size_t *end)
 {
-    PCRE2_SPTR candidate = (PCRE2_SPTR)text;
+    PCRE2_SPTR subject = (PCRE2_SPTR)text;
     *begin = *end = bytes;
     if (from >= bytes) return NULL;
     int n = PCRE2_ERROR_JIT_STACKLIMIT;
-    if (pattern->jit)
-        n = pcre2_jit_match(pattern->code, candidate, bytes, from, PCRE2_NOTEMPTY, matcher->data, matcher->context);
+    if (regex->jit)
+        n = pcre2_jit_match(regex->code, subject, bytes, from, PCRE2_NOTEMPTY, matcher->data, matcher->context);
     if (n == PCRE2_ERROR_JIT_STACKLIMIT) /* too deep for the fast way, or there is none */
-        n = pcre2_match(pattern->code, candidate, bytes, from, PCRE2_NOTEMPTY | PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
+        n = pcre2_match(regex->code, subject, bytes, from, PCRE2_NOTEMPTY | PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
                         matcher->data, matcher->context);
     if (n == PCRE2_ERROR_NOMATCH) return NULL;
     if (n < 0) {

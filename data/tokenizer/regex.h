@@ -17,8 +17,8 @@ typedef struct RegexMatcher RegexMatcher;
 
 /* Compile a regular expression, or (literal) the text itself.
  * Fails: ERR_FORMAT, with the pattern, the place and the reason. */
-MUST_USE Err *regex_open(Regex **pattern, const char *regex, bool literal);
-void regex_close(Regex *pattern);
+MUST_USE Err *regex_open(Regex **regex, const char *pattern, bool literal);
+void regex_close(Regex *regex);
 
 MUST_USE Err *regex_matcher_new(RegexMatcher **matcher);
 void regex_matcher_free(RegexMatcher *matcher);
@@ -26,7 +26,7 @@ void regex_matcher_free(RegexMatcher *matcher);
 /* Find the first match that is not empty in text[from .. bytes), which must be valid UTF-8: *begin and *end, or both
  * `bytes` when there is none. What lies before `from` can be looked back at.
  * Fails: ERR_DATA, when the match takes more steps or memory than PCRE2 allows. */
-MUST_USE Err *regex_find(const Regex *pattern, RegexMatcher *matcher, const char *text, size_t bytes, size_t from,
+MUST_USE Err *regex_find(const Regex *regex, RegexMatcher *matcher, const char *text, size_t bytes, size_t from,
                          size_t *begin, size_t *end);
 
 #endif

@@ -84,7 +84,7 @@ static Err *split_piece(Encoder *encoder, size_t step, const char *piece, size_t
     if (step == encoder->spec->n_splits) return bpe_word(encoder->bpe, piece, n, begin, out);
     const Split *split = &encoder->spec->splits[step];
     for (size_t at = 0, from, to; at < n; at = to) {
-        TRY(regex_find(split->pattern, encoder->matcher, piece, n, at, &from, &to));
+        TRY(regex_find(split->regex, encoder->matcher, piece, n, at, &from, &to));
         if (!split->removes_gaps) TRY(split_piece(encoder, step + 1, piece + at, from - at, begin + at, out));
         if (!split->removes_matches) TRY(split_piece(encoder, step + 1, piece + from, to - from, begin + from, out));
     }
@@ -150,7 +150,7 @@ static const char *bytes_of(const Tokenizer *tok, int32_t id, bool skip_special,
 {
     *n = 0;
     if (id < 0 || (size_t)id >= tok->spec.vocabulary.n || (skip_special && tokenizer_is_special(tok, id))) return "";
-    const Entry *e = &tok->spec.vocabulary.entries[id];
+    const VocabularyEntry *e = &tok->spec.vocabulary.entries[id];
     *n = e->bytes_n;
     return e->bytes_n ? tok->spec.vocabulary.bytes.data + e->bytes_at : "";
 }
@@ -167,16 +167,16 @@ Err *token_stream_put(TokenStream *stream, int32_t id, Text *out)
 {
     size_t n, used = 0;
     const char *bytes = bytes_of(stream->tokenizer, id, stream->skip_special, &n);
-    while (stream->n_held && used < n) { /* finish what waits, a byte at a time */
-        stream->held[stream->n_held++] = bytes[used++];
-        size_t shown = unicode_lossy(out, stream->held, stream->n_held, false);
-        stream->n_held -= shown;
-        memmove(stream->held, stream->held + shown, stream->n_held);
+    while (stream->n_pending && used < n) { /* finish what waits, a byte at a time */
+        stream->pending[stream->n_pending++] = bytes[used++];
+        size_t shown = unicode_lossy(out, stream->pending, stream->n_pending, false);
+        stream->n_pending -= shown;
+        memmove(stream->pending, stream->pending + shown, stream->n_pending);
     }
     if (used < n) {
         used += unicode_lossy(out, bytes + used, n - used, false);
-        stream->n_held = n - used;
-        memcpy(stream->held, bytes + used, stream->n_held);
+        stream->n_pending = n - used;
+        memcpy(stream->pending, bytes + used, stream->n_pending);
     }
     return text_error(out);
 }
@@ -184,8 +184,8 @@ Err *token_stream_put(TokenStream *stream, int32_t id, Text *out)
 Err *token_stream_end(TokenStream *stream, Text *out)
 {
     text_add(out, "", 0);
-    unicode_lossy(out, stream->held, stream->n_held, true);
-    stream->n_held = 0;
+    unicode_lossy(out, stream->pending, stream->n_pending, true);
+    stream->n_pending = 0;
     return text_error(out);
 }
 

@@ -41,8 +41,8 @@ MUST_USE Err *tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, s
 typedef struct {
     const Tokenizer *tokenizer;
     bool skip_special;
-    char held[4];
-    size_t n_held;
+    char pending[4];
+    size_t n_pending;
 } TokenStream;
 
 MUST_USE Err *token_stream_put(TokenStream *stream, int32_t id, Text *out);

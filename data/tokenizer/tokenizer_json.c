@@ -15,73 +15,73 @@ static bool is_none(const Json *section) { return !section || json_kind(section)
 
 static bool is_type(const Json *section, const char *type) { return !strcmp(type_of(section), type); }
 
-static Err *read_normalizer(TokenizerSpec *s, const Json *section)
+static Err *read_normalizer(TokenizerSpec *spec, const Json *section)
 {
     if (is_none(section)) return NULL;
     if (is_type(section, "NFC")) {
-        s->nfc = true;
+        spec->nfc = true;
         return NULL;
     }
     if (!is_type(section, "Sequence"))
         return err_new(ERR_FORMAT, "normalizer %s is not supported (known: NFC)", type_of(section));
     const Json *steps;
     TRY(json_get_array(section, "normalizers", &steps));
-    for (const Json *step = json_first(steps); step; step = json_next(step)) TRY(read_normalizer(s, step));
+    for (const Json *step = json_first(steps); step; step = json_next(step)) TRY(read_normalizer(spec, step));
     return NULL;
 }
 
-static Err *add_split(TokenizerSpec *s, const char *regex, bool literal, bool removes_matches, bool removes_gaps)
+static Err *add_split(TokenizerSpec *spec, const char *pattern, bool literal, bool removes_matches, bool removes_gaps)
 {
-    if (s->n_splits == MAX_SPLITS) return err_new(ERR_FORMAT, "more than %d splits", MAX_SPLITS);
-    Split *split = &s->splits[s->n_splits];
-    TRY(regex_open(&split->pattern, regex, literal));
+    if (spec->n_splits == MAX_SPLITS) return err_new(ERR_FORMAT, "more than %d splits", MAX_SPLITS);
+    Split *split = &spec->splits[spec->n_splits];
+    TRY(regex_open(&split->regex, pattern, literal));
     split->removes_matches = removes_matches;
     split->removes_gaps = removes_gaps;
-    s->n_splits++;
+    spec->n_splits++;
     return NULL;
 }
 
-static Err *read_split(TokenizerSpec *s, const Json *section)
+static Err *read_split(TokenizerSpec *spec, const Json *section)
 {
-    const char *behavior, *regex;
-    const Json *pattern;
+    const char *behavior, *pattern;
+    const Json *regex;
     bool invert = false;
-    TRY(json_get_object(section, "pattern", &pattern));
+    TRY(json_get_object(section, "pattern", &regex));
     TRY(json_get_string(section, "behavior", &behavior));
     TRY(json_may_bool(section, "invert", &invert));
-    bool removed = !strcmp(behavior, "Removed"), literal = json_find(pattern, "String") != NULL;
+    bool removed = !strcmp(behavior, "Removed"), literal = json_find(regex, "String") != NULL;
     if (!removed && strcmp(behavior, "Isolated"))
         return err_new(ERR_FORMAT, "Split behavior %s is not supported (known: Isolated, Removed)", behavior);
-    TRY(json_get_string(pattern, literal ? "String" : "Regex", &regex));
-    return add_split(s, regex, literal, removed && !invert, removed && invert);
+    TRY(json_get_string(regex, literal ? "String" : "Regex", &pattern));
+    return add_split(spec, pattern, literal, removed && !invert, removed && invert);
 }
 
-static Err *read_byte_level(TokenizerSpec *s, const Json *section)
+static Err *read_byte_level(TokenizerSpec *spec, const Json *section)
 {
     /* GPT-2's own pattern, which ByteLevel applies unless told not to. */
-    static const char regex[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+    static const char pattern[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
     bool prefix = true, use_regex = true;
     TRY(json_may_bool(section, "add_prefix_space", &prefix));
     TRY(json_may_bool(section, "use_regex", &use_regex));
     if (prefix) return err_new(ERR_FORMAT, "ByteLevel with add_prefix_space is not supported");
-    return use_regex ? add_split(s, regex, false, false, false) : NULL;
+    return use_regex ? add_split(spec, pattern, false, false, false) : NULL;
 }
 
-static Err *read_pre_tokenizer(TokenizerSpec *s, const Json *section, bool *byte_level)
+static Err *read_pre_tokenizer(TokenizerSpec *spec, const Json *section, bool *byte_level)
 {
     if (is_none(section)) return NULL;
     if (*byte_level) return err_new(ERR_FORMAT, "%s after ByteLevel is not supported", type_of(section));
-    if (is_type(section, "Split")) return read_split(s, section);
+    if (is_type(section, "Split")) return read_split(spec, section);
     if (is_type(section, "ByteLevel")) {
         *byte_level = true;
-        return read_byte_level(s, section);
+        return read_byte_level(spec, section);
     }
     if (!is_type(section, "Sequence"))
         return err_new(ERR_FORMAT, "%s is not supported (known: Sequence, Split, ByteLevel)", type_of(section));
     const Json *steps;
     TRY(json_get_array(section, "pretokenizers", &steps));
     for (const Json *step = json_first(steps); step; step = json_next(step))
-        TRY(read_pre_tokenizer(s, step, byte_level));
+        TRY(read_pre_tokenizer(spec, step, byte_level));
     return NULL;
 }
 
@@ -95,7 +95,7 @@ static Err *check_decoder(const Json *section)
                    is_none(section) ? "none" : type_of(section));
 }
 
-static Err *put_added(TokenizerSpec *s, const Json *item)
+static Err *put_added(TokenizerSpec *spec, const Json *item)
 {
     AddedToken added = {0};
     const char *content;
@@ -112,22 +112,22 @@ static Err *put_added(TokenizerSpec *s, const Json *item)
     size_t n = strlen(content);
     if (n == 0) return NULL; /* Hugging Face's library ignores it too */
     added.id = (int32_t)id;
-    int32_t known = vocabulary_id_of_text(&s->vocabulary, content, n);
+    int32_t known = vocabulary_id_of_text(&spec->vocabulary, content, n);
     if (known >= 0 && known != added.id)
         return err_new(ERR_FORMAT, "is id %d here, %d in the vocabulary", (int)id, (int)known);
-    if (known < 0) TRY(vocabulary_add(&s->vocabulary, added.id, content, n, false));
-    TRY(mem_grow(&s->added, &s->n_added, (size_t)id + 1, sizeof *s->added));
-    if (s->added[id] != ADDED_SPECIAL) s->added[id] = added.special ? ADDED_SPECIAL : ADDED_PLAIN;
-    if (!normalized) return added_tokens_put(&s->plain, added, content, n);
+    if (known < 0) TRY(vocabulary_add(&spec->vocabulary, added.id, content, n, false));
+    TRY(mem_grow(&spec->added, &spec->n_added, (size_t)id + 1, sizeof *spec->added));
+    if (spec->added[id] != ADDED_SPECIAL) spec->added[id] = added.special ? ADDED_SPECIAL : ADDED_PLAIN;
+    if (!normalized) return added_tokens_put(&spec->plain, added, content, n);
     bool same = true;
-    Err *err = s->nfc ? unicode_nfc(&form, content, n, &same) : NULL;
-    if (!err) err = added_tokens_put(&s->normalized, added, same ? content : form.data, same ? n : form.n);
+    Err *err = spec->nfc ? unicode_nfc(&form, content, n, &same) : NULL;
+    if (!err) err = added_tokens_put(&spec->normalized, added, same ? content : form.data, same ? n : form.n);
     text_free(&form);
     return err;
 }
 
 /* Special tokens come before the others, so that of two with the same text the special one counts. */
-static Err *read_added(TokenizerSpec *s, const Json *list)
+static Err *read_added(TokenizerSpec *spec, const Json *list)
 {
     if (is_none(list)) return NULL;
     if (json_kind(list) != JSON_ARRAY)
@@ -138,7 +138,7 @@ static Err *read_added(TokenizerSpec *s, const Json *list)
             bool is_special = false;
             TRY(err_wrap(json_may_bool(item, "special", &is_special), "added_tokens: element %zu", i));
             if (is_special != (special == 1)) continue;
-            TRY(err_wrap(put_added(s, item), "added_tokens: element %zu", i));
+            TRY(err_wrap(put_added(spec, item), "added_tokens: element %zu", i));
         }
     }
     return NULL;
@@ -153,7 +153,7 @@ static Err *parse_section(JsonView section, const char *name, Json **parsed)
 
 static bool is_empty(JsonView value) { return !value.at || view_kind(value) == JSON_NULL || view_equals(value, ""); }
 
-static Err *read_model(TokenizerSpec *s, JsonView model)
+static Err *read_model(TokenizerSpec *spec, JsonView model)
 {
     if (!view_is(model, JSON_OBJECT))
         return err_new(ERR_FORMAT, "model is %s; expected an object", view_kind_name(model));
@@ -167,60 +167,60 @@ static Err *read_model(TokenizerSpec *s, JsonView model)
                                            "continuing_subword_prefix",
                                            "end_of_word_suffix",
                                            "unk_token"};
-    JsonView of[KEYS];
-    view_find_all(model, KEYS, keys, of);
-    if (!view_equals(of[TYPE], "BPE"))
+    JsonView field[KEYS];
+    view_find_all(model, KEYS, keys, field);
+    if (!view_equals(field[TYPE], "BPE"))
         return err_new(ERR_FORMAT, "model type %.*s is not supported (known: BPE)",
-                       of[TYPE].at ? (int)of[TYPE].bytes : 4, of[TYPE].at ? of[TYPE].at : "none");
-    if (view_is(of[FALLBACK], JSON_BOOL) && *of[FALLBACK].at == 't')
+                       field[TYPE].at ? (int)field[TYPE].bytes : 4, field[TYPE].at ? field[TYPE].at : "none");
+    if (view_is(field[FALLBACK], JSON_BOOL) && *field[FALLBACK].at == 't')
         return err_new(ERR_FORMAT, "byte_fallback is not supported");
     for (size_t i = DROPOUT; i < UNKNOWN; i++)
-        if (!is_empty(of[i])) return err_new(ERR_FORMAT, "%s is not supported", keys[i]);
-    s->ignore_merges = view_is(of[IGNORE], JSON_BOOL) && *of[IGNORE].at == 't';
-    TRY(vocabulary_read(&s->vocabulary, of[VOCAB], of[MERGES]));
-    if (is_empty(of[UNKNOWN])) return NULL;
+        if (!is_empty(field[i])) return err_new(ERR_FORMAT, "%s is not supported", keys[i]);
+    spec->ignore_merges = view_is(field[IGNORE], JSON_BOOL) && *field[IGNORE].at == 't';
+    TRY(vocabulary_read(&spec->vocabulary, field[VOCAB], field[MERGES]));
+    if (is_empty(field[UNKNOWN])) return NULL;
     for (int byte = 0; byte < 256; byte++) /* with all bytes in it, nothing is ever unknown */
-        if (s->vocabulary.byte_ids[byte] < 0)
+        if (spec->vocabulary.byte_ids[byte] < 0)
             return err_new(ERR_FORMAT, "unk_token in a vocabulary that lacks byte 0x%02X is not supported", byte);
     return NULL;
 }
 
-static Err *read_sections(TokenizerSpec *s, JsonView file)
+static Err *read_sections(TokenizerSpec *spec, JsonView file)
 {
     enum { NORMALIZER, PRE_TOKENIZER, DECODER, ADDED, MODEL, SECTIONS };
     static const char *const names[SECTIONS] = {"normalizer", "pre_tokenizer", "decoder", "added_tokens", "model"};
-    JsonView of[SECTIONS];
+    JsonView field[SECTIONS];
     Json *parsed[MODEL] = {NULL};
     bool byte_level = false;
     Err *err = NULL;
-    view_find_all(file, SECTIONS, names, of);
-    for (size_t i = 0; i < MODEL && !err; i++) err = parse_section(of[i], names[i], &parsed[i]);
-    if (err || (err = read_normalizer(s, parsed[NORMALIZER]))) goto done;
-    if ((err = err_wrap(read_pre_tokenizer(s, parsed[PRE_TOKENIZER], &byte_level), "pre_tokenizer"))) goto done;
+    view_find_all(file, SECTIONS, names, field);
+    for (size_t i = 0; i < MODEL && !err; i++) err = parse_section(field[i], names[i], &parsed[i]);
+    if (err || (err = read_normalizer(spec, parsed[NORMALIZER]))) goto done;
+    if ((err = err_wrap(read_pre_tokenizer(spec, parsed[PRE_TOKENIZER], &byte_level), "pre_tokenizer"))) goto done;
     if (!byte_level) err = err_new(ERR_FORMAT, "pre_tokenizer without ByteLevel is not supported");
     if (err || (err = check_decoder(parsed[DECODER]))) goto done;
-    if ((err = read_model(s, of[MODEL]))) goto done;
-    err = read_added(s, parsed[ADDED]);
+    if ((err = read_model(spec, field[MODEL]))) goto done;
+    err = read_added(spec, parsed[ADDED]);
 done:
     for (size_t i = 0; i < MODEL; i++) json_free(parsed[i]);
     return err;
 }
 
-Err *tokenizer_json_read(TokenizerSpec *s, JsonView file)
+Err *tokenizer_json_read(TokenizerSpec *spec, JsonView file)
 {
-    *s = (TokenizerSpec){0};
+    *spec = (TokenizerSpec){0};
     if (!view_is(file, JSON_OBJECT)) return err_new(ERR_FORMAT, "is %s; expected an object", view_kind_name(file));
-    Err *err = read_sections(s, file);
-    if (err) tokenizer_json_free(s);
+    Err *err = read_sections(spec, file);
+    if (err) tokenizer_json_free(spec);
     return err;
 }
 
-void tokenizer_json_free(TokenizerSpec *s)
+void tokenizer_json_free(TokenizerSpec *spec)
 {
-    for (size_t i = 0; i < s->n_splits; i++) regex_close(s->splits[i].pattern);
-    added_tokens_free(&s->plain);
-    added_tokens_free(&s->normalized);
-    vocabulary_free(&s->vocabulary);
-    free(s->added);
-    *s = (TokenizerSpec){0};
+    for (size_t i = 0; i < spec->n_splits; i++) regex_close(spec->splits[i].regex);
+    added_tokens_free(&spec->plain);
+    added_tokens_free(&spec->normalized);
+    vocabulary_free(&spec->vocabulary);
+    free(spec->added);
+    *spec = (TokenizerSpec){0};
 }

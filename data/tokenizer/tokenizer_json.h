@@ -8,7 +8,7 @@
 #include "data/tokenizer/vocabulary.h"
 
 typedef struct {
-    Regex *pattern;
+    Regex *regex;
     bool removes_matches, removes_gaps;
 } Split;
 

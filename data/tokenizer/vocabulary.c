@@ -39,7 +39,7 @@ static bool spell_bytes(Text *bytes, const char *text, size_t n)
 
 /* ---- the two indexes ---- */
 
-static Err *index_new(Index *index, size_t n)
+static Err *index_new(VocabularyIndex *index, size_t n)
 {
     size_t size = 64;
     while (size < 2 * n) size *= 2;
@@ -50,7 +50,7 @@ static Err *index_new(Index *index, size_t n)
     return NULL;
 }
 
-static void index_place(Index *index, VocabularySlot slot)
+static void index_place(VocabularyIndex *index, VocabularySlot slot)
 {
     size_t at = slot.hash & index->mask;
     while (index->slots[at].id >= 0) at = (at + 1) & index->mask;
@@ -58,10 +58,10 @@ static void index_place(Index *index, VocabularySlot slot)
     index->n++;
 }
 
-static Err *index_add(Index *index, uint64_t hash, int32_t id)
+static Err *index_add(VocabularyIndex *index, uint64_t hash, int32_t id)
 {
     if (2 * index->n > index->mask) {
-        Index wider;
+        VocabularyIndex wider;
         TRY(index_new(&wider, 2 * (index->mask + 1)));
         for (size_t i = 0; i <= index->mask; i++)
             if (index->slots[i].id >= 0) index_place(&wider, index->slots[i]);
@@ -78,7 +78,7 @@ int32_t vocabulary_id_of_text(const Vocabulary *v, const char *text, size_t n)
     for (size_t at = hash & v->by_text.mask;; at = (at + 1) & v->by_text.mask) {
         VocabularySlot slot = v->by_text.slots[at];
         if (slot.id < 0) return -1;
-        const Entry *e = &v->entries[slot.id];
+        const VocabularyEntry *e = &v->entries[slot.id];
         if (slot.hash == hash && e->text_n == n && !memcmp(v->texts.data + e->text_at, text, n)) return slot.id;
     }
 }
@@ -89,7 +89,7 @@ int32_t vocabulary_id_of_bytes(const Vocabulary *v, const char *bytes, size_t n)
     for (size_t at = hash & v->by_bytes.mask;; at = (at + 1) & v->by_bytes.mask) {
         VocabularySlot slot = v->by_bytes.slots[at];
         if (slot.id < 0) return -1;
-        const Entry *e = &v->entries[slot.id];
+        const VocabularyEntry *e = &v->entries[slot.id];
         if (slot.hash == hash && e->bytes_n == n && !memcmp(v->bytes.data + e->bytes_at, bytes, n)) return slot.id;
     }
 }
@@ -105,13 +105,13 @@ Err *vocabulary_add(Vocabulary *v, int32_t id, const char *text, size_t n, bool 
                        MAX_ID - 1);
     TRY(mem_grow(&v->entries, &v->capacity, (size_t)id + 1, sizeof *v->entries));
     if ((size_t)id >= v->n) v->n = (size_t)id + 1;
-    Entry *e = &v->entries[id];
+    VocabularyEntry *e = &v->entries[id];
     if (e->text_n)
         return err_new(ERR_FORMAT, "id %d belongs to %s and to %.*s", (int)id, v->texts.data + e->text_at,
                        n < 60 ? (int)n : 60, text);
     if (v->texts.n + v->bytes.n + 2 * n > INT32_MAX)
         return err_new(ERR_FORMAT, "the vocabulary has more than 2 GB of text");
-    *e = (Entry){(uint32_t)v->texts.n, (uint32_t)n, (uint32_t)v->bytes.n, 0};
+    *e = (VocabularyEntry){(uint32_t)v->texts.n, (uint32_t)n, (uint32_t)v->bytes.n, 0};
     text_add(&v->texts, text, n);
     text_add(&v->texts, "", 1); /* so that a text can be lent as it is */
     bool spelled = spell_bytes(&v->bytes, text, n);

@@ -14,7 +14,7 @@
 typedef struct {
     uint32_t text_at, text_n;   /* into texts; text_n 0: no such id */
     uint32_t bytes_at, bytes_n; /* into bytes */
-} Entry;
+} VocabularyEntry;
 
 typedef struct {
     uint32_t hash;
@@ -24,7 +24,7 @@ typedef struct {
 typedef struct {
     VocabularySlot *slots;
     size_t mask, n;
-} Index;
+} VocabularyIndex;
 
 typedef struct {
     uint64_t pair; /* left id, right id; UINT64_MAX: free */
@@ -33,10 +33,10 @@ typedef struct {
 } Merge;
 
 typedef struct {
-    Entry *entries; /* by id */
+    VocabularyEntry *entries; /* by id */
     size_t n, capacity;
     Text texts, bytes;
-    Index by_text, by_bytes;
+    VocabularyIndex by_text, by_bytes;
     int32_t byte_ids[256]; /* -1: the vocabulary lacks this byte */
     Merge *merges;         /* open addressing */
     size_t merge_mask, n_merges;

@@ -8,10 +8,10 @@
 
 typedef struct { /* how a family of templates writes */
     Err *(*head)(Render *render);
-    Err *(*message)(Render *render, const Message *message, Turn *turn);
+    Err *(*message)(Render *render, const ChatMessage *message, MessageSpans *spans);
     void (*prompt)(Render *render);
     size_t (*stop)(Role next);
-} Writer;
+} TemplateWriter;
 
 static size_t no_stop(Role next)
 {
@@ -19,40 +19,43 @@ static size_t no_stop(Role next)
     return 0; /* a turn has its own end */
 }
 
-static const Writer glm = {glm_head, glm_message, glm_prompt, glm_stop},
-                    deepseek = {deepseek_head, deepseek_message, deepseek_prompt, no_stop};
+static const TemplateWriter glm = {glm_head, glm_message, glm_prompt, glm_stop},
+                            deepseek = {deepseek_head, deepseek_message, deepseek_prompt, no_stop};
 
 /* ---- what is scored ---- */
 
-static Err *score(ChatText *out, size_t begin, size_t end)
+static Err *add_span(ChatText *out, size_t begin, size_t end)
 {
     if (begin >= end) return NULL;
-    ChatSpan *last = out->n_spans ? &out->spans[out->n_spans - 1] : NULL;
+    ChatSpan *last = out->n_spans ? &out->in_loss_[out->n_spans - 1] : NULL;
     if (last && begin <= last->end) { /* the role token that ends one turn begins the next */
         last->end = end;
         return NULL;
     }
-    TRY(mem_grow(&out->spans, &out->span_capacity, out->n_spans + 1, sizeof *out->spans));
-    out->spans[out->n_spans++] = (ChatSpan){begin, end};
+    TRY(mem_grow(&out->in_loss_, &out->span_capacity, out->n_spans + 1, sizeof *out->in_loss_));
+    out->in_loss_[out->n_spans++] = (ChatSpan){begin, end};
     return NULL;
 }
 
 /* `stop`: bytes of the role token that follows. */
-static Err *score_turn(ChatText *out, const ChatOptions *options, const Turn *turn, size_t end, size_t stop)
+static Err *add_message_spans(ChatText *out, const ChatOptions *options, const MessageSpans *spans, size_t end,
+                              size_t stop)
 {
-    if (options->train_on != CHAT_TRAIN_ALL) return score(out, turn->begin, end + (turn->begin == SIZE_MAX ? 0 : stop));
-    TRY(score(out, turn->whole, turn->held_to > turn->held_from ? turn->held_from : end + stop));
-    return turn->held_to > turn->held_from ? score(out, turn->held_to, end + stop) : NULL;
+    if (options->train_on != CHAT_TRAIN_ALL)
+        return add_span(out, spans->begin, end + (spans->begin == SIZE_MAX ? 0 : stop));
+    TRY(add_span(out, spans->message_begin,
+                 spans->context_end > spans->context_begin ? spans->context_begin : end + stop));
+    return spans->context_end > spans->context_begin ? add_span(out, spans->context_end, end + stop) : NULL;
 }
 
-static void keep_last_scored(ChatText *out)
+static void keep_last_span(ChatText *out)
 {
     if (out->n_spans < 2) return;
-    out->spans[0] = out->spans[out->n_spans - 1];
+    out->in_loss_[0] = out->in_loss_[out->n_spans - 1];
     out->n_spans = 1;
 }
 
-static Err *is_weighed_out(JsonView message, bool *yes)
+static Err *has_weight_zero(JsonView message, bool *yes)
 {
     JsonView weight = view_find(message, "weight");
     *yes = false;
@@ -64,10 +67,10 @@ static Err *is_weighed_out(JsonView message, bool *yes)
     return NULL;
 }
 
-static Err *is_scored(const ChatOptions *options, const Message *message, bool *yes)
+static Err *is_in_loss(const ChatOptions *options, const ChatMessage *message, bool *yes)
 {
     bool out;
-    TRY(is_weighed_out(message->item.value, &out));
+    TRY(has_weight_zero(message->item.value, &out));
     *yes = !out && (options->train_on == CHAT_TRAIN_ALL ? message->role != ROLE_TOOL
                                                         : message->number > options->context_messages);
     return NULL;
@@ -77,7 +80,7 @@ static Err *is_scored(const ChatOptions *options, const Message *message, bool *
 
 /* A turn begins where a message does that writes something; what goes on with a run of results, or stands with the
  * opening system messages, belongs to what came before. */
-static Err *note_turn(ChatText *out, const Message *message, size_t begin)
+static Err *add_turn(ChatText *out, const ChatMessage *message, size_t begin)
 {
     if (out->text.n == begin || (message->role == ROLE_SYSTEM && !out->n_turns)) return NULL;
     if (message->role == ROLE_TOOL && message->before == ROLE_TOOL) return NULL;
@@ -87,30 +90,30 @@ static Err *note_turn(ChatText *out, const Message *message, size_t begin)
     return NULL;
 }
 
-static Err *write_message(Render *r, const Writer *writer, ChatText *out, const Message *message, Turn *turn,
-                          bool *spans)
+static Err *write_message(Render *r, const TemplateWriter *writer, ChatText *out, const ChatMessage *message,
+                          MessageSpans *spans, bool *in_loss_)
 {
-    *turn = (Turn){.whole = out->text.n, .begin = SIZE_MAX};
+    *spans = (MessageSpans){.message_begin = out->text.n, .begin = SIZE_MAX};
     text_clear(&r->content);
     text_clear(&r->reasoning);
-    TRY(is_scored(r->options, message, spans));
-    TRY(writer->message(r, message, turn));
-    return note_turn(out, message, turn->whole);
+    TRY(is_in_loss(r->options, message, in_loss_));
+    TRY(writer->message(r, message, spans));
+    return add_turn(out, message, spans->message_begin);
 }
 
-static Err *write_messages(Render *r, const Writer *writer, ChatText *out)
+static Err *write_messages(Render *r, const TemplateWriter *writer, ChatText *out)
 {
-    Message message = {.item = view_first(r->messages), .number = 1, .before = ROLE_NOBODY};
-    bool all = r->options->train_on == CHAT_TRAIN_ALL, spans = all;
-    Turn turn = {.begin = SIZE_MAX}; /* in front of the first message */
+    ChatMessage message = {.item = view_first(r->messages), .number = 1, .before = ROLE_NONE};
+    bool all = r->options->train_on == CHAT_TRAIN_ALL, in_loss_ = all;
+    MessageSpans spans = {.begin = SIZE_MAX}; /* in front of the first message */
     for (; message.item.value.at; view_next(&message.item), message.number++, message.before = message.role) {
         TRY(err_wrap(render_role(message.item.value, &message.role), "message %zu", message.number));
-        if (spans) TRY(score_turn(out, r->options, &turn, out->text.n, writer->stop(message.role)));
-        TRY(err_wrap(write_message(r, writer, out, &message, &turn, &spans), "message %zu", message.number));
+        if (in_loss_) TRY(add_message_spans(out, r->options, &spans, out->text.n, writer->stop(message.role)));
+        TRY(err_wrap(write_message(r, writer, out, &message, &spans, &in_loss_), "message %zu", message.number));
     }
     if (message.before == ROLE_ASSISTANT && r->options->end_of_text && writer != &deepseek)
         render_put(r, r->template->end);
-    return spans ? score_turn(out, r->options, &turn, out->text.n, 0) : NULL;
+    return in_loss_ ? add_message_spans(out, r->options, &spans, out->text.n, 0) : NULL;
 }
 
 static Err *open_conversation(Render *r, JsonView messages, JsonView tools)
@@ -123,32 +126,32 @@ static Err *open_conversation(Render *r, JsonView messages, JsonView tools)
         if (view_equals(view_find(m.value, "role"), "user")) r->last_user = number;
     if (!tools.at || view_is(tools, JSON_NULL)) return NULL;
     r->tools = tools;
-    return render_unwrap(&r->tools, JSON_ARRAY, "tools", &r->tools_held);
+    return render_unwrap(&r->tools, JSON_ARRAY, "tools", &r->tools_text);
 }
 
 Err *chat_render(ChatText *out, const ChatOptions *options, JsonView messages, JsonView tools)
 {
     Render r = {.out = &out->text, .options = options, .template = template_of(options->template)};
-    const Writer *writer = options->template == CHAT_DEEPSEEK_V3 ? &deepseek : &glm;
+    const TemplateWriter *writer = options->template == CHAT_DEEPSEEK_V3 ? &deepseek : &glm;
     text_clear(&out->text);
     out->n_spans = out->n_turns = out->head = 0;
     Err *err = open_conversation(&r, messages, tools);
     if (!err) err = writer->head(&r);
     if (!err) err = write_messages(&r, writer, out);
     if (!err && options->add_generation_prompt) writer->prompt(&r);
-    if (!err && options->train_on == CHAT_TRAIN_LAST) keep_last_scored(out);
+    if (!err && options->train_on == CHAT_TRAIN_LAST) keep_last_span(out);
     if (!err) err = text_error(&out->text);
     text_free(&r.content);
     text_free(&r.reasoning);
-    text_free(&r.held);
-    text_free(&r.tools_held);
+    text_free(&r.call_arguments);
+    text_free(&r.tools_text);
     return err;
 }
 
 void chat_text_free(ChatText *text)
 {
     text_free(&text->text);
-    free(text->spans);
+    free(text->in_loss_);
     free(text->turns);
     *text = (ChatText){0};
 }

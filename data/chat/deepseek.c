@@ -30,7 +30,7 @@ Err *deepseek_head(Render *r)
     return NULL;
 }
 
-Err *deepseek_message(Render *r, const Message *message, Turn *turn)
+Err *deepseek_message(Render *r, const ChatMessage *message, MessageSpans *spans)
 {
     TRY(refuse(message->item.value, message->role));
     if (message->role == ROLE_SYSTEM) return NULL;
@@ -39,7 +39,7 @@ Err *deepseek_message(Render *r, const Message *message, Turn *turn)
     TRY(render_visible(r, r->out, view_find(message->item.value, "content")));
     if (message->role == ROLE_USER) return NULL;
     render_put(r, r->template->end);
-    turn->begin = turn->held_from = turn->held_to = begin;
+    spans->begin = spans->context_begin = spans->context_end = begin;
     return NULL;
 }
 

@@ -5,7 +5,7 @@
 #include "data/chat/render.h"
 
 MUST_USE Err *deepseek_head(Render *render);
-MUST_USE Err *deepseek_message(Render *render, const Message *message, Turn *turn);
+MUST_USE Err *deepseek_message(Render *render, const ChatMessage *message, MessageSpans *spans);
 void deepseek_prompt(Render *render);
 
 #endif

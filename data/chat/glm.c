@@ -21,7 +21,7 @@
 Err *glm_head(Render *r)
 {
     render_put(r, "[gMASK]<sop>");
-    if (r->template->tells_effort && r->options->enable_thinking != CHAT_NO)
+    if (r->template->states_effort && r->options->enable_thinking != CHAT_NO)
         render_put(r, r->options->effort_high ? "<|system|>Reasoning Effort: High" : "<|system|>Reasoning Effort: Max");
     return glm_tools(r);
 }
@@ -39,7 +39,7 @@ static bool turn_thinks(JsonViewItem user)
     return false;
 }
 
-static Err *user(Render *r, const Message *message)
+static Err *user(Render *r, const ChatMessage *message)
 {
     static const char mark[] = "/nothink";
     r->turn_thinks = r->template->fills_thinking && turn_thinks(message->item);
@@ -66,26 +66,26 @@ static const char *find(const char *text, size_t n, const char *word, bool last)
 typedef struct {
     const char *at;
     size_t n;
-} Part;
+} ChatPart;
 
 typedef struct {
-    Part thinking, content;
-    bool given; /* there is thinking, be it empty */
-} Parts;
+    ChatPart thinking, content;
+    bool has_thinking; /* there is thinking, be it empty */
+} ChatParts;
 
 /* What stands before </think> in the content, after the last <think> there, is thinking; what stands after it, content.
  * Up to GLM-5, newlines around them go. */
-static void split_content(const Render *r, Parts *parts)
+static void split_content(const Render *r, ChatParts *parts)
 {
-    Part *thinking = &parts->thinking, *content = &parts->content;
+    ChatPart *thinking = &parts->thinking, *content = &parts->content;
     const char *end = content->at + content->n, *close = find(content->at, content->n, "</think>", false);
-    bool trim = !r->template->later;
+    bool trim = !r->template->since_glm51;
     if (!close) return;
-    parts->given = true;
-    *thinking = (Part){content->at, (size_t)(close - content->at)};
+    parts->has_thinking = true;
+    *thinking = (ChatPart){content->at, (size_t)(close - content->at)};
     while (trim && thinking->n && thinking->at[thinking->n - 1] == '\n') thinking->n--;
     const char *open = find(thinking->at, thinking->n, "<think>", true);
-    if (open) *thinking = (Part){open + 7, thinking->n - (size_t)(open + 7 - thinking->at)};
+    if (open) *thinking = (ChatPart){open + 7, thinking->n - (size_t)(open + 7 - thinking->at)};
     for (; trim && thinking->n && *thinking->at == '\n'; thinking->n--) thinking->at++;
     content->at = find(content->at, content->n, "</think>", true) + 8;
     while (content->at < end && *content->at == '\n') content->at++;
@@ -93,69 +93,71 @@ static void split_content(const Render *r, Parts *parts)
 }
 
 /* GLM-5.1 opens an empty block where the model could have thought, and where it did elsewhere in the turn. */
-static bool fills(const Render *r, size_t number)
+static bool fills_empty(const Render *r, size_t number)
 {
     if (!r->template->fills_thinking) return false;
     return number > r->last_user ? r->options->enable_thinking != CHAT_NO : r->turn_thinks;
 }
 
 /* Thinking and content of a message: from reasoning_content, or from what stands around </think> in the content. */
-static Err *split(Render *r, const Message *message, Parts *parts)
+static Err *split_message(Render *r, const ChatMessage *message, ChatParts *parts)
 {
-    JsonView given = view_find(message->item.value, "reasoning_content");
+    JsonView has_thinking = view_find(message->item.value, "reasoning_content");
     TRY(render_visible(r, &r->content, view_find(message->item.value, "content")));
     text_add(&r->reasoning, "", 0);
-    if (view_is(given, JSON_STRING)) view_string(&r->reasoning, given);
+    if (view_is(has_thinking, JSON_STRING)) view_string(&r->reasoning, has_thinking);
     TRY(text_error(&r->content));
     TRY(text_error(&r->reasoning));
-    *parts = (Parts){{r->reasoning.data, r->reasoning.n}, {r->content.data, r->content.n}, view_is(given, JSON_STRING)};
-    if (!parts->given) split_content(r, parts);
-    if (r->template->later) {
-        parts->given |= fills(r, message->number);
+    *parts = (ChatParts){{r->reasoning.data, r->reasoning.n},
+                         {r->content.data, r->content.n},
+                         view_is(has_thinking, JSON_STRING)};
+    if (!parts->has_thinking) split_content(r, parts);
+    if (r->template->since_glm51) {
+        parts->has_thinking |= fills_empty(r, message->number);
     } else {
-        parts->given = parts->thinking.n > 0; /* an empty one is none */
+        parts->has_thinking = parts->thinking.n > 0; /* an empty one is none */
         unicode_strip(&parts->thinking.at, &parts->thinking.n);
     }
     unicode_strip(&parts->content.at, &parts->content.n);
     return NULL;
 }
 
-static bool is_kept(const Render *r, size_t number)
+static bool keeps_thinking(const Render *r, size_t number)
 {
     return number > r->last_user || (r->options->template != CHAT_GLM45 && r->options->clear_thinking == CHAT_NO);
 }
 
 /* The thinking block, and what of the turn the model wrote: from its thinking on, or from its content where there was
  * none; nothing where its thinking is left out, for the rest was not written in that context. */
-static void thinking_block(Render *r, const Parts *parts, bool shown, Turn *turn)
+static void thinking_block(Render *r, const ChatParts *parts, bool shown, MessageSpans *spans)
 {
     bool context = r->options->train_on_reasoning == CHAT_NO;
     if (shown || r->template->opens_thinking) render_put(r, "<think>");
-    turn->begin = turn->held_from = r->out->n;
+    spans->begin = spans->context_begin = r->out->n;
     if (shown) text_add(r->out, parts->thinking.at, parts->thinking.n);
     render_put(r, "</think>");
-    turn->held_to = context && shown ? r->out->n : turn->held_from;
-    if (!shown || !parts->thinking.n || context) turn->begin = r->out->n;
-    if (parts->thinking.n && !shown) turn->begin = SIZE_MAX;
+    spans->context_end = context && shown ? r->out->n : spans->context_begin;
+    if (!shown || !parts->thinking.n || context) spans->begin = r->out->n;
+    if (parts->thinking.n && !shown) spans->begin = SIZE_MAX;
 }
 
-static Err *assistant(Render *r, const Message *message, Turn *turn)
+static Err *assistant(Render *r, const ChatMessage *message, MessageSpans *spans)
 {
-    Parts parts;
-    TRY(split(r, message, &parts));
+    ChatParts parts;
+    TRY(split_message(r, message, &parts));
     render_put(r, "<|assistant|>");
     render_put(r, r->template->nl);
-    thinking_block(r, &parts, parts.given && is_kept(r, message->number), turn);
+    thinking_block(r, &parts, parts.has_thinking && keeps_thinking(r, message->number), spans);
     if (parts.content.n) render_put(r, r->template->nl);
     text_add(r->out, parts.content.at, parts.content.n);
     return glm_tool_calls(r, message->item.value);
 }
 
-Err *glm_message(Render *r, const Message *message, Turn *turn)
+Err *glm_message(Render *r, const ChatMessage *message, MessageSpans *spans)
 {
     switch (message->role) {
     case ROLE_USER: return user(r, message);
-    case ROLE_ASSISTANT: return assistant(r, message, turn);
+    case ROLE_ASSISTANT: return assistant(r, message, spans);
     case ROLE_TOOL: return glm_tool_result(r, message);
     default:
         render_put(r, "<|system|>");

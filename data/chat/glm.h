@@ -5,7 +5,7 @@
 #include "data/chat/render.h"
 
 MUST_USE Err *glm_head(Render *render);
-MUST_USE Err *glm_message(Render *render, const Message *message, Turn *turn);
+MUST_USE Err *glm_message(Render *render, const ChatMessage *message, MessageSpans *spans);
 void glm_prompt(Render *render);
 
 /* The role token with which the next message begins ends the turn before it, and is scored with it: its bytes. */

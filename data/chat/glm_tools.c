@@ -32,7 +32,7 @@ static Err *function_line(Render *r, JsonView function)
 static Err *tool_line(Render *r, JsonView tool)
 {
     JsonView function, defer;
-    if (!r->template->later) {
+    if (!r->template->since_glm51) {
         TRY(python_json(r->out, tool));
         render_put(r, "\n");
         return NULL;
@@ -105,25 +105,26 @@ static Err *put_references(Render *r, JsonView references)
 static Err *put_outputs(Render *r, JsonView content)
 {
     for (JsonViewItem item = view_first(content); item.value.at; view_next(&item))
-        TRY(put_string(r, view_is(item.value, JSON_STRING) && !r->template->later ? item.value
-                                                                                  : view_find(item.value, "output")));
+        TRY(put_string(r, view_is(item.value, JSON_STRING) && !r->template->since_glm51
+                              ? item.value
+                              : view_find(item.value, "output")));
     return NULL;
 }
 
 /* Up to GLM-5 a list is a run of results of its own. */
-static Err *earlier_result(Render *r, JsonView content, bool goes_on)
+static Err *result_before_glm51(Render *r, JsonView content, bool consecutive)
 {
     if (content.at && !view_is(content, JSON_STRING) && !view_is(content, JSON_ARRAY))
         return err_new(ERR_DATA, "content is %s; expected a string or a list", view_kind_name(content));
-    if (!goes_on || !view_is(content, JSON_STRING)) render_put(r, "<|observation|>");
+    if (!consecutive || !view_is(content, JSON_STRING)) render_put(r, "<|observation|>");
     return view_is(content, JSON_STRING) ? put_string(r, content) : put_outputs(r, content);
 }
 
 /* From GLM-5.1 on the first element of a list says what the list is. */
-static Err *later_result(Render *r, JsonView content, bool goes_on)
+static Err *result_since_glm51(Render *r, JsonView content, bool consecutive)
 {
     JsonView first = view_is(content, JSON_ARRAY) ? view_first(content).value : (JsonView){0};
-    if (!goes_on) render_put(r, "<|observation|>");
+    if (!consecutive) render_put(r, "<|observation|>");
     if (view_equals(view_find(first, "type"), "tool_reference")) return put_references(r, content);
     if (r->template->lists_outputs && view_find(first, "output").at) return put_outputs(r, content);
     text_clear(&r->content);
@@ -132,11 +133,12 @@ static Err *later_result(Render *r, JsonView content, bool goes_on)
     return NULL;
 }
 
-Err *glm_tool_result(Render *r, const Message *message)
+Err *glm_tool_result(Render *r, const ChatMessage *message)
 {
     JsonView content = view_find(message->item.value, "content");
-    bool goes_on = message->before == ROLE_TOOL;
-    return r->template->later ? later_result(r, content, goes_on) : earlier_result(r, content, goes_on);
+    bool consecutive = message->before == ROLE_TOOL;
+    return r->template->since_glm51 ? result_since_glm51(r, content, consecutive)
+                                    : result_before_glm51(r, content, consecutive);
 }
 
 /* ---- calls ---- */
@@ -147,7 +149,7 @@ static Err *put_call(Render *r, JsonView call)
     if (view_first(function).value.at) call = function; /* wrapped, or bare */
     JsonView name = view_find(call, "name"), arguments = view_find(call, "arguments");
     if (!view_is(name, JSON_STRING)) return err_new(ERR_DATA, "name is %s; expected a string", view_kind_name(name));
-    TRY(render_unwrap(&arguments, JSON_OBJECT, "arguments", &r->held));
+    TRY(render_unwrap(&arguments, JSON_OBJECT, "arguments", &r->call_arguments));
     render_put(r, r->template->nl);
     render_put(r, "<tool_call>");
     view_string(r->out, name);

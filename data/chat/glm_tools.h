@@ -8,6 +8,6 @@
 MUST_USE Err *glm_tools(Render *render);
 
 MUST_USE Err *glm_tool_calls(Render *render, JsonView message);
-MUST_USE Err *glm_tool_result(Render *render, const Message *message);
+MUST_USE Err *glm_tool_result(Render *render, const ChatMessage *message);
 
 #endif

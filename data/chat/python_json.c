@@ -98,16 +98,16 @@ static void put_string(Text *out, JsonView string)
 typedef struct {
     const char *text; /* the whole output; spans stay right when it moves, so this is set before sorting */
     size_t begin, n;
-} Key;
+} ObjectKey;
 
 static int compare_keys(const void *a, const void *b)
 {
-    const Key *x = a, *y = b;
+    const ObjectKey *x = a, *y = b;
     int order = memcmp(x->text + x->begin, y->text + y->begin, x->n < y->n ? x->n : y->n);
     return order ? order : (x->n > y->n) - (x->n < y->n);
 }
 
-static Err *check_keys(const Text *out, Key *keys, size_t n)
+static Err *check_keys(const Text *out, ObjectKey *keys, size_t n)
 {
     if (out->failed) return NULL; /* text_error tells it */
     for (size_t i = 0; i < n; i++) keys[i].text = out->data;
@@ -122,7 +122,7 @@ static Err *check_keys(const Text *out, Key *keys, size_t n)
 static Err *put_container(Text *out, JsonView value)
 {
     bool object = view_kind(value) == JSON_OBJECT;
-    Key *keys = NULL;
+    ObjectKey *keys = NULL;
     size_t n = 0, capacity = 0;
     Err *err = NULL;
     text_put(out, object ? "{" : "[");

@@ -5,12 +5,12 @@ void render_put(Render *render, const char *words) { text_put(render->out, words
 Err *render_role(JsonView message, Role *role)
 {
     static const char *const names[] = {"system", "user", "assistant", "tool"};
-    *role = ROLE_NOBODY;
+    *role = ROLE_NONE;
     if (!view_is(message, JSON_OBJECT)) return err_new(ERR_DATA, "is %s; expected an object", view_kind_name(message));
     JsonView given = view_find(message, "role");
-    for (Role i = ROLE_SYSTEM; i < ROLE_NOBODY; i++)
+    for (Role i = ROLE_SYSTEM; i < ROLE_NONE; i++)
         if (view_equals(given, names[i])) *role = i;
-    if (*role != ROLE_NOBODY) return NULL;
+    if (*role != ROLE_NONE) return NULL;
     if (!view_is(given, JSON_STRING)) return err_new(ERR_DATA, "role is %s; expected a string", view_kind_name(given));
     return err_new(ERR_DATA, "role is %.*s; expected system, user, assistant or tool",
                    given.bytes < 40 ? (int)given.bytes : 40, given.at);
@@ -57,18 +57,18 @@ Err *render_visible(const Render *r, Text *out, JsonView content)
     return NULL;
 }
 
-Err *render_unwrap(JsonView *value, JsonKind kind, const char *what, Text *held)
+Err *render_unwrap(JsonView *value, JsonKind kind, const char *what, Text *scratch)
 {
     if (view_is(*value, JSON_STRING)) {
-        text_clear(held);
-        view_string(held, *value);
-        TRY(text_error(held));
-        Err *err = view_open(value, held->data, held->n);
+        text_clear(scratch);
+        view_string(scratch, *value);
+        TRY(text_error(scratch));
+        Err *err = view_open(value, scratch->data, scratch->n);
         if (err) {
-            Err *told = err_new(ERR_DATA, "%s is a string that does not hold %s: %s", what,
-                                kind == JSON_ARRAY ? "an array" : "an object", err_message(err));
+            Err *refused = err_new(ERR_DATA, "%s is a string that does not hold %s: %s", what,
+                                   kind == JSON_ARRAY ? "an array" : "an object", err_message(err));
             err_free(err);
-            return told;
+            return refused;
         }
     }
     if (view_is(*value, kind)) return NULL;

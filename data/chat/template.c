@@ -37,7 +37,7 @@ static const Template templates[CHAT_TEMPLATES] = {
                     .nl = "",
                     .call_format = CALL_FORMAT,
                     .end = GLM_END,
-                    .later = true,
+                    .since_glm51 = true,
                     .fills_thinking = true,
                     .sha256 = "03b1bbff20331e54647c68167e8ac7f0b5b7ceb40ead372f44826624a9ad79cd"},
     [CHAT_GLM52] = {.name = "glm52",
@@ -45,9 +45,9 @@ static const Template templates[CHAT_TEMPLATES] = {
                     .nl = "",
                     .call_format = CALL_FORMAT,
                     .end = GLM_END,
-                    .later = true,
+                    .since_glm51 = true,
                     .opens_thinking = true,
-                    .tells_effort = true,
+                    .states_effort = true,
                     .names_media = true,
                     .lists_outputs = true,
                     .sha256 = "dedbb4dae748fa22459663ee32851fa5d4910124bbeb795085d47214d6c78529"},
@@ -60,7 +60,7 @@ static const Template templates[CHAT_TEMPLATES] = {
 
 const Template *template_of(ChatTemplate template) { return &templates[template]; }
 
-static void name_all(Text *text)
+static void put_known(Text *text)
 {
     for (size_t i = 0; i < CHAT_TEMPLATES; i++) {
         text_put(text, i ? ", " : "");
@@ -71,10 +71,10 @@ static void name_all(Text *text)
     }
 }
 
-static Err *unknown(ErrKind kind, const char *what)
+static Err *refuse(ErrKind kind, const char *what)
 {
     Text known = {0};
-    name_all(&known);
+    put_known(&known);
     Err *err = text_error(&known);
     if (!err) err = err_new(kind, "%s; chat_template can be one of %s", what, known.data);
     text_free(&known);
@@ -96,7 +96,7 @@ static Err *read_from_config(Text *text, const char *directory)
     return err_first(err, text_error(text));
 }
 
-static bool says(const Template *template, const Text *text)
+static bool has_words(const Template *template, const Text *text)
 {
     if (template->sha256) return false;
     for (size_t i = 0; i < sizeof template->words / sizeof *template->words && template->words[i]; i++)
@@ -116,13 +116,13 @@ static Err *recognise_text(ChatTemplate *template, const Text *text)
     digest_end(&digest, sum);
     digest_hex(sum, sizeof sum, hex);
     for (size_t i = 0; i < CHAT_TEMPLATES; i++) {
-        if (templates[i].sha256 ? strcmp(hex, templates[i].sha256) != 0 : !says(&templates[i], text)) continue;
+        if (templates[i].sha256 ? strcmp(hex, templates[i].sha256) != 0 : !has_words(&templates[i], text)) continue;
         *template = (ChatTemplate)i;
         return NULL;
     }
     snprintf(what, sizeof what, "the chat template (%zu bytes, SHA-256 %.16s...) is not one that graft knows", text->n,
              hex);
-    return unknown(ERR_FORMAT, what);
+    return refuse(ERR_FORMAT, what);
 }
 
 Err *template_recognise(ChatTemplate *template, const char *directory, const char *name)
@@ -135,10 +135,10 @@ Err *template_recognise(ChatTemplate *template, const char *directory, const cha
         *template = (ChatTemplate)i;
         return NULL;
     }
-    if (name) return err_wrap(unknown(ERR_USAGE, "no such template"), "chat_template %s", name);
+    if (name) return err_wrap(refuse(ERR_USAGE, "no such template"), "chat_template %s", name);
     TRY(file_join(path, directory, "chat_template.jinja"));
     err = file_exists(path) ? lines_read_file(&text, path) : read_from_config(&text, directory);
-    if (!err) err = text.n ? recognise_text(template, &text) : unknown(ERR_FORMAT, "the model has no chat template");
+    if (!err) err = text.n ? recognise_text(template, &text) : refuse(ERR_FORMAT, "the model has no chat template");
     text_free(&text);
     return err_wrap(err, "%s", directory);
 }

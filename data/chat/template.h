@@ -25,9 +25,9 @@ typedef struct {
     const char *nl;          /* after role tokens, and between the parts of tool calls and results */
     const char *call_format; /* the end of the tools block */
     bool opens_thinking;     /* a turn whose thinking is not shown has an empty block, not a bare </think> */
-    bool later;              /* GLM-5.1 on: a tool is its function alone, thinking stands as it is */
+    bool since_glm51;        /* GLM-5.1 on: a tool is its function alone, thinking stands as it is */
     bool fills_thinking;     /* GLM-5.1: where thinking is on, a turn that has none shows an empty block */
-    bool tells_effort;       /* GLM-5.2: begins with the reasoning effort; ... */
+    bool states_effort;      /* GLM-5.2: begins with the reasoning effort; ... */
     bool names_media;        /* ... tells the model what it cannot see; ... */
     bool lists_outputs;      /* ... a result may be a list of outputs */
 } Template;

@@ -121,7 +121,7 @@ static void describe_data(const Run *run)
         else
             log_line("  %-9s %s: %zu documents, weight %g", i ? "" : "data", file->path, n, file->weight);
     }
-    if (!dataset_is_kept(ds)) {
+    if (!dataset_is_preloaded(ds)) {
         log_line("            larger than preload_mb %lld: read as the steps need it",
                  (long long)run->settings.preload_mb);
         return;

@@ -59,7 +59,7 @@ static Err *most_tokens(const Run *run, StepWork *work)
     work->data_bytes = 0;
     for (size_t i = 0; i < run->settings.eval_file.count; i++)
         work->data_bytes += 8 * dataset_totals(run->evals[i]).tokens;
-    if (!dataset_is_kept(run->train)) {
+    if (!dataset_is_preloaded(run->train)) {
         enum { STEPS_AHEAD = 5 };
         work->longest = (size_t)run->settings.data.max_length;
         work->step_tokens = batch * work->longest;

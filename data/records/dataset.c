@@ -18,7 +18,7 @@ typedef struct {
     DataFile file;
     size_t first;         /* of its documents */
     RecordIndex *offsets; /* NULL: its documents are kept */
-} Source;
+} DataSource;
 
 typedef struct {
     char *name;
@@ -28,9 +28,9 @@ typedef struct {
 struct Dataset {
     const Tokenizer *tokenizer;
     DocumentOptions options;
-    Source *sources;
+    DataSource *sources;
     size_t n_sources;
-    bool kept;
+    bool preloaded;
     size_t count;
     Document *documents; /* when kept */
     size_t capacity;
@@ -104,7 +104,7 @@ static void add_to_totals(DatasetTotals *t, const BuiltDocument *built)
     if (document->n > t->longest) t->longest = document->n;
 }
 
-static Err *keep(Dataset *ds, const BuiltDocument *built, size_t line, size_t file)
+static Err *keep_document(Dataset *ds, const BuiltDocument *built, size_t line, size_t file)
 {
     Document document = built->document;
     TRY(domain_of(ds, built->domain, &document.domain));
@@ -135,14 +135,14 @@ static Err *read_lines(Dataset *ds, DocumentBuilder *builder, LineReader *reader
         if (json_line_is_blank(line, bytes)) continue;
         size_t number = lines_number(reader);
         Err *err = document_builder_read(builder, line, bytes, &built);
-        if (!err) err = keep(ds, &built, number, file);
+        if (!err) err = keep_document(ds, &built, number, file);
         if (err) return err_wrap(err, "%s: line %zu", path, number);
         records++;
     }
     return records ? NULL : err_new(ERR_DATA, "%s has no records", path);
 }
 
-static Err *keep_all(Dataset *ds)
+static Err *preload(Dataset *ds)
 {
     DocumentBuilder *builder;
     Err *err = NULL;
@@ -166,7 +166,7 @@ static Err *copy_files(Dataset *ds, const DataFiles *files)
 {
     TRY(mem_new(&ds->sources, files->n, sizeof *ds->sources));
     for (; ds->n_sources < files->n; ds->n_sources++) {
-        Source *source = &ds->sources[ds->n_sources];
+        DataSource *source = &ds->sources[ds->n_sources];
         source->file.weight = files->items[ds->n_sources].weight;
         TRY(mem_copy_text(&source->file.path, files->items[ds->n_sources].path));
     }
@@ -186,7 +186,7 @@ static Err *estimate_bytes(const Dataset *ds, uint64_t *bytes)
     return NULL;
 }
 
-static Err *begin(Dataset *ds, const DatasetOptions *options)
+static Err *open_files(Dataset *ds, const DatasetOptions *options)
 {
     uint64_t bytes;
     DocumentBuilder *builder;
@@ -195,8 +195,8 @@ static Err *begin(Dataset *ds, const DatasetOptions *options)
     document_builder_free(builder);
     TRY(domain_of(ds, "", &unnamed));
     TRY(estimate_bytes(ds, &bytes));
-    ds->kept = bytes <= options->preload_bytes;
-    if (ds->kept) return keep_all(ds);
+    ds->preloaded = bytes <= options->preload_bytes;
+    if (ds->preloaded) return preload(ds);
     for (size_t i = 0; i < ds->n_sources; i++)
         TRY(record_index_open(&ds->sources[i].offsets, ds->sources[i].file.path, options->directory));
     return NULL;
@@ -210,7 +210,7 @@ Err *dataset_open(Dataset **out, const Tokenizer *tokenizer, const DataFiles *fi
     ds->tokenizer = tokenizer;
     ds->options = options->document;
     Err *err = copy_files(ds, files);
-    if (!err) err = begin(ds, options);
+    if (!err) err = open_files(ds, options);
     if (err)
         dataset_close(ds);
     else
@@ -231,10 +231,10 @@ Err *dataset_open_file(Dataset **dataset, const Tokenizer *tokenizer, const char
 
 Err *dataset_ready(Dataset *ds)
 {
-    if (ds->kept) return NULL;
+    if (ds->preloaded) return NULL;
     ds->count = 0;
     for (size_t i = 0; i < ds->n_sources; i++) {
-        Source *source = &ds->sources[i];
+        DataSource *source = &ds->sources[i];
         TRY(record_index_wait(source->offsets));
         if (record_index_count(source->offsets) == 0) return err_new(ERR_DATA, "%s has no records", source->file.path);
         source->first = ds->count;
@@ -260,7 +260,7 @@ void dataset_close(Dataset *ds)
 
 /* ---- use ---- */
 
-bool dataset_is_kept(const Dataset *ds) { return ds->kept; }
+bool dataset_is_preloaded(const Dataset *ds) { return ds->preloaded; }
 
 size_t dataset_count(const Dataset *ds) { return ds->count; }
 
@@ -275,7 +275,7 @@ size_t dataset_file_first(const Dataset *ds, size_t file)
 
 const Document *dataset_document(const Dataset *ds, size_t i)
 {
-    ASSERT(ds->kept && i < ds->count, "document %zu of %zu", i, ds->count);
+    ASSERT(ds->preloaded && i < ds->count, "document %zu of %zu", i, ds->count);
     return &ds->documents[i];
 }
 
@@ -292,7 +292,7 @@ Err *dataset_builder(const Dataset *ds, DocumentBuilder **builder)
     return document_builder_new(builder, ds->tokenizer, &ds->options);
 }
 
-static Err *at_line(const Source *source, size_t record, Err *err)
+static Err *at_line(const DataSource *source, size_t record, Err *err)
 {
     size_t number = 0;
     err_free(record_index_line_number(source->offsets, record, &number));
@@ -302,9 +302,9 @@ static Err *at_line(const Source *source, size_t record, Err *err)
 Err *dataset_build(const Dataset *ds, size_t i, DocumentBuilder *builder, Text *line, BuiltDocument *built)
 {
     size_t file = 0;
-    ASSERT(!ds->kept && i < ds->count, "document %zu of %zu", i, ds->count);
+    ASSERT(!ds->preloaded && i < ds->count, "document %zu of %zu", i, ds->count);
     while (file + 1 < ds->n_sources && ds->sources[file + 1].first <= i) file++;
-    const Source *source = &ds->sources[file];
+    const DataSource *source = &ds->sources[file];
     TRY(record_index_read(source->offsets, i - source->first, line));
     Err *err = document_builder_read(builder, line->data, line->n, built);
     if (err) return at_line(source, i - source->first, err);
@@ -361,8 +361,8 @@ Err *dataset_digest(const Dataset *ds, char hex[DATASET_DIGEST])
     unsigned char sum[DIGEST_SUM_BYTES];
     Digest digest;
     digest_init(&digest);
-    if (!ds->kept) TRY(add_large(ds, &digest));
-    for (size_t i = 0; ds->kept && i < ds->count; i++) add_document(&digest, &ds->documents[i]);
+    if (!ds->preloaded) TRY(add_large(ds, &digest));
+    for (size_t i = 0; ds->preloaded && i < ds->count; i++) add_document(&digest, &ds->documents[i]);
     for (size_t i = 0; i < ds->n_sources; i++) { /* a mixture is another data set */
         char text[40];
         if (ds->n_sources == 1 && ds->sources[i].file.weight == 1) break;

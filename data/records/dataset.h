@@ -47,7 +47,7 @@ void dataset_close(Dataset *dataset);
 /* Wait until the places of all records are known. Everything below needs it to have succeeded. */
 MUST_USE Err *dataset_ready(Dataset *dataset);
 
-bool dataset_is_kept(const Dataset *dataset); /* all documents are in memory */
+bool dataset_is_preloaded(const Dataset *dataset); /* all documents are in memory */
 size_t dataset_count(const Dataset *dataset);
 size_t dataset_file_first(const Dataset *dataset,
                           size_t file); /* its first document; of one past the last file: the count */

@@ -14,10 +14,10 @@ struct DocumentBuilder {
     ChatText chat; /* of a text record too: its scored spans */
     Tokens tokens;
     Text domain;
-    bool *scored; /* [tokens.n] token i is one that the model must say */
-    int32_t *ids; /* [tokens.n] what is kept of them ... */
+    bool *in_loss; /* [tokens.n] token i is one that the model must say */
+    int32_t *ids;  /* [tokens.n] what is kept of them ... */
     int32_t *targets;
-    size_t n, span_capacity, id_capacity, target_capacity;
+    size_t n, in_loss_capacity, id_capacity, target_capacity;
 };
 
 Err *document_builder_new(DocumentBuilder **out, const Tokenizer *tokenizer, const DocumentOptions *options)
@@ -47,15 +47,15 @@ void document_builder_free(DocumentBuilder *b)
     chat_text_free(&b->chat);
     tokens_free(&b->tokens);
     text_free(&b->domain);
-    free(b->scored);
+    free(b->in_loss);
     free(b->ids);
     free(b->targets);
     free(b);
 }
 
-static Err *make_room(DocumentBuilder *b, size_t n)
+static Err *reserve(DocumentBuilder *b, size_t n)
 {
-    TRY(mem_grow(&b->scored, &b->span_capacity, n, sizeof *b->scored));
+    TRY(mem_grow(&b->in_loss, &b->in_loss_capacity, n, sizeof *b->in_loss));
     TRY(mem_grow(&b->ids, &b->id_capacity, n, sizeof *b->ids));
     return mem_grow(&b->targets, &b->target_capacity, n, sizeof *b->targets);
 }
@@ -81,7 +81,7 @@ static Err *render_text(DocumentBuilder *b)
     text_put(&chat->text, template_of(b->options.chat.template)->end);
     chat->n_turns = chat->head = chat->n_spans = 0;
     TRY(text_error(&chat->text));
-    TRY(mem_grow(&chat->spans, &chat->span_capacity, 1, sizeof *chat->spans));
+    TRY(mem_grow(&chat->spans, &chat->in_loss_capacity, 1, sizeof *chat->spans));
     bool all = b->options.chat.train_on == CHAT_TRAIN_ALL;
     chat->spans[chat->n_spans++] = (ChatSpan){all ? 0 : b->record.context_bytes, chat->text.n};
     return NULL;
@@ -94,11 +94,11 @@ static Err *tokenize(DocumentBuilder *b)
     size_t span = 0, begin = 0;
     b->tokens.n = 0;
     TRY(tokenizer_encode(b->encoder, chat->text.data, chat->text.n, &b->tokens));
-    TRY(make_room(b, b->tokens.n));
+    TRY(reserve(b, b->tokens.n));
     for (size_t i = 0; i < b->tokens.n; i++) {
         Token token = b->tokens.items[i];
         while (span < chat->n_spans && chat->spans[span].end < token.end) span++;
-        b->scored[i] = i && span < chat->n_spans && chat->spans[span].begin <= begin;
+        b->in_loss[i] = i && span < chat->n_spans && chat->spans[span].begin <= begin;
         begin = token.end;
     }
     return NULL;
@@ -129,7 +129,7 @@ static Err *read_ids(DocumentBuilder *b)
             return err_new(ERR_DATA, "input_ids[%zu] is %ld; the tokenizer has 0 to %ld", b->tokens.n, id, size - 1);
         TRY(tokens_add(&b->tokens, (int32_t)id, 0));
     }
-    return make_room(b, b->tokens.n);
+    return reserve(b, b->tokens.n);
 }
 
 /* Labels as Hugging Face has them: beside their own token, -100 for what is not scored. */
@@ -138,7 +138,7 @@ static Err *read_labels(DocumentBuilder *b)
     JsonView list = b->record.labels;
     size_t n = 0;
     long label;
-    for (size_t i = 0; i < b->tokens.n; i++) b->scored[i] = i > 0;
+    for (size_t i = 0; i < b->tokens.n; i++) b->in_loss[i] = i > 0;
     if (!list.at) return NULL;
     if (!view_is(list, JSON_ARRAY)) return err_new(ERR_DATA, "labels is %s; expected an array", view_kind_name(list));
     for (JsonViewItem item = view_first(list); item.value.at; view_next(&item), n++) {
@@ -147,7 +147,7 @@ static Err *read_labels(DocumentBuilder *b)
         int32_t id = b->tokens.items[n].id;
         if (label != -100 && label != id)
             return err_new(ERR_DATA, "labels[%zu] is %ld; expected -100 or its token, %d", n, label, id);
-        b->scored[n] = n && label != -100;
+        b->in_loss[n] = n && label != -100;
     }
     return n == b->tokens.n ? NULL : err_new(ERR_DATA, "%zu labels for %zu input_ids", n, b->tokens.n);
 }
@@ -182,33 +182,34 @@ static size_t token_at(const DocumentBuilder *b, size_t byte) /* the first token
     return low;
 }
 
-static bool any_scored(const DocumentBuilder *b, size_t from, size_t to)
+static bool any_in_loss(const DocumentBuilder *b, size_t from, size_t to)
 {
     for (size_t i = from; i < to; i++)
-        if (b->scored[i]) return true;
+        if (b->in_loss[i]) return true;
     return false;
 }
 
 static Cut cut_right(const DocumentBuilder *b)
 {
-    size_t most = b->options.max_length;
+    size_t max_length = b->options.max_length;
     for (size_t k = b->chat.n_turns; k-- > 1;) {
         size_t from = token_at(b, b->chat.turns[k - 1].begin), to = token_at(b, b->chat.turns[k].begin);
-        if (to > most || !any_scored(b, from + 1, to)) continue; /* a question at the end trains nothing */
-        return (Cut){0, 0, to < most && b->scored[to] ? to + 1 : to};
+        if (to > max_length || !any_in_loss(b, from + 1, to)) continue; /* a question at the end trains nothing */
+        return (Cut){0, 0, to < max_length && b->in_loss[to] ? to + 1 : to};
     }
-    return (Cut){0, 0, most};
+    return (Cut){0, 0, max_length};
 }
 
 static Cut cut_left(const DocumentBuilder *b)
 {
-    size_t most = b->options.max_length, n = b->tokens.n, head = b->chat.n_turns ? token_at(b, b->chat.head) : 0;
+    size_t max_length = b->options.max_length, n = b->tokens.n, head = b->chat.n_turns ? token_at(b, b->chat.head) : 0;
     for (size_t k = 0; k < b->chat.n_turns; k++) {
         size_t from = token_at(b, b->chat.turns[k].begin);
-        if (b->chat.turns[k].user && head + n - from <= most && any_scored(b, from + 1, n)) return (Cut){head, from, n};
+        if (b->chat.turns[k].user && head + n - from <= max_length && any_in_loss(b, from + 1, n))
+            return (Cut){head, from, n};
     }
-    if (head > most / 2) head = 0; /* then it is the head that is too long */
-    return (Cut){head, n - (most - head), n};
+    if (head > max_length / 2) head = 0; /* then it is the head that is too long */
+    return (Cut){head, n - (max_length - head), n};
 }
 
 static Cut cut_of(const DocumentBuilder *b)
@@ -218,16 +219,16 @@ static Cut cut_of(const DocumentBuilder *b)
 }
 
 /* A token whose past was cut away is not scored: it was said after something else. */
-static void keep(DocumentBuilder *b, Cut cut, Document *document)
+static void write_document(DocumentBuilder *b, Cut cut, Document *document)
 {
     size_t n = 0;
     for (size_t i = 0; i < cut.to; i++) {
         if (i >= cut.head && i < cut.from) continue;
-        bool scored = n && b->scored[i] && !(i == cut.from && cut.from > cut.head);
+        bool in_loss = n && b->in_loss[i] && !(i == cut.from && cut.from > cut.head);
         b->ids[n] = b->tokens.items[i].id;
         b->targets[n] = -1;
-        if (scored) b->targets[n - 1] = b->ids[n];
-        document->n_loss_tokens += scored;
+        if (in_loss) b->targets[n - 1] = b->ids[n];
+        document->n_loss_tokens += in_loss;
         n++;
     }
     document->n = n;
@@ -248,7 +249,7 @@ Err *document_builder_read(DocumentBuilder *b, const char *line, size_t bytes, B
     built->format = b->record.format;
     built->domain = b->domain.data;
     built->whole = b->tokens.n;
-    if (!longer || b->options.truncation != TRUNCATE_DROP) keep(b, cut_of(b), &built->document);
+    if (!longer || b->options.truncation != TRUNCATE_DROP) write_document(b, cut_of(b), &built->document);
     built->dropped = longer && b->options.truncation == TRUNCATE_DROP;
     built->truncated = longer && !built->dropped;
     if (built->document.n_loss_tokens || built->dropped) return NULL;

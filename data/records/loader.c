@@ -19,23 +19,23 @@ enum { AHEAD = 4, WORKERS = 2 };
 typedef struct { /* what loader_step remembers; it changes how soon the answer comes, never the answer */
     uint64_t epoch;
     uint32_t *order;
-} Epoch;
+} EpochOrder;
 
 typedef struct {
     Document document; /* ids and targets in numbers */
     bool truncated, dropped;
-    int32_t *numbers; /* [2 n] */
+    int32_t *storage; /* [2 n] */
     size_t capacity;
     Err *err;
-} Place;
+} LoadedDocument;
 
 typedef struct {
     bool filled;
     uint64_t step;
     size_t n, taken, done;
-    uint32_t *records; /* [batch] */
-    Place *places;     /* [batch] */
-} Ahead;
+    uint32_t *records;      /* [batch] */
+    LoadedDocument *loaded; /* [batch] */
+} PreparedStep;
 
 typedef struct {
     pthread_t thread;
@@ -49,14 +49,14 @@ struct Loader {
     Dataset *dataset;
     size_t n_entries, batch; /* of an epoch; of a step */
     uint64_t seed;
-    Epoch *kept;
-    const Document **lent; /* [batch] */
+    EpochOrder *current;
+    const Document **documents; /* [batch] */
     DatasetTotals totals;
     /* only where documents are not kept */
-    Ahead ring[AHEAD];
+    PreparedStep ring[AHEAD];
     Worker workers[WORKERS];
     pthread_mutex_t lock;
-    pthread_cond_t work, done;
+    pthread_cond_t worker_main, done;
     bool stop, threads;
 };
 
@@ -86,19 +86,19 @@ static size_t add_entries(const Loader *loader, size_t file, uint64_t epoch, uin
 
 static void shuffle(const Loader *loader, uint64_t epoch)
 {
-    Epoch *kept = loader->kept;
+    EpochOrder *current = loader->current;
     uint64_t key = rng_key(rng_name(loader->seed, "epoch order"), epoch);
     size_t n = 0;
-    if (kept->epoch == epoch) return;
+    if (current->epoch == epoch) return;
     for (size_t file = 0; file < dataset_n_files(loader->dataset); file++)
-        n += add_entries(loader, file, epoch, kept->order + n);
+        n += add_entries(loader, file, epoch, current->order + n);
     for (size_t i = n; i > 1; i--) { /* as rng_shuffle, in half the memory */
         size_t j = (size_t)rng_below(key, i, i);
-        uint32_t t = kept->order[i - 1];
-        kept->order[i - 1] = kept->order[j];
-        kept->order[j] = t;
+        uint32_t t = current->order[i - 1];
+        current->order[i - 1] = current->order[j];
+        current->order[j] = t;
     }
-    kept->epoch = epoch;
+    current->epoch = epoch;
 }
 
 size_t loader_steps_per_epoch(const Loader *loader) { return (loader->n_entries + loader->batch - 1) / loader->batch; }
@@ -109,57 +109,58 @@ void loader_step(const Loader *loader, uint64_t step, size_t *n, const uint32_t 
     shuffle(loader, step / steps);
     size_t left = loader->n_entries - from;
     *n = left < loader->batch ? left : loader->batch;
-    *documents = loader->kept->order + from;
+    *documents = loader->current->order + from;
 }
 
 /* ---- building one ---- */
 
-static Err *build(const Dataset *ds, DocumentBuilder *builder, Text *line, size_t record, Place *place)
+static Err *build(const Dataset *ds, DocumentBuilder *builder, Text *line, size_t record, LoadedDocument *loaded)
 {
     BuiltDocument built;
     TRY(dataset_build(ds, record, builder, line, &built));
     size_t n = built.document.n;
-    TRY(mem_grow(&place->numbers, &place->capacity, 2 * n + 1, sizeof *place->numbers));
-    place->document = built.document;
-    place->document.ids = place->numbers;
-    place->document.targets = place->numbers + n;
-    if (n) memcpy(place->document.ids, built.document.ids, n * sizeof *place->numbers);
-    if (n) memcpy(place->document.targets, built.document.targets, n * sizeof *place->numbers);
-    place->truncated = built.truncated;
-    place->dropped = built.dropped;
+    TRY(mem_grow(&loaded->storage, &loaded->capacity, 2 * n + 1, sizeof *loaded->storage));
+    loaded->document = built.document;
+    loaded->document.ids = loaded->storage;
+    loaded->document.targets = loaded->storage + n;
+    if (n) memcpy(loaded->document.ids, built.document.ids, n * sizeof *loaded->storage);
+    if (n) memcpy(loaded->document.targets, built.document.targets, n * sizeof *loaded->storage);
+    loaded->truncated = built.truncated;
+    loaded->dropped = built.dropped;
     return NULL;
 }
 
 /* ---- workers ---- */
 
 /* The earliest step with a document that nobody has taken. */
-static Ahead *find_work(Loader *loader)
+static PreparedStep *find_unfinished(Loader *loader)
 {
-    Ahead *found = NULL;
+    PreparedStep *found = NULL;
     for (size_t k = 0; k < AHEAD; k++) {
-        Ahead *ahead = &loader->ring[k];
-        if (ahead->filled && ahead->taken < ahead->n && (!found || ahead->step < found->step)) found = ahead;
+        PreparedStep *prepared = &loader->ring[k];
+        if (prepared->filled && prepared->taken < prepared->n && (!found || prepared->step < found->step))
+            found = prepared;
     }
     return found;
 }
 
-static void *work(void *context)
+static void *worker_main(void *context)
 {
     Worker *worker = context;
     Loader *loader = worker->loader;
     pthread_mutex_lock(&loader->lock);
     while (!loader->stop) {
-        Ahead *ahead = find_work(loader);
-        if (!ahead) {
-            pthread_cond_wait(&loader->work, &loader->lock);
+        PreparedStep *prepared = find_unfinished(loader);
+        if (!prepared) {
+            pthread_cond_wait(&loader->worker_main, &loader->lock);
             continue;
         }
-        size_t i = ahead->taken++;
+        size_t i = prepared->taken++;
         pthread_mutex_unlock(&loader->lock);
-        Err *err = build(loader->dataset, worker->builder, &worker->line, ahead->records[i], &ahead->places[i]);
+        Err *err = build(loader->dataset, worker->builder, &worker->line, prepared->records[i], &prepared->loaded[i]);
         pthread_mutex_lock(&loader->lock);
-        ahead->places[i].err = err;
-        if (++ahead->done == ahead->n || ahead->done == ahead->taken) pthread_cond_broadcast(&loader->done);
+        prepared->loaded[i].err = err;
+        if (++prepared->done == prepared->n || prepared->done == prepared->taken) pthread_cond_broadcast(&loader->done);
     }
     pthread_mutex_unlock(&loader->lock);
     return NULL;
@@ -167,18 +168,18 @@ static void *work(void *context)
 
 /* ---- the ring, under the lock ---- */
 
-static void retire(Loader *loader, Ahead *ahead)
+static void retire(Loader *loader, PreparedStep *prepared)
 {
-    ahead->n = ahead->taken; /* what is not begun will not be */
-    while (ahead->done < ahead->taken) pthread_cond_wait(&loader->done, &loader->lock);
-    for (size_t i = 0; i < ahead->taken; i++) {
-        err_free(ahead->places[i].err);
-        ahead->places[i].err = NULL;
+    prepared->n = prepared->taken; /* what is not begun will not be */
+    while (prepared->done < prepared->taken) pthread_cond_wait(&loader->done, &loader->lock);
+    for (size_t i = 0; i < prepared->taken; i++) {
+        err_free(prepared->loaded[i].err);
+        prepared->loaded[i].err = NULL;
     }
-    ahead->filled = false;
+    prepared->filled = false;
 }
 
-static Ahead *find_step(Loader *loader, uint64_t step)
+static PreparedStep *find_step(Loader *loader, uint64_t step)
 {
     for (size_t k = 0; k < AHEAD; k++)
         if (loader->ring[k].filled && loader->ring[k].step == step) return &loader->ring[k];
@@ -186,32 +187,32 @@ static Ahead *find_step(Loader *loader, uint64_t step)
 }
 
 /* Make the ring hold steps step .. step + AHEAD - 1. */
-static Ahead *fill(Loader *loader, uint64_t step)
+static PreparedStep *fill(Loader *loader, uint64_t step)
 {
     for (size_t k = 0; k < AHEAD; k++) {
-        Ahead *ahead = &loader->ring[k];
-        if (ahead->filled && (ahead->step < step || ahead->step >= step + AHEAD)) retire(loader, ahead);
+        PreparedStep *prepared = &loader->ring[k];
+        if (prepared->filled && (prepared->step < step || prepared->step >= step + AHEAD)) retire(loader, prepared);
     }
     for (uint64_t s = step; s < step + AHEAD; s++) {
         const uint32_t *records;
-        Ahead *ahead = loader->ring;
+        PreparedStep *prepared = loader->ring;
         if (find_step(loader, s)) continue;
-        while (ahead->filled) ahead++;
-        loader_step(loader, s, &ahead->n, &records);
-        memcpy(ahead->records, records, ahead->n * sizeof *records);
-        ahead->taken = ahead->done = 0;
-        ahead->step = s;
-        ahead->filled = true;
+        while (prepared->filled) prepared++;
+        loader_step(loader, s, &prepared->n, &records);
+        memcpy(prepared->records, records, prepared->n * sizeof *records);
+        prepared->taken = prepared->done = 0;
+        prepared->step = s;
+        prepared->filled = true;
     }
-    pthread_cond_broadcast(&loader->work);
+    pthread_cond_broadcast(&loader->worker_main);
     return find_step(loader, step);
 }
 
-static Err *first_failure(Ahead *ahead)
+static Err *first_failure(PreparedStep *prepared)
 {
-    for (size_t i = 0; i < ahead->n; i++) {
-        Err *err = ahead->places[i].err;
-        ahead->places[i].err = NULL;
+    for (size_t i = 0; i < prepared->n; i++) {
+        Err *err = prepared->loaded[i].err;
+        prepared->loaded[i].err = NULL;
         if (err) return err;
     }
     return NULL;
@@ -219,19 +220,19 @@ static Err *first_failure(Ahead *ahead)
 
 /* ---- lending ---- */
 
-static void count(DatasetTotals *t, const Place *place)
+static void count_document(DatasetTotals *t, const LoadedDocument *loaded)
 {
-    t->dropped += place->dropped;
-    if (place->dropped) return;
+    t->dropped += loaded->dropped;
+    if (loaded->dropped) return;
     t->documents++;
-    t->tokens += place->document.n;
-    t->n_loss_tokens += place->document.n_loss_tokens;
-    t->truncated += place->truncated;
-    if (place->document.n > t->longest) t->longest = place->document.n;
+    t->tokens += loaded->document.n;
+    t->n_loss_tokens += loaded->document.n_loss_tokens;
+    t->truncated += loaded->truncated;
+    if (loaded->document.n > t->longest) t->longest = loaded->document.n;
 }
 
 /* The next document in the epoch's order that is not dropped, in the step's first place. */
-static Err *stand_in(Loader *loader, uint64_t step, Place *place)
+static Err *replace_dropped(Loader *loader, uint64_t step, LoadedDocument *loaded)
 {
     size_t steps = loader_steps_per_epoch(loader), at = (size_t)(step % steps) * loader->batch, n;
     const uint32_t *records;
@@ -240,42 +241,42 @@ static Err *stand_in(Loader *loader, uint64_t step, Place *place)
     Err *err = dataset_builder(loader->dataset, &builder);
     if (err) return err;
     loader_step(loader, step, &n, &records);
-    for (size_t k = n; k < loader->n_entries && place->dropped && !err; k++)
-        err = build(loader->dataset, builder, &line, loader->kept->order[(at + k) % loader->n_entries], place);
-    if (!err && place->dropped) err = err_new(ERR_DATA, "every record is longer than max_length");
+    for (size_t k = n; k < loader->n_entries && loaded->dropped && !err; k++)
+        err = build(loader->dataset, builder, &line, loader->current->order[(at + k) % loader->n_entries], loaded);
+    if (!err && loaded->dropped) err = err_new(ERR_DATA, "every record is longer than max_length");
     text_free(&line);
     document_builder_free(builder);
     return err;
 }
 
-static Err *lend(Loader *loader, Ahead *ahead, size_t *n)
+static Err *collect(Loader *loader, PreparedStep *prepared, size_t *n)
 {
-    TRY(first_failure(ahead));
+    TRY(first_failure(prepared));
     *n = 0;
-    for (size_t i = 0; i < ahead->n; i++) {
-        count(&loader->totals, &ahead->places[i]);
-        if (!ahead->places[i].dropped) loader->lent[(*n)++] = &ahead->places[i].document;
+    for (size_t i = 0; i < prepared->n; i++) {
+        count_document(&loader->totals, &prepared->loaded[i]);
+        if (!prepared->loaded[i].dropped) loader->documents[(*n)++] = &prepared->loaded[i].document;
     }
     if (*n) return NULL;
-    TRY(stand_in(loader, ahead->step, &ahead->places[0]));
-    count(&loader->totals, &ahead->places[0]);
-    loader->lent[(*n)++] = &ahead->places[0].document;
+    TRY(replace_dropped(loader, prepared->step, &prepared->loaded[0]));
+    count_document(&loader->totals, &prepared->loaded[0]);
+    loader->documents[(*n)++] = &prepared->loaded[0].document;
     return NULL;
 }
 
 Err *loader_documents(Loader *loader, uint64_t step, size_t *n, const Document *const **documents)
 {
-    *documents = loader->lent;
-    if (dataset_is_kept(loader->dataset)) {
+    *documents = loader->documents;
+    if (dataset_is_preloaded(loader->dataset)) {
         const uint32_t *records;
         loader_step(loader, step, n, &records);
-        for (size_t i = 0; i < *n; i++) loader->lent[i] = dataset_document(loader->dataset, records[i]);
+        for (size_t i = 0; i < *n; i++) loader->documents[i] = dataset_document(loader->dataset, records[i]);
         return NULL;
     }
     pthread_mutex_lock(&loader->lock);
-    Ahead *ahead = fill(loader, step);
-    while (ahead->done < ahead->n) pthread_cond_wait(&loader->done, &loader->lock);
-    Err *err = lend(loader, ahead, n);
+    PreparedStep *prepared = fill(loader, step);
+    while (prepared->done < prepared->n) pthread_cond_wait(&loader->done, &loader->lock);
+    Err *err = collect(loader, prepared, n);
     pthread_mutex_unlock(&loader->lock);
     return err;
 }
@@ -288,7 +289,7 @@ static Err *start_worker(Loader *loader, Worker *worker)
 {
     worker->loader = loader;
     TRY(dataset_builder(loader->dataset, &worker->builder));
-    if (pthread_create(&worker->thread, NULL, work, worker))
+    if (pthread_create(&worker->thread, NULL, worker_main, worker))
         return err_new(ERR_MEMORY, "no thread to be had for reading data");
     worker->started = true;
     return NULL;
@@ -297,12 +298,12 @@ static Err *start_worker(Loader *loader, Worker *worker)
 static Err *start_threads(Loader *loader)
 {
     pthread_mutex_init(&loader->lock, NULL);
-    pthread_cond_init(&loader->work, NULL);
+    pthread_cond_init(&loader->worker_main, NULL);
     pthread_cond_init(&loader->done, NULL);
     loader->threads = true;
     for (size_t k = 0; k < AHEAD; k++) {
         TRY(mem_new(&loader->ring[k].records, loader->batch, sizeof *loader->ring[k].records));
-        TRY(mem_new(&loader->ring[k].places, loader->batch, sizeof *loader->ring[k].places));
+        TRY(mem_new(&loader->ring[k].loaded, loader->batch, sizeof *loader->ring[k].loaded));
     }
     for (size_t i = 0; i < WORKERS; i++) TRY(start_worker(loader, &loader->workers[i]));
     return NULL;
@@ -318,11 +319,11 @@ static Err *prepare(Loader *loader)
         return err_new(ERR_DATA, "%zu documents; at most %u fit", n, UINT32_MAX);
     loader->n_entries = n;
     if (loader->batch > n) loader->batch = n; /* a step ends with the epoch */
-    TRY(mem_new(&loader->lent, loader->batch, sizeof *loader->lent));
-    TRY(mem_new(&loader->kept, 1, sizeof *loader->kept));
-    loader->kept->epoch = UINT64_MAX;
-    TRY(mem_new(&loader->kept->order, n, sizeof *loader->kept->order));
-    return dataset_is_kept(loader->dataset) ? NULL : start_threads(loader);
+    TRY(mem_new(&loader->documents, loader->batch, sizeof *loader->documents));
+    TRY(mem_new(&loader->current, 1, sizeof *loader->current));
+    loader->current->epoch = UINT64_MAX;
+    TRY(mem_new(&loader->current->order, n, sizeof *loader->current->order));
+    return dataset_is_preloaded(loader->dataset) ? NULL : start_threads(loader);
 }
 
 Err *loader_open(Loader **out, Dataset *dataset, size_t train_batch_size, uint64_t seed)
@@ -348,14 +349,14 @@ static void stop_threads(Loader *loader)
     if (!loader->threads) return;
     pthread_mutex_lock(&loader->lock);
     loader->stop = true;
-    pthread_cond_broadcast(&loader->work);
+    pthread_cond_broadcast(&loader->worker_main);
     pthread_mutex_unlock(&loader->lock);
     for (size_t i = 0; i < WORKERS; i++) {
         if (loader->workers[i].started) pthread_join(loader->workers[i].thread, NULL);
         document_builder_free(loader->workers[i].builder);
         text_free(&loader->workers[i].line);
     }
-    pthread_cond_destroy(&loader->work);
+    pthread_cond_destroy(&loader->worker_main);
     pthread_cond_destroy(&loader->done);
     pthread_mutex_destroy(&loader->lock);
 }
@@ -365,15 +366,15 @@ void loader_close(Loader *loader)
     if (!loader) return;
     stop_threads(loader);
     for (size_t k = 0; k < AHEAD; k++) {
-        for (size_t i = 0; loader->ring[k].places && i < loader->batch; i++) {
-            free(loader->ring[k].places[i].numbers);
-            err_free(loader->ring[k].places[i].err);
+        for (size_t i = 0; loader->ring[k].loaded && i < loader->batch; i++) {
+            free(loader->ring[k].loaded[i].storage);
+            err_free(loader->ring[k].loaded[i].err);
         }
-        free(loader->ring[k].places);
+        free(loader->ring[k].loaded);
         free(loader->ring[k].records);
     }
-    if (loader->kept) free(loader->kept->order);
-    free(loader->kept);
-    free(loader->lent);
+    if (loader->current) free(loader->current->order);
+    free(loader->current);
+    free(loader->documents);
     free(loader);
 }

@@ -19,25 +19,25 @@ typedef struct {
     Text messages; /* of the record at hand, with a choice behind */
     ChatText chat;
     Tokens tokens;
-} Build;
+} QuestionBuilder;
 
-enum { MESSAGES, QUESTION, CHOICES, ANSWER, TOOLS, DOMAIN, CANDIDATE, N_KEYS };
+enum { MESSAGES, QUESTION, CHOICES, ANSWER, TOOLS, DOMAIN, SUBJECT, N_KEYS };
 static const char *const keys[N_KEYS] = {"messages", "question", "choices", "answer", "tools", "domain", "subject"};
 
 /* ---- one record ----------------------------------------------------------------------------------------------- */
 
 /* The conversation as JSON, with `turn` (a JSON string; absent: none) as the assistant's last message. */
-static Err *conversation(Build *b, const JsonView of[], JsonView turn)
+static Err *conversation(QuestionBuilder *b, const JsonView field[], JsonView turn)
 {
     Text *out = &b->messages;
     text_clear(out);
-    if (view_is(of[MESSAGES], JSON_ARRAY)) {
-        size_t n = of[MESSAGES].bytes - 1; /* without its bracket */
-        text_add(out, of[MESSAGES].at, n);
-        if (turn.at && view_first(of[MESSAGES]).value.at) text_put(out, ",");
-    } else if (view_is(of[QUESTION], JSON_STRING)) {
+    if (view_is(field[MESSAGES], JSON_ARRAY)) {
+        size_t n = field[MESSAGES].bytes - 1; /* without its bracket */
+        text_add(out, field[MESSAGES].at, n);
+        if (turn.at && view_first(field[MESSAGES]).value.at) text_put(out, ",");
+    } else if (view_is(field[QUESTION], JSON_STRING)) {
         text_put(out, "[{\"role\":\"user\",\"content\":");
-        text_add(out, of[QUESTION].at, of[QUESTION].bytes);
+        text_add(out, field[QUESTION].at, field[QUESTION].bytes);
         text_put(out, turn.at ? "}," : "}");
     } else {
         return err_new(ERR_DATA, "the record has an answer, but no question (a string) and no messages (an array)");
@@ -51,12 +51,12 @@ static Err *conversation(Build *b, const JsonView of[], JsonView turn)
     return text_error(out);
 }
 
-static Err *encode(Build *b, const ChatOptions *options, const JsonView of[], JsonView turn)
+static Err *encode(QuestionBuilder *b, const ChatOptions *options, const JsonView field[], JsonView turn)
 {
     JsonView messages;
-    TRY(conversation(b, of, turn));
+    TRY(conversation(b, field, turn));
     TRY(view_open(&messages, b->messages.data, b->messages.n));
-    TRY(chat_render(&b->chat, options, messages, of[TOOLS]));
+    TRY(chat_render(&b->chat, options, messages, field[TOOLS]));
     b->tokens.n = 0;
     TRY(tokenizer_encode(b->encoder, b->chat.text.data, b->chat.text.n, &b->tokens));
     if (b->tokens.n > b->max_length)
@@ -66,13 +66,13 @@ static Err *encode(Build *b, const ChatOptions *options, const JsonView of[], Js
 }
 
 /* The choice is the last scored span, and ends the text. */
-static Err *add_choice(Build *b, const JsonView of[], JsonView choice, Question *q)
+static Err *add_choice(QuestionBuilder *b, const JsonView field[], JsonView choice, Question *q)
 {
     ChatOptions options = b->options;
     if (!view_is(choice, JSON_STRING))
         return err_new(ERR_DATA, "choice %zu is %s; expected a string", q->n_choices, view_kind_name(choice));
     options.add_generation_prompt = options.end_of_text = false;
-    TRY(encode(b, &options, of, choice));
+    TRY(encode(b, &options, field, choice));
     Document *d = &q->choices[q->n_choices++];
     *d = (Document){.n = b->tokens.n, .record = q->record};
     TRY(mem_new(&d->ids, d->n, sizeof *d->ids));
@@ -88,10 +88,10 @@ static Err *add_choice(Build *b, const JsonView of[], JsonView choice, Question 
     return d->n_loss_tokens ? NULL : err_new(ERR_DATA, "choice %zu is empty", q->n_choices - 1);
 }
 
-static Err *find_answer(const JsonView of[], Question *q)
+static Err *find_answer(const JsonView field[], Question *q)
 {
     Text text = {0};
-    JsonView answer = of[ANSWER];
+    JsonView answer = field[ANSWER];
     size_t i = 0;
     q->answer = q->n_choices;
     if (view_is(answer, JSON_NUMBER)) {
@@ -101,7 +101,7 @@ static Err *find_answer(const JsonView of[], Question *q)
     } else if (view_is(answer, JSON_STRING)) {
         view_string(&text, answer);
         TRY(text_error(&text));
-        for (JsonViewItem c = view_first(of[CHOICES]); c.value.at; view_next(&c), i++)
+        for (JsonViewItem c = view_first(field[CHOICES]); c.value.at; view_next(&c), i++)
             if (q->answer == q->n_choices && text.data && view_equals(c.value, text.data)) q->answer = i;
         if (q->answer == q->n_choices && text.n == 1 && text.data[0] >= 'A') q->answer = (size_t)(text.data[0] - 'A');
     }
@@ -111,42 +111,43 @@ static Err *find_answer(const JsonView of[], Question *q)
                    answer.bytes < 60 ? (int)answer.bytes : 60, answer.at, q->n_choices);
 }
 
-static Err *add_choices(Build *b, const JsonView of[], Question *q)
+static Err *add_choices(QuestionBuilder *b, const JsonView field[], Question *q)
 {
     size_t n = 0;
-    for (JsonViewItem c = view_first(of[CHOICES]); c.value.at; view_next(&c)) n++;
-    if (n < 2) return err_new(ERR_DATA, "choices is %s; expected a list of two at least", view_kind_name(of[CHOICES]));
+    for (JsonViewItem c = view_first(field[CHOICES]); c.value.at; view_next(&c)) n++;
+    if (n < 2)
+        return err_new(ERR_DATA, "choices is %s; expected a list of two at least", view_kind_name(field[CHOICES]));
     TRY(mem_new(&q->choices, n, sizeof *q->choices));
-    for (JsonViewItem c = view_first(of[CHOICES]); c.value.at; view_next(&c)) TRY(add_choice(b, of, c.value, q));
-    return find_answer(of, q);
+    for (JsonViewItem c = view_first(field[CHOICES]); c.value.at; view_next(&c)) TRY(add_choice(b, field, c.value, q));
+    return find_answer(field, q);
 }
 
-static Err *add_prompt(Build *b, const JsonView of[], Question *q)
+static Err *add_prompt(QuestionBuilder *b, const JsonView field[], Question *q)
 {
     Text text = {0};
     ChatOptions options = b->options;
     options.add_generation_prompt = true;
     options.end_of_text = false;
-    TRY(encode(b, &options, of, (JsonView){0}));
+    TRY(encode(b, &options, field, (JsonView){0}));
     TRY(mem_new(&q->prompt, b->tokens.n, sizeof *q->prompt));
     for (size_t i = 0; i < b->tokens.n; i++) q->prompt[i] = b->tokens.items[i].id;
     q->n_prompt = b->tokens.n;
-    if (view_is(of[ANSWER], JSON_STRING))
-        view_string(&text, of[ANSWER]);
-    else if (view_is(of[ANSWER], JSON_NUMBER))
-        text_add(&text, of[ANSWER].at, of[ANSWER].bytes);
+    if (view_is(field[ANSWER], JSON_STRING))
+        view_string(&text, field[ANSWER]);
+    else if (view_is(field[ANSWER], JSON_NUMBER))
+        text_add(&text, field[ANSWER].at, field[ANSWER].bytes);
     else
-        return err_new(ERR_DATA, "answer is %s; expected a text or a number", view_kind_name(of[ANSWER]));
+        return err_new(ERR_DATA, "answer is %s; expected a text or a number", view_kind_name(field[ANSWER]));
     Err *err = text_error(&text);
     if (!err) err = mem_copy_bytes(&q->written, text.data ? text.data : "", text.n);
     text_free(&text);
     return err;
 }
 
-static Err *set_domain(const JsonView of[], Question *q)
+static Err *set_domain(const JsonView field[], Question *q)
 {
     Text text = {0};
-    JsonView domain = of[DOMAIN].at ? of[DOMAIN] : of[CANDIDATE];
+    JsonView domain = field[DOMAIN].at ? field[DOMAIN] : field[SUBJECT];
     if (!view_is(domain, JSON_STRING)) return NULL;
     view_string(&text, domain);
     Err *err = text_error(&text);
@@ -155,18 +156,18 @@ static Err *set_domain(const JsonView of[], Question *q)
     return err;
 }
 
-static Err *add_record(Build *b, const char *line, size_t bytes, size_t number)
+static Err *add_record(QuestionBuilder *b, const char *line, size_t bytes, size_t number)
 {
-    JsonView record, of[N_KEYS];
+    JsonView record, field[N_KEYS];
     Questions *all = b->questions;
     TRY(view_open(&record, line, bytes));
-    view_find_all(record, N_KEYS, keys, of);
-    if (!of[ANSWER].at) return err_new(ERR_DATA, "the record has no answer; the first one of the file has");
+    view_find_all(record, N_KEYS, keys, field);
+    if (!field[ANSWER].at) return err_new(ERR_DATA, "the record has no answer; the first one of the file has");
     TRY(mem_grow(&all->items, &all->capacity, all->count + 1, sizeof *all->items));
     Question *q = &all->items[all->count++];
     *q = (Question){.record = number};
-    TRY(set_domain(of, q));
-    return of[CHOICES].at ? add_choices(b, of, q) : add_prompt(b, of, q);
+    TRY(set_domain(field, q));
+    return field[CHOICES].at ? add_choices(b, field, q) : add_prompt(b, field, q);
 }
 
 /* ---- the file ------------------------------------------------------------------------------------------------- */
@@ -187,7 +188,7 @@ Err *questions_recognise(bool *asks, const char *path)
     return err;
 }
 
-static Err *read_all(Build *b, LineReader *reader, const char *path)
+static Err *read_all(QuestionBuilder *b, LineReader *reader, const char *path)
 {
     const char *line;
     size_t bytes;
@@ -204,7 +205,7 @@ static Err *read_all(Build *b, LineReader *reader, const char *path)
 Err *questions_open(Questions **out, const char *path, const Tokenizer *tokenizer, const ChatOptions *options,
                     size_t max_length)
 {
-    Build b = {.options = *options, .max_length = max_length};
+    QuestionBuilder b = {.options = *options, .max_length = max_length};
     LineReader *reader = NULL;
     *out = NULL;
     Err *err = mem_new(&b.questions, 1, sizeof *b.questions);

@@ -114,7 +114,7 @@ static Err *need_string(JsonView value, const char *what)
                                        : err_new(ERR_DATA, "%s is %s; expected a string", what, view_kind_name(value));
 }
 
-static void put_raw(Text *out, JsonView value) { text_add(out, value.at, value.bytes); }
+static void put_value(Text *out, JsonView value) { text_add(out, value.at, value.bytes); }
 
 static void put_inside(Text *out, JsonView value)
 {
@@ -132,7 +132,7 @@ static Err *put_message(Text *out, const char *role, JsonView content, const cha
 {
     TRY(need_string(content, what));
     open_message(out, role);
-    put_raw(out, content);
+    put_value(out, content);
     text_put(out, "}");
     return NULL;
 }
@@ -166,10 +166,10 @@ static Err *put_calls(Record *record, JsonView value)
         TRY(text_error(&record->decoded));
         Err *err = view_open(&value, record->decoded.data, record->decoded.n);
         if (err) {
-            Err *told = err_new(ERR_DATA, "the value of function_call is a string that does not hold JSON: %s",
-                                err_message(err));
+            Err *refused = err_new(ERR_DATA, "the value of function_call is a string that does not hold JSON: %s",
+                                   err_message(err));
             err_free(err);
-            return told;
+            return refused;
         }
     }
     if (!view_is(value, JSON_OBJECT) && !view_is(value, JSON_ARRAY))
@@ -178,7 +178,7 @@ static Err *put_calls(Record *record, JsonView value)
     open_message(&record->built, "assistant");
     text_put(&record->built, "\"\",\"tool_calls\":[");
     if (view_is(value, JSON_OBJECT))
-        put_raw(&record->built, value);
+        put_value(&record->built, value);
     else
         put_inside(&record->built, value);
     text_put(&record->built, "]}");
@@ -188,22 +188,23 @@ static Err *put_calls(Record *record, JsonView value)
 static Err *put_turn(Record *record, JsonView turn)
 {
     static const char *const keys[] = {"from", "value", "weight"};
-    JsonView of[3];
+    JsonView field[3];
     Text *out = &record->built;
-    view_find_all(turn, 3, keys, of);
-    if (!view_is(of[0], JSON_STRING)) return err_new(ERR_DATA, "from is %s; expected a string", view_kind_name(of[0]));
-    const char *role = role_of(of[0]);
+    view_find_all(turn, 3, keys, field);
+    if (!view_is(field[0], JSON_STRING))
+        return err_new(ERR_DATA, "from is %s; expected a string", view_kind_name(field[0]));
+    const char *role = role_of(field[0]);
     if (!role)
         return err_new(ERR_DATA, "from is %.*s; expected human, gpt, system, observation or function_call",
-                       of[0].bytes < 40 ? (int)of[0].bytes : 40, of[0].at);
+                       field[0].bytes < 40 ? (int)field[0].bytes : 40, field[0].at);
     if (strcmp(role, "calls") == 0)
-        TRY(put_calls(record, of[1]));
+        TRY(put_calls(record, field[1]));
     else
-        TRY(put_message(out, role, of[1], "value"));
-    if (!of[2].at || out->failed) return NULL;
+        TRY(put_message(out, role, field[1], "value"));
+    if (!field[2].at || out->failed) return NULL;
     out->n--; /* the brace */
     text_put(out, ",\"weight\":");
-    put_raw(out, of[2]);
+    put_value(out, field[2]);
     text_put(out, "}");
     return NULL;
 }
@@ -267,10 +268,10 @@ static Err *put_history(Text *out, JsonView history)
 {
     if (!view_is(history, JSON_ARRAY))
         return err_new(ERR_DATA, "history is %s; expected an array", view_kind_name(history));
-    for (JsonViewItem pair = view_first(history); pair.value.at; view_next(&pair)) {
-        JsonViewItem side = view_first(pair.value);
-        if (!view_is(pair.value, JSON_ARRAY))
-            return err_new(ERR_DATA, "history holds %s; expected pairs", view_kind_name(pair.value));
+    for (JsonViewItem exchange = view_first(history); exchange.value.at; view_next(&exchange)) {
+        JsonViewItem side = view_first(exchange.value);
+        if (!view_is(exchange.value, JSON_ARRAY))
+            return err_new(ERR_DATA, "history holds %s; expected pairs", view_kind_name(exchange.value));
         TRY(put_message(out, "user", side.value, "a question in history"));
         view_next(&side);
         TRY(put_message(out, "assistant", side.value, "an answer in history"));
@@ -281,23 +282,23 @@ static Err *put_history(Text *out, JsonView history)
 static Err *read_alpaca(Record *record, JsonView object)
 {
     static const char *const keys[] = {"instruction", "input", "output", "system", "history"};
-    JsonView of[5];
+    JsonView field[5];
     Text *out = &record->built;
-    for (size_t i = 0; i < 5; i++) of[i] = find(object, keys[i]);
+    for (size_t i = 0; i < 5; i++) field[i] = find(object, keys[i]);
     text_put(out, "[");
-    if (of[3].at && of[3].bytes > 2) TRY(put_message(out, "system", of[3], "system"));
-    if (of[4].at) TRY(put_history(out, of[4]));
-    TRY(need_string(of[0], "instruction"));
-    if (of[1].at) TRY(need_string(of[1], "input"));
+    if (field[3].at && field[3].bytes > 2) TRY(put_message(out, "system", field[3], "system"));
+    if (field[4].at) TRY(put_history(out, field[4]));
+    TRY(need_string(field[0], "instruction"));
+    if (field[1].at) TRY(need_string(field[1], "input"));
     open_message(out, "user");
     text_put(out, "\"");
-    put_inside(out, of[0]);
-    if (of[1].bytes > 2) {
-        if (of[0].bytes > 2) text_put(out, "\\n");
-        put_inside(out, of[1]);
+    put_inside(out, field[0]);
+    if (field[1].bytes > 2) {
+        if (field[0].bytes > 2) text_put(out, "\\n");
+        put_inside(out, field[1]);
     }
     text_put(out, "\"}");
-    TRY(put_message(out, "assistant", of[2], "output"));
+    TRY(put_message(out, "assistant", field[2], "output"));
     return finish_messages(record);
 }
 
@@ -383,10 +384,10 @@ static Err *open_line(JsonView *object, const char *line, size_t bytes)
     }
     Err *err = view_open(object, line, bytes);
     if (!err) return NULL;
-    Err *told = err_new(ERR_DATA, "%s%s", err_message(err),
-                        hint(line, bytes)); /* a bad record, whatever the reader of JSON calls it */
+    Err *refused = err_new(ERR_DATA, "%s%s", err_message(err),
+                           hint(line, bytes)); /* a bad record, whatever the reader of JSON calls it */
     err_free(err);
-    return told;
+    return refused;
 }
 
 Err *record_read(Record *record, const char *line, size_t bytes, RecordFormat expected, bool plain_prompts)

@@ -107,7 +107,7 @@ static Dataset *large(void **state, const DataFiles *files, Truncation truncatio
     scratch_path(state, "kept", directory);
     assert_ok(dataset_open(&ds, tokenizer, files, &options));
     assert_ok(dataset_ready(ds));
-    assert_false(dataset_is_kept(ds));
+    assert_false(dataset_is_preloaded(ds));
     return ds;
 }
 

@@ -65,7 +65,7 @@ static void the_demo_has_the_tokens_and_scored_tokens_that_peft_counted(void **s
 }
 
 /* The scored tokens of one record as text, with a bar between runs; how many tokens are kept. */
-static size_t assert_scored_with(void **state, const char *record, const DocumentOptions *how, const char *expected)
+static size_t assert_in_loss_with(void **state, const char *record, const DocumentOptions *how, const char *expected)
 {
     Dataset *ds;
     Text text = {0};
@@ -86,9 +86,9 @@ static size_t assert_scored_with(void **state, const char *record, const Documen
     return n;
 }
 
-static void assert_scored(void **state, const char *record, const ChatOptions *how, const char *expected)
+static void assert_in_loss(void **state, const char *record, const ChatOptions *how, const char *expected)
 {
-    assert_scored_with(state, record, &(DocumentOptions){.chat = *how, .max_length = 512}, expected);
+    assert_in_loss_with(state, record, &(DocumentOptions){.chat = *how, .max_length = 512}, expected);
 }
 
 #define U(text)          "{\"role\":\"user\",\"content\":\"" text "\"}"
@@ -104,39 +104,39 @@ static void what_is_scored_is_what_the_model_must_say_itself(void **state)
     static const char tools[] = M(U("q") ",{\"role\":\"assistant\",\"content\":null,\"reasoning_content\":\"r\",\"tool_"
                                          "calls\":[{\"name\":\"f\",\"arguments\":{\"x\":1}}]},"
                                          "{\"role\":\"tool\",\"content\":\"out\"}," R("s", "done"));
-    assert_scored(state, M(U("q") "," A("a")), &options, "a<|endoftext|>");
-    assert_scored(state, M(U("q") "," R("r", "a")), &options, "r</think>a<|endoftext|>");
-    assert_scored(state, M(U("q") "," R("r", "a")), &quiet, "a<|endoftext|>");
-    assert_scored(state, M(U("q") "," R("  ", "a")), &options, "a<|endoftext|>");
-    assert_scored(state, M(U("1") "," A("one") "," U("2") "," A("two")), &options, "one<|user|>|two<|endoftext|>");
-    assert_scored(state, M(U("1") "," A("one") "," U("2") "," A("two")), &last, "two<|endoftext|>");
-    assert_scored(state, M(U("1") "," A("one")), &all, "<sop><|user|>1<|assistant|></think>one<|endoftext|>");
-    assert_scored(state, M(U("1") "," A("one") "," U("2")), &options, "one<|user|>");
-    assert_scored(state, M(U("1") "," R("r", "one") "," U("2") "," R("s", "two")), &options,
-                  "s</think>two<|endoftext|>"); /* r is cleared */
-    assert_scored(state, M(U("1") "," R("r", "one") "," U("2") "," R("s", "two")), &keep,
-                  "r</think>one<|user|>|s</think>two<|endoftext|>");
-    assert_scored(state, tools, &options,
-                  "r</think><tool_call>f<arg_key>x</arg_key><arg_value>1</arg_value></tool_call><|observation|>|s</"
-                  "think>done<|endoftext|>");
-    assert_scored(state, M(U("1") ",{\"role\":\"assistant\",\"content\":\"no\",\"weight\":0}," U("2") "," A("two")),
-                  &options, "two<|endoftext|>");
-    assert_scored(state, M(U("q") "," R("r", "a")), &glm45, "r</think>\na<|endoftext|>");
-    assert_scored(state, M(U("q") "," A("a")), &glm45, "\na<|endoftext|>");
-    assert_scored(state, M(U("1") "," R("r", "one")),
-                  &(ChatOptions){.train_on = CHAT_TRAIN_ALL, .train_on_reasoning = CHAT_NO},
-                  "<sop><|user|>1<|assistant|><think>|one<|endoftext|>");
-    assert_scored(state, tools, &all,
-                  "<sop><|user|>q<|assistant|><think>r</think><tool_call>f<arg_key>x</arg_key><arg_value>1</"
-                  "arg_value></tool_call><|observation|>|"
-                  "<|assistant|><think>s</think>done<|endoftext|>"); /* what a tool says is never scored */
-    assert_scored(state, M("{\"role\":\"user\",\"content\":\"no\",\"weight\":0}," A("one")), &all,
-                  "<sop><|user|>|<|assistant|></think>one<|endoftext|>");
-    assert_scored(state, M(U("q") "," A("a") "," U("p")), &(ChatOptions){.template = CHAT_DEEPSEEK_V3},
-                  "a<｜end▁of▁sentence｜>");
-    assert_scored(state, M(U("q") "," A("a")), &(ChatOptions){.template = CHAT_GLM52}, "a<|endoftext|>");
-    assert_scored(state, M(U("q") "," R("r", "a")), &(ChatOptions){.template = CHAT_GLM52}, "r</think>a<|endoftext|>");
-    assert_scored(state, M(U("<|user|></think>") "," A("a<|user|>b")), &options, "a<|user|>b<|endoftext|>");
+    assert_in_loss(state, M(U("q") "," A("a")), &options, "a<|endoftext|>");
+    assert_in_loss(state, M(U("q") "," R("r", "a")), &options, "r</think>a<|endoftext|>");
+    assert_in_loss(state, M(U("q") "," R("r", "a")), &quiet, "a<|endoftext|>");
+    assert_in_loss(state, M(U("q") "," R("  ", "a")), &options, "a<|endoftext|>");
+    assert_in_loss(state, M(U("1") "," A("one") "," U("2") "," A("two")), &options, "one<|user|>|two<|endoftext|>");
+    assert_in_loss(state, M(U("1") "," A("one") "," U("2") "," A("two")), &last, "two<|endoftext|>");
+    assert_in_loss(state, M(U("1") "," A("one")), &all, "<sop><|user|>1<|assistant|></think>one<|endoftext|>");
+    assert_in_loss(state, M(U("1") "," A("one") "," U("2")), &options, "one<|user|>");
+    assert_in_loss(state, M(U("1") "," R("r", "one") "," U("2") "," R("s", "two")), &options,
+                   "s</think>two<|endoftext|>"); /* r is cleared */
+    assert_in_loss(state, M(U("1") "," R("r", "one") "," U("2") "," R("s", "two")), &keep,
+                   "r</think>one<|user|>|s</think>two<|endoftext|>");
+    assert_in_loss(state, tools, &options,
+                   "r</think><tool_call>f<arg_key>x</arg_key><arg_value>1</arg_value></tool_call><|observation|>|s</"
+                   "think>done<|endoftext|>");
+    assert_in_loss(state, M(U("1") ",{\"role\":\"assistant\",\"content\":\"no\",\"weight\":0}," U("2") "," A("two")),
+                   &options, "two<|endoftext|>");
+    assert_in_loss(state, M(U("q") "," R("r", "a")), &glm45, "r</think>\na<|endoftext|>");
+    assert_in_loss(state, M(U("q") "," A("a")), &glm45, "\na<|endoftext|>");
+    assert_in_loss(state, M(U("1") "," R("r", "one")),
+                   &(ChatOptions){.train_on = CHAT_TRAIN_ALL, .train_on_reasoning = CHAT_NO},
+                   "<sop><|user|>1<|assistant|><think>|one<|endoftext|>");
+    assert_in_loss(state, tools, &all,
+                   "<sop><|user|>q<|assistant|><think>r</think><tool_call>f<arg_key>x</arg_key><arg_value>1</"
+                   "arg_value></tool_call><|observation|>|"
+                   "<|assistant|><think>s</think>done<|endoftext|>"); /* what a tool says is never scored */
+    assert_in_loss(state, M("{\"role\":\"user\",\"content\":\"no\",\"weight\":0}," A("one")), &all,
+                   "<sop><|user|>|<|assistant|></think>one<|endoftext|>");
+    assert_in_loss(state, M(U("q") "," A("a") "," U("p")), &(ChatOptions){.template = CHAT_DEEPSEEK_V3},
+                   "a<｜end▁of▁sentence｜>");
+    assert_in_loss(state, M(U("q") "," A("a")), &(ChatOptions){.template = CHAT_GLM52}, "a<|endoftext|>");
+    assert_in_loss(state, M(U("q") "," R("r", "a")), &(ChatOptions){.template = CHAT_GLM52}, "r</think>a<|endoftext|>");
+    assert_in_loss(state, M(U("<|user|></think>") "," A("a<|user|>b")), &options, "a<|user|>b<|endoftext|>");
 }
 
 static void every_format_is_scored_as_it_was_meant(void **state)
@@ -170,12 +170,12 @@ static void every_format_is_scored_as_it_was_meant(void **state)
                     "\"content\":[{\"type\":\"text\",\"text\":\"a\"},\"b\"]}"),
                   "ab<|endoftext|>"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        if (cases[i].n_loss_tokens) assert_scored(state, cases[i].record, &options, cases[i].n_loss_tokens);
+        if (cases[i].n_loss_tokens) assert_in_loss(state, cases[i].record, &options, cases[i].n_loss_tokens);
     DocumentOptions plain = {.max_length = 512, .plain_prompts = true};
-    assert_scored_with(state, "{\"prompt\":\"Q: x\\n\",\"completion\":\"A\"}", &plain, "A<|endoftext|>");
+    assert_in_loss_with(state, "{\"prompt\":\"Q: x\\n\",\"completion\":\"A\"}", &plain, "A<|endoftext|>");
     plain.format = RECORD_TEXT; /* of two formats the one that was asked for */
-    assert_scored_with(state, "{\"text\":\"a<|user|>\",\"instruction\":\"i\",\"output\":\"o\"}", &plain,
-                       "<|user|><|endoftext|>");
+    assert_in_loss_with(state, "{\"text\":\"a<|user|>\",\"instruction\":\"i\",\"output\":\"o\"}", &plain,
+                        "<|user|><|endoftext|>");
 }
 
 static void labels_are_those_beside_their_tokens(void **state)
@@ -212,22 +212,22 @@ static void long_conversations_are_cut_at_turn_borders(void **state)
                       headed[] = M("{\"role\":\"system\",\"content\":\"s\"}," U("1") "," A("one") "," U("2") "," A(
                           "two") "," U("3") "," A("six"));
     DocumentOptions how = {.max_length = 512};
-    size_t whole = assert_scored_with(state, talk, &how, "one<|user|>|two<|user|>|six<|endoftext|>");
+    size_t whole = assert_in_loss_with(state, talk, &how, "one<|user|>|two<|user|>|six<|endoftext|>");
     how.max_length = whole - 1;
-    size_t right = assert_scored_with(state, talk, &how,
-                                      "one<|user|>|two<|user|>"); /* the role token that ends it is kept */
+    size_t right = assert_in_loss_with(state, talk, &how,
+                                       "one<|user|>|two<|user|>"); /* the role token that ends it is kept */
     how.max_length = right;
-    assert_int_equal(assert_scored_with(state, talk, &how, "one<|user|>|two<|user|>"), right);
+    assert_int_equal(assert_in_loss_with(state, talk, &how, "one<|user|>|two<|user|>"), right);
     how.max_length = right - 1; /* room for the turn, not for the role token after it */
-    assert_int_equal(assert_scored_with(state, talk, &how, "one<|user|>|two"), right - 1);
+    assert_int_equal(assert_in_loss_with(state, talk, &how, "one<|user|>|two"), right - 1);
     how.max_length = 8; /* the first turn alone is longer */
-    assert_int_equal(assert_scored_with(state, M(U("1") "," A("one two three four five six")), &how, "one two"), 8);
+    assert_int_equal(assert_in_loss_with(state, M(U("1") "," A("one two three four five six")), &how, "one two"), 8);
     how = (DocumentOptions){.max_length = whole - 1, .truncation = TRUNCATE_LEFT};
-    size_t left = assert_scored_with(state, talk, &how, "two<|user|>|six<|endoftext|>");
+    size_t left = assert_in_loss_with(state, talk, &how, "two<|user|>|six<|endoftext|>");
     how.max_length = left - 1;
-    assert_scored_with(state, talk, &how, "six<|endoftext|>");
+    assert_in_loss_with(state, talk, &how, "six<|endoftext|>");
     how.max_length = whole;
-    assert_scored_with(state, headed, &how, "two<|user|>|six<|endoftext|>");
+    assert_in_loss_with(state, headed, &how, "two<|user|>|six<|endoftext|>");
     Dataset *ds;
     assert_ok(dataset_open_file(&ds, tokenizer, file_with(state, headed), &how)); /* the system message stays */
     Text text = {0};
@@ -239,7 +239,7 @@ static void long_conversations_are_cut_at_turn_borders(void **state)
     text_free(&text);
     dataset_close(ds);
     how.max_length = 4; /* and where nothing fits, the last tokens */
-    assert_int_equal(assert_scored_with(state, "{\"text\":\"a b c d e f\"}", &how, " e f<|endoftext|>"), 4);
+    assert_int_equal(assert_in_loss_with(state, "{\"text\":\"a b c d e f\"}", &how, " e f<|endoftext|>"), 4);
 }
 
 static void dropped_records_are_counted(void **state)

@@ -27,13 +27,13 @@ static const TemplateWriter glm = {glm_head, glm_message, glm_prompt, glm_stop},
 static Err *add_span(ChatText *out, size_t begin, size_t end)
 {
     if (begin >= end) return NULL;
-    ChatSpan *last = out->n_spans ? &out->in_loss_[out->n_spans - 1] : NULL;
+    ChatSpan *last = out->n_spans ? &out->spans[out->n_spans - 1] : NULL;
     if (last && begin <= last->end) { /* the role token that ends one turn begins the next */
         last->end = end;
         return NULL;
     }
-    TRY(mem_grow(&out->in_loss_, &out->span_capacity, out->n_spans + 1, sizeof *out->in_loss_));
-    out->in_loss_[out->n_spans++] = (ChatSpan){begin, end};
+    TRY(mem_grow(&out->spans, &out->span_capacity, out->n_spans + 1, sizeof *out->spans));
+    out->spans[out->n_spans++] = (ChatSpan){begin, end};
     return NULL;
 }
 
@@ -51,7 +51,7 @@ static Err *add_message_spans(ChatText *out, const ChatOptions *options, const M
 static void keep_last_span(ChatText *out)
 {
     if (out->n_spans < 2) return;
-    out->in_loss_[0] = out->in_loss_[out->n_spans - 1];
+    out->spans[0] = out->spans[out->n_spans - 1];
     out->n_spans = 1;
 }
 
@@ -91,12 +91,12 @@ static Err *add_turn(ChatText *out, const ChatMessage *message, size_t begin)
 }
 
 static Err *write_message(Render *r, const TemplateWriter *writer, ChatText *out, const ChatMessage *message,
-                          MessageSpans *spans, bool *in_loss_)
+                          MessageSpans *spans, bool *in_loss)
 {
     *spans = (MessageSpans){.message_begin = out->text.n, .begin = SIZE_MAX};
     text_clear(&r->content);
     text_clear(&r->reasoning);
-    TRY(is_in_loss(r->options, message, in_loss_));
+    TRY(is_in_loss(r->options, message, in_loss));
     TRY(writer->message(r, message, spans));
     return add_turn(out, message, spans->message_begin);
 }
@@ -104,16 +104,16 @@ static Err *write_message(Render *r, const TemplateWriter *writer, ChatText *out
 static Err *write_messages(Render *r, const TemplateWriter *writer, ChatText *out)
 {
     ChatMessage message = {.item = view_first(r->messages), .number = 1, .before = ROLE_NONE};
-    bool all = r->options->train_on == CHAT_TRAIN_ALL, in_loss_ = all;
+    bool all = r->options->train_on == CHAT_TRAIN_ALL, in_loss = all;
     MessageSpans spans = {.begin = SIZE_MAX}; /* in front of the first message */
     for (; message.item.value.at; view_next(&message.item), message.number++, message.before = message.role) {
         TRY(err_wrap(render_role(message.item.value, &message.role), "message %zu", message.number));
-        if (in_loss_) TRY(add_message_spans(out, r->options, &spans, out->text.n, writer->stop(message.role)));
-        TRY(err_wrap(write_message(r, writer, out, &message, &spans, &in_loss_), "message %zu", message.number));
+        if (in_loss) TRY(add_message_spans(out, r->options, &spans, out->text.n, writer->stop(message.role)));
+        TRY(err_wrap(write_message(r, writer, out, &message, &spans, &in_loss), "message %zu", message.number));
     }
     if (message.before == ROLE_ASSISTANT && r->options->end_of_text && writer != &deepseek)
         render_put(r, r->template->end);
-    return in_loss_ ? add_message_spans(out, r->options, &spans, out->text.n, 0) : NULL;
+    return in_loss ? add_message_spans(out, r->options, &spans, out->text.n, 0) : NULL;
 }
 
 static Err *open_conversation(Render *r, JsonView messages, JsonView tools)
@@ -151,7 +151,7 @@ Err *chat_render(ChatText *out, const ChatOptions *options, JsonView messages, J
 void chat_text_free(ChatText *text)
 {
     text_free(&text->text);
-    free(text->in_loss_);
+    free(text->spans);
     free(text->turns);
     *text = (ChatText){0};
 }

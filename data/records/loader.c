@@ -56,7 +56,7 @@ struct Loader {
     PreparedStep ring[AHEAD];
     Worker workers[WORKERS];
     pthread_mutex_t lock;
-    pthread_cond_t worker_main, done;
+    pthread_cond_t work, done;
     bool stop, threads;
 };
 
@@ -152,7 +152,7 @@ static void *worker_main(void *context)
     while (!loader->stop) {
         PreparedStep *prepared = find_unfinished(loader);
         if (!prepared) {
-            pthread_cond_wait(&loader->worker_main, &loader->lock);
+            pthread_cond_wait(&loader->work, &loader->lock);
             continue;
         }
         size_t i = prepared->taken++;
@@ -204,7 +204,7 @@ static PreparedStep *fill(Loader *loader, uint64_t step)
         prepared->step = s;
         prepared->filled = true;
     }
-    pthread_cond_broadcast(&loader->worker_main);
+    pthread_cond_broadcast(&loader->work);
     return find_step(loader, step);
 }
 
@@ -298,7 +298,7 @@ static Err *start_worker(Loader *loader, Worker *worker)
 static Err *start_threads(Loader *loader)
 {
     pthread_mutex_init(&loader->lock, NULL);
-    pthread_cond_init(&loader->worker_main, NULL);
+    pthread_cond_init(&loader->work, NULL);
     pthread_cond_init(&loader->done, NULL);
     loader->threads = true;
     for (size_t k = 0; k < AHEAD; k++) {
@@ -349,14 +349,14 @@ static void stop_threads(Loader *loader)
     if (!loader->threads) return;
     pthread_mutex_lock(&loader->lock);
     loader->stop = true;
-    pthread_cond_broadcast(&loader->worker_main);
+    pthread_cond_broadcast(&loader->work);
     pthread_mutex_unlock(&loader->lock);
     for (size_t i = 0; i < WORKERS; i++) {
         if (loader->workers[i].started) pthread_join(loader->workers[i].thread, NULL);
         document_builder_free(loader->workers[i].builder);
         text_free(&loader->workers[i].line);
     }
-    pthread_cond_destroy(&loader->worker_main);
+    pthread_cond_destroy(&loader->work);
     pthread_cond_destroy(&loader->done);
     pthread_mutex_destroy(&loader->lock);
 }

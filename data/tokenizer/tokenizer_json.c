@@ -44,15 +44,15 @@ static Err *add_split(TokenizerSpec *spec, const char *pattern, bool literal, bo
 static Err *read_split(TokenizerSpec *spec, const Json *section)
 {
     const char *behavior, *pattern;
-    const Json *regex;
+    const Json *source;
     bool invert = false;
-    TRY(json_get_object(section, "pattern", &regex));
+    TRY(json_get_object(section, "pattern", &source));
     TRY(json_get_string(section, "behavior", &behavior));
     TRY(json_may_bool(section, "invert", &invert));
-    bool removed = !strcmp(behavior, "Removed"), literal = json_find(regex, "String") != NULL;
+    bool removed = !strcmp(behavior, "Removed"), literal = json_find(source, "String") != NULL;
     if (!removed && strcmp(behavior, "Isolated"))
         return err_new(ERR_FORMAT, "Split behavior %s is not supported (known: Isolated, Removed)", behavior);
-    TRY(json_get_string(regex, literal ? "String" : "Regex", &pattern));
+    TRY(json_get_string(source, literal ? "String" : "Regex", &pattern));
     return add_split(spec, pattern, literal, removed && !invert, removed && invert);
 }
 

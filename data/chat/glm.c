@@ -102,15 +102,14 @@ static bool fills_empty(const Render *r, size_t number)
 /* Thinking and content of a message: from reasoning_content, or from what stands around </think> in the content. */
 static Err *split_message(Render *r, const ChatMessage *message, ChatParts *parts)
 {
-    JsonView has_thinking = view_find(message->item.value, "reasoning_content");
+    JsonView given = view_find(message->item.value, "reasoning_content");
     TRY(render_visible(r, &r->content, view_find(message->item.value, "content")));
     text_add(&r->reasoning, "", 0);
-    if (view_is(has_thinking, JSON_STRING)) view_string(&r->reasoning, has_thinking);
+    if (view_is(given, JSON_STRING)) view_string(&r->reasoning, given);
     TRY(text_error(&r->content));
     TRY(text_error(&r->reasoning));
-    *parts = (ChatParts){{r->reasoning.data, r->reasoning.n},
-                         {r->content.data, r->content.n},
-                         view_is(has_thinking, JSON_STRING)};
+    *parts =
+        (ChatParts){{r->reasoning.data, r->reasoning.n}, {r->content.data, r->content.n}, view_is(given, JSON_STRING)};
     if (!parts->has_thinking) split_content(r, parts);
     if (r->template->since_glm51) {
         parts->has_thinking |= fills_empty(r, message->number);

@@ -81,7 +81,7 @@ static Err *render_text(DocumentBuilder *b)
     text_put(&chat->text, template_of(b->options.chat.template)->end);
     chat->n_turns = chat->head = chat->n_spans = 0;
     TRY(text_error(&chat->text));
-    TRY(mem_grow(&chat->spans, &chat->in_loss_capacity, 1, sizeof *chat->spans));
+    TRY(mem_grow(&chat->spans, &chat->span_capacity, 1, sizeof *chat->spans));
     bool all = b->options.chat.train_on == CHAT_TRAIN_ALL;
     chat->spans[chat->n_spans++] = (ChatSpan){all ? 0 : b->record.context_bytes, chat->text.n};
     return NULL;

@@ -115,20 +115,20 @@ static Err *scan_all(RecordIndex *index, IndexScan *scan)
 static Err *decompress(RecordIndex *index, const char *to)
 {
     char draft[PATH_BYTES], *chunk = NULL;
-    Inflater *compressed = NULL;
+    Inflater *inflater = NULL;
     FILE *out = NULL;
     size_t n = 1;
     TRY(file_draft_name(draft, to));
     Err *err = mem_new(&chunk, CHUNK_BYTES, 1);
-    if (!err) err = inflate_open(&compressed, index->path);
+    if (!err) err = inflate_open(&inflater, index->path);
     if (!err && !(out = fopen(draft, "wbe"))) err = err_errno("create %s", draft);
     while (!err && n) {
         err = index->stop ? err_new(ERR_STOPPED, "closed before the end")
-                          : inflate_read(compressed, chunk, CHUNK_BYTES, &n);
+                          : inflate_read(inflater, chunk, CHUNK_BYTES, &n);
         if (!err && fwrite(chunk, 1, n, out) != n) err = err_errno("write %s", draft);
     }
     if (out) err = err_first(err, file_close(&out, draft));
-    inflate_close(compressed);
+    inflate_close(inflater);
     free(chunk);
     if (!err) return file_replace(draft, to);
     unlink(draft);

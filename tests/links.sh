@@ -1,0 +1,29 @@
+#!/bin/sh
+# links.sh: every relative link in the documents leads somewhere, and every file that they name exists. `make links` runs it.
+# A file is named by a path that begins with a folder of the project (`base/err.h`, `configs/S.json`), or by its last part
+# alone (`glm_tools.c`). A name without an ending (`base/direct_io`) stands for a module or a folder. Patterns and the
+# placeholders name.c, op_name.c, kernel_name.c, module.c, NAME and FOLDER are left out.
+cd "$(dirname "$0")/.." || exit 2
+bad=0
+all=$(git ls-files)
+folders=$(echo "$all" | sed -n 's|/.*||p' | sort -u | tr '\n' '|' | sed 's/|$//; s/\./\\./g')
+for document in $(git ls-files '*.md' | grep -v '^tests/fixtures/'); do
+    folder=$(dirname "$document")
+    for target in $(grep -oE '\]\([^)]+\)' "$document" | sed 's/^](//; s/)$//' | grep -vE '^(https?|mailto):'); do
+        file=${target%%#*} anchor=${target#"${target%%#*}"}
+        [ -z "$file" ] || [ -e "$folder/$file" ] || { echo "links: $document links to $file, which does not exist"; bad=1; }
+        [ -z "$anchor" ] || [ -n "$file" ] || tr 'A-Z ' 'a-z-' <"$document" | grep -qE "^##*-${anchor#\#}\$" ||
+            { echo "links: $document links to $anchor, which is no heading of it"; bad=1; }
+    done
+    for name in $(grep -oE "(^|[^A-Za-z0-9_./~-])($folders)/[A-Za-z0-9_./*-]*[A-Za-z0-9_*]" "$document" | sed -E 's/^[^A-Za-z.]//' | sort -u); do
+        case $name in *'*'* | *NAME* | *FOLDER* | */name.* | */op_name.*| */module.* | */kernel_name.*) continue ;; esac
+        [ -e "$name" ] || [ -e "$name.c" ] || [ -e "$name.h" ] || [ -e "$folder/$name" ] ||
+            { echo "links: $document names $name, which does not exist"; bad=1; }
+    done
+    for name in $(grep -oE '(^|[^A-Za-z0-9_./*-])[a-z][a-z0-9_]*\.(c|h|sh)([^A-Za-z0-9_*]|$)' "$document" | sed -E 's/^[^a-z]//; s/[^a-z]$//' | sort -u); do
+        case $name in name.* | op_name.* | module.* | kernel_name.*) continue ;; esac
+        echo "$all" | grep -qE "(^|/)$name\$" || { echo "links: $document names $name, which does not exist"; bad=1; }
+    done
+done
+[ "$bad" = 0 ] && echo "links: every link and every path in the documents exists"
+exit "$bad"

@@ -1,5 +1,5 @@
 # graft: `make help` lists the targets.
-# The house plan is in README.md; a folder may include only from itself and from folders before it in LAYERS.
+# The source layout is in README.md. A folder includes only from itself and from folders before it in LAYERS.
 LAYERS   := base plot tensor autograd model data/text data/tokenizer data/chat data/records optim ckpt infer plan train bench cli
 SIBLINGS := model data optim ckpt
 BUILD    ?= build
@@ -77,17 +77,17 @@ $(BENCHES): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/libgraft.a
 deps:
 	@sh deps.sh $(PACKAGES)
 
-## test       every test of the product, six minutes at most
+## test       every test of the product, without downloads; six minutes at most
 test: deps
 	@$(MAKE) --no-print-directory all units tools
 	@$(MAKE) --no-print-directory run-units run-tools
 
-## same_bits  train every way a run can be shared out: one SHA-256 (COMPUTE=bf16 for that path)
+## same_bits  train one run in every way that it can be shared out: one SHA-256 (COMPUTE=bf16 for that path)
 COMPUTE ?= fp32
 same_bits: $(BUILD)/graft $(BUILD)/tests/same_bits
 	@$(BUILD)/tests/same_bits $(BUILD)/graft examples/tiny-glm5 examples/devils/devils_eval.jsonl $(COMPUTE)
 
-## same_bits_long  twenty kills at random moments, and while a checkpoint is written
+## same_bits_long  the same with twenty kills at random moments, and kills while a checkpoint is written
 same_bits_long: $(BUILD)/graft $(BUILD)/tests/same_bits
 	@$(BUILD)/tests/same_bits $(BUILD)/graft examples/tiny-glm5 examples/devils/devils_eval.jsonl $(COMPUTE) 20
 
@@ -127,16 +127,16 @@ fuzzers: $(FUZZERS:%=$(BUILD)/fuzz_%)
 $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/%.o $(SUPPORT) $(BUILD)/libgraft.a
 	@$(CC) $(FLAGS) -fsanitize=fuzzer $^ $(LIBS) $(shell pkg-config --libs cmocka) -o $@
 
-## bench      speed as shares of this machine's: products, operations, steps; makes models of 2.5 GB in build/bench
+## bench      speed as shares of what this machine can do: products, operations, steps; makes models of 2.5 GB in build/bench
 bench: $(BUILD)/graft $(BENCHES)
 	@mkdir -p $(BUILD)/bench
 	@$(BUILD)/graft bench --directory $(BUILD)/bench --json $(BUILD)/bench/results.jsonl
 	@$(BUILD)/graft plot $(BUILD)/bench/results.jsonl --kind roofline --output $(BUILD)/bench/roofline.png
-	@$(BUILD)/graft plot $(BUILD)/bench/results.jsonl --kind timing --output $(BUILD)/bench/profile.png
+	@$(BUILD)/graft plot $(BUILD)/bench/results.jsonl --kind timing --output $(BUILD)/bench/timing.png
 	@OMP_NUM_THREADS=1 $(BUILD)/bench/tools/attention
 	@$(BUILD)/bench/tools/tokenizer
 
-## bench-steady  300 training steps: time constant, memory flat
+## bench-steady  300 training steps: does their time stay constant, and memory flat?
 bench-steady: $(BUILD)/graft
 	@[ -f $(BUILD)/bench/S/config.json ] || $(BUILD)/graft bench $(BUILD)/bench/S --make S --seed 0
 	@$(BUILD)/graft bench $(BUILD)/bench/S --steps 300
@@ -145,7 +145,7 @@ bench-steady: $(BUILD)/graft
 bench-tokenizer: $(BUILD)/bench/tools/tokenizer
 	@$(BUILD)/bench/tools/tokenizer
 
-## race       beside transformers and peft: the same files, tokens and adapter, losses compared first (downloads 6 GB of PyPI)
+## race       speed beside transformers and peft on the same files, tokens and adapter, losses compared first (downloads 6 GB of PyPI)
 race: $(BUILD)/graft
 	@sh bench/race/race.sh $(BUILD)/graft $(BUILD)/race
 
@@ -160,8 +160,8 @@ TEMPLATES ?=
 interop-chat: $(BUILD)/tests/chat_cases
 	@sh tests/interop/chat.sh $(BUILD)/tests/chat_cases $(INTEROP_CONVERSATIONS) $(TEMPLATES)
 
-## check      sanitizers, gcc and clang without a warning, layers, headers
-check: layers headers format clang asan
+## check      source layout, links, headers, format, gcc and clang without a warning, sanitizers
+check: layers links headers format clang asan
 
 ## clang      everything compiles under clang without a warning
 CLANG = clang $(filter-out -MMD -MP,$(FLAGS)) -fsyntax-only
@@ -176,26 +176,26 @@ asan:
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan CFLAGS="-O1 -g -fno-omit-frame-pointer" \
 	    SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=undefined" run-units
 
-## demo       train on the bundled base with two ranks, evaluate, generate, draw the curve
+## demo       train an adapter on the bundled base with two ranks, evaluate, generate, draw the curves
 demo: deps
 	@$(MAKE) --no-print-directory all
 	@sh examples/demo.sh $(BUILD)/graft runs/demo
 
-## experiment-which-experts  attention, all experts or the shared one: nine runs, half an hour
+## experiment-which-experts  LoRA on attention, on all routed experts or on the shared one: nine runs, half an hour
 experiment-which-experts: deps
 	@$(MAKE) --no-print-directory all
 	@sh experiments/which-experts/run.sh $(BUILD)/graft runs/which-experts
 
-## experiment-router-balance  what evens the experts' load: balance losses or a bias; seven runs, ten minutes
+## experiment-router-balance  what evens the load of experts, balance losses or a bias: seven runs, ten minutes
 experiment-router-balance: deps
 	@$(MAKE) --no-print-directory all
 	@sh experiments/router-balance/run.sh $(BUILD)/graft runs/router-balance
 
-## layers     includes go only down the house plan, and each library has one door
+## layers     includes follow the source layout, and each library has one wrapper
 layers:
 	@sh tests/layers.sh "$(LAYERS)" "$(SIBLINGS)"
 
-## words      no word that tests/words.txt replaces by a better one; sh tests/words.sh PATH... looks only there
+## words      no word that tests/words.txt has replaced (sh tests/words.sh PATH... looks only there)
 words:
 	@sh tests/words.sh
 $(BUILD)/tests/words: tests/words.c
@@ -205,6 +205,10 @@ $(BUILD)/tests/words: tests/words.c
 ## source     every .c file opens with a comment and is not too long, no cast takes const away (sh tests/source.sh PATH...)
 source:
 	@sh tests/source.sh
+
+## links      every link and every path in the documents exists
+links:
+	@sh tests/links.sh
 
 ## format     every C file is laid out as .clang-format says (`clang-format -i FILE` does it)
 format:
@@ -228,5 +232,5 @@ clean:
 help:
 	@grep -h '^## ' Makefile | sed 's/^## /  make /'
 
-.PHONY: all format check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench bench-steady bench-tokenizer race layers words source headers clean help interop-data interop-chat experiment-which-experts experiment-router-balance
+.PHONY: all links format check clang asan demo fidelity same_bits same_bits_long interop-train deps test units tools run-units run-tools fuzz fuzzers bench bench-steady bench-tokenizer race layers words source headers clean help interop-data interop-chat experiment-which-experts experiment-router-balance
 .SECONDARY:

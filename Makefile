@@ -95,10 +95,11 @@ same_bits_long: $(BUILD)/graft $(BUILD)/tests/same_bits
 interop-train: $(BUILD)/graft
 	@sh tests/interop/train.sh $(BUILD)/graft
 
-## fidelity   compare with transformers' float64 values
+## fidelity   compare with transformers' float64 values, every one of them
 fidelity: $(BUILD)/tests/fidelity
 	@for c in fp32 bf16; do \
 	    $(BUILD)/tests/fidelity --compute $$c $(sort $(dir $(wildcard tests/fixtures/model/*/config.json))) || exit 1; done
+	@sh tests/fidelity.sh $(BUILD)/tests/fidelity
 
 # As graft does for itself: threads that spin for each other make a step several times slower beside other work.
 ifndef OMP_WAIT_POLICY

@@ -12,8 +12,11 @@ LIBRARIES := ompi-c hdf5 libcjson libpng freetype2 libpcre2-8 libutf8proc zlib l
 WARN   := -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wundef -Wformat=2 -Werror
 # A product and a sum are two roundings everywhere; kernels ask for fused ones by name.
 CFLAGS ?= -O2 -g
-FLAGS   = -std=gnu11 $(CFLAGS) $(WARN) -I. -MMD -MP -fopenmp -ffp-contract=off $(SANITIZE) $(shell pkg-config --cflags $(LIBRARIES))
-LIBS    = $(shell pkg-config --libs $(LIBRARIES)) -lm
+# pkg-config is asked once, at the first use: `make deps` must also run where it is missing.
+HEADERS = $(eval HEADERS := $(shell pkg-config --cflags $(LIBRARIES)))$(HEADERS)
+LIBS    = $(eval LIBS := $(shell pkg-config --libs $(LIBRARIES)) -lm)$(LIBS)
+CMOCKA  = $(eval CMOCKA := $(shell pkg-config --libs cmocka))$(CMOCKA)
+FLAGS   = -std=gnu11 $(CFLAGS) $(WARN) -I. -MMD -MP -fopenmp -ffp-contract=off $(SANITIZE) $(HEADERS)
 
 KERNELS  := avx512 avx2 plain
 PRODUCTS := bf16 $(KERNELS)
@@ -66,7 +69,7 @@ $(BUILD)/optim/adamw.o: CFLAGS += -fno-math-errno # so that sqrtf is an instruct
 
 $(UNITS) $(TOOLS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT) $(BUILD)/libgraft.a
 	@mkdir -p $(@D)
-	@$(CC) $(FLAGS) $^ $(LIBS) $(shell pkg-config --libs cmocka) -o $@
+	@$(CC) $(FLAGS) $^ $(LIBS) $(CMOCKA) -o $@
 
 $(BENCHES): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/libgraft.a
 	@$(CC) $(FLAGS) $^ $(LIBS) -o $@
@@ -126,7 +129,7 @@ fuzz:
 	    $$(test -f tests/fuzz/$$f.dict && echo -dict=tests/fuzz/$$f.dict) -artifact_prefix=build/fuzz/found/$$f- build/fuzz/found/$$f tests/fuzz/corpus/$$f || exit 1; done
 fuzzers: $(FUZZERS:%=$(BUILD)/fuzz_%)
 $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/%.o $(SUPPORT) $(BUILD)/libgraft.a
-	@$(CC) $(FLAGS) -fsanitize=fuzzer $^ $(LIBS) $(shell pkg-config --libs cmocka) -o $@
+	@$(CC) $(FLAGS) -fsanitize=fuzzer $^ $(LIBS) $(CMOCKA) -o $@
 
 ## bench      speed as shares of what this machine can do: products, operations, steps; makes models of 2.5 GB in build/bench
 bench: $(BUILD)/graft $(BENCHES)

@@ -31,7 +31,7 @@ typedef struct {
 /* One head of one document: its rows, and those of what is computed. */
 typedef struct {
     const AttentionShape *shape;
-    const Blocks *exact, *sums; /* for o, S and dP; for dq, dk and dv */
+    const BlockKernels *exact, *sums; /* for o, S and dP; for dq, dk and dv */
     size_t n, words;
     Rows q, kn, kr, v, o;
     Rows d_o, dq, dkn, dkr, dv;
@@ -62,11 +62,11 @@ static size_t blocks_of(size_t n) { return (n + BLOCK_WORDS - 1) / BLOCK_WORDS; 
 
 typedef struct {
     Columns columns;
-    float *k_lanes, *v_lanes, *k_columns, *v_columns;   /* of KEYS keys */
-    float *q_lines, *do_lines, *q_columns, *do_columns; /* of QUERIES queries */
-    float *s, *ds, *p_turned, *ds_lines, *ds_turned;    /* a tile of scores: block.h */
-    float *out, *dk, *dv;                               /* products, before they are added to what they belong to */
-    float *max, *sums, *factor;                         /* of softmax, MOST_QUERIES rows */
+    float *k_lanes, *v_lanes, *k_columns, *v_columns;       /* of KEYS keys */
+    float *q_lines, *do_lines, *q_columns, *do_columns;     /* of QUERIES queries */
+    float *s, *ds, *p_transposed, *ds_rows, *ds_transposed; /* a tile of scores: block.h */
+    float *out, *dk, *dv;                                   /* products, before they are added to what they belong to */
+    float *max, *sums, *factor;                             /* of softmax, MOST_QUERIES rows */
 } Room;
 
 typedef enum { UP, DOWN } Way;
@@ -76,7 +76,7 @@ static size_t room_lay(Room *room, const AttentionShape *shape, Way way, float *
 {
     Columns c = columns_of(shape);
     size_t key = shape->nope + shape->rope, v = shape->v, tile = LINES * BLOCK_STRIDE, used = 0;
-    bool loras = blocks_of_path(true) != blocks_of_path(false);
+    bool loras = block_kernels(true) != block_kernels(false);
     const struct {
         float **at;
         size_t up, down;
@@ -95,9 +95,9 @@ static size_t room_lay(Room *room, const AttentionShape *shape, Way way, float *
         {&room->q_columns, 0, c.key / LANES * QUERY_STEP},
         {&room->do_columns, 0, c.v / LANES * QUERY_STEP},
         {&room->ds, 0, tile},
-        {&room->p_turned, 0, loras ? tile : 0},
-        {&room->ds_lines, 0, loras ? tile : 0},
-        {&room->ds_turned, 0, loras ? tile : 0},
+        {&room->p_transposed, 0, loras ? tile : 0},
+        {&room->ds_rows, 0, loras ? tile : 0},
+        {&room->ds_transposed, 0, loras ? tile : 0},
         {&room->dk, 0, (KEYS + BLOCK_BAND) * row_step(c.key)},
         {&room->dv, 0, (KEYS + BLOCK_BAND) * row_step(c.v)},
     };
@@ -106,7 +106,7 @@ static size_t room_lay(Room *room, const AttentionShape *shape, Way way, float *
         *parts[i].at = base ? base + used : NULL;
         used += round_up(way == UP ? parts[i].up : parts[i].down, LANES);
     }
-    if (!loras) room->p_turned = room->s, room->ds_lines = room->ds_turned = room->ds;
+    if (!loras) room->p_transposed = room->s, room->ds_rows = room->ds_transposed = room->ds;
     return used;
 }
 
@@ -116,15 +116,14 @@ static size_t room_lay(Room *room, const AttentionShape *shape, Way way, float *
 static void pack_lines(const Head *head, size_t m, size_t n, float s, Rows x, float *out)
 {
     for (size_t j = 0; j < n; j += BLOCK_WORDS, out += LINES * BLOCK_STRIDE)
-        head->exact->products->pack_rows(m, size_min(BLOCK_WORDS, n - j), BLOCK_STRIDE, s, rows_right(x, j), out);
+        head->exact->gemm->pack_rows(m, size_min(BLOCK_WORDS, n - j), BLOCK_STRIDE, s, rows_right(x, j), out);
 }
 
 /* n columns of so many keys to lanes. */
 static void pack_lanes(const Head *head, size_t keys, size_t n, Rows x, float *out, size_t step)
 {
     for (size_t j = 0; j < n; j += BLOCK_WORDS)
-        head->exact->products->pack_lanes(keys, size_min(BLOCK_WORDS, n - j), 1, rows_right(x, j), out + j * LANES,
-                                          step);
+        head->exact->gemm->pack_lanes(keys, size_min(BLOCK_WORDS, n - j), 1, rows_right(x, j), out + j * LANES, step);
 }
 
 static void pack_keys(const Head *head, size_t at, size_t n, const Room *room)
@@ -153,9 +152,9 @@ static ScoreTile tile_of(const Head *head, size_t key, size_t at, const Room *ro
                        .chosen = head->chosen ? head->chosen + at * head->words + key / 64 : NULL,
                        .s = room->s,
                        .ds = room->ds,
-                       .p_turned = room->p_turned,
-                       .ds_lines = room->ds_lines,
-                       .ds_turned = room->ds_turned};
+                       .p_transposed = room->p_transposed,
+                       .ds_rows = room->ds_rows,
+                       .ds_transposed = room->ds_transposed};
 }
 
 /* False when no query of the tile chose a key of it. */
@@ -186,8 +185,8 @@ static void times_lanes(const Head *head, const ScoreTile *t, size_t n, const fl
 }
 
 /* out [queries][columns] = words of a tile times columns of its keys. */
-static void times_keys(const Blocks *blocks, const ScoreTile *t, size_t columns, const float *lines, const float *b,
-                       float *out)
+static void times_keys(const BlockKernels *blocks, const ScoreTile *t, size_t columns, const float *lines,
+                       const float *b, float *out)
 {
     blocks->product(&(BlockProduct){.M = t->m,
                                     .N = columns,
@@ -208,7 +207,7 @@ static void times_queries(const Head *head, const ScoreTile *t, size_t keys, siz
     head->sums->product(&(BlockProduct){.M = keys,
                                         .N = columns,
                                         .K = t->m,
-                                        .turned = true,
+                                        .transposed = true,
                                         .a = turned,
                                         .b = b,
                                         .step = QUERY_STEP,
@@ -297,7 +296,7 @@ static void add_dq(const Head *head, const ScoreTile *t, size_t at, const Room *
 {
     const AttentionShape *s = head->shape;
     size_t step = row_step(room->columns.key);
-    times_keys(head->sums, t, room->columns.key, t->ds_lines, room->k_columns, room->out);
+    times_keys(head->sums, t, room->columns.key, t->ds_rows, room->k_columns, room->out);
     for (size_t i = 0; i < t->m; i++) {
         float *dq = row_of(head->dq, at + i), *from = room->out + i * step;
         row_axpy(s->nope, dq, s->scale, from);
@@ -316,8 +315,8 @@ static void tile_backward(const Head *head, const Piece *piece, const ScoreTile 
     head->sums->softmax_backward(t, head->lse + at, head->delta + at);
     if (piece->dq) add_dq(head, t, at, room);
     if (!piece->dkv) return;
-    times_queries(head, t, n, room->columns.key, t->ds_turned, room->q_columns, room->dk, add);
-    times_queries(head, t, n, room->columns.v, t->p_turned, room->do_columns, room->dv, add);
+    times_queries(head, t, n, room->columns.key, t->ds_transposed, room->q_columns, room->dk, add);
+    times_queries(head, t, n, room->columns.v, t->p_transposed, room->do_columns, room->dv, add);
 }
 
 /* dk and dv of n keys to where they belong; dkr is this head's own and has nothing in it yet. */
@@ -439,8 +438,8 @@ static Head head_of(const Tape *tape, const AttentionState *state, Tensor *q, Te
     size_t begin = group->doc_start[d], T = q->shape[0], q_col = h * (s->nope + s->rope), kv_col = h * (s->nope + s->v);
     Rows kvs = rows_right(rows_from(rows_of(kv->data, kv->shape[1]), begin), kv_col);
     return (Head){.shape = s,
-                  .exact = blocks_of_path(false),
-                  .sums = blocks_of_path(true),
+                  .exact = block_kernels(false),
+                  .sums = block_kernels(true),
                   .n = rows_of_document(group, d),
                   .words = keys_words(group, d),
                   .q = rows_right(rows_from(rows_of(q->data, q->shape[1]), begin), q_col),

@@ -109,8 +109,8 @@ static bool work_open(Work *w, Tape *tape, const LatentState *state, size_t d, b
                 .words = keys_words(group, d),
                 .chosen = state->keys.of[d]};
     w->exact = w->keys =
-        (LatentKeys){.with = latents_of_path(false), .n_heads = H, .K = w->kr_col + even(s->rope), .C = w->kr_col};
-    if (back) w->keys.with = latents_of_path(true);
+        (LatentKeys){.kernels = latent_kernels(false), .n_heads = H, .K = w->kr_col + even(s->rope), .C = w->kr_col};
+    if (back) w->keys.kernels = latent_kernels(true);
     w->exact.stride = latent_stride(&w->exact);
     w->keys.stride = latent_stride(&w->keys);
     w->most = state->keys.max_keys ? size_min(w->n, state->keys.max_keys) : most_keys(w->chosen, w->n, w->words);
@@ -124,7 +124,8 @@ static bool work_open(Work *w, Tape *tape, const LatentState *state, size_t d, b
            attend = size_max(latent_scratch(&w->exact, w->most), latent_scratch(&w->keys, w->most));
     w->scratch_step = whole_lanes(size_max(size_max(product, attend), widest * r));
     w->exact.keys = tape_scratch(tape, w->n * w->exact.stride + LANES);
-    w->keys.keys = w->keys.with == w->exact.with ? w->exact.keys : tape_scratch(tape, w->n * w->keys.stride + LANES);
+    w->keys.keys = w->keys.kernels == w->exact.kernels ? w->exact.keys
+                                                       : tape_scratch(tape, w->n * w->keys.stride + LANES);
     w->q = tape_scratch(tape, w->m * H * w->q_wide);
     w->z = tape_scratch(tape, w->m * H * w->z_wide);
     w->dq = tape_scratch(tape, back ? w->m * H * w->q_wide : 1);

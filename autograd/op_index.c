@@ -45,8 +45,8 @@ static void pack_group(const Document *doc, size_t group)
 {
     size_t dim = doc->shape->dim, at = group * LANES, n = size_min(LANES, doc->past + doc->n - at);
     for (size_t c = 0; c < dim; c += BLOCK)
-        kernels->products->pack_lanes(n, size_min(BLOCK, dim - c), doc->shape->scale,
-                                      rows_of(doc->k + at * dim + c, dim), doc->keys + (group * dim + c) * LANES, 0);
+        kernels->gemm->pack_lanes(n, size_min(BLOCK, dim - c), doc->shape->scale, rows_of(doc->k + at * dim + c, dim),
+                                  doc->keys + (group * dim + c) * LANES, 0);
 }
 
 /* Queries [begin, begin + n), absent ones zero. */
@@ -73,7 +73,7 @@ static void choose_block(const Document *doc, size_t begin, size_t n, const Room
                         room->q,     room->w,
                         doc->keys,   room->score,
                         room->stride};
-    kernels->indexing->scores(&block);
+    kernels->index->scores(&block);
     for (size_t i = 0; i < n; i++, seen++) {
         uint64_t *row = doc->chosen + (begin + i) * doc->words;
         memset(row, 0, doc->words * sizeof *row);

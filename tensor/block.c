@@ -40,20 +40,20 @@ static void small_put(size_t n, float *to, const float *from, bool add)
 /* Rows of x to lanes, K columns of them. */
 static void small_lanes(size_t rows, size_t K, float s, Rows x)
 {
-    kernels->products->pack_lanes(rows, K, s, x, small_columns, SMALL_STEP);
+    kernels->gemm->pack_lanes(rows, K, s, x, small_columns, SMALL_STEP);
 }
 
-static void small_product(size_t M, size_t N, size_t K, bool turned)
+static void small_product(size_t M, size_t N, size_t K, bool transposed)
 {
-    kernels->blocks->product(&(BlockProduct){.M = M,
-                                             .N = N,
-                                             .K = K,
-                                             .turned = turned,
-                                             .a = small_lines,
-                                             .b = small_columns,
-                                             .step = SMALL_STEP,
-                                             .c = small_c,
-                                             .ldc = SMALL_C});
+    kernels->block->product(&(BlockProduct){.M = M,
+                                            .N = N,
+                                            .K = K,
+                                            .transposed = transposed,
+                                            .a = small_lines,
+                                            .b = small_columns,
+                                            .step = SMALL_STEP,
+                                            .c = small_c,
+                                            .ldc = SMALL_C});
 }
 
 /* Inner indices [k, k + K): columns of C a few groups at a time, rows a few bands. */
@@ -64,32 +64,32 @@ static void small_part(const Small *p, size_t k, size_t K)
         if (p->way == SMALL_NT)
             small_lanes(N, K, 1, rows_right(rows_from(p->B, j), k));
         else
-            kernels->blocks->pack_columns(K, N, 1, rows_right(rows_from(p->B, k), j), small_columns, SMALL_STEP);
+            kernels->block->pack_columns(K, N, 1, rows_right(rows_from(p->B, k), j), small_columns, SMALL_STEP);
         for (size_t i = 0; i < p->M; i += SMALL_ROWS) {
             size_t M = size_min(SMALL_ROWS, p->M - i);
-            bool turned = p->way == SMALL_TN; /* A is [K][M] already */
-            kernels->products->pack_rows(turned ? K : M, turned ? M : K, BLOCK_STRIDE, p->s,
-                                         turned ? rows_right(rows_from(p->A, k), i) : rows_right(rows_from(p->A, i), k),
-                                         small_lines);
-            small_product(M, N, K, turned);
+            bool transposed = p->way == SMALL_TN; /* A is [K][M] already */
+            kernels->gemm->pack_rows(transposed ? K : M, transposed ? M : K, BLOCK_STRIDE, p->s,
+                                     transposed ? rows_right(rows_from(p->A, k), i) : rows_right(rows_from(p->A, i), k),
+                                     small_lines);
+            small_product(M, N, K, transposed);
             for (size_t q = 0; q < M; q++)
                 small_put(N, p->C + (i + q) * p->ldc + j, small_c + q * SMALL_C, p->add || k > 0);
         }
     }
 }
 
-/* The same of A B' with few rows of A: C' = B A', turned when it is written. */
-static void small_part_turned(const Small *p, size_t k, size_t K)
+/* The same of A B' with few rows of A: C' = B A', transposed when it is written. */
+static void small_part_transposed(const Small *p, size_t k, size_t K)
 {
     float square[LANES_OF_A * LANES];
     small_lanes(p->M, K, p->s, rows_right(p->A, k));
     for (size_t j = 0; j < p->N; j += SMALL_ROWS) {
         size_t N = size_min(SMALL_ROWS, p->N - j);
-        kernels->products->pack_rows(N, K, BLOCK_STRIDE, 1, rows_right(rows_from(p->B, j), k), small_lines);
+        kernels->gemm->pack_rows(N, K, BLOCK_STRIDE, 1, rows_right(rows_from(p->B, j), k), small_lines);
         small_product(N, p->M, K, false);
         for (size_t q = 0; q < N; q += LANES) {
             size_t n = size_min(LANES, N - q);
-            kernels->products->pack_lanes(n, p->M, 1, rows_of(small_c + q * SMALL_C, SMALL_C), square, 0);
+            kernels->gemm->pack_lanes(n, p->M, 1, rows_of(small_c + q * SMALL_C, SMALL_C), square, 0);
             for (size_t i = 0; i < p->M; i++)
                 small_put(n, p->C + i * p->ldc + j + q, square + i * LANES, p->add || k > 0);
         }
@@ -116,7 +116,7 @@ static void small(const Small *p)
         small_rows(p);
     else
         for (size_t k = 0; k < p->K; k += BLOCK_WORDS)
-            (p->way == SMALL_NT && p->M <= LANES_OF_A ? small_part_turned
+            (p->way == SMALL_NT && p->M <= LANES_OF_A ? small_part_transposed
                                                       : small_part)(p, k, size_min(BLOCK_WORDS, p->K - k));
 }
 

@@ -6,7 +6,7 @@
  * increasing word ("plain" rounds twice), whatever the tile: its bits depend on the factors alone.
  *
  *   A, lines    word k of row i at a[i * BLOCK_STRIDE + k], at most BLOCK_WORDS words, from pack_lines
- *   A, turned   word k of row i at a[k * BLOCK_STRIDE + i]
+ *   A, transposed   word k of row i at a[k * BLOCK_STRIDE + i]
  *   B           word k of column j at b[j / LANES * step + k * LANES + j % LANES], from pack_lanes or pack_columns
  *   C           element (i, j) at c[i * ldc + j]
  *
@@ -33,8 +33,8 @@ typedef enum {
 } Trim;
 
 typedef struct {
-    size_t M, N, K; /* of elements */
-    bool turned;    /* A */
+    size_t M, N, K;  /* of elements */
+    bool transposed; /* A */
     const float *a, *b;
     size_t step;
     float *c;
@@ -50,12 +50,12 @@ typedef struct {
     const uint64_t
         *chosen; /* NULL: every key; else bits of query i at chosen + i * words, the tile's first key lowest */
     size_t words;
-    float *s, *ds;                          /* [m][BLOCK_STRIDE] scores, fp32; the gradient of P, fp32 */
-    float *p_turned, *ds_lines, *ds_turned; /* out: words of P and dS; of floats, s, ds and ds themselves */
+    float *s, *ds;                                 /* [m][BLOCK_STRIDE] scores, fp32; the gradient of P, fp32 */
+    float *p_transposed, *ds_rows, *ds_transposed; /* out: words of P and dS; of floats, s, ds and ds themselves */
 } ScoreTile;
 
-struct Blocks {
-    const Products *products; /* of the same words: pack_lanes and pack_rows pack lines and lanes */
+struct BlockKernels {
+    const GemmKernels *gemm; /* of the same words: pack_lanes and pack_rows pack lines and lanes */
 
     /* K rows of x, each N columns, times s: B with inner index along rows. */
     void (*pack_columns)(size_t K, size_t N, float s, Rows x, float *out, size_t step);
@@ -72,6 +72,6 @@ struct Blocks {
 
 /* The kernels of the compute path, in fp32 or, where bf16 is asked for and the path has it, with pairs of bf16. In
  * dispatch.c; valid after dispatch_init. */
-const Blocks *blocks_of_path(bool bf16);
+const BlockKernels *block_kernels(bool bf16);
 
 #endif

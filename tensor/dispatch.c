@@ -1,6 +1,6 @@
 /* Choice of kernels: by what CPUID says, by the path that the caller names, and for bf16 by trying the instruction.
  *
- * What always holds: `kernels` is a complete fp32 table. `bf16_products` is NULL on fp32 paths; on the bf16 path it serves
+ * What always holds: `kernels` is a complete fp32 table. `bf16_kernels` is NULL on fp32 paths; on the bf16 path it serves
  * only frozen weights that need not be exact, and `kernels` does the rest. */
 #include "tensor/dispatch.h"
 
@@ -13,7 +13,7 @@
 #include <string.h>
 
 const Kernels *kernels = &kernels_plain;
-const Products *bf16_products;
+const GemmKernels *bf16_kernels;
 
 static char path[96];
 
@@ -50,8 +50,8 @@ static bool bf16_works(void)
     Weight W = {.dtype = DTYPE_BF16, .rows = 1, .cols = 2, .data = three};
     if (sigaction(SIGILL, &trap, &before)) return false;
     if (sigsetjmp(refusal, 1) == 0) {
-        products_bf16.pack_rows(1, 2, SHORT_STRIDE, 1, rows_of(x, 2), packed);
-        products_bf16.nt_turned(1, rows_of(&y, 1), false, packed, &W, 0, 1, 0, 2, NULL, panel, (Fetch){0});
+        gemm_kernels_bf16.pack_rows(1, 2, SHORT_STRIDE, 1, rows_of(x, 2), packed);
+        gemm_kernels_bf16.nt_transposed(1, rows_of(&y, 1), false, packed, &W, 0, 1, 0, 2, NULL, panel, (Fetch){0});
     }
     sigaction(SIGILL, &before, NULL);
     return *(volatile float *)&y == 9;
@@ -60,14 +60,14 @@ static bool bf16_works(void)
 /* asked: by name, so that a hidden instruction is tried. Otherwise only where bf16 is faster: Intel's cores begin one
  * VDPBF16PS every other cycle, but two fp32 multiply-adds in every cycle (measured on Emerald Rapids: 44 against 88 G
  * multiply-adds/s). */
-static const Products *find_bf16(bool asked)
+static const GemmKernels *find_bf16(bool asked)
 {
     if (find_kernels(NULL) != &kernels_avx512) return NULL;
     bool has = __builtin_cpu_supports("avx512bf16");
-    return (asked ? has || bf16_works() : has && !__builtin_cpu_is("intel")) ? &products_bf16 : NULL;
+    return (asked ? has || bf16_works() : has && !__builtin_cpu_is("intel")) ? &gemm_kernels_bf16 : NULL;
 }
 #else
-static const Products *find_bf16(bool asked)
+static const GemmKernels *find_bf16(bool asked)
 {
     (void)asked;
     return NULL;
@@ -80,23 +80,23 @@ bool dispatch_init(const char *compute)
     const char *name = any || bf16 || !strcmp(compute, "fp32") ? NULL
                        : strncmp(compute, "fp32/", 5)          ? compute
                                                                : compute + 5;
-    const Products *found_bf16 = any || bf16 ? find_bf16(bf16) : NULL;
+    const GemmKernels *found_bf16 = any || bf16 ? find_bf16(bf16) : NULL;
     const Kernels *found = find_kernels(name);
     if (!found || (bf16 && !found_bf16)) return false;
     kernels = found;
-    bf16_products = found_bf16;
+    bf16_kernels = found_bf16;
     snprintf(path, sizeof path, "%s%s", found_bf16 ? "bf16/" : "fp32/", found_bf16 ? "avx512bf16" : found->name);
     return true;
 }
 
 const char *dispatch_path(void) { return path; }
 
-bool dispatch_is_bf16(void) { return bf16_products != NULL; }
+bool dispatch_is_bf16(void) { return bf16_kernels != NULL; }
 
 #if defined __x86_64__
-const Latents *latents_of_path(bool bf16) { return bf16_products && bf16 ? &latents_bf16 : kernels->latents; }
-const Blocks *blocks_of_path(bool bf16) { return bf16_products && bf16 ? &blocks_bf16 : kernels->blocks; }
+const LatentKernels *latent_kernels(bool bf16) { return bf16_kernels && bf16 ? &latent_kernels_bf16 : kernels->latent; }
+const BlockKernels *block_kernels(bool bf16) { return bf16_kernels && bf16 ? &block_kernels_bf16 : kernels->block; }
 #else
-const Latents *latents_of_path(bool bf16) { return (void)bf16, kernels->latents; }
-const Blocks *blocks_of_path(bool bf16) { return (void)bf16, kernels->blocks; }
+const LatentKernels *latent_kernels(bool bf16) { return (void)bf16, kernels->latent; }
+const BlockKernels *block_kernels(bool bf16) { return (void)bf16, kernels->block; }
 #endif

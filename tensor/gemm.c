@@ -20,8 +20,8 @@ static _Thread_local float panel[PANEL_FLOATS] __attribute__((aligned(64)));
 
 /* ---- scratch and packing ------------------------------------------------------------------------------------- */
 
-static size_t words_of(const Products *with, size_t n) { return (n + with->per_word - 1) / with->per_word; }
-static size_t block_of(const Products *with) { return BLOCK * with->per_word; } /* in elements */
+static size_t words_of(const GemmKernels *gemm, size_t n) { return (n + gemm->per_word - 1) / gemm->per_word; }
+static size_t block_of(const GemmKernels *gemm) { return BLOCK * gemm->per_word; } /* in elements */
 
 /* Inner lengths in words, here and in the next three. */
 static size_t lanes_floats(size_t T, size_t inner) { return round_up(T, LANES) * inner; }
@@ -58,7 +58,7 @@ static Weight weight_of_assignment(const GemmLora *term, bool transposed, size_t
 
 /* How a product multiplies. */
 typedef struct {
-    const Products *with;
+    const GemmKernels *gemm;
     bool lanes;           /* x is packed as lanes */
     size_t inner, words;  /* length, in elements and in words */
     size_t block, stride; /* elements of a block; words from row to row where x is not packed as lanes */
@@ -67,13 +67,13 @@ typedef struct {
 
 static GemmCut plan_of(bool transposed, size_t T, const Weight *W, const GemmLora *term)
 {
-    const Products *with = bf16_products && !weight_is_exact(W) ? bf16_products : kernels->products;
-    size_t inner = transposed ? W->cols : W->rows, words = words_of(with, inner);
-    return (GemmCut){with,
-                     transposed && words > SHORT && T > FEW_ROWS && T < TURN_ROWS,
+    const GemmKernels *gemm = bf16_kernels && !weight_is_exact(W) ? bf16_kernels : kernels->gemm;
+    size_t inner = transposed ? W->cols : W->rows, words = words_of(gemm, inner);
+    return (GemmCut){gemm,
+                     transposed && words > SHORT && T > FEW_ROWS && T < TRANSPOSE_ROWS,
                      inner,
                      words,
-                     block_of(with),
+                     block_of(gemm),
                      packed_stride(words),
                      riding(term) ? term : NULL};
 }
@@ -83,7 +83,7 @@ static const GemmLora *pair_behind(const GemmCut *p, size_t at) { return at + p-
 
 bool gemm_pack_serves(const Weight *packed_for, const Weight *W)
 {
-    return !bf16_products || weight_is_exact(packed_for) == weight_is_exact(W);
+    return !bf16_kernels || weight_is_exact(packed_for) == weight_is_exact(W);
 }
 
 /* What follows packed rows: tiles reach beyond the last one. */
@@ -93,16 +93,16 @@ static void zero_tile(size_t stride, float *out) { memset(out, 0, ROW_TILE * str
  * multiple of LANES. */
 static void pack_part(const GemmCut *p, size_t at, size_t t, size_t rows, float s, Rows x, float *out)
 {
-    const Products *floats = kernels->products;
+    const GemmKernels *floats = kernels->gemm;
     const GemmLora *term = pair_behind(p, at);
-    size_t n = size_min(p->block, p->inner - at), words = words_of(p->with, n), r = riding(term),
+    size_t n = size_min(p->block, p->inner - at), words = words_of(p->gemm, n), r = riding(term),
            step = p->lanes ? words + r : p->stride;
     Rows from = rows_right(rows_from(x, t), at);
     out += t * step;
     if (p->lanes)
-        p->with->pack_lanes(rows, n, s, from, out, step * LANES);
+        p->gemm->pack_lanes(rows, n, s, from, out, step * LANES);
     else
-        p->with->pack_rows(rows, n, step, s, from, out);
+        p->gemm->pack_rows(rows, n, step, s, from, out);
     if (term && p->lanes)
         floats->pack_lanes(rows, r, term->s, rows_from(term->u, t), out + words * LANES, step * LANES);
     if (term && !p->lanes) floats->pack_rows(rows, r, step, term->s, rows_from(term->u, t), out + words);
@@ -176,17 +176,17 @@ static void nt_block(const GemmCut *p, size_t T, Rows y, bool add, const float *
     size_t n = size_min(p->block, p->inner - at);
     const GemmLora *term = pair_behind(p, at);
     if (p->lanes)
-        p->with->nt(T, y, add, packed, W, begin, end, at, n, term, panel, next);
+        p->gemm->nt(T, y, add, packed, W, begin, end, at, n, term, panel, next);
     else if (p->words > SHORT && T <= FEW_ROWS)
-        p->with->nt_few(T, y, add, packed, W, begin, end, at, n, term);
+        p->gemm->nt_few(T, y, add, packed, W, begin, end, at, n, term);
     else
-        p->with->nt_turned(T, y, add, packed, W, begin, end, at, n, term, panel, next);
+        p->gemm->nt_transposed(T, y, add, packed, W, begin, end, at, n, term, panel, next);
 }
 
 static void nn_block(const GemmCut *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin,
                      size_t end, size_t at, Fetch next)
 {
-    p->with->nn(T, y, add, packed, W, begin, end, at, size_min(p->block, p->inner - at), pair_behind(p, at), panel,
+    p->gemm->nn(T, y, add, packed, W, begin, end, at, size_min(p->block, p->inner - at), pair_behind(p, at), panel,
                 next);
 }
 
@@ -375,12 +375,11 @@ void gemm_tn(size_t T, size_t M, size_t N, float *G, bool add, float s, Rows a, 
         memset(G, 0, M * N * sizeof *G);
         return;
     }
-    size_t across = (wide + SUM_COLUMNS - 1) / SUM_COLUMNS,
-           chunks = (few + NARROW_COLUMNS - 1) / NARROW_COLUMNS * across;
+    size_t across = (wide + TN_COLUMNS - 1) / TN_COLUMNS, chunks = (few + NARROW_COLUMNS - 1) / NARROW_COLUMNS * across;
 #pragma omp parallel for schedule(dynamic) if (!omp_in_parallel() && T * M * N >= WORTH_A_TEAM)
     for (size_t i = 0; i < chunks; i++) {
-        size_t j = i / across * NARROW_COLUMNS, c = i % across * SUM_COLUMNS;
-        kernels->gemm_tn(T, size_min(NARROW_COLUMNS, few - j), size_min(SUM_COLUMNS, wide - c), add, s,
+        size_t j = i / across * NARROW_COLUMNS, c = i % across * TN_COLUMNS;
+        kernels->gemm_tn(T, size_min(NARROW_COLUMNS, few - j), size_min(TN_COLUMNS, wide - c), add, s,
                          rows_right(turned ? b : a, j), rows_right(turned ? a : b, c),
                          turned ? G + c * N + j : G + j * N + c, N, turned);
     }

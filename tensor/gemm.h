@@ -1,4 +1,4 @@
-/* Products. Two families keep the bits (docs/design.md, "The same bits"):
+/* GemmKernels. Two families keep the bits (docs/design.md, "The same bits"):
  *
  *   rows_*   give every row the same bits in any company: a row's sum depends on its own numbers and the inner length
  *            only, never on how many rows are in the call, on their order, or on the number of threads;

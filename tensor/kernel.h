@@ -1,7 +1,7 @@
 /* What differs from CPU to CPU: kernel.c and kernel_rows.c are compiled once for each instruction set and fill these tables.
  * dispatch_init chooses; matmul.c and rows.c call through `kernels`.
  *
- * Two kinds of words: a lane multiplies one float at a time, or a pair of bf16 (products_bf16, frozen BF16 and FP8 weights
+ * Two kinds of words: a lane multiplies one float at a time, or a pair of bf16 (gemm_kernels_bf16, frozen BF16 and FP8 weights
  * only). x is brought to words when it is packed; so a packing serves one kind.
  *
  * A product runs over its inner length in blocks of BLOCK words. Inside a block, every element of y is one chain of fused
@@ -14,7 +14,7 @@
  * then, and the pair's chain begins at zero and is added. A pair of larger r is a product of its own.
  *
  * Packed x, one block after the other, inner lengths in words, r included in the last:
- *   nt of FEW_ROWS < T < TURN_ROWS, inner length > SHORT
+ *   nt of FEW_ROWS < T < TRANSPOSE_ROWS, inner length > SHORT
  *                              lanes are tokens: [group of LANES tokens][inner][LANES], absent tokens zero
  *   nn, and nt otherwise       [token][stride], stride packed_stride(inner without r); and ROW_TILE tokens of zeros after the last */
 #ifndef GRAFT_TENSOR_KERNEL_H
@@ -28,7 +28,7 @@ enum {
     ROW_TILE = 8,
     FEW_ROWS = ROW_TILE, /* up to this many rows of x, nt reads W once and turns it: text that comes token by token */
     FEW_COLUMNS = GEMM_UNIT,
-    TURN_ROWS = 256,             /* from so many rows of x on, turning W in its panel costs less than turning x and y */
+    TRANSPOSE_ROWS = 256,        /* from so many rows of x on, turning W in its panel costs less than turning x and y */
     BLOCK = 512,                 /* words of a block: part of every result's bits */
     SHORT = 64,                  /* up to this inner length W fits beside y's columns: no transposed write-out */
     ROWS_SLICE = 96,             /* columns of y in one panel of nt */
@@ -36,12 +36,12 @@ enum {
     STRIDE = BLOCK + SHORT + 16, /* not a power of two, so that rows of a panel do not collide in L1 */
     SHORT_STRIDE = 2 * SHORT + 16,
     NARROW_COLUMNS = 8,  /* columns that one call of narrow packs, and of sum adds */
-    SUM_COLUMNS = 768,   /* of the wide side in one call of sum: they stay in L1 */
+    TN_COLUMNS = 768,    /* of the wide side in one call of sum: they stay in L1 */
     NARROW_BLOCK = 1024, /* inner elements of a narrow product whose sums are folded at once: part of its bits */
     PANEL_FLOATS = NN_COLUMNS / LANES * ((BLOCK + SHORT) * LANES + LANES), /* nt needs less: ROWS_SLICE * STRIDE */
 };
 
-/* Columns of y in one panel of nt_turned and nn with an inner length up to SHORT: as many as fit. */
+/* Columns of y in one panel of nt_transposed and nn with an inner length up to SHORT: as many as fit. */
 static inline size_t short_columns(size_t inner)
 {
     return PANEL_FLOATS / ((inner + 1) * LANES) * LANES / ROWS_SLICE * ROWS_SLICE;
@@ -70,25 +70,25 @@ typedef struct {
     /* One block of one panel, its place and length in elements. y starts at column 0, packed at this block; panel is PANEL_FLOATS floats.
      * pair: the one that is packed behind this block, or NULL.
      *   nt        columns [begin, end) of y, at most ROWS_SLICE; inner [at, at + n)
-     *   nt_turned the same with W turned in the panel, packed rows; at most NN_COLUMNS or short_columns
+     *   nt_transposed the same with W turned in the panel, packed rows; at most NN_COLUMNS or short_columns
      *   nt_few    the same for up to FEW_ROWS rows and any columns, begin a multiple of FEW_COLUMNS
      *   nn        columns [begin, end) of y, at most NN_COLUMNS or short_columns; inner [at, at + n) */
     void (*nt)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
                size_t n, const GemmLora *term, float *panel, Fetch next);
-    void (*nt_turned)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end,
-                      size_t at, size_t n, const GemmLora *term, float *panel, Fetch next);
+    void (*nt_transposed)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end,
+                          size_t at, size_t n, const GemmLora *term, float *panel, Fetch next);
     NtFew *nt_few;
     void (*nn)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
                size_t n, const GemmLora *term, float *panel, Fetch next);
-} Products;
+} GemmKernels;
 
-typedef struct Blocks Blocks; /* block.h */
+typedef struct BlockKernels BlockKernels; /* block.h */
 
 /* y = s x W' of few columns, element (j, k) of W at w[j * across + k * along], one of the two steps 1. */
 typedef void GemmNarrow(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across,
                         size_t along);
 
-/* g = s a' b, a [T][columns], b [T][n]; columns <= NARROW_COLUMNS, n <= SUM_COLUMNS; turned: g = s b' a. Rows of g are ldg
+/* g = s a' b, a [T][columns], b [T][n]; columns <= NARROW_COLUMNS, n <= TN_COLUMNS; turned: g = s b' a. Rows of g are ldg
  * apart. Every element is one chain of fused multiply-adds over rows in order, from what g holds on when `add`, times s. */
 typedef void GemmTn(size_t T, size_t columns, size_t n, bool add, float s, Rows a, Rows b, float *g, size_t ldg,
                     bool turned);
@@ -109,14 +109,14 @@ typedef struct {
     void (*scores)(const IndexBlock *block);
     /* Bits of the k largest of x[n], 1 <= k <= n, ties to the lower index. scratch: n rounded up to LANES. */
     void (*top_k_set)(size_t n, size_t k, uint64_t *bits, const float *x, int32_t *scratch);
-} Indexing;
+} IndexKernels;
 
 typedef struct {
     const char *name;
-    const Products *products;
-    const Blocks *blocks;
-    const Indexing *indexing;
-    const struct Latents *latents; /* latent.h */
+    const GemmKernels *gemm;
+    const BlockKernels *block;
+    const IndexKernels *index;
+    const struct LatentKernels *latent; /* latent.h */
     float (*dot)(size_t n, const float *a, const float *b);
     float (*sum)(size_t n, const float *x);
     float (*max)(size_t n, const float *x);
@@ -131,15 +131,15 @@ typedef struct {
     void (*swiglu_backward)(size_t n, float *dg, float *du, const float *g, const float *u, const float *da);
 } Kernels;
 
-extern const Products products_avx512, products_avx2, products_plain, products_bf16;
-extern const Blocks blocks_avx512, blocks_avx2, blocks_plain, blocks_bf16;
+extern const GemmKernels gemm_kernels_avx512, gemm_kernels_avx2, gemm_kernels_plain, gemm_kernels_bf16;
+extern const BlockKernels block_kernels_avx512, block_kernels_avx2, block_kernels_plain, block_kernels_bf16;
 extern NtFew nt_few_avx512, nt_few_avx2, nt_few_plain, nt_few_bf16;
 extern GemmNarrow gemm_narrow_avx512, gemm_narrow_avx2, gemm_narrow_plain;
 extern GemmTn gemm_tn_avx512, gemm_tn_avx2, gemm_tn_plain;
-extern const Indexing indexing_avx512, indexing_avx2, indexing_plain;
+extern const IndexKernels index_kernels_avx512, index_kernels_avx2, index_kernels_plain;
 extern const Kernels kernels_avx512, kernels_avx2, kernels_plain;
-extern const Kernels *kernels;        /* of the path; plain until dispatch_init */
-extern const Products *bf16_products; /* for frozen weights that need not be exact; NULL: fp32 for all weights */
+extern const Kernels *kernels;          /* of the path; plain until dispatch_init */
+extern const GemmKernels *bf16_kernels; /* for frozen weights that need not be exact; NULL: fp32 for all weights */
 
 static inline float *row_of(Rows rows, size_t i) { return rows.data + (rows.index ? rows.index[i] : i) * rows.stride; }
 

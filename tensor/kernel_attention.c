@@ -115,11 +115,11 @@ void PASTE(softmax_backward_, KERNEL)(const ScoreTile *t, const float *lse, cons
                 for (size_t h = 0; h < 2; h++) slopes(t, i + q, k + h * LANES, lse, delta, &P[q][h], &dS[q][h]);
             for (size_t h = 0; h < 2; h++) {
                 size_t at = i / 2 * BLOCK_STRIDE + k + h * LANES;
-                store(t->p_turned + at, pairs(P[0][h], P[1][h]));
-                store(t->ds_turned + at, pairs(dS[0][h], dS[1][h]));
+                store(t->p_transposed + at, pairs(P[0][h], P[1][h]));
+                store(t->ds_transposed + at, pairs(dS[0][h], dS[1][h]));
             }
             for (size_t q = 0; q < 2; q++)
-                _mm512_storeu_si512(t->ds_lines + (i + q) * BLOCK_STRIDE + k / 2, halves(dS[q][0], dS[q][1]));
+                _mm512_storeu_si512(t->ds_rows + (i + q) * BLOCK_STRIDE + k / 2, halves(dS[q][0], dS[q][1]));
         }
 }
 #else

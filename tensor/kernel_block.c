@@ -13,10 +13,10 @@ enum { MAX_GROUPS = 1, WIDE_1 = 2, TAIL = 2 };
 #endif
 
 /* n words of a row's A to all lanes, times n vectors of B. */
-INLINE void tile(size_t rows, size_t groups, bool turned, size_t n, const float *a, const float *b, size_t step,
+INLINE void tile(size_t rows, size_t groups, bool transposed, size_t n, const float *a, const float *b, size_t step,
                  float *c, size_t ldc, bool add)
 {
-    size_t row = turned ? 1 : BLOCK_STRIDE, next = turned ? BLOCK_STRIDE : 1;
+    size_t row = transposed ? 1 : BLOCK_STRIDE, next = transposed ? BLOCK_STRIDE : 1;
     V sum[WIDE_1][PARTS * MAX_GROUPS];
 #pragma GCC unroll 24
     for (size_t j = 0; j < rows; j++)
@@ -44,14 +44,15 @@ INLINE void tile(size_t rows, size_t groups, bool turned, size_t n, const float 
 
 typedef void Tile(size_t n, const float *a, const float *b, size_t step, float *c, size_t ldc, bool add);
 
-#define TILE(name, rows, groups)                                                                                     \
-    static void name##_lines(size_t n, const float *a, const float *b, size_t step, float *c, size_t ldc, bool add)  \
-    {                                                                                                                \
-        tile(rows, groups, false, n, a, b, step, c, ldc, add);                                                       \
-    }                                                                                                                \
-    static void name##_turned(size_t n, const float *a, const float *b, size_t step, float *c, size_t ldc, bool add) \
-    {                                                                                                                \
-        tile(rows, groups, true, n, a, b, step, c, ldc, add);                                                        \
+#define TILE(name, rows, groups)                                                                                    \
+    static void name##_lines(size_t n, const float *a, const float *b, size_t step, float *c, size_t ldc, bool add) \
+    {                                                                                                               \
+        tile(rows, groups, false, n, a, b, step, c, ldc, add);                                                      \
+    }                                                                                                               \
+    static void name##_transposed(size_t n, const float *a, const float *b, size_t step, float *c, size_t ldc,      \
+                                  bool add)                                                                         \
+    {                                                                                                               \
+        tile(rows, groups, true, n, a, b, step, c, ldc, add);                                                       \
     }
 TILE(wide_1, WIDE_1, 1)
 TILE(tail_1, TAIL, 1)
@@ -61,13 +62,13 @@ TILE(tail_2, TAIL, 2)
 TILE(wide_3, WIDE_3, 3)
 static const size_t wide_rows[] = {WIDE_1, WIDE_2, WIDE_3};
 static Tile *const wide[2][MAX_GROUPS] = {{wide_1_lines, wide_2_lines, wide_3_lines},
-                                          {wide_1_turned, wide_2_turned, wide_3_turned}};
+                                          {wide_1_transposed, wide_2_transposed, wide_3_transposed}};
 static Tile *const tail[2][MAX_GROUPS] = {{tail_1_lines, tail_2_lines, wide_3_lines},
-                                          {tail_1_turned, tail_2_turned, wide_3_turned}};
+                                          {tail_1_transposed, tail_2_transposed, wide_3_transposed}};
 #else
 static const size_t wide_rows[] = {WIDE_1};
-static Tile *const wide[2][MAX_GROUPS] = {{wide_1_lines}, {wide_1_turned}};
-static Tile *const tail[2][MAX_GROUPS] = {{tail_1_lines}, {tail_1_turned}};
+static Tile *const wide[2][MAX_GROUPS] = {{wide_1_lines}, {wide_1_transposed}};
+static Tile *const tail[2][MAX_GROUPS] = {{tail_1_lines}, {tail_1_transposed}};
 #endif
 
 /* Of groups of columns left: 4 are better 2 + 2 than 3 + 1. */
@@ -80,9 +81,9 @@ static void run_tiles(const BlockProduct *p, size_t from, size_t to, size_t g, s
     for (size_t i = from, rows; i < to; i += rows) {
         bool whole = to - i > TAIL && to - i + TAIL > most;
         rows = whole ? most : TAIL;
-        const float *a = p->turned ? p->a + begin * BLOCK_STRIDE + i : p->a + i * BLOCK_STRIDE + begin;
-        (whole ? wide : tail)[p->turned][groups - 1](end - begin, a, p->b + g * p->step + begin * LANES, p->step,
-                                                     p->c + i * p->ldc + g * LANES, p->ldc, p->add);
+        const float *a = p->transposed ? p->a + begin * BLOCK_STRIDE + i : p->a + i * BLOCK_STRIDE + begin;
+        (whole ? wide : tail)[p->transposed][groups - 1](end - begin, a, p->b + g * p->step + begin * LANES, p->step,
+                                                         p->c + i * p->ldc + g * LANES, p->ldc, p->add);
     }
 }
 
@@ -136,6 +137,6 @@ static void pack_columns(size_t K, size_t N, float s, Rows x, float *out, size_t
 void SOFTMAX(const ScoreTile *t, float *max, float *sums, float *factor);
 void PASTE(softmax_backward_, KERNEL)(const ScoreTile *t, const float *lse, const float *delta);
 
-const Blocks PASTE(blocks_, KERNEL) = {
-    &PASTE(products_, KERNEL), pack_columns, product, SOFTMAX, PASTE(softmax_backward_, KERNEL),
+const BlockKernels PASTE(block_kernels_, KERNEL) = {
+    &PASTE(gemm_kernels_, KERNEL), pack_columns, product, SOFTMAX, PASTE(softmax_backward_, KERNEL),
 };

@@ -1,7 +1,7 @@
 /* Products for one instruction set: KERNEL is avx512, avx2, plain, or bf16 (AVX512-BF16).
  *
  * A panel of W is brought to words where it stays in L2; a tile of ROWS x GROUPS vectors of sums then stays in registers
- * while the inner index runs. Lanes are tokens in nt (W is not transposed), columns of y in nt_turned and nn. The sums of any element
+ * while the inner index runs. Lanes are tokens in nt (W is not transposed), columns of y in nt_transposed and nn. The sums of any element
  * do not depend on the tile that held it, so tiles may differ between instruction sets. */
 #include "tensor/kernel_weights.h"
 
@@ -148,7 +148,7 @@ INLINE Tile *choose_tile(size_t rows, size_t groups, bool brief)
 /* Where the factors of a tile of FP8 lie: its block begins at (row, col) of w, and
  *   lines    its rows are rows of w and the inner index runs along columns of w (nt);
  *   columns  its lanes are columns of w and the inner index runs along rows (nn);
- *   turned   its lanes are rows of w and the inner index runs along columns (nt_turned). */
+ *   turned   its lanes are rows of w and the inner index runs along columns (nt_transposed). */
 typedef struct {
     enum { FACTOR_NONE, FACTOR_LINES, FACTOR_COLUMNS, FACTOR_TURNED } way;
     const Weight *w;
@@ -339,8 +339,8 @@ static void nn(size_t T, Rows y, bool add, const float *packed, const Weight *w,
                      (Panel){panel, step, words, r, end - begin, factors}, next);
 }
 
-static void nt_turned(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end,
-                      size_t at, size_t n, const GemmLora *term, float *panel, Fetch next)
+static void nt_transposed(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end,
+                          size_t at, size_t n, const GemmLora *term, float *panel, Fetch next)
 {
     static const float zeros[BLOCK];
     float wide_row[LANES][BLOCK];
@@ -362,4 +362,5 @@ static void nt_turned(size_t T, Rows y, bool add, const float *packed, const Wei
                      (Panel){panel, step, words, r, end - begin, factors}, next);
 }
 
-const Products PASTE(products_, KERNEL) = {PER_WORD, pack_lanes, pack_rows, nt, nt_turned, PASTE(nt_few_, KERNEL), nn};
+const GemmKernels PASTE(gemm_kernels_,
+                        KERNEL) = {PER_WORD, pack_lanes, pack_rows, nt, nt_transposed, PASTE(nt_few_, KERNEL), nn};

@@ -169,4 +169,4 @@ static void top_k_set(size_t n, size_t k, uint64_t *bits, const float *x, int32_
     }
 }
 
-const Indexing PASTE(indexing_, KERNEL) = {index_scores, top_k_set};
+const IndexKernels PASTE(index_kernels_, KERNEL) = {index_scores, top_k_set};

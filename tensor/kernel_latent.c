@@ -129,7 +129,7 @@ static void gradients(size_t n, float *S, const float *dP, const float *lse, con
 /* ---- sums over keys ------------------------------------------------------------------------------------------ */
 
 #if defined KERNEL_bf16
-static void pair_keys(size_t n, const uint32_t *ids, const float *keys, size_t stride, float *out)
+static void interleave_keys(size_t n, const uint32_t *ids, const float *keys, size_t stride, float *out)
 {
     static const uint16_t order[2][2 * LANES] = {{0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                                   8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
@@ -146,7 +146,7 @@ static void pair_keys(size_t n, const uint32_t *ids, const float *keys, size_t s
     }
 }
 #else
-#define pair_keys NULL
+#define interleave_keys NULL
 #endif
 
 /* SUM_HEADS heads, `parts` vectors of columns. */
@@ -277,5 +277,5 @@ static void scatter(const LatentSums *from, size_t n, const uint32_t *ids, float
     }
 }
 
-const Latents PASTE(latents_, KERNEL) = {
-    &PASTE(products_, KERNEL), scores, softmax, gradients, pair_keys, values, pack_heads, scatter};
+const LatentKernels PASTE(latent_kernels_, KERNEL) = {
+    &PASTE(gemm_kernels_, KERNEL), scores, softmax, gradients, interleave_keys, values, pack_heads, scatter};

@@ -120,7 +120,7 @@ enum { VECTORS = 3 };
 #else
 enum { VECTORS = 1 };
 #endif
-enum { SUM_ROWS = 64, SUM_STEP = SUM_COLUMNS + LANES };
+enum { SUM_ROWS = 64, SUM_STEP = TN_COLUMNS + LANES };
 
 /* sum[j][i] += a[t][j] row[t][i] for t in order, `wide` vectors from column c of the rows on. */
 INLINE void sum_tile(size_t T, size_t wide, const float *a, const float *const row[SUM_ROWS], size_t c, float *sum)

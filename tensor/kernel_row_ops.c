@@ -176,10 +176,10 @@ static void swiglu_backward(size_t n, float *dg, float *du, const float *g, cons
 
 const Kernels PASTE(kernels_, KERNEL) = {
     TEXT(KERNEL),
-    &PASTE(products_, KERNEL),
-    &PASTE(blocks_, KERNEL),
-    &PASTE(indexing_, KERNEL),
-    &PASTE(latents_, KERNEL),
+    &PASTE(gemm_kernels_, KERNEL),
+    &PASTE(block_kernels_, KERNEL),
+    &PASTE(index_kernels_, KERNEL),
+    &PASTE(latent_kernels_, KERNEL),
     dot,
     sum_row,
     max_row,

@@ -6,7 +6,7 @@
 
 enum { RUN_KEYS = 512 };
 
-static size_t words(const LatentKeys *keys, size_t n) { return n / keys->with->products->per_word; }
+static size_t words(const LatentKeys *keys, size_t n) { return n / keys->kernels->gemm->per_word; }
 static size_t groups_of(const LatentKeys *keys) { return (keys->n_heads + LANES - 1) / LANES; }
 
 /* A part is packed in whole lines; an odd number of them, so that keys do not collide in L1. */
@@ -15,8 +15,8 @@ size_t latent_stride(const LatentKeys *keys) { return ((words(keys, keys->K) + 2
 void latent_pack(const LatentKeys *keys, size_t begin, size_t n, size_t col, size_t width, Rows x)
 {
     float *to = keys->keys + begin * keys->stride + words(keys, col);
-    keys->with->products->pack_rows(n, width, keys->stride, 1, x, to);
-    if (width % 2 && keys->with->products->per_word == 1)
+    keys->kernels->gemm->pack_rows(n, width, keys->stride, 1, x, to);
+    if (width % 2 && keys->kernels->gemm->per_word == 1)
         for (size_t t = 0; t < n; t++) to[t * keys->stride + width] = 0;
 }
 
@@ -41,12 +41,12 @@ static float *take(float **at, size_t n, size_t *sum)
 static Bench bench_of(const LatentKeys *keys, size_t n, float *scratch)
 {
     size_t G = groups_of(keys), sum = 0, run = n < RUN_KEYS ? n + 1 : RUN_KEYS;
-    Bench b = {.score_step = (n + LATENT_ROOM) * LANES};
+    Bench b = {.score_step = (n + LATENT_MARGIN) * LANES};
     b.S = take(&scratch, G * b.score_step, &sum);
     b.dP = take(&scratch, G * b.score_step, &sum);
     b.q = take(&scratch, G * keys->K * LANES, &sum);
     b.d_o = take(&scratch, G * keys->C * LANES, &sum);
-    b.paired = take(&scratch, keys->with->pair_keys ? run * keys->stride : 0, &sum);
+    b.paired = take(&scratch, keys->kernels->interleave_keys ? run * keys->stride : 0, &sum);
     b.n_floats = sum;
     return b;
 }
@@ -56,11 +56,11 @@ size_t latent_scratch(const LatentKeys *keys, size_t n) { return bench_of(keys, 
 /* Rows of heads to [group][words][LANES]. */
 static void to_lanes(const LatentKeys *keys, size_t columns, const float *x, size_t stride, float *out)
 {
-    const Products *with = keys->with->products;
+    const GemmKernels *gemm = keys->kernels->gemm;
     for (size_t h = 0; h < keys->n_heads; h += LANES)
         for (size_t at = 0, n; at < columns; at += n) {
-            n = size_min(columns - at, BLOCK * with->per_word);
-            with->pack_lanes(size_min(LANES, keys->n_heads - h), n, 1, rows_of(x + h * stride + at, stride), out, 0);
+            n = size_min(columns - at, BLOCK * gemm->per_word);
+            gemm->pack_lanes(size_min(LANES, keys->n_heads - h), n, 1, rows_of(x + h * stride + at, stride), out, 0);
             out += words(keys, n) * LANES;
         }
 }
@@ -71,23 +71,24 @@ static void score(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t 
 {
     for (size_t at = 0; at < n; at += RUN_KEYS)
         for (size_t g = 0; g < groups_of(keys); g++)
-            keys->with->scores(size_min(RUN_KEYS, n - at), ids + at, keys->keys, keys->stride, words(keys, columns),
-                               q + g * words(keys, columns) * LANES, S + g * step + at * LANES);
+            keys->kernels->scores(size_min(RUN_KEYS, n - at), ids + at, keys->keys, keys->stride, words(keys, columns),
+                                  q + g * words(keys, columns) * LANES, S + g * step + at * LANES);
 }
 
 /* The first `columns` of the sum over keys, into rows of heads. */
 static void sum_keys(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t columns, const Bench *b, float *out,
                      size_t stride)
 {
-    const Latents *with = keys->with;
-    size_t per_word = with->products->per_word;
+    const LatentKernels *latent = keys->kernels;
+    size_t per_word = latent->gemm->per_word;
     for (size_t at = 0; at < n; at += RUN_KEYS) {
         size_t some = size_min(RUN_KEYS, n - at), rows = (some + per_word - 1) / per_word;
-        if (with->pair_keys) with->pair_keys(some, ids + at, keys->keys, keys->stride, b->paired);
+        if (latent->interleave_keys) latent->interleave_keys(some, ids + at, keys->keys, keys->stride, b->paired);
         for (size_t g = 0; g < groups_of(keys); g++)
-            with->values(rows, with->pair_keys ? NULL : ids + at, with->pair_keys ? b->paired : keys->keys,
-                         keys->stride * per_word, columns, b->S + g * b->score_step + at / per_word * LANES, at > 0,
-                         size_min(LANES, keys->n_heads - g * LANES), out + g * LANES * stride, stride);
+            latent->values(rows, latent->interleave_keys ? NULL : ids + at,
+                           latent->interleave_keys ? b->paired : keys->keys, keys->stride * per_word, columns,
+                           b->S + g * b->score_step + at / per_word * LANES, at > 0,
+                           size_min(LANES, keys->n_heads - g * LANES), out + g * LANES * stride, stride);
     }
 }
 
@@ -99,7 +100,7 @@ void latent_attend(const LatentKeys *keys, size_t n, const uint32_t *ids, const 
     to_lanes(keys, keys->K, q, q_stride, b.q);
     score(keys, n, ids, keys->K, b.q, b.S, b.score_step);
     for (size_t g = 0; g < groups_of(keys); g++) {
-        keys->with->softmax(n, b.S + g * b.score_step, lanes);
+        keys->kernels->softmax(n, b.S + g * b.score_step, lanes);
         memcpy(lse + g * LANES, lanes, size_min(LANES, keys->n_heads - g * LANES) * sizeof *lse);
     }
     sum_keys(keys, n, ids, keys->C, &b, o, o_stride);
@@ -107,14 +108,14 @@ void latent_attend(const LatentKeys *keys, size_t n, const uint32_t *ids, const 
 
 static LatentSums sums_of(const LatentKeys *keys, size_t n, float *at, size_t *n_floats)
 {
-    size_t per_word = keys->with->products->per_word, heads = (keys->n_heads + per_word - 1) / per_word, sum = 0;
+    size_t per_word = keys->kernels->gemm->per_word, heads = (keys->n_heads + per_word - 1) / per_word, sum = 0;
     LatentSums k = {.n_heads = keys->n_heads,
                     .K = keys->K,
                     .C = keys->C,
-                    .group_step = n * LATENT_PAIR / per_word,
+                    .group_step = n * LATENT_COEF / per_word,
                     .q_stride = round_up(keys->K, LANES),
                     .o_stride = round_up(keys->C, LANES)};
-    k.coef = take(&at, groups_of(keys) * k.group_step + LATENT_ROOM * LATENT_PAIR,
+    k.coef = take(&at, groups_of(keys) * k.group_step + LATENT_MARGIN * LATENT_COEF,
                   &sum); /* tiles reach beyond the last key */
     k.q = take(&at, heads * k.q_stride, &sum);
     k.d_o = take(&at, heads * k.o_stride, &sum);
@@ -133,7 +134,7 @@ void latent_backward(const LatentKeys *exact, const LatentKeys *keys, size_t n, 
                      size_t q_stride, const float *d_o, size_t o_stride, const float *lse, const float *delta,
                      float *dq, float *kept, float *scratch)
 {
-    const Latents *with = keys->with;
+    const LatentKernels *latent = keys->kernels;
     Bench b = bench_of(keys, n, scratch);
     size_t n_floats;
     LatentSums k = sums_of(keys, n, kept, &n_floats);
@@ -146,12 +147,12 @@ void latent_backward(const LatentKeys *exact, const LatentKeys *keys, size_t n, 
         size_t some = size_min(LANES, keys->n_heads - g * LANES) * sizeof *lse;
         memcpy(lanes[0], lse + g * LANES, some);
         memcpy(lanes[1], delta + g * LANES, some);
-        with->gradients(n, b.S + g * b.score_step, b.dP + g * b.score_step, lanes[0], lanes[1],
-                        k.coef + g * k.group_step);
+        latent->gradients(n, b.S + g * b.score_step, b.dP + g * b.score_step, lanes[0], lanes[1],
+                          k.coef + g * k.group_step);
     }
     sum_keys(keys, n, ids, keys->K, &b, dq, q_stride);
-    with->pack_heads(keys->n_heads, keys->K, q, q_stride, k.q, k.q_stride);
-    with->pack_heads(keys->n_heads, keys->C, d_o, o_stride, k.d_o, k.o_stride);
+    latent->pack_heads(keys->n_heads, keys->K, q, q_stride, k.q, k.q_stride);
+    latent->pack_heads(keys->n_heads, keys->C, d_o, o_stride, k.d_o, k.o_stride);
 }
 
 void latent_scatter(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t from, size_t n_some,
@@ -159,6 +160,6 @@ void latent_scatter(const LatentKeys *keys, size_t n, const uint32_t *ids, size_
 {
     size_t n_floats;
     LatentSums k = sums_of(keys, n, (float *)(size_t)kept, &n_floats);
-    k.coef += from * LATENT_PAIR / keys->with->products->per_word;
-    if (n_some) keys->with->scatter(&k, n_some, ids + from, dkey, dkey_stride);
+    k.coef += from * LATENT_COEF / keys->kernels->gemm->per_word;
+    if (n_some) keys->kernels->scatter(&k, n_some, ids + from, dkey, dkey_stride);
 }

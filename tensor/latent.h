@@ -14,10 +14,10 @@
 
 #include "tensor/kernel.h"
 
-typedef struct Latents Latents;
+typedef struct LatentKernels LatentKernels;
 
 typedef struct {
-    const Latents *with;
+    const LatentKernels *kernels;
     size_t n_heads, K, C;
     float *keys;   /* words; key t begins at t * stride */
     size_t stride; /* latent_stride of the rest */
@@ -25,7 +25,7 @@ typedef struct {
 
 /* The kernels of the compute path, in fp32 or, where bf16 is asked for and the path has it, with pairs of bf16. In
  * dispatch.c; valid after dispatch_init. */
-const Latents *latents_of_path(bool bf16);
+const LatentKernels *latent_kernels(bool bf16);
 
 /* Words from key to key. Room is needed for LANES more behind the last. */
 size_t latent_stride(const LatentKeys *keys);
@@ -56,20 +56,20 @@ void latent_scatter(const LatentKeys *keys, size_t n, const uint32_t *ids, size_
 /* ---- for each instruction set: kernel_latent.c ----------------------------------------------------------------- */
 
 enum {
-    LATENT_ROOM = 24,        /* scores are written for this many keys beyond the last */
-    LATENT_PAIR = 2 * LANES, /* numbers of a key and a group in `coef`: dS, then P, as words along heads */
+    LATENT_MARGIN = 24,      /* scores are written for this many keys beyond the last */
+    LATENT_COEF = 2 * LANES, /* numbers of a key and a group in `coef`: dS, then P, as words along heads */
 };
 
 /* What one query keeps between latent_backward and latent_scatter: words along heads. */
 typedef struct {
     size_t n_heads, K, C, group_step;
-    float *coef;    /* [group][key][LATENT_PAIR / per_word], of the first key that is asked for */
+    float *coef;    /* [group][key][LATENT_COEF / per_word], of the first key that is asked for */
     float *q, *d_o; /* [words of n_heads][stride] */
     size_t q_stride, o_stride;
 } LatentSums;
 
-struct Latents {
-    const Products *products; /* of the same words */
+struct LatentKernels {
+    const GemmKernels *gemm; /* of the same words */
 
     /* S[j] [LANES] = sum over words of key[ids[j]] and q [words][LANES]. */
     void (*scores)(size_t n, const uint32_t *ids, const float *keys, size_t stride, size_t words, const float *q,
@@ -78,11 +78,11 @@ struct Latents {
     /* S [n][LANES] -> P as words along keys, in place; lse [LANES]. */
     void (*softmax)(size_t n, float *S, float *lse);
 
-    /* P = exp(S - lse), dS = P (dP - delta): coef [n][LATENT_PAIR / per_word]; dS as words along keys in place of S. */
+    /* P = exp(S - lse), dS = P (dP - delta): coef [n][LATENT_COEF / per_word]; dS as words along keys in place of S. */
     void (*gradients)(size_t n, float *S, const float *dP, const float *lse, const float *delta, float *coef);
 
     /* Rows of words along keys, whose word c belongs to column c; NULL where keys are such rows themselves. */
-    void (*pair_keys)(size_t n, const uint32_t *ids, const float *keys, size_t stride, float *out);
+    void (*interleave_keys)(size_t n, const uint32_t *ids, const float *keys, size_t stride, float *out);
 
     /* o[h][c] (+)= sum over rows of x[row][c] and P [rows][LANES]; row j is number ids[j], or j; at most LANES heads. */
     void (*values)(size_t n_rows, const uint32_t *ids, const float *x, size_t stride, size_t columns, const float *P,
@@ -95,6 +95,6 @@ struct Latents {
     void (*scatter)(const LatentSums *from, size_t n, const uint32_t *ids, float *dx, size_t dx_stride);
 };
 
-extern const Latents latents_avx512, latents_avx2, latents_plain, latents_bf16;
+extern const LatentKernels latent_kernels_avx512, latent_kernels_avx2, latent_kernels_plain, latent_kernels_bf16;
 
 #endif

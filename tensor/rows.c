@@ -94,5 +94,5 @@ void row_top_k_set(size_t n, size_t k, uint64_t *bits, const float *x, uint32_t 
     if (k == 0)
         memset(bits, 0, (n + 63) / 64 * sizeof *bits);
     else
-        kernels->indexing->top_k_set(n, k, bits, x, (int32_t *)scratch);
+        kernels->index->top_k_set(n, k, bits, x, (int32_t *)scratch);
 }

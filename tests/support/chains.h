@@ -1,4 +1,4 @@
-/* Products as scalar chains, for tests of every path: what kernel.h and block.h promise, element by element. */
+/* GemmKernels as scalar chains, for tests of every path: what kernel.h and block.h promise, element by element. */
 #ifndef GRAFT_TESTS_SUPPORT_CHAINS_H
 #define GRAFT_TESTS_SUPPORT_CHAINS_H
 

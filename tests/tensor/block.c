@@ -9,7 +9,7 @@
 
 typedef struct {
     size_t M, N, K;
-    bool turned, lanes, add;
+    bool transposed, lanes, add;
     Trim trim;
     size_t diagonal;
     float s;
@@ -27,17 +27,17 @@ static float *factors(const Case *c)
 }
 
 /* Words of A; what is beyond is not a number, to be seen if it got anywhere. */
-static float *pack_a(const Blocks *blocks, const Case *c, const float *A)
+static float *pack_a(const BlockKernels *blocks, const Case *c, const float *A)
 {
-    size_t words = (c->K + blocks->products->per_word - 1) / blocks->products->per_word;
-    float *out = floats((c->turned ? words : c->M + BLOCK_BAND) * BLOCK_STRIDE),
+    size_t words = (c->K + blocks->gemm->per_word - 1) / blocks->gemm->per_word;
+    float *out = floats((c->transposed ? words : c->M + BLOCK_BAND) * BLOCK_STRIDE),
           *lanes = floats(round_up(c->M, LANES) * words);
-    memset(out, 0xff, (c->turned ? words : c->M + BLOCK_BAND) * BLOCK_STRIDE * sizeof *out);
-    if (!c->turned)
-        blocks->products->pack_rows(c->M, c->K, BLOCK_STRIDE, c->s, rows_of(A, c->K), out);
+    memset(out, 0xff, (c->transposed ? words : c->M + BLOCK_BAND) * BLOCK_STRIDE * sizeof *out);
+    if (!c->transposed)
+        blocks->gemm->pack_rows(c->M, c->K, BLOCK_STRIDE, c->s, rows_of(A, c->K), out);
     else
-        blocks->products->pack_lanes(c->M, c->K, c->s, rows_of(A, c->K), lanes, words * LANES);
-    for (size_t i = 0; c->turned && i < c->M; i++)
+        blocks->gemm->pack_lanes(c->M, c->K, c->s, rows_of(A, c->K), lanes, words * LANES);
+    for (size_t i = 0; c->transposed && i < c->M; i++)
         for (size_t k = 0; k < words; k++)
             memcpy(out + k * BLOCK_STRIDE + i, lanes + i / LANES * words * LANES + k * LANES + i % LANES, sizeof *out);
     free(lanes);
@@ -45,11 +45,11 @@ static float *pack_a(const Blocks *blocks, const Case *c, const float *A)
 }
 
 /* Words of B [N][K] (lanes) or [K][N] (columns). */
-static float *pack_b(const Blocks *blocks, const Case *c, const float *B, size_t step)
+static float *pack_b(const BlockKernels *blocks, const Case *c, const float *B, size_t step)
 {
     float *out = floats(round_up(c->N, LANES) / LANES * step);
     if (c->lanes)
-        blocks->products->pack_lanes(c->N, c->K, 1, rows_of(B, c->K), out, step);
+        blocks->gemm->pack_lanes(c->N, c->K, 1, rows_of(B, c->K), out, step);
     else
         blocks->pack_columns(c->K, c->N, 1, rows_of(B, c->N), out, step);
     return out;
@@ -57,15 +57,15 @@ static float *pack_b(const Blocks *blocks, const Case *c, const float *B, size_t
 
 static void check(Case c)
 {
-    const Blocks *blocks = blocks_of_path(true);
-    bool pairs = blocks->products->per_word == 2;
+    const BlockKernels *blocks = block_kernels(true);
+    bool pairs = blocks->gemm->per_word == 2;
     size_t step = c.K * LANES + LANES, ldc = round_up(c.N, LANES) + LANES, n = (c.M + BLOCK_BAND) * ldc;
     float *A = factors(&c), *B = normal(2, c.N * c.K), *C = normal(3, n), *want = normal(3, n);
     float *a = pack_a(blocks, &c, A), *b = pack_b(blocks, &c, B, step);
     blocks->product(&(BlockProduct){.M = c.M,
                                     .N = c.N,
                                     .K = c.K,
-                                    .turned = c.turned,
+                                    .transposed = c.transposed,
                                     .a = a,
                                     .b = b,
                                     .step = step,
@@ -82,8 +82,8 @@ static void check(Case c)
             if (c.trim == TRIM_SCORES && j > i + c.diagonal) want[i * ldc + j] = C[i * ldc + j];
         }
         char what[120];
-        snprintf(what, sizeof what, "%zu x %zu x %zu turned %d lanes %d add %d trim %d diagonal %zu, row %zu", c.M, c.N,
-                 c.K, c.turned, c.lanes, c.add, (int)c.trim, c.diagonal, i);
+        snprintf(what, sizeof what, "%zu x %zu x %zu transposed %d lanes %d add %d trim %d diagonal %zu, row %zu", c.M,
+                 c.N, c.K, c.transposed, c.lanes, c.add, (int)c.trim, c.diagonal, i);
         assert_same(what, C + i * ldc, want + i * ldc, c.N);
     }
     free(A), free(B), free(C), free(want), free(a), free(b);

@@ -1,4 +1,7 @@
-/* Messages are cut into pieces of 1 M floats: those move several times faster than one large one. */
+/* The collective calls. A slice is summed in the order of the tree of micro-batches (autograd/param.h), never in the
+ * order in which messages arrive, so the sum has the same bits for any number of ranks.
+ *
+ * Messages are cut into pieces of 1 M floats, which move several times faster than one large message. */
 #include "train/dp.h"
 
 #include "base/memory.h"
@@ -31,12 +34,12 @@ Err *dp_open(Dp *dp)
     return NULL;
 }
 
-void dp_close(Dp *dp, int code, bool told)
+void dp_close(Dp *dp, int code, bool reported)
 {
     enum { FORWARD_MS = 200, LAST_MS = 3000 };
     free(dp->buffer);
     if (dp->started && code && dp->size > 1) {
-        int wait_ms = told ? FORWARD_MS : LAST_MS;
+        int wait_ms = reported ? FORWARD_MS : LAST_MS;
         fflush(NULL);
         nanosleep(&(struct timespec){.tv_sec = wait_ms / 1000, .tv_nsec = wait_ms % 1000 * 1000000L}, NULL);
         MPI_Abort(MPI_COMM_WORLD, code);
@@ -66,9 +69,9 @@ Err *dp_agree(const Dp *dp, Err *err)
 Err *dp_same(const Dp *dp, uint64_t value, const char *what)
 {
     if (dp->size == 1) return NULL;
-    uint64_t ends[2] = {value, ~value}, least[2];
-    MPI_Allreduce(ends, least, 2, MPI_UINT64_T, MPI_MIN, MPI_COMM_WORLD);
-    if (least[0] == ~least[1]) return NULL;
+    uint64_t ends[2] = {value, ~value}, lowest[2]; /* the smallest value, the complement of the largest */
+    MPI_Allreduce(ends, lowest, 2, MPI_UINT64_T, MPI_MIN, MPI_COMM_WORLD);
+    if (lowest[0] == ~lowest[1]) return NULL;
     return err_new(ERR_COMM, "ranks disagree about %s", what);
 }
 
@@ -101,17 +104,33 @@ typedef struct {
     size_t n, capacity;
 } Requests;
 
-/* Start moving n floats, in pieces. */
-static Err *start(Requests *requests, bool receive, float *data, size_t n, int other)
+static Err *add_request(Requests *requests, MPI_Request **request)
+{
+    TRY(mem_grow(&requests->items, &requests->capacity, requests->n + 1, sizeof *requests->items));
+    *request = &requests->items[requests->n++];
+    return NULL;
+}
+
+/* Start to send n floats, in pieces. */
+static Err *start_send(Requests *requests, const float *data, size_t n, int to)
 {
     for (size_t at = 0; at < n; at += PIECE) {
         int count = (int)(n - at < PIECE ? n - at : PIECE);
-        TRY(mem_grow(&requests->items, &requests->capacity, requests->n + 1, sizeof *requests->items));
-        MPI_Request *request = &requests->items[requests->n++];
-        if (receive)
-            MPI_Irecv(data + at, count, MPI_FLOAT, other, 0, MPI_COMM_WORLD, request);
-        else
-            MPI_Isend(data + at, count, MPI_FLOAT, other, 0, MPI_COMM_WORLD, request);
+        MPI_Request *request;
+        TRY(add_request(requests, &request));
+        MPI_Isend(data + at, count, MPI_FLOAT, to, 0, MPI_COMM_WORLD, request);
+    }
+    return NULL;
+}
+
+/* Start to receive n floats, in pieces. */
+static Err *start_receive(Requests *requests, float *data, size_t n, int from)
+{
+    for (size_t at = 0; at < n; at += PIECE) {
+        int count = (int)(n - at < PIECE ? n - at : PIECE);
+        MPI_Request *request;
+        TRY(add_request(requests, &request));
+        MPI_Irecv(data + at, count, MPI_FLOAT, from, 0, MPI_COMM_WORLD, request);
     }
     return NULL;
 }
@@ -124,7 +143,8 @@ static void finish(Requests *requests)
 
 /* ---- the tree over ranks -------------------------------------------------------------------------------------- */
 
-/* Receive everyone's subtrees of my slice behind one another, in the order of micro-batches, and send mine. */
+/* Receive the subtrees of this rank's slice from all ranks, in the order of micro-batches, and send those of the other
+ * slices. */
 static Err *exchange(Dp *dp, const Forest *forest, const size_t *first, size_t begin, size_t n, Subtree *trees)
 {
     Subtree mine[FOREST_MAX_SUBTREES];
@@ -138,7 +158,7 @@ static Err *exchange(Dp *dp, const Forest *forest, const size_t *first, size_t b
             if (r == dp->rank)
                 memcpy(to, forest->subtrees + i * forest->n + begin, n * sizeof *to);
             else
-                err = start(&requests, true, to, n, r);
+                err = start_receive(&requests, to, n, r);
         }
         at += count;
     }
@@ -146,7 +166,7 @@ static Err *exchange(Dp *dp, const Forest *forest, const size_t *first, size_t b
         size_t from, end;
         dp_slice(dp, r, forest->n, &from, &end);
         for (size_t i = 0; i < n_mine && r != dp->rank && !err; i++)
-            err = start(&requests, false, forest->subtrees + i * forest->n + from, end - from, r);
+            err = start_send(&requests, forest->subtrees + i * forest->n + from, end - from, r);
     }
     finish(&requests);
     return err;
@@ -214,12 +234,12 @@ Err *dp_collect(const Dp *dp, size_t n, const float *slice, float *block)
     Err *err = NULL;
     dp_slice(dp, dp->rank, n, &begin, &end);
     if (dp->rank != 0) {
-        err = start(&requests, false, (float *)(size_t)slice, end - begin, 0);
+        err = start_send(&requests, slice, end - begin, 0);
     } else {
         memcpy(block + begin, slice, (end - begin) * sizeof *block);
         for (int r = 1; r < dp->size && !err; r++) {
             dp_slice(dp, r, n, &begin, &end);
-            err = start(&requests, true, block + begin, end - begin, r);
+            err = start_receive(&requests, block + begin, end - begin, r);
         }
     }
     finish(&requests);

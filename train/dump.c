@@ -1,3 +1,5 @@
+/* A dump copies what a StepProbe sees into tensors of its own, and writes them when the step is done. The tensors are
+ * found by name; groups of a step add their rows to the same tensor. */
 #include "train/dump.h"
 
 #include "base/memory.h"
@@ -7,38 +9,45 @@
 #include <stdlib.h>
 #include <string.h>
 
+typedef struct {
+    char *name; /* owned, as is data */
+    DType dtype;
+    size_t rows, cols;
+    void *data;
+} DumpTensor;
+
 struct Dump {
     size_t rows, n, capacity;
-    TensorView *tensors; /* names and data are owned */
+    DumpTensor *tensors;
     StepProbe probe;
     Err *err; /* the first: a probe cannot return one */
 };
 
-/* A zeroed tensor of that name. */
-static Err *add(Dump *dump, const char *name, DType dtype, size_t rows, size_t cols, void **data)
+/* Add a tensor of zeros. *data is borrowed. */
+static Err *add(Dump *dump, DumpTensor tensor, const char *name, void **data)
 {
-    char *own;
     TRY(mem_grow(&dump->tensors, &dump->capacity, dump->n + 1, sizeof *dump->tensors));
-    TRY(mem_copy_text(&own, name));
-    TensorView *tensor = &dump->tensors[dump->n++];
-    *tensor = (TensorView){
-        .name = own, .dtype = dtype, .n_dims = 2, .shape = {rows, cols}, .bytes = rows * cols * dtype_bytes(dtype)};
-    TRY(mem_new(data, rows * cols, dtype_bytes(dtype)));
-    tensor->data = *data;
+    TRY(mem_copy_text(&tensor.name, name));
+    DumpTensor *to = &dump->tensors[dump->n++];
+    *to = tensor;
+    TRY(mem_new(&to->data, tensor.rows * tensor.cols, dtype_bytes(tensor.dtype)));
+    *data = to->data;
     return NULL;
 }
 
-/* A group's rows go where they stand among the rank's. */
-static void see(void *context, const char *what, size_t l, size_t row, size_t rows, size_t cols, const void *data)
+/* Copy rows [row, row + rows) of the rank, which one group has computed. */
+static void observe(void *context, const char *what, size_t l, size_t row, size_t rows, size_t cols, const void *data)
 {
     Dump *dump = context;
     char name[64];
     void *to = NULL;
     snprintf(name, sizeof name, "%s.%zu", what, l);
     for (size_t i = 0; i < dump->n && !to; i++)
-        if (strcmp(dump->tensors[i].name, name) == 0) to = (void *)(size_t)dump->tensors[i].data;
+        if (strcmp(dump->tensors[i].name, name) == 0) to = dump->tensors[i].data;
     bool ids = strcmp(what, "router.experts") == 0;
-    if (!to && !dump->err) dump->err = add(dump, name, ids ? DTYPE_I64 : DTYPE_F32, dump->rows, cols, &to);
+    if (!to && !dump->err)
+        dump->err = add(dump, (DumpTensor){.dtype = ids ? DTYPE_I64 : DTYPE_F32, .rows = dump->rows, .cols = cols},
+                        name, &to);
     if (to && !ids) memcpy((float *)to + row * cols, data, rows * cols * sizeof(float));
     for (size_t i = 0; to && ids && i < rows * cols; i++) ((int64_t *)to)[row * cols + i] = ((const int32_t *)data)[i];
 }
@@ -47,7 +56,7 @@ Err *dump_new(Dump **dump, size_t rows)
 {
     TRY(mem_new(dump, 1, sizeof **dump));
     **dump = (Dump){.rows = rows};
-    (*dump)->probe = (StepProbe){*dump, see};
+    (*dump)->probe = (StepProbe){*dump, observe};
     return NULL;
 }
 
@@ -55,8 +64,8 @@ void dump_free(Dump *dump)
 {
     if (!dump) return;
     for (size_t i = 0; i < dump->n; i++) {
-        free((char *)(size_t)dump->tensors[i].name);
-        free((void *)(size_t)dump->tensors[i].data);
+        free(dump->tensors[i].name);
+        free(dump->tensors[i].data);
     }
     free(dump->tensors);
     err_free(dump->err);
@@ -75,10 +84,28 @@ static Err *add_gradients(Dump *dump, const Dp *dp, Step *step, const LayerAdapt
     for (size_t i = 0; i < layer->n_params && !err && dp->rank == 0; i++) {
         const Param *p = &layer->params[i];
         snprintf(name, sizeof name, "grad.%s", p->name);
-        err = add(dump, name, DTYPE_F32, p->rows, p->cols, &to);
+        err = add(dump, (DumpTensor){.dtype = DTYPE_F32, .rows = p->rows, .cols = p->cols}, name, &to);
         if (!err) memcpy(to, block + p->offset, param_count(p) * sizeof(float));
     }
     free(block);
+    return err;
+}
+
+static Err *write_tensors(const Dump *dump, const char *path)
+{
+    TensorView *views;
+    TRY(mem_new(&views, dump->n, sizeof *views));
+    for (size_t i = 0; i < dump->n; i++) {
+        const DumpTensor *t = &dump->tensors[i];
+        views[i] = (TensorView){.name = t->name,
+                                .dtype = t->dtype,
+                                .n_dims = 2,
+                                .shape = {t->rows, t->cols},
+                                .bytes = t->rows * t->cols * dtype_bytes(t->dtype),
+                                .data = t->data};
+    }
+    Err *err = safetensors_write(path, views, dump->n);
+    free(views);
     return err;
 }
 
@@ -92,6 +119,6 @@ Err *dump_write(Dump *dump, const Dp *dp, Step *step, const Adapter *adapter, ui
     if (!err) err = file_make_directory(directory);
     snprintf(name, sizeof name, "step-%06llu-rank-%d.safetensors", (unsigned long long)number, dp->rank);
     if (!err) err = file_join(path, directory, name);
-    if (!err && dump->n) err = safetensors_write(path, dump->tensors, dump->n);
+    if (!err && dump->n) err = write_tensors(dump, path);
     return err_wrap(err, "dump to %s", directory);
 }

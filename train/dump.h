@@ -1,9 +1,10 @@
-/* Everything that a step shows, as safetensors, to compare with a reference.
+/* Dump a step: its activations and gradients as safetensors, to compare them with a reference.
  *
  *     DIR/step-000012-rank-0.safetensors
- *         hidden.3           [T][D]   hidden state below layer 3, this rank's rows in their order; grad.hidden.3
- *         router.logits.3    [T][E]   router.weights.3 [T][K], router.experts.3 [T][K]: of layer 3
- *         grad.NAME          [rows][cols]  rank 0 only: the whole step's gradient of a parameter, before clipping */
+ *         hidden.3           [T][D]   layer input of layer 3: this rank's rows in order; its gradient is grad.hidden.3
+ *         router.logits.3    [T][E]   also router.weights.3 [T][K] and router.experts.3 [T][K]
+ *         grad.NAME          [rows][cols]  rank 0 only: the gradient of a parameter, of the whole step, before
+ *                            clipping */
 #ifndef GRAFT_TRAIN_DUMP_H
 #define GRAFT_TRAIN_DUMP_H
 
@@ -11,7 +12,7 @@
 
 typedef struct Dump Dump;
 
-/* rows: of this rank. dump_probe is for step_gradients. */
+/* rows: of this rank. dump_probe: what step_gradients takes. Owner: the caller, until dump_free. */
 MUST_USE Err *dump_new(Dump **dump, size_t rows);
 void dump_free(Dump *dump);
 const StepProbe *dump_probe(Dump *dump);

@@ -1,4 +1,4 @@
-/* What `graft train` can be told: one table for the configuration file, the command line and --help. */
+/* The options of `graft train`: one table for the configuration file, the command line and --help. */
 #ifndef GRAFT_TRAIN_SETTINGS_H
 #define GRAFT_TRAIN_SETTINGS_H
 

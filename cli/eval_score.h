@@ -1,5 +1,5 @@
-/* An evaluation at work: files become records, records get scores from the base and every adapter, and parts of them are
- * summed up.
+/* An evaluation at work: files become records, records get scores from the base and every adapter, and parts of them
+ * are summed up.
  *
  *     eval_open(&eval);     // what settings ask for
  *     eval_score(&eval);    // one reading of the weights, and what is written

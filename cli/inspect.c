@@ -1,5 +1,5 @@
-/* graft inspect PATH: what a model is, how large, and whether its files are whole; what a run, a checkpoint or an adapter
- * holds. */
+/* graft inspect PATH: what a model is, how large, and whether its files are whole; what a run, a checkpoint or an
+ * adapter holds. */
 #include "base/options.h"
 #include "cli/verbs.h"
 #include "model/model.h"

@@ -56,9 +56,9 @@ static void become_mpirun(const char *const *words)
     _exit(ERR_IO);
 }
 
-/* Wait for mpirun with the same words; its exit code is ours. Threads of a rank must not share one core, a container's root
- * is welcome, and more ranks than cores are the user's choice. A signal to stop goes on as SIGUSR2, which mpirun hands to
- * the ranks: on SIGTERM it would kill them a second later, and a step takes longer. */
+/* Wait for mpirun with the same words; its exit code is ours. Threads of a rank must not share one core, a container's
+ * root is welcome, and more ranks than cores are the user's choice. A signal to stop goes on as SIGUSR2, which mpirun
+ * hands to the ranks: on SIGTERM it would kill them a second later, and a step takes longer. */
 static Err *start_ranks(long ranks, int argc, char **argv, int *code)
 {
     char count[24], self[4096];

@@ -1,3 +1,5 @@
+/* The audit in three parts: which parameters are checked, what a step shows of them, and the comparison of an exported
+ * file with memory. A part is one LoRA module or one router that is trained in full. */
 #include "train/audit.h"
 
 #include "base/log.h"
@@ -9,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- who is judged -------------------------------------------------------------------------------------------- */
+/* ---- the parts ------------------------------------------------------------------------------------------------ */
 
 static bool find_expert(const LayerAdapter *layer, size_t E, const Lora *lora, size_t *expert)
 {
@@ -104,56 +106,63 @@ void audit_resume(Audit *a)
     for (size_t i = 0; i < a->n_parts; i++) a->parts[i].ever = a->ever[i] != 0;
 }
 
-/* ---- the judgement -------------------------------------------------------------------------------------------- */
+/* ---- the check ------------------------------------------------------------------------------------------------ */
 
-typedef enum { FINE, NO_TOKEN, NO_SCORED_TOKEN, FAULT } Verdict;
+typedef enum { FINE, NO_TOKEN, NO_LOSS_TOKEN, FAULT } Verdict;
 
-/* tokens: out, how many should have given a fault its gradient. */
-static Verdict judge(const Audit *a, const AuditPart *part, const Step *step, const char **when, uint64_t *tokens)
+/* tokens: out, how many tokens should have given a gradient, if this is a fault; when: in which time. */
+static Verdict check_part(const Audit *a, const AuditPart *part, const Step *step, const char **when, uint64_t *tokens)
 {
     size_t at = part->l * a->adapter->model->router.E + part->expert;
     *when = "in this step";
     *tokens = step_live_tokens(step, part->l);
     if (part->now) return FINE;
-    if (!part->routed || *tokens == 0) return FAULT; /* every step has scored tokens: a gradient must arrive */
+    if (!part->routed || *tokens == 0) return FAULT; /* every step has tokens in the loss: a gradient must arrive */
     *tokens = step_live(step, part->l)[part->expert];
     if (*tokens) return FAULT;
     if (part->ever) return FINE;
     *when = "since the start";
     *tokens = a->live[at];
-    return a->live[at] ? FAULT : a->tokens[at] ? NO_SCORED_TOKEN : NO_TOKEN;
+    return a->live[at] ? FAULT : a->tokens[at] ? NO_LOSS_TOKEN : NO_TOKEN;
 }
 
-/* Add an expert to {"layer": [experts]}; its second pair comes right after all first ones, so look for it. */
-static void add_expert(Json *table, size_t l, size_t expert)
+/* {"layer": [experts]}. Parts come layer by layer, so only the list of the last layer grows. */
+typedef struct {
+    Json *table, *last; /* last: borrowed from table */
+    size_t l;           /* layer of `last` */
+} ExpertTable;
+
+/* Add an expert once; its LoRA modules (gate and up; down) are not neighbours among the parts. */
+static void add_expert(ExpertTable *experts, size_t l, size_t expert)
 {
     char key[24];
-    snprintf(key, sizeof key, "%zu", l);
-    Json *list = (Json *)(size_t)json_find(table, key);
-    if (!list) {
-        list = json_new_array();
-        json_add(table, key, list);
+    if (!experts->last || experts->l != l) {
+        snprintf(key, sizeof key, "%zu", l);
+        experts->last = json_new_array();
+        experts->l = l;
+        json_add(experts->table, key, experts->last);
     }
-    for (const Json *item = json_first(list); item; item = json_next(item))
+    for (const Json *item = json_first(experts->last); item; item = json_next(item))
         if (json_number(item) == (double)expert) return;
-    json_add_number(list, NULL, (double)expert);
+    json_add_number(experts->last, NULL, (double)expert);
 }
 
-/* "layer 3: 1 5 7" for every layer, the first few experts of it. */
-static void tell_experts(const Json *table, const char *why)
+/* "layer 3: experts 1 5 7 (3) ...": for every layer its first few experts. */
+static void report_experts(const Json *table, const char *why)
 {
-    enum { MOST = 12 };
+    enum { MAX_SHOWN = 12 };
     for (const Json *list = json_first(table); list; list = json_next(list)) {
         char line[256] = "";
         size_t i = 0, n = json_count(list);
-        for (const Json *item = json_first(list); item && i < MOST; item = json_next(item), i++)
+        for (const Json *item = json_first(list); item && i < MAX_SHOWN; item = json_next(item), i++)
             snprintf(line + strlen(line), sizeof line - strlen(line), " %.0f", json_number(item));
-        log_line("            layer %s: experts%s%s (%zu) %s", json_key(list), line, n > MOST ? " ..." : "", n, why);
+        log_line("            layer %s: experts%s%s (%zu) %s", json_key(list), line, n > MAX_SHOWN ? " ..." : "", n,
+                 why);
     }
 }
 
-/* Everyone's flags, added: [n_parts] now, [n_parts] ever. */
-static void agree(Audit *a, const Dp *dp, uint64_t *flags)
+/* A part has a gradient when it has one on any rank. flags: [n_parts] now, then [n_parts] ever. */
+static void merge_flags(Audit *a, const Dp *dp, uint64_t *flags)
 {
     for (size_t i = 0; i < a->n_parts; i++) {
         flags[i] = a->parts[i].now;
@@ -167,36 +176,37 @@ static void agree(Audit *a, const Dp *dp, uint64_t *flags)
     }
 }
 
-static Json *verdicts(Audit *a, const Step *step, bool report)
+static Json *check_parts(Audit *a, const Step *step, bool report)
 {
-    enum { MOST_TOLD = 12 };
-    Json *result = json_new_object(), *no_token = json_new_object(), *no_scored = json_new_object(),
-         *errors = json_new_array();
+    enum { MAX_SHOWN = 12 };
+    Json *result = json_new_object(), *errors = json_new_array();
+    ExpertTable no_token = {.table = json_new_object()}, no_loss_token = {.table = json_new_object()};
     a->n_without = a->n_errors = 0;
     for (const AuditPart *part = a->parts; part < a->parts + a->n_parts; part++) {
         const char *when;
         uint64_t tokens;
-        Verdict verdict = judge(a, part, step, &when, &tokens);
+        Verdict verdict = check_part(a, part, step, &when, &tokens);
         a->n_without += verdict != FINE;
-        if (verdict == NO_TOKEN) add_expert(no_token, part->l, part->expert);
-        if (verdict == NO_SCORED_TOKEN) add_expert(no_scored, part->l, part->expert);
+        if (verdict == NO_TOKEN) add_expert(&no_token, part->l, part->expert);
+        if (verdict == NO_LOSS_TOKEN) add_expert(&no_loss_token, part->l, part->expert);
         if (verdict != FAULT) continue;
-        if (++a->n_errors <= MOST_TOLD)
-            log_line("  AUDIT     ERROR: %s got no gradient from the %llu tokens %s that should give it one",
+        if (++a->n_errors <= MAX_SHOWN)
+            log_line("  AUDIT     ERROR: %s got no gradient, although %llu tokens %s should have given it one",
                      part->name, (unsigned long long)tokens, when);
         json_add_string(errors, NULL, part->name);
     }
-    if (a->n_errors > MOST_TOLD)
-        log_line("  AUDIT     ERROR: and %zu more; metrics.jsonl names them", a->n_errors - MOST_TOLD);
+    if (a->n_errors > MAX_SHOWN)
+        log_line("  AUDIT     ERROR: and %zu more, named in metrics.jsonl", a->n_errors - MAX_SHOWN);
     if (report) {
-        log_line("  audit     %zu of %zu pairs and routers got a gradient", a->n_parts - a->n_without, a->n_parts);
-        tell_experts(no_token, "saw no token since the start");
-        tell_experts(no_scored, "saw no token that anything scored depends on");
+        log_line("  audit     %zu of %zu LoRA modules and routers got a gradient", a->n_parts - a->n_without,
+                 a->n_parts);
+        report_experts(no_token.table, "had no token since the start");
+        report_experts(no_loss_token.table, "had no token that a token in the loss depends on");
     }
     json_add_number(result, "parts", (double)a->n_parts);
     json_add_number(result, "without_gradient", (double)a->n_without);
-    json_add(result, "no_token", no_token);
-    json_add(result, "no_scored_token", no_scored);
+    json_add(result, "no_token", no_token.table);
+    json_add(result, "no_scored_token", no_loss_token.table);
     json_add(result, "errors", errors);
     return result;
 }
@@ -205,9 +215,9 @@ Err *audit_check(Audit *a, const Dp *dp, const Step *step, bool report, Json **r
 {
     uint64_t *flags;
     TRY(mem_new(&flags, 2 * a->n_parts, sizeof *flags));
-    agree(a, dp, flags);
+    merge_flags(a, dp, flags);
     free(flags);
-    *result = verdicts(a, step, report);
+    *result = check_parts(a, step, report);
     return NULL;
 }
 
@@ -224,7 +234,8 @@ static Err *differs(const char *name, const char *what)
     return err_new(ERR_FORMAT, "%s: %s in the file is not the one in memory", name, what);
 }
 
-/* Both halves of a pair against the file's, which may be padded with zeros to a larger r, and B scaled for it. */
+/* A and B of one LoRA module against those in the file. The file may pad them with zeros to a larger r and scale B to
+ * match. */
 static Err *compare_values(const LoraModule *given, const AdapterLora *found, const float *A, const float *B)
 {
     double fold = given->scale / found->scale;
@@ -245,11 +256,11 @@ static Err *compare_values(const LoraModule *given, const AdapterLora *found, co
     return NULL;
 }
 
-static Err *compare_pair(const AdapterFile *file, const LoraModule *given)
+static Err *compare_lora(const AdapterFile *file, const LoraModule *given)
 {
     const AdapterLora *found = adapter_file_find(file, given->module);
     float *A, *B;
-    if (!found) return err_new(ERR_FORMAT, "%s is trained, and not in the file", given->module);
+    if (!found) return err_new(ERR_FORMAT, "%s is trained, but not in the file", given->module);
     if (found->r < given->r || found->in != given->in || found->out != given->out)
         return differs(given->module, "the shape");
     TRY(mem_new(&A, found->r * found->in, sizeof *A));
@@ -280,15 +291,15 @@ static Err *compare_router(const AdapterFile *file, const LoraModule *router)
         free(data);
         return same ? NULL : differs(name, "the weight");
     }
-    return err_new(ERR_FORMAT, "%s is trained, and not in the file", name);
+    return err_new(ERR_FORMAT, "%s is trained, but not in the file", name);
 }
 
-/* What the file has beyond memory must do nothing: zeros stand for experts that are not adapted. */
 static int by_module(const void *a, const void *b)
 {
     return strcmp(((const LoraModule *)a)->module, ((const LoraModule *)b)->module);
 }
 
+/* The file holds zeros for experts that have no LoRA. A module that is not in memory must have B zero. */
 static Err *check_zero(const AdapterLora *found, size_t n, const LoraModule *sorted)
 {
     float *A, *B;
@@ -299,7 +310,7 @@ static Err *check_zero(const AdapterLora *found, size_t n, const LoraModule *sor
     if (!err) {
         adapter_file_read_lora(found, A, B);
         for (size_t i = 0; i < found->out * found->r && !err; i++)
-            if (B[i] != 0) err = err_new(ERR_FORMAT, "%s is not trained, and not zero in the file", found->module);
+            if (B[i] != 0) err = err_new(ERR_FORMAT, "%s is not trained, but not zero in the file", found->module);
         free(B);
     }
     free(A);
@@ -316,7 +327,7 @@ Err *audit_export(const Adapter *adapter, const char *directory)
     if (!err) {
         qsort(loras, n, sizeof *loras, by_module);
         for (size_t i = 0; i < n && !err; i++)
-            err = loras[i].A ? compare_pair(file, &loras[i]) : compare_router(file, &loras[i]);
+            err = loras[i].A ? compare_lora(file, &loras[i]) : compare_router(file, &loras[i]);
         for (size_t i = 0; i < file->n_loras && !err; i++) err = check_zero(&file->loras[i], n, loras);
         lora_modules_free(loras, n);
     }

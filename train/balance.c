@@ -1,3 +1,6 @@
+/* Coefficients of the balance losses from the settings, and the update of the correction biases. Equations and sources
+ * are in the header; the losses themselves are in autograd/op_balance.c. A coefficient that could have no effect is
+ * refused. */
 #include "train/balance.h"
 
 #include "base/memory.h"
@@ -15,7 +18,8 @@ bool balance_is_on(const Json *coefficient)
     return false;
 }
 
-/* A loss at layer l's router acts through what stands at or below it: lower layers, this layer's attention, the router. */
+/* The loss of layer l's router has an effect if something is trained at or below it: lower layers, the attention of
+ * this layer, the router itself. */
 static bool can_act(const Adapter *adapter, size_t l)
 {
     const LayerAdapter *layer = &adapter->layers[l];
@@ -31,8 +35,9 @@ static Err *check_value(const char *key, const Json *value)
     return err_new(ERR_USAGE, "%s: every coefficient is a number from 0 to 1e6", key);
 }
 
-/* Put one loss's coefficients into place. */
-static Err *take(const char *key, const Json *given, const Adapter *adapter, BalanceValues *to, size_t offset)
+/* Store the coefficients of one loss: one number for all layers, or a table by layer. offset: of its field. */
+static Err *set_coefficients(const char *key, const Json *given, const Adapter *adapter, BalanceValues *to,
+                             size_t offset)
 {
     const Model *model = adapter->model;
     if (!given || json_kind(given) == JSON_NULL) return NULL;
@@ -51,12 +56,12 @@ static Err *take(const char *key, const Json *given, const Adapter *adapter, Bal
             model->layers[l].dense)
             return err_new(ERR_USAGE, "%s: layer %s has no router", key, json_key(member));
         if (json_number(member) > 0 && !can_act(adapter, l))
-            return err_new(ERR_USAGE, "%s: nothing that is trained stands at or below the router of layer %zu", key, l);
+            return err_new(ERR_USAGE, "%s: nothing is trained at or below the router of layer %zu", key, l);
         *(double *)((char *)&to[l] + offset) = json_number(member);
         acts = true;
     }
     if (acts || !balance_is_on(given)) return NULL;
-    return err_new(ERR_USAGE, "%s is on, but nothing that is trained stands at or below any router", key);
+    return err_new(ERR_USAGE, "%s is on, but nothing is trained at or below any router", key);
 }
 
 Err *balance_coefficients(const Settings *s, const Adapter *adapter, BalanceValues **coefficients)
@@ -76,7 +81,7 @@ Err *balance_coefficients(const Settings *s, const Adapter *adapter, BalanceValu
     bool on = false;
     Err *err = mem_new(coefficients, adapter->n_layers, sizeof **coefficients);
     for (size_t i = 0; i < sizeof losses / sizeof *losses && !err; i++) {
-        err = take(losses[i].key, losses[i].given, adapter, *coefficients, losses[i].offset);
+        err = set_coefficients(losses[i].key, losses[i].given, adapter, *coefficients, losses[i].offset);
         on = on || balance_is_on(losses[i].given);
     }
     json_free(all_layers);
@@ -86,7 +91,7 @@ Err *balance_coefficients(const Settings *s, const Adapter *adapter, BalanceValu
     return err;
 }
 
-/* load_e E against the sum of loads, in whole numbers: no rounding decides. */
+/* Compares load_e E with the sum of the loads in integers, so that rounding cannot decide. */
 void balance_move_biases(Adapter *adapter, const Step *step, double rate)
 {
     size_t E = adapter->model->router.E;
@@ -106,10 +111,10 @@ void balance_move_biases(Adapter *adapter, const Step *step, double rate)
 double balance_max_over_mean(const Step *step, size_t l, size_t E)
 {
     const uint64_t *load = step_load(step, l);
-    uint64_t most = 0, total = 0;
+    uint64_t max_load = 0, total = 0;
     for (size_t e = 0; e < E && load; e++) {
         total += load[e];
-        if (load[e] > most) most = load[e];
+        if (load[e] > max_load) max_load = load[e];
     }
-    return total ? (double)most * (double)E / (double)total : 0;
+    return total ? (double)max_load * (double)E / (double)total : 0;
 }

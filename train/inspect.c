@@ -1,3 +1,5 @@
+/* `graft inspect` builds one JSON object about a path; the text is printed from it, so both say the same. Its keys are
+ * a file format ("pairs": LoRA modules). */
 #define _GNU_SOURCE
 #include "train/inspect.h"
 
@@ -16,7 +18,7 @@
 
 /* ---- a checkpoint --------------------------------------------------------------------------------------------- */
 
-/* Some of the settings that a run was started with. */
+/* The settings that matter most to a reader. */
 static void add_settings(Json *out, const Json *settings)
 {
     static const char *const keys[] = {"model_name_or_path",  "train_file",
@@ -67,7 +69,7 @@ static Err *checkpoint(Json *out, const char *path)
 
 /* ---- an adapter ----------------------------------------------------------------------------------------------- */
 
-static void count_up(Json *table, const char *key)
+static void add_one(Json *table, const char *key)
 {
     const Json *before = json_find(table, key);
     Json *one = json_new_array();
@@ -119,7 +121,7 @@ static Err *adapter(Json *out, const char *path)
         bool zero = false;
         char kind[128];
         kind_of(lora->module, kind);
-        count_up(modules, kind);
+        add_one(modules, kind);
         values += lora->r * (lora->in + lora->out);
         err = is_zero(lora, &zero);
         zeros += zero;
@@ -152,10 +154,10 @@ static void add_curve(Json *out, const char *name, const char *file, const char 
     }
     json_add_number(ends, "first", curve->points[0].y);
     json_add_number(ends, "last", curve->points[curve->n - 1].y);
-    double least = curve->points[0].y;
+    double lowest = curve->points[0].y;
     for (size_t i = 1; i < curve->n; i++)
-        if (curve->points[i].y < least) least = curve->points[i].y;
-    json_add_number(ends, "lowest", least);
+        if (curve->points[i].y < lowest) lowest = curve->points[i].y;
+    json_add_number(ends, "lowest", lowest);
     snprintf(key, sizeof key, "%s%s%s%s%s", name, *file ? " " : "", file, *domain ? " " : "", domain);
     json_add(out, key, ends);
 }
@@ -195,7 +197,7 @@ static Err *run(Json *out, const char *path)
     return NULL;
 }
 
-/* ---- in words ------------------------------------------------------------------------------------------------- */
+/* ---- as text -------------------------------------------------------------------------------------------------- */
 
 static Err *print_value(FILE *stream, const Json *value);
 

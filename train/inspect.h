@@ -6,8 +6,10 @@
 
 #include <stdbool.h>
 
-/* path: a run's directory, a checkpoint file or an adapter's directory; *known is false, and no text made, for anything
- * else. Text for people, or JSON. Owner: the caller, until free(). */
+/* Describe a path as text, or as JSON.
+ *   path    the directory of a run, a checkpoint file, or the directory of an adapter
+ *   *known  false for anything else; then there is no text
+ * Owner of text: the caller, until free(). */
 MUST_USE Err *inspect_path(const char *path, bool as_json, char **text, bool *known);
 
 #endif

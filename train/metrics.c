@@ -1,3 +1,5 @@
+/* metrics.jsonl. Every line is flushed as it is written, so the byte count that a checkpoint holds is always on
+ * disk. */
 #define _GNU_SOURCE
 #include "train/metrics.h"
 

@@ -1,7 +1,9 @@
-/* metrics.jsonl: one JSON object a line, flushed as it is written; a resume cuts the file back to what its checkpoint
- * knew. Lines of a step: step, epoch, loss, learning_rate, grad_norm, tokens, scored, balance losses when they act, and
- * last what depends on the clock. Lines of an evaluation, one for
- * each file and for each of its domains: step, epoch, eval_loss, eval_accuracy, eval_file, eval_domain, eval_scored. */
+/* metrics.jsonl: one JSON object per line, flushed as it is written. A resume cuts the file back to the length that its
+ * checkpoint holds. The keys are a file format:
+ *   a step         step, epoch, loss, learning_rate, grad_norm, tokens, "scored" (tokens in the loss), the balance
+ *                  losses that are on, and last the values that depend on the clock
+ *   an evaluation  step, epoch, eval_loss, eval_accuracy, eval_file, eval_domain, "eval_scored" (tokens in the loss):
+ *                  one line for each file and for each of its domains */
 #ifndef GRAFT_TRAIN_METRICS_H
 #define GRAFT_TRAIN_METRICS_H
 
@@ -16,10 +18,11 @@ typedef struct {
     uint64_t bytes;
 } Metrics;
 
-/* Open for appending after `bytes` bytes; what is behind them is cut off. Fails: ERR_IO; ERR_FORMAT when shorter. */
+/* Open for appending after the first `bytes` bytes; the file is cut there. Fails: ERR_IO; ERR_FORMAT when it is
+ * shorter. */
 MUST_USE Err *metrics_open(Metrics *metrics, const char *directory, uint64_t bytes);
 
-/* Write one line; takes ownership of the object. */
+/* Write one line. Takes ownership of the object. */
 MUST_USE Err *metrics_write(Metrics *metrics, Json *line);
 
 MUST_USE Err *metrics_close(Metrics *metrics);

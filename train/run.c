@@ -1,3 +1,9 @@
+/* Opening and closing a run, in the order of the sections below: settings, model, data, adapter, memory, step, output
+ * directory. What always holds:
+ *   1. Every rank opens everything. After each part the ranks agree, so an error on one of them stops all.
+ *   2. The ranks compare digests of settings, model files, data and compute path before they plan memory.
+ *   3. A run that is refused has not changed its output directory.
+ *   4. run_close frees a run that was opened only in part. */
 #define _GNU_SOURCE
 #include "train/run.h"
 
@@ -17,7 +23,7 @@
 
 /* ---- settings ------------------------------------------------------------------------------------------------- */
 
-static Err *need(const char *value, const char *key)
+static Err *require(const char *value, const char *key)
 {
     return value ? NULL : err_new(ERR_USAGE, "%s is missing; give it in the configuration or as --%s", key, key);
 }
@@ -44,16 +50,16 @@ static Err *read_settings(Run *run, int argc, char **argv)
     if (!err && file) err = options_file(s, settings_table, file);
     if (!err) err = options_arguments(s, settings_table, argc, argv, &file, 1, &n);
     if (err || s->help) return err;
-    TRY(need(s->model_name_or_path, "model_name_or_path"));
-    if (!s->train_file) TRY(need(NULL, "train_file"));
-    TRY(need(s->output_dir, "output_dir"));
+    TRY(require(s->model_name_or_path, "model_name_or_path"));
+    if (!s->train_file) TRY(require(NULL, "train_file"));
+    TRY(require(s->output_dir, "output_dir"));
     if (s->init_adapter && (s->target_modules || s->experts || s->train_router))
         return err_new(ERR_USAGE,
                        "init_adapter says what is trained; leave out target_modules, experts and train_router");
     return resolve_experts(s);
 }
 
-/* Each rank of a host gets its share of the cores. */
+/* The ranks of a host share its cores. */
 static void set_threads(const Run *run)
 {
     const char *local = getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
@@ -67,10 +73,10 @@ static void set_threads(const Run *run)
 static Err *set_compute(const char *compute)
 {
     if (dispatch_init(compute)) return NULL;
-    return err_new(ERR_USAGE, "compute %s: this CPU cannot do that", compute);
+    return err_new(ERR_USAGE, "compute %s: this CPU has no such instructions", compute);
 }
 
-/* ---- what the run works on ------------------------------------------------------------------------------------ */
+/* ---- model, data, adapter and step ---------------------------------------------------------------------------- */
 
 static Err *open_data(Run *run)
 {
@@ -94,7 +100,7 @@ static Err *open_data(Run *run)
     return err;
 }
 
-/* Last, for only here a large file's records must have been counted. */
+/* The number of steps and the schedule. Comes last, because it waits until the records of a large file are counted. */
 static Err *plan_steps(Run *run)
 {
     const Settings *s = &run->settings;
@@ -102,7 +108,7 @@ static Err *plan_steps(Run *run)
     TRY(dataset_digest(run->train, run->data_digest));
     uint64_t per_epoch = loader_steps_per_epoch(run->loader);
     run->total = s->max_steps ? (uint64_t)s->max_steps : (uint64_t)ceil(s->num_train_epochs * (double)per_epoch);
-    if (run->total == 0) return err_new(ERR_USAGE, "no step to take: num_train_epochs is %g", s->num_train_epochs);
+    if (run->total == 0) return err_new(ERR_USAGE, "the run has no step: num_train_epochs is %g", s->num_train_epochs);
     uint64_t warmup = s->warmup_steps ? (uint64_t)s->warmup_steps : schedule_warmup_steps(run->total, s->warmup_ratio);
     return schedule_init(&run->schedule, s->lr_scheduler_type, s->lr_scheduler_kwargs, s->learning_rate, warmup,
                          run->total);
@@ -123,8 +129,8 @@ static Err *attach(Run *run)
     return adapter_new(&run->adapter, run->model, &lora, (uint64_t)s->seed);
 }
 
-/* Options that would do nothing. */
-static Err *check_idle(const Run *run)
+/* Refuse options that would have no effect. */
+static Err *check_effects(const Run *run)
 {
     const Settings *s = &run->settings;
     bool routers = false, sparse = false;
@@ -133,9 +139,9 @@ static Err *check_idle(const Run *run)
         sparse = sparse || !run->model->layers[l].dense;
     }
     if (s->router_learning_rate > 0 && !routers)
-        return err_new(ERR_USAGE, "router_learning_rate is given, and no router is trained in full; see train_router");
+        return err_new(ERR_USAGE, "router_learning_rate is given, but no router is trained in full; see train_router");
     if (s->router_bias_update_rate > 0 && !sparse)
-        return err_new(ERR_USAGE, "router_bias_update_rate is given, and this model has no router");
+        return err_new(ERR_USAGE, "router_bias_update_rate is given, but this model has no router");
     if (s->early_stopping_patience && !s->eval_file.count)
         return err_new(ERR_USAGE, "early_stopping_patience needs an eval_file");
     return NULL;
@@ -156,7 +162,7 @@ static Err *make_step(Run *run)
                          .guard = s->guard,
                          .timing = s->timing ? &run->run_timing.timing : NULL,
                          .scratch_dir = run->scratch_dir};
-    TRY(check_idle(run));
+    TRY(check_effects(run));
     TRY(balance_coefficients(s, run->adapter, &run->balance));
     config.balance = run->balance;
     if (s->router_bias_update_rate > 0) TRY(adapter_own_biases(run->adapter));
@@ -166,16 +172,16 @@ static Err *make_step(Run *run)
 
 /* ---- the output directory ------------------------------------------------------------------------------------- */
 
-static Err *holds_a_run(const char *directory, bool *yes)
+static Err *holds_a_run(const char *directory, bool *holds)
 {
     char path[PATH_BYTES];
-    TRY(checkpoint_newest(directory, path, yes));
+    TRY(checkpoint_newest(directory, path, holds));
     TRY(file_join(path, directory, "metrics.jsonl"));
-    *yes = *yes || file_exists(path);
+    *holds = *holds || file_exists(path);
     return NULL;
 }
 
-/* Where to go on from: a path, or nothing. */
+/* The checkpoint to resume from. *found is false when the run starts from the beginning. */
 static Err *find_checkpoint(const Run *run, char path[PATH_BYTES], bool *found)
 {
     const char *from = run->settings.resume_from_checkpoint;
@@ -192,15 +198,15 @@ static Err *find_checkpoint(const Run *run, char path[PATH_BYTES], bool *found)
     return NULL;
 }
 
-/* A fresh start: a directory of our own. */
+/* For a run that starts from the beginning: a directory that can be written and holds no other run. */
 static Err *prepare_output(const Run *run)
 {
     const char *directory = run->settings.output_dir;
-    bool there;
+    bool used;
     TRY(file_make_directory(directory));
     if (access(directory, W_OK)) return err_errno("write to %s", directory);
-    TRY(holds_a_run(directory, &there));
-    if (!there) return NULL;
+    TRY(holds_a_run(directory, &used));
+    if (!used) return NULL;
     if (!run->settings.overwrite_output_dir)
         return err_new(
             ERR_USAGE,
@@ -219,7 +225,7 @@ static Err *write_settings(const Run *run)
     return file_write(path, run->config_json, strlen(run->config_json));
 }
 
-/* A refused resume leaves the directory as it was, so settings.json is the last to be replaced. */
+/* settings.json is replaced last, so that a refused resume leaves the directory as it was. */
 static Err *start_output(Run *run)
 {
     char path[PATH_BYTES];
@@ -237,7 +243,7 @@ static Err *start_output(Run *run)
     return write_settings(run);
 }
 
-/* ---- life ----------------------------------------------------------------------------------------------------- */
+/* ---- open and close ------------------------------------------------------------------------------------------- */
 
 static Err *open_parts(Run *run)
 {

@@ -82,7 +82,8 @@ void run_describe_use(const Run *run, uint64_t steps, double seconds);
 
 /* ---- run_checkpoint.c ------------------------------------------------------------------------------------------- */
 
-/* Save a checkpoint of the last finished step into a directory and keep the `keep` newest there (0: all). Collective. */
+/* Save a checkpoint of the last finished step into a directory and keep the `keep` newest there (0: all).
+ * Collective. */
 MUST_USE Err *run_save(Run *run, const char *directory, size_t keep);
 
 /* Load the state of a checkpoint and cut metrics.jsonl back to what it was then. Collective. */

@@ -1,5 +1,5 @@
-/* The batch of a step, from the loader. A function of the seed and the step alone, so the step can be computed again at any
- * time (run_fault.c does so), and grouped differently: the groups never change a bit. */
+/* The batch of a step, from the loader. A function of the seed and the step alone, so run_fault.c can recompute a
+ * step. group_tokens may differ from call to call: groups never change a bit. */
 #include "train/run.h"
 
 Err *run_batch(const Run *run, size_t group_tokens, Batch *batch)

@@ -1,5 +1,8 @@
-/* A run's state to a checkpoint and back. Moments live in slices: rank 0 collects them to write, and everyone reads the
- * file and takes its own. */
+/* Save the state of a run to a checkpoint, and resume from one. Every rank owns a slice of the moments: to save, rank 0
+ * collects and writes them; to resume, every rank reads the file and takes its own slice.
+ *
+ * A resume first checks everything that could refuse it. Only then does it cut metrics.jsonl back and remove the
+ * checkpoints of later steps, so a refused resume leaves the directory as it was. */
 #include "base/log.h"
 #include "base/memory.h"
 #include "ckpt/checkpoint.h"
@@ -7,6 +10,7 @@
 #include "tensor/dispatch.h"
 #include "train/run.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,7 +22,7 @@ typedef struct {
     float *m, *v;
 } Saved;
 
-/* What a run keeps besides: the audit's memory and the correction biases that move. */
+/* Extra arrays: the counts of the audit, and the router's correction biases when they are trained. */
 static void list_extras(Saved *saved, const Run *run)
 {
     const Audit *audit = run->audit;
@@ -34,7 +38,7 @@ static void list_extras(Saved *saved, const Run *run)
     saved->ckpt.extras = saved->extras;
 }
 
-static Err *saved_new(Saved *saved, const Run *run, bool vectors)
+static Err *saved_new(Saved *saved, const Run *run, bool with_moments)
 {
     const Adapter *a = run->adapter;
     size_t n;
@@ -42,7 +46,7 @@ static Err *saved_new(Saved *saved, const Run *run, bool vectors)
     TRY(trained_table(a, &saved->names, &saved->arrays, &n));
     saved->ckpt = (Checkpoint){.n_arrays = n, .arrays = saved->arrays, .n = a->n, .values = a->values};
     list_extras(saved, run);
-    if (!vectors) return NULL;
+    if (!with_moments) return NULL;
     TRY(mem_new(&saved->m, a->n, sizeof *saved->m));
     TRY(mem_new(&saved->v, a->n, sizeof *saved->v));
     saved->ckpt.m = saved->m;
@@ -69,7 +73,7 @@ static Err *collect_moments(Run *run, Saved *saved)
     return NULL;
 }
 
-/* What "the same bits" means: one SHA-256 of values and moments, and of biases that move. */
+/* One SHA-256 of values, moments and trained biases: two states with the same digest have the same bits. */
 static void digest_state(Run *run, const Saved *saved)
 {
     Digest digest;
@@ -117,7 +121,8 @@ static Err *progress_parse(Progress *p, const char *text)
 static Err *write_file(Run *run, Saved *saved, const char *directory, size_t keep)
 {
     digest_state(run, saved);
-    char path[PATH_BYTES], *progress;
+    char path[PATH_BYTES], compute_path[64], *progress;
+    snprintf(compute_path, sizeof compute_path, "%s", dispatch_path());
     TRY(progress_print(&run->progress, &progress));
     uint64_t per_epoch = loader_steps_per_epoch(run->loader);
     saved->ckpt.info = (CkptInfo){.step = run->done,
@@ -128,7 +133,7 @@ static Err *write_file(Run *run, Saved *saved, const char *directory, size_t kee
                                   .metrics_bytes = run->metrics.bytes,
                                   .config_json = run->config_json,
                                   .progress_json = progress,
-                                  .compute_path = (char *)(size_t)dispatch_path(),
+                                  .compute_path = compute_path,
                                   .base_digest = run->base_digest,
                                   .data_digest = run->data_digest};
     Err *err = file_make_directory(directory);
@@ -179,8 +184,8 @@ static bool is_among(const char *key, const char *const *keys)
     return *keys;
 }
 
-/* Say that a setting is another one; of those that the trained pairs depend on, refuse it. */
-static Err *tell_change(const char *key, const Json *was, const Json *now)
+/* Print that a setting differs from the checkpoint. Settings that scale the trained LoRA may not differ. */
+static Err *report_change(const char *key, const Json *was, const Json *now)
 {
     static const char *const scales[] = {"lora_alpha", "use_rslora", NULL};
     char *was_text, *now_text;
@@ -188,19 +193,18 @@ static Err *tell_change(const char *key, const Json *was, const Json *now)
     Err *err = json_print(now, false, &now_text);
     if (!err) {
         if (is_among(key, scales))
-            err = err_new(ERR_USAGE,
-                          "%s is %s; the checkpoint has %s, and its pairs mean something else at another scale", key,
+            err = err_new(ERR_USAGE, "%s is %s; the checkpoint has %s, and its LoRA was trained at that scale", key,
                           now_text, was_text);
         else
-            log_line("  resumed   with another %s: %s, it was %s", key, now_text, was_text);
+            log_line("  resumed   with %s %s; the checkpoint has %s", key, now_text, was_text);
         free(now_text);
     }
     free(was_text);
     return err;
 }
 
-/* What the checkpoint's settings say otherwise; those that name places or speed do not count. */
-static Err *tell_changes(const Run *run, const char *before)
+/* Compare the settings with the checkpoint's, but for those that only concern paths, output or speed. */
+static Err *report_changes(const Run *run, const char *before)
 {
     static const char *const free_to_change[] = {"output_dir",
                                                  "group_tokens",
@@ -233,7 +237,7 @@ static Err *tell_changes(const Run *run, const char *before)
     for (const Json *now = err ? NULL : json_first(new); now && !err; now = json_next(now)) {
         const Json *was = json_find(old, json_key(now));
         if (was && !is_among(json_key(now), free_to_change) && !same_setting(was, now))
-            err = tell_change(json_key(now), was, now);
+            err = report_change(json_key(now), was, now);
     }
     json_free(old);
     json_free(new);
@@ -262,7 +266,7 @@ static Err *check_info(const Run *run, const CkptInfo *info)
     return NULL;
 }
 
-/* Everyone's own slices of the moments. */
+/* Copy this rank's slices of the moments. */
 static void take_moments(Run *run, const Saved *saved)
 {
     for (size_t l = 0; l < run->adapter->n_layers; l++) {
@@ -275,14 +279,15 @@ static void take_moments(Run *run, const Saved *saved)
     }
 }
 
-/* Checkpoints of steps that are still to come would mix with new ones. A best one that is gone is best no more. */
-static Err *keep_past(Run *run)
+/* Remove the checkpoints of later steps, which would mix with the new ones. Forget the best step if its file is
+ * gone. */
+static Err *forget_later_steps(Run *run)
 {
     char best[PATH_BYTES], path[PATH_BYTES];
     TRY(run_best_directory(run, best));
     TRY(checkpoint_path(path, best, run->progress.best_step));
     if (run->settings.keep_best && run->progress.best_step && !file_exists(path)) {
-        log_line("  best      step %llu is not in %s; the search begins anew",
+        log_line("  best      step %llu is no longer in %s; the next evaluation sets a new best step",
                  (unsigned long long)run->progress.best_step, best);
         run->progress.best_step = run->progress.waited = 0;
     }
@@ -296,7 +301,7 @@ static Err *read_file(Run *run, Saved *saved, const char *path)
     CkptInfo info;
     TRY(checkpoint_peek(&info, path));
     Err *err = check_info(run, &info);
-    if (!err) err = tell_changes(run, info.config_json);
+    if (!err) err = report_changes(run, info.config_json);
     checkpoint_info_free(&info);
     if (err) return err;
     TRY(checkpoint_load(&saved->ckpt, path));
@@ -308,7 +313,7 @@ static Err *read_file(Run *run, Saved *saved, const char *path)
     err = progress_parse(&run->progress, saved->ckpt.info.progress_json);
     if (!err && run->dp.rank == 0)
         err = metrics_open(&run->metrics, run->settings.output_dir, saved->ckpt.info.metrics_bytes);
-    if (!err) err = keep_past(run); /* when nothing can refuse any more */
+    if (!err) err = forget_later_steps(run); /* nothing can refuse the resume any more */
     checkpoint_info_free(&saved->ckpt.info);
     return err;
 }

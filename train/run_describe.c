@@ -1,4 +1,5 @@
-/* What a run is, for people, before it begins. */
+/* The lines that a run prints before its first step: what is trained, on which data, how, and what is switched off.
+ * Every line has a label of nine characters. */
 #include "base/log.h"
 #include "tensor/dispatch.h"
 #include "tensor/gemm.h"
@@ -27,22 +28,22 @@ static void describe_modules(const Run *run)
                                                    "kv_b_proj",      "o_proj",      "mlp.gate|up", "mlp.down",
                                                    "shared.gate|up", "shared.down", "router"};
     char line[512] = "";
-    size_t experts, layers, routers = 0, by_pairs = 0;
+    size_t experts, layers, routers = 0, with_lora = 0;
     for (size_t i = 0; i < LORA_PLACES; i++) {
         size_t n = 0;
         for (size_t l = 0; l < run->adapter->n_layers; l++) n += run->adapter->layers[l].places[i] != NULL;
         if (n) snprintf(line + strlen(line), sizeof line - strlen(line), "%s%s (%zu)", *line ? ", " : "", names[i], n);
     }
-    if (*line) log_line("  pairs     %s", line);
+    if (*line) log_line("  LoRA      %s", line);
     count_experts(run, &experts, &layers);
-    if (experts) log_line("  experts   %zu in %zu layers, gate and up share one A", experts, layers);
+    if (experts) log_line("  experts   %zu in %zu layers; gate and up share one A", experts, layers);
     for (size_t l = 0; l < run->adapter->n_layers; l++) {
         routers += run->adapter->layers[l].router != NULL;
-        by_pairs += run->adapter->layers[l].places[LORA_ROUTER] != NULL;
+        with_lora += run->adapter->layers[l].places[LORA_ROUTER] != NULL;
     }
-    log_line("  router    %s", routers    ? "trained in full"
-                               : by_pairs ? "trained by pairs"
-                                          : "frozen; so are norms, indexer, embedding and head");
+    log_line("  router    %s", routers     ? "trained in full"
+                               : with_lora ? "trained with LoRA"
+                                           : "frozen; so are norms, indexer, embedding and head");
 }
 
 static void add_word(char line[512], const char *word)
@@ -50,7 +51,7 @@ static void add_word(char line[512], const char *word)
     snprintf(line + strlen(line), 512 - strlen(line), "%s%s", *line ? ", " : "", word);
 }
 
-/* What a reader may think is on. */
+/* Parts of training that a reader may expect, and that are off. */
 static void describe_off(const Run *run)
 {
     const Settings *s = &run->settings;
@@ -100,12 +101,12 @@ static void describe_rates(const Run *run)
 
 static void describe_totals(const char *who, const DatasetTotals *t, int64_t max_length)
 {
-    log_line("  %-9s %zu documents, %zu tokens, %zu scored, longest %zu", who, t->documents, t->tokens,
+    log_line("  %-9s %zu documents, %zu tokens, %zu in the loss, longest %zu", who, t->documents, t->tokens,
              t->n_loss_tokens, t->longest);
     if (t->truncated)
         log_line("            %zu documents were cut to max_length %lld", t->truncated, (long long)max_length);
     if (t->dropped)
-        log_line("            %zu records are longer than max_length %lld and were left out", t->dropped,
+        log_line("            %zu records are longer than max_length %lld and were dropped", t->dropped,
                  (long long)max_length);
 }
 
@@ -122,7 +123,7 @@ static void describe_data(const Run *run)
             log_line("  %-9s %s: %zu documents, weight %g", i ? "" : "data", file->path, n, file->weight);
     }
     if (!dataset_is_preloaded(ds)) {
-        log_line("            larger than preload_mb %lld: read as the steps need it",
+        log_line("            larger than preload_mb %lld: records are read when a step needs them",
                  (long long)run->settings.preload_mb);
         return;
     }
@@ -131,7 +132,7 @@ static void describe_data(const Run *run)
     for (size_t d = 0; d < dataset_n_domains(ds) && dataset_n_domains(ds) > 1; d++) {
         t = dataset_domain_totals(ds, d);
         if (t.documents)
-            log_line("            domain %s: %zu documents, %zu tokens, %zu scored",
+            log_line("            domain %s: %zu documents, %zu tokens, %zu in the loss",
                      d ? dataset_domain(ds, d) : "(none)", t.documents, t.tokens, t.n_loss_tokens);
     }
 }
@@ -146,13 +147,13 @@ void run_describe(const Run *run)
 {
     const Settings *s = &run->settings;
     log_line("graft train: %s, %s", s->model_name_or_path, family_name(run->model->config.family));
-    if (s->init_adapter) log_line("  begins    with the adapter %s", s->init_adapter);
+    if (s->init_adapter) log_line("  start     from the adapter %s", s->init_adapter);
     log_line("  trained   %zu parameters, layers %zu to %zu", run->adapter->n, adapter_lowest_layer(run->adapter),
              run->model->n_layers - 1);
     describe_modules(run);
     describe_data(run);
     for (size_t i = 0; i < s->eval_file.count; i++)
-        log_line("  held out  %s: %zu documents", s->eval_file.items[i], dataset_count(run->evals[i]));
+        log_line("  evaluate  %s: %zu documents", s->eval_file.items[i], dataset_count(run->evals[i]));
     describe_rates(run);
     describe_balance(run);
     describe_off(run);

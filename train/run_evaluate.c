@@ -1,4 +1,7 @@
-/* Evaluation during a run: lines for every held-out file and its domains, the best step, patience. */
+/* Evaluation during a run: the loss of every eval_file and of its domains, the best step, early stopping.
+ *
+ * A signal may stop an evaluation. Nothing is written until all files are evaluated, so the evaluation is repeated as a
+ * whole after the resume, and metrics.jsonl has each line once. */
 #include "base/log.h"
 #include "base/memory.h"
 #include "ckpt/adapter_file.h"
@@ -10,7 +13,7 @@
 
 /* ---- the best step -------------------------------------------------------------------------------------------- */
 
-/* A new best is saved at once, and exported, beside the checkpoints that come and go. */
+/* Save and export the best step at once. save_total_limit does not count it. */
 static Err *save_best(Run *run)
 {
     char best[PATH_BYTES];
@@ -20,11 +23,12 @@ static Err *save_best(Run *run)
     return adapter_export(run->adapter, best, run->settings.model_name_or_path, run->settings.bf16_adapter);
 }
 
-static Err *weigh(Run *run, double loss)
+/* Take the mean loss of an evaluation into the progress of the run. */
+static Err *update_best(Run *run, double loss)
 {
     Progress *p = &run->progress;
     p->evaluated = true;
-    if (run->done == 0) return NULL; /* the base's own loss is no result of training */
+    if (run->done == 0) return NULL; /* the base model's loss */
     if (p->best_step && !(loss < p->best_loss)) {
         p->waited++;
         return NULL;
@@ -43,22 +47,23 @@ bool run_is_out_of_patience(const Run *run)
 
 static double loss_of(const EvalPart *part) { return part->nll / (double)part->n_loss_tokens; }
 
-static void tell(const Run *run, const char *file, const EvalPart *part)
+static void report(const Run *run, const char *file, const EvalPart *part)
 {
     bool several = run->settings.eval_file.count > 1;
     double loss = loss_of(part);
     if (part->domain) {
-        log_line("            domain %s: loss %.4f, perplexity %.2f, %zu scored tokens", part->domain, loss, exp(loss),
-                 part->n_loss_tokens);
+        log_line("            domain %s: loss %.4f, perplexity %.2f, %zu tokens in the loss", part->domain, loss,
+                 exp(loss), part->n_loss_tokens);
         return;
     }
-    log_line("  held out  step %llu: loss %.4f, perplexity %.2f, %zu scored tokens%s%s", (unsigned long long)run->done,
-             loss, exp(loss), part->n_loss_tokens, several ? " of " : "", several ? file : "");
+    log_line("  evaluated step %llu: loss %.4f, perplexity %.2f, %zu tokens in the loss%s%s",
+             (unsigned long long)run->done, loss, exp(loss), part->n_loss_tokens, several ? " of " : "",
+             several ? file : "");
 }
 
 static Err *note_part(Run *run, const char *file, const EvalPart *part)
 {
-    tell(run, file, part);
+    report(run, file, part);
     Json *line = run_line(run);
     json_add_number(line, "eval_loss", loss_of(part));
     json_add_number(line, "eval_accuracy", part->right / (double)part->n_loss_tokens);
@@ -70,39 +75,38 @@ static Err *note_part(Run *run, const char *file, const EvalPart *part)
 
 /* ---- evaluation ----------------------------------------------------------------------------------------------- */
 
-/* Groups as the steps', and a reading of the weights for a few thousand tokens at the least. */
-static EvaluateHow how_to(const Run *run)
+/* Groups as in a step. The weights are read once for at least MIN_PASS_TOKENS tokens. */
+static EvaluateHow evaluate_how(const Run *run)
 {
-    enum { LEAST_PASS = 8192 };
+    enum { MIN_PASS_TOKENS = 8192 };
     size_t step = run->work.step_tokens / (size_t)run->dp.size + 1, group = run->budget.group_tokens;
     return (EvaluateHow){.group_tokens = group && group < step ? group : step,
-                         .pass_tokens = step > LEAST_PASS ? step : LEAST_PASS,
+                         .pass_tokens = step > MIN_PASS_TOKENS ? step : MIN_PASS_TOKENS,
                          .stop = &signals_stop};
 }
 
 static Err *evaluate_files(Run *run, Evaluation *each)
 {
-    EvaluateHow how = how_to(run);
-    step_release(run->step); /* an evaluation takes what a step took */
+    EvaluateHow how = evaluate_how(run);
+    step_release(run->step); /* the evaluation needs the memory of a step */
     for (size_t i = 0; i < run->settings.eval_file.count; i++)
         TRY(evaluate_dataset(&each[i], run->model, &run->dp, run->adapter, run->evals[i], &how));
     return NULL;
 }
 
-/* All files, then all lines: who is stopped in between evaluates again after the resume. */
+/* The lines of all files, and the mean loss of all tokens. */
 static Err *note_all(Run *run, const Evaluation *each)
 {
     const TextList *files = &run->settings.eval_file;
-    double nll = 0, scored = 0;
+    double nll = 0, n_loss_tokens = 0;
     for (size_t i = 0; i < files->count; i++) {
         nll += each[i].parts[0].nll;
-        scored += (double)each[i].parts[0].n_loss_tokens;
+        n_loss_tokens += (double)each[i].parts[0].n_loss_tokens;
         for (size_t p = 0; p < each[i].n; p++) TRY(note_part(run, files->items[i], &each[i].parts[p]));
     }
     if (!isfinite(nll))
-        return err_new(ERR_NUMERIC, "the loss on held-out data after step %llu is %g", (unsigned long long)run->done,
-                       nll);
-    return weigh(run, nll / scored);
+        return err_new(ERR_NUMERIC, "the evaluation loss after step %llu is %g", (unsigned long long)run->done, nll);
+    return update_best(run, nll / n_loss_tokens);
 }
 
 Err *run_evaluate(Run *run)

@@ -1,14 +1,21 @@
-/* A step came out not finite. It is computed again, every micro-batch alone, with a look after every operation: the same
- * bits, so the same fault, and now it has a name. */
+/* Find the fault of a step that was not finite. The step is recomputed with a check after every operation, one
+ * micro-batch per group. Recomputation gives the same bits, so it meets the same fault, and the check names the
+ * operation.
+ *
+ * Two cases:
+ *   1. A group of this rank failed: only its micro-batches are recomputed, on this rank alone, because other ranks may
+ *      already wait in a collective call.
+ *   2. The sums over all ranks were not finite: every rank is here, and all recompute the step together. */
 #include "train/run.h"
 
 #include <stdio.h>
 #include <string.h>
 
-/* "micro-batch 3, record train.jsonl:12 train.jsonl:15": the documents of some micro-batches of the step at work. */
+/* The records of micro-batches [first, end) of the current step: "micro-batch 3, records train.jsonl:12
+ * train.jsonl:15". */
 static Err *name_records(const Run *run, const Batch *batch, size_t first, size_t end, char *text, size_t bytes)
 {
-    enum { MOST = 8 };
+    enum { MAX_RECORDS = 8 };
     size_t n;
     const Document *const *docs;
     TRY(loader_documents(run->loader, run->done, &n, &docs));
@@ -18,15 +25,16 @@ static Err *name_records(const Run *run, const Batch *batch, size_t first, size_
     else
         snprintf(text, bytes, "micro-batches %zu to %zu, ", first, end - 1);
     snprintf(text + strlen(text), bytes - strlen(text), "record%s", to - from == 1 ? "" : "s");
-    for (size_t d = from; d < to && d < from + MOST; d++)
+    for (size_t d = from; d < to && d < from + MAX_RECORDS; d++)
         snprintf(text + strlen(text), bytes - strlen(text), " %s:%zu", dataset_file(run->train, docs[d]->file)->path,
                  docs[d]->record);
-    if (to - from > MOST) snprintf(text + strlen(text), bytes - strlen(text), " ...");
+    if (to - from > MAX_RECORDS) snprintf(text + strlen(text), bytes - strlen(text), " ...");
     return NULL;
 }
 
-/* The micro-batches of the group that failed, one by one and on this rank alone: others may be waiting for it. */
-static Err *look_alone(const Run *run, size_t *first, size_t *end)
+/* Recompute the micro-batches [*first, *end) of the group that failed, on this rank alone; narrows the range to the
+ * ones at fault. Returns the error that the check found. */
+static Err *recompute_alone(const Run *run, size_t *first, size_t *end)
 {
     Dp alone = {.size = 1};
     StepConfig config = {.guard = true,
@@ -56,8 +64,8 @@ static Err *look_alone(const Run *run, size_t *first, size_t *end)
     return err;
 }
 
-/* The message with more behind it. Takes err. */
-static Err *add(Err *err, const char *more)
+/* Append to the message. Takes ownership of err. */
+static Err *append(Err *err, const char *more)
 {
     Err *longer = err_new(ERR_NUMERIC, "%s; %s", err_message(err), more);
     err_free(err);
@@ -72,27 +80,29 @@ Err *run_find_fault(Run *run, Err *err)
     size_t first, end;
     Err *found;
     if (step_failed_at(run->step, &first, &end)) {
-        found = look_alone(run, &first, &end);
+        found = recompute_alone(run, &first, &end);
         if (found) err_free(err);
         if (found) err = found;
-    } else { /* the sums came out wrong: everybody is here */
+    } else { /* the sums are not finite: every rank is here */
         step_guard(run->step);
         Err *cut = run_batch(run, 1, &batch);
         if (cut) return err_first(err, cut);
         found = step_gradients(run->step, &batch, run->done, NULL, &result);
         batch_free(&batch);
         if (!found)
-            return add(err, "nothing was updated; the same step once more was finite, so suspect the machine's memory");
+            return append(
+                err,
+                "nothing was updated; the step was finite when it was recomputed, so suspect this machine's memory");
         if (!step_failed_at(run->step, &first, &end)) first = end = 0;
         found = err_wrap(found, "%s", err_message(err));
         err_free(err);
         err = found;
     }
-    if (first == end) return add(err, "nothing was updated");
+    if (first == end) return append(err, "nothing was updated");
     Err *cut = run_batch(run, 1, &batch);
     if (cut) return err_first(err, cut);
     cut = name_records(run, &batch, first, end, records, sizeof records);
     batch_free(&batch);
     if (cut) return err_first(err, cut);
-    return add(add(err, records), "nothing was updated");
+    return append(append(err, records), "nothing was updated");
 }

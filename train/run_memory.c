@@ -1,4 +1,8 @@
-/* The memory limit of a run: what each host has, what the run needs, and weights that are streamed when they must be. */
+/* Memory of a run: the limit of each host, the budget (plan/budget.h), the time plan (plan/step_time.h), and streaming
+ * of the weights when they do not fit.
+ *
+ * Every rank computes the same budget from its host's limit. The ranks of one host share the memory of streamed
+ * weights: the first of them (the leader) opens it and tells the others its process id and file descriptor. */
 #define _GNU_SOURCE
 #include "base/byte_size.h"
 #include "base/log.h"
@@ -15,7 +19,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* What every rank tells the others; doubles carry 53 bits. */
+/* What every rank sends to the others. A double holds 53 bits exactly. */
 typedef struct {
     double host, limit, process, fd;
 } RankInfo;
@@ -32,7 +36,7 @@ static Err *share_infos(const Dp *dp, RankInfo *infos)
     return err;
 }
 
-/* The ranks of this host, in order. */
+/* This rank among the ranks of its host; *leader: the first of them, by its rank in the job. */
 static StreamHost host_of(const Dp *dp, const RankInfo *infos, int *leader)
 {
     StreamHost host = {0};
@@ -52,8 +56,9 @@ static int longer_first(const void *a, const void *b)
     return (x < y) - (x > y);
 }
 
-/* The longest documents may meet in one step. Of data that is not kept only max_length is known. */
-static Err *most_tokens(const Run *run, StepWork *work)
+/* Tokens of the largest step that may come: the longest documents together. Of data that is not kept in memory, only
+ * max_length is known. */
+static Err *max_step_tokens(const Run *run, StepWork *work)
 {
     size_t batch = (size_t)run->settings.train_batch_size;
     work->data_bytes = 0;
@@ -77,8 +82,8 @@ static Err *most_tokens(const Run *run, StepWork *work)
     return NULL;
 }
 
-/* From what `graft doctor` found of this machine; nothing when it was never asked. Before weights stream: parts are cut from
- * what lies in files. */
+/* Plan the time of a step from what `graft doctor` measured; without its figures there is no plan. Must be called
+ * before the weights are streamed: the plan reads their sizes from the files. */
 static void plan_step(Run *run)
 {
     Machine machine;
@@ -88,7 +93,7 @@ static void plan_step(Run *run)
         err = plan_times(&run->plan, run->model, run->adapter, &run->work, &machine, dispatch_is_bf16(),
                          run->work.ranks / run->work.local_ranks, 0);
     run->planned = run->planned && !err;
-    err_free(err); /* a plan is a courtesy */
+    err_free(err); /* a run does not need its plan */
 }
 
 static Err *make_budget(Run *run, int local_ranks, size_t limit)
@@ -101,7 +106,7 @@ static Err *make_budget(Run *run, int local_ranks, size_t limit)
                      .group_tokens = (size_t)s->group_tokens,
                      .keep_layers = (size_t)s->keep_layers,
                      .may_spill = true};
-    TRY(most_tokens(run, &work));
+    TRY(max_step_tokens(run, &work));
     Flops flops = flops_of_step(run->model, run->adapter, &work, NULL);
     run->flops = flops_all(&flops);
     run->work = work;
@@ -110,7 +115,7 @@ static Err *make_budget(Run *run, int local_ranks, size_t limit)
     return NULL;
 }
 
-/* The first rank of a host makes its memory, then the others open it. */
+/* The leader of a host creates the shared memory, then the other ranks open it. */
 static Err *start_stream(Run *run, StreamHost host, int leader, RankInfo *infos)
 {
     Err *err = NULL;
@@ -144,7 +149,7 @@ Err *run_fit_memory(Run *run)
     if ((err = share_infos(&run->dp, infos))) goto done;
     StreamHost host = host_of(&run->dp, infos, &leader);
     err = make_budget(run, host.size, (size_t)infos[leader].limit);
-    if (run->dp.rank != leader) { /* who has the same sum need not say the same */
+    if (run->dp.rank != leader) { /* the other ranks of a host would repeat their leader */
         err_free(err);
         err = NULL;
     }
@@ -163,26 +168,28 @@ static void describe_time(const Run *run)
 {
     const Plan *p = &run->plan;
     if (!run->planned) return;
-    log_line("  plan      %.3g s for a step of %zu tokens, %.3g tokens/s: %s binds (arithmetic %.3g s, disk %.3g s)",
-             p->step_seconds, run->work.step_tokens, p->tokens_per_second, bound_names[p->bound],
-             p->seconds[BOUND_ARITHMETIC], p->seconds[BOUND_DISK]);
+    log_line(
+        "  plan      %.3g s for a step of %zu tokens, %.3g tokens/s, limited by %s (arithmetic %.3g s, disk %.3g s)",
+        p->step_seconds, run->work.step_tokens, p->tokens_per_second, bound_names[p->bound],
+        p->seconds[BOUND_ARITHMETIC], p->seconds[BOUND_DISK]);
 }
 
 void run_describe_memory(const Run *run)
 {
     const Budget *b = &run->budget;
     const StreamBudget *w = &b->weights;
-    log_line("  memory    %s of %s: weights %s%s, tapes %s, boundaries %s%s, adapter and moments %s, the rest %s",
-             BYTES(b->total), BYTES(b->limit),
-             BYTES(b->streamed ? stream_budget_bytes(w) : w->fixed_bytes + stream_budget_layer_bytes(w)),
-             b->streamed ? "" : " (all)", BYTES(b->tapes), BYTES(b->layer_inputs),
-             b->spilled ? " (the rest in a file)" : "", BYTES(b->adapter + b->moments), BYTES(b->program + b->data));
+    log_line(
+        "  memory    %s of %s: weights %s%s, tapes %s, layer inputs %s%s, adapter and moments %s, program and data %s",
+        BYTES(b->total), BYTES(b->limit),
+        BYTES(b->streamed ? stream_budget_bytes(w) : w->fixed_bytes + stream_budget_layer_bytes(w)),
+        b->streamed ? "" : " (all)", BYTES(b->tapes), BYTES(b->layer_inputs),
+        b->spilled ? " (the others in a file)" : "", BYTES(b->adapter + b->moments), BYTES(b->program + b->data));
     char parts[STREAM_TEXT_BYTES];
     if (b->streamed)
         log_line("  streamed  %s: %s read per step", stream_budget_describe(parts, w), BYTES(b->read_bytes));
     describe_time(run);
     if ((int64_t)b->group_tokens != run->settings.group_tokens)
-        log_line("  groups    of %zu tokens, so that tapes fit", b->group_tokens);
+        log_line("  groups    of %zu tokens, so that the tapes fit", b->group_tokens);
 }
 
 void run_describe_use(const Run *run, uint64_t steps, double seconds)
@@ -197,10 +204,10 @@ void run_describe_use(const Run *run, uint64_t steps, double seconds)
                  (double)run->tokens_seen / seconds, run->plan.tokens_per_second);
     if (!run->model->stream || steps == 0) return;
     StreamStats stats = stream_stats(run->model->stream);
-    size_t once = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.chunks.resident_bytes;
-    log_line("  streamed  %s read %s: once what stays, and %s per step with its evaluations (planned: %s without); "
-             "%.1f s of %.1f s waited for the disk",
+    size_t resident = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.chunks.resident_bytes;
+    log_line("  streamed  %s read %s: the resident weights once, and %s per step with its evaluations (planned: %s "
+             "without); %.1f s of %.1f s waited for the disk",
              BYTES(stats.read_bytes), stats.direct ? "directly" : "through the page cache",
-             BYTES((double)(stats.read_bytes - once) / (double)steps), BYTES(b->read_bytes), stats.waited_seconds,
+             BYTES((double)(stats.read_bytes - resident) / (double)steps), BYTES(b->read_bytes), stats.waited_seconds,
              seconds);
 }

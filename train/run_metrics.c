@@ -1,5 +1,5 @@
-/* Lines of metrics.jsonl and of TensorBoard. Every line of a run begins with its step and its epoch. The keys are a file
- * format: they keep their names. */
+/* Lines of metrics.jsonl and of TensorBoard. Every line of a run begins with its step and its epoch. The keys are a
+ * file format: they keep their names. */
 #include "train/run.h"
 
 double run_epoch(const Run *run) { return (double)run->done / (double)loader_steps_per_epoch(run->loader); }

@@ -1,5 +1,5 @@
-/* --timing: where the time of the steps went. Every rank measures; rank 0 prints and writes its own time. The first step of
- * this process is not counted, because its memory is cold. The key "profile" of the record is a file format. */
+/* --timing: where the time of the steps went. Every rank measures; rank 0 prints and writes its own time. The first
+ * step of this process is not counted, because its memory is cold. The key "profile" of the record is a file format. */
 #include "base/log.h"
 #include "base/memory.h"
 #include "tensor/dispatch.h"

@@ -1,3 +1,5 @@
+/* The handlers only set a flag; the loop reads the flags between two steps, and step and evaluation between two layers.
+ * SA_RESTART: a signal must not interrupt reads and writes. */
 #include "train/signals.h"
 
 #include <signal.h>

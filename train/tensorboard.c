@@ -1,3 +1,5 @@
+/* TensorBoard without TensorFlow: just enough of protocol buffers to write events, summaries and images. The format and
+ * its sources are in the header. An event is built in memory and written whole. */
 #define _GNU_SOURCE
 #include "train/tensorboard.h"
 
@@ -18,7 +20,7 @@ struct TensorBoard {
     char run[PATH_BYTES], directory[PATH_BYTES], path[PATH_BYTES];
     FILE *stream;
     uint32_t crc[256];
-    bool told; /* that there are no pictures */
+    bool reported; /* why there are no pictures */
 };
 
 /* ---- records -------------------------------------------------------------------------------------------------- */
@@ -46,11 +48,11 @@ static void put_little(unsigned char *to, uint64_t x, int bytes)
     for (int i = 0; i < bytes; i++) to[i] = (unsigned char)(x >> 8 * i);
 }
 
-/* A protocol buffer that grows. */
+/* A protocol buffer message that is being built. */
 typedef struct {
     unsigned char *data;
     size_t n, capacity;
-    Err *err; /* the first; then nothing more is added */
+    Err *err; /* the first one; after it nothing is added */
 } Message;
 
 static void put_bytes(Message *m, const void *data, size_t n)
@@ -87,7 +89,7 @@ static void put_block(Message *m, unsigned field, const void *data, size_t n)
     put_bytes(m, data, n);
 }
 
-/* Put a finished message into another, and free it. */
+/* Add a finished message to another as a field, and free it. */
 static void put_message(Message *m, unsigned field, Message *inner)
 {
     if (!m->err)
@@ -190,7 +192,7 @@ Err *tensorboard_close(TensorBoard *board)
     return err;
 }
 
-/* ---- what is in it -------------------------------------------------------------------------------------------- */
+/* ---- scalars and images --------------------------------------------------------------------------------------- */
 
 static void put_scalar(Message *summary, const char *tag, double x)
 {
@@ -230,7 +232,7 @@ Err *tensorboard_line(TensorBoard *board, const Json *line)
     return write_event(board, &event);
 }
 
-/* An image of the summary: its size stands in the PNG's own header. */
+/* An image. Its width and height are read from the header of the PNG. */
 static Err *write_image(TensorBoard *board, uint64_t step, const unsigned char *png, size_t bytes)
 {
     Message event = {0}, summary = {0}, value = {0}, image = {0};
@@ -255,8 +257,8 @@ Err *tensorboard_picture(TensorBoard *board, uint64_t step)
     FileMap png;
     TRY(file_join(path, board->directory, "expert_load.png"));
     Err *err = plot_load(path, board->run, &drawn);
-    if (err && !board->told) log_line("  no picture of the expert load: %s", err_message(err));
-    board->told = board->told || err;
+    if (err && !board->reported) log_line("  no picture of the expert load: %s", err_message(err));
+    board->reported = board->reported || err;
     err_free(err);
     if (!drawn) return NULL;
     TRY(file_map(&png, path));

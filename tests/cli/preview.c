@@ -1,4 +1,5 @@
-/* The program as a user runs it: what it shows of a file of records, and that nothing in the file steers the terminal. */
+/* The program as a user runs it: what it shows of a file of records, and that nothing in the file steers the
+ * terminal. */
 #include "base/json.h"
 #include "data/text/unicode.h"
 #include "tests/support/check.h"

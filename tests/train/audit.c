@@ -220,7 +220,7 @@ static void an_export_that_differs_from_memory_is_named(void **state)
     } cases[] = {
         {zero, "model.layers.3.mlp.experts.7.down_proj: B"},
         {swap, "model.layers.2.mlp.experts.4.up_proj: B"},
-        {move, "model.layers.1.self_attn.o_proj is trained, and not in the file"},
+        {move, "model.layers.1.self_attn.o_proj is trained, but not in the file"},
         {flip, "model.layers.4.mlp.gate.weight: the weight"},
     };
     Bench b;

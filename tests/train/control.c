@@ -1,4 +1,5 @@
-/* Whole runs on the bundled base, a few small steps each: evaluation, the best step, patience, stages, balance, faults. */
+/* Whole runs on the bundled base, a few small steps each: evaluation, the best step, patience, stages, balance,
+ * faults. */
 #include "train/run.h"
 
 #include "tensor/gemm.h"

@@ -1,5 +1,5 @@
-/* Learning rates by group: twenty steps of every schedule, with LoRA+ and weight decay, against PyTorch's own figures; and
- * which parameters of an adapter learn at which rate. */
+/* Learning rates by group: twenty steps of every schedule, with LoRA+ and weight decay, against PyTorch's own figures;
+ * and which parameters of an adapter learn at which rate. */
 #include "optim/schedule.h"
 #include "tensor/dispatch.h"
 #include "tensor/gemm.h"
@@ -38,8 +38,8 @@ static const struct {
     {"wsd_sqrt", "warmup_stable_decay", "{\"num_decay_steps\": 6, \"decay_type\": \"1-sqrt\"}"},
 };
 
-/* Returns how many of the values have other bits in the end: a last place here and there in twenty steps, by which torch
- * also differs from itself on another CPU (tests/fixtures/rates/README.md). */
+/* Returns how many of the values have other bits in the end: a last place here and there in twenty steps, by which
+ * torch also differs from itself on another CPU (tests/fixtures/rates/README.md). */
 static size_t take_steps(const Safetensors *file, const char *key, const Schedule *schedule, double decay, int group)
 {
     AdamW cfg = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .weight_decay = decay};

@@ -1,5 +1,7 @@
-/* Keys of patterns are Python's regular expressions; those in use are also POSIX extended ones but for a few spellings,
- * which `translate` rewrites. What it does not know it refuses, since a wrong match is a wrong scale, silently. */
+/* Only plain LoRA is read: `check_plain` refuses every key that could change what the tensors mean.
+ * Keys of patterns are regular expressions of Python. Those in use are also POSIX extended expressions, except for a few
+ * spellings that `translate` rewrites. It refuses what it does not know, because a wrong match would be a wrong scale that
+ * nobody notices. */
 #include "ckpt/adapter_config.h"
 
 #include "base/file.h"
@@ -20,7 +22,7 @@ struct AdapterPattern {
  * with, since PEFT itself sets no limit. */
 enum { KEY_BYTES_MAX = 1000, R_MAX = 1 << 20 };
 
-/* Keys whose value changes nothing in what tensors mean, or is read below. */
+/* Keys whose value does not change what tensors mean, or is read below. */
 static const char *const free_keys[] = {
     "alpha_pattern",
     "auto_mapping",
@@ -50,7 +52,7 @@ static const char *const free_keys[] = {
     "use_rslora",
 };
 
-/* Ways to begin that leave the base as it was. The others (pissa, olora, corda, loftq, lora_ga) take something out. */
+/* Initial values that leave the base as it was. The others (pissa, olora, corda, loftq, lora_ga) change the base, too. */
 static const char *const harmless_inits[] = {"gaussian", "orthogonal", "eva", "mica"};
 
 static bool is_one_of(const char *text, const char *const *list, size_t n)
@@ -122,7 +124,7 @@ static Err *check_modules_to_save(const Json *list)
         const char *name = json_string(entry), *dot = strrchr(name, '.');
         if (strcmp(dot ? dot + 1 : name, "gate") != 0)
             return err_new(ERR_FORMAT,
-                           "key modules_to_save names %.60s; the only module that graft takes whole is the "
+                           "key modules_to_save names %.60s; the only module that graft reads in full is the "
                            "router, gate",
                            name);
     }
@@ -149,7 +151,7 @@ static Err *translate_escape(const char *key, const char **in, bool inside, FILE
     else if (!inside)
         fprintf(out, "\\%c", c);
     else if (strchr("]^-\\[", c))
-        return no_translation(key, *in); /* where it stands would matter */
+        return no_translation(key, *in); /* its position in the set would matter */
     else
         fputc(c, out);
     *in += 2;
@@ -173,15 +175,15 @@ static Err *translate(const char *key, FILE *out)
         } else if (c == '[') {
             inside = true;
             if (*in == '^') fputc(*in++, out);
-            if (*in == ']') fputc(*in++, out); /* the first one is a member */
+            if (*in == ']') fputc(*in++, out); /* a bracket in the first position is a member */
         } else if (c == '(' && *in == '?') {
             if (in[1] != ':') return no_translation(key, in);
-            in += 2; /* a group is a group */
+            in += 2; /* POSIX has no other kind of group */
         } else if (c == '{') {
             return no_translation(key, in - 1);
         } else if (strchr("*+?", c)) {
             if (*in == '+') return no_translation(key, in - 1);
-            if (*in == '?') in++; /* lazy or not, the whole path must match */
+            if (*in == '?') in++; /* lazy repeats change nothing: the whole path must match */
         }
     }
     fputs(")$", out);

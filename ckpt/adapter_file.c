@@ -1,9 +1,9 @@
-/* From tensor names to pairs, in four steps:
+/* From tensor names to LoRA modules, in four steps:
  *
- *   1. every name is cut into a module and a part (A, B, their embedding forms, an extra), or refused (adapter_keys);
- *   2. parts are sorted by module, so that partners stand side by side;
- *   3. partners become one pair, or one for each expert (adapter_layouts);
- *   4. pairs are sorted by module, and no module may occur twice. */
+ *   1. Every name is split into a module and a part (A, B, their embedding forms, an extra), or refused (adapter_keys).
+ *   2. The parts are sorted by module, so that A and B of a module are neighbours.
+ *   3. A and B become one LoRA module, or one for each expert (adapter_layouts).
+ *   4. The LoRA modules are sorted by name, and no name may occur twice. */
 #include "ckpt/adapter_file.h"
 
 #include "base/memory.h"
@@ -28,27 +28,27 @@ static Err *finish(AdapterFile *file)
     if (file->n_extras) qsort(file->extras, file->n_extras, sizeof *file->extras, by_name);
     for (size_t i = 1; i < file->n_loras; i++)
         if (!by_module(&file->loras[i - 1], &file->loras[i]))
-            return err_new(ERR_FORMAT, "%s has two pairs", file->loras[i].module);
+            return err_new(ERR_FORMAT, "%s has LoRA twice", file->loras[i].module);
     for (size_t i = 1; i < file->n_extras; i++)
         if (!by_name(&file->extras[i - 1], &file->extras[i]))
             return err_new(ERR_FORMAT, "%s is there twice", file->extras[i].name);
     if (file->config.modules_to_save && !file->n_extras)
-        return err_new(ERR_FORMAT, "adapter_config.json has modules_to_save, but no tensor is of such a module");
-    return file->n_loras || file->n_extras ? NULL : err_new(ERR_FORMAT, "there is no LoRA tensor in it");
+        return err_new(ERR_FORMAT, "adapter_config.json has modules_to_save, but no tensor belongs to such a module");
+    return file->n_loras || file->n_extras ? NULL : err_new(ERR_FORMAT, "it has no LoRA tensor");
 }
 
 static Err *read_tensors(AdapterFile *file)
 {
     const Safetensors *tensors = &file->store->tensors;
-    Reader reader = {.file = file};
+    AdapterReader reader = {.file = file};
     Err *err = mem_new(&reader.keys, tensors->n_tensors, sizeof *reader.keys);
     if (!err) err = mem_new(&file->extras, tensors->n_tensors, sizeof *file->extras);
-    for (size_t i = 0; !err && i < tensors->n_tensors; i++) err = keys_take(&reader, &tensors->tensors[i]);
+    for (size_t i = 0; !err && i < tensors->n_tensors; i++) err = adapter_keys_take(&reader, &tensors->tensors[i]);
     if (!err && reader.unknown)
         err = err_new(ERR_FORMAT, "%zu tensors are not LoRA as graft knows it: %s%s", reader.unknown,
                       reader.unknown_names, reader.unknown > 4 ? ", ..." : "");
-    if (!err && reader.n) qsort(reader.keys, reader.n, sizeof *reader.keys, keys_by_module_and_part);
-    if (!err) err = layouts_add_pairs(&reader);
+    if (!err && reader.n) qsort(reader.keys, reader.n, sizeof *reader.keys, adapter_keys_compare);
+    if (!err) err = adapter_layouts_add_loras(&reader);
     if (!err) err = finish(file);
     free(reader.keys);
     free(reader.unknown_names);

@@ -1,13 +1,13 @@
-/* PEFT adapter directories: adapter_config.json beside adapter_model.safetensors. Knows how adapters are named and
- * stored, nothing of any model: a module is a path such as "model.layers.3.self_attn.q_a_proj".
+/* PEFT adapter directories: adapter_config.json and adapter_model.safetensors. This module knows how adapters are named
+ * and stored, and nothing of any model: a module is a path such as "model.layers.3.self_attn.q_a_proj".
  *
- * Reading turns every layout into one list of pairs, dW = scale B A:
+ * Reading turns every layout into one list of LoRA modules, dW = scale B A:
  *
- *     M.lora_A.weight [r][in], M.lora_B.weight [out][r]                    one pair; M may be experts.7.gate_proj
- *     M.lora_embedding_A [r][vocab], M.lora_embedding_B [hidden][r]        one pair, transposed: dW [vocab][hidden]
- *     experts.base_layer.lora_* (gate and up), experts.lora_* (down)       PEFT's fused form, a pair for each expert:
- *         A [E r][in] expert after expert, B [out][r E] column j E + e; gate is the upper half of gate_up's rows
- *     experts.gate_proj.lora_A.weight [E or 1][r][in], B [E or 1][out][r]  stacked; 1 is shared by all
+ *     M.lora_A.weight [r][in], M.lora_B.weight [out][r]                    plain; M may be experts.7.gate_proj
+ *     M.lora_embedding_A [r][vocab], M.lora_embedding_B [hidden][r]        embedding, transposed: dW [vocab][hidden]
+ *     experts.base_layer.lora_* (gate and up), experts.lora_* (down)       PEFT's fused form, LoRA of every expert:
+ *         A [E r][in] expert after expert, B [out][r E] column j E + e; gate is the first half of gate_up's rows
+ *     experts.gate_proj.lora_A.weight [E or 1][r][in], B [E or 1][out][r]  stacked; 1 is shared by all experts
  *
  * The prefix base_model.model. and an infix .default are optional; X.base_layer.weight is skipped.
  * Writing gives one layout that every consumer reads: per-expert names, one r, one scale.
@@ -34,7 +34,7 @@ typedef struct {
     bool embedding;
 } AdapterLora;
 
-/* A weight that was trained whole: a router's. */
+/* A weight that was trained in full: a router's. */
 typedef struct {
     const char *name;  /* "model.layers.3.mlp.gate.weight" */
     size_t rows, cols; /* rows is 1 for a vector */
@@ -46,7 +46,7 @@ typedef struct {
     size_t n_loras, n_extras;
     AdapterLora *loras;         /* by module, in strcmp's order */
     AdapterExtra *extras;       /* by name */
-    struct AdapterStore *store; /* what the above points into */
+    struct AdapterStore *store; /* the memory that all of these point into */
 } AdapterFile;
 
 /* Fails: ERR_IO, ERR_FORMAT. Strict: a tensor that is not understood, lacks its partner or has the wrong shape is an
@@ -54,7 +54,7 @@ typedef struct {
 MUST_USE Err *adapter_file_open(AdapterFile **file, const char *directory);
 void adapter_file_close(AdapterFile *file);
 
-/* NULL when the module has no pair. */
+/* NULL when the module has no LoRA. */
 const AdapterLora *adapter_file_find(const AdapterFile *file, const char *module);
 
 /* A [r][in] and B [out][r] as float; the scale is left out. */
@@ -81,14 +81,15 @@ typedef struct {
     DType dtype;            /* F32 or BF16 */
     size_t n_loras, n_extras;
     const AdapterOutLora *loras;
-    const AdapterOutExtra *extras; /* routers trained whole; PEFT wants all layers' weights and correction biases */
+    const AdapterOutExtra
+        *extras; /* routers trained in full; PEFT needs the weight and correction bias of every layer */
 } AdapterOut;
 
-/* Write an adapter directory, made when it is not there: the files appear whole or not at all, after a draft of them was
- * read back and compared. A smaller r is padded with zeros to the largest; a scale that differs from the first pair's
- * is folded into B, in double, rounded once.
- * Fails: ERR_USAGE for pairs that no consumer reads (an embedding; experts of a layer that are not all there with
- *        gate, up and down; a scale that is not positive), ERR_IO, ERR_FORMAT when what was read back differs. */
+/* Write an adapter directory, which is made if it does not exist. The files appear whole or not at all, after a draft of
+ * them was read back and compared. A smaller r is padded with zeros to the largest. A scale that differs from that of the
+ * first LoRA module is multiplied into B, in double, rounded once.
+ * Fails: ERR_USAGE for what no consumer reads (LoRA on an embedding; a layer whose experts do not all have gate, up and
+ *        down; a scale that is not positive), ERR_IO, ERR_FORMAT when what was read back differs. */
 MUST_USE Err *adapter_file_write(const char *directory, const AdapterOut *out);
 
 #endif

@@ -1,14 +1,14 @@
-/* One layout for all consumers (`serve`): per-expert names; gate_proj, up_proj and down_proj in target_modules for vLLM
- * and SGLang; and for PEFT, which takes those three to mean routed experts alone, the dense and shared matrices again as
- * target_parameters. Older readers know one r and one alpha for all modules, so there is one of each.
+/* The one layout that every consumer reads (adapter_config_write says what its config holds): per-expert names, one r and
+ * one scale, since older readers know one of each for all modules.
  *
- * Both files are written into a draft directory, read back through adapter_file_open and compared. Then the old config goes,
- * the tensors come, and the config comes last: whoever looks finds the old adapter, none, or the new one. */
+ * Both files are written into a draft directory, read back through adapter_file_open and compared. Then the old config is
+ * removed, the tensors are moved, and the config is moved last: a reader finds the old adapter, none, or the new one. */
 #include "base/arena.h"
 #include "base/memory.h"
+#include "ckpt/adapter_config_write.h"
 #include "ckpt/adapter_file.h"
+#include "ckpt/adapter_modules.h"
 
-#include <ctype.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,16 +21,15 @@ typedef struct {
     size_t n;
     TensorView *tensors; /* [n] */
     Arena arena;         /* names, and numbers that differ from the caller's */
-    float *zeros;        /* as many as the largest matrix has */
-    bool has_experts;
-} Writer;
+    float *zeros;        /* as many as the largest matrix has elements */
+} AdapterWriter;
 
 static const char CONFIG_NAME[] = "adapter_config.json", TENSORS_NAME[] = "adapter_model.safetensors";
 
 /* ---- what is written ---- */
 
-/* The factor on B that makes the config's scale this pair's; 1 where they agree but for rounding. */
-static double fold_of(const Writer *w, const AdapterOutLora *lora)
+/* The factor by which B is multiplied, because the config has one scale; 1 when the scales differ by rounding only. */
+static double fold_of(const AdapterWriter *w, const AdapterOutLora *lora)
 {
     double factor = lora->scale / (w->alpha / (double)w->r);
     return fabs(factor - 1) < 1e-12 ? 1 : factor;
@@ -42,16 +41,16 @@ static float round_to(DType dtype, double x)
     return dtype == DTYPE_BF16 ? bf16_to_f32(bf16_from_f32(y)) : y;
 }
 
-/* A as the file shall have it: zero rows below, up to the common r. */
-static void final_A(const Writer *w, const AdapterOutLora *lora, float *A)
+/* A as it is written: padded with zero rows up to the common r. */
+static void final_A(const AdapterWriter *w, const AdapterOutLora *lora, float *A)
 {
     size_t given = lora->A ? lora->r * lora->in : 0;
     for (size_t i = 0; i < given; i++) A[i] = round_to(w->out->dtype, (double)lora->A[i]);
     for (size_t i = given; i < w->r * lora->in; i++) A[i] = 0;
 }
 
-/* B as the file shall have it: scaled, zero columns at the right. */
-static void final_B(const Writer *w, const AdapterOutLora *lora, float *B)
+/* B as it is written: scaled, and padded with zero columns. */
+static void final_B(const AdapterWriter *w, const AdapterOutLora *lora, float *B)
 {
     double fold = fold_of(w, lora);
     for (size_t o = 0; o < lora->out; o++) {
@@ -62,41 +61,9 @@ static void final_B(const Writer *w, const AdapterOutLora *lora, float *B)
 
 /* ---- checks ---- */
 
-static const char *leaf_of(const char *module)
-{
-    const char *dot = strrchr(module, '.');
-    return dot ? dot + 1 : module;
-}
-
-/* The three projections in the order of the alphabet; 3 for another name. */
-static size_t projection_of(const char *leaf)
-{
-    static const char *const names[] = {"down_proj", "gate_proj", "up_proj"};
-    size_t i = 0;
-    while (i < 3 && strcmp(leaf, names[i]) != 0) i++;
-    return i;
-}
-
-/* A routed expert's matrix. */
-typedef struct {
-    const char *module;
-    size_t stem, expert, projection;
-} Routed;
-
-static bool is_routed(const char *module, Routed *routed)
-{
-    const char *at = strstr(module, ".experts.");
-    if (!at || !isdigit((unsigned char)at[strlen(".experts.")])) return false;
-    char *end;
-    *routed = (Routed){.module = module, .stem = (size_t)(at - module) + strlen(".experts")};
-    routed->expert = strtoull(at + strlen(".experts."), &end, 10);
-    routed->projection = *end == '.' ? projection_of(end + 1) : 3;
-    return true;
-}
-
 static int by_expert(const void *a, const void *b)
 {
-    const Routed *x = a, *y = b;
+    const ExpertMatrix *x = a, *y = b;
     size_t shorter = x->stem < y->stem ? x->stem : y->stem;
     int order = strncmp(x->module, y->module, shorter);
     if (order) return order;
@@ -105,21 +72,20 @@ static int by_expert(const void *a, const void *b)
     return (x->projection > y->projection) - (x->projection < y->projection);
 }
 
-/* PEFT stacks a layer's experts without reading their numbers, vLLM and llama.cpp want every matrix: so do we. */
-static Err *check_experts(Writer *w)
+/* PEFT stacks a layer's experts without reading their numbers, and vLLM and llama.cpp require every matrix. */
+static Err *check_experts(AdapterWriter *w)
 {
     size_t n = 0;
-    Routed *list;
+    ExpertMatrix *list;
     Err *err = NULL;
     TRY(mem_new(&list, w->out->n_loras, sizeof *list));
-    for (size_t i = 0; i < w->out->n_loras; i++) n += is_routed(w->out->loras[i].module, &list[n]);
+    for (size_t i = 0; i < w->out->n_loras; i++) n += adapter_module_is_expert(w->out->loras[i].module, &list[n]);
     if (n) qsort(list, n, sizeof *list, by_expert);
-    w->has_experts = n > 0;
     for (size_t i = 0, begin = 0; !err && i < n; i++) {
         bool last = i + 1 == n || list[i + 1].stem != list[i].stem ||
                     strncmp(list[i + 1].module, list[i].module, list[i].stem) != 0;
-        size_t place = i - begin;
-        bool good = list[i].expert == place / 3 && list[i].projection == place % 3 && (!last || place % 3 == 2);
+        size_t matrix = i - begin;
+        bool good = list[i].expert == matrix / 3 && list[i].projection == matrix % 3 && (!last || matrix % 3 == 2);
         if (!good)
             err = err_new(ERR_USAGE,
                           "%s: expected down_proj, gate_proj and up_proj of every expert from 0, once each "
@@ -131,20 +97,20 @@ static Err *check_experts(Writer *w)
     return err;
 }
 
-static Err *check_pair(const AdapterOutLora *lora)
+static Err *check_lora(const AdapterOutLora *lora)
 {
     if (lora->r == 0 || lora->in == 0 || lora->out == 0)
         return err_new(ERR_USAGE, "%s: r %zu, in %zu, out %zu; expected none to be zero", lora->module, lora->r,
                        lora->in, lora->out);
     if (!isfinite(lora->scale) || lora->scale <= 0)
         return err_new(ERR_USAGE, "%s: the scale is %g; expected a positive number", lora->module, lora->scale);
-    if (!strcmp(leaf_of(lora->module), "embed_tokens"))
-        return err_new(ERR_USAGE, "%s: an embedding's pair cannot be written", lora->module);
+    if (!strcmp(adapter_module_leaf(lora->module), "embed_tokens"))
+        return err_new(ERR_USAGE, "%s: LoRA on an embedding cannot be written", lora->module);
     if (!lora->A != !lora->B) return err_new(ERR_USAGE, "%s: one of A and B is missing", lora->module);
     return NULL;
 }
 
-static Err *check_and_settle(Writer *w)
+static Err *check_and_settle(AdapterWriter *w)
 {
     const AdapterOut *out = w->out;
     if (out->dtype != DTYPE_F32 && out->dtype != DTYPE_BF16)
@@ -152,50 +118,50 @@ static Err *check_and_settle(Writer *w)
     if (out->n_loras + out->n_extras == 0) return err_new(ERR_USAGE, "there is nothing to write");
     w->r = 1;
     for (size_t i = 0; i < out->n_loras; i++) {
-        TRY(check_pair(&out->loras[i]));
+        TRY(check_lora(&out->loras[i]));
         if (out->loras[i].r > w->r) w->r = out->loras[i].r;
     }
     w->alpha = (double)w->r * (out->n_loras ? out->loras[0].scale : 1);
     if (fabs(w->alpha - round(w->alpha)) < 1e-9 * w->alpha)
-        w->alpha = round(w->alpha); /* a scale of 0.1 is not quite one */
+        w->alpha = round(w->alpha); /* r times a scale of 0.1 has a rounding error */
     return check_experts(w);
 }
 
 /* ---- tensors ---- */
 
-static Err *room(Writer *w, size_t bytes, void *out)
+static Err *alloc(AdapterWriter *w, size_t bytes, void *out)
 {
     void *block = arena_alloc(&w->arena, bytes);
     memcpy(out, &block, sizeof block);
     return block ? NULL : err_new(ERR_MEMORY, "out of memory: %zu bytes of a tensor", bytes);
 }
 
-static Err *add_tensor(Writer *w, const char *name, const char *ending, DType dtype, size_t rows, size_t cols,
+static Err *add_tensor(AdapterWriter *w, const char *name, const char *ending, DType dtype, size_t rows, size_t cols,
                        const void *data)
 {
     TensorView *tensor = &w->tensors[w->n++];
     size_t length = strlen("base_model.model.") + strlen(name) + strlen(ending) + 1;
     char *full;
-    TRY(room(w, length, &full));
+    TRY(alloc(w, length, &full));
     snprintf(full, length, "base_model.model.%s%s", name, ending);
     *tensor = (TensorView){.name = full, .dtype = dtype, .n_dims = 2, .shape = {rows, cols}, .data = data};
     tensor->bytes = rows * cols * dtype_bytes(dtype);
     return NULL;
 }
 
-/* Floats that are final already, as the bytes of the file's dtype. */
-static Err *narrow(Writer *w, DType dtype, size_t n, const float *x, const void **data)
+/* Floats that are already rounded to the file's dtype, as its bytes. */
+static Err *narrow(AdapterWriter *w, DType dtype, size_t n, const float *x, const void **data)
 {
     uint16_t *halves;
     *data = x;
     if (dtype == DTYPE_F32) return NULL;
-    TRY(room(w, n * sizeof *halves, &halves));
+    TRY(alloc(w, n * sizeof *halves, &halves));
     for (size_t i = 0; i < n; i++) halves[i] = bf16_from_f32(x[i]);
     *data = halves;
     return NULL;
 }
 
-static Err *add_pair(Writer *w, const AdapterOutLora *lora, float *scratch)
+static Err *add_lora(AdapterWriter *w, const AdapterOutLora *lora, float *scratch)
 {
     DType dtype = w->out->dtype;
     const void *A = lora->A ? (const void *)lora->A : w->zeros, *B = lora->B ? (const void *)lora->B : w->zeros;
@@ -203,10 +169,10 @@ static Err *add_pair(Writer *w, const AdapterOutLora *lora, float *scratch)
     if (!as_given) {
         float *x = scratch;
         size_t n_A = w->r * lora->in, n_B = lora->out * w->r;
-        if (dtype == DTYPE_F32) TRY(room(w, n_A * sizeof *x, &x));
+        if (dtype == DTYPE_F32) TRY(alloc(w, n_A * sizeof *x, &x));
         final_A(w, lora, x);
         TRY(narrow(w, dtype, n_A, x, &A));
-        if (dtype == DTYPE_F32) TRY(room(w, n_B * sizeof *x, &x));
+        if (dtype == DTYPE_F32) TRY(alloc(w, n_B * sizeof *x, &x));
         final_B(w, lora, x);
         TRY(narrow(w, dtype, n_B, x, &B));
     }
@@ -214,12 +180,12 @@ static Err *add_pair(Writer *w, const AdapterOutLora *lora, float *scratch)
     return add_tensor(w, lora->module, ".lora_B.weight", dtype, lora->out, w->r, B);
 }
 
-static DType dtype_of_extra(const Writer *w, const AdapterOutExtra *extra)
+static DType dtype_of_extra(const AdapterWriter *w, const AdapterOutExtra *extra)
 {
     return extra->rows == 1 ? DTYPE_F32 : w->out->dtype;
 }
 
-static Err *add_extra(Writer *w, const AdapterOutExtra *extra)
+static Err *add_extra(AdapterWriter *w, const AdapterOutExtra *extra)
 {
     const void *data;
     DType dtype = dtype_of_extra(w, extra);
@@ -233,7 +199,7 @@ static Err *add_extra(Writer *w, const AdapterOutExtra *extra)
 }
 
 /* Elements of the largest matrix. */
-static size_t largest(const Writer *w)
+static size_t largest(const AdapterWriter *w)
 {
     size_t n = 1;
     for (size_t i = 0; i < w->out->n_loras; i++) {
@@ -244,7 +210,7 @@ static size_t largest(const Writer *w)
     return n;
 }
 
-static Err *add_tensors(Writer *w)
+static Err *add_tensors(AdapterWriter *w)
 {
     const AdapterOut *out = w->out;
     float *scratch = NULL;
@@ -256,145 +222,25 @@ static Err *add_tensors(Writer *w)
         for (size_t i = 0; !err && i < out->n_extras; i++)
             if ((out->extras[i].rows > 1) == matrices) err = add_extra(w, &out->extras[i]);
     }
-    for (size_t i = 0; !err && i < out->n_loras; i++) err = add_pair(w, &out->loras[i], scratch);
+    for (size_t i = 0; !err && i < out->n_loras; i++) err = add_lora(w, &out->loras[i], scratch);
     free(scratch);
     return err;
 }
 
-/* ---- adapter_config.json ---- */
-
-/* Add a text to an array of texts that stays sorted and without doubles. */
-static Err *add_name(const char ***names, size_t *n, size_t *capacity, const char *name)
-{
-    size_t i = 0;
-    while (i < *n && strcmp((*names)[i], name) < 0) i++;
-    if (i < *n && !strcmp((*names)[i], name)) return NULL;
-    TRY(mem_grow(names, capacity, *n + 1, sizeof **names));
-    memmove(*names + i + 1, *names + i, (*n - i) * sizeof **names);
-    (*names)[i] = name;
-    ++*n;
-    return NULL;
-}
-
-/* "mlp.shared_experts.gate_proj.weight": what stands after the layer's number, so that one entry names all layers. */
-static Err *parameter_name(Writer *w, const char *module, const char **name)
-{
-    char *text;
-    const char *tail = strstr(module, ".mlp.");
-    tail = tail ? tail + 1 : module;
-    TRY(room(w, strlen(tail) + strlen(".weight") + 1, &text));
-    sprintf(text, "%s.weight", tail);
-    *name = text;
-    return NULL;
-}
-
-static Json *array_of(const char *const *names, size_t n)
-{
-    Json *array = json_new_array();
-    for (size_t i = 0; i < n; i++) json_add_string(array, NULL, names[i]);
-    return array;
-}
-
-/* Which names go into which list. */
-static Err *targets(Writer *w, Json **modules, Json **parameters)
-{
-    const char **in_modules = NULL, **in_parameters = NULL, *name;
-    size_t n_modules = 0, n_parameters = 0, capacity_modules = 0, capacity_parameters = 0;
-    Err *err = NULL;
-    for (size_t i = 0; !err && i < w->out->n_loras; i++) {
-        const char *module = w->out->loras[i].module, *leaf = leaf_of(module);
-        Routed routed;
-        bool router = !strcmp(leaf, "gate"), two_dimensional = router || projection_of(leaf) < 3;
-        if (is_routed(module, &routed) || !two_dimensional) {
-            err = add_name(&in_modules, &n_modules, &capacity_modules, leaf);
-            continue;
-        }
-        err = parameter_name(w, module, &name);
-        if (!err) err = add_name(&in_parameters, &n_parameters, &capacity_parameters, name);
-    }
-    *modules = array_of(in_modules, n_modules);
-    *parameters = array_of(in_parameters, n_parameters);
-    free(in_modules);
-    free(in_parameters);
-    return err;
-}
-
-/* As Python's json.dump(indent=2) prints it; our keys need no escapes. */
-static Err *print_json(FILE *stream, const Json *value, int depth)
-{
-    JsonKind kind = json_kind(value);
-    if ((kind == JSON_OBJECT || kind == JSON_ARRAY) && json_count(value)) {
-        fputs(kind == JSON_OBJECT ? "{" : "[", stream);
-        for (const Json *child = json_first(value); child; child = json_next(child)) {
-            fprintf(stream, "%s\n%*s", child == json_first(value) ? "" : ",", 2 * depth + 2, "");
-            if (kind == JSON_OBJECT) fprintf(stream, "\"%s\": ", json_key(child));
-            TRY(print_json(stream, child, depth + 1));
-        }
-        fprintf(stream, "\n%*s%s", 2 * depth, "", kind == JSON_OBJECT ? "}" : "]");
-        return NULL;
-    }
-    char *text;
-    TRY(json_print(value, false, &text));
-    fputs(text, stream);
-    free(text);
-    return NULL;
-}
-
-/* Keys in the order of the alphabet, like PEFT's. */
-static Err *write_config(Writer *w, const char *path)
-{
-    Json *root = json_new_object(), *modules = NULL, *parameters = NULL, *saved = NULL;
-    char *text = NULL;
-    size_t bytes;
-    Err *err = targets(w, &modules, &parameters);
-    if (w->out->n_extras) saved = array_of((const char *[]){"gate"}, 1);
-    json_add(root, "alpha_pattern", json_new_object());
-    if (w->out->base_model)
-        json_add_string(root, "base_model_name_or_path", w->out->base_model);
-    else
-        json_add_null(root, "base_model_name_or_path");
-    json_add_string(root, "bias", "none");
-    json_add_bool(root, "fan_in_fan_out", false);
-    json_add_bool(root, "inference_mode", true);
-    json_add_bool(root, "init_lora_weights", true);
-    json_add_number(root, "lora_alpha", w->alpha);
-    json_add_number(root, "lora_dropout", 0);
-    if (saved)
-        json_add(root, "modules_to_save", saved);
-    else
-        json_add_null(root, "modules_to_save");
-    json_add_string(root, "peft_type", "LORA");
-    json_add_number(root, "r", (double)w->r);
-    json_add(root, "rank_pattern", json_new_object());
-    json_add(root, "target_modules", modules);
-    json_add(root, "target_parameters", parameters);
-    json_add_string(root, "task_type", "CAUSAL_LM");
-    json_add_bool(root, "use_dora", false);
-    json_add_bool(root, "use_rslora", false);
-    FILE *stream = err ? NULL : open_memstream(&text, &bytes);
-    if (!err && !stream) err = err_new(ERR_MEMORY, "out of memory for %s", CONFIG_NAME);
-    if (!err) err = print_json(stream, root, 0);
-    err = err_first(err, file_close(&stream, CONFIG_NAME));
-    if (!err) err = file_write(path, text, bytes);
-    free(text);
-    json_free(root);
-    return err;
-}
-
-/* ---- the proof ---- */
+/* ---- comparing what was written ---- */
 
 static Err *differs(const char *name, const char *what)
 {
     return err_new(ERR_FORMAT, "%s was read back with another %s than was written", name, what);
 }
 
-static Err *compare_pair(const Writer *w, const AdapterFile *file, const AdapterOutLora *lora, float *expected,
+static Err *compare_lora(const AdapterWriter *w, const AdapterFile *file, const AdapterOutLora *lora, float *expected,
                          float *A, float *B)
 {
     const AdapterLora *found = adapter_file_find(file, lora->module);
-    if (!found) return err_new(ERR_FORMAT, "%s was written and is not found", lora->module);
+    if (!found) return err_new(ERR_FORMAT, "%s was written, but is not in the file", lora->module);
     if (found->r != w->r || found->in != lora->in || found->out != lora->out) return differs(lora->module, "shape");
-    double scale = lora->scale / fold_of(w, lora); /* where B took a factor, the rest is the common scale */
+    double scale = lora->scale / fold_of(w, lora); /* the factor in B is not part of the scale */
     if (fabs(found->scale / scale - 1) > 1e-9) return differs(lora->module, "scale");
     adapter_file_read_lora(found, A, B);
     final_A(w, lora, expected);
@@ -403,7 +249,7 @@ static Err *compare_pair(const Writer *w, const AdapterFile *file, const Adapter
     return memcmp(expected, B, lora->out * w->r * sizeof *B) ? differs(lora->module, "B") : NULL;
 }
 
-static Err *compare_extra(const Writer *w, const AdapterFile *file, const AdapterOutExtra *extra)
+static Err *compare_extra(const AdapterWriter *w, const AdapterFile *file, const AdapterOutExtra *extra)
 {
     for (size_t i = 0; i < file->n_extras; i++) {
         const AdapterExtra *found = &file->extras[i];
@@ -421,21 +267,21 @@ static Err *compare_extra(const Writer *w, const AdapterFile *file, const Adapte
         free(data);
         return same ? NULL : differs(extra->name, "content");
     }
-    return err_new(ERR_FORMAT, "%s was written and is not found", extra->name);
+    return err_new(ERR_FORMAT, "%s was written, but is not in the file", extra->name);
 }
 
-static Err *compare(const Writer *w, const char *directory)
+static Err *compare(const AdapterWriter *w, const char *directory)
 {
     AdapterFile *file;
     float *buffers[3] = {NULL};
     TRY(adapter_file_open(&file, directory));
     Err *err = NULL;
     if (file->n_loras != w->out->n_loras || file->n_extras != w->out->n_extras)
-        err = err_new(ERR_FORMAT, "%zu pairs and %zu other weights were read back; %zu and %zu were written",
+        err = err_new(ERR_FORMAT, "%zu LoRA modules and %zu other weights were read back; %zu and %zu were written",
                       file->n_loras, file->n_extras, w->out->n_loras, w->out->n_extras);
     for (int i = 0; !err && i < 3; i++) err = mem_new(&buffers[i], largest(w), sizeof **buffers);
     for (size_t i = 0; !err && i < w->out->n_loras; i++)
-        err = compare_pair(w, file, &w->out->loras[i], buffers[0], buffers[1], buffers[2]);
+        err = compare_lora(w, file, &w->out->loras[i], buffers[0], buffers[1], buffers[2]);
     for (size_t i = 0; !err && i < w->out->n_extras; i++) err = compare_extra(w, file, &w->out->extras[i]);
     for (int i = 0; i < 3; i++) free(buffers[i]);
     adapter_file_close(file);
@@ -444,26 +290,26 @@ static Err *compare(const Writer *w, const char *directory)
 
 /* ---- the directory ---- */
 
-/* The two files, in one directory. */
+/* A directory and the two files in it. */
 typedef struct {
     char directory[PATH_BYTES], config[PATH_BYTES], tensors[PATH_BYTES];
-} Place;
+} AdapterPaths;
 
-static Err *place_in(Place *place, const char *directory)
+static Err *set_paths(AdapterPaths *paths, const char *directory)
 {
-    if (snprintf(place->directory, PATH_BYTES, "%s", directory) >= PATH_BYTES) return err_new(ERR_IO, "path too long");
-    TRY(file_join(place->config, directory, CONFIG_NAME));
-    return file_join(place->tensors, directory, TENSORS_NAME);
+    if (snprintf(paths->directory, PATH_BYTES, "%s", directory) >= PATH_BYTES) return err_new(ERR_IO, "path too long");
+    TRY(file_join(paths->config, directory, CONFIG_NAME));
+    return file_join(paths->tensors, directory, TENSORS_NAME);
 }
 
-static void remove_place(const Place *place)
+static void remove_files(const AdapterPaths *paths)
 {
-    unlink(place->config);
-    unlink(place->tensors);
-    rmdir(place->directory);
+    unlink(paths->config);
+    unlink(paths->tensors);
+    rmdir(paths->directory);
 }
 
-static Err *move(const Place *draft, const Place *target)
+static Err *move(const AdapterPaths *draft, const AdapterPaths *target)
 {
     bool made = !file_exists(target->directory);
     TRY(file_make_directory(target->directory));
@@ -471,27 +317,27 @@ static Err *move(const Place *draft, const Place *target)
     if (file_exists(target->config) && unlink(target->config)) err = err_errno("remove %s", target->config);
     if (!err) err = file_replace(draft->tensors, target->tensors);
     if (!err) err = file_replace(draft->config, target->config);
-    if (err && made) remove_place(target);
+    if (err && made) remove_files(target);
     return err;
 }
 
 Err *adapter_file_write(const char *directory, const AdapterOut *out)
 {
-    Writer w = {.out = out};
-    Place target, draft;
+    AdapterWriter w = {.out = out};
+    AdapterPaths target, draft;
     char name[PATH_BYTES];
     bool drafted = false;
     Err *err = check_and_settle(&w);
-    if (!err) err = place_in(&target, directory);
+    if (!err) err = set_paths(&target, directory);
     if (!err) err = file_draft_name(name, directory);
-    if (!err) err = place_in(&draft, name);
+    if (!err) err = set_paths(&draft, name);
     if (!err) drafted = !(err = file_make_directory(draft.directory));
     if (!err) err = add_tensors(&w);
     if (!err) err = safetensors_write(draft.tensors, w.tensors, w.n);
-    if (!err) err = write_config(&w, draft.config);
+    if (!err) err = adapter_config_write(draft.config, out, w.r, w.alpha);
     if (!err) err = compare(&w, draft.directory);
     if (!err) err = move(&draft, &target);
-    if (drafted) remove_place(&draft);
+    if (drafted) remove_files(&draft);
     arena_free(&w.arena);
     free(w.tensors);
     free(w.zeros);

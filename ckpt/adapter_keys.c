@@ -1,3 +1,6 @@
+/* A tensor's name ends in its part (".lora_A.weight"); what stands before it, without PEFT's prefix, is the module. A name
+ * that is neither a part nor of a module in modules_to_save is kept as unknown, so that one error can list them all.
+ * Source: PEFT 0.21, utils/save_and_load.py (get_peft_model_state_dict). */
 #include "ckpt/adapter_keys.h"
 
 #include "base/memory.h"
@@ -6,13 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool keys_ends_with(const char *text, const char *tail)
+bool adapter_keys_ends_with(const char *text, const char *tail)
 {
     size_t n = strlen(text), t = strlen(tail);
     return n >= t && !strcmp(text + n - t, tail);
 }
 
-Err *keys_name(AdapterFile *file, const char **out, const char *format, ...)
+Err *adapter_keys_name(AdapterFile *file, const char **out, const char *format, ...)
 {
     va_list args, again;
     va_start(args, format);
@@ -26,12 +29,12 @@ Err *keys_name(AdapterFile *file, const char **out, const char *format, ...)
     return text ? NULL : err_new(ERR_MEMORY, "out of memory for a name");
 }
 
-/* Cut the ending of a part off a name; *length is that of the module. `.default` is the adapter's name in raw files. */
-static bool cut_part(const char *name, Part *part, size_t *length)
+/* Split off the ending that names a part; *length is that of the module. `.default` is the adapter's name in raw files. */
+static bool split_part(const char *name, AdapterPart *part, size_t *length)
 {
     static const struct {
         const char *tail;
-        Part part;
+        AdapterPart part;
     } tails[] = {
         {".lora_A.weight", PART_A},
         {".lora_A.default.weight", PART_A},
@@ -43,7 +46,7 @@ static bool cut_part(const char *name, Part *part, size_t *length)
         {".lora_embedding_B.default", PART_EMBEDDING_B},
     };
     for (size_t i = 0; i < sizeof tails / sizeof *tails; i++) {
-        if (!keys_ends_with(name, tails[i].tail)) continue;
+        if (!adapter_keys_ends_with(name, tails[i].tail)) continue;
         *part = tails[i].part;
         *length = strlen(name) - strlen(tails[i].tail);
         return true;
@@ -55,23 +58,23 @@ static Err *refuse_variants(const char *name)
 {
     if (strstr(name, ".lora_magnitude_vector"))
         return err_new(ERR_FORMAT, "%s belongs to DoRA, which graft does not read", name);
-    if (strstr(name, ".lora_B.") && keys_ends_with(name, ".bias"))
+    if (strstr(name, ".lora_B.") && adapter_keys_ends_with(name, ".bias"))
         return err_new(ERR_FORMAT, "%s is a bias on B (lora_bias), which graft does not read", name);
     return NULL;
 }
 
-/* Whether a name is a tensor of a module that modules_to_save lists. */
-static Err *is_extra(Reader *reader, const char *name, bool *yes)
+/* Does a name belong to a module that modules_to_save lists? */
+static Err *is_extra(AdapterReader *reader, const char *name, bool *yes)
 {
     const char *dot = strrchr(name, '.'), *module;
     *yes = false;
     if (!dot) return NULL;
-    TRY(keys_name(reader->file, &module, "%.*s", (int)(dot - name), name));
+    TRY(adapter_keys_name(reader->file, &module, "%.*s", (int)(dot - name), name));
     *yes = adapter_config_lists(reader->file->config.modules_to_save, module);
     return NULL;
 }
 
-static Err *take_extra(Reader *reader, const char *name, const TensorView *tensor)
+static Err *take_extra(AdapterReader *reader, const char *name, const TensorView *tensor)
 {
     AdapterFile *file = reader->file;
     if (tensor->n_dims < 1 || tensor->n_dims > 2 || tensor->bytes == 0)
@@ -86,7 +89,7 @@ static Err *take_extra(Reader *reader, const char *name, const TensorView *tenso
     return NULL;
 }
 
-static Err *take_unknown(Reader *reader, const char *name)
+static Err *take_unknown(AdapterReader *reader, const char *name)
 {
     enum { SHOWN = 4 };
     if (reader->unknown++ >= SHOWN) return NULL;
@@ -97,36 +100,36 @@ static Err *take_unknown(Reader *reader, const char *name)
     return NULL;
 }
 
-Err *keys_take(Reader *reader, const TensorView *tensor)
+Err *adapter_keys_take(AdapterReader *reader, const TensorView *tensor)
 {
     static const char PREFIX[] = "base_model.model.";
     const char *name = tensor->name;
-    Part part;
+    AdapterPart part;
     size_t length;
     bool extra;
     if (!strncmp(name, PREFIX, strlen(PREFIX))) name += strlen(PREFIX);
-    if (keys_ends_with(name, ".base_layer.weight")) return NULL; /* PEFT's copy of a base matrix */
+    if (adapter_keys_ends_with(name, ".base_layer.weight")) return NULL; /* PEFT's copy of a base matrix */
     if (tensor->dtype != DTYPE_F32 && tensor->dtype != DTYPE_BF16 && tensor->dtype != DTYPE_F16)
         return err_new(ERR_FORMAT, "%s is %s; expected F32, BF16 or F16", tensor->name, dtype_name(tensor->dtype));
     TRY(refuse_variants(name));
-    if (cut_part(name, &part, &length)) {
-        Key *key = &reader->keys[reader->n++];
-        *key = (Key){.part = part, .tensor = tensor};
-        return keys_name(reader->file, &key->module, "%.*s", (int)length, name);
+    if (split_part(name, &part, &length)) {
+        AdapterKey *key = &reader->keys[reader->n++];
+        *key = (AdapterKey){.part = part, .tensor = tensor};
+        return adapter_keys_name(reader->file, &key->module, "%.*s", (int)length, name);
     }
     TRY(is_extra(reader, name, &extra));
     return extra ? take_extra(reader, name, tensor) : take_unknown(reader, tensor->name);
 }
 
-int keys_by_module_and_part(const void *a, const void *b)
+int adapter_keys_compare(const void *a, const void *b)
 {
-    const Key *x = a, *y = b;
+    const AdapterKey *x = a, *y = b;
     int order = strcmp(x->module, y->module);
     return order ? order : (int)x->part - (int)y->part;
 }
 
-const Key *keys_find(const Reader *reader, const char *module, Part part)
+const AdapterKey *adapter_keys_find(const AdapterReader *reader, const char *module, AdapterPart part)
 {
-    Key key = {module, part, NULL};
-    return reader->n ? bsearch(&key, reader->keys, reader->n, sizeof key, keys_by_module_and_part) : NULL;
+    AdapterKey key = {module, part, NULL};
+    return reader->n ? bsearch(&key, reader->keys, reader->n, sizeof key, adapter_keys_compare) : NULL;
 }

@@ -1,4 +1,4 @@
-/* Which tensor of an adapter is what: names cut into a module and a part. */
+/* What each tensor of an adapter is: its name, split into a module and a part. */
 #ifndef GRAFT_CKPT_ADAPTER_KEYS_H
 #define GRAFT_CKPT_ADAPTER_KEYS_H
 
@@ -8,35 +8,37 @@
 typedef struct AdapterStore {
     Safetensors tensors;
     Arena names;
-    size_t pair_capacity;
-} Store;
+    size_t lora_capacity;
+} AdapterStore;
 
-typedef enum { PART_A, PART_B, PART_EMBEDDING_A, PART_EMBEDDING_B } Part;
+typedef enum { PART_A, PART_B, PART_EMBEDDING_A, PART_EMBEDDING_B } AdapterPart;
 
-/* A tensor, understood. */
+/* A tensor whose name was understood. */
 typedef struct {
     const char *module;
-    Part part;
+    AdapterPart part;
     const TensorView *tensor;
-} Key;
+} AdapterKey;
 
 typedef struct {
     AdapterFile *file;
     size_t n, unknown;
-    Key *keys;           /* [n] in the file's order, until they are sorted by module and part */
+    AdapterKey *keys;    /* [n] in the file's order, until they are sorted by module and part */
     char *unknown_names; /* the first few */
-    size_t n_experts;    /* what the first stacked or fused tensor said; 0: none yet */
+    size_t n_experts;    /* of the first stacked or fused tensor; 0: there was none yet */
     const char *n_experts_from;
-} Reader;
+} AdapterReader;
 
-/* Take a tensor's name apart: a key, an extra of the file, or an unknown name. Fails: ERR_FORMAT for what is refused. */
-MUST_USE Err *keys_take(Reader *reader, const TensorView *tensor);
+/* Split a tensor's name: it becomes a key, an extra of the file, or an unknown name.
+ * Fails: ERR_FORMAT for variants of LoRA that graft does not read, and for other dtypes than F32, BF16, F16. */
+MUST_USE Err *adapter_keys_take(AdapterReader *reader, const TensorView *tensor);
 
-int keys_by_module_and_part(const void *a, const void *b);                 /* for qsort */
-const Key *keys_find(const Reader *reader, const char *module, Part part); /* once they are sorted */
+int adapter_keys_compare(const void *a, const void *b); /* for qsort */
+const AdapterKey *adapter_keys_find(const AdapterReader *reader, const char *module,
+                                    AdapterPart part); /* once they are sorted */
 
-/* `printf` into the file's own memory. */
-PRINTF(3, 4) MUST_USE Err *keys_name(AdapterFile *file, const char **out, const char *format, ...);
-bool keys_ends_with(const char *text, const char *tail);
+/* `printf` into memory of the file, until adapter_file_close. */
+PRINTF(3, 4) MUST_USE Err *adapter_keys_name(AdapterFile *file, const char **out, const char *format, ...);
+bool adapter_keys_ends_with(const char *text, const char *tail);
 
 #endif

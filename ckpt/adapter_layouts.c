@@ -1,5 +1,7 @@
-/* A scale needs the path by which PEFT knew the weight: patterns are matched against the module, but against the
- * parameter (M.weight, experts.gate_up_proj) where target_parameters named it. */
+/* One function for each layout of ckpt/adapter_file.h: plain, embedding, fused and stacked. A scale depends on the path by
+ * which PEFT knew the weight: patterns are matched against the module, but against the parameter (M.weight,
+ * experts.gate_up_proj) where target_parameters named it.
+ * Source: PEFT 0.21, tuners/lora/layer.py (ParamWrapper), utils/other.py (get_pattern_key). */
 #include "ckpt/adapter_layouts.h"
 
 #include "base/memory.h"
@@ -26,8 +28,8 @@ static double scale_of(const AdapterConfig *cfg, const Paths *paths, double r)
     return cfg->use_rslora ? alpha / sqrt(r) : alpha / r;
 }
 
-/* Without a rank_pattern every r is the config's. With one, shapes speak: PEFT's own saving sorts its keys, after which
- * the first match is no longer the one that training used. */
+/* Without a rank_pattern every r is that of the config. With one, r is read from the shapes: PEFT sorts the keys of
+ * rank_pattern when it saves, and then the first match need not be the one that training used. */
 static Err *check_r(const AdapterConfig *cfg, const TensorView *tensor, size_t r)
 {
     if (cfg->rank_pattern.n || r == (size_t)cfg->r) return NULL;
@@ -35,12 +37,12 @@ static Err *check_r(const AdapterConfig *cfg, const TensorView *tensor, size_t r
                    cfg->r);
 }
 
-/* ---- pairs ---- */
+/* ---- LoRA modules ---- */
 
-static Err *add_pair(Reader *reader, const AdapterLora *lora)
+static Err *add_lora(AdapterReader *reader, const AdapterLora *lora)
 {
     AdapterFile *file = reader->file;
-    TRY(mem_grow(&file->loras, &file->store->pair_capacity, file->n_loras + 1, sizeof *file->loras));
+    TRY(mem_grow(&file->loras, &file->store->lora_capacity, file->n_loras + 1, sizeof *file->loras));
     file->loras[file->n_loras++] = *lora;
     return NULL;
 }
@@ -59,7 +61,7 @@ static Err *r_differs(const TensorView *A, size_t r_A, const TensorView *B, size
     return err_new(ERR_FORMAT, "%s has r %zu, %s has r %zu", A->name, r_A, B->name, r_B);
 }
 
-static Err *add_embedding(Reader *reader, const char *module, const TensorView *A, const TensorView *B)
+static Err *add_embedding(AdapterReader *reader, const char *module, const TensorView *A, const TensorView *B)
 {
     TRY(check_dims(A, 2));
     TRY(check_dims(B, 2));
@@ -77,11 +79,11 @@ static Err *add_embedding(Reader *reader, const char *module, const TensorView *
         .B = {A, 0, 1, vocab}, /* dE = s (B A)' = s A' B' */
         .scale = scale_of(&reader->file->config, &paths, (double)r),
     };
-    return add_pair(reader, &lora);
+    return add_lora(reader, &lora);
 }
 
-/* Cut a module into `STEM.experts`, a number and a projection; false: it is not one of a named expert. */
-static bool cut_expert(const char *module, size_t *stem, const char **projection)
+/* Split a module into `STEM.experts`, a number and a projection; false: it is no module of a numbered expert. */
+static bool split_expert(const char *module, size_t *stem, const char **projection)
 {
     const char *dot = strrchr(module, '.'), *at = dot;
     static const char EXPERTS[] = ".experts.";
@@ -94,7 +96,7 @@ static bool cut_expert(const char *module, size_t *stem, const char **projection
     return true;
 }
 
-/* Mixtral's names of the three, as some exporters write them. */
+/* Some exporters use Mixtral's names for the three projections. */
 static const char *usual_projection(const char *name)
 {
     if (!strcmp(name, "w1")) return "gate_proj";
@@ -103,9 +105,9 @@ static const char *usual_projection(const char *name)
     return name;
 }
 
-/* One pair under its own name. Of a named expert PEFT makes the fused parameter, where gate and up get 2 r together:
- * a config that says so in rank_pattern has the alpha for that. */
-static Err *add_plain(Reader *reader, const char *module, const TensorView *A, const TensorView *B)
+/* A LoRA module under its own name. PEFT turns the modules of numbered experts into the fused parameter, where gate and up
+ * together have 2 r: when rank_pattern says so, alpha was chosen for 2 r, too. */
+static Err *add_plain(AdapterReader *reader, const char *module, const TensorView *A, const TensorView *B)
 {
     const AdapterConfig *cfg = &reader->file->config;
     TRY(check_dims(A, 2));
@@ -122,22 +124,23 @@ static Err *add_plain(Reader *reader, const char *module, const TensorView *A, c
         .B = {B, 0, r, 1},
     };
     const char *projection, *parameter;
-    double counted = (double)r, said = 0;
+    double scale_r = (double)r, pattern_r = 0;
     Paths paths = {{module}, 1};
-    if (cut_expert(module, &stem, &projection)) {
+    if (split_expert(module, &stem, &projection)) {
         bool down = !strcmp(usual_projection(projection), "down_proj");
-        TRY(keys_name(reader->file, &lora.module, "%.*s%s", (int)(projection - module), module,
-                      usual_projection(projection)));
-        TRY(keys_name(reader->file, &parameter, "%.*s.%s", (int)stem, module, down ? "down_proj" : "gate_up_proj"));
+        TRY(adapter_keys_name(reader->file, &lora.module, "%.*s%s", (int)(projection - module), module,
+                              usual_projection(projection)));
+        TRY(adapter_keys_name(reader->file, &parameter, "%.*s.%s", (int)stem, module,
+                              down ? "down_proj" : "gate_up_proj"));
         paths = (Paths){{lora.module, parameter}, 2};
-        if (!down && adapter_config_match(&cfg->rank_pattern, &parameter, 1, &said) && said == 2 * (double)r)
-            counted = said;
+        if (!down && adapter_config_match(&cfg->rank_pattern, &parameter, 1, &pattern_r) && pattern_r == 2 * (double)r)
+            scale_r = pattern_r;
     } else {
-        TRY(keys_name(reader->file, &parameter, "%s.weight", module));
+        TRY(adapter_keys_name(reader->file, &parameter, "%s.weight", module));
         if (adapter_config_lists(cfg->target_parameters, parameter)) paths.path[0] = parameter;
     }
-    lora.scale = scale_of(cfg, &paths, counted);
-    return add_pair(reader, &lora);
+    lora.scale = scale_of(cfg, &paths, scale_r);
+    return add_lora(reader, &lora);
 }
 
 /* The projections that a fused parameter holds, each with its share of the rows. */
@@ -148,30 +151,33 @@ typedef struct {
 
 static const Halves gate_up = {2, {"gate_proj", "up_proj"}}, down_only = {1, {"down_proj"}};
 
-static Err *agree_on_experts(Reader *reader, const TensorView *tensor, size_t n_experts)
+static Err *agree_on_experts(AdapterReader *reader, const TensorView *tensor, size_t n_experts)
 {
     if (!reader->n_experts) {
         reader->n_experts = n_experts;
         reader->n_experts_from = tensor->name;
     }
     if (reader->n_experts == n_experts) return NULL;
-    return err_new(ERR_FORMAT, "%s speaks of %zu experts, %s of %zu", tensor->name, n_experts, reader->n_experts_from,
+    return err_new(ERR_FORMAT, "%s has %zu experts, %s has %zu", tensor->name, n_experts, reader->n_experts_from,
                    reader->n_experts);
 }
 
-/* Fused files that PEFT wrote before 0.19.1 have in and out exchanged: A [E r][out], B [in][r E]. Where both
- * parameters are there, their shapes tell. */
-static bool is_exchanged(const Reader *reader, const char *stem_experts, const char *stem_base)
+/* Fused files that PEFT wrote before 0.19.1 have in and out exchanged: A [E r][out], B [in][r E]. When both parameters
+ * are in the file, their shapes show it. */
+static bool is_exchanged(const AdapterReader *reader, const char *stem_experts, const char *stem_base)
 {
-    const Key *up_A = keys_find(reader, stem_base, PART_A), *up_B = keys_find(reader, stem_base, PART_B);
-    const Key *down_A = keys_find(reader, stem_experts, PART_A), *down_B = keys_find(reader, stem_experts, PART_B);
+    const AdapterKey *up_A = adapter_keys_find(reader, stem_base, PART_A),
+                     *up_B = adapter_keys_find(reader, stem_base, PART_B);
+    const AdapterKey *down_A = adapter_keys_find(reader, stem_experts, PART_A),
+                     *down_B = adapter_keys_find(reader, stem_experts, PART_B);
     if (!up_A || !up_B || !down_A || !down_B) return false;
     return up_A->tensor->shape[1] == 2 * down_B->tensor->shape[0] && up_B->tensor->shape[0] == down_A->tensor->shape[1];
 }
 
-/* The parameter behind a fused key. PEFT nests one wrapper per parameter, gate_up inside and down outside; when only one
- * parameter was adapted its wrapper is the outer one, and target_parameters must say which it is. */
-static Err *which_parameter(const Reader *reader, const char *module, const char *experts, const char *base, bool *down)
+/* Which parameter a fused key belongs to. PEFT nests one wrapper per parameter, gate_up inside and down outside. When only
+ * one parameter was adapted, its wrapper is the outer one, and target_parameters must name it. */
+static Err *which_parameter(const AdapterReader *reader, const char *module, const char *experts, const char *base,
+                            bool *down)
 {
     const AdapterConfig *cfg = &reader->file->config;
     char up_path[PATH_BYTES], down_path[PATH_BYTES];
@@ -180,38 +186,39 @@ static Err *which_parameter(const Reader *reader, const char *module, const char
         return err_new(ERR_FORMAT, "name too long: %.60s...", module);
     bool lists_up = adapter_config_lists(cfg->target_parameters, up_path);
     bool lists_down = adapter_config_lists(cfg->target_parameters, down_path);
-    bool both = keys_find(reader, base, PART_A) && keys_find(reader, experts, PART_A);
+    bool both = adapter_keys_find(reader, base, PART_A) && adapter_keys_find(reader, experts, PART_A);
     *down = both ? !strcmp(module, experts) : lists_down;
     if (both) return NULL;
     if (!strcmp(module, base))
-        return err_new(ERR_FORMAT, "%s.lora_A.weight has no companion %s.lora_A.weight", base, experts);
+        return err_new(ERR_FORMAT, "%s.lora_A.weight has no partner %s.lora_A.weight", base, experts);
     if (lists_up != lists_down) return NULL;
-    return err_new(ERR_FORMAT,
-                   "%s.lora_A.weight stands alone and target_parameters names %s of gate_up_proj and down_proj; "
-                   "expected one",
-                   experts, lists_up ? "both" : "neither");
+    return err_new(
+        ERR_FORMAT,
+        "%s.lora_A.weight is the only fused tensor and target_parameters names %s of gate_up_proj and down_proj; "
+        "expected one of them",
+        experts, lists_up ? "both" : "neither");
 }
 
-static Err *add_fused(Reader *reader, const char *module, const TensorView *A, const TensorView *B)
+static Err *add_fused(AdapterReader *reader, const char *module, const TensorView *A, const TensorView *B)
 {
     const AdapterConfig *cfg = &reader->file->config;
-    bool inner = keys_ends_with(module, ".base_layer"), down = false;
+    bool inner = adapter_keys_ends_with(module, ".base_layer"), down = false;
     size_t stem = strlen(module) - (inner ? strlen(".base_layer") : 0);
     const char *experts, *base;
-    TRY(keys_name(reader->file, &experts, "%.*s", (int)stem, module));
-    TRY(keys_name(reader->file, &base, "%s.base_layer", experts));
+    TRY(adapter_keys_name(reader->file, &experts, "%.*s", (int)stem, module));
+    TRY(adapter_keys_name(reader->file, &base, "%s.base_layer", experts));
     TRY(check_dims(A, 2));
     TRY(check_dims(B, 2));
     TRY(which_parameter(reader, module, experts, base, &down));
 
     Paths paths = {.n = 1};
-    double said = (double)cfg->r;
-    TRY(keys_name(reader->file, &paths.path[0], "%s.%s", experts, down ? "down_proj" : "gate_up_proj"));
-    adapter_config_match(&cfg->rank_pattern, paths.path, 1, &said);
-    size_t rows = A->shape[0], r = said >= 1 && said <= (double)rows ? (size_t)said : 0;
+    double pattern_r = (double)cfg->r;
+    TRY(adapter_keys_name(reader->file, &paths.path[0], "%s.%s", experts, down ? "down_proj" : "gate_up_proj"));
+    adapter_config_match(&cfg->rank_pattern, paths.path, 1, &pattern_r);
+    size_t rows = A->shape[0], r = pattern_r >= 1 && pattern_r <= (double)rows ? (size_t)pattern_r : 0;
     if (B->shape[1] != rows) return r_differs(A, rows, B, B->shape[1]);
     if (r == 0 || rows % r)
-        return err_new(ERR_FORMAT, "%s has %zu rows; expected a multiple of r, %g", A->name, rows, said);
+        return err_new(ERR_FORMAT, "%s has %zu rows; expected a multiple of r, %g", A->name, rows, pattern_r);
     size_t E = rows / r;
     TRY(agree_on_experts(reader, A, E));
 
@@ -233,15 +240,15 @@ static Err *add_fused(Reader *reader, const char *module, const TensorView *A, c
                 lora.B = columns_of_e;
                 lora.B.first += h * out * rows;
             }
-            TRY(keys_name(reader->file, &lora.module, "%s.%zu.%s", experts, e, halves->projection[h]));
-            TRY(add_pair(reader, &lora));
+            TRY(adapter_keys_name(reader->file, &lora.module, "%s.%zu.%s", experts, e, halves->projection[h]));
+            TRY(add_lora(reader, &lora));
         }
     }
     return NULL;
 }
 
-/* A [E or 1][r][in], B [E or 1][out][r] under experts.PROJECTION, as SGLang and Megatron exporters stack them. */
-static Err *add_stacked(Reader *reader, const char *module, const TensorView *A, const TensorView *B)
+/* A [E or 1][r][in], B [E or 1][out][r], named experts.PROJECTION: exporters of SGLang and Megatron write this. */
+static Err *add_stacked(AdapterReader *reader, const char *module, const TensorView *A, const TensorView *B)
 {
     const AdapterConfig *cfg = &reader->file->config;
     const char *dot = strrchr(module, '.'), *projection = usual_projection(dot + 1);
@@ -265,11 +272,11 @@ static Err *add_stacked(Reader *reader, const char *module, const TensorView *A,
             AdapterLora lora = {.r = r, .in = in, .out = out};
             lora.A = (AdapterSlice){A, (A->shape[0] == 1 ? 0 : e) * r * in, in, 1};
             lora.B = (AdapterSlice){B, ((B->shape[0] == 1 ? 0 : e) * halves->n + h) * out * r, r, 1};
-            TRY(keys_name(reader->file, &lora.module, "%.*s.%zu.%s", (int)(dot - module), module, e,
-                          halves->projection[h]));
+            TRY(adapter_keys_name(reader->file, &lora.module, "%.*s.%zu.%s", (int)(dot - module), module, e,
+                                  halves->projection[h]));
             Paths paths = {{lora.module, module}, 2};
             lora.scale = scale_of(cfg, &paths, (double)r);
-            TRY(add_pair(reader, &lora));
+            TRY(add_lora(reader, &lora));
         }
     }
     return NULL;
@@ -283,21 +290,21 @@ static bool is_stacked(const char *module, const TensorView *A)
     return A->n_dims == 3 && stem >= n && !strncmp(module + stem - n, EXPERTS, n);
 }
 
-static Err *add_partners(Reader *reader, const Key *A, const Key *B)
+static Err *add_partners(AdapterReader *reader, const AdapterKey *A, const AdapterKey *B)
 {
     const char *module = A->module;
     if (A->part == PART_EMBEDDING_A) return add_embedding(reader, module, A->tensor, B->tensor);
-    if (keys_ends_with(module, ".experts") || keys_ends_with(module, ".experts.base_layer"))
+    if (adapter_keys_ends_with(module, ".experts") || adapter_keys_ends_with(module, ".experts.base_layer"))
         return add_fused(reader, module, A->tensor, B->tensor);
     if (is_stacked(module, A->tensor)) return add_stacked(reader, module, A->tensor, B->tensor);
     return add_plain(reader, module, A->tensor, B->tensor);
 }
 
-Err *layouts_add_pairs(Reader *reader)
+Err *adapter_layouts_add_loras(AdapterReader *reader)
 {
     for (size_t i = 0; i < reader->n; i += 2) {
-        const Key *A = &reader->keys[i], *B = i + 1 < reader->n ? A + 1 : NULL;
-        if (B && !keys_by_module_and_part(A, B))
+        const AdapterKey *A = &reader->keys[i], *B = i + 1 < reader->n ? A + 1 : NULL;
+        if (B && !adapter_keys_compare(A, B))
             return err_new(ERR_FORMAT, "%s and %s are the same part", A->tensor->name, B->tensor->name);
         bool first = A->part == PART_A || A->part == PART_EMBEDDING_A;
         if (!first || !B || strcmp(A->module, B->module) != 0 || B->part != A->part + 1)

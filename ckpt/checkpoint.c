@@ -1,13 +1,11 @@
-/* Saving is straight; loading trusts nothing: it walks the file's arrays, finds each in the caller's list, compares, and
- * only then reads. HDF5 links are found by name, so order does not matter on either side. */
+/* Saving and loading (the layout is in the header). Loading trusts nothing: it goes through the file's arrays, looks each one
+ * up in the caller's list and compares shape and ids. Only when all of them match does it read values. HDF5 links are found
+ * by name, so the order of arrays does not matter on either side. */
 #include "ckpt/checkpoint.h"
 
 #include "base/memory.h"
 #include "ckpt/h5.h"
 
-#include <ctype.h>
-#include <dirent.h>
-#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +13,7 @@
 
 static const char FORMAT[] = "graft checkpoint";
 
-/* The table of attributes, once, for both directions. */
+/* The attributes of a checkpoint; writing and reading use the same table. */
 static const struct {
     const char *key;
     size_t offset;
@@ -36,12 +34,19 @@ static const struct {
 };
 
 enum { N_NUMBERS = sizeof numbers / sizeof *numbers, N_TEXTS = sizeof texts / sizeof *texts };
+_Static_assert((int)N_TEXTS == (int)CKPT_TEXTS, "CkptInfo.owned has one entry for each text");
 
-static uint64_t *number_of(const CkptInfo *info, size_t i)
+static uint64_t get_number(const CkptInfo *info, size_t i)
 {
-    return (uint64_t *)((char *)(size_t)info + numbers[i].offset);
+    return *(const uint64_t *)((const char *)info + numbers[i].offset);
 }
-static char **text_of(const CkptInfo *info, size_t i) { return (char **)((char *)(size_t)info + texts[i].offset); }
+static uint64_t *number_at(CkptInfo *info, size_t i) { return (uint64_t *)((char *)info + numbers[i].offset); }
+
+static const char *get_text(const CkptInfo *info, size_t i)
+{
+    return *(const char *const *)((const char *)info + texts[i].offset);
+}
+static const char **text_at(CkptInfo *info, size_t i) { return (const char **)((char *)info + texts[i].offset); }
 
 /* The three groups and the vector that each holds. */
 enum { N_GROUPS = 3 };
@@ -70,9 +75,9 @@ static Err *write_info(H5File *file, const CkptInfo *info)
 {
     TRY(h5_set_text(file, "/", "format", FORMAT));
     TRY(h5_set_u64(file, "/", "format_version", CHECKPOINT_VERSION));
-    for (size_t i = 0; i < N_NUMBERS; i++) TRY(h5_set_u64(file, "/", numbers[i].key, *number_of(info, i)));
+    for (size_t i = 0; i < N_NUMBERS; i++) TRY(h5_set_u64(file, "/", numbers[i].key, get_number(info, i)));
     for (size_t i = 0; i < N_TEXTS; i++) {
-        const char *text = *text_of(info, i);
+        const char *text = get_text(info, i);
         TRY(h5_set_text(file, "/", texts[i].key, text ? text : ""));
     }
     return NULL;
@@ -129,9 +134,9 @@ static Err *write_all(H5File *file, const Checkpoint *ckpt)
     return write_extras(file, ckpt);
 }
 
-/* One array of the file against memory. */
-static Err *compare(const H5File *file, const char *path, H5Type type, size_t n_dims, const size_t *dims, size_t bytes,
-                    const void *memory)
+/* Compare one array of the file with memory. */
+static Err *compare_memory(const H5File *file, const char *path, H5Type type, size_t n_dims, const size_t *dims,
+                           size_t bytes, const void *memory)
 {
     void *found;
     TRY(mem_new(&found, bytes, 1));
@@ -148,13 +153,14 @@ static Err *compare_all(const H5File *file, const Checkpoint *ckpt)
     for (int group = 0; group < N_GROUPS; group++)
         for (const CkptArray *array = ckpt->arrays; array < ckpt->arrays + ckpt->n_arrays; array++) {
             TRY(path_in_file(path, group, array->name, ""));
-            TRY(compare(file, path, H5_F32, array->n_dims, array->dims, elements_of(array) * sizeof(float),
-                        vector_of(ckpt, group) + array->offset));
+            TRY(compare_memory(file, path, H5_F32, array->n_dims, array->dims, elements_of(array) * sizeof(float),
+                               vector_of(ckpt, group) + array->offset));
         }
     for (const CkptExtra *extra = ckpt->extras; extra < ckpt->extras + ckpt->n_extras; extra++) {
         TRY(extra_path(path, extra));
-        TRY(compare(file, path, extra_type(extra), 1, &extra->n,
-                    extra->n * (extra->counts ? sizeof *extra->counts : sizeof *extra->values), extra_data(extra)));
+        TRY(compare_memory(file, path, extra_type(extra), 1, &extra->n,
+                           extra->n * (extra->counts ? sizeof *extra->counts : sizeof *extra->values),
+                           extra_data(extra)));
     }
     return NULL;
 }
@@ -179,7 +185,7 @@ Err *checkpoint_save(const Checkpoint *ckpt, const char *path)
     if ((err = write_all(&file, ckpt))) goto done;
     if ((err = h5_close(&file))) goto done; /* a full disk may show only here */
     if ((err = read_back(ckpt, draft))) goto done;
-    err = file_replace(draft, path); /* readers see old or new, never half */
+    err = file_replace(draft, path); /* readers see the old file or the new one, never a part */
 done:
     h5_discard(&file); /* does nothing after h5_close */
     return err_wrap(err, "save checkpoint %s", path);
@@ -203,14 +209,17 @@ static Err *check_format(const H5File *file)
 static Err *read_info(const H5File *file, CkptInfo *info)
 {
     TRY(check_format(file));
-    for (size_t i = 0; i < N_NUMBERS; i++) TRY(h5_get_u64(file, "/", numbers[i].key, number_of(info, i)));
-    for (size_t i = 0; i < N_TEXTS; i++) TRY(h5_get_text(file, "/", texts[i].key, text_of(info, i)));
+    for (size_t i = 0; i < N_NUMBERS; i++) TRY(h5_get_u64(file, "/", numbers[i].key, number_at(info, i)));
+    for (size_t i = 0; i < N_TEXTS; i++) {
+        TRY(h5_get_text(file, "/", texts[i].key, &info->owned[i]));
+        *text_at(info, i) = info->owned[i];
+    }
     return NULL;
 }
 
 void checkpoint_info_free(CkptInfo *info)
 {
-    for (size_t i = 0; i < N_TEXTS; i++) free(*text_of(info, i));
+    for (size_t i = 0; i < N_TEXTS; i++) free(info->owned[i]);
     *info = (CkptInfo){0};
 }
 
@@ -225,30 +234,30 @@ Err *checkpoint_peek(CkptInfo *info, const char *path)
     return err_wrap(err, "read checkpoint %s", path);
 }
 
-/* An expected array, and whether the file has it. */
+/* An expected array, and whether the file has it and its ids. */
 typedef struct {
     const CkptArray *array;
     bool found, found_ids;
-} Entry;
+} ExpectedArray;
 
 /* One group while its arrays are compared with those expected. */
 typedef struct {
     const H5File *file;
     int group;
     size_t n;
-    Entry *entries; /* [n] by name */
-} Audit;
+    ExpectedArray *expected; /* [n] by name */
+} GroupCheck;
 
 static int by_name(const void *a, const void *b)
 {
-    return strcmp(((const Entry *)a)->array->name, ((const Entry *)b)->array->name);
+    return strcmp(((const ExpectedArray *)a)->array->name, ((const ExpectedArray *)b)->array->name);
 }
 
-static Entry *find_entry(const Audit *audit, const char *name)
+static ExpectedArray *find_expected(const GroupCheck *check, const char *name)
 {
     CkptArray key_array = {.name = name};
-    Entry key = {.array = &key_array};
-    return audit->n ? bsearch(&key, audit->entries, audit->n, sizeof key, by_name) : NULL;
+    ExpectedArray key = {.array = &key_array};
+    return check->n ? bsearch(&key, check->expected, check->n, sizeof key, by_name) : NULL;
 }
 
 static Err *compare_shape(const H5File *file, const char *path, const char *name, H5Type type, size_t n_dims,
@@ -277,47 +286,47 @@ static Err *compare_ids(const H5File *file, const char *path, const CkptArray *a
     return err;
 }
 
-static Err *visit_array(void *context, const char *name)
+static Err *check_array(void *context, const char *name)
 {
-    Audit *audit = context;
+    GroupCheck *check = context;
     char path[PATH_BYTES], stem[PATH_BYTES];
-    TRY(path_in_file(path, audit->group, name, ""));
-    Entry *entry = find_entry(audit, name);
-    if (entry) {
-        entry->found = true;
-        return compare_shape(audit->file, path, path, H5_F32, entry->array->n_dims, entry->array->dims);
+    TRY(path_in_file(path, check->group, name, ""));
+    ExpectedArray *expected = find_expected(check, name);
+    if (expected) {
+        expected->found = true;
+        return compare_shape(check->file, path, path, H5_F32, expected->array->n_dims, expected->array->dims);
     }
     size_t length = strlen(name), suffix = strlen("_ids");
-    if (audit->group == 0 && length > suffix && length < sizeof stem && !strcmp(name + length - suffix, "_ids")) {
+    if (check->group == 0 && length > suffix && length < sizeof stem && !strcmp(name + length - suffix, "_ids")) {
         memcpy(stem, name, length - suffix);
         stem[length - suffix] = 0;
-        entry = find_entry(audit, stem);
-        if (entry && entry->array->ids) {
-            entry->found_ids = true;
-            return compare_ids(audit->file, path, entry->array);
+        expected = find_expected(check, stem);
+        if (expected && expected->array->ids) {
+            expected->found_ids = true;
+            return compare_ids(check->file, path, expected->array);
         }
     }
-    return err_new(ERR_FORMAT, "%s is in the file, but not among the %zu arrays expected", path, audit->n);
+    return err_new(ERR_FORMAT, "%s is in the file, but not among the %zu arrays expected", path, check->n);
 }
 
-static Err *audit_group(const Checkpoint *ckpt, const H5File *file, int group)
+static Err *check_group(const Checkpoint *ckpt, const H5File *file, int group)
 {
-    Audit audit = {file, group, ckpt->n_arrays, NULL};
-    TRY(mem_new(&audit.entries, audit.n, sizeof *audit.entries));
-    for (size_t i = 0; i < audit.n; i++) audit.entries[i].array = &ckpt->arrays[i];
-    qsort(audit.entries, audit.n, sizeof *audit.entries, by_name);
-    Err *err = h5_visit(file, groups[group], visit_array, &audit);
-    for (size_t i = 0; !err && i < audit.n; i++) {
-        const Entry *entry = &audit.entries[i];
-        const CkptArray *array = entry->array;
-        if (!entry->found)
+    GroupCheck check = {file, group, ckpt->n_arrays, NULL};
+    TRY(mem_new(&check.expected, check.n, sizeof *check.expected));
+    for (size_t i = 0; i < check.n; i++) check.expected[i].array = &ckpt->arrays[i];
+    qsort(check.expected, check.n, sizeof *check.expected, by_name);
+    Err *err = h5_visit(file, groups[group], check_array, &check);
+    for (size_t i = 0; !err && i < check.n; i++) {
+        const ExpectedArray *expected = &check.expected[i];
+        const CkptArray *array = expected->array;
+        if (!expected->found)
             err = err_new(ERR_FORMAT, "%s/%s is missing; expected %s", groups[group], array->name,
                           h5_dims(array->n_dims, array->dims).text);
-        else if (group == 0 && array->ids && !entry->found_ids)
+        else if (group == 0 && array->ids && !expected->found_ids)
             err = err_new(ERR_FORMAT, "%s/%s_ids is missing; expected [%zu]", groups[group], array->name,
                           array->dims[0]);
     }
-    free(audit.entries);
+    free(check.expected);
     return err;
 }
 
@@ -338,7 +347,7 @@ static Err *expect_extra(void *context, const char *name)
     const Checkpoint *ckpt = context;
     for (size_t i = 0; i < ckpt->n_extras; i++)
         if (strcmp(ckpt->extras[i].name, name) == 0) return NULL;
-    return err_new(ERR_FORMAT, "%s/%s is in the file, but this run keeps no such thing", EXTRAS, name);
+    return err_new(ERR_FORMAT, "%s/%s is in the file, but this run has no such extra", EXTRAS, name);
 }
 
 static Err *read_extra(const CkptExtra *extra, const H5File *file)
@@ -354,15 +363,15 @@ static Err *read_extras(const Checkpoint *ckpt, const H5File *file)
     return NULL;
 }
 
-/* Extras that the file has, among those that are asked for. */
+/* Notes which of the extras that the caller asks for are in the file. */
 typedef struct {
     const Checkpoint *ckpt;
     bool *found;
-} Wanted;
+} WantedExtras;
 
 static Err *find_extra(void *context, const char *name)
 {
-    const Wanted *wanted = context;
+    const WantedExtras *wanted = context;
     for (size_t i = 0; i < wanted->ckpt->n_extras; i++)
         if (strcmp(wanted->ckpt->extras[i].name, name) == 0) wanted->found[i] = true;
     return NULL;
@@ -371,7 +380,7 @@ static Err *find_extra(void *context, const char *name)
 static Err *read_found(const Checkpoint *ckpt, const H5File *file, bool *found)
 {
     memset(found, 0, ckpt->n_extras * sizeof *found);
-    TRY(h5_visit(file, EXTRAS, find_extra, &(Wanted){ckpt, found}));
+    TRY(h5_visit(file, EXTRAS, find_extra, &(WantedExtras){ckpt, found}));
     for (size_t i = 0; i < ckpt->n_extras; i++)
         if (found[i]) TRY(read_extra(&ckpt->extras[i], file));
     return NULL;
@@ -383,7 +392,7 @@ Err *checkpoint_load_values(Checkpoint *ckpt, const char *path, bool *found)
     ckpt->info = (CkptInfo){0};
     Err *err = h5_open(&file, path);
     if (!err) err = read_info(&file, &ckpt->info);
-    if (!err) err = audit_group(ckpt, &file, 0);
+    if (!err) err = check_group(ckpt, &file, 0);
     if (!err) err = read_arrays(ckpt, &file, 0);
     if (!err) err = read_found(ckpt, &file, found);
     if (err) checkpoint_info_free(&ckpt->info);
@@ -397,7 +406,7 @@ Err *checkpoint_load(Checkpoint *ckpt, const char *path)
     ckpt->info = (CkptInfo){0};
     Err *err = h5_open(&file, path);
     if (!err) err = read_info(&file, &ckpt->info);
-    for (int group = 0; !err && group < N_GROUPS; group++) err = audit_group(ckpt, &file, group);
+    for (int group = 0; !err && group < N_GROUPS; group++) err = check_group(ckpt, &file, group);
     if (!err) err = h5_visit(&file, EXTRAS, expect_extra, ckpt);
     for (int group = 0; !err && group < N_GROUPS; group++) err = read_arrays(ckpt, &file, group);
     if (!err) err = read_extras(ckpt, &file);
@@ -405,102 +414,3 @@ Err *checkpoint_load(Checkpoint *ckpt, const char *path)
     h5_discard(&file);
     return err_wrap(err, "load checkpoint %s", path);
 }
-
-/* ---- the checkpoints of a run ---- */
-
-Err *checkpoint_path(char path[PATH_BYTES], const char *directory, uint64_t step)
-{
-    char name[64];
-    snprintf(name, sizeof name, "checkpoint-%06" PRIu64 ".h5", step);
-    return file_join(path, directory, name);
-}
-
-/* Whether a name is checkpoint-DIGITS.h5, followed by `.draft.DIGITS` when draft is set. */
-static bool parse_name(const char *name, uint64_t *step, bool *draft)
-{
-    static const char HEAD[] = "checkpoint-", TAIL[] = ".h5", DRAFT[] = ".draft.";
-    if (strncmp(name, HEAD, strlen(HEAD)) != 0 || !isdigit((unsigned char)name[strlen(HEAD)])) return false;
-    char *end;
-    errno = 0;
-    *step = strtoull(name + strlen(HEAD), &end, 10);
-    if (errno || strncmp(end, TAIL, strlen(TAIL)) != 0) return false;
-    end += strlen(TAIL);
-    *draft = !strncmp(end, DRAFT, strlen(DRAFT)) && end[strlen(DRAFT)];
-    return *draft ? strspn(end + strlen(DRAFT), "0123456789") == strlen(end + strlen(DRAFT)) : *end == 0;
-}
-
-/* A file of a run, by its name; sorted, the newest checkpoint comes first and drafts last. */
-typedef struct {
-    uint64_t step;
-    bool draft;
-    char name[128];
-} Found;
-
-static int newest_first(const void *a, const void *b)
-{
-    const Found *x = a, *y = b;
-    if (x->draft != y->draft) return x->draft - y->draft;
-    return (x->step < y->step) - (x->step > y->step);
-}
-
-static Err *list_directory(const char *directory, Found **list, size_t *n)
-{
-    Err *err = NULL;
-    size_t capacity = 0;
-    *list = NULL;
-    *n = 0;
-    DIR *stream = opendir(directory);
-    if (!stream) return errno == ENOENT ? NULL : err_errno("list %s", directory);
-    for (struct dirent *entry; !err && (entry = readdir(stream));) {
-        Found found;
-        if (!parse_name(entry->d_name, &found.step, &found.draft)) continue;
-        if (snprintf(found.name, sizeof found.name, "%s", entry->d_name) >= (int)sizeof found.name) continue;
-        if (!(err = mem_grow(list, &capacity, *n + 1, sizeof **list))) (*list)[(*n)++] = found;
-    }
-    closedir(stream);
-    if (*n) qsort(*list, *n, sizeof **list, newest_first);
-    return err;
-}
-
-Err *checkpoint_newest(const char *directory, char path[PATH_BYTES], bool *found)
-{
-    Found *list;
-    size_t n;
-    Err *err = list_directory(directory, &list, &n);
-    *found = !err && n && !list[0].draft;
-    if (*found) err = file_join(path, directory, list[0].name);
-    free(list);
-    return err;
-}
-
-/* Remove drafts, and checkpoints that `stays` does not want. */
-static Err *sweep(const char *directory, bool (*stays)(const Found *found, size_t i, uint64_t limit), uint64_t limit)
-{
-    Found *list;
-    size_t n;
-    char path[PATH_BYTES];
-    Err *err = list_directory(directory, &list, &n);
-    for (size_t i = 0; !err && i < n; i++) {
-        if (!list[i].draft && stays(&list[i], i, limit)) continue;
-        err = file_join(path, directory, list[i].name);
-        if (!err && unlink(path) && errno != ENOENT) err = err_errno("remove %s", path);
-    }
-    free(list);
-    return err;
-}
-
-static bool is_new(const Found *found, size_t i, uint64_t keep)
-{
-    (void)found;
-    return keep == 0 || i < keep;
-}
-
-static bool is_before(const Found *found, size_t i, uint64_t end)
-{
-    (void)i;
-    return found->step < end;
-}
-
-Err *checkpoint_rotate(const char *directory, size_t keep) { return sweep(directory, is_new, keep); }
-
-Err *checkpoint_remove_from(const char *directory, uint64_t step) { return sweep(directory, is_before, step); }

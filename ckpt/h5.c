@@ -1,5 +1,6 @@
-/* Every HDF5 object is an id that must be closed; here an id lives inside one function, which ends at `done`. HDF5 keeps
- * its reasons on a stack that the next call clears, so `failed` is called before anything is closed. */
+/* Every HDF5 object is an id that must be closed. An id never leaves the function that opened it, except a file's; `done`
+ * closes it. HDF5 keeps the reasons of a failure on a stack that the next call clears, so `failed` is called before
+ * anything is closed. No object stores times: the same calls give the same bytes. */
 #include "ckpt/h5.h"
 
 #include "base/memory.h"
@@ -9,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { CHUNK_BYTES = 1 << 20, TEXT_BYTES_MAX = 1 << 26 };
+enum { CHUNK_BYTES = 1 << 20, TEXT_BYTES_MAX = 1 << 26, REASON_BYTES = 512 };
 
 static const struct {
     const char *name;
@@ -53,30 +54,26 @@ H5Dims h5_dims(size_t n_dims, const size_t *dims)
 
 /* ---- reasons ---- */
 
-typedef struct {
-    char text[512];
-} Reason;
-
-/* The innermost entry says most. One from the system holds a whole paragraph, with strerror's words in quotes. */
+/* Take the innermost entry, which is the most precise. That of the system is a paragraph with strerror's text in quotes. */
 static herr_t take_innermost(unsigned n, const H5E_error2_t *entry, void *context)
 {
     static const char SYSTEM[] = "error message = '";
-    Reason *reason = context;
+    char *reason = context;
     if (n != 0 || !entry->desc) return 0;
     const char *words = strstr(entry->desc, SYSTEM);
-    snprintf(reason->text, sizeof reason->text, "%s", words ? words + strlen(SYSTEM) : entry->desc);
-    reason->text[strcspn(reason->text, words ? "'" : "\n")] = 0;
+    snprintf(reason, REASON_BYTES, "%s", words ? words + strlen(SYSTEM) : entry->desc);
+    reason[strcspn(reason, words ? "'" : "\n")] = 0;
     return 0;
 }
 
 static Err *failed(ErrKind kind, const char *what, const char *name)
 {
-    Reason reason = {"HDF5 gives no reason"};
-    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_innermost, &reason);
-    return err_new(kind, "%s %s: %s", what, name, reason.text);
+    char reason[REASON_BYTES] = "HDF5 gives no reason";
+    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_innermost, reason);
+    return err_new(kind, "%s %s: %s", what, name, reason);
 }
 
-/* Close whatever kind of id, unless it was never opened. */
+/* Close an id of any kind, unless it was never opened. */
 static void drop(hid_t id)
 {
     if (id > 0) H5Idec_ref(id);
@@ -86,13 +83,13 @@ static void drop(hid_t id)
 
 static hid_t access_list(void)
 {
-    H5dont_atexit(); /* after a write that failed, HDF5 1.10 crashes in its own farewell; our files are all closed */
-    H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* reasons travel in an Err, not to stderr */
+    H5dont_atexit(); /* after a failed write, HDF5 1.10 crashes in its exit handler; our files are all closed by then */
+    H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* reasons go into an Err, not to stderr */
     hid_t list = H5Pcreate(H5P_FILE_ACCESS);
     H5Pset_fclose_degree(list, H5F_CLOSE_STRONG);
-    H5Pset_libver_bounds(list, H5F_LIBVER_V110, H5F_LIBVER_V110); /* with checksums, readable by every 1.10 and later */
+    H5Pset_libver_bounds(list, H5F_LIBVER_V110, H5F_LIBVER_V110); /* with checksums; every HDF5 from 1.10 on reads it */
 #if H5_VERSION_GE(1, 10, 7)
-    H5Pset_file_locking(list, false, true); /* drafts are ours alone, and some network file systems cannot lock */
+    H5Pset_file_locking(list, false, true); /* nobody else opens a draft, and some network file systems cannot lock */
 #endif
     return list;
 }
@@ -168,7 +165,7 @@ static Err *one_group(H5File *file, const char *name)
     return err;
 }
 
-/* Those above a name. HDF5 could make them itself, but would note the time in each. */
+/* Make the groups above a name. HDF5 could do it itself, but would store the time in each. */
 static Err *groups_above(H5File *file, const char *name)
 {
     char part[PATH_BYTES];
@@ -198,13 +195,13 @@ static Err *check_dims(const char *name, size_t n_dims, const size_t *dims)
                    h5_dims(n_dims < H5_DIMS ? n_dims : H5_DIMS, dims).text);
 }
 
-/* The longest run of whole rows, then whole planes, that stays within CHUNK_BYTES. */
+/* As many whole elements of a row, then whole rows, then whole planes as fit into CHUNK_BYTES. */
 static void choose_chunk(hsize_t chunk[H5_DIMS], H5Type type, size_t n_dims, const size_t *dims)
 {
-    size_t room = CHUNK_BYTES / types[type].bytes;
+    size_t remaining = CHUNK_BYTES / types[type].bytes; /* elements */
     for (size_t i = n_dims; i-- > 0;) {
-        chunk[i] = dims[i] < room ? dims[i] : room;
-        room /= chunk[i]; /* at least 1, since chunk[i] <= room */
+        chunk[i] = dims[i] < remaining ? dims[i] : remaining;
+        remaining /= chunk[i]; /* at least 1, since chunk[i] <= remaining */
     }
 }
 
@@ -228,7 +225,7 @@ Err *h5_make(H5File *file, const char *name, H5Type type, size_t n_dims, const s
     return err;
 }
 
-/* Select a piece of an open array; *memory is the shape of the piece. */
+/* Select a piece of an open array; *memory becomes a space of the shape of the piece. */
 static Err *select_slab(hid_t array, const char *name, size_t n_dims, const size_t *begin, const size_t *count,
                         hid_t *stored, hid_t *memory)
 {
@@ -285,7 +282,7 @@ static Err *type_of(hid_t array, const char *name, H5Type *type)
     while (found < H5_TYPES && H5Tequal(stored, stored_type((H5Type)found)) <= 0) found++;
     drop(stored);
     *type = (H5Type)found;
-    return found < H5_TYPES ? NULL : err_new(ERR_FORMAT, "array %s is of a type that no checkpoint has", name);
+    return found < H5_TYPES ? NULL : err_new(ERR_FORMAT, "array %s has a type that no checkpoint has", name);
 }
 
 Err *h5_shape(const H5File *file, const char *name, H5Type *type, size_t *n_dims, size_t dims[H5_DIMS])
@@ -377,8 +374,8 @@ Err *h5_visit(const H5File *file, const char *group, Err *(*visit)(void *context
 static Err *set_attribute(H5File *file, const char *object, const char *key, hid_t stored, hid_t memory,
                           const void *value)
 {
-    hid_t space = H5Screate(H5S_SCALAR), attribute;
-    attribute = H5Acreate_by_name(file->id, object, key, stored, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+    hid_t space = H5Screate(H5S_SCALAR), lists = H5P_DEFAULT;
+    hid_t attribute = H5Acreate_by_name(file->id, object, key, stored, space, lists, lists, lists);
     Err *err = NULL;
     if (attribute < 0 || H5Awrite(attribute, memory, value) < 0) err = failed(ERR_IO, "write attribute", key);
     drop(attribute);
@@ -389,7 +386,7 @@ static Err *set_attribute(H5File *file, const char *object, const char *key, hid
 Err *h5_set_text(H5File *file, const char *object, const char *key, const char *text)
 {
     hid_t type = H5Tcopy(H5T_C_S1);
-    H5Tset_size(type, strlen(text) + 1); /* its zero counts, so an empty text has a size */
+    H5Tset_size(type, strlen(text) + 1); /* the terminating zero counts, so an empty text has a size */
     H5Tset_cset(type, H5T_CSET_UTF8);
     Err *err = set_attribute(file, object, key, type, type, text);
     drop(type);

@@ -1,4 +1,4 @@
-/* HDF5, checked: arrays and attributes in one file. The only door to the library, which serves one thread at a time.
+/* HDF5, checked: arrays and attributes in one file. The only wrapper of the library, which serves one thread at a time.
  *
  *     H5File file = {0};
  *     if ((err = h5_create(&file, path))) goto done;
@@ -9,8 +9,9 @@
  *
  * Arrays have 1 to 3 dimensions, none of them zero, and lie in chunks of at most 1 MiB under Fletcher32 checksums;
  * HDF5's own structures carry checksums as well (format 1.10). No times are stored: the same calls give the same bytes.
- * Groups on the way to a name are made as needed.
- * Fails: ERR_IO when creating and writing, ERR_FORMAT when reading what is not as asked, with HDF5's innermost reason. */
+ * Groups in the path of a name are made as needed.
+ * Fails: ERR_IO when creating and writing, ERR_FORMAT when reading what is not as asked, with HDF5's innermost reason.
+ * Source: HDF5 reference manual, 1.10. */
 #ifndef GRAFT_CKPT_H5_H
 #define GRAFT_CKPT_H5_H
 

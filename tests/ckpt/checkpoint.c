@@ -1,3 +1,4 @@
+/* A checkpoint comes back bit for bit; damage, mismatches and full disks are noticed, and the old file remains. */
 #include "ckpt/checkpoint.h"
 
 #include "ckpt/h5.h"
@@ -148,7 +149,7 @@ static void a_configuration_may_be_long(void **state)
     free(text);
 }
 
-static void a_checkpoint_without_arrays_is_one(void **state)
+static void a_checkpoint_may_have_no_arrays(void **state)
 {
     (void)state;
     Checkpoint ckpt = {.info.step = 1};
@@ -283,7 +284,7 @@ static void other_files_are_refused(void **state)
     assert_fails(checkpoint_peek(&info, path), ERR_FORMAT, "format_version is 3; this graft reads 2");
 }
 
-/* In a child, whose files may not grow beyond a limit: as good as a full disk. */
+/* In a child, whose files may not grow beyond a limit: this acts like a full disk. */
 static void a_full_disk_leaves_the_old_file_and_no_draft(void **state)
 {
     (void)state;
@@ -299,7 +300,7 @@ static void a_full_disk_leaves_the_old_file_and_no_draft(void **state)
             bool good = err && err_kind(err) == ERR_IO && strstr(err_message(err), "File too large");
             if (!good && err) fprintf(stderr, "limit %zu: %s\n", limit, err_message(err));
             err_free(err);
-            exit(good ? 0 : 1); /* HDF5's own end must not crash either */
+            exit(good ? 0 : 1); /* HDF5's exit handler must not crash either */
         }
         int status;
         waitpid(child, &status, 0);
@@ -332,7 +333,7 @@ static bool there(const char *name)
     return file_exists(file);
 }
 
-static void rotation_keeps_the_newest_and_sweeps_drafts(void **state)
+static void rotation_keeps_the_newest_and_removes_drafts(void **state)
 {
     (void)state;
     bool found;
@@ -370,7 +371,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(the_same_state_gives_the_same_bytes, begin, scratch_close),
         cmocka_unit_test_setup_teardown(peek_reads_the_attributes_alone, begin, scratch_close),
         cmocka_unit_test_setup_teardown(a_configuration_may_be_long, begin, scratch_close),
-        cmocka_unit_test_setup_teardown(a_checkpoint_without_arrays_is_one, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(a_checkpoint_may_have_no_arrays, begin, scratch_close),
         cmocka_unit_test_setup_teardown(every_mismatch_is_named, begin, scratch_close),
         cmocka_unit_test_setup_teardown(a_corrupted_chunk_is_noticed, begin, scratch_close),
         cmocka_unit_test_setup_teardown(every_truncation_is_noticed, begin, scratch_close),
@@ -378,7 +379,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(other_files_are_refused, begin, scratch_close),
         cmocka_unit_test_setup_teardown(a_full_disk_leaves_the_old_file_and_no_draft, begin, scratch_close),
         cmocka_unit_test_setup_teardown(a_folder_that_is_not_there_is_an_error, begin, scratch_close),
-        cmocka_unit_test_setup_teardown(rotation_keeps_the_newest_and_sweeps_drafts, begin, scratch_close),
+        cmocka_unit_test_setup_teardown(rotation_keeps_the_newest_and_removes_drafts, begin, scratch_close),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

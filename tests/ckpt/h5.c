@@ -1,3 +1,4 @@
+/* Arrays and attributes come back through HDF5 as they were written; what does not fit is an error. */
 #include "ckpt/h5.h"
 
 #include "tests/support/check.h"

@@ -21,9 +21,7 @@ static void save(const Adapter *a, const char *config, const char *digest, const
     assert_ok(trained_table(a, &names, &arrays, &n));
     CkptExtra extras[] = {{"had_gradient", 1, &(uint64_t){7}, NULL},
                           {"router_bias", a->n_layers * a->model->router.E, NULL, a->biases}};
-    Checkpoint ckpt = {.info = {.step = 5,
-                                .config_json = text,
-                                .base_digest = (char *)(size_t)(digest ? digest : real)},
+    Checkpoint ckpt = {.info = {.step = 5, .config_json = text, .base_digest = digest ? digest : real},
                        .n_arrays = n,
                        .arrays = arrays,
                        .n = a->n,

@@ -1,4 +1,7 @@
-/* A chunk is CHUNK_BYTES, or as large as the one block that did not fit. */
+/* Blocks are cut from chunks, front to back. A chunk has ARENA_CHUNK_BYTES, or the size of the one block that does
+ * not fit into that many. Chunks are a linked list, the newest first; only the newest is allocated from, so what is
+ * left at the end of an older chunk stays unused. Under the address sanitizer every byte of a chunk that no block
+ * covers is poisoned. */
 #include "base/arena.h"
 
 #include "base/pages.h"
@@ -7,7 +10,7 @@
 #include <stdint.h>
 #include <sys/mman.h>
 
-enum { CHUNK_BYTES = 16 << 20, ALIGN = 64 };
+enum { ARENA_CHUNK_BYTES = 16 << 20, ALIGN = 64 };
 
 struct ArenaChunk {
     ArenaChunk *next;
@@ -16,7 +19,7 @@ struct ArenaChunk {
 
 static ArenaChunk *chunk_new(size_t payload, ArenaChunk *next)
 {
-    size_t bytes = payload + ALIGN < CHUNK_BYTES ? CHUNK_BYTES : round_up(payload + ALIGN, HUGE_PAGE);
+    size_t bytes = payload + ALIGN < ARENA_CHUNK_BYTES ? ARENA_CHUNK_BYTES : round_up(payload + ALIGN, HUGE_PAGE);
     ArenaChunk *chunk = pages_map(bytes, true, true);
     if (!chunk) return NULL;
     *chunk = (ArenaChunk){.next = next, .bytes = bytes, .used = ALIGN};

@@ -4,7 +4,7 @@
  *     float *x = arena_alloc(&arena, bytes);   // NULL when the system has no more
  *     arena_free(&arena);                      // everything is gone
  *
- * Blocks that come and go one by one, or round after round: base/pool.h. */
+ * For blocks that are released one by one, see base/pool.h. */
 #ifndef GRAFT_BASE_ARENA_H
 #define GRAFT_BASE_ARENA_H
 
@@ -13,7 +13,7 @@
 typedef struct ArenaChunk ArenaChunk;
 
 typedef struct {
-    ArenaChunk *newest; /* of a list; blocks are taken from it */
+    ArenaChunk *newest; /* the head of a list; blocks are taken from it */
 } Arena;
 
 void *arena_alloc(Arena *arena, size_t bytes);

@@ -57,7 +57,7 @@ void digest_add(Digest *digest, const void *data, size_t bytes)
     size_t held = digest->bytes % 64;
     digest->bytes += bytes;
     while (bytes) {
-        if (held == 0 && bytes >= 64) { /* whole blocks straight from the caller */
+        if (held == 0 && bytes >= 64) { /* whole blocks are read from the caller's buffer */
             compress(digest->state, from);
             from += 64, bytes -= 64;
             continue;
@@ -78,7 +78,7 @@ void digest_end(Digest *digest, unsigned char sum[DIGEST_SUM_BYTES])
     unsigned char bits[8];
     put_word(bits, (uint32_t)(digest->bytes >> 29));
     put_word(bits + 4, (uint32_t)(digest->bytes << 3));
-    digest_add(digest, padding, 1 + (119 - digest->bytes % 64) % 64); /* up to 56 modulo 64 */
+    digest_add(digest, padding, 1 + (119 - digest->bytes % 64) % 64); /* until the length is 56 modulo 64 */
     digest_add(digest, bits, sizeof bits);
     for (int i = 0; i < 8; i++) put_word(sum + 4 * i, digest->state[i]);
 }

@@ -1,4 +1,4 @@
-/* SHA-256: a fingerprint of bytes that arrive in pieces.
+/* SHA-256 of bytes that are added in pieces.
  *
  *     Digest digest;
  *     digest_init(&digest);
@@ -16,15 +16,15 @@ enum { DIGEST_SUM_BYTES = 32 };
 
 typedef struct {
     uint32_t state[8];
-    uint64_t bytes;          /* taken in so far */
-    unsigned char block[64]; /* the last bytes % 64 of them */
+    uint64_t bytes;          /* added so far */
+    unsigned char block[64]; /* the last `bytes % 64` bytes, which do not fill a block yet */
 } Digest;
 
 void digest_init(Digest *digest);
 void digest_add(Digest *digest, const void *data, size_t bytes);
 void digest_end(Digest *digest, unsigned char sum[DIGEST_SUM_BYTES]);
 
-/* The first n bytes of a sum as 2 n hexadecimal digits and a zero. */
+/* Write the first n bytes of a sum as 2 n hexadecimal digits, ended by a zero. */
 void digest_hex(const unsigned char *sum, size_t n, char *hex);
 
 #endif

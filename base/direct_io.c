@@ -1,3 +1,9 @@
+/* Reads with O_DIRECT, so that the page cache of the host stays as it is. open(2) describes the alignment that O_DIRECT
+ * asks for.
+ *
+ * A file system may refuse O_DIRECT when the file is opened or only when it is read. `direct` then becomes false for
+ * the rest of the file's life: reads go through the page cache, and their pages are dropped afterwards. Before each
+ * read the size and the time of the last change are compared with those at opening. */
 #define _GNU_SOURCE
 #include "base/direct_io.h"
 

@@ -1,4 +1,5 @@
-/* Errors are one heap block each. When even that cannot be had, a static block says so. */
+/* An error is one heap block with its message in another. When there is no memory for them, a static error says so;
+ * it is never freed and never wrapped, so every function here must recognise it. */
 #include "base/err.h"
 
 #include <errno.h>
@@ -92,7 +93,8 @@ Err *err_first(Err *first, Err *second)
     return first;
 }
 
-/* A message may quote a file: what would steer a terminal, C0 and in UTF-8 C1, is written as \x1b. */
+/* A message may quote a file, and its bytes must not control the terminal: control characters of C0, and of C1 in
+ * UTF-8, are printed as \x1b. */
 static void print_safely(const char *text)
 {
     for (const unsigned char *c = (const unsigned char *)text; *c; c++) {

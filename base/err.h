@@ -1,4 +1,4 @@
-/* The one way failure travels: NULL is success, anything else is an Err that gains context on its way up.
+/* The one way in which failure is reported: NULL is success, anything else is an Err. Callers add context to it.
  *
  *     Err *thing_open(Thing *thing, const char *path)
  *     {
@@ -19,19 +19,19 @@
 typedef enum {
     ERR_USAGE = 1, /* the command line or the configuration is wrong */
     ERR_IO,        /* a file could not be read or written */
-    ERR_FORMAT,    /* a file was read, but does not say what it must */
+    ERR_FORMAT,    /* a file was read, but its content is not valid */
     ERR_DATA,      /* a training record cannot be used */
     ERR_MEMORY,
     ERR_COMM,    /* another rank failed, or the ranks disagree */
     ERR_NUMERIC, /* a number is not finite */
-    ERR_STOPPED, /* a signal asked for the end; everything is saved */
+    ERR_STOPPED, /* a signal ended the run; everything is saved */
 } ErrKind;
 
 typedef struct Err Err;
 
 MUST_USE Err *err_new(ErrKind kind, const char *format, ...) PRINTF(2, 3);
 
-/* The same with errno's text added: `open base.h5: No such file or directory`. */
+/* The same, with the text of errno added: `open base.h5: No such file or directory`. */
 MUST_USE Err *err_errno(const char *format, ...) PRINTF(1, 2);
 
 /* Put `context: ` before the message. NULL stays NULL. */
@@ -53,7 +53,8 @@ int err_report(const char *who, Err *err);
         if (try_err_) return try_err_; \
     } while (0)
 
-/* What only a bug can break. Checked unless NDEBUG; prints the condition and the numbers, then aborts. */
+/* A condition that only a bug can violate. Checked unless NDEBUG is defined; prints the condition and the numbers,
+ * then aborts. */
 #ifdef NDEBUG
 #define ASSERT(condition, ...) ((void)0)
 #else

@@ -1,3 +1,8 @@
+/* Files on POSIX. Every writer goes through a draft: write `name.draft.PID`, sync it, rename it over the target, sync
+ * the folder. So a reader, or a run after a crash, sees the old file or the new one.
+ *
+ * Maps are listed while file_watch_maps is on, because a signal handler has to name the file whose page cannot be
+ * read. One thread opens and closes maps; the handler only reads the list. */
 #define _GNU_SOURCE
 #include "base/file.h"
 
@@ -10,9 +15,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- maps that fail under us ---------------------------------------------------------------------------------- */
+/* ---- maps that can no longer be read -------------------------------------------------------------------------- */
 
-/* What the signal handler reads; maps open and close while one thread runs. */
+/* An open map and the path of its file, for the signal handler. */
 typedef struct Watched {
     struct Watched *next;
     const unsigned char *data;
@@ -22,7 +27,7 @@ typedef struct Watched {
 
 static Watched *watched;
 
-/* A list that cannot grow loses a name, nothing else. */
+/* Without memory for an entry the handler cannot name this file; nothing else is lost. */
 static void watch(const FileMap *map, const char *path)
 {
     size_t n = strlen(path) + 1;
@@ -45,7 +50,8 @@ static void unwatch(const FileMap *map)
     free(entry);
 }
 
-static void say(const char *text)
+/* Safe in a signal handler. */
+static void write_stderr(const char *text)
 {
     if (write(STDERR_FILENO, text, strlen(text)) < 0) _exit(ERR_IO);
 }
@@ -55,13 +61,13 @@ static void on_fault(int number, siginfo_t *info, void *context)
     const unsigned char *at = info->si_addr;
     (void)number;
     (void)context;
-    say("graft: ");
+    write_stderr("graft: ");
     for (const Watched *w = watched; w; w = w->next)
         if (w->bytes && at >= w->data && at < w->data + (w->bytes + 4095) / 4096 * 4096) {
-            say(w->path);
-            say(": ");
+            write_stderr(w->path);
+            write_stderr(": ");
         }
-    say("its bytes can no longer be read: the file was cut short during the run, or its disk failed\n");
+    write_stderr("its bytes can no longer be read: the file was cut short during the run, or its disk failed\n");
     _exit(ERR_IO);
 }
 
@@ -89,7 +95,7 @@ Err *file_map(FileMap *map, const char *path)
         if (at == MAP_FAILED)
             err = err_errno("map %s (%lld bytes)", path, (long long)st.st_size);
         else
-            *map = (FileMap){at, (size_t)st.st_size};
+            *map = (FileMap){at, (size_t)st.st_size, at};
         if (!err) watch(map, path);
     }
     close(fd);
@@ -98,8 +104,10 @@ Err *file_map(FileMap *map, const char *path)
 
 void file_unmap(FileMap *map)
 {
-    if (map->data) unwatch(map);
-    if (map->data) munmap((void *)(size_t)map->data, map->bytes);
+    if (map->mapping) {
+        unwatch(map);
+        munmap(map->mapping, map->bytes);
+    }
     *map = (FileMap){0};
 }
 
@@ -109,19 +117,19 @@ Err *file_read(char **text, size_t *bytes, const char *path)
     FILE *stream = fopen(path, "rbe");
     if (!stream) return err_errno("open %s", path);
     Err *err = NULL;
-    size_t used = 0, room = 0;
+    size_t used = 0, capacity = 0;
     char *block = NULL;
     for (;;) {
-        if (used + 1 >= room) {
-            room = room ? room * 2 : 65536;
-            char *grown = realloc(block, room);
+        if (used + 1 >= capacity) {
+            capacity = capacity ? capacity * 2 : 65536;
+            char *grown = realloc(block, capacity);
             if (!grown) {
                 err = err_new(ERR_MEMORY, "read %s: out of memory after %zu bytes", path, used);
                 break;
             }
             block = grown;
         }
-        size_t n = fread(block + used, 1, room - used - 1, stream);
+        size_t n = fread(block + used, 1, capacity - used - 1, stream);
         used += n;
         if (n == 0) {
             if (ferror(stream)) err = err_errno("read %s", path);

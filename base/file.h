@@ -14,38 +14,40 @@ enum { PATH_BYTES = 4096 };
 
 /* Bytes of a file, mapped read-only and shared. An empty file has data == NULL, bytes == 0. */
 typedef struct {
-    const unsigned char *data;
+    const unsigned char *data; /* [bytes] */
     size_t bytes;
+    void *mapping; /* the same address, to unmap it */
 } FileMap;
 
 MUST_USE Err *file_map(FileMap *map, const char *path);
 void file_unmap(FileMap *map);
 
-/* A mapped file that shrinks, or a disk that fails under it, raises SIGBUS at the next touch. From here on the program then
- * says which file it was and ends with ERR_IO's code; what was written and renamed before stays whole. */
+/* Handle SIGBUS, which is raised when a page of a mapped file can no longer be read: the file was cut short, or its
+ * disk failed. The program then names the file and exits with ERR_IO. Files that were replaced before that are
+ * complete. */
 void file_watch_maps(void);
 
-/* The whole file as text, ended by a zero that is not counted. Owner: the caller, until free(). */
+/* Read the whole file. The text ends with a zero that *bytes does not count. Owner: the caller, until free(). */
 MUST_USE Err *file_read(char **text, size_t *bytes, const char *path);
 
 bool file_exists(const char *path);
 bool file_is_directory(const char *path);
 
-/* Write `directory/name` into path. Fails when it does not fit. */
+/* Write `directory/name` into path. Fails: ERR_IO when it does not fit. */
 MUST_USE Err *file_join(char path[PATH_BYTES], const char *directory, const char *name);
 
-/* Make a directory and those above it; one that exists is fine. */
+/* Make a directory and its parents. Nothing happens when it exists. */
 MUST_USE Err *file_make_directory(const char *path);
 
-/* The draft of a target, and its end: sync the draft and its folder, rename it over the target.
- * On failure the draft is removed. */
+/* The name of the draft of a target; and the replacement of the target: sync the draft, rename it over the target,
+ * sync the folder. On failure the draft is removed. */
 MUST_USE Err *file_draft_name(char draft[PATH_BYTES], const char *path);
 MUST_USE Err *file_replace(const char *draft, const char *path);
 
 /* Replace a file by `bytes` bytes of data. */
 MUST_USE Err *file_write(const char *path, const void *data, size_t bytes);
 
-/* fclose that reports what a buffered write may have hidden (a full disk). Sets *stream to NULL. */
+/* fclose that also reports errors of earlier buffered writes, such as a full disk. Sets *stream to NULL. */
 MUST_USE Err *file_close(FILE **stream, const char *path);
 
 #endif

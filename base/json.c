@@ -1,3 +1,6 @@
+/* cJSON parses the text and holds the values; printing is done here, because cJSON's printer drops bits of some
+ * numbers. Getters check the kind first. A number is an integer when it is whole and at most 2^53: a double holds
+ * such a number exactly. */
 #define _GNU_SOURCE
 #include "base/json.h"
 
@@ -248,7 +251,7 @@ void json_add_number(Json *container, const char *key, double number)
     json_add(container, key, cJSON_CreateNumber(number));
 }
 
-void json_add_bool(Json *container, const char *key, bool yes) { json_add(container, key, cJSON_CreateBool(yes)); }
+void json_add_bool(Json *container, const char *key, bool value) { json_add(container, key, cJSON_CreateBool(value)); }
 
 void json_add_null(Json *container, const char *key) { json_add(container, key, cJSON_CreateNull()); }
 
@@ -269,14 +272,14 @@ Json *json_duplicate(const Json *value) { return cJSON_Duplicate(value, 1); }
 
 bool json_equal(const Json *a, const Json *b) { return cJSON_Compare(a, b, 1); }
 
-/* ---- printing: cJSON's own printer rounds numbers to 15 digits when the rest is below one part in 2^52 ---------- */
+/* ---- printing: cJSON's printer rounds a number to 15 digits when that changes it by less than one part in 2^52 --- */
 
-/* The shortest of the texts that read back as the same number; whole ones without an exponent. */
+/* The shortest text that reads back as the same number. Whole numbers have no exponent. */
 static void print_number(FILE *out, double number)
 {
     char text[40];
     if (!isfinite(number)) {
-        fputs("null", out); /* JSON has no word for it */
+        fputs("null", out); /* JSON cannot express it */
     } else if (number == floor(number) && fabs(number) <= 9007199254740992.0) {
         fprintf(out, "%.0f", number);
     } else {

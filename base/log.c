@@ -1,3 +1,5 @@
+/* Lines on stderr. A progress line stays open at the end of the terminal (`showing`), and whatever is printed next
+ * clears it first. On anything that is not a terminal progress lines are dropped, unless they are to be kept. */
 #define _GNU_SOURCE
 #include "base/log.h"
 
@@ -12,7 +14,7 @@ static bool enabled = true, showing;
 
 void log_enable(bool on) { enabled = on; }
 
-static void clear(void)
+static void clear_progress(void)
 {
     if (showing) fputs("\r\033[K", stderr);
     showing = false;
@@ -21,7 +23,7 @@ static void clear(void)
 void log_line(const char *format, ...)
 {
     if (!enabled) return;
-    clear();
+    clear_progress();
     va_list args;
     va_start(args, format);
     vfprintf(stderr, format, args);
@@ -30,7 +32,8 @@ void log_line(const char *format, ...)
     fflush(stderr);
 }
 
-/* What fits into one row: a longer line would leave its first rows behind when it is overwritten. */
+/* Characters that fit into one row. A longer line would take several rows, and only the last of them would be
+ * overwritten. */
 static int row_width(void)
 {
     struct winsize window;
@@ -41,7 +44,7 @@ void log_progress(bool keep, const char *format, ...)
 {
     char line[1024];
     if (!enabled || (!isatty(STDERR_FILENO) && !keep)) return;
-    clear();
+    clear_progress();
     va_list args;
     va_start(args, format);
     vsnprintf(line, sizeof line, format, args);

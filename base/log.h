@@ -1,4 +1,4 @@
-/* Lines for people on stderr, time, and whether anybody watches. Metrics for programs go through train/metrics. */
+/* Lines for people on stderr, and clocks. Metrics for programs are written by train/metrics. */
 #ifndef GRAFT_BASE_LOG_H
 #define GRAFT_BASE_LOG_H
 
@@ -6,20 +6,20 @@
 
 #include <stdbool.h>
 
-/* Only one rank speaks: the others turn their lines off. */
+/* Turn all lines on or off. One rank prints; the others turn their lines off. */
 void log_enable(bool on);
 
-/* One line, ended here. Clears a progress line that is being shown. */
+/* Print one line and end it. A progress line that is being shown is cleared first. */
 void log_line(const char *format, ...) PRINTF(1, 2);
 
-/* A line that the next one overwrites, cut to the terminal's width; an ordinary line when `keep`. Nothing on something that
- * is no terminal, unless `keep`. */
+/* Print a line that the next line overwrites, cut to the terminal's width. With `keep` it is an ordinary line. Where
+ * stderr is not a terminal, only lines with `keep` are printed. */
 void log_progress(bool keep, const char *format, ...) PRINTF(2, 3);
 
-/* Seconds on a clock that only goes forward. */
+/* Seconds of a monotonic clock. */
 double log_seconds(void);
 
-/* Processor time of this process, all threads. */
+/* Processor seconds of this process, summed over its threads. */
 double log_cpu_seconds(void);
 
 #endif

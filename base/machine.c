@@ -1,3 +1,7 @@
+/* Measures the machine, and keeps the numbers in a JSON file in the user's cache folder.
+ *
+ * machine_rate interpolates GFLOP/s over the logarithm of the number of rows, between the counts in machine_rows.
+ * Below the first count the rate is proportional to the rows; above the last it is constant. */
 #define _GNU_SOURCE
 #include "base/machine.h"
 
@@ -17,12 +21,12 @@
 
 const size_t machine_rows[MACHINE_ROWS] = {4, 16, 64, 256, 1024, 2048};
 
-enum { READERS = 4, PIECE_BYTES = 8 << 20, MEMORY_BYTES = 512 << 20, LINE = 8 };
+enum { READERS = 4, DISK_PIECE_BYTES = 8 << 20, MEMORY_BYTES = 512 << 20, LINE_DOUBLES = 8 };
 
 /* ---- measuring ------------------------------------------------------------------------------------------------ */
 
-/* Bytes per second that the team reads of a block too large for any cache; the best of five, by the clock on the wall: threads
- * that took turns on one core would each see the memory alone. */
+/* Bytes per second that all threads together read from a block too large for any cache: the best of five. It is
+ * taken over wall time: threads that take turns on one core would otherwise each be counted with the full bandwidth. */
 static double memory_rate(void)
 {
     double *block, best = 0;
@@ -35,7 +39,7 @@ static double memory_rate(void)
     for (int round = 0; round < 5; round++) {
         double sum = 0, began = log_seconds();
 #pragma omp parallel for schedule(static) reduction(+ : sum)
-        for (size_t i = 0; i < n; i += LINE) sum += block[i]; /* one number fetches its cache line */
+        for (size_t i = 0; i < n; i += LINE_DOUBLES) sum += block[i]; /* one number loads its cache line */
         double rate = MEMORY_BYTES / (log_seconds() - began);
         if (rate > best && sum == 0) best = rate;
     }
@@ -48,7 +52,7 @@ void machine_measure(Machine *m)
     double best = 0;
     m->cores = (double)sysconf(_SC_NPROCESSORS_ONLN);
     for (int round = 0; round < 3; round++) {
-        double rate = peak_of_team(false, 2000000);
+        double rate = peak_of_team(false, 2 * PEAK_ROUNDS);
         if (rate > best) best = rate;
     }
     m->gflops = 2e-9 * best;
@@ -56,14 +60,14 @@ void machine_measure(Machine *m)
     m->memory_gib = (double)proc_memory_bytes("/proc/meminfo", "MemTotal:") / 1073741824;
 }
 
-/* Pieces are taken front to back by readers of their own, as model/stream does, and into huge pages as there: into small ones
- * a virtual disk was read at a third of its rate, one request for every few of them. */
+/* Several threads read pieces of the file in order, as model/stream does, and also into huge pages: with pages of 4
+ * KiB a read is split into many requests, and a virtual disk reached a third of its rate. */
 Err *machine_disk(const char *path, double seconds, double *gbs, bool *direct)
 {
     DirectFile file;
     Arena arena = {0};
     TRY(direct_open(&file, path));
-    char *block = arena_alloc(&arena, READERS * (size_t)PIECE_BYTES + DIRECT_ALIGN);
+    char *block = arena_alloc(&arena, READERS * (size_t)DISK_PIECE_BYTES + DIRECT_ALIGN);
     Err *err = block ? NULL : err_new(ERR_MEMORY, "out of memory");
     size_t done = 0, next = 0;
     double began = log_seconds(), spent = 0;
@@ -77,12 +81,12 @@ Err *machine_disk(const char *path, double seconds, double *gbs, bool *direct)
 #pragma omp atomic capture
                 {
                     at = next;
-                    next += PIECE_BYTES;
+                    next += DISK_PIECE_BYTES;
                 }
                 if (at >= file.bytes) break;
-                failed = direct_read(&file, at, PIECE_BYTES, first + (size_t)r * PIECE_BYTES);
+                failed = direct_read(&file, at, DISK_PIECE_BYTES, first + (size_t)r * DISK_PIECE_BYTES);
 #pragma omp atomic
-                done += file.bytes - at < PIECE_BYTES ? file.bytes - at : PIECE_BYTES;
+                done += file.bytes - at < DISK_PIECE_BYTES ? file.bytes - at : DISK_PIECE_BYTES;
             }
 #pragma omp critical
             err = err_first(err, failed);
@@ -108,27 +112,27 @@ double machine_rate(const Machine *m, bool bf16, double rows)
     return rate[i] + (rate[i + 1] - rate[i]) * (share < 1 ? share : 1);
 }
 
-/* ---- the cache ------------------------------------------------------------------------------------------------ */
+/* ---- the file ------------------------------------------------------------------------------------------------- */
 
 static const struct {
     const char *key;
     size_t at;
-} fields[] = {{"cores", offsetof(Machine, cores)},
-              {"gflops", offsetof(Machine, gflops)},
-              {"memory_gbs", offsetof(Machine, memory_gbs)},
-              {"disk_gbs", offsetof(Machine, disk_gbs)},
-              {"memory_gib", offsetof(Machine, memory_gib)}};
-enum { FIELDS = sizeof fields / sizeof *fields };
+} number_keys[] = {{"cores", offsetof(Machine, cores)},
+                   {"gflops", offsetof(Machine, gflops)},
+                   {"memory_gbs", offsetof(Machine, memory_gbs)},
+                   {"disk_gbs", offsetof(Machine, disk_gbs)},
+                   {"memory_gib", offsetof(Machine, memory_gib)}};
+enum { N_NUMBERS = sizeof number_keys / sizeof *number_keys };
 static const struct {
     const char *key;
     size_t at;
-} lists[] = {{"fp32", offsetof(Machine, fp32)}, {"bf16", offsetof(Machine, bf16)}}; /* MACHINE_ROWS numbers each */
-enum { LISTS = sizeof lists / sizeof *lists };
+} list_keys[] = {{"fp32", offsetof(Machine, fp32)}, {"bf16", offsetof(Machine, bf16)}}; /* MACHINE_ROWS numbers each */
+enum { N_LISTS = sizeof list_keys / sizeof *list_keys };
 
-static double *field(Machine *m, size_t i) { return (double *)(void *)((char *)m + fields[i].at); }
-static double *list(Machine *m, size_t i) { return (double *)(void *)((char *)m + lists[i].at); }
+static double *number_of(Machine *m, size_t i) { return (double *)(void *)((char *)m + number_keys[i].at); }
+static double *list_of(Machine *m, size_t i) { return (double *)(void *)((char *)m + list_keys[i].at); }
 
-/* A list that is not there leaves zeros: an older doctor wrote the file. */
+/* A list that is missing leaves zeros: the file is from an older version. */
 static void load_list(const Json *root, const char *key, double *to)
 {
     const Json *array = json_find(root, key), *item = array ? json_first(array) : NULL;
@@ -157,8 +161,9 @@ Err *machine_load(Machine *machine, bool *found)
     if (!*found) return NULL;
     TRY(json_read_file(&root, path));
     Err *err = NULL;
-    for (size_t i = 0; i < FIELDS && !err; i++) err = json_get_number(root, fields[i].key, field(machine, i));
-    for (size_t i = 0; i < LISTS && !err; i++) load_list(root, lists[i].key, list(machine, i));
+    for (size_t i = 0; i < N_NUMBERS && !err; i++)
+        err = json_get_number(root, number_keys[i].key, number_of(machine, i));
+    for (size_t i = 0; i < N_LISTS && !err; i++) load_list(root, list_keys[i].key, list_of(machine, i));
     json_free(root);
     return err_wrap(err, "%s", path);
 }
@@ -168,11 +173,11 @@ Err *machine_save(const Machine *machine)
     char path[PATH_BYTES], directory[PATH_BYTES], *text;
     Machine copy = *machine;
     Json *root = json_new_object();
-    for (size_t i = 0; i < FIELDS; i++) json_add_number(root, fields[i].key, *field(&copy, i));
-    for (size_t i = 0; i < LISTS; i++) {
+    for (size_t i = 0; i < N_NUMBERS; i++) json_add_number(root, number_keys[i].key, *number_of(&copy, i));
+    for (size_t i = 0; i < N_LISTS; i++) {
         Json *array = json_new_array();
-        for (size_t j = 0; j < MACHINE_ROWS; j++) json_add_number(array, NULL, list(&copy, i)[j]);
-        json_add(root, lists[i].key, array);
+        for (size_t j = 0; j < MACHINE_ROWS; j++) json_add_number(array, NULL, list_of(&copy, i)[j]);
+        json_add(root, list_keys[i].key, array);
     }
     Err *err = json_print(root, true, &text);
     json_free(root);

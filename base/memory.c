@@ -1,3 +1,6 @@
+/* Allocation with errors instead of NULL. Outputs are `void *` that point to a pointer of any type, so they are set
+ * through memcpy: a `void **` that aliases an `X **` is not C. Sizes are checked for overflow before they are
+ * multiplied. */
 #include "base/memory.h"
 
 #include <stdarg.h>
@@ -15,7 +18,7 @@ Err *mem_new(void *out, size_t n, size_t size)
 {
     void *block = NULL;
     if (size && n > (SIZE_MAX - 64) / size) return too_much(n, size);
-    size_t bytes = (n * size + 63) / 64 * 64; /* aligned_alloc wants a multiple */
+    size_t bytes = (n * size + 63) / 64 * 64; /* aligned_alloc asks for a multiple of the alignment */
     if (bytes == 0) bytes = 64;
     block = aligned_alloc(64, bytes);
     if (!block) return too_much(n, size);

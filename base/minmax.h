@@ -1,4 +1,4 @@
-/* Of two sizes the smaller and the larger; and a size in whole units. */
+/* The smaller and the larger of two sizes, and a size rounded up to a multiple. */
 #ifndef GRAFT_BASE_MINMAX_H
 #define GRAFT_BASE_MINMAX_H
 

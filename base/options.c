@@ -1,18 +1,25 @@
+/* Options are rows of a table; this file reads values into the fields that the rows point to, by offset and kind. Text
+ * from the command line and JSON values go through the same checks: kind, range, choices. Presets are text and take the
+ * same way as the command line. Texts, lists and JSON values are copies that the configuration owns.
+ *
+ * Nearest names: Levenshtein's edit distance, one row of the table at a time. */
 #include "base/options.h"
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/minmax.h"
 
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-static void *field_of(const void *config, const Option *option) { return (char *)(size_t)config + option->offset; }
+static void *field_of(void *config, const Option *option) { return (char *)config + option->offset; }
+static const void *value_of(const void *config, const Option *option) { return (const char *)config + option->offset; }
 
 /* ---- names ---------------------------------------------------------------------------------------------------- */
 
-static size_t distance(const char *a, const char *b) /* Levenshtein */
+static size_t edit_distance(const char *a, const char *b)
 {
     size_t n = strlen(b), row[128];
     if (n + 1 > sizeof row / sizeof *row) return SIZE_MAX;
@@ -21,9 +28,9 @@ static size_t distance(const char *a, const char *b) /* Levenshtein */
         size_t diagonal = row[0];
         row[0] = i;
         for (size_t j = 1; j <= n; j++) {
-            size_t change = diagonal + (*a != b[j - 1]), least = row[j] < row[j - 1] ? row[j] + 1 : row[j - 1] + 1;
+            size_t change = diagonal + (*a != b[j - 1]), insert_or_delete = size_min(row[j], row[j - 1]) + 1;
             diagonal = row[j];
-            row[j] = change < least ? change : least;
+            row[j] = size_min(change, insert_or_delete);
         }
     }
     return row[n];
@@ -32,12 +39,12 @@ static size_t distance(const char *a, const char *b) /* Levenshtein */
 const char *options_nearest(const char *word, const char *const *words)
 {
     const char *best = NULL;
-    size_t least = strlen(word) / 2 + 1; /* more than half wrong is no likeness */
+    size_t best_distance = strlen(word) / 2 + 1; /* a word of which more than half differs is not near */
     for (; *words; words++) {
-        size_t d = distance(word, *words);
+        size_t d = edit_distance(word, *words);
         if (strstr(*words, word) && d > 2) d = 2;
-        if (d < least) {
-            least = d;
+        if (d < best_distance) {
+            best_distance = d;
             best = *words;
         }
     }
@@ -52,8 +59,8 @@ static void hint_new_name(const Option *o, const char *dashes)
     hinted = o;
 }
 
-/* The option of this name, new or old. dashes: what stands before a name in the hint. */
-static const Option *find(const Option *table, const char *key, const char *dashes)
+/* The option of this name, new or old. dashes: printed before names in the hint. */
+static const Option *find_option(const Option *table, const char *key, const char *dashes)
 {
     for (const Option *o = table; o->key || o->help; o++) {
         if (!o->key) continue;
@@ -65,7 +72,7 @@ static const Option *find(const Option *table, const char *key, const char *dash
     return NULL;
 }
 
-static Err *unknown(const Option *table, const char *key)
+static Err *unknown_option(const Option *table, const char *key)
 {
     const char *names[512];
     size_t n = 0;
@@ -74,7 +81,7 @@ static Err *unknown(const Option *table, const char *key)
     names[n] = NULL;
     const char *near = options_nearest(key, names);
     if (near) return err_new(ERR_USAGE, "unknown option %s; did you mean %s?", key, near);
-    return err_new(ERR_USAGE, "unknown option %s; --help lists those there are", key);
+    return err_new(ERR_USAGE, "unknown option %s; --help lists all options", key);
 }
 
 /* ---- one value ------------------------------------------------------------------------------------------------ */
@@ -97,14 +104,14 @@ static Err *check_choice(const Option *o, const char *text)
     return err_new(ERR_USAGE, "%s is \"%s\"; expected one of: %s", o->key, text, o->choices);
 }
 
-static void list_free(TextList *list)
+static void text_list_free(TextList *list)
 {
     for (size_t i = 0; i < list->count; i++) free(list->items[i]);
     free(list->items);
     *list = (TextList){0};
 }
 
-static Err *list_add(TextList *list, const char *text, size_t bytes)
+static Err *text_list_add(TextList *list, const char *text, size_t bytes)
 {
     char **grown = realloc(list->items, (list->count + 1) * sizeof *grown);
     if (!grown) return err_new(ERR_MEMORY, "out of memory");
@@ -140,10 +147,10 @@ static Err *set_text(void *field, const Option *o, const char *text)
 
 static Err *set_list(TextList *list, const char *text)
 {
-    list_free(list);
+    text_list_free(list);
     while (*text) {
         size_t n = strcspn(text, ",");
-        if (n) TRY(list_add(list, text, n));
+        if (n) TRY(text_list_add(list, text, n));
         text += n + (text[n] == ',');
     }
     return NULL;
@@ -153,7 +160,7 @@ static Err *set_json(void *field, const char *text)
 {
     Json *value = NULL, *holder = NULL;
     Err *err = json_parse(&value, text, strlen(text));
-    if (err) { /* not JSON: the word itself */
+    if (err) { /* not JSON: a string */
         err_free(err);
         holder = json_new_array();
         json_add_string(holder, NULL, text);
@@ -169,7 +176,7 @@ static Err *set_json(void *field, const char *text)
 /* Set an option from the command line's text. */
 static Err *set_from_text(void *config, const Option *o, const char *text)
 {
-    if (o->refused) return err_new(ERR_USAGE, "%s is not taken: %s", o->key, o->refused);
+    if (o->refused) return err_new(ERR_USAGE, "%s is not supported: %s", o->key, o->refused);
     void *field = field_of(config, o);
     char *end = NULL;
     double number;
@@ -199,7 +206,7 @@ static Err *wrong_kind(const Option *o, const Json *value, const char *expected)
 
 static Err *set_from_json(void *config, const Option *o, const Json *value)
 {
-    if (o->refused) return err_new(ERR_USAGE, "%s is not taken: %s", o->key, o->refused);
+    if (o->refused) return err_new(ERR_USAGE, "%s is not supported: %s", o->key, o->refused);
     void *field = field_of(config, o);
     JsonKind kind = json_kind(value);
     if (kind == JSON_NULL && o->kind != OPT_JSON) return o->preset ? set_from_text(config, o, o->preset) : NULL;
@@ -216,10 +223,10 @@ static Err *set_from_json(void *config, const Option *o, const Json *value)
     case OPT_LIST:
         if (kind == JSON_STRING) return set_list(field, json_string(value));
         if (kind != JSON_ARRAY) return wrong_kind(o, value, "an array of strings");
-        list_free(field);
+        text_list_free(field);
         for (const Json *item = json_first(value); item; item = json_next(item)) {
             if (json_kind(item) != JSON_STRING) return wrong_kind(o, item, "an array of strings");
-            TRY(list_add(field, json_string(item), strlen(json_string(item))));
+            TRY(text_list_add(field, json_string(item), strlen(json_string(item))));
         }
         return NULL;
     case OPT_JSON: {
@@ -243,14 +250,14 @@ Err *options_defaults(void *config, const Option *table)
     return NULL;
 }
 
-Err *options_arguments(void *config, const Option *table, int argc, char **argv, const char **positional, size_t most,
-                       size_t *count)
+Err *options_arguments(void *config, const Option *table, int argc, char **argv, const char **positional,
+                       size_t max_positional, size_t *count)
 {
     *count = 0;
     for (int i = 0; i < argc; i++) {
         const char *word = argv[i];
         if (strncmp(word, "--", 2) != 0) {
-            if (*count == most) return err_new(ERR_USAGE, "unexpected argument %s", word);
+            if (*count == max_positional) return err_new(ERR_USAGE, "unexpected argument %s", word);
             positional[(*count)++] = word;
             continue;
         }
@@ -259,8 +266,8 @@ Err *options_arguments(void *config, const Option *table, int argc, char **argv,
         if (n == 0 || n >= sizeof key) return err_new(ERR_USAGE, "unexpected argument %s", word);
         memcpy(key, word + 2, n);
         key[n] = 0;
-        const Option *o = find(table, key, "--");
-        if (!o) return unknown(table, key);
+        const Option *o = find_option(table, key, "--");
+        if (!o) return unknown_option(table, key);
         const char *value = word[2 + n] == '=' ? word + 3 + n : NULL;
         if (!value && o->kind == OPT_FLAG) {
             bool given = i + 1 < argc && (!strcmp(argv[i + 1], "true") || !strcmp(argv[i + 1], "false"));
@@ -277,8 +284,8 @@ static Err *apply_object(void *config, const Option *table, const Json *object, 
     for (const Json *member = json_first(object); member; member = json_next(member)) {
         char key[128];
         int n = snprintf(key, sizeof key, "%s%s", prefix, json_key(member));
-        if (n < 0 || n >= (int)sizeof key) return unknown(table, json_key(member));
-        const Option *o = find(table, key, "");
+        if (n < 0 || n >= (int)sizeof key) return unknown_option(table, json_key(member));
+        const Option *o = find_option(table, key, "");
         if (o) {
             TRY(set_from_json(config, o, member));
         } else if (json_kind(member) == JSON_OBJECT && n + 1 < (int)sizeof key) {
@@ -286,7 +293,7 @@ static Err *apply_object(void *config, const Option *table, const Json *object, 
             key[n + 1] = 0;
             TRY(apply_object(config, table, member, key));
         } else {
-            return unknown(table, key);
+            return unknown_option(table, key);
         }
     }
     return NULL;
@@ -308,17 +315,17 @@ Err *options_file(void *config, const Option *table, const char *path)
     return err;
 }
 
-static void add_member(Json *object, const Option *o, const void *field)
+static void add_member(Json *object, const Option *o, const void *value)
 {
-    const TextList *list = field;
+    const TextList *list = value;
     const char *text;
     Json *items;
     switch (o->kind) {
-    case OPT_INT: json_add_number(object, o->key, (double)*(const int64_t *)field); break;
-    case OPT_NUMBER: json_add_number(object, o->key, *(const double *)field); break;
-    case OPT_FLAG: json_add_bool(object, o->key, *(const bool *)field); break;
+    case OPT_INT: json_add_number(object, o->key, (double)*(const int64_t *)value); break;
+    case OPT_NUMBER: json_add_number(object, o->key, *(const double *)value); break;
+    case OPT_FLAG: json_add_bool(object, o->key, *(const bool *)value); break;
     case OPT_TEXT:
-        text = *(char *const *)field;
+        text = *(char *const *)value;
         if (text)
             json_add_string(object, o->key, text);
         else
@@ -330,8 +337,8 @@ static void add_member(Json *object, const Option *o, const void *field)
         json_add(object, o->key, items);
         break;
     case OPT_JSON:
-        if (*(Json *const *)field)
-            json_add(object, o->key, json_duplicate(*(Json *const *)field));
+        if (*(Json *const *)value)
+            json_add(object, o->key, json_duplicate(*(Json *const *)value));
         else
             json_add_null(object, o->key);
         break;
@@ -343,7 +350,7 @@ Err *options_to_json(const void *config, const Option *table, Json **out)
     *out = json_new_object();
     if (!*out) return err_new(ERR_MEMORY, "out of memory");
     for (const Option *o = table; o->key || o->help; o++)
-        if (o->key && !o->refused) add_member(*out, o, field_of(config, o));
+        if (o->key && !o->refused) add_member(*out, o, value_of(config, o));
     return NULL;
 }
 
@@ -374,7 +381,7 @@ void options_free(void *config, const Option *table)
             free(*(char **)field);
             *(char **)field = NULL;
         } else if (o->kind == OPT_LIST) {
-            list_free(field);
+            text_list_free(field);
         } else if (o->kind == OPT_JSON) {
             json_free(*(Json **)field);
             *(Json **)field = NULL;

@@ -1,3 +1,5 @@
+/* A map that is one huge page larger than asked for always contains an aligned range of the right size; what lies
+ * before and behind that range is unmapped again. */
 #define _GNU_SOURCE
 #include "base/pages.h"
 

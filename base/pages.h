@@ -1,4 +1,5 @@
-/* What allocators share: addresses that begin where a huge page may, and what the address sanitizer is told of them. */
+/* Pages from the kernel, aligned to huge pages, and macros that mark them for the address sanitizer. base/arena and
+ * base/pool allocate from them. */
 #ifndef GRAFT_BASE_PAGES_H
 #define GRAFT_BASE_PAGES_H
 
@@ -7,7 +8,8 @@
 
 enum { HUGE_PAGE = 2 << 20 };
 
-/* The sanitizer learns which bytes are handed out; a gap of GUARD bytes behind each block catches overruns. */
+/* Under the address sanitizer, bytes outside of blocks are poisoned, and GUARD bytes behind each block catch
+ * overruns. */
 #if defined __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 enum { GUARD = 64 };
@@ -17,9 +19,12 @@ enum { GUARD = 64 };
 enum { GUARD = 0 };
 #endif
 
-/* `bytes`, whole huge pages, of anonymous memory; untouched pages cost nothing. usable: to be read and written; else with nothing
- * behind them until mprotect says so. huge: a wish, for with pages of 4 KiB taking them from the kernel was a tenth of a short run.
- * NULL: there is none. Owner: the caller, until munmap. */
+/* Map anonymous memory. A page takes memory when it is first touched.
+ *   bytes    a multiple of HUGE_PAGE
+ *   usable   the pages can be read and written; otherwise addresses are reserved, and mprotect makes them usable
+ *   huge     ask for huge pages: with pages of 4 KiB, page faults took a tenth of the time of a short run
+ *   returns  NULL when the system has no more
+ * Owner: the caller, until munmap. */
 void *pages_map(size_t bytes, bool usable, bool huge);
 
 #endif

@@ -1,5 +1,6 @@
-/* The peak of this moment, fp32 or pairs of bf16: vectors in registers, nothing but fused multiply and add. Clocks and neighbours move
- * it, so measure it beside what is compared with it. Time that other programs took is left out. */
+/* The peak arithmetic rate at this moment, in fp32 or in bf16 pairs: fused multiply-adds of vectors in registers,
+ * nothing else. It changes with the clock and with other programs, so measure it next to what is compared with it.
+ * It is taken over processor time: time that other programs use does not count. */
 #ifndef GRAFT_BASE_PEAK_H
 #define GRAFT_BASE_PEAK_H
 
@@ -7,7 +8,7 @@
 #include <stdbool.h>
 #include <time.h>
 
-/* Seconds that the calling thread has run. */
+/* Processor seconds of the calling thread. */
 static inline double peak_clock(void)
 {
     struct timespec now;
@@ -15,10 +16,12 @@ static inline double peak_clock(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+enum { PEAK_ROUNDS = 1000000 }; /* for a measurement of some milliseconds */
+
 #if defined __x86_64__
 #include <immintrin.h>
 
-/* Multiply-adds per second of the calling thread: 12 chains hide the latency. */
+/* Multiply-adds per second of the calling thread. 12 independent chains hide the latency. */
 __attribute__((target("avx512f"))) static inline double peak_avx512(int rounds)
 {
     __m512 c[12], x = _mm512_set1_ps(0.999f);
@@ -65,21 +68,22 @@ __attribute__((target("avx512f,avx512bf16"))) static inline double peak_bf16(int
     return (double)rounds * 12 * 32 / seconds;
 }
 
-/* bf16: only where dispatch_init("bf16") said yes. */
+/* bf16: only where dispatch_init("bf16") has returned true. */
 static inline double peak_of_thread(bool bf16, int rounds)
 {
     __builtin_cpu_init();
     return bf16 ? peak_bf16(rounds) : __builtin_cpu_supports("avx512f") ? peak_avx512(rounds) : peak_avx2(rounds);
 }
 #else
-static inline double peak_of_thread(bool bf16, int rounds) /* then figures are multiply-adds per nanosecond */
+static inline double peak_of_thread(bool bf16,
+                                    int rounds) /* so that a share of the peak is multiply-adds per nanosecond */
 {
     (void)bf16, (void)rounds;
     return 1e9;
 }
 #endif
 
-/* The same of the whole team at once. */
+/* The sum over all threads of the OpenMP team, which run at the same time. */
 static inline double peak_of_team(bool bf16, int rounds)
 {
     double sum = 0;

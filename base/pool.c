@@ -1,3 +1,10 @@
+/* One range of addresses with a sorted array of the blocks in it. A block goes into the lowest gap that holds it (first
+ * fit), so addresses depend only on the calls since the last reset, and the memory in use stays low and warm in the
+ * cache.
+ *
+ * What always holds: blocks[] is sorted by address and no two overlap; no gap lies before blocks[first_gap]; the
+ * first `open` bytes can be read and written; under the address sanitizer only bytes of blocks are not poisoned. A
+ * pool that counts reserves addresses and never makes them usable. */
 #define _GNU_SOURCE
 #include "base/pool.h"
 
@@ -13,12 +20,12 @@
 #include <unistd.h>
 
 enum { ALIGN = 64, OPENED_AT_ONCE = 32 << 20 };
-static const size_t most_counted = (size_t)1 << 45; /* of addresses; what is counted may be of a larger machine */
+static const size_t max_counted = (size_t)1 << 45; /* bytes of addresses; what is counted may be a larger machine's */
 
-/* Addresses with nothing behind them; half as many as long as the system refuses. */
+/* Reserve addresses; ask for half as many as long as the system refuses. */
 static bool reserve(Pool *pool)
 {
-    size_t bytes = pool->counts ? most_counted
+    size_t bytes = pool->counts ? max_counted
                                 : round_up((size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE), HUGE_PAGE);
     while (!(pool->base = pages_map(bytes, false, !pool->counts)) && bytes >= OPENED_AT_ONCE)
         bytes = bytes / 2 / HUGE_PAGE * HUGE_PAGE;
@@ -26,8 +33,8 @@ static bool reserve(Pool *pool)
     return pool->base;
 }
 
-/* Have the first `end` bytes usable. */
-static bool reach(Pool *pool, size_t end)
+/* Make the first `end` bytes usable. */
+static bool make_usable(Pool *pool, size_t end)
 {
     if (!pool->base && !reserve(pool)) return false;
     if (end > pool->reserved) return false;
@@ -52,8 +59,8 @@ void *pool_alloc(Pool *pool, size_t bytes)
     while (i < pool->n && pool->blocks[i].at - end_before(pool, i) < bytes) i++;
     size_t at = end_before(pool, i);
     Err *err = mem_grow(&pool->blocks, &pool->capacity, pool->n + 1, sizeof *pool->blocks);
-    err_free(err); /* the caller says what it was for */
-    if (err || !reach(pool, at + bytes)) return NULL;
+    err_free(err); /* the caller reports what the memory was for */
+    if (err || !make_usable(pool, at + bytes)) return NULL;
     memmove(pool->blocks + i + 1, pool->blocks + i, (pool->n - i) * sizeof *pool->blocks);
     pool->blocks[i] = (PoolBlock){at, bytes};
     pool->n++;

@@ -1,6 +1,6 @@
-/* Reads /proc and the memory controller of cgroups. A process may be in a nested group; every group above it limits it, too,
- * so all of them are read and the smallest amount counts. The files and their fields are described in proc(5), and in the
- * Linux kernel's Documentation/admin-guide/cgroup-v1/memory.rst and cgroup-v2.rst. */
+/* Reads /proc and the memory controller of cgroups. A process may be in a nested group; every group above it limits
+ * it, too, so all of them are read and the smallest amount counts. The files and their fields are described in
+ * proc(5), and in the Linux kernel's Documentation/admin-guide/cgroup-v1/memory.rst and cgroup-v2.rst. */
 #include "base/proc_memory.h"
 
 #include <ctype.h>
@@ -34,8 +34,8 @@ static double read_number(const char *directory, const char *name)
     return found ? strtod(text, NULL) : -1;
 }
 
-/* Bytes left in one group of the hierarchy: its limit minus its use, where page cache that can be dropped counts as free.
- * -1: the group has no limit, or there is no such group. */
+/* Bytes left in one group of the hierarchy: its limit minus its use, where page cache that can be dropped counts as
+ * free. -1: the group has no limit, or there is no such group. */
 static double group_available(const char *directory, const char *limit, const char *usage)
 {
     char path[512], line[256];
@@ -54,7 +54,8 @@ static void keep_smallest(double *smallest, double bytes)
     if (bytes >= 0 && (*smallest < 0 || bytes < *smallest)) *smallest = bytes;
 }
 
-/* This process's memory cgroup and the groups above it. A line of /proc/self/cgroup is "N:memory:/path" (v1) or "0::/path" (v2). */
+/* This process's memory cgroup and the groups above it. A line of /proc/self/cgroup is "N:memory:/path" (v1) or
+ * "0::/path" (v2). */
 static void read_cgroups(double *smallest)
 {
     char line[400], directory[512];

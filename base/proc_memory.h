@@ -4,8 +4,8 @@
 
 #include <stddef.h>
 
-/* Bytes that this process may still take: the smaller of what is free on the host and what is left in its cgroup (v1 or v2);
- * SIZE_MAX when neither is known. */
+/* Bytes that this process may still take: the smaller of what is free on the host and what is left in its cgroup (v1
+ * or v2); SIZE_MAX when neither is known. */
 size_t proc_memory_available(void);
 
 /* Bytes on a line of a /proc file that counts in KiB, such as "VmHWM:"; 0 where there is no such line. */

@@ -1,3 +1,5 @@
+/* Sources: FNV-1a (Fowler, Noll, Vo) hashes names; Box and Muller 1958 for normal numbers; Fisher and Yates for the
+ * shuffle. Every number is a function of (key, index) alone. */
 #include "base/rng.h"
 
 #include <math.h>

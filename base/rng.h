@@ -18,7 +18,7 @@ static inline uint64_t rng_mix(uint64_t x)
     return x ^ (x >> 31);
 }
 
-/* A key further along: by a number, or by a name. */
+/* A key made of a key and a number, or a name. */
 static inline uint64_t rng_key(uint64_t key, uint64_t number)
 {
     return rng_mix(key + 0x9E3779B97F4A7C15u * (number + 1));
@@ -37,7 +37,7 @@ static inline float rng_uniform(uint64_t key, uint64_t index) { return (float)(r
 double rng_uniform_double(uint64_t key, uint64_t index); /* 53 bits */
 double rng_normal(uint64_t key, uint64_t index);         /* mean 0, variance 1 (Box-Muller) */
 
-/* Uniform on 0 .. n - 1 without bias worth naming (n below 2^32). */
+/* Uniform on 0 .. n - 1. The bias is below 2^-32 for n below 2^32. */
 static inline uint64_t rng_below(uint64_t key, uint64_t index, uint64_t n)
 {
     return (uint64_t)(((unsigned __int128)rng_bits(key, index) * n) >> 64);

@@ -1,3 +1,7 @@
+/* A nameless file (O_TMPFILE, or one that is unlinked after it is made), with all of its space allocated at once, so
+ * that a full disk is found when the file is opened. It is read and written with O_DIRECT; where the file system
+ * refuses that, `direct` becomes false and pages are dropped from the cache after each call (they must be written to
+ * the disk first). */
 #define _GNU_SOURCE
 #include "base/scratch_file.h"
 
@@ -8,7 +12,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* Some file systems have no nameless files: make one and take its name away. */
+/* Some file systems have no nameless files: make one with a name and remove the name. */
 static int open_nameless(const char *directory)
 {
     char path[PATH_BYTES];
@@ -43,7 +47,8 @@ void scratch_file_close(ScratchFile *file)
     *file = (ScratchFile){0};
 }
 
-static bool go_on(ScratchFile *file, ssize_t n)
+/* Did the call transfer bytes, or should it be made again? */
+static bool continues(ScratchFile *file, ssize_t n)
 {
     if (n > 0) return true;
     if (n < 0 && errno == EINTR) return true;
@@ -56,7 +61,7 @@ Err *scratch_file_write(ScratchFile *file, size_t at, size_t bytes, const void *
 {
     for (size_t done = 0; done < bytes;) {
         ssize_t n = pwrite(file->fd, (const char *)from + done, bytes - done, (off_t)(at + done));
-        if (!go_on(file, n))
+        if (!continues(file, n))
             return err_errno("write the scratch file in %s at %zu of %zu", file->directory, at + done, file->bytes);
         if (n > 0) done += (size_t)n;
     }
@@ -70,9 +75,9 @@ Err *scratch_file_write(ScratchFile *file, size_t at, size_t bytes, const void *
 Err *scratch_file_read(ScratchFile *file, size_t at, size_t bytes, void *to)
 {
     for (size_t done = 0; done < bytes;) {
-        errno = EIO; /* of an end that comes too early */
+        errno = EIO; /* what is reported when the file ends too early */
         ssize_t n = pread(file->fd, (char *)to + done, bytes - done, (off_t)(at + done));
-        if (!go_on(file, n))
+        if (!continues(file, n))
             return err_errno("read the scratch file in %s at %zu of %zu", file->directory, at + done, file->bytes);
         if (n > 0) done += (size_t)n;
     }

@@ -1,3 +1,8 @@
+/* Rows are kept in the order in which a step first notes them. A step notes the same names in the same order as the
+ * step before, so the search begins behind the row that was found last and usually ends at once.
+ *
+ * Time between two notes belongs to the second; the clocks are read again after the row was found, so that the
+ * search is not counted. */
 #include "base/timing.h"
 
 #include "base/log.h"
@@ -7,89 +12,90 @@
 #include <stdlib.h>
 #include <string.h>
 
-void timing_layer(Timing *p, long layer)
+void timing_layer(Timing *timing, long layer)
 {
-    if (p) p->layer = layer;
+    if (timing) timing->layer = layer;
 }
 
-void timing_mark(Timing *p)
+void timing_mark(Timing *timing)
 {
-    if (!p) return;
-    p->mark = log_seconds();
-    p->cpu_mark = log_cpu_seconds();
+    if (!timing) return;
+    timing->mark = log_seconds();
+    timing->cpu_mark = log_cpu_seconds();
 }
 
-static bool is_row(const Timing *p, size_t i, const char *name)
+static bool is_row(const Timing *timing, size_t i, const char *name)
 {
-    return p->rows[i].layer == p->layer && strcmp(p->rows[i].name, name) == 0;
+    return timing->rows[i].layer == timing->layer && strcmp(timing->rows[i].name, name) == 0;
 }
 
-/* The row of this name in the layer at work, a new one if need be; NULL without memory. */
-static TimingRow *row_of(Timing *p, const char *name)
+/* The row of this name in the current layer; a new one if there is none. NULL without memory. */
+static TimingRow *row_of(Timing *timing, const char *name)
 {
-    size_t i = p->next < p->n ? p->next : 0;
-    for (size_t tried = 0; tried < p->n && !is_row(p, i, name); tried++) i = i + 1 < p->n ? i + 1 : 0;
-    if (p->n == 0 || !is_row(p, i, name)) {
-        Err *err = mem_grow(&p->rows, &p->capacity, p->n + 1, sizeof *p->rows);
+    size_t i = timing->next < timing->n ? timing->next : 0;
+    for (size_t tried = 0; tried < timing->n && !is_row(timing, i, name); tried++) i = i + 1 < timing->n ? i + 1 : 0;
+    if (timing->n == 0 || !is_row(timing, i, name)) {
+        Err *err = mem_grow(&timing->rows, &timing->capacity, timing->n + 1, sizeof *timing->rows);
         if (err) {
             err_free(err);
             return NULL;
         }
-        i = p->n++;
-        p->rows[i] = (TimingRow){.name = name, .layer = p->layer};
+        i = timing->n++;
+        timing->rows[i] = (TimingRow){.name = name, .layer = timing->layer};
     }
-    p->next = i + 1;
-    return &p->rows[i];
+    timing->next = i + 1;
+    return &timing->rows[i];
 }
 
-void timing_note(Timing *p, const char *name, TimingPass way)
+void timing_note(Timing *timing, const char *name, TimingPass pass)
 {
-    if (!p) return;
+    if (!timing) return;
     double now = log_seconds(), cpu = log_cpu_seconds();
-    TimingRow *row = row_of(p, name);
+    TimingRow *row = row_of(timing, name);
     if (row) {
-        row->calls[way]++;
-        row->seconds[way] += now - p->mark;
-        row->cpu += cpu - p->cpu_mark;
+        row->calls[pass]++;
+        row->seconds[pass] += now - timing->mark;
+        row->cpu += cpu - timing->cpu_mark;
     }
-    p->mark = log_seconds();
-    p->cpu_mark = cpu;
+    timing->mark = log_seconds();
+    timing->cpu_mark = cpu;
 }
 
-void timing_clear(Timing *p) { p->n = p->next = 0; }
+void timing_clear(Timing *timing) { timing->n = timing->next = 0; }
 
-void timing_free(Timing *p)
+void timing_free(Timing *timing)
 {
-    free(p->rows);
-    *p = (Timing){0};
+    free(timing->rows);
+    *timing = (Timing){0};
 }
 
 /* ---- tables --------------------------------------------------------------------------------------------------- */
 
 static void add_row(TimingRow *sum, const TimingRow *row)
 {
-    for (int way = 0; way < TIMING_PASSES; way++) {
-        sum->calls[way] += row->calls[way];
-        sum->seconds[way] += row->seconds[way];
+    for (int pass = 0; pass < TIMING_PASSES; pass++) {
+        sum->calls[pass] += row->calls[pass];
+        sum->seconds[pass] += row->seconds[pass];
     }
     sum->cpu += row->cpu;
 }
 
 /* The sum of all rows that match. */
-static TimingRow sum_of(const Timing *p, const char *name, long layer)
+static TimingRow sum_of(const Timing *timing, const char *name, long layer)
 {
     TimingRow sum = {.name = name, .layer = layer};
-    for (size_t i = 0; i < p->n; i++)
-        if ((!name || strcmp(p->rows[i].name, name) == 0) && (layer == TIMING_ALL || p->rows[i].layer == layer))
-            add_row(&sum, &p->rows[i]);
+    for (size_t i = 0; i < timing->n; i++)
+        if ((!name || strcmp(timing->rows[i].name, name) == 0) &&
+            (layer == TIMING_ALL || timing->rows[i].layer == layer))
+            add_row(&sum, &timing->rows[i]);
     return sum;
 }
 
 static double both(const TimingRow *row) { return row->seconds[TIMING_FORWARD] + row->seconds[TIMING_BACKWARD]; }
 
-double timing_seconds(const Timing *p, const char *name, long layer)
+double timing_seconds(const Timing *timing, const char *name, long layer)
 {
-    TimingRow sum = sum_of(p, name, layer);
+    TimingRow sum = sum_of(timing, name, layer);
     return both(&sum);
 }
 
@@ -102,41 +108,43 @@ static void print_row(const char *name, const TimingRow *row, size_t steps, doub
 }
 
 /* Is row i the first of its name (of its layer)? */
-static bool is_first(const Timing *p, size_t i, bool by_layer)
+static bool is_first(const Timing *timing, size_t i, bool by_layer)
 {
     for (size_t j = 0; j < i; j++)
-        if (by_layer ? p->rows[j].layer == p->rows[i].layer : strcmp(p->rows[j].name, p->rows[i].name) == 0)
+        if (by_layer ? timing->rows[j].layer == timing->rows[i].layer
+                     : strcmp(timing->rows[j].name, timing->rows[i].name) == 0)
             return false;
     return true;
 }
 
-static int longest_first(const void *a, const void *b)
+static int by_time(const void *a, const void *b)
 {
     double x = both(a), y = both(b);
     return (x < y) - (x > y);
 }
 
-static int lowest_layer_first(const void *a, const void *b)
+static int by_layer_number(const void *a, const void *b)
 {
     long x = ((const TimingRow *)a)->layer, y = ((const TimingRow *)b)->layer;
     return (x > y) - (x < y);
 }
 
-static void print_table(const Timing *p, bool by_layer, size_t steps, double whole)
+static void print_table(const Timing *timing, bool by_layer, size_t steps, double whole)
 {
     TimingRow *sums;
     size_t n = 0;
-    Err *err = mem_new(&sums, p->n, sizeof *sums);
+    Err *err = mem_new(&sums, timing->n, sizeof *sums);
     if (err) {
         err_free(err);
         return;
     }
-    for (size_t i = 0; i < p->n; i++)
-        if (is_first(p, i, by_layer))
-            sums[n++] = sum_of(p, by_layer ? NULL : p->rows[i].name, by_layer ? p->rows[i].layer : TIMING_ALL);
-    qsort(sums, n, sizeof *sums, by_layer ? lowest_layer_first : longest_first);
-    printf("%-14s %9s %9s %9s %6s %9s %7s\n", by_layer ? "layer" : "operation", "up ms", "down ms", "both", "share",
-           "CPU ms", "calls");
+    for (size_t i = 0; i < timing->n; i++)
+        if (is_first(timing, i, by_layer))
+            sums[n++] = sum_of(timing, by_layer ? NULL : timing->rows[i].name,
+                               by_layer ? timing->rows[i].layer : TIMING_ALL);
+    qsort(sums, n, sizeof *sums, by_layer ? by_layer_number : by_time);
+    printf("%-14s %9s %9s %9s %6s %9s %7s\n", by_layer ? "layer" : "operation", "forward", "backward", "both ms",
+           "share", "CPU ms", "calls");
     for (size_t i = 0; i < n; i++) {
         char layer[32] = "outside";
         if (sums[i].layer >= 0) snprintf(layer, sizeof layer, "%ld", sums[i].layer);
@@ -145,22 +153,22 @@ static void print_table(const Timing *p, bool by_layer, size_t steps, double who
     free(sums);
 }
 
-void timing_print(const Timing *p, size_t steps, double whole)
+void timing_print(const Timing *timing, size_t steps, double whole)
 {
-    TimingRow all = sum_of(p, NULL, TIMING_ALL);
-    print_table(p, false, steps, whole);
-    print_row("together", &all, steps, whole);
-    printf("%-14s %29.2f %5.1f%%\n\n", "in between", 1e3 * (whole - both(&all)) / (double)steps,
+    TimingRow all = sum_of(timing, NULL, TIMING_ALL);
+    print_table(timing, false, steps, whole);
+    print_row("all", &all, steps, whole);
+    printf("%-14s %29.2f %5.1f%%\n\n", "untimed", 1e3 * (whole - both(&all)) / (double)steps,
            100 * (whole - both(&all)) / whole);
-    print_table(p, true, steps, whole);
+    print_table(timing, true, steps, whole);
 }
 
-Json *timing_json(const Timing *p, size_t steps)
+Json *timing_json(const Timing *timing, size_t steps)
 {
     double each = 1e3 / (double)steps;
     Json *rows = json_new_array();
-    for (size_t i = 0; i < p->n; i++) {
-        const TimingRow *row = &p->rows[i];
+    for (size_t i = 0; i < timing->n; i++) {
+        const TimingRow *row = &timing->rows[i];
         Json *object = json_new_object();
         json_add_string(object, "operation", row->name);
         if (row->layer >= 0)

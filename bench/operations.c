@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROUNDS = 5, LAYER = 1, R = 8, SHORT = 512, LONG = 2048, PEAK_ROUNDS = 1000000, MOST_OPERATIONS = 32 };
+enum { ROUNDS = 5, LAYER = 1, R = 8, SHORT = 512, LONG = 2048, MOST_OPERATIONS = 32 };
 
 typedef struct {
     Model *model;

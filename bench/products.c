@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { ROUNDS = 7, MOST_ROWS = 1024, MOST_WIDTH = 6144, PEAK_ROUNDS = 1000000, MOST_PATHS = 2 };
+enum { ROUNDS = 7, MOST_ROWS = 1024, MOST_WIDTH = 6144, MOST_PATHS = 2 };
 
 typedef struct {
     DType dtype;

@@ -26,7 +26,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { PEAK_ROUNDS = 1000000, ATTENTION_TOKENS = 512, STEADY = 50 };
+enum { ATTENTION_TOKENS = 512, STEADY = 50 };
 
 /* What the process holds. */
 typedef struct {

@@ -22,7 +22,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { PEAK_ROUNDS = 2000000, PEAK_REPEATS = 5, MOST_ROUNDS = 16 };
+enum { PEAK_REPEATS = 5, MOST_ROUNDS = 16 };
 
 typedef struct {
     const SuiteConfig *config;
@@ -46,7 +46,7 @@ static void cpu_name(char name[128])
 static double peak(bool bf16)
 {
     double rates[PEAK_REPEATS];
-    for (int i = 0; i < PEAK_REPEATS; i++) rates[i] = 2 * peak_of_team(bf16, PEAK_ROUNDS);
+    for (int i = 0; i < PEAK_REPEATS; i++) rates[i] = 2 * peak_of_team(bf16, 2 * PEAK_ROUNDS);
     return sample_median(PEAK_REPEATS, rates);
 }
 

@@ -54,7 +54,7 @@ Err *weights_outline_file(Safetensors *file, const ModelConfig *config, DType ma
         weights_outline_free(file);
         return err;
     }
-    file->map = (FileMap){at, o.bytes};
+    file->map = (FileMap){at, o.bytes, at};
     size_t used = 0;
     for (size_t i = 0; i < file->n_tensors; used += file->tensors[i++].bytes)
         file->tensors[i].data = (const char *)at + used;

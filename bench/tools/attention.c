@@ -108,7 +108,7 @@ static Err *measure(Tape *tape, const AttentionShape *s, const Data *data, size_
 static Err *round_of(Path *path, int round, Tape *tape, const Data *data)
 {
     dispatch_init(path->compute);
-    path->rate[round] = peak_of_thread(path->bf16, 2000000);
+    path->rate[round] = peak_of_thread(path->bf16, 2 * PEAK_ROUNDS);
     for (size_t c = 0; c < N_CASES; c++)
         for (size_t l = 0; l < N_LENGTHS; l++)
             for (size_t chosen = 0; chosen < N_WAYS; chosen++) {

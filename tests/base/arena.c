@@ -1,3 +1,4 @@
+/* Blocks of an arena: alignment, sizes around that of a chunk, requests that are too large. */
 #include "base/arena.h"
 #include "tests/support/blocks.h"
 #include "tests/support/check.h"
@@ -30,7 +31,7 @@ static void fill(Arena *arena, char *blocks[12])
     }
 }
 
-static void blocks_of_all_sizes_keep_what_is_in_them(void **state)
+static void blocks_of_all_sizes_keep_their_content(void **state)
 {
     Arena arena = {0};
     char *blocks[12];
@@ -41,7 +42,7 @@ static void blocks_of_all_sizes_keep_what_is_in_them(void **state)
     assert_null(arena.newest);
 }
 
-static void what_cannot_be_had_is_null(void **state)
+static void a_request_that_is_too_large_returns_null(void **state)
 {
     Arena arena = {0};
     (void)state;
@@ -56,8 +57,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(blocks_are_aligned_and_apart),
-        cmocka_unit_test(blocks_of_all_sizes_keep_what_is_in_them),
-        cmocka_unit_test(what_cannot_be_had_is_null),
+        cmocka_unit_test(blocks_of_all_sizes_keep_their_content),
+        cmocka_unit_test(a_request_that_is_too_large_returns_null),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,7 +15,7 @@ static void sum_of(const void *data, size_t bytes, size_t piece, char hex[2 * DI
     digest_hex(sum, sizeof sum, hex);
 }
 
-static void the_published_vectors_come_out(void **state)
+static void published_vectors_have_their_published_sums(void **state)
 {
     static const struct {
         const char *text, *sum;
@@ -34,7 +34,7 @@ static void the_published_vectors_come_out(void **state)
     }
 }
 
-static void a_million_letters_come_out_in_any_pieces(void **state)
+static void the_sum_does_not_depend_on_the_size_of_pieces(void **state)
 {
     static char letters[1000000];
     static const size_t pieces[] = {1, 63, 64, 65, 1000, 1000000};
@@ -49,7 +49,7 @@ static void a_million_letters_come_out_in_any_pieces(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(the_published_vectors_come_out),
-                                       cmocka_unit_test(a_million_letters_come_out_in_any_pieces)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(published_vectors_have_their_published_sums),
+                                       cmocka_unit_test(the_sum_does_not_depend_on_the_size_of_pieces)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,3 +1,4 @@
+/* Errors: context, the first of two, errno, TRY. */
 #include "base/err.h"
 #include "tests/support/check.h"
 

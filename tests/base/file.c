@@ -1,3 +1,4 @@
+/* Files written, read, mapped and replaced; paths and directories that are refused. */
 #include "base/file.h"
 #include "tests/support/check.h"
 
@@ -16,7 +17,7 @@ static int count_entries(const char *path)
     return n;
 }
 
-static void what_was_written_is_read_and_mapped(void **state)
+static void a_written_file_is_read_and_mapped(void **state)
 {
     char path[PATH_BYTES], *text;
     size_t bytes;
@@ -66,7 +67,7 @@ static void a_large_file_is_read_whole(void **state)
     free(data);
 }
 
-static void what_is_no_file_is_refused(void **state)
+static void a_path_that_is_not_a_file_is_refused(void **state)
 {
     char path[PATH_BYTES], *text;
     FileMap map;
@@ -79,7 +80,7 @@ static void what_is_no_file_is_refused(void **state)
     assert_int_equal(count_entries(*state), 0);
 }
 
-static void a_draft_replaces_its_target_or_goes(void **state)
+static void a_draft_replaces_its_target_or_is_removed(void **state)
 {
     char path[PATH_BYTES], draft[PATH_BYTES], *text;
     scratch_path(state, "x", path);
@@ -96,7 +97,7 @@ static void a_draft_replaces_its_target_or_goes(void **state)
     assert_true(file_exists(path));
 }
 
-static void directories_are_made_with_those_above(void **state)
+static void directories_are_made_with_their_parents(void **state)
 {
     char path[PATH_BYTES], file[PATH_BYTES];
     scratch_path(state, "a/b//c/", path);
@@ -122,7 +123,7 @@ static void paths_that_do_not_fit_are_refused(void **state)
     assert_fails(file_draft_name(path, name), ERR_IO, "path too long");
 }
 
-static void closing_tells_of_a_failed_write(void **state)
+static void closing_reports_a_failed_write(void **state)
 {
     FILE *stream = fopen("/dev/full", "w");
     (void)state;
@@ -136,10 +137,14 @@ static void closing_tells_of_a_failed_write(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        scratch_test(what_was_written_is_read_and_mapped), scratch_test(an_empty_file_is_read_and_mapped),
-        scratch_test(a_large_file_is_read_whole),          scratch_test(what_is_no_file_is_refused),
-        scratch_test(a_draft_replaces_its_target_or_goes), scratch_test(directories_are_made_with_those_above),
-        scratch_test(paths_that_do_not_fit_are_refused),   scratch_test(closing_tells_of_a_failed_write),
+        scratch_test(a_written_file_is_read_and_mapped),
+        scratch_test(an_empty_file_is_read_and_mapped),
+        scratch_test(a_large_file_is_read_whole),
+        scratch_test(a_path_that_is_not_a_file_is_refused),
+        scratch_test(a_draft_replaces_its_target_or_is_removed),
+        scratch_test(directories_are_made_with_their_parents),
+        scratch_test(paths_that_do_not_fit_are_refused),
+        scratch_test(closing_reports_a_failed_write),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

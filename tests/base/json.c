@@ -1,3 +1,4 @@
+/* JSON: kinds, errors with their place, typed getters, printing. */
 #include "base/json.h"
 #include "tests/support/check.h"
 
@@ -104,7 +105,7 @@ static void getters_name_key_found_and_expected(void **state)
     json_free(root);
 }
 
-static void optional_members_leave_what_is_there(void **state)
+static void an_absent_optional_member_changes_nothing(void **state)
 {
     Json *root = parse("{\"null\": null, \"n\": 3}");
     int64_t n = 7;
@@ -122,7 +123,7 @@ static void optional_members_leave_what_is_there(void **state)
     json_free(root);
 }
 
-static void what_is_built_is_printed_and_read(void **state)
+static void a_built_value_is_printed_and_read_back(void **state)
 {
     Json *root = json_new_object(), *list = json_new_array(), *again;
     char *text;
@@ -195,8 +196,8 @@ int main(void)
         cmocka_unit_test(text_needs_no_zero_at_its_end),
         cmocka_unit_test(deep_nesting_is_refused),
         cmocka_unit_test(getters_name_key_found_and_expected),
-        cmocka_unit_test(optional_members_leave_what_is_there),
-        cmocka_unit_test(what_is_built_is_printed_and_read),
+        cmocka_unit_test(an_absent_optional_member_changes_nothing),
+        cmocka_unit_test(a_built_value_is_printed_and_read_back),
         cmocka_unit_test(every_number_reads_back_as_itself),
         cmocka_unit_test(pretty_text_is_indented_by_two),
         scratch_test(a_file_is_named_in_errors),

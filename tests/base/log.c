@@ -1,4 +1,4 @@
-/* The progress line on a terminal, and off one. */
+/* The progress line on a terminal, and on a pipe. */
 #define _GNU_SOURCE
 #include "base/log.h"
 
@@ -12,15 +12,15 @@
 
 enum { COLUMNS = 40 };
 
-/* What three progress lines and an ordinary one write to a file descriptor that stands for stderr; `from` is read to its
- * end, as a terminal hands out what was written to it in pieces. */
+/* What three progress lines and an ordinary one write to a file descriptor that stands for stderr; `from` is read to
+ * its end, as a terminal hands out what was written to it in pieces. */
 static void write_lines(int to, int from, char *text, size_t bytes)
 {
     int before = dup(STDERR_FILENO);
     assert_true(before >= 0 && dup2(to, STDERR_FILENO) >= 0);
     log_progress(false, "step 1/9  a line that is longer than this narrow terminal");
     log_progress(false, "step 2/9");
-    log_progress(true, "step 3/9  a line that stays is written out, however long it is");
+    log_progress(true, "step 3/9  a line that is kept is printed whole, whatever its length");
     log_line("an ordinary line");
     fflush(stderr);
     dup2(before, STDERR_FILENO);
@@ -43,11 +43,11 @@ static void a_terminal_shows_one_row_that_is_overwritten(void **state)
     close(master);
     assert_string_equal(text, "step 1/9  a line that is longer than th"
                               "\r\033[Kstep 2/9"
-                              "\r\033[Kstep 3/9  a line that stays is written out, however long it is\r\n"
+                              "\r\033[Kstep 3/9  a line that is kept is printed whole, whatever its length\r\n"
                               "an ordinary line\r\n");
 }
 
-static void elsewhere_only_lines_that_stay_are_written(void **state)
+static void without_a_terminal_only_kept_lines_are_printed(void **state)
 {
     (void)state;
     char text[1024];
@@ -55,14 +55,15 @@ static void elsewhere_only_lines_that_stay_are_written(void **state)
     assert_int_equal(pipe(ends), 0);
     write_lines(ends[1], ends[0], text, sizeof text);
     close(ends[0]);
-    assert_string_equal(text, "step 3/9  a line that stays is written out, however long it is\nan ordinary line\n");
+    assert_string_equal(text,
+                        "step 3/9  a line that is kept is printed whole, whatever its length\nan ordinary line\n");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_terminal_shows_one_row_that_is_overwritten),
-        cmocka_unit_test(elsewhere_only_lines_that_stay_are_written),
+        cmocka_unit_test(without_a_terminal_only_kept_lines_are_printed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,4 @@
-/* A machine comes back from its file as it was; rates of products lie between those that were measured. */
+/* A machine is read back from its file unchanged; rates of products are interpolated between measured ones. */
 #include "tests/support/check.h"
 
 #include "base/machine.h"
@@ -9,7 +9,7 @@ static const Machine measured = {2, 500, 70, 4, 24, {100, 300, 400, 450, 460, 44
 
 static bool near(double a, double b) { return a > b - 1e-9 && a < b + 1e-9; }
 
-static void rates_lie_between_what_was_measured(void **state)
+static void rates_are_interpolated_between_measured_ones(void **state)
 {
     (void)state;
     for (size_t i = 0; i < MACHINE_ROWS; i++) {
@@ -21,7 +21,7 @@ static void rates_lie_between_what_was_measured(void **state)
     assert_true(near(machine_rate(&measured, true, 1e6), 850));
 }
 
-static void what_was_not_measured_is_a_share_of_the_peak(void **state)
+static void without_measured_rates_the_rate_is_a_share_of_the_peak(void **state)
 {
     (void)state;
     Machine m = {.gflops = 1000};
@@ -29,7 +29,7 @@ static void what_was_not_measured_is_a_share_of_the_peak(void **state)
     assert_true(near(machine_rate(&m, true, 8), 300));
 }
 
-static void a_machine_comes_back_as_it_was(void **state)
+static void a_machine_is_read_back_unchanged(void **state)
 {
     char path[PATH_BYTES];
     Machine m;
@@ -45,8 +45,8 @@ static void a_machine_comes_back_as_it_was(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(rates_lie_between_what_was_measured),
-                                       cmocka_unit_test(what_was_not_measured_is_a_share_of_the_peak),
-                                       scratch_test(a_machine_comes_back_as_it_was)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(rates_are_interpolated_between_measured_ones),
+                                       cmocka_unit_test(without_measured_rates_the_rate_is_a_share_of_the_peak),
+                                       scratch_test(a_machine_is_read_back_unchanged)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,3 +1,4 @@
+/* Options from the table, the command line and JSON; errors that name the option. */
 #include "base/options.h"
 #include "tests/support/check.h"
 
@@ -20,18 +21,19 @@ static const Option table[] = {{.help = "The adapter"},
                                {"lora.alpha", OPT_NUMBER, offsetof(Config, alpha), .preset = "32"},
                                {"lora.rslora", OPT_FLAG, offsetof(Config, rslora), .help = "scale by 1 / sqrt(r)"},
                                {"lora.targets", OPT_LIST, offsetof(Config, targets), .preset = "q,kv"},
-                               {.help = "The rest"},
+                               {.help = "Other options"},
                                {"schedule", OPT_TEXT, offsetof(Config, schedule), .preset = "cosine",
                                 .choices = "linear cosine constant"},
                                {"path", OPT_TEXT, offsetof(Config, path), .help = "of a file", .old = "file"},
                                {"any", OPT_JSON, offsetof(Config, any), .help = "any value"},
                                {0}};
 
-static Err *from_words(Config *config, size_t most, const char **positional, size_t *count, int argc, char **argv)
+static Err *from_words(Config *config, size_t max_positional, const char **positional, size_t *count, int argc,
+                       char **argv)
 {
     *config = (Config){0};
     assert_ok(options_defaults(config, table));
-    return options_arguments(config, table, argc, argv, positional, most, count);
+    return options_arguments(config, table, argc, argv, positional, max_positional, count);
 }
 
 #define WORDS(...) \
@@ -65,7 +67,7 @@ static void defaults_come_from_the_table(void **state)
     assert_null(c.schedule);
 }
 
-static void arguments_win_over_defaults(void **state)
+static void arguments_override_defaults(void **state)
 {
     Config c;
     (void)state;
@@ -102,7 +104,7 @@ static void wrong_arguments_are_refused(void **state)
 {
     (void)state;
     refuses("unknown option lora.rr; did you mean lora.r?", WORDS("--lora.rr", "8"));
-    refuses("unknown option xyzzy; --help lists", WORDS("--xyzzy"));
+    refuses("unknown option xyzzy; --help lists all options", WORDS("--xyzzy"));
     refuses("--lora.r needs a value", WORDS("--lora.r"));
     refuses("lora.r is \"many\"; expected a number", WORDS("--lora.r=many"));
     refuses("lora.r is \"\"; expected a number", WORDS("--lora.r="));
@@ -119,7 +121,7 @@ static void only_whole_choices_are_taken(void **state)
     refuses("schedule is \"lin\"; expected one of: linear cosine constant", WORDS("--schedule", "lin"));
     refuses("schedule is \"near\"", WORDS("--schedule", "near"));
     refuses("schedule is \"linear cosine\"", WORDS("--schedule", "linear cosine"));
-    refuses("schedule is \"\"", WORDS("--schedule=")); /* this one went round for ever */
+    refuses("schedule is \"\"", WORDS("--schedule=")); /* this once did not return */
 }
 
 static Err *from_json(Config *config, const char *text)
@@ -237,7 +239,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults_come_from_the_table),
-        cmocka_unit_test(arguments_win_over_defaults),
+        cmocka_unit_test(arguments_override_defaults),
         cmocka_unit_test(positional_arguments_are_counted),
         cmocka_unit_test(wrong_arguments_are_refused),
         cmocka_unit_test(only_whole_choices_are_taken),

@@ -1,3 +1,5 @@
+/* Blocks of a pool: where they lie, that they keep their content, and that a pool that counts gives the same
+ * addresses. */
 #include "base/pool.h"
 #include "base/rng.h"
 #include "tests/support/blocks.h"
@@ -25,29 +27,30 @@ static void a_block_lies_in_the_lowest_gap_that_holds_it(void **state)
     pool_release(&pool, blocks[3]);
     pool_release(&pool, blocks[1]);
     assert_ptr_equal(pool_alloc(&pool, 512), blocks[1]);
-    assert_ptr_equal(pool_alloc(&pool, 1024), blocks[3]); /* the rest of the first gap is too small */
+    assert_ptr_equal(pool_alloc(&pool, 1024), blocks[3]); /* what is left of the first gap is too small */
     pool_release(&pool, NULL);
     pool_release(&pool, blocks[3]);
     pool_release(&pool, blocks[2]);
-    char *large = pool_alloc(&pool, 2048); /* gaps side by side are one */
+    char *large = pool_alloc(&pool, 2048); /* adjacent gaps are one gap */
     assert_true(large > blocks[1] && large < blocks[2]);
     assert_int_equal(pool.high_bytes, high);
     pool_free(&pool);
 }
 
-/* Many blocks that come and go: none overlaps another, what is used adds up, and the next round goes the same way. */
-static void blocks_that_come_and_go_keep_what_is_in_them(void **state)
+/* Many blocks, allocated and released at random: none overlaps another, used_bytes is their sum, and the next round
+ * takes the same addresses. */
+static void allocated_blocks_keep_their_content(void **state)
 {
     (void)state;
-    enum { MOST = 60, STEPS = 4000 };
+    enum { MAX_BLOCKS = 60, STEPS = 4000 };
     Pool pool = {0};
     size_t high = 0;
     for (int round = 0; round < 2; round++) {
-        unsigned char *blocks[MOST];
-        size_t sizes[MOST], n = 0;
+        unsigned char *blocks[MAX_BLOCKS];
+        size_t sizes[MAX_BLOCKS], n = 0;
         for (size_t step = 0; step < STEPS; step++) {
             uint64_t bits = rng_bits(7, step);
-            if (n == MOST || (n && bits % 5 < 2)) {
+            if (n == MAX_BLOCKS || (n && bits % 5 < 2)) {
                 size_t i = bits / 5 % n;
                 for (size_t b = 0; b < sizes[i]; b += 97) assert_int_equal(blocks[i][b], (unsigned char)sizes[i]);
                 pool_release(&pool, blocks[i]);
@@ -73,7 +76,7 @@ static void blocks_that_come_and_go_keep_what_is_in_them(void **state)
     pool_free(&pool);
 }
 
-static void what_cannot_be_had_is_null(void **state)
+static void a_request_that_is_too_large_returns_null(void **state)
 {
     Pool pool = {0};
     (void)state;
@@ -85,8 +88,8 @@ static void what_cannot_be_had_is_null(void **state)
     pool_free(&pool);
 }
 
-/* Terabytes, of which nothing is taken. */
-static void a_pool_that_counts_goes_the_way_of_one_that_holds(void **state)
+/* It hands out terabytes of addresses and takes no memory. */
+static void a_pool_that_counts_gives_the_addresses_of_one_that_does_not(void **state)
 {
     (void)state;
     Pool counts = {.counts = true}, holds = {0};
@@ -106,9 +109,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(blocks_are_aligned_and_apart),
         cmocka_unit_test(a_block_lies_in_the_lowest_gap_that_holds_it),
-        cmocka_unit_test(blocks_that_come_and_go_keep_what_is_in_them),
-        cmocka_unit_test(what_cannot_be_had_is_null),
-        cmocka_unit_test(a_pool_that_counts_goes_the_way_of_one_that_holds),
+        cmocka_unit_test(allocated_blocks_keep_their_content),
+        cmocka_unit_test(a_request_that_is_too_large_returns_null),
+        cmocka_unit_test(a_pool_that_counts_gives_the_addresses_of_one_that_does_not),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

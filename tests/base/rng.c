@@ -1,3 +1,4 @@
+/* Random numbers: repeatable, published values, moments, and shuffles. */
 #include "base/rng.h"
 #include "tests/support/check.h"
 
@@ -14,8 +15,8 @@ static void the_same_key_and_index_give_the_same_number(void **state)
     assert_true(rng_key(0, 1) != rng_key(1, 0));
 }
 
-static void the_finaliser_is_that_of_splitmix64(
-    void **state) /* first outputs from seed 0, as published with the generator */
+/* The first outputs from seed 0, as published with the generator. */
+static void the_finaliser_is_that_of_splitmix64(void **state)
 {
     (void)state;
     assert_true(rng_mix(0x9E3779B97F4A7C15u) == 0xE220A8397B1DCDAFu);
@@ -26,17 +27,17 @@ static void the_finaliser_is_that_of_splitmix64(
 static void uniform_numbers_fill_the_unit_interval(void **state)
 {
     enum { N = 100000 };
-    double sum = 0, squares = 0, least = 1, most = 0;
+    double sum = 0, squares = 0, min = 1, max = 0;
     (void)state;
     for (uint64_t i = 0; i < N; i++) {
         double u = rng_uniform(1, i), v = rng_uniform_double(2, i);
         assert_true(u >= 0 && u < 1 && v >= 0 && v < 1);
         sum += u;
         squares += u * u;
-        least = fmin(least, u), most = fmax(most, u);
+        min = fmin(min, u), max = fmax(max, u);
     }
     assert_true(fabs(sum / N - 0.5) < 0.005 && fabs(squares / N - 1.0 / 3) < 0.005); /* 5 standard errors */
-    assert_true(least < 1e-3 && most > 1 - 1e-3);
+    assert_true(min < 1e-3 && max > 1 - 1e-3);
 }
 
 static void normal_numbers_have_their_moments(void **state)
@@ -70,7 +71,7 @@ static void numbers_below_n_are_even(void **state)
 static void a_shuffle_is_a_permutation(void **state)
 {
     enum { N = 1000 };
-    uint64_t a[N], b[N], stayed = 0;
+    uint64_t a[N], b[N], unmoved = 0;
     bool seen[N] = {false};
     (void)state;
     rng_shuffle(5, N, a);
@@ -79,9 +80,9 @@ static void a_shuffle_is_a_permutation(void **state)
     for (int i = 0; i < N; i++) {
         assert_true(a[i] < N && !seen[a[i]]);
         seen[a[i]] = true;
-        stayed += a[i] == (uint64_t)i;
+        unmoved += a[i] == (uint64_t)i;
     }
-    assert_true(stayed < 10);
+    assert_true(unmoved < 10);
     rng_shuffle(6, N, b);
     assert_memory_not_equal(a, b, sizeof a);
     rng_shuffle(6, 0, b);

@@ -1,3 +1,8 @@
+/* Ranges, ticks and their text. Ticks stand at multiples of 1, 2 or 5 times a power of ten; about as many as asked for.
+ *
+ * Numbers may be anything that a double holds: ranges are kept within 1e300, so that differences do not overflow; a
+ * log axis shows only normal numbers above 0; comparisons of ticks with the ends of a range allow an error of 1e-9
+ * of a step. */
 #include "plot/axis.h"
 
 #include <float.h>
@@ -34,9 +39,9 @@ void axis_range(Axis *axis, double low, double high, double pad)
         low -= around;
         high += around;
     }
-    double more = pad * (high - low);
-    axis->low = axis->log ? pow(10, fmax(low - more, -307)) : low - more;
-    axis->high = axis->log ? pow(10, fmin(high + more, 307)) : high + more;
+    double padding = pad * (high - low);
+    axis->low = axis->log ? pow(10, fmax(low - padding, -307)) : low - padding;
+    axis->high = axis->log ? pow(10, fmin(high + padding, 307)) : high + padding;
 }
 
 double axis_place(const Axis *axis, double value)
@@ -50,7 +55,7 @@ double axis_place(const Axis *axis, double value)
 
 static int power_of(double value) { return (int)floor(log10(value) + 1e-9); }
 
-/* How many decimals tell apart numbers `step` apart. */
+/* Decimals that are needed to distinguish numbers `step` apart. */
 static int decimals_of(double step)
 {
     int power = power_of(step);
@@ -69,7 +74,7 @@ void axis_text(char text[AXIS_TEXT_BYTES], double value, double step, double lar
     double scale = pow(10, power);
     char digits[AXIS_TEXT_BYTES];
     int n = snprintf(digits, sizeof digits, "%.*f", decimals_of(step / scale), fabs(value) / scale);
-    if (n < 0 || n >= (int)sizeof digits) /* a caller's `largest` that is not */
+    if (n < 0 || n >= (int)sizeof digits) /* `largest` is smaller than the value */
         snprintf(digits, sizeof digits, "%.6g", fabs(value));
     size_t at = 0, whole = strcspn(digits, ".e");
     if (value < 0) at += (size_t)snprintf(text, AXIS_TEXT_BYTES, MINUS);
@@ -128,6 +133,6 @@ void axis_ticks(Axis *axis, size_t about)
     else
         power_ticks(axis, 1, true);
     if (axis->n_ticks >= 2) return;
-    axis->n_ticks = 0; /* too narrow for powers of ten */
+    axis->n_ticks = 0; /* the range is too narrow for powers of ten */
     linear_ticks(axis, about);
 }

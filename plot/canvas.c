@@ -1,8 +1,8 @@
-/* Pixels are RGB in one block. A shape is a coverage between 0 and 1 for each pixel, its area there or the nearest
- * thing that is cheap: for lines and circles, half a pixel either side of the edge, by distance.
+/* Pixels are RGB in one block. A shape has a coverage between 0 and 1 for each pixel: the covered area for rectangles;
+ * for lines and circles a cheap approximation of it, from the distance of the pixel's middle to the edge.
  *
- * A path first collects the greatest coverage of its pieces in `cover`, then is blended once: a pale line stays equally
- * pale where it crosses itself and at its joints. Between calls `cover` is all zero. */
+ * A path first collects the maximum coverage of its segments in `cover` and is then blended once, so a pale line is
+ * equally pale where it crosses itself and at its joints. Between calls `cover` is all zero. */
 #include "plot/canvas.h"
 
 #include "base/file.h"
@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SIDE_MOST = 16384 };
+enum { MAX_SIDE = 16384 };
 
 typedef struct {
     size_t x0, y0, x1, y1;
@@ -30,7 +30,7 @@ struct Canvas {
     FT_Library library;
     FT_Face face;
     double capital; /* height of a capital over the size of the font */
-    Err *err;       /* the first */
+    Err *err;       /* the first error of drawing */
 };
 
 /* ---- the font ------------------------------------------------------------------------------------------------- */
@@ -86,9 +86,8 @@ static Err *fill(Canvas *canvas, Colour ground)
 Err *canvas_new(Canvas **out, size_t width, size_t height, Colour ground)
 {
     *out = NULL;
-    if (width < 1 || height < 1 || width > SIDE_MOST || height > SIDE_MOST)
-        return err_new(ERR_USAGE, "a picture of %zu by %zu pixels; expected sides of 1 to %d", width, height,
-                       SIDE_MOST);
+    if (width < 1 || height < 1 || width > MAX_SIDE || height > MAX_SIDE)
+        return err_new(ERR_USAGE, "a picture of %zu by %zu pixels; expected sides of 1 to %d", width, height, MAX_SIDE);
     Canvas *canvas;
     TRY(mem_new(&canvas, 1, sizeof *canvas));
     canvas->width = width;
@@ -123,8 +122,8 @@ Colour canvas_pixel(const Canvas *canvas, size_t x, size_t y)
     return (Colour){p[0], p[1], p[2], 255};
 }
 
-/* A coordinate as a pixel inside 0 .. most; also for numbers no integer can hold. */
-static size_t pixel(double at, size_t most) { return at > 0 ? at < (double)most ? (size_t)at : most : 0; }
+/* A coordinate as a pixel inside 0 .. max; also for numbers that no integer can hold. */
+static size_t pixel(double at, size_t max) { return at > 0 ? at < (double)max ? (size_t)at : max : 0; }
 
 void canvas_clip_none(Canvas *canvas) { canvas->clip = (Box){0, 0, canvas->width, canvas->height}; }
 
@@ -149,17 +148,17 @@ static Box box_of(const Canvas *canvas, double left, double top, double right, d
 static void blend(Canvas *canvas, size_t x, size_t y, Colour colour, unsigned cover)
 {
     unsigned char *p = canvas->pixels + (y * canvas->width + x) * 3;
-    unsigned a = (colour.a * cover + 127) / 255, rest = 255 - a;
-    p[0] = (unsigned char)((p[0] * rest + colour.r * a + 127) / 255);
-    p[1] = (unsigned char)((p[1] * rest + colour.g * a + 127) / 255);
-    p[2] = (unsigned char)((p[2] * rest + colour.b * a + 127) / 255);
+    unsigned a = (colour.a * cover + 127) / 255, ground = 255 - a;
+    p[0] = (unsigned char)((p[0] * ground + colour.r * a + 127) / 255);
+    p[1] = (unsigned char)((p[1] * ground + colour.g * a + 127) / 255);
+    p[2] = (unsigned char)((p[2] * ground + colour.b * a + 127) / 255);
 }
 
 static unsigned to_byte(double part) { return part <= 0 ? 0 : part >= 1 ? 255 : (unsigned)(part * 255 + 0.5); }
 
 /* ---- shapes --------------------------------------------------------------------------------------------------- */
 
-/* How much of i .. i + 1 lies in from .. to. */
+/* The part of i .. i + 1 that lies in from .. to. */
 static double overlap(size_t i, double from, double to) { return fmin((double)i + 1, to) - fmax((double)i, from); }
 
 void canvas_rect(Canvas *canvas, Rect rect, Colour colour)
@@ -185,8 +184,8 @@ void canvas_circle(Canvas *canvas, Point centre, double radius, Colour colour)
                   to_byte(radius + 0.5 - hypot((double)x + 0.5 - centre.x, (double)y + 0.5 - centre.y)));
 }
 
-/* Distance of (x, y) from the piece of line a .. b; `length2` is the square of its length. */
-static double distance(Point a, Point b, double length2, double x, double y)
+/* Distance of (x, y) from the segment a .. b; `length2` is the square of its length. */
+static double segment_distance(Point a, Point b, double length2, double x, double y)
 {
     double dx = b.x - a.x, dy = b.y - a.y;
     double along = length2 > 0 ? ((x - a.x) * dx + (y - a.y) * dy) / length2 : 0;
@@ -194,10 +193,10 @@ static double distance(Point a, Point b, double length2, double x, double y)
     return sqrt((x - a.x - along * dx) * (x - a.x - along * dx) + (y - a.y - along * dy) * (y - a.y - along * dy));
 }
 
-/* Take one piece into `cover`, and its pixels into `touched`. */
-static void cover_piece(Canvas *canvas, Box *touched, Point a, Point b, double width)
+/* Add one segment to `cover`, and its pixels to `touched`. */
+static void cover_segment(Canvas *canvas, Box *touched, Point a, Point b, double width)
 {
-    double reach = width / 2 + 1, thin = fmin(width, 1); /* a hair is pale rather than narrow */
+    double reach = width / 2 + 1, thin = fmin(width, 1); /* a line below one pixel is paler instead of narrower */
     double length2 = (b.x - a.x) * (b.x - a.x) + (b.y - a.y) * (b.y - a.y);
     Box box = box_of(canvas, fmin(a.x, b.x) - reach, fmin(a.y, b.y) - reach, fmax(a.x, b.x) + reach,
                      fmax(a.y, b.y) + reach);
@@ -205,7 +204,7 @@ static void cover_piece(Canvas *canvas, Box *touched, Point a, Point b, double w
     for (size_t y = box.y0; y < box.y1; y++) {
         unsigned char *row = canvas->cover + y * canvas->width;
         for (size_t x = box.x0; x < box.x1; x++) {
-            double away = distance(a, b, length2, (double)x + 0.5, (double)y + 0.5);
+            double away = segment_distance(a, b, length2, (double)x + 0.5, (double)y + 0.5);
             unsigned cover = to_byte(thin * fmin(fmax(width, 1) / 2 + 0.5 - away, 1));
             if (cover > row[x]) row[x] = (unsigned char)cover;
         }
@@ -216,19 +215,19 @@ static void cover_piece(Canvas *canvas, Box *touched, Point a, Point b, double w
     if (box.y1 > touched->y1) touched->y1 = box.y1;
 }
 
-/* The dashes of one piece; `walked` is how far the pattern had come before it, and comes after it. */
-static void cover_dashes(Canvas *canvas, Box *touched, Point a, Point b, const Stroke *stroke, double *walked)
+/* The dashes of one segment. `phase` is the position in the pattern at its beginning, and afterwards at its end. */
+static void cover_dashes(Canvas *canvas, Box *touched, Point a, Point b, const Stroke *stroke, double *phase)
 {
     double length = hypot(b.x - a.x, b.y - a.y), period = stroke->dash + stroke->gap;
     if (length == 0) return;
     double ux = (b.x - a.x) / length, uy = (b.y - a.y) / length;
-    for (double start = -*walked; start < length; start += period) {
+    for (double start = -*phase; start < length; start += period) {
         double from = fmax(start, 0), to = fmin(start + stroke->dash, length);
         if (to <= from) continue;
-        cover_piece(canvas, touched, (Point){a.x + ux * from, a.y + uy * from}, (Point){a.x + ux * to, a.y + uy * to},
-                    stroke->width);
+        cover_segment(canvas, touched, (Point){a.x + ux * from, a.y + uy * from}, (Point){a.x + ux * to, a.y + uy * to},
+                      stroke->width);
     }
-    *walked = fmod(*walked + length, period);
+    *phase = fmod(*phase + length, period);
 }
 
 static void blend_cover(Canvas *canvas, Box touched, Colour colour)
@@ -242,24 +241,24 @@ static void blend_cover(Canvas *canvas, Box touched, Colour colour)
     }
 }
 
-/* Far outside, where nothing can be seen, a point moves to where squares and counts still fit. */
-static Point near(Point p) { return (Point){fmax(fmin(p.x, 1e6), -1e6), fmax(fmin(p.y, 1e6), -1e6)}; }
+/* Move a point far outside of the picture, where nothing is visible, to where squares and counts do not overflow. */
+static Point limit_point(Point p) { return (Point){fmax(fmin(p.x, 1e6), -1e6), fmax(fmin(p.y, 1e6), -1e6)}; }
 
 void canvas_path(Canvas *canvas, size_t n, const Point *points, const Stroke *stroke)
 {
     Box touched = {SIZE_MAX, SIZE_MAX, 0, 0};
     bool dashed = stroke->dash > 0 && stroke->gap > 0 && stroke->dash + stroke->gap >= 1;
-    double walked = 0;
+    double phase = 0;
     bool joined = false; /* is there a point before this one to draw from? */
     for (size_t i = 0; i < n; i++) {
         bool usable = isfinite(points[i].x) && isfinite(points[i].y);
         bool last = i + 1 == n || !isfinite(points[i + 1].x) || !isfinite(points[i + 1].y);
         if (usable && joined && dashed)
-            cover_dashes(canvas, &touched, near(points[i - 1]), near(points[i]), stroke, &walked);
+            cover_dashes(canvas, &touched, limit_point(points[i - 1]), limit_point(points[i]), stroke, &phase);
         else if (usable && joined)
-            cover_piece(canvas, &touched, near(points[i - 1]), near(points[i]), stroke->width);
+            cover_segment(canvas, &touched, limit_point(points[i - 1]), limit_point(points[i]), stroke->width);
         else if (usable && last)
-            cover_piece(canvas, &touched, near(points[i]), near(points[i]), stroke->width);
+            cover_segment(canvas, &touched, limit_point(points[i]), limit_point(points[i]), stroke->width);
         joined = usable;
     }
     blend_cover(canvas, touched, stroke->colour);
@@ -273,7 +272,7 @@ void canvas_line(Canvas *canvas, Point from, Point to, const Stroke *stroke)
 
 /* ---- text ----------------------------------------------------------------------------------------------------- */
 
-/* The character at *text, which moves behind it. Bytes that are no UTF-8 read as U+FFFD, one each. */
+/* The character at *text; *text moves behind it. A byte that is not UTF-8 is read as U+FFFD. */
 static FT_ULong next_character(const char **text)
 {
     const unsigned char *s = (const unsigned char *)*text;
@@ -302,7 +301,7 @@ static bool set_size(Canvas *canvas, double size)
     return code == 0;
 }
 
-/* How far the pen moves between two glyphs because of their shapes, in pixels. */
+/* The kerning between two glyphs, in pixels. */
 static double kerning(Canvas *canvas, FT_UInt left, FT_UInt right)
 {
     FT_Vector move = {0, 0};
@@ -320,11 +319,12 @@ static void draw_bitmap(Canvas *canvas, const FT_Bitmap *bitmap, double left, do
     }
 }
 
-/* Draw one glyph with its origin at (x, y), a fraction of a pixel included; return how far it moves the pen. */
+/* Draw one glyph with its origin at (x, y), which need not be whole pixels. Returns its advance. */
 static double draw_glyph(Canvas *canvas, FT_UInt glyph, double x, double y, const TextStyle *style)
 {
     FT_Matrix turn = style->upright ? (FT_Matrix){0, -0x10000, 0x10000, 0} : (FT_Matrix){0x10000, 0, 0, 0x10000};
-    FT_Vector part = {lround((x - floor(x)) * 64), lround((ceil(y) - y) * 64)}; /* FreeType's y goes up */
+    FT_Vector part = {lround((x - floor(x)) * 64),
+                      lround((ceil(y) - y) * 64)}; /* FreeType's y axis points to the top */
     FT_Set_Transform(canvas->face, &turn, &part);
     int hinting = style->upright ? FT_LOAD_NO_HINTING : FT_LOAD_TARGET_LIGHT;
     int code = FT_Load_Glyph(canvas->face, glyph, FT_LOAD_RENDER | FT_LOAD_NO_BITMAP | hinting);
@@ -332,9 +332,9 @@ static double draw_glyph(Canvas *canvas, FT_UInt glyph, double x, double y, cons
         text_failed(canvas, code);
         return 0;
     }
-    const FT_GlyphSlot slot = canvas->face->glyph;
-    draw_bitmap(canvas, &slot->bitmap, floor(x) + slot->bitmap_left, ceil(y) - slot->bitmap_top, style->colour);
-    return (double)slot->linearHoriAdvance / 65536;
+    draw_bitmap(canvas, &canvas->face->glyph->bitmap, floor(x) + canvas->face->glyph->bitmap_left,
+                ceil(y) - canvas->face->glyph->bitmap_top, style->colour);
+    return (double)canvas->face->glyph->linearHoriAdvance / 65536;
 }
 
 void canvas_text(Canvas *canvas, Point at, const TextStyle *style, const char *text)

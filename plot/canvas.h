@@ -1,4 +1,4 @@
-/* A picture in memory: anti-aliased shapes and text on it, and a PNG file in the end.
+/* A picture in memory: anti-aliased shapes and text are drawn on it, and it is written to a PNG file.
  *
  *     Canvas *canvas;
  *     TRY(canvas_new(&canvas, 1200, 720, (Colour){255, 255, 255, 255}));   // finds the font too
@@ -6,9 +6,10 @@
  *     Err *err = canvas_write_png(canvas, "loss.png");
  *     canvas_free(canvas);
  *
- * Units are pixels from the upper left corner, y down; pixel (i, j) covers i .. i + 1, j .. j + 1. Shapes may reach
- * over the edge or the clip; those with a coordinate that is not finite are left out. Drawing returns no errors: the
- * canvas keeps the first, and canvas_write_png hands it over. The only door to libpng and FreeType. */
+ * Units are pixels. The origin is the upper left corner, and y increases towards the bottom; pixel (i, j) covers i
+ * .. i + 1, j .. j + 1. Shapes may extend over the edge of the picture or of the clip. A shape with a coordinate
+ * that is not finite is not drawn. Drawing returns no errors: the canvas keeps the first, and canvas_write_png
+ * returns it. libpng and FreeType are used through this module only. */
 #ifndef GRAFT_PLOT_CANVAS_H
 #define GRAFT_PLOT_CANVAS_H
 
@@ -25,17 +26,18 @@ typedef struct {
 } Rect;
 typedef struct {
     unsigned char r, g, b, a;
-} Colour; /* a = 255 hides what is beneath */
+} Colour; /* a: 0 transparent .. 255 opaque */
 
-/* Lines are round at joints and ends. dash 0: unbroken. */
+/* Lines have round joints and ends. dash 0: a solid line. */
 typedef struct {
     double width;
     Colour colour;
     double dash, gap;
 } Stroke;
 
-/* Which point of the text stands at the place given: across 0 its start, 0.5 its middle, 1 its end; up 0 the baseline,
- * 0.5 the middle of its capitals and digits, 1 their top. Upright text reads from below to above. */
+/* across, up: which point of the text is drawn at the given place. across 0 is its start, 0.5 its middle, 1 its end.
+ * up 0 is the baseline, 0.5 the middle of capitals and digits, 1 their top. Upright text is turned by 90 degrees and
+ * reads from bottom to top. */
 typedef struct {
     double size; /* pixels per em */
     Colour colour;
@@ -43,8 +45,8 @@ typedef struct {
     bool upright;
 } TextStyle;
 
-/* A picture of one colour. The font is the file named by GRAFT_FONT, else DejaVu Sans where systems keep it.
- * Fails: ERR_USAGE when a side is 0 or above 16384; ERR_IO without a font, saying which package has it.
+/* Make a picture of one colour. The font is the file that GRAFT_FONT names, or else DejaVu Sans in the usual folders.
+ * Fails: ERR_USAGE when a side is 0 or above 16384; ERR_IO without a font, naming the package that has it.
  * Owner: the caller, until canvas_free, which takes NULL. */
 MUST_USE Err *canvas_new(Canvas **out, size_t width, size_t height, Colour ground);
 void canvas_free(Canvas *canvas);
@@ -52,7 +54,7 @@ size_t canvas_width(const Canvas *canvas);
 size_t canvas_height(const Canvas *canvas);
 Colour canvas_pixel(const Canvas *canvas, size_t x, size_t y);
 
-/* Draw only inside rect from here on (rounded to whole pixels); inside the whole picture again. */
+/* From now on, draw only inside rect (rounded to whole pixels); or inside the whole picture again. */
 void canvas_clip(Canvas *canvas, Rect rect);
 void canvas_clip_none(Canvas *canvas);
 
@@ -60,15 +62,15 @@ void canvas_rect(Canvas *canvas, Rect rect, Colour colour);
 void canvas_circle(Canvas *canvas, Point centre, double radius, Colour colour);
 void canvas_line(Canvas *canvas, Point from, Point to, const Stroke *stroke);
 
-/* A line through n points, painted once however often it crosses itself. n = 1 is a dot; a point that is not finite
- * breaks the line. */
+/* A line through n points; a pixel is painted once, also where the line crosses itself. n = 1 is a dot. A point that
+ * is not finite breaks the line. */
 void canvas_path(Canvas *canvas, size_t n, const Point *points, const Stroke *stroke);
 
 /* UTF-8 text on one line. */
 void canvas_text(Canvas *canvas, Point at, const TextStyle *style, const char *text);
 double canvas_text_width(Canvas *canvas, double size, const char *text);
 
-/* Write the picture, whole or not at all. Fails also with the first error that drawing met. */
+/* Write the picture, complete or not at all. Fails: also with the first error of drawing. */
 MUST_USE Err *canvas_write_png(Canvas *canvas, const char *path);
 
 #endif

@@ -1,7 +1,9 @@
-/* Draws what plot/layout has laid out. */
+/* Draws a chart after plot/layout has placed its parts: titles, then each panel with its legend, grid, data and
+ * axes. Data of panels are clipped to their area. All pale lines are drawn before all markers. */
 #include "plot/chart.h"
 
 #include "base/memory.h"
+#include "base/minmax.h"
 #include "plot/layout.h"
 #include "plot/palette.h"
 
@@ -10,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LINE_BYTES = 512, MOST_NUMBERS = 8 };
+enum { LINE_BYTES = 512, MAX_NUMBERS = 8 };
 
 /* ---- moving average ------------------------------------------------------------------------------------------- */
 
@@ -20,7 +22,8 @@ size_t chart_window(size_t n)
     return window < 5 ? 5 : window > 201 ? 201 : window;
 }
 
-/* Every window is summed afresh: one that grows and shrinks would keep the rounding of a loss that once was 1e30. */
+/* Every window is summed from its first point. A sum that is updated from window to window would keep the rounding
+ * error of a single loss of 1e30. */
 void chart_smooth(size_t n, size_t window, Point *out, const Point *in)
 {
     size_t half = window / 2;
@@ -38,7 +41,7 @@ void chart_smooth(size_t n, size_t window, Point *out, const Point *in)
 
 /* ---- text ----------------------------------------------------------------------------------------------------- */
 
-/* Draw text that is at most `width` long, its end cut off if need be. */
+/* Draw text; if it is wider than `width`, its end is replaced by an ellipsis. */
 static void draw_text(Canvas *canvas, Point at, TextStyle style, double width, const char *text)
 {
     char line[LINE_BYTES];
@@ -68,7 +71,7 @@ static double y_of(const Frame *frame, double y)
     return frame->area.y + (1 - axis_place(&frame->y, y)) * frame->area.h;
 }
 
-/* Lines one pixel wide that fill that pixel. */
+/* Lines of one pixel, on whole pixels. */
 static void draw_horizontal(Canvas *canvas, double y, double from, double to, Colour colour)
 {
     canvas_rect(canvas, (Rect){from, round(y), to - from, 1}, colour);
@@ -100,7 +103,7 @@ static void draw_y_axis(const Layout *layout, const Frame *frame)
     draw_text(layout->canvas, (Point){MARGIN, area->y + area->h / 2}, label, area->h, frame->panel->y_label);
 }
 
-/* The line under a panel, with marks; under the last one also numbers and what they count. */
+/* The line under a panel, with ticks; under the last panel also their numbers and the label. */
 static void draw_x_axis(const Layout *layout, const Frame *frame, bool last)
 {
     const Rect *area = &frame->area;
@@ -124,34 +127,34 @@ static bool is_marked(const Series *series) { return series->kind == SERIES_MARK
 
 static void draw_marker(Canvas *canvas, Point at, Colour colour)
 {
-    canvas_circle(canvas, at, 6, palette_ground); /* a rim, so that it stands out on a line of its own colour */
+    canvas_circle(canvas, at, 6, palette_ground); /* a rim, so that it is visible on a line of the same colour */
     canvas_circle(canvas, at, 4.5, colour);
 }
 
-/* The value above a circle; at the ends of the panel beside its middle. */
+/* The value above a circle, moved sideways if it would leave the panel. */
 static void draw_number(const Layout *layout, const Frame *frame, Point at, double value, Colour colour)
 {
     char text[32];
     snprintf(text, sizeof text, "%.4g", value);
     double wide = canvas_text_width(layout->canvas, TEXT_SIZE, text), left = at.x - wide / 2,
-           most = frame->area.x + frame->area.w - wide;
+           max_left = frame->area.x + frame->area.w - wide;
     double up = at.y - 12 - TEXT_SIZE < frame->area.y ? -12 - 0.75 * TEXT_SIZE
-                                                      : 12; /* below, where there is no room above */
+                                                      : 12; /* below the circle, if there is no space above it */
     TextStyle style = {.size = TEXT_SIZE, .colour = colour};
     Colour ground = palette_ground;
-    ground.a = 200; /* so that it can be read across a line */
-    left = fmax(fmin(left, most), frame->area.x);
+    ground.a = 200; /* so that the number can be read where it lies on a line */
+    left = fmax(fmin(left, max_left), frame->area.x);
     canvas_rect(layout->canvas, (Rect){left - 2, at.y - up - 0.8 * TEXT_SIZE, wide + 4, TEXT_SIZE}, ground);
     canvas_text(layout->canvas, (Point){left, at.y - up}, &style, text);
 }
 
-/* What joins markers is there to tell series apart, not to say what happened in between. */
+/* A thin line joins the markers of a series: nothing was measured between them. */
 static Stroke thin_stroke(const Series *series)
 {
     return (Stroke){1.3, palette_stroke(series->colour, 1).colour, 2, 5};
 }
 
-/* A line through points in pixels. One on its own, which a thin line would hide, is drawn as a disc. */
+/* A line through points in pixels. A point without neighbours is drawn as a disc. */
 static void draw_line(Canvas *canvas, size_t n, const Point *at, Stroke stroke)
 {
     canvas_path(canvas, n, at, &stroke);
@@ -160,7 +163,7 @@ static void draw_line(Canvas *canvas, size_t n, const Point *at, Stroke stroke)
             canvas_circle(canvas, at[i], stroke.width * 1.5, stroke.colour);
 }
 
-/* `at` and `smooth` have room for the points of the series. */
+/* at, smooth: workspace for the points of the series. */
 static void draw_series(const Layout *layout, const Frame *frame, const Series *series, Point *at, Point *smooth)
 {
     Stroke bold = palette_stroke(series->colour, 2.6), thin = thin_stroke(series);
@@ -173,7 +176,7 @@ static void draw_series(const Layout *layout, const Frame *frame, const Series *
     if (is_marked(series)) {
         canvas_path(layout->canvas, series->n, at, &thin);
         for (size_t i = 0; i < series->n; i++) draw_marker(layout->canvas, at[i], thin.colour);
-        for (size_t i = 0; i < series->n && series->kind == SERIES_NUMBERED && series->n <= MOST_NUMBERS; i++)
+        for (size_t i = 0; i < series->n && series->kind == SERIES_NUMBERED && series->n <= MAX_NUMBERS; i++)
             if (isfinite(at[i].y)) draw_number(layout, frame, at[i], series->points[i].y, thin.colour);
     }
     if (series->kind != SERIES_SMOOTHED) return;
@@ -184,19 +187,19 @@ static void draw_series(const Layout *layout, const Frame *frame, const Series *
     draw_line(layout->canvas, series->n, at, bold);
 }
 
-/* All pale parts lie beneath all markers: series that mark come last. */
+/* Series with markers are drawn last, so that no pale line covers a marker. */
 static Err *draw_lines(const Layout *layout, const Frame *frame)
 {
     const Panel *panel = frame->panel;
     Point *points = NULL;
-    size_t most = 0;
-    for (size_t i = 0; i < panel->n_series; i++) most = panel->series[i].n > most ? panel->series[i].n : most;
-    TRY(mem_new(&points, most * 2, sizeof *points));
+    size_t max_points = 0;
+    for (size_t i = 0; i < panel->n_series; i++) max_points = size_max(max_points, panel->series[i].n);
+    TRY(mem_new(&points, max_points * 2, sizeof *points));
     canvas_clip(layout->canvas, frame->area);
     for (int marked = 0; marked < 2; marked++)
         for (size_t i = 0; i < panel->n_series; i++)
             if (is_marked(&panel->series[i]) == marked)
-                draw_series(layout, frame, &panel->series[i], points, points + most);
+                draw_series(layout, frame, &panel->series[i], points, points + max_points);
     canvas_clip_none(layout->canvas);
     free(points);
     return NULL;
@@ -204,7 +207,7 @@ static Err *draw_lines(const Layout *layout, const Frame *frame)
 
 /* ---- heat ----------------------------------------------------------------------------------------------------- */
 
-/* The mean of the cells that a pixel covers, from (row, column) up to but without (row_end, column_end). */
+/* The mean of cells [row, row_end) x [column, column_end), which one pixel covers. */
 static double cell_mean(const Heat *heat, size_t row, size_t row_end, size_t column, size_t column_end)
 {
     double sum = 0;
@@ -220,12 +223,12 @@ static double cell_mean(const Heat *heat, size_t row, size_t row_end, size_t col
     return count ? sum / (double)count : NAN;
 }
 
-/* Cells between two parts of a side of n cells; never none. */
+/* The cells between two places 0 .. 1 on a side of n cells; at least one. */
 static void cells_between(double from, double to, size_t n, size_t *first, size_t *end)
 {
-    double at = fmax(fmin(from, to), 0) * (double)n, behind = fmin(fmax(from, to), 1) * (double)n;
+    double at = fmax(fmin(from, to), 0) * (double)n, last = fmin(fmax(from, to), 1) * (double)n;
     *first = at < (double)n ? (size_t)at : n - 1;
-    *end = behind > (double)*first + 1 ? (size_t)behind : *first + 1;
+    *end = last > (double)*first + 1 ? (size_t)last : *first + 1;
     if (*end > n) *end = n;
 }
 
@@ -290,7 +293,7 @@ static void draw_legend(const Layout *layout, const Frame *frame)
         Point at = {x, round(top + LINE_HEIGHT * (double)(n / frame->columns)) + 4};
         double width = frame->column > 0 ? frame->column : layout_entry_width(layout, series);
         n++;
-        if (hidden && n == frame->shown) { /* the last place tells what has none */
+        if (hidden && n == frame->shown) { /* the last place is for the number of series without one */
             char more[64];
             snprintf(more, sizeof more, "and %zu more", hidden + 1);
             draw_text(layout->canvas, at, style, width, more);

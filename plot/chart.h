@@ -1,4 +1,4 @@
-/* Charts: panels under each other over one x axis, each with lines or with a heat map.
+/* Charts: panels one below the other over a common x axis, each with lines or with a heat map.
  *
  *     Series loss = {.name = "training", .kind = SERIES_SMOOTHED, .n = n, .points = points};
  *     Panel panel = {.title = "Loss", .n_series = 1, .series = &loss};
@@ -16,8 +16,8 @@
  *       0      50      100     150
  *                 x label
  *
- * Ranges, ticks, margins and the places of legends follow from the data; a legend has room of its own and never lies
- * on them. A text too long for its place ends in an ellipsis. Everything a chart points to is borrowed. */
+ * Ranges, ticks, margins and legends follow from the data. A legend is above the data and never covers them. A text
+ * that is too long for its place ends in an ellipsis. Everything that a chart points to is borrowed. */
 #ifndef GRAFT_PLOT_CHART_H
 #define GRAFT_PLOT_CHART_H
 
@@ -27,30 +27,30 @@ typedef enum {
     SERIES_LINE,
     SERIES_SMOOTHED, /* a thin pale line, and its moving average as a bold one */
     SERIES_MARKED,   /* a circle at each point, joined by a thin line */
-    SERIES_NUMBERED, /* the same, and each value beside its circle while they are few */
+    SERIES_NUMBERED, /* the same, with each value beside its circle when there are at most eight */
 } SeriesKind;
 
-/* Points in the order they are joined. One that is not finite, or not above 0 on a log axis, is a gap. */
+/* Points in the order in which they are joined. A point that is not finite, or not above 0 on a log axis, is a gap. */
 typedef struct {
-    const char *name; /* in the legend; NULL: not there */
+    const char *name; /* in the legend; NULL: not in the legend */
     SeriesKind kind;
-    size_t colour; /* its number in the palette; the same in two panels means the same thing */
+    size_t colour; /* number in the palette; in all panels of a chart it means the same thing */
     size_t n;
     const Point *points;
 } Series;
 
-/* A matrix of numbers as colours; those not finite stay grey. Row 0 is at the bottom. */
+/* A matrix of numbers as colours; numbers that are not finite are grey. Row 0 is at the bottom. */
 typedef struct {
     size_t rows, columns;
     const float *values;                 /* [rows][columns] */
     double x_low, x_high, y_low, y_high; /* outer edges; rows 0 .. 77 centred on whole numbers: -0.5 .. 77.5 */
-    double low, high;                    /* the ends of the colours; both 0: those of the values */
+    double low, high;                    /* the values at the ends of the colours; both 0: the range of the values */
     const char *name;                    /* beside the colour bar */
 } Heat;
 
 typedef struct {
     const char *title, *note, *y_label; /* each may be NULL */
-    double share;                       /* of the height, against the other panels; 0: 1 */
+    double share;                       /* of the height, relative to the other panels; 0 means 1 */
     bool log_y, from_zero;              /* from_zero: the y axis includes 0 */
     size_t n_series;
     const Series *series;
@@ -59,20 +59,20 @@ typedef struct {
 
 typedef struct {
     const char *title, *subtitle, *x_label; /* each may be NULL */
-    bool whole_x;                           /* x counts something: no ticks between whole numbers */
+    bool whole_x;                           /* no ticks between whole numbers, for an x that counts */
     size_t width, height;                   /* 0: 1200 and 720 */
     size_t n_panels;
     const Panel *panels;
 } Chart;
 
-/* How many points the moving average of n points takes in, always odd. */
+/* The window of the moving average of n points, in points; always odd. */
 size_t chart_window(size_t n);
 
 /* out[i] = the mean of the finite y among the `window` points around i (fewer at the ends), at the x of i; not finite
  * where in[i] is not. */
 void chart_smooth(size_t n, size_t window, Point *out, const Point *in);
 
-/* Draw onto a canvas that covers the whole of it; or write a PNG, whole or not at all. */
+/* Draw onto a canvas, filling it; or write a PNG file, complete or not at all. */
 MUST_USE Err *chart_draw(const Chart *chart, Canvas *canvas);
 MUST_USE Err *chart_write(const Chart *chart, const char *path);
 

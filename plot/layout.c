@@ -1,5 +1,6 @@
-/* Heights need the legends' rows, legends need the width, the width needs the widest y tick, and that needs the heights:
- * so the layout runs twice, from a guess and from what the guess gave. */
+/* The parts depend on each other in a circle: heights on the rows of legends, legends on the width, the width on the
+ * widest y tick, and ticks on the heights. So the layout is computed twice: from a guess of the width, then from the
+ * result. */
 #include "plot/layout.h"
 
 #include <math.h>
@@ -50,7 +51,7 @@ static void range_x(Layout *layout)
             widen(&low, &high, panel->heat->x_high);
             continue;
         }
-        pad = 0.015; /* room for half a marker */
+        pad = 0.015; /* half a marker */
         for (size_t j = 0; j < panel->n_series; j++)
             for (size_t k = 0; k < panel->series[j].n; k++)
                 if (layout_shows(frame, panel->series[j].points[k])) widen(&low, &high, panel->series[j].points[k].x);
@@ -97,7 +98,7 @@ double layout_entry_width(const Layout *layout, const Series *series)
     return SAMPLE_WIDTH + 8 + text_width(layout, series->name) + GAP;
 }
 
-/* Several rows stand in columns of equal width, so that they can be read down as well as along. */
+/* With more than one row, all columns have the same width. */
 static void lay_legend(const Layout *layout, Frame *frame)
 {
     const Panel *panel = frame->panel;
@@ -151,7 +152,7 @@ static void lay_ticks(Layout *layout)
 {
     double width = fmax(layout->right - layout->left, 1);
     size_t about = (size_t)(width / 90);
-    do { /* fewer until they stand apart */
+    do { /* fewer ticks until their numbers do not touch */
         axis_ticks(&layout->x, about);
     } while ((widest_tick(layout, &layout->x) + GAP) * (double)layout->x.n_ticks > width && about-- > 1);
     for (size_t i = 0; i < layout->chart->n_panels; i++) {

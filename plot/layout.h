@@ -1,4 +1,4 @@
-/* Where everything of a chart goes: laid out before anything is drawn. */
+/* The places of all parts of a chart, computed before anything is drawn. */
 #ifndef GRAFT_PLOT_LAYOUT_H
 #define GRAFT_PLOT_LAYOUT_H
 
@@ -20,11 +20,11 @@ enum {
 typedef struct {
     const Panel *panel;
     double head;  /* y of the panel's upper edge: its title begins here */
-    Rect area;    /* where the data go */
-    size_t shown; /* entries of the legend */
+    Rect area;    /* of the data */
+    size_t shown; /* entries of the legend that are drawn */
     size_t columns;
-    double column; /* width of one; 0: all entries fit into one row, each as wide as it is */
-    Axis y, bar;   /* bar: colours of a heat map */
+    double column; /* width of a column; 0: all entries fit into one row, with their own widths */
+    Axis y, bar;   /* bar: the colours of a heat map */
 } Frame;
 
 typedef struct {
@@ -35,14 +35,14 @@ typedef struct {
     Frame *frames; /* [n_panels] */
 } Layout;
 
-/* chart and canvas are set, frames [n_panels] empty; all else is filled. */
+/* Fill the layout. The caller has set chart and canvas, and frames to [n_panels] zeroed ones. */
 void lay_out(Layout *layout);
 
-/* Does the panel show this point, and anything at all? */
+/* Does the panel show this point? Does it show nothing? */
 bool layout_shows(const Frame *frame, Point p);
 bool layout_is_empty(const Frame *frame);
 
-/* Series that the legend would name, the width of one's entry, and the rows it takes. */
+/* The number of series that have a name, the width of an entry of the legend, and the rows of the legend. */
 size_t layout_n_named(const Panel *panel);
 double layout_entry_width(const Layout *layout, const Series *series);
 size_t layout_legend_rows(const Frame *frame);

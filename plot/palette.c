@@ -1,5 +1,6 @@
-/* Series: Okabe and Ito, "Color Universal Design", 2008, without its yellow, which is lost on white, and in an order
- * that keeps neighbours far apart. Heat: viridis of matplotlib (van der Walt and Smith, 2015, CC0) at every eighth. */
+/* Series: Okabe and Ito, "Color Universal Design", 2008, without yellow, which is hard to see on white, and in an
+ * order in which neighbours differ strongly. Heat: viridis of matplotlib (van der Walt and Smith, 2015, CC0), at
+ * every eighth of its range; colours between these are interpolated. */
 #include "plot/palette.h"
 
 #include <math.h>

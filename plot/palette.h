@@ -1,4 +1,5 @@
-/* The colours of charts: told apart by readers who see no red or no green, and dark enough for a white ground. */
+/* The colours of charts. Readers who do not see red or green can distinguish them, and they are dark enough on
+ * white. */
 #ifndef GRAFT_PLOT_PALETTE_H
 #define GRAFT_PLOT_PALETTE_H
 
@@ -6,13 +7,14 @@
 
 extern const Colour palette_ground, palette_ink, palette_faint_ink, palette_axis, palette_grid, palette_missing;
 
-/* How to draw series i: colours first, then the same colours dashed, and so round. */
+/* The stroke of series i: solid lines in all colours, then dashed lines in the same colours, and so on. */
 Stroke palette_stroke(size_t i, double width);
 
-/* The same colour, mostly see-through. */
+/* The same colour, mostly transparent. */
 Colour palette_pale(Colour colour);
 
-/* A part 0 .. 1 of the way from dark to bright, in even steps of brightness; outside it the nearer end. */
+/* The colour of a number 0 .. 1, from dark to bright in even steps of brightness; outside of that range the nearer
+ * end. */
 Colour palette_heat(double part);
 
 #endif

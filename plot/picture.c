@@ -1,8 +1,10 @@
-/* Panels are added one after another, each with room for its series; those that stay empty go again. Of one run, each kind
- * of curve has a colour; of several, each run has one. */
+/* Reads runs, adds the panels one after another, removes those without a series, and draws the chart. In a picture
+ * of one run, each kind of curve has a colour; in a picture of several runs, each run has one. Panels point to
+ * blocks that the picture owns (`owned`), and to the curves of the runs. */
 #include "plot/picture.h"
 
 #include "base/memory.h"
+#include "base/minmax.h"
 #include "plot/chart.h"
 #include "plot/run.h"
 
@@ -15,17 +17,17 @@
 typedef struct {
     size_t n_runs;
     PlotRun *runs;
-    size_t n_panels, panels_room;
+    size_t n_panels, panels_capacity;
     Panel *panels;
     Series *series; /* of the last panel */
-    size_t n_owned, owned_workspace;
+    size_t n_owned, owned_capacity;
     void **owned; /* what panels point to */
     Heat heat;
-} Picture;
+} RunPicture;
 
-static Err *own(Picture *picture, void *block)
+static Err *own(RunPicture *picture, void *block)
 {
-    Err *err = mem_grow(&picture->owned, &picture->owned_workspace, picture->n_owned + 1, sizeof *picture->owned);
+    Err *err = mem_grow(&picture->owned, &picture->owned_capacity, picture->n_owned + 1, sizeof *picture->owned);
     if (err)
         free(block);
     else
@@ -33,7 +35,7 @@ static Err *own(Picture *picture, void *block)
     return err;
 }
 
-static Err *own_text(Picture *picture, const char **out, const char *before, const char *after)
+static Err *own_text(RunPicture *picture, const char **out, const char *before, const char *after)
 {
     char *text;
     TRY(mem_format(&text, "%s%s", before, after));
@@ -41,7 +43,7 @@ static Err *own_text(Picture *picture, const char **out, const char *before, con
     return own(picture, text);
 }
 
-static void picture_free(Picture *picture)
+static void picture_free(RunPicture *picture)
 {
     for (size_t i = 0; i < picture->n_owned; i++) free(picture->owned[i]);
     free(picture->owned);
@@ -52,19 +54,19 @@ static void picture_free(Picture *picture)
 
 /* ---- panels --------------------------------------------------------------------------------------------------- */
 
-static Panel *last_panel(const Picture *picture) { return &picture->panels[picture->n_panels - 1]; }
+static Panel *last_panel(const RunPicture *picture) { return &picture->panels[picture->n_panels - 1]; }
 
-static Err *begin_panel(Picture *picture, Panel panel, size_t most_series)
+static Err *begin_panel(RunPicture *picture, Panel panel, size_t max_series)
 {
-    TRY(mem_new(&picture->series, most_series, sizeof *picture->series));
+    TRY(mem_new(&picture->series, max_series, sizeof *picture->series));
     TRY(own(picture, picture->series));
     panel.series = picture->series;
-    TRY(mem_grow(&picture->panels, &picture->panels_room, picture->n_panels + 1, sizeof *picture->panels));
+    TRY(mem_grow(&picture->panels, &picture->panels_capacity, picture->n_panels + 1, sizeof *picture->panels));
     picture->panels[picture->n_panels++] = panel;
     return NULL;
 }
 
-static void add_series(Picture *picture, Series series, const Curve *curve)
+static void add_series(RunPicture *picture, Series series, const Curve *curve)
 {
     if (!curve->n) return;
     series.n = curve->n;
@@ -72,16 +74,16 @@ static void add_series(Picture *picture, Series series, const Curve *curve)
     picture->series[last_panel(picture)->n_series++] = series;
 }
 
-static void end_panel(Picture *picture)
+static void end_panel(RunPicture *picture)
 {
     if (last_panel(picture)->n_series == 0) picture->n_panels--;
 }
 
-static bool is_alone(const Picture *picture) { return picture->n_runs == 1; }
+static bool is_alone(const RunPicture *picture) { return picture->n_runs == 1; }
 
 /* ---- loss ----------------------------------------------------------------------------------------------------- */
 
-static const char *name_of(const char *file)
+static const char *file_name(const char *file)
 {
     const char *slash = strrchr(file, '/');
     return slash ? slash + 1 : file;
@@ -94,24 +96,25 @@ static size_t n_files(const PlotRun *run)
     return n;
 }
 
-/* What the reader needs to know about pale, bold and dots. */
-static Err *loss_note(Picture *picture, const char **note)
+/* The meaning of pale lines, bold lines and circles. */
+static Err *loss_note(RunPicture *picture, const char **note)
 {
-    size_t least = SIZE_MAX, most = 0;
+    size_t min_window = SIZE_MAX, max_window = 0;
     bool evals = false;
     char text[128];
     for (size_t i = 0; i < picture->n_runs; i++) {
         size_t window = chart_window(picture->runs[i].loss.n);
-        if (window < least) least = window;
-        if (window > most) most = window;
+        min_window = size_min(min_window, window);
+        max_window = size_max(max_window, window);
         evals |= picture->runs[i].n_evals > 0;
     }
-    snprintf(text, sizeof text, "pale: every step \u00b7 bold: mean of %zu steps%s%s", most,
-             least < most ? " or fewer" : "", evals && !is_alone(picture) ? " \u00b7 circles: held out" : "");
+    snprintf(text, sizeof text, "pale: every step \u00b7 bold: mean of %zu steps%s%s", max_window,
+             min_window < max_window ? " or fewer" : "",
+             evals && !is_alone(picture) ? " \u00b7 circles: held-out set" : "");
     return own_text(picture, note, text, "");
 }
 
-static Err *add_losses(Picture *picture, size_t i, size_t *colour)
+static Err *add_losses(RunPicture *picture, size_t i, size_t *colour)
 {
     const PlotRun *run = &picture->runs[i];
     bool alone = is_alone(picture);
@@ -119,10 +122,11 @@ static Err *add_losses(Picture *picture, size_t i, size_t *colour)
                &run->loss);
     for (size_t j = 0, seen = 0; j < run->n_evals; j++) {
         const EvalCurve *eval = &run->evals[j];
-        const char *name = alone ? "held out" : NULL;
+        const char *name = alone ? "held-out set" : NULL;
         if (*eval->domain) continue;
-        if (alone && n_files(run) > 1 && *eval->file) TRY(own_text(picture, &name, "held out: ", name_of(eval->file)));
-        if (!alone && !run->loss.n && seen == 0) name = run->name; /* nothing else bears its name */
+        if (alone && n_files(run) > 1 && *eval->file)
+            TRY(own_text(picture, &name, "held-out set: ", file_name(eval->file)));
+        if (!alone && !run->loss.n && seen == 0) name = run->name; /* no other curve has the name of the run */
         seen++;
         if (alone) ++*colour;
         add_series(picture,
@@ -135,7 +139,7 @@ static Err *add_losses(Picture *picture, size_t i, size_t *colour)
     return NULL;
 }
 
-static Err *loss_panel(Picture *picture, size_t n_evals)
+static Err *loss_panel(RunPicture *picture, size_t n_evals)
 {
     const char *note;
     size_t colour = 0;
@@ -143,21 +147,22 @@ static Err *loss_panel(Picture *picture, size_t n_evals)
     TRY(begin_panel(picture, (Panel){.title = "Loss", .y_label = "nats per token", .note = note, .share = 3},
                     picture->n_runs + n_evals));
     for (size_t i = 0; i < picture->n_runs; i++) TRY(add_losses(picture, i, &colour));
-    return NULL; /* also when it is empty */
+    return NULL; /* this panel is kept also when it is empty */
 }
 
 /* One run: all its domains. */
-static Err *domains_of_one(Picture *picture)
+static Err *domains_of_one(RunPicture *picture)
 {
     const PlotRun *run = &picture->runs[0];
-    TRY(begin_panel(picture, (Panel){.title = "Held-out loss by domain", .y_label = "nats per token", .share = 2},
+    TRY(begin_panel(picture,
+                    (Panel){.title = "Loss on the held-out set, by domain", .y_label = "nats per token", .share = 2},
                     run->n_evals));
     for (size_t j = 0, colour = 2; j < run->n_evals; j++) {
         const EvalCurve *eval = &run->evals[j];
         const char *name = eval->domain, *before;
         if (!*name) continue;
         if (n_files(run) > 1) {
-            TRY(own_text(picture, &before, name_of(eval->file), ": "));
+            TRY(own_text(picture, &before, file_name(eval->file), ": "));
             TRY(own_text(picture, &name, before, eval->domain));
         }
         add_series(picture, (Series){.name = name, .kind = SERIES_MARKED, .colour = colour++}, &eval->loss);
@@ -166,8 +171,8 @@ static Err *domains_of_one(Picture *picture)
     return NULL;
 }
 
-/* Was this domain among those before: of earlier runs, or earlier in this one? */
-static bool was_drawn(const Picture *picture, size_t run, size_t eval)
+/* Does an earlier run, or an earlier curve of this run, have this domain? */
+static bool was_drawn(const RunPicture *picture, size_t run, size_t eval)
 {
     const char *domain = picture->runs[run].evals[eval].domain;
     for (size_t i = 0; i <= run; i++)
@@ -176,10 +181,10 @@ static bool was_drawn(const Picture *picture, size_t run, size_t eval)
     return false;
 }
 
-static Err *panel_of_domain(Picture *picture, const char *domain, size_t n_evals)
+static Err *panel_of_domain(RunPicture *picture, const char *domain, size_t n_evals)
 {
     const char *title;
-    TRY(own_text(picture, &title, "Held-out loss: ", domain));
+    TRY(own_text(picture, &title, "Loss on the held-out set: ", domain));
     TRY(begin_panel(picture, (Panel){.title = title, .y_label = "nats per token", .share = 1.3}, n_evals));
     for (size_t i = 0; i < picture->n_runs; i++)
         for (size_t j = 0; j < picture->runs[i].n_evals; j++) {
@@ -192,7 +197,7 @@ static Err *panel_of_domain(Picture *picture, const char *domain, size_t n_evals
 }
 
 /* Several runs: a panel for every domain. */
-static Err *domains_of_all(Picture *picture, size_t n_evals)
+static Err *domains_of_all(RunPicture *picture, size_t n_evals)
 {
     for (size_t i = 0; i < picture->n_runs; i++)
         for (size_t j = 0; j < picture->runs[i].n_evals; j++) {
@@ -204,12 +209,12 @@ static Err *domains_of_all(Picture *picture, size_t n_evals)
 
 /* ---- rates, norm, load ---------------------------------------------------------------------------------------- */
 
-static Err *rate_panel(Picture *picture)
+static Err *rate_panel(RunPicture *picture)
 {
     const Curve *rates = picture->runs[0].rates;
-    const char *const names[PLOT_RATES] = {rates[PLOT_RATE_B].n ? "A" : "pairs", "B", "router"};
+    const char *const names[PLOT_RATES] = {rates[PLOT_RATE_B].n ? "A" : "LoRA", "B", "router"};
     bool several = is_alone(picture) && (rates[PLOT_RATE_B].n || rates[PLOT_RATE_ROUTER].n), far = false;
-    for (size_t k = 1; k < PLOT_RATES && several; k++) /* smaller by far would lie on the axis */
+    for (size_t k = 1; k < PLOT_RATES && several; k++) /* a much smaller rate would lie on the axis */
         for (size_t i = 0; i < rates[k].n && i < rates[0].n; i++)
             far = far || rates[k].points[i].y > 5 * rates[0].points[i].y ||
                   rates[0].points[i].y > 5 * rates[k].points[i].y;
@@ -227,7 +232,7 @@ static Err *rate_panel(Picture *picture)
     return NULL;
 }
 
-static Err *norm_panel(Picture *picture)
+static Err *norm_panel(RunPicture *picture)
 {
     TRY(begin_panel(picture, (Panel){.title = "Gradient norm, before clipping", .from_zero = true}, picture->n_runs));
     for (size_t i = 0; i < picture->n_runs; i++)
@@ -236,12 +241,12 @@ static Err *norm_panel(Picture *picture)
     return NULL;
 }
 
-/* Layers over steps; more steps than columns are averaged. */
-static Err *make_heat(Picture *picture)
+/* Layers by steps. When there are more steps than columns, each column is the mean of several steps. */
+static Err *make_heat(RunPicture *picture)
 {
-    enum { MOST_COLUMNS = 400 };
+    enum { MAX_COLUMNS = 400 };
     const PlotRun *run = &picture->runs[0];
-    size_t n = run->n_loads, L = run->n_layers, columns = n < MOST_COLUMNS ? n : MOST_COLUMNS;
+    size_t n = run->n_loads, L = run->n_layers, columns = n < MAX_COLUMNS ? n : MAX_COLUMNS;
     float *values;
     TRY(mem_new(&values, L * columns, sizeof *values));
     TRY(own(picture, values));
@@ -260,7 +265,7 @@ static Err *make_heat(Picture *picture)
                            .x_high = run->load_steps[n - 1] + half,
                            .y_low = -0.5,
                            .y_high = (double)L - 0.5,
-                           .name = "fullest / mean"};
+                           .name = "max/mean load"};
     return NULL;
 }
 
@@ -271,22 +276,24 @@ static bool has_dense(const PlotRun *run)
     return false;
 }
 
-static Err *load_panel(Picture *picture)
+static Err *load_panel(RunPicture *picture)
 {
     if (is_alone(picture) && picture->runs[0].n_loads) {
         TRY(make_heat(picture));
         return begin_panel(picture,
-                           (Panel){.title = "Expert load: tokens of the fullest expert over the mean (1: even)",
+                           (Panel){.title = "Expert load: maximum over mean of assigned tokens (1: balanced)",
                                    .y_label = "layer",
                                    .share = 1.5,
                                    .note = has_dense(&picture->runs[0]) ? "grey: no router" : NULL,
                                    .heat = &picture->heat},
                            0);
     }
-    TRY(begin_panel(picture,
-                    (Panel){.title = "Expert load: tokens of the fullest expert over the mean (1: even), worst layer",
-                            .share = 1.5},
-                    picture->n_runs));
+    TRY(begin_panel(
+        picture,
+        (Panel){.title =
+                    "Expert load: maximum over mean of assigned tokens (1: balanced), in the layer with the highest",
+                .share = 1.5},
+        picture->n_runs));
     for (size_t i = 0; i < picture->n_runs; i++)
         add_series(picture, (Series){.kind = SERIES_SMOOTHED, .colour = i}, &picture->runs[i].load);
     end_panel(picture);
@@ -295,15 +302,16 @@ static Err *load_panel(Picture *picture)
 
 /* ---- the whole ------------------------------------------------------------------------------------------------ */
 
-/* Two runs of one name are told apart by their paths. */
-static Err *rename_twins(Picture *picture, const char *const *paths)
+/* Runs with the same name are named by their paths instead. */
+static Err *rename_duplicates(RunPicture *picture, const char *const *paths)
 {
     for (size_t i = 0; i < picture->n_runs; i++) {
-        bool twin = false;
+        bool duplicate = false;
         for (size_t j = 0; j < picture->n_runs; j++)
-            twin |= j != i && strcmp(picture->runs[i].name, picture->runs[j].name) == 0;
-        if (!twin) continue;
-        for (size_t j = picture->n_runs; j-- > i;) { /* all of this name, itself last */
+            duplicate |= j != i && strcmp(picture->runs[i].name, picture->runs[j].name) == 0;
+        if (!duplicate) continue;
+        for (size_t j = picture->n_runs;
+             j-- > i;) { /* all runs of this name; run i is the last, since its name is compared */
             PlotRun *run = &picture->runs[j];
             if (strcmp(run->name, picture->runs[i].name)) continue;
             free(run->name);
@@ -314,7 +322,7 @@ static Err *rename_twins(Picture *picture, const char *const *paths)
     return NULL;
 }
 
-static Err *gather(Picture *picture, size_t n_runs, const char *const *paths)
+static Err *add_panels(RunPicture *picture, size_t n_runs, const char *const *paths)
 {
     size_t n_evals = 0;
     TRY(mem_new(&picture->runs, n_runs, sizeof *picture->runs));
@@ -322,7 +330,7 @@ static Err *gather(Picture *picture, size_t n_runs, const char *const *paths)
         TRY(plot_run_read(&picture->runs[picture->n_runs], paths[picture->n_runs]));
         n_evals += picture->runs[picture->n_runs].n_evals;
     }
-    TRY(rename_twins(picture, paths));
+    TRY(rename_duplicates(picture, paths));
     TRY(loss_panel(picture, n_evals));
     TRY(is_alone(picture) ? domains_of_one(picture) : domains_of_all(picture, n_evals));
     TRY(rate_panel(picture));
@@ -330,8 +338,8 @@ static Err *gather(Picture *picture, size_t n_runs, const char *const *paths)
     return load_panel(picture);
 }
 
-/* "222 steps, 2 epochs; held-out loss 5.226, at last 4.261" */
-static void say_result(const PlotRun *run, size_t bytes, char text[bytes])
+/* "222 steps, 2 epochs, held-out loss 5.2260 before, 4.2610 after" */
+static void describe_result(const PlotRun *run, size_t bytes, char text[bytes])
 {
     text[0] = 0;
     if (run->loss.n == 0) return;
@@ -344,21 +352,21 @@ static void say_result(const PlotRun *run, size_t bytes, char text[bytes])
              loss->points[0].y, loss->points[loss->n - 1].y);
 }
 
-static Err *draw(const Picture *picture, const char *png_path, const char *title)
+static Err *draw(const RunPicture *picture, const char *png_path, const char *title)
 {
-    enum { MOST_HEIGHT = 16000 };
+    enum { MAX_HEIGHT = 16000 };
     char result[128] = "";
     double shares = 0;
     for (size_t i = 0; i < picture->n_panels; i++)
         shares += picture->panels[i].share > 0 ? picture->panels[i].share : 1;
     if (!title) title = is_alone(picture) ? picture->runs[0].name : "Training runs";
-    if (is_alone(picture)) say_result(&picture->runs[0], sizeof result, result);
+    if (is_alone(picture)) describe_result(&picture->runs[0], sizeof result, result);
     double height = 120 + 110 * shares + 75 * (double)picture->n_panels;
     Chart chart = {.title = title,
                    .subtitle = *result ? result : NULL,
                    .x_label = "optimizer step",
                    .whole_x = true,
-                   .height = (size_t)fmin(height, MOST_HEIGHT),
+                   .height = (size_t)fmin(height, MAX_HEIGHT),
                    .n_panels = picture->n_panels,
                    .panels = picture->panels};
     return chart_write(&chart, png_path);
@@ -366,15 +374,15 @@ static Err *draw(const Picture *picture, const char *png_path, const char *title
 
 Err *plot_runs(const char *png_path, const char *title, size_t n_runs, const char *const *runs)
 {
-    Picture picture = {0};
+    RunPicture picture = {0};
     if (n_runs == 0) return err_new(ERR_USAGE, "no run to plot");
-    Err *err = gather(&picture, n_runs, runs);
+    Err *err = add_panels(&picture, n_runs, runs);
     if (!err) err = draw(&picture, png_path, title);
     picture_free(&picture);
     return err;
 }
 
-static Err *gather_load(Picture *picture, const char *path)
+static Err *add_load_panel(RunPicture *picture, const char *path)
 {
     TRY(mem_new(&picture->runs, 1, sizeof *picture->runs));
     TRY(plot_run_read(&picture->runs[0], path));
@@ -384,9 +392,9 @@ static Err *gather_load(Picture *picture, const char *path)
 
 Err *plot_load(const char *png_path, const char *path, bool *drawn)
 {
-    Picture picture = {0};
+    RunPicture picture = {0};
     *drawn = false;
-    Err *err = gather_load(&picture, path);
+    Err *err = add_load_panel(&picture, path);
     if (!err && picture.n_panels) {
         Chart chart = {.title = picture.runs[0].name,
                        .x_label = "optimizer step",

@@ -7,12 +7,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Draw runs over each other: loss, and beneath it, smaller, held-out loss by domain, learning rate, gradient norm and expert
- * load where there are any; a run alone has its load as a heat map over layer and step.
- * title NULL: one that names the run or says what is compared. */
+/* Draw one or several runs: the loss, and below it, smaller, the loss on the held-out set by domain, the learning rate,
+ * the gradient norm and the expert load, if the runs have them. A single run has its load as a heat map over layers and
+ * steps.
+ *   title  NULL: the name of the run, or "Training runs" */
 MUST_USE Err *plot_runs(const char *png_path, const char *title, size_t n_runs, const char *const *runs);
 
-/* The heat map alone; *drawn is false, and no file written, when the run has no expert load. */
+/* Draw only the heat map. *drawn is false, and no file is written, when the run has no expert load. */
 MUST_USE Err *plot_load(const char *png_path, const char *run, bool *drawn);
 
 #endif

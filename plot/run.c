@@ -1,3 +1,6 @@
+/* Reads metrics.jsonl line by line. A line may add a point to each of several curves, a column to the heat map of
+ * expert load, and a point to the curve of one evaluation (a file, or a domain of a file). Errors name the line.
+ * Curves are found by the file and the domain of an evaluation; there are few, so the search is linear. */
 #include "plot/run.h"
 
 #include "base/file.h"
@@ -28,7 +31,7 @@ enum { STEP_CURVES = sizeof step_curves / sizeof *step_curves };
 
 static Err *curve_add(Curve *curve, double x, double y)
 {
-    TRY(mem_grow(&curve->points, &curve->room, curve->n + 1, sizeof *curve->points));
+    TRY(mem_grow(&curve->points, &curve->capacity, curve->n + 1, sizeof *curve->points));
     curve->points[curve->n++] = (Point){x, y};
     return NULL;
 }
@@ -39,14 +42,14 @@ static Err *find_eval(PlotRun *run, const char *file, const char *domain, EvalCu
         *out = &run->evals[i];
         if (strcmp((*out)->file, file) == 0 && strcmp((*out)->domain, domain) == 0) return NULL;
     }
-    TRY(mem_grow(&run->evals, &run->evals_room, run->n_evals + 1, sizeof *run->evals));
+    TRY(mem_grow(&run->evals, &run->evals_capacity, run->n_evals + 1, sizeof *run->evals));
     *out = &run->evals[run->n_evals++];
     TRY(mem_copy_text(&(*out)->file, file));
     return mem_copy_text(&(*out)->domain, domain);
 }
 
 /* Add a member's number to a curve, if the line has it. */
-static Err *take(const Json *line, const char *key, double step, Curve *curve)
+static Err *add_point(const Json *line, const char *key, double step, Curve *curve)
 {
     double number = NAN;
     if (!json_find(line, key)) return NULL;
@@ -55,19 +58,19 @@ static Err *take(const Json *line, const char *key, double step, Curve *curve)
 }
 
 /* One column of the heat map; the first line says how many layers there are. */
-static Err *take_load(PlotRun *run, const Json *list, double step)
+static Err *add_load(PlotRun *run, const Json *list, double step)
 {
-    size_t i = 0, room = run->loads_room;
+    size_t i = 0, capacity = run->loads_capacity;
     if (!list) return NULL;
     if (json_kind(list) != JSON_ARRAY || json_count(list) == 0)
         return err_new(ERR_FORMAT, "expert_load is %s; expected an array", json_kind_name(list));
     if (run->n_layers == 0) run->n_layers = json_count(list);
     if (json_count(list) != run->n_layers)
         return err_new(ERR_FORMAT, "expert_load has %zu layers, then %zu", run->n_layers, json_count(list));
-    TRY(mem_grow(&run->load_steps, &room, run->n_loads + 1, sizeof *run->load_steps));
-    size_t floats = run->loads_room * run->n_layers;
-    TRY(mem_grow(&run->loads, &floats, room * run->n_layers, sizeof *run->loads));
-    run->loads_room = room;
+    TRY(mem_grow(&run->load_steps, &capacity, run->n_loads + 1, sizeof *run->load_steps));
+    size_t floats = run->loads_capacity * run->n_layers;
+    TRY(mem_grow(&run->loads, &floats, capacity * run->n_layers, sizeof *run->loads));
+    run->loads_capacity = capacity;
     run->load_steps[run->n_loads] = step;
     for (const Json *item = json_first(list); item; item = json_next(item))
         run->loads[run->n_loads * run->n_layers + i++] = json_kind(item) == JSON_NUMBER ? (float)json_number(item)
@@ -76,7 +79,7 @@ static Err *take_load(PlotRun *run, const Json *list, double step)
     return NULL;
 }
 
-static Err *take_line(PlotRun *run, const Json *line)
+static Err *add_line(PlotRun *run, const Json *line)
 {
     int64_t step = 0;
     if (json_kind(line) != JSON_OBJECT)
@@ -84,16 +87,16 @@ static Err *take_line(PlotRun *run, const Json *line)
     if (!json_find(line, "step") && !json_find(line, "loss") && !json_find(line, "eval_loss")) return NULL;
     TRY(json_get_int(line, "step", 0, (int64_t)1 << 53, &step));
     for (size_t i = 0; i < STEP_CURVES; i++)
-        TRY(take(line, step_curves[i].key, (double)step, (Curve *)((char *)run + step_curves[i].offset)));
+        TRY(add_point(line, step_curves[i].key, (double)step, (Curve *)((char *)run + step_curves[i].offset)));
     TRY(json_may_number(line, "epoch", &run->epochs));
-    TRY(take_load(run, json_find(line, "expert_load"), (double)step));
+    TRY(add_load(run, json_find(line, "expert_load"), (double)step));
     if (!json_find(line, "eval_loss")) return NULL;
     EvalCurve *eval;
     const char *file = "", *domain = "";
     TRY(json_may_string(line, "eval_file", &file));
     TRY(json_may_string(line, "eval_domain", &domain));
     TRY(find_eval(run, file, domain, &eval));
-    return take(line, "eval_loss", (double)step, &eval->loss);
+    return add_point(line, "eval_loss", (double)step, &eval->loss);
 }
 
 static Err *read_lines(PlotRun *run, const char *text, size_t bytes)
@@ -108,7 +111,7 @@ static Err *read_lines(PlotRun *run, const char *text, size_t bytes)
             err_free(err); /* its line number would count from this line */
             if (!line && !newline) return NULL;
             if (!line) return err_new(ERR_FORMAT, "line %zu is not valid JSON", number);
-            err = take_line(run, line);
+            err = add_line(run, line);
             json_free(line);
             if (err) return err_wrap(err, "line %zu", number);
         }

@@ -1,3 +1,4 @@
+/* Axes: ranges, ticks, places and the text of numbers. */
 #include "plot/axis.h"
 
 #include <math.h>
@@ -72,7 +73,7 @@ static void a_range_without_width_or_data_is_still_a_range(void **state)
     }
 }
 
-static void log_axes_have_powers_of_ten_or_what_lies_between(void **state)
+static void log_axes_have_ticks_at_powers_of_ten_or_between(void **state)
 {
     (void)state;
     Axis axis = axis_of((Axis){.log = true}, 1e-4, 100, 0, 6);
@@ -151,7 +152,7 @@ int main(void)
         cmocka_unit_test(ticks_number_about_as_many_as_asked),
         cmocka_unit_test(counted_things_have_no_ticks_between_whole_numbers),
         cmocka_unit_test(a_range_without_width_or_data_is_still_a_range),
-        cmocka_unit_test(log_axes_have_powers_of_ten_or_what_lies_between),
+        cmocka_unit_test(log_axes_have_ticks_at_powers_of_ten_or_between),
         cmocka_unit_test(places_run_from_zero_to_one),
         cmocka_unit_test(numbers_have_the_decimals_of_their_step),
         cmocka_unit_test(thousands_have_commas),

@@ -1,3 +1,4 @@
+/* Shapes, clips, text and files of a canvas, checked by their pixels. */
 #include "plot/canvas.h"
 
 #include "base/file.h"
@@ -100,7 +101,7 @@ static void nothing_is_drawn_outside_the_clip(void **state)
     assert_int_equal(count_touched(canvas), 20 * 15);
 }
 
-static void shapes_far_outside_or_not_finite_do_no_harm(void **state)
+static void shapes_far_outside_or_not_finite_draw_nothing_wrong(void **state)
 {
     static const double odd[] = {NAN, INFINITY, -INFINITY, 1e300, -1e300, 1e18, -1e18, 70, -70};
     size_t n = sizeof odd / sizeof *odd;
@@ -134,7 +135,7 @@ static void text_stands_where_its_style_says(void **state)
             if (x > 32 || y < 23 || y > 40) assert_true(is(canvas, x, y, white));
 }
 
-static void text_that_is_no_utf_8_is_drawn_all_the_same(void **state)
+static void text_that_is_not_utf_8_is_drawn(void **state)
 {
     static const char *const odd[] = {"\xff\xfe", "a\xc3",
                                       "\xe2\x82", "\xf0\x9f\x92",
@@ -247,9 +248,9 @@ int main(void)
         TEST(dashes_leave_gaps),
         TEST(a_point_that_is_not_finite_breaks_the_line),
         TEST(nothing_is_drawn_outside_the_clip),
-        TEST(shapes_far_outside_or_not_finite_do_no_harm),
+        TEST(shapes_far_outside_or_not_finite_draw_nothing_wrong),
         TEST(text_stands_where_its_style_says),
-        TEST(text_that_is_no_utf_8_is_drawn_all_the_same),
+        TEST(text_that_is_not_utf_8_is_drawn),
         TEST(the_png_has_the_same_pixels),
         TEST(a_target_that_cannot_be_written_is_an_error_and_leaves_nothing),
         cmocka_unit_test(a_font_that_cannot_be_read_is_an_error_that_names_the_package),

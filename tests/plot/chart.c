@@ -1,3 +1,4 @@
+/* Charts drawn onto a canvas, checked by their pixels. */
 #include "plot/chart.h"
 
 #include "plot/layout.h"
@@ -10,12 +11,12 @@
 
 #include <cmocka.h>
 
-enum { WIDTH = 600, HEIGHT = 400 };
+enum { CHART_WIDTH = 600, CHART_HEIGHT = 400 };
 
 static Canvas *draw(const Chart *chart)
 {
     Canvas *canvas = NULL;
-    assert_null(canvas_new(&canvas, WIDTH, HEIGHT, palette_ground));
+    assert_null(canvas_new(&canvas, CHART_WIDTH, CHART_HEIGHT, palette_ground));
     assert_null(chart_draw(chart, canvas));
     return canvas;
 }
@@ -63,7 +64,7 @@ static void one_point_is_seen(void **state)
         assert_true(count_line(&(Series){NULL, kind, 1, 1, (Point[]){{12, 3.25}}}, false) >= 8);
 }
 
-static void points_that_are_not_finite_are_passed_over(void **state)
+static void points_that_are_not_finite_are_left_out(void **state)
 {
     (void)state;
     Point whole[] = {{0, 1}, {1, 2}, {2, 1.5}, {3, 1}};
@@ -93,7 +94,7 @@ static void values_stand_beside_circles_while_they_are_few(void **state)
     }
 }
 
-static void every_row_of_a_small_heat_map_has_its_number(void **state)
+static void every_row_of_a_small_heat_map_has_a_number(void **state)
 {
     (void)state;
     enum { ROWS = 6 };
@@ -102,7 +103,7 @@ static void every_row_of_a_small_heat_map_has_its_number(void **state)
     Heat heat = {.rows = ROWS, .columns = 1, .values = values, .x_high = 1, .y_low = -0.5, .y_high = ROWS - 0.5};
     Panel panel = {.heat = &heat};
     Frame frame = {0};
-    assert_null(canvas_new(&canvas, WIDTH, HEIGHT, palette_ground));
+    assert_null(canvas_new(&canvas, CHART_WIDTH, CHART_HEIGHT, palette_ground));
     lay_out(&(Layout){.chart = &(Chart){.n_panels = 1, .panels = &panel}, .canvas = canvas, .frames = &frame});
     assert_int_equal(frame.y.n_ticks, ROWS);
     canvas_free(canvas);
@@ -125,10 +126,10 @@ static void a_legend_never_lies_on_the_data(void **state)
     Panel panel = {.title = "panel", .n_series = 30, .series = series};
     Canvas *canvas = draw_panel(&panel);
     size_t full_rows = 0;
-    for (size_t y = 0; y < HEIGHT; y++) {
+    for (size_t y = 0; y < CHART_HEIGHT; y++) {
         size_t n = 0;
-        for (size_t x = 0; x < WIDTH; x++) n += same(canvas_pixel(canvas, x, y), palette_stroke(0, 1).colour);
-        full_rows += n > WIDTH * 3 / 4;
+        for (size_t x = 0; x < CHART_WIDTH; x++) n += same(canvas_pixel(canvas, x, y), palette_stroke(0, 1).colour);
+        full_rows += n > CHART_WIDTH * 3 / 4;
     }
     assert_true(full_rows >= 2); /* both lines run through unbroken */
     canvas_free(canvas);
@@ -199,9 +200,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_chart_without_data_is_still_drawn),
         cmocka_unit_test(one_point_is_seen),
-        cmocka_unit_test(points_that_are_not_finite_are_passed_over),
+        cmocka_unit_test(points_that_are_not_finite_are_left_out),
         cmocka_unit_test(values_stand_beside_circles_while_they_are_few),
-        cmocka_unit_test(every_row_of_a_small_heat_map_has_its_number),
+        cmocka_unit_test(every_row_of_a_small_heat_map_has_a_number),
         cmocka_unit_test(a_log_axis_passes_over_zero_and_below),
         cmocka_unit_test(a_legend_never_lies_on_the_data),
         cmocka_unit_test(a_heat_map_spans_its_colours_and_leaves_gaps_grey),

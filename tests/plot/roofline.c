@@ -1,3 +1,4 @@
+/* Pictures from records: the roofline, and the timing of operations. */
 #include "plot/roofline.h"
 
 #include "plot/timing.h"
@@ -12,10 +13,10 @@
 #define MACHINE                          \
     "{\"kind\":\"machine\",\"cpu\":\"a " \
     "CPU\",\"threads\":2,\"path\":\"bf16\",\"fp32_gflops\":500,\"bf16_gflops\":1000,\"memory_gbs\":50}\n"
-#define OPERATION(way, gflops)                                                                             \
-    "{\"kind\":\"operation\",\"operation\":\"experts\",\"shape\":\"frozen\",\"tokens\":512,\"way\":\"" way \
+#define OPERATION(pass, gflops)                                                                             \
+    "{\"kind\":\"operation\",\"operation\":\"experts\",\"shape\":\"frozen\",\"tokens\":512,\"way\":\"" pass \
     "\",\"flop\":1e9,\"bytes\":1e7,\"gflops\":" gflops "}\n"
-#define PROFILE                                                                                                       \
+#define TIMING                                                                                                        \
     "{\"kind\":\"step\",\"model\":\"S\",\"targets\":\"attn\",\"tokens\":512,\"seconds\":0.01,\"flop\":1e9,\"bytes\":" \
     "1e7,\"gflops\":100,\"profile\":["                                                                                \
     "{\"operation\":\"linear\",\"layer\":0,\"up_ms\":1,\"down_ms\":2},{\"operation\":\"loss\",\"layer\":null,\"up_"   \
@@ -76,7 +77,7 @@ static void a_faster_operation_stands_higher(void **state)
     assert_true(x[1] > x[0] - 200 && x[1] < x[0] + 200);
 }
 
-static void what_cannot_be_placed_is_refused(void **state)
+static void records_that_have_no_place_are_refused(void **state)
 {
     const struct {
         const char *text, *message;
@@ -96,7 +97,7 @@ static void what_cannot_be_placed_is_refused(void **state)
     }
 }
 
-static void crowded_labels_are_left_out_rather_than_laid_over_each_other(void **state)
+static void labels_without_a_free_place_are_left_out(void **state)
 {
     static char text[65536];
     size_t n = (size_t)snprintf(text, sizeof text, MACHINE);
@@ -109,14 +110,14 @@ static void crowded_labels_are_left_out_rather_than_laid_over_each_other(void **
     assert_ok(plot_roofline(picture, "crowded", file));
 }
 
-static void a_profile_shows_layers_and_operations(void **state)
+static void a_timing_shows_layers_and_operations(void **state)
 {
     double x, y;
-    write_records(state, MACHINE PROFILE);
+    write_records(state, MACHINE TIMING);
     assert_ok(plot_timing(picture, NULL, file));
     assert_true(count_colour(blue, &x, &y) > 1000);
     write_records(state, MACHINE OPERATION("forward", "1"));
-    assert_fails(plot_timing(picture, NULL, file), ERR_FORMAT, "no record has a profile");
+    assert_fails(plot_timing(picture, NULL, file), ERR_FORMAT, "no record has the timing of operations");
     write_records(state, "{\"profile\":[{\"operation\":\"a\",\"layer\":-3,\"up_ms\":1,\"down_ms\":1}]}\n");
     assert_fails(plot_timing(picture, NULL, file), ERR_FORMAT, "layer");
     write_records(state, "{\"profile\":[{\"operation\":\"a\",\"up_ms\":0,\"down_ms\":0}]}\n"); /* no time at all */
@@ -127,9 +128,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         scratch_test(a_faster_operation_stands_higher),
-        scratch_test(what_cannot_be_placed_is_refused),
-        scratch_test(crowded_labels_are_left_out_rather_than_laid_over_each_other),
-        scratch_test(a_profile_shows_layers_and_operations),
+        scratch_test(records_that_have_no_place_are_refused),
+        scratch_test(labels_without_a_free_place_are_left_out),
+        scratch_test(a_timing_shows_layers_and_operations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,3 +1,4 @@
+/* Runs read from metrics.jsonl, and pictures of them. */
 #include "plot/picture.h"
 #include "plot/run.h"
 
@@ -113,7 +114,7 @@ static void lines_become_curves(void **state)
     plot_run_free(&run);
 }
 
-static void a_last_line_that_is_cut_off_is_passed_over(void **state)
+static void a_last_line_that_is_cut_off_is_ignored(void **state)
 {
     (void)state;
     PlotRun run = read_text("{\"step\":1,\"loss\":4.31}\n{\"step\":2,\"lo");
@@ -180,12 +181,12 @@ static void a_run_that_is_not_there_is_an_error(void **state)
     assert_false(file_exists(picture));
 }
 
-static void assert_png(size_t least_height)
+static void assert_png(size_t min_height)
 {
     png_image image = {.version = PNG_IMAGE_VERSION};
     assert_true(png_image_begin_read_from_file(&image, picture));
     assert_int_equal(image.width, 1200);
-    assert_true(image.height >= least_height);
+    assert_true(image.height >= min_height);
     png_image_free(&image);
     unlink(picture);
 }
@@ -210,7 +211,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(lines_become_curves, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_last_line_that_is_cut_off_is_passed_over, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_last_line_that_is_cut_off_is_ignored, setup, teardown),
         cmocka_unit_test_setup_teardown(a_malformed_line_is_named_by_its_number, setup, teardown),
         cmocka_unit_test_setup_teardown(a_run_is_named_after_its_directory_or_file, setup, teardown),
         cmocka_unit_test_setup_teardown(a_run_that_is_not_there_is_an_error, setup, teardown),

@@ -1,3 +1,6 @@
+/* Measures the machine's memory bandwidth and then generation, and makes a record of both. Only a single sequence
+ * has flop, bytes and a share: its decoding reads every weight that it uses once per token, whereas several
+ * sequences share reads. */
 #include "bench/generate.h"
 
 #include "base/machine.h"
@@ -10,8 +13,8 @@
 #include <omp.h>
 #include <stdio.h>
 
-/* What one token that decodes alone computes, over what it must read. */
-static void add_token(Json *record, const Model *model, double tokens_per_s, double memory_gbs)
+/* FLOP and bytes of one decoded token of a single sequence. */
+static void add_token_cost(Json *record, const Model *model, double tokens_per_s, double memory_gbs)
 {
     Cost cost = {count_forward(model), generation_bytes(model)};
     json_add_number(record, "flop", cost.flop);
@@ -43,20 +46,19 @@ Err *generate_measure(Json **record, Model *model, const char *name, const Gener
     json_add_number(*record, "weight_bytes_per_token", generation_bytes(model));
     json_add_number(*record, "memory_gbs", machine.memory_gbs);
     json_add_number(*record, "neighbour_cores", neighbours);
-    if (c->batch == 1) add_token(*record, model, speed.decode, machine.memory_gbs);
+    if (c->batch == 1) add_token_cost(*record, model, speed.decode, machine.memory_gbs);
     return NULL;
 }
 
-static double number(const Json *record, const char *key) { return json_number(json_find(record, key)); }
-
 void generate_print(const Json *record)
 {
-    printf("%-5s %3.0f %-5s prefill %8.4g tokens/s   decode %7.4g tokens/s", json_string(json_find(record, "model")),
-           number(record, "batch"), number(record, "batch") == 1 ? "text" : "texts",
-           number(record, "prefill_tokens_per_s"), number(record, "decode_tokens_per_s"));
+    printf("%-5s %3.0f %-9s prefill %8.4g tokens/s   decode %7.4g tokens/s", json_string(json_find(record, "model")),
+           report_number(record, "batch"), report_number(record, "batch") == 1 ? "sequence" : "sequences",
+           report_number(record, "prefill_tokens_per_s"), report_number(record, "decode_tokens_per_s"));
     if (json_find(record, "share_of_bandwidth"))
-        printf("   %.0f MB of weights a token: %.2f of %.1f GB/s", 1e-6 * number(record, "weight_bytes_per_token"),
-               number(record, "share_of_bandwidth"), number(record, "memory_gbs"));
+        printf("   %.0f MB of weights a token: %.2f of %.1f GB/s",
+               1e-6 * report_number(record, "weight_bytes_per_token"), report_number(record, "share_of_bandwidth"),
+               report_number(record, "memory_gbs"));
     printf("   %s\n", json_string(json_find(record, "path")));
     fflush(stdout);
 }

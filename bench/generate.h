@@ -1,10 +1,13 @@
-/* The speed of text: prefill and decode in tokens per second, and the share of memory bandwidth that decoding alone reaches.
+/* The speed of generation: prefill and decoding in tokens per second, and the share of the memory bandwidth that
+ * decoding a single sequence reaches.
  *
- * Random prompts, greedy texts (infer/speed.h). A token that decodes alone reads every weight of its layers, K experts and
- * the head once; its bytes a second, over what all cores read just before, is the share. More texts share most of them.
+ * Prompts are random, decoding is greedy (infer/speed.h). A token of a single sequence reads once every weight of its
+ * layers, of K experts and of the head. The share is these bytes per second over the bandwidth of all cores, measured
+ * just before. Several sequences share most of the weights that they read.
  *
- * A "generate" record: model, path, threads, batch, prompt, new, prefill_tokens_per_s, decode_tokens_per_s,
- * weight_bytes_per_token, memory_gbs, neighbour_cores; of one text alone also share_of_bandwidth, and flop, bytes, gflops, gbs of a token. */
+ * A "generate" record has model, path, threads, batch (sequences), prompt, new, prefill_tokens_per_s,
+ * decode_tokens_per_s, weight_bytes_per_token, memory_gbs, neighbour_cores; for a single sequence also
+ * share_of_bandwidth, and flop, bytes, gflops, gbs of a token. */
 #ifndef GRAFT_BENCH_GENERATE_H
 #define GRAFT_BENCH_GENERATE_H
 
@@ -12,13 +15,13 @@
 #include "model/model.h"
 
 typedef struct {
-    int64_t batch, prompt, new_tokens, rounds, group_tokens; /* the last 0: all */
+    int64_t batch, prompt, new_tokens, rounds, group_tokens; /* group_tokens 0: all */
 } GenerateConfig;
 
-/* Measure; prints nothing. Uses the path and the threads that are set. Owner of *record: the caller. */
+/* Measure; prints nothing. Uses the current path and number of threads. Owner of *record: the caller. */
 MUST_USE Err *generate_measure(Json **record, Model *model, const char *name, const GenerateConfig *config);
 
-/* A line for people about a record. */
+/* Print a record as one line. */
 void generate_print(const Json *record);
 
 #endif

@@ -1,3 +1,5 @@
+/* Processor time of all programs comes from /proc/stat, of this process from its CPU clock; the difference is the
+ * others' time. */
 #include "bench/neighbours.h"
 
 #include "base/log.h"
@@ -7,7 +9,7 @@
 #include <unistd.h>
 
 /* The first line of /proc/stat: ticks of user, nice, system, idle, iowait, irq, softirq, all processors together. */
-static double busy_seconds(void)
+static double all_cpu_seconds(void)
 {
     double user, nice, sys, idle, wait, irq, soft;
     FILE *stream = fopen("/proc/stat", "re");
@@ -17,7 +19,7 @@ static double busy_seconds(void)
     return n == 7 ? (user + nice + sys + irq + soft) / (double)sysconf(_SC_CLK_TCK) : NAN;
 }
 
-Neighbours neighbours_begin(void) { return (Neighbours){log_seconds(), log_cpu_seconds(), busy_seconds()}; }
+Neighbours neighbours_begin(void) { return (Neighbours){log_seconds(), log_cpu_seconds(), all_cpu_seconds()}; }
 
 double neighbours_end(const Neighbours *begin)
 {
@@ -28,7 +30,6 @@ double neighbours_end(const Neighbours *begin)
 void neighbours_report(double cores)
 {
     if (cores > 0.1)
-        log_line(
-            "  beware    other programs kept %.1f cores busy meanwhile: these figures are lower than the machine's",
-            cores);
+        log_line("  warning   other programs used %.1f cores meanwhile: without them the figures would be higher",
+                 cores);
 }

@@ -1,18 +1,18 @@
-/* How much of the machine other programs took while something was measured: half a core beside two threads that wait for each
- * other costs more than half of their speed. */
+/* Processor time of other programs while something is measured. Half a core of it costs two threads that wait for
+ * each other more than half of their speed, so such measurements get a warning. */
 #ifndef GRAFT_BENCH_NEIGHBOURS_H
 #define GRAFT_BENCH_NEIGHBOURS_H
 
 typedef struct {
-    double seconds, own, all; /* of a clock; processor time of this process, and of everybody */
+    double seconds, own, all; /* wall time; processor time of this process; of all processes */
 } Neighbours;
 
 Neighbours neighbours_begin(void);
 
-/* Cores that others kept busy since then, on average; NaN where /proc/stat does not say. */
+/* Cores that other programs have used since then, on average; NaN where there is no /proc/stat. */
 double neighbours_end(const Neighbours *begin);
 
-/* A line of warning on stderr when that was more than a tenth of a core. */
+/* Print a warning on stderr when that is more than 0.1 cores. */
 void neighbours_report(double cores);
 
 #endif

@@ -1,3 +1,8 @@
+/* Each operation is put on a tape of its own, with the weights of layer 1 of a model and random inputs, and timed by
+ * the tape's own timing: forward, then backward from a random gradient. Its cost is model/count's, and the record has
+ * both.
+ *
+ * Every round runs all operations; the first round is a warm-up. A result is the median over the others. */
 #include "bench/operations.h"
 
 #include "base/memory.h"
@@ -13,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROUNDS = 5, LAYER = 1, R = 8, SHORT = 512, LONG = 2048, MOST_OPERATIONS = 32 };
+enum { OPERATION_ROUNDS = 5, LAYER = 1, R = 8, SHORT_T = 512, LONG_T = 2048 };
 
 typedef struct {
     Model *model;
@@ -30,12 +35,12 @@ typedef struct {
     float *noise; /* [noise_n] */
     size_t noise_n;
     float *m, *v, *g;
-} Ops;
+} OperationBench;
 
 /* ---- inputs --------------------------------------------------------------------------------------------------- */
 
-/* A leaf of random numbers; what comes next on the tape is on the clock. */
-static Tensor *leaf(Ops *o, size_t cols)
+/* A leaf of random numbers. Starts the clock for the operation that follows. */
+static Tensor *leaf(OperationBench *o, size_t cols)
 {
     size_t n = o->T * cols;
     float *data = tape_floats(&o->tape, n);
@@ -46,16 +51,16 @@ static Tensor *leaf(Ops *o, size_t cols)
     return x;
 }
 
-static size_t hidden(const Ops *o) { return (size_t)o->model->config.hidden_size; }
-static size_t per_head(const Ops *o) { return o->model->attention.nope + o->model->attention.rope; }
-static size_t q_width(const Ops *o) { return o->model->attention.n_heads * per_head(o); }
-static size_t kv_width(const Ops *o)
+static size_t hidden(const OperationBench *o) { return (size_t)o->model->config.hidden_size; }
+static size_t per_head(const OperationBench *o) { return o->model->attention.nope + o->model->attention.rope; }
+static size_t q_width(const OperationBench *o) { return o->model->attention.n_heads * per_head(o); }
+static size_t kv_width(const OperationBench *o)
 {
     return o->model->attention.n_heads * (o->model->attention.nope + o->model->attention.v);
 }
 
-/* Router scores as uneven as those of late layers: some experts are liked by all. */
-static Tensor *uneven_logits(Ops *o)
+/* Router scores as unbalanced as those of late layers: some experts have high scores for all tokens. */
+static Tensor *unbalanced_logits(OperationBench *o)
 {
     size_t E = o->model->router.E;
     Tensor *z = leaf(o, E);
@@ -67,28 +72,31 @@ static Tensor *uneven_logits(Ops *o)
 
 /* ---- the operations ------------------------------------------------------------------------------------------- */
 
-static Tensor *run_linear(Ops *o, const Weight *W, const Lora *adapted)
+static Tensor *run_linear(OperationBench *o, const Weight *W, const Lora *adapted)
 {
     return op_linear(&o->tape, leaf(o, W->cols), 1, &W, 1, &adapted);
 }
-static Tensor *run_q_up(Ops *o) { return run_linear(o, &o->layer->q_up, NULL); }
-static Tensor *run_o(Ops *o) { return run_linear(o, &o->layer->o_proj, NULL); }
-static Tensor *run_o_with_pair(Ops *o) { return run_linear(o, &o->layer->o_proj, o->lora->places[LORA_O]); }
-static Tensor *run_router(Ops *o) { return op_linear_trained(&o->tape, leaf(o, hidden(o)), &o->layer->router, NULL); }
+static Tensor *run_q_up(OperationBench *o) { return run_linear(o, &o->layer->q_up, NULL); }
+static Tensor *run_o(OperationBench *o) { return run_linear(o, &o->layer->o_proj, NULL); }
+static Tensor *run_o_with_lora(OperationBench *o) { return run_linear(o, &o->layer->o_proj, o->lora->places[LORA_O]); }
+static Tensor *run_router(OperationBench *o)
+{
+    return op_linear_trained(&o->tape, leaf(o, hidden(o)), &o->layer->router, NULL);
+}
 
-static Tensor *run_rmsnorm(Ops *o)
+static Tensor *run_rmsnorm(OperationBench *o)
 {
     return op_rmsnorm(&o->tape, leaf(o, hidden(o)), 0, hidden(o), o->layer->input_layernorm, 1e-5);
 }
-static Tensor *run_add(Ops *o) { return op_add(&o->tape, leaf(o, hidden(o)), leaf(o, hidden(o))); }
+static Tensor *run_add(OperationBench *o) { return op_add(&o->tape, leaf(o, hidden(o)), leaf(o, hidden(o))); }
 
-static Tensor *run_rope(Ops *o)
+static Tensor *run_rope(OperationBench *o)
 {
     return op_rope(&o->tape, leaf(o, q_width(o)), &o->model->rope, o->model->attention.nope,
                    o->model->attention.n_heads, per_head(o), true);
 }
 
-static Tensor *run_index(Ops *o)
+static Tensor *run_index(OperationBench *o)
 {
     const IndexShape *shape = &o->model->index;
     Tensor *q = leaf(o, shape->n_heads * shape->dim), *k = leaf(o, shape->dim), *w = leaf(o, shape->n_heads);
@@ -96,24 +104,24 @@ static Tensor *run_index(Ops *o)
     return NULL;
 }
 
-/* The choice of the layer's indexer; NULL: every key. */
-static const Keys *chosen(Ops *o)
+/* The keys that the indexer of the layer chooses; NULL: all keys. */
+static const Keys *chosen(OperationBench *o)
 {
     run_index(o);
     return o->choices.keys[LAYER].of ? &o->choices.keys[LAYER] : NULL;
 }
 
-static Tensor *attend(Ops *o, const Keys *keys)
+static Tensor *attend(OperationBench *o, const Keys *keys)
 {
     Tensor *q = leaf(o, q_width(o)), *kv = leaf(o, kv_width(o)), *kr = leaf(o, o->model->attention.rope);
     return op_attention(&o->tape, &o->model->attention, q, kv, kr, 0, keys);
 }
 
-static Tensor *run_attention(Ops *o) { return attend(o, NULL); }
+static Tensor *run_attention(OperationBench *o) { return attend(o, NULL); }
 
-static Tensor *run_chosen(Ops *o) { return attend(o, chosen(o)); }
+static Tensor *run_chosen(OperationBench *o) { return attend(o, chosen(o)); }
 
-static Tensor *run_latent(Ops *o)
+static Tensor *run_latent(OperationBench *o)
 {
     const Keys *keys = chosen(o);
     LatentInputs in = {.q = leaf(o, q_width(o)),
@@ -123,34 +131,34 @@ static Tensor *run_latent(Ops *o)
     return op_attention_latent(&o->tape, &o->model->attention, &in, keys, NULL);
 }
 
-static Tensor *run_swiglu(Ops *o) { return op_swiglu(&o->tape, leaf(o, 2 * o->layer->gate.rows)); }
+static Tensor *run_swiglu(OperationBench *o) { return op_swiglu(&o->tape, leaf(o, 2 * o->layer->gate.rows)); }
 
-static Tensor *run_route(Ops *o)
+static Tensor *run_route(OperationBench *o)
 {
-    return op_route(&o->tape, uneven_logits(o), o->layer->router_bias, &o->model->router, o->choices.experts[LAYER],
+    return op_route(&o->tape, unbalanced_logits(o), o->layer->router_bias, &o->model->router, o->choices.experts[LAYER],
                     false)
         .weights;
 }
 
-static Tensor *run_experts_of(Ops *o, const Expert *experts)
+static Tensor *run_experts_of(OperationBench *o, const Expert *experts)
 {
-    Route route = op_route(&o->tape, uneven_logits(o), o->layer->router_bias, &o->model->router,
+    Route route = op_route(&o->tape, unbalanced_logits(o), o->layer->router_bias, &o->model->router,
                            o->choices.experts[LAYER], false);
     Tensor *x = leaf(o, hidden(o));
     return op_experts(&o->tape, x, route, o->model->router.E, experts, NULL);
 }
 
-static Tensor *run_experts(Ops *o) { return run_experts_of(o, o->layer->experts); }
-static Tensor *run_adapted(Ops *o) { return run_experts_of(o, o->lora->experts); }
+static Tensor *run_experts(OperationBench *o) { return run_experts_of(o, o->layer->experts); }
+static Tensor *run_adapted(OperationBench *o) { return run_experts_of(o, o->lora->experts); }
 
-static Tensor *run_loss(Ops *o)
+static Tensor *run_loss(OperationBench *o)
 {
     int32_t *targets = tape_alloc(&o->tape, o->T * sizeof *targets);
     for (size_t t = 0; targets && t < o->T; t++) targets[t] = (int32_t)(t * 7919 % o->model->lm_head.rows);
     return op_loss(&o->tape, leaf(o, hidden(o)), &o->model->lm_head, targets);
 }
 
-static Tensor *run_adamw(Ops *o)
+static Tensor *run_adamw(OperationBench *o)
 {
     static const AdamW adamw = {0.9, 0.999, 1e-8, 0};
     size_t n = o->lora->n;
@@ -160,113 +168,120 @@ static Tensor *run_adamw(Ops *o)
     return NULL;
 }
 
-/* ---- what they cost ------------------------------------------------------------------------------------------- */
+/* ---- their cost ------------------------------------------------------------------------------------------------ */
 
-static double scores(const Ops *o, bool chosen) { return count_scores(o->T, chosen ? o->model->index.top_k : 0); }
-
-static Cost cost_q_up(const Ops *o, TimingPass way) { return count_linear(o->T, &o->layer->q_up, way); }
-static Cost cost_o(const Ops *o, TimingPass way) { return count_linear(o->T, &o->layer->o_proj, way); }
-static Cost cost_router(const Ops *o, TimingPass way) { return count_linear(o->T, &o->layer->router, way); }
-static Cost cost_o_with_pair(const Ops *o, TimingPass way)
+static double scores(const OperationBench *o, bool chosen)
 {
-    Cost product = cost_o(o, way), adapted = count_lora(o->T, o->layer->o_proj.cols, o->layer->o_proj.rows, R, way);
+    return count_scores(o->T, chosen ? o->model->index.top_k : 0);
+}
+
+static Cost cost_q_up(const OperationBench *o, TimingPass pass) { return count_linear(o->T, &o->layer->q_up, pass); }
+static Cost cost_o(const OperationBench *o, TimingPass pass) { return count_linear(o->T, &o->layer->o_proj, pass); }
+static Cost cost_router(const OperationBench *o, TimingPass pass)
+{
+    return count_linear(o->T, &o->layer->router, pass);
+}
+static Cost cost_o_with_lora(const OperationBench *o, TimingPass pass)
+{
+    Cost product = cost_o(o, pass), adapted = count_lora(o->T, o->layer->o_proj.cols, o->layer->o_proj.rows, R, pass);
     return (Cost){product.flop + adapted.flop, product.bytes + adapted.bytes};
 }
-static Cost cost_rmsnorm(const Ops *o, TimingPass way)
+static Cost cost_rmsnorm(const OperationBench *o, TimingPass pass)
 {
-    return count_elements(o->T * hidden(o), way == TIMING_FORWARD ? 4 : 8, way == TIMING_FORWARD ? 2 : 4);
+    return count_elements(o->T * hidden(o), pass == TIMING_FORWARD ? 4 : 8, pass == TIMING_FORWARD ? 2 : 4);
 }
-static Cost cost_add(const Ops *o, TimingPass way)
+static Cost cost_add(const OperationBench *o, TimingPass pass)
 {
-    (void)way;
+    (void)pass;
     return count_elements(o->T * hidden(o), 1, 3);
 }
-static Cost cost_rope(const Ops *o, TimingPass way)
+static Cost cost_rope(const OperationBench *o, TimingPass pass)
 {
-    (void)way;
+    (void)pass;
     return count_elements(o->T * o->model->attention.n_heads * o->model->attention.rope, 3, 2);
 }
-static Cost cost_index(const Ops *o, TimingPass way)
+static Cost cost_index(const OperationBench *o, TimingPass pass)
 {
-    (void)way;
+    (void)pass;
     return count_index(o->T, scores(o, false), &o->model->index);
 }
-static Cost cost_attention(const Ops *o, TimingPass way)
+static Cost cost_attention(const OperationBench *o, TimingPass pass)
 {
-    return count_attention(o->T, scores(o, false), &o->model->attention, way);
+    return count_attention(o->T, scores(o, false), &o->model->attention, pass);
 }
-static Cost cost_chosen(const Ops *o, TimingPass way)
+static Cost cost_chosen(const OperationBench *o, TimingPass pass)
 {
-    return count_attention(o->T, scores(o, true), &o->model->attention, way);
+    return count_attention(o->T, scores(o, true), &o->model->attention, pass);
 }
-static Cost cost_latent(const Ops *o, TimingPass way)
+static Cost cost_latent(const OperationBench *o, TimingPass pass)
 {
-    return count_attention_latent(o->T, scores(o, true), &o->model->attention, o->layer->kv_up.cols, way);
+    return count_attention_latent(o->T, scores(o, true), &o->model->attention, o->layer->kv_up.cols, pass);
 }
-static Cost cost_swiglu(const Ops *o, TimingPass way)
+static Cost cost_swiglu(const OperationBench *o, TimingPass pass)
 {
-    return count_elements(o->T * o->layer->gate.rows, way == TIMING_FORWARD ? 12 : 20, way == TIMING_FORWARD ? 3 : 7);
+    return count_elements(o->T * o->layer->gate.rows, pass == TIMING_FORWARD ? 12 : 20, pass == TIMING_FORWARD ? 3 : 7);
 }
-static Cost cost_route(const Ops *o, TimingPass way)
+static Cost cost_route(const OperationBench *o, TimingPass pass)
 {
-    return count_elements(o->T * o->model->router.E, way == TIMING_FORWARD ? 12 : 4, way == TIMING_FORWARD ? 1 : 2);
+    return count_elements(o->T * o->model->router.E, pass == TIMING_FORWARD ? 12 : 4, pass == TIMING_FORWARD ? 1 : 2);
 }
-static Cost cost_experts(const Ops *o, TimingPass way)
+static Cost cost_experts(const OperationBench *o, TimingPass pass)
 {
-    return count_experts(o->T, o->model->router.K, o->model->router.E, o->layer->experts, 0, way);
+    return count_experts(o->T, o->model->router.K, o->model->router.E, o->layer->experts, 0, pass);
 }
-static Cost cost_adapted(const Ops *o, TimingPass way)
+static Cost cost_adapted(const OperationBench *o, TimingPass pass)
 {
-    return count_experts(o->T, o->model->router.K, o->model->router.E, o->layer->experts, R, way);
+    return count_experts(o->T, o->model->router.K, o->model->router.E, o->layer->experts, R, pass);
 }
-static Cost cost_loss(const Ops *o, TimingPass way)
+static Cost cost_loss(const OperationBench *o, TimingPass pass)
 {
-    (void)way;
+    (void)pass;
     return count_loss(o->T, &o->model->lm_head);
 }
-static Cost cost_adamw(const Ops *o, TimingPass way)
+static Cost cost_adamw(const OperationBench *o, TimingPass pass)
 {
-    (void)way;
+    (void)pass;
     return count_elements(o->lora->n, 14, 7);
 }
 
-/* name: the tape's, by which the profile knows it. frozen: it multiplies with the path's numbers, else in fp32. */
+/* name: the operation's name on the tape and in its timing. frozen: it multiplies frozen weights, on the current
+ * path; other operations compute in fp32. */
 typedef struct {
     const char *name, *label;
     size_t T;
-    bool frozen, down;
-    Tensor *(*run)(Ops *);
-    Cost (*cost)(const Ops *, TimingPass);
+    bool frozen, has_backward;
+    Tensor *(*run)(OperationBench *);
+    Cost (*cost)(const OperationBench *, TimingPass);
 } Operation;
 
 static const Operation operations[] = {
-    {"linear", "q_b_proj", SHORT, true, true, run_q_up, cost_q_up},
-    {"linear", "o_proj", SHORT, true, true, run_o, cost_o},
-    {"linear", "router", SHORT, false, true, run_router, cost_router},
-    {"linear", "o_proj, pair of r 8", SHORT, true, true, run_o_with_pair, cost_o_with_pair},
-    {"rmsnorm", "hidden", SHORT, false, true, run_rmsnorm, cost_rmsnorm},
-    {"add", "hidden", SHORT, false, true, run_add, cost_add},
-    {"rope", "queries", SHORT, false, true, run_rope, cost_rope},
-    {"index", "scores and choice", SHORT, false, false, run_index, cost_index},
-    {"index", "scores and choice", LONG, false, false, run_index, cost_index},
-    {"attention", "all keys", SHORT, false, true, run_attention, cost_attention},
-    {"attention", "all keys", LONG, false, true, run_attention, cost_attention},
-    {"attention", "chosen keys", SHORT, false, true, run_chosen, cost_chosen},
-    {"attention_latent", "chosen keys", LONG, false, true, run_latent, cost_latent},
-    {"swiglu", "shared expert", SHORT, false, true, run_swiglu, cost_swiglu},
-    {"route", "uneven", SHORT, false, true, run_route, cost_route},
-    {"experts", "frozen", SHORT, true, true, run_experts, cost_experts},
-    {"experts", "pairs of r 8", SHORT, true, true, run_adapted, cost_adapted},
-    {"experts", "frozen", LONG, true, true, run_experts, cost_experts},
-    {"loss", "head", SHORT, true, false, run_loss, cost_loss},
-    {"update", "a layer's pairs", SHORT, false, false, run_adamw, cost_adamw},
+    {"linear", "q_b_proj", SHORT_T, true, true, run_q_up, cost_q_up},
+    {"linear", "o_proj", SHORT_T, true, true, run_o, cost_o},
+    {"linear", "router", SHORT_T, false, true, run_router, cost_router},
+    {"linear", "o_proj, LoRA of r 8", SHORT_T, true, true, run_o_with_lora, cost_o_with_lora},
+    {"rmsnorm", "hidden", SHORT_T, false, true, run_rmsnorm, cost_rmsnorm},
+    {"add", "hidden", SHORT_T, false, true, run_add, cost_add},
+    {"rope", "queries", SHORT_T, false, true, run_rope, cost_rope},
+    {"index", "scores and choice", SHORT_T, false, false, run_index, cost_index},
+    {"index", "scores and choice", LONG_T, false, false, run_index, cost_index},
+    {"attention", "all keys", SHORT_T, false, true, run_attention, cost_attention},
+    {"attention", "all keys", LONG_T, false, true, run_attention, cost_attention},
+    {"attention", "chosen keys", SHORT_T, false, true, run_chosen, cost_chosen},
+    {"attention_latent", "chosen keys", LONG_T, false, true, run_latent, cost_latent},
+    {"swiglu", "shared expert", SHORT_T, false, true, run_swiglu, cost_swiglu},
+    {"route", "unbalanced", SHORT_T, false, true, run_route, cost_route},
+    {"experts", "frozen", SHORT_T, true, true, run_experts, cost_experts},
+    {"experts", "LoRA of r 8", SHORT_T, true, true, run_adapted, cost_adapted},
+    {"experts", "frozen", LONG_T, true, true, run_experts, cost_experts},
+    {"loss", "head", SHORT_T, true, false, run_loss, cost_loss},
+    {"update", "LoRA of a layer", SHORT_T, false, false, run_adamw, cost_adamw},
 };
 enum { N_OPERATIONS = sizeof operations / sizeof *operations };
 
 /* ---- measuring ------------------------------------------------------------------------------------------------ */
 
 /* Begin a group of one document of T tokens. */
-static Err *begin(Ops *o, size_t T)
+static Err *begin(OperationBench *o, size_t T)
 {
     choices_free(&o->choices);
     o->T = T;
@@ -278,7 +293,7 @@ static Err *begin(Ops *o, size_t T)
     return forest_begin(&o->forest, o->lora->n, 0, 1);
 }
 
-static Err *once(Ops *o, const Operation *op, double seconds[TIMING_PASSES])
+static Err *measure_once(OperationBench *o, const Operation *op, double seconds[TIMING_PASSES])
 {
     TRY(begin(o, op->T));
     adapter_set_forest(o->adapter, LAYER, &o->forest);
@@ -288,7 +303,7 @@ static Err *once(Ops *o, const Operation *op, double seconds[TIMING_PASSES])
     Tensor *out = op->run(o);
     Err *err = tape_error(&o->tape);
     if (!err) seconds[TIMING_FORWARD] = timing_seconds(&o->timing, op->name, TIMING_ALL);
-    if (!err && op->down) {
+    if (!err && op->has_backward) {
         float *seed = tape_seed(&o->tape, out);
         for (size_t i = 0; i < out->shape[0] * out->shape[1]; i++) seed[i] = o->noise[i % o->noise_n];
         err = tape_backward(&o->tape);
@@ -300,63 +315,64 @@ static Err *once(Ops *o, const Operation *op, double seconds[TIMING_PASSES])
 }
 
 typedef struct {
-    double seconds[N_OPERATIONS][TIMING_PASSES][ROUNDS];
-    double fp32[ROUNDS], path[ROUNDS];
-} Times;
+    double seconds[N_OPERATIONS][TIMING_PASSES][OPERATION_ROUNDS];
+    double fp32[OPERATION_ROUNDS], path[OPERATION_ROUNDS];
+} OperationTimes;
 
-static Err *measure(Ops *o, Times *times)
+static Err *measure(OperationBench *o, OperationTimes *times)
 {
-    bool bf16 = strncmp(dispatch_path(), "bf16/", 5) == 0;
+    bool bf16 = dispatch_is_bf16();
     double seconds[TIMING_PASSES] = {0};
-    for (int round = -1; round < ROUNDS; round++) { /* the first warms up */
+    for (int round = -1; round < OPERATION_ROUNDS; round++) { /* the first warms up */
         if (round >= 0) times->fp32[round] = 2 * peak_of_team(false, PEAK_ROUNDS);
         if (round >= 0) times->path[round] = bf16 ? 2 * peak_of_team(true, PEAK_ROUNDS) : times->fp32[round];
         for (size_t i = 0; i < N_OPERATIONS; i++) {
-            TRY(once(o, &operations[i], seconds));
-            for (int way = 0; way < TIMING_PASSES && round >= 0; way++) times->seconds[i][way][round] = seconds[way];
+            TRY(measure_once(o, &operations[i], seconds));
+            for (int pass = 0; pass < TIMING_PASSES && round >= 0; pass++)
+                times->seconds[i][pass][round] = seconds[pass];
         }
     }
     return NULL;
 }
 
-static Err *report_one(Ops *o, const Operation *op, TimingPass way, double seconds, double peak, double memory_gbs,
-                       Report *report)
+static Err *report_one(OperationBench *o, const Operation *op, TimingPass pass, double seconds, double peak,
+                       double memory_gbs, BenchReport *report)
 {
     o->T = op->T;
-    Cost cost = op->cost(o, way);
+    Cost cost = op->cost(o, pass);
     Json *record = report_record("operation");
     json_add_string(record, "operation", op->name);
     json_add_string(record, "shape", op->label);
     json_add_number(record, "tokens", (double)op->T);
-    json_add_string(record, "way", report_way(way));
+    json_add_string(record, "way", report_pass(pass));
     json_add_string(record, "path", op->frozen ? dispatch_path() : "fp32");
     json_add_number(record, "threads", omp_get_max_threads());
     report_measure(record, cost, seconds, peak);
     printf("%-16s %-20s %5zu  %-8s %9.3f ms %8.1f GFLOP/s %6.3f of %-4s %7.1f GB/s %6.2f of memory %8.1f FLOP/B\n",
-           op->name, op->label, op->T, report_way(way), 1e3 * seconds, 1e-9 * cost.flop / seconds,
-           cost.flop / seconds / peak, op->frozen && strncmp(dispatch_path(), "bf16/", 5) == 0 ? "bf16" : "fp32",
-           1e-9 * cost.bytes / seconds, 1e-9 * cost.bytes / seconds / memory_gbs, cost.flop / cost.bytes);
+           op->name, op->label, op->T, report_pass(pass), 1e3 * seconds, 1e-9 * cost.flop / seconds,
+           cost.flop / seconds / peak, op->frozen && dispatch_is_bf16() ? "bf16" : "fp32", 1e-9 * cost.bytes / seconds,
+           1e-9 * cost.bytes / seconds / memory_gbs, cost.flop / cost.bytes);
     return report_add(report, record);
 }
 
-static Err *report_all(Ops *o, Times *times, double memory_gbs, Report *report)
+static Err *report_all(OperationBench *o, OperationTimes *times, double memory_gbs, BenchReport *report)
 {
-    double fp32 = sample_median(ROUNDS, times->fp32), path = sample_median(ROUNDS, times->path);
-    printf("Operations of %s, %d threads, shares of both threads' peak (fp32 %.0f, path's %.0f GFLOP/s) and of the "
-           "memory's %.1f GB/s\n",
+    double fp32 = sample_median(OPERATION_ROUNDS, times->fp32), path = sample_median(OPERATION_ROUNDS, times->path);
+    printf("Operations of %s, %d threads, shares of the peak of all threads (fp32 %.0f, this path %.0f GFLOP/s) and "
+           "of the memory's %.1f GB/s\n",
            dispatch_path(), omp_get_max_threads(), 1e-9 * fp32, 1e-9 * path, memory_gbs);
     for (size_t i = 0; i < N_OPERATIONS; i++)
-        for (TimingPass way = 0; way < (operations[i].down ? TIMING_PASSES : TIMING_BACKWARD); way++)
-            TRY(report_one(o, &operations[i], way, sample_median(ROUNDS, times->seconds[i][way]),
+        for (TimingPass pass = 0; pass < (operations[i].has_backward ? TIMING_PASSES : TIMING_BACKWARD); pass++)
+            TRY(report_one(o, &operations[i], pass, sample_median(OPERATION_ROUNDS, times->seconds[i][pass]),
                            operations[i].frozen ? path : fp32, memory_gbs, report));
     printf("\n");
     fflush(stdout);
     return NULL;
 }
 
-/* ---- life ----------------------------------------------------------------------------------------------------- */
+/* ---- opening and closing --------------------------------------------------------------------------------------- */
 
-static Err *attach(Ops *o)
+static Err *attach_lora(OperationBench *o)
 {
     Json *names = json_new_array(), *experts = json_new_object();
     json_add_string(names, NULL, "o_proj");
@@ -368,13 +384,13 @@ static Err *attach(Ops *o)
     return err;
 }
 
-static Err *open_all(Ops *o, const char *directory)
+static Err *open_all(OperationBench *o, const char *directory)
 {
     TRY(model_open(&o->model, directory));
     if (o->model->n_layers <= LAYER || o->model->layers[LAYER].dense || !o->model->layers[LAYER].indexer)
         return err_new(ERR_USAGE, "%s: layer %d must have an indexer and routed experts", directory, LAYER);
     o->layer = &o->model->layers[LAYER];
-    TRY(attach(o));
+    TRY(attach_lora(o));
     o->lora = &o->adapter->layers[LAYER];
     o->noise_n = 1 << 20;
     TRY(mem_new(&o->noise, o->noise_n, sizeof *o->noise));
@@ -384,7 +400,7 @@ static Err *open_all(Ops *o, const char *directory)
     return mem_new(&o->g, o->lora->n, sizeof *o->g);
 }
 
-static void close_all(Ops *o)
+static void close_all(OperationBench *o)
 {
     void *owned[] = {o->noise, o->m, o->v, o->g};
     tape_free(&o->tape);
@@ -396,10 +412,10 @@ static void close_all(Ops *o)
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
 }
 
-Err *operations_measure(Report *report, const char *directory, double memory_gbs)
+Err *operations_measure(BenchReport *report, const char *directory, double memory_gbs)
 {
-    Ops o = {0};
-    Times times;
+    OperationBench o = {0};
+    OperationTimes times;
     Err *err = open_all(&o, directory);
     if (!err) err = measure(&o, &times);
     if (!err) err = report_all(&o, &times, memory_gbs, report);

@@ -1,12 +1,13 @@
-/* The operations of a layer, one at a time, forward and backward, on a model's own weights and all threads: rates against the
- * peak of the path that they take, and against the memory's bandwidth. */
+/* The operations of a layer, one at a time, forward and backward, with the weights of a model and on all threads:
+ * their rates relative to the peak of their path and to the memory's bandwidth. */
 #ifndef GRAFT_BENCH_OPERATIONS_H
 #define GRAFT_BENCH_OPERATIONS_H
 
 #include "bench/report.h"
 
-/* Rounds are interleaved, each number is a median of wall time. directory: a model with routed experts in layer 1.
- * memory_gbs: bandwidth to compare with. Uses the path and the threads that are set. */
-MUST_USE Err *operations_measure(Report *report, const char *directory, double memory_gbs);
+/* Rounds are interleaved; each number is a median of wall time. Uses the current path and number of threads.
+ *   directory   a model with an indexer and routed experts in layer 1
+ *   memory_gbs  the bandwidth to compare with, GB/s */
+MUST_USE Err *operations_measure(BenchReport *report, const char *directory, double memory_gbs);
 
 #endif

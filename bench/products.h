@@ -1,11 +1,13 @@
-/* Frozen products and rank-r products on every path of this CPU, one thread, as shares of one core's peak. */
+/* Products with frozen weights and with LoRA matrices on every path of this CPU, on one thread, as shares of one
+ * core's peak. */
 #ifndef GRAFT_BENCH_PRODUCTS_H
 #define GRAFT_BENCH_PRODUCTS_H
 
 #include "bench/report.h"
 
-/* Rounds are interleaved, so that a noisy neighbour hits all alike; each number is a median, of processor time.
- * compute NULL: bf16 where there is one, and fp32; else this path alone. Leaves dispatch_init at `compute`. */
-MUST_USE Err *products_measure(Report *report, const char *compute);
+/* Rounds are interleaved, so that other programs disturb all measurements alike. Each number is a median of processor
+ * time.
+ *   compute  the path to measure; NULL: bf16, if this CPU has it, and fp32. It is the current path afterwards. */
+MUST_USE Err *products_measure(BenchReport *report, const char *compute);
 
 #endif

@@ -1,5 +1,5 @@
-/* Tensors are made and written a piece at a time, in shards of about 1 GB. config.json comes last: a directory that has one
- * is whole. */
+/* Tensors are listed from the config (model_config_tensors), and generated and written piece by piece, in shards of
+ * about 1 GB. config.json is written last, so a directory that has one is complete. */
 #include "bench/random_model.h"
 
 #include "base/byte_size.h"
@@ -20,9 +20,10 @@ enum { SHARD_BYTES = 1000000000 };
 typedef struct {
     uint64_t seed;
     bool fp8;
-    size_t n, capacity;
-    TensorView *views; /* names owned */
-} List;
+    size_t n, views_capacity, names_capacity;
+    TensorView *views; /* [n] */
+    char **names;      /* [n] of the views, owned */
+} TensorList;
 
 /* ---- values --------------------------------------------------------------------------------------------------- */
 
@@ -32,8 +33,8 @@ static bool ends_with(const char *text, const char *end)
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
-/* Mean 0, deviation 1: the sum of four uniform numbers is near enough to normal, and quick. */
-static float bell(uint64_t key, uint64_t index)
+/* A number with mean 0 and deviation 1: the sum of four uniform numbers, which is close to normal and fast. */
+static float almost_normal(uint64_t key, uint64_t index)
 {
     uint64_t bits = rng_bits(key, index);
     int64_t sum = 0;
@@ -42,11 +43,11 @@ static float bell(uint64_t key, uint64_t index)
 }
 
 static const char scales[] = "_scale_inv";
-static const float code_deviation = 64; /* codes use most of E4M3's range; a block's factor takes it out again */
+static const float code_deviation = 64; /* codes use most of the range of E4M3; the scale of a block divides by it */
 
-static Err *fill(void *context, const TensorView *view, size_t at, size_t bytes, void *out)
+static Err *fill_tensor(void *context, const TensorView *view, size_t at, size_t bytes, void *out)
 {
-    const List *list = context;
+    const TensorList *list = context;
     uint64_t key = rng_name(list->seed, view->name);
     size_t size = dtype_bytes(view->dtype), n = bytes / size, first = at / size;
     bool vector = view->n_dims == 1, bias = ends_with(view->name, ".bias"),
@@ -63,9 +64,9 @@ static Err *fill(void *context, const TensorView *view, size_t at, size_t bytes,
             float value = factors ? deviation : (rng_uniform(key, first + i) - 0.5f) * 0.1f;
             memcpy((char *)out + 4 * i, &value, 4);
         } else if (view->dtype == DTYPE_F8_E4M3) {
-            ((uint8_t *)out)[i] = f8_e4m3_from_f32(code_deviation * bell(key, first + i));
+            ((uint8_t *)out)[i] = f8_e4m3_from_f32(code_deviation * almost_normal(key, first + i));
         } else {
-            uint16_t value = bf16_from_f32(mean + deviation * bell(key, first + i));
+            uint16_t value = bf16_from_f32(mean + deviation * almost_normal(key, first + i));
             memcpy((char *)out + 2 * i, &value, 2);
         }
     }
@@ -74,23 +75,25 @@ static Err *fill(void *context, const TensorView *view, size_t at, size_t bytes,
 
 /* ---- files ---------------------------------------------------------------------------------------------------- */
 
-static Err *add_view(List *list, const char *name, const char *suffix, DType dtype, size_t n_dims, size_t rows,
+static Err *add_view(TensorList *list, const char *name, const char *suffix, DType dtype, size_t n_dims, size_t rows,
                      size_t cols)
 {
-    TRY(mem_grow(&list->views, &list->capacity, list->n + 1, sizeof *list->views));
+    TRY(mem_grow(&list->views, &list->views_capacity, list->n + 1, sizeof *list->views));
+    TRY(mem_grow(&list->names, &list->names_capacity, list->n + 1, sizeof *list->names));
     TensorView *view = &list->views[list->n];
-    *view = (TensorView){.dtype = dtype,
+    TRY(mem_format(&list->names[list->n], "%s%s", name, suffix));
+    *view = (TensorView){.name = list->names[list->n],
+                         .dtype = dtype,
                          .n_dims = n_dims,
                          .shape = {n_dims == 1 ? cols : rows, cols},
                          .bytes = rows * cols * dtype_bytes(dtype)};
-    TRY(mem_format((char **)(void *)&view->name, "%s%s", name, suffix));
     list->n++;
     return NULL;
 }
 
 static Err *list_tensor(void *context, const char *name, const TensorSpec *spec)
 {
-    List *list = context;
+    TensorList *list = context;
     bool fp8 = list->fp8 && spec->may_fp8;
     TRY(add_view(list, name, "",
                  spec->must_f32 ? DTYPE_F32
@@ -102,15 +105,15 @@ static Err *list_tensor(void *context, const char *name, const TensorSpec *spec)
                     (spec->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK);
 }
 
-/* Where the shard that begins at tensor `at` ends. */
-static size_t shard_end(const List *list, size_t at)
+/* The end of the shard that begins with tensor `at`. */
+static size_t shard_end(const TensorList *list, size_t at)
 {
     size_t bytes = list->views[at++].bytes;
     while (at < list->n && bytes + list->views[at].bytes <= SHARD_BYTES) bytes += list->views[at++].bytes;
     return at;
 }
 
-static size_t count_shards(const List *list)
+static size_t count_shards(const TensorList *list)
 {
     size_t n = 0;
     for (size_t at = 0; at < list->n; n++) at = shard_end(list, at);
@@ -133,7 +136,7 @@ static Err *write_index(const char *directory, Json *map, size_t bytes)
     return err;
 }
 
-static Err *write_shards(const char *directory, List *list)
+static Err *write_shards(const char *directory, TensorList *list)
 {
     size_t shards = count_shards(list), bytes = 0, end;
     Json *map = json_new_object();
@@ -147,7 +150,7 @@ static Err *write_shards(const char *directory, List *list)
             json_add_string(map, list->views[i].name, name);
             bytes += list->views[i].bytes;
         }
-        err = safetensors_write_filled(path, list->views + at, end - at, fill, list);
+        err = safetensors_write_filled(path, list->views + at, end - at, fill_tensor, list);
     }
     if (err || shards == 1)
         json_free(map);
@@ -156,8 +159,8 @@ static Err *write_shards(const char *directory, List *list)
     return err;
 }
 
-/* Say what is coming, and refuse what does not fit. */
-static Err *announce(const char *directory, const List *list)
+/* Print the size of the model; fail when it does not fit on the disk. */
+static Err *announce(const char *directory, const TensorList *list)
 {
     struct statvfs disk;
     size_t bytes = 0, elements = 0;
@@ -165,11 +168,11 @@ static Err *announce(const char *directory, const List *list)
         bytes += list->views[i].bytes;
         elements += list->views[i].bytes / dtype_bytes(list->views[i].dtype);
     }
-    if (statvfs(directory, &disk)) return err_errno("look for room in %s", directory);
-    size_t room = (size_t)disk.f_bavail * disk.f_frsize;
-    if (room < bytes)
+    if (statvfs(directory, &disk)) return err_errno("read the free space of %s", directory);
+    size_t available = (size_t)disk.f_bavail * disk.f_frsize;
+    if (available < bytes)
         return err_new(ERR_IO, "%s: a model of %s does not fit into the %s that are free", directory, BYTES(bytes),
-                       BYTES(room));
+                       BYTES(available));
     log_line("  writes    a random model of %.1f M parameters, %s, into %s", (double)elements / 1e6, BYTES(bytes),
              directory);
     return NULL;
@@ -187,7 +190,7 @@ static Err *config_path(char path[PATH_BYTES], const char *shape)
                          path);
 }
 
-static Err *write_model(List *list, const char *directory)
+static Err *write_model(TensorList *list, const char *directory)
 {
     TRY(file_make_directory(directory));
     TRY(announce(directory, list));
@@ -209,14 +212,15 @@ Err *random_model_make(const char *shape, const char *directory, uint64_t seed)
 {
     char from[PATH_BYTES];
     ModelConfig config;
-    List list = {.seed = seed};
+    TensorList list = {.seed = seed};
     TRY(config_path(from, shape));
     TRY(model_config_read(&config, from));
     list.fp8 = config.fp8;
     Err *err = model_config_tensors(&config, false, list_tensor, &list);
     if (!err) err = write_model(&list, directory);
     if (!err) err = copy_config(from, directory);
-    for (size_t i = 0; i < list.n; i++) free((char *)(size_t)list.views[i].name);
+    for (size_t i = 0; i < list.n; i++) free(list.names[i]);
+    free(list.names);
     free(list.views);
     model_config_free(&config);
     return err_wrap(err, "make a random model");

@@ -1,3 +1,5 @@
+/* Writes records to a draft of the file and renames it when the report is closed (base/file). Without a path records
+ * are printed into memory and dropped, so callers need not distinguish the two. */
 #include "bench/report.h"
 
 #include "base/file.h"
@@ -7,13 +9,13 @@
 #include <string.h>
 #include <unistd.h>
 
-struct Report {
-    char *path; /* NULL: nowhere */
+struct BenchReport {
+    char *path; /* NULL: records are dropped */
     char draft[PATH_BYTES];
     FILE *stream;
 };
 
-static Err *open_stream(Report *report, const char *path)
+static Err *open_stream(BenchReport *report, const char *path)
 {
     TRY(mem_copy_text(&report->path, path));
     TRY(file_draft_name(report->draft, path));
@@ -21,7 +23,7 @@ static Err *open_stream(Report *report, const char *path)
     return report->stream ? NULL : err_errno("create %s", report->draft);
 }
 
-Err *report_open(Report **report, const char *path)
+Err *report_open(BenchReport **report, const char *path)
 {
     TRY(mem_new(report, 1, sizeof **report));
     Err *err = path ? open_stream(*report, path) : NULL;
@@ -31,7 +33,7 @@ Err *report_open(Report **report, const char *path)
     return err;
 }
 
-Err *report_add(Report *report, Json *record)
+Err *report_add(BenchReport *report, Json *record)
 {
     char *text;
     Err *err = json_print(record, false, &text);
@@ -45,7 +47,7 @@ Err *report_add(Report *report, Json *record)
     return err;
 }
 
-Err *report_close(Report *report)
+Err *report_close(BenchReport *report)
 {
     Err *err = report->stream ? file_close(&report->stream, report->path) : NULL;
     if (!err && report->path) {
@@ -56,7 +58,7 @@ Err *report_close(Report *report)
     return err;
 }
 
-void report_discard(Report *report)
+void report_discard(BenchReport *report)
 {
     if (!report) return;
     if (report->stream) fclose(report->stream);
@@ -83,4 +85,6 @@ void report_measure(Json *record, Cost cost, double seconds, double peak)
     json_add_number(record, "share", cost.flop / seconds / peak);
 }
 
-const char *report_way(TimingPass way) { return way == TIMING_FORWARD ? "forward" : "backward"; }
+double report_number(const Json *record, const char *key) { return json_number(json_find(record, key)); }
+
+const char *report_pass(TimingPass pass) { return pass == TIMING_FORWARD ? "forward" : "backward"; }

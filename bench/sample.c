@@ -1,3 +1,4 @@
+/* The median of repeated measurements: one that another program disturbed does not change it much. */
 #include "bench/sample.h"
 
 #include <stdlib.h>

@@ -1,10 +1,10 @@
-/* What repeats are boiled down to. */
+/* One number for repeated measurements. */
 #ifndef GRAFT_BENCH_SAMPLE_H
 #define GRAFT_BENCH_SAMPLE_H
 
 #include <stddef.h>
 
-/* The middle one of n > 0 numbers, the lower one of two; x is left sorted. */
+/* The median of n > 0 numbers; for even n, the lower of the two in the middle. x is sorted afterwards. */
 double sample_median(size_t n, double *x);
 
 #endif

@@ -1,7 +1,11 @@
+/* Opens a model, attaches LoRA, and trains steps on random tokens, as `graft train` does; then writes down times,
+ * memory and what was read. With a memory limit the plan of training decides what is streamed, and its prediction goes
+ * into the record.
+ *
+ * Time and memory before the first counted step (warm-up) are not counted, except in first_step_s. */
 #define _GNU_SOURCE
 #include "bench/steps.h"
 
-#include "base/byte_size.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -11,7 +15,7 @@
 #include "base/minmax.h"
 #include "bench/neighbours.h"
 #include "bench/report.h"
-#include "bench/sample.h"
+#include "bench/step_record.h"
 #include "infer/adapter_io.h"
 #include "model/stream.h"
 #include "tensor/dispatch.h"
@@ -26,12 +30,12 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { ATTENTION_TOKENS = 512, STEADY = 50 };
+enum { ATTENTION_TOKENS = 512 };
 
-/* What the process holds. */
+/* Memory of this process, and its minor page faults so far. */
 typedef struct {
     double anonymous_bytes, heap_bytes, faults;
-} Holds;
+} ProcessMemory;
 
 typedef struct {
     const StepsConfig *config;
@@ -40,17 +44,17 @@ typedef struct {
     Adapter *adapter;
     Dp dp;
     Step *step;
-    Plan plan; /* under a memory limit; its times where the machine is known */
+    Plan plan; /* under a memory limit; with times if the machine is known */
     Timing *timing;
     Document doc;
-    size_t n_all;                               /* steps, warm-up included */
-    StreamStats warm;                           /* what was read before the first that counts */
+    size_t n_all;                               /* steps, including the warm-up */
+    StreamStats warm_up;                        /* reads before the first counted step */
     double *seconds, *cpu, *peak, *loss, *norm; /* [n_all] */
     double first_step, neighbours;
-    Holds settled, counted, end; /* after the second step, before the first counted one, after the last */
-} Bench;
+    ProcessMemory settled, counted, end; /* after the second step, before the first counted one, after the last */
+} StepBench;
 
-/* ---- what is trained ------------------------------------------------------------------------------------------ */
+/* ---- adapter and batches --------------------------------------------------------------------------------------- */
 
 static void add_names(Json *names, size_t n, const char *const *words)
 {
@@ -72,7 +76,7 @@ static Json *some_experts(const Model *model, size_t n)
     return layers;
 }
 
-static Err *make_adapter(Bench *b)
+static Err *attach_adapter(StepBench *b)
 {
     static const char *const low_rank[] = {"q_a_proj", "q_b_proj"}, *const full_rank[] = {"q_proj"};
     static const char *const attention[] = {"kv_a_proj_with_mqa", "kv_b_proj", "o_proj"};
@@ -102,19 +106,19 @@ static Err *make_adapter(Bench *b)
     return err;
 }
 
-static size_t document_tokens(const Bench *b)
+static size_t document_tokens(const StepBench *b)
 {
     return b->config->document ? (size_t)b->config->document : (size_t)b->config->tokens;
 }
 
-static size_t micro_tokens(const Bench *b)
+static size_t micro_batch_tokens(const StepBench *b)
 {
-    enum { MICRO = 1024 }; /* training's default */
-    return b->config->document ? MICRO : (size_t)b->config->tokens;
+    enum { MICRO_BATCH_TOKENS = 1024 }; /* the default of training */
+    return b->config->document ? MICRO_BATCH_TOKENS : (size_t)b->config->tokens;
 }
 
-/* The step's tokens in documents of one length. */
-static Err *cut_batch(Bench *b, Batch *batch)
+/* Cut the tokens of the step into documents of one length. */
+static Err *cut_batch(StepBench *b, Batch *batch)
 {
     size_t length = document_tokens(b), n = b->doc.n / length;
     Document *docs;
@@ -129,13 +133,13 @@ static Err *cut_batch(Bench *b, Batch *batch)
         docs[d].targets[length - 1] = -1;
         list[d] = &docs[d];
     }
-    if (!err) err = batch_new(batch, &b->dp, n, list, micro_tokens(b), b->plan.budget.group_tokens);
+    if (!err) err = batch_new(batch, &b->dp, n, list, micro_batch_tokens(b), b->plan.budget.group_tokens);
     free(docs);
     free(list);
     return err;
 }
 
-static Err *make_batch(Bench *b, size_t number, Batch *batch)
+static Err *make_batch(StepBench *b, size_t number, Batch *batch)
 {
     uint64_t vocabulary = (uint64_t)b->model->config.vocab_size, from = (uint64_t)b->config->seed << 40;
     Document *doc = &b->doc;
@@ -160,25 +164,25 @@ static double process_age(void)
     size_t n = fread(text, 1, sizeof text - 1, stream);
     fclose(stream);
     text[n] = 0;
-    const char *at = strrchr(text, ')'); /* the name before it may hold anything */
+    const char *at = strrchr(text, ')'); /* the name before it may contain any character */
     for (int field = 2; at && field < 22; field++) at = strchr(at + 1, ' ');
     if (at) ticks = strtod(at, NULL);
     clock_gettime(CLOCK_BOOTTIME, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec - ticks / (double)sysconf(_SC_CLK_TCK);
 }
 
-static Holds holds_now(void)
+static ProcessMemory memory_now(void)
 {
     struct rusage usage;
     struct mallinfo2 heap = mallinfo2();
     getrusage(RUSAGE_SELF, &usage);
-    return (Holds){(double)proc_memory_bytes("/proc/self/status", "RssAnon:"), (double)(heap.uordblks + heap.hblkhd),
-                   (double)usage.ru_minflt};
+    return (ProcessMemory){(double)proc_memory_bytes("/proc/self/status", "RssAnon:"),
+                           (double)(heap.uordblks + heap.hblkhd), (double)usage.ru_minflt};
 }
 
 /* ---- the steps ------------------------------------------------------------------------------------------------ */
 
-static Err *one_step(Bench *b, size_t number)
+static Err *one_step(StepBench *b, size_t number)
 {
     Batch batch;
     StepResult result;
@@ -195,24 +199,24 @@ static Err *one_step(Bench *b, size_t number)
     return err;
 }
 
-static Err *all_steps(Bench *b)
+static Err *all_steps(StepBench *b)
 {
     size_t warm_up = (size_t)b->config->warm_up;
     Neighbours others = neighbours_begin();
     for (size_t i = 0; i < b->n_all; i++) {
         if (i == warm_up && b->timing) timing_clear(b->timing);
-        if (i == warm_up) b->counted = holds_now();
-        if (i == warm_up && i > 0 && b->model->stream) b->warm = stream_stats(b->model->stream);
+        if (i == warm_up) b->counted = memory_now();
+        if (i == warm_up && i > 0 && b->model->stream) b->warm_up = stream_stats(b->model->stream);
         TRY(one_step(b, i));
         if (i == 0) b->first_step = process_age();
-        if (i <= 1) b->settled = holds_now();
+        if (i <= 1) b->settled = memory_now();
     }
-    b->end = holds_now();
+    b->end = memory_now();
     b->neighbours = neighbours_end(&others);
     return NULL;
 }
 
-static Err *make_room(Bench *b)
+static Err *allocate_lists(StepBench *b)
 {
     double **lists[] = {&b->seconds, &b->cpu, &b->peak, &b->loss, &b->norm};
     b->n_all = (size_t)(b->config->warm_up + b->config->steps);
@@ -231,7 +235,7 @@ static void add_list(Json *record, const char *key, size_t n, const double *x)
     json_add(record, key, list);
 }
 
-static void add_memory(Json *record, const Bench *b)
+static void add_memory(Json *record, const StepBench *b)
 {
     json_add_number(record, "peak_rss_bytes", (double)proc_memory_peak());
     json_add_number(record, "anonymous_bytes", b->end.anonymous_bytes);
@@ -243,12 +247,13 @@ static void add_memory(Json *record, const Bench *b)
     const Plan *p = &b->plan;
     StreamStats stats = stream_stats(b->model->stream);
     size_t once = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.chunks.resident_bytes,
-           before = size_max(once, b->warm.read_bytes);
-    double steps = (double)(b->warm.read_bytes ? (size_t)b->config->steps
-                                               : b->n_all); /* the first fills slots, too: left to the warm-up */
+           before = size_max(once, b->warm_up.read_bytes);
+    double steps = (double)(b->warm_up.read_bytes
+                                ? (size_t)b->config->steps
+                                : b->n_all); /* the first step also fills buffers; it belongs to the warm-up */
     json_add_string(record, "parts", stream_budget_describe((char[STREAM_TEXT_BYTES]){0}, &stats.plan));
     json_add_number(record, "read_bytes", (double)(stats.read_bytes - before) / steps);
-    json_add_number(record, "waited_s", (stats.waited_seconds - b->warm.waited_seconds) / steps);
+    json_add_number(record, "waited_s", (stats.waited_seconds - b->warm_up.waited_seconds) / steps);
     json_add_bool(record, "spilled", p->budget.spilled);
     json_add_number(record, "planned_group_tokens", (double)p->budget.group_tokens);
     json_add_number(record, "planned_bytes", (double)p->budget.total);
@@ -257,45 +262,6 @@ static void add_memory(Json *record, const Bench *b)
     json_add_number(record, "planned_s", p->step_seconds);
     json_add_number(record, "planned_arithmetic_s", p->seconds[BOUND_ARITHMETIC]);
     json_add_number(record, "planned_disk_s", p->seconds[BOUND_DISK]);
-}
-
-static double number(const Json *record, const char *key) { return json_number(json_find(record, key)); }
-
-/* The median of a list of the record. */
-static double median_of(const Json *record, const char *key)
-{
-    const Json *list = json_find(record, key);
-    size_t n = json_count(list), i = 0;
-    double *x, median = NAN;
-    Err *err = mem_new(&x, n, sizeof *x);
-    for (const Json *item = json_first(list); item && !err; item = json_next(item)) x[i++] = json_number(item);
-    if (!err && n) median = sample_median(n, x);
-    if (!err) free(x);
-    err_free(err);
-    return median;
-}
-
-/* What follows from the lists. */
-static void sum_up(Json *record)
-{
-    double tokens = number(record, "tokens"), step = median_of(record, "seconds_each"),
-           peak = median_of(record, "peak_each");
-    double flop = number(record, "flop_per_token") * tokens, bytes = number(record, "bytes"),
-           with = number(record, "flop_per_token_attention") * tokens;
-    const struct {
-        const char *key;
-        double value;
-    } numbers[] = {{"seconds", step},
-                   {"tokens_per_s", tokens / step},
-                   {"cpu_ms_per_token", 1e3 * median_of(record, "cpu_seconds_each") / tokens},
-                   {"flop", flop},
-                   {"gflops", 1e-9 * flop / step},
-                   {"gbs", 1e-9 * bytes / step},
-                   {"peak_gflops", 1e-9 * peak},
-                   {"share", flop / step / peak},
-                   {"share_attention", with / step / peak}};
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        json_set_number(record, numbers[i].key, numbers[i].value);
 }
 
 /* "S" of "build/bench/S/". */
@@ -310,7 +276,7 @@ static void add_model_name(Json *record, const char *directory)
     json_add_string(record, "model", name);
 }
 
-static Json *make_record(const Bench *b)
+static Json *make_record(const StepBench *b)
 {
     const StepsConfig *c = b->config;
     size_t n = (size_t)c->steps, from = (size_t)c->warm_up;
@@ -334,118 +300,14 @@ static Json *make_record(const Bench *b)
     add_list(record, "losses", b->n_all, b->loss);
     add_list(record, "grad_norms", b->n_all, b->norm);
     if (b->timing) json_add(record, "profile", timing_json(b->timing, n));
-    sum_up(record);
+    step_record_derive(record);
     return record;
 }
 
-/* Join one list of b to that of a. */
-static void join_list(Json *a, const Json *b, const char *key)
-{
-    Json *joined = json_new_array();
-    for (const Json *item = json_first(json_find(a, key)); item; item = json_next(item))
-        json_add_number(joined, NULL, json_number(item));
-    for (const Json *item = json_first(json_find(b, key)); item; item = json_next(item))
-        json_add_number(joined, NULL, json_number(item));
-    json_set(a, key, joined);
-}
+/* ---- the measurement ------------------------------------------------------------------------------------------- */
 
-Err *steps_join(Json **joined, size_t n, const Json *const *records)
-{
-    static const char *const lists[] = {"seconds_each", "cpu_seconds_each", "peak_each"};
-    static const char *const most[] = {"peak_rss_bytes",    "anonymous_bytes", "anonymous_growth_bytes",
-                                       "heap_growth_bytes", "faults_per_step", "neighbour_cores"};
-    double *first;
-    TRY(mem_new(&first, n, sizeof *first));
-    *joined = json_duplicate(records[0]);
-    for (size_t i = 0; i < n; i++) {
-        first[i] = number(records[i], "first_step_s");
-        if (i == 0) continue;
-        for (size_t k = 0; k < sizeof lists / sizeof *lists; k++) join_list(*joined, records[i], lists[k]);
-        for (size_t k = 0; k < sizeof most / sizeof *most; k++)
-            if (number(records[i], most[k]) > number(*joined, most[k]))
-                json_set_number(*joined, most[k], number(records[i], most[k]));
-    }
-    json_set_number(*joined, "first_step_s", sample_median(n, first));
-    free(first);
-    sum_up(*joined);
-    return NULL;
-}
-
-double steps_seconds(const Json *record)
-{
-    double sum = 0;
-    for (const Json *item = json_first(json_find(record, "seconds_each")); item; item = json_next(item))
-        sum += json_number(item);
-    return sum;
-}
-
-/* ---- for people ----------------------------------------------------------------------------------------------- */
-
-/* The median of the counted steps [from, from + STEADY). */
-static double stretch(const Json *record, size_t from)
-{
-    double x[STEADY] = {0};
-    size_t i = 0;
-    for (const Json *item = json_first(json_find(record, "seconds_each")); item; item = json_next(item), i++)
-        if (i >= from && i < from + STEADY) x[i - from] = json_number(item);
-    return sample_median(STEADY, x);
-}
-
-static void print_steadiness(const Json *record)
-{
-    size_t n = json_count(json_find(record, "seconds_each"));
-    if (n < 2 * STEADY) return;
-    double first = stretch(record, 0), last = stretch(record, n - STEADY);
-    printf("    steady: the first %d steps take %.3f s, the last %d %.3f s (%+.1f %%)\n", STEADY, first, STEADY, last,
-           100 * (last / first - 1));
-}
-
-static Err *print_streaming(const Json *record)
-{
-    const char *parts;
-    TRY(json_get_string(record, "parts", &parts));
-    printf("    streamed: %s\n", parts);
-    printf(
-        "    a step: %s read, %.2f s waited; planned: %s read, %.3g s (arithmetic %.3g, disk %.3g) in groups of %.0f\n",
-        BYTES(number(record, "read_bytes")), number(record, "waited_s"), BYTES(number(record, "planned_read_bytes")),
-        number(record, "planned_s"), number(record, "planned_arithmetic_s"), number(record, "planned_disk_s"),
-        number(record, "planned_group_tokens"));
-    printf("    memory: %s at the end, tapes %s; planned: %s, tapes %s\n", BYTES(number(record, "anonymous_bytes")),
-           BYTES(number(record, "tape_bytes")), BYTES(number(record, "planned_bytes")),
-           BYTES(number(record, "planned_tape_bytes")));
-    return NULL;
-}
-
-Err *steps_print(const Json *record)
-{
-    const char *model, *targets, *path;
-    TRY(json_get_string(record, "model", &model));
-    TRY(json_get_string(record, "targets", &targets));
-    TRY(json_get_string(record, "path", &path));
-    char documents[48] = "";
-    if (number(record, "document") < number(record, "tokens"))
-        snprintf(documents, sizeof documents, " in documents of %.0f", number(record, "document"));
-    printf("%-5s %-13s %5.0f tokens%s  %8.1f tokens/s  step %7.3f s  %.3f of the peak, %.3f with attention's products  "
-           "(%.0f GFLOP/s, %s)\n",
-           model, targets, number(record, "tokens"), documents, number(record, "tokens_per_s"),
-           number(record, "seconds"), number(record, "share"), number(record, "share_attention"),
-           number(record, "peak_gflops"), path);
-    printf("    first step %.2f s after the start; CPU %.2f ms a token; anonymous %.0f MB (growth %+.1f), malloc %+.1f "
-           "kB and %.0f fresh pages a step later\n",
-           number(record, "first_step_s"), number(record, "cpu_ms_per_token"), 1e-6 * number(record, "anonymous_bytes"),
-           1e-6 * number(record, "anonymous_growth_bytes"), 1e-3 * number(record, "heap_growth_bytes"),
-           number(record, "faults_per_step"));
-    if (json_find(record, "read_bytes")) TRY(print_streaming(record));
-    print_steadiness(record);
-    neighbours_report(number(record, "neighbour_cores"));
-    fflush(stdout);
-    return NULL;
-}
-
-/* ---- the run -------------------------------------------------------------------------------------------------- */
-
-/* As training fits a run into its limit. */
-static Err *fit(Bench *b)
+/* Plan the run for the memory limit, as training does. */
+static Err *plan_run(StepBench *b)
 {
     const StepsConfig *c = b->config;
     size_t limit, tokens = (size_t)c->tokens;
@@ -456,7 +318,7 @@ static Err *fit(Bench *b)
                      .threads = (size_t)omp_get_max_threads(),
                      .step_tokens = tokens,
                      .longest = document_tokens(b),
-                     .micro_batch_tokens = micro_tokens(b),
+                     .micro_batch_tokens = micro_batch_tokens(b),
                      .group_tokens = (size_t)c->group_tokens,
                      .keep_layers = (size_t)c->keep_layers,
                      .data_bytes = 8 * tokens,
@@ -469,18 +331,19 @@ static Err *fit(Bench *b)
     return b->plan.budget.streamed ? stream_open(b->model, w->limit_bytes, w->part_bytes, NULL) : NULL;
 }
 
-static Err *open_all(Bench *b)
+static Err *open_bench(StepBench *b)
 {
     const StepsConfig *c = b->config;
     if (!dispatch_init(c->compute)) return err_new(ERR_USAGE, "compute: this CPU has no %s", c->compute);
     if (c->document == 1 || c->document > c->tokens)
-        return err_new(ERR_USAGE,
-                       "document is %lld of %lld tokens; a document has 2 at least, as the next is predicted, and no "
-                       "more than the step; 0: one of all",
-                       (long long)c->document, (long long)c->tokens);
+        return err_new(
+            ERR_USAGE,
+            "document is %lld, the step has %lld tokens; a document needs at least 2 tokens, for each predicts "
+            "the next, and at most as many as the step; 0: one document with all tokens",
+            (long long)c->document, (long long)c->tokens);
     TRY(model_open(&b->model, b->directory));
-    TRY(make_adapter(b));
-    if (c->memory_limit) TRY(fit(b));
+    TRY(attach_adapter(b));
+    if (c->memory_limit) TRY(plan_run(b));
     StepConfig config = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8},
                          .max_grad_norm = 1,
                          .seed = (uint64_t)c->seed,
@@ -491,7 +354,7 @@ static Err *open_all(Bench *b)
     return step_new(&b->step, &b->dp, b->model, b->adapter, &config);
 }
 
-static void close_all(Bench *b)
+static void close_bench(StepBench *b)
 {
     void *owned[] = {b->seconds, b->cpu, b->peak, b->loss, b->norm, b->doc.ids, b->doc.targets};
     step_free(b->step);
@@ -502,11 +365,11 @@ static void close_all(Bench *b)
 
 Err *steps_measure(Json **record, const char *directory, const StepsConfig *config, Timing *timing)
 {
-    Bench b = {.config = config, .directory = directory, .dp = {.size = 1}, .timing = timing};
-    Err *err = open_all(&b);
-    if (!err) err = make_room(&b);
+    StepBench b = {.config = config, .directory = directory, .dp = {.size = 1}, .timing = timing};
+    Err *err = open_bench(&b);
+    if (!err) err = allocate_lists(&b);
     if (!err) err = all_steps(&b);
     if (!err) *record = make_record(&b);
-    close_all(&b);
+    close_bench(&b);
     return err_wrap(err, "steps of %s", directory);
 }

@@ -1,5 +1,8 @@
-/* Steps run in processes of their own, `graft bench DIR ...`: so that the time from the start and the memory are those of a
- * program that only trains, and configurations take turns. */
+/* Runs all measurements in order and prints a table for each.
+ *
+ * Training steps run in child processes, `graft bench DIR ...`, one for each configuration and round, so that the
+ * time from the start and the memory are those of a program that only trains. Rounds are interleaved over
+ * configurations, and the records of a configuration are joined. */
 #define _GNU_SOURCE
 #include "bench/suite.h"
 
@@ -13,7 +16,7 @@
 #include "bench/products.h"
 #include "bench/random_model.h"
 #include "bench/sample.h"
-#include "bench/steps.h"
+#include "bench/step_record.h"
 #include "tensor/dispatch.h"
 
 #include <stdio.h>
@@ -22,11 +25,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { PEAK_REPEATS = 5, MOST_ROUNDS = 16 };
+enum { PEAK_REPEATS = 5, MAX_ROUNDS = 16 };
 
 typedef struct {
     const SuiteConfig *config;
-    Report *report;
+    BenchReport *report;
     Machine machine;
 } Suite;
 
@@ -84,34 +87,30 @@ static Err *measure_machine(Suite *s, const char *file)
 
 /* ---- steps ---------------------------------------------------------------------------------------------------- */
 
-/* A configuration, and how many steps of it a round has. */
+/* A configuration, and its steps per round. */
 typedef struct {
     const char *shape, *targets, *tokens, *document, *warm_up, *steps;
-} Case;
+} StepCase;
 
-static const Case cases[] = {
+static const StepCase step_cases[] = {
     {"S", "attn+experts", "512", "512", "2", "4"},      {"S", "attn", "512", "512", "2", "4"},
     {"S256", "attn+experts", "512", "512", "2", "3"},   {"S", "attn+experts", "4096", "512", "1", "1"},
     {"S256", "attn+experts", "4096", "512", "1", "1"},  {"S", "attn+experts", "4096", "4096", "1", "1"},
     {"S256", "attn+experts", "4096", "4096", "1", "1"},
 };
-enum { N_CASES = sizeof cases / sizeof *cases };
+enum { N_STEP_CASES = sizeof step_cases / sizeof *step_cases };
 
-/* In the child: this program once more, silent. */
-static void become(const char *const *words)
-{
-    if (!freopen("/dev/null", "w", stdout)) _exit(ERR_IO);
-    execv("/proc/self/exe", (char *const *)(size_t)words);
-    _exit(ERR_IO);
-}
-
-static Err *run_child(const char *const *words)
+/* Run this program with these arguments, NULL last; what it prints on stdout is dropped. */
+static Err *run_child(char **arguments)
 {
     int status;
     fflush(NULL);
     pid_t pid = fork();
     if (pid < 0) return err_errno("start a process that measures steps");
-    if (pid == 0) become(words);
+    if (pid == 0) {
+        if (freopen("/dev/null", "w", stdout)) execv("/proc/self/exe", arguments);
+        _exit(ERR_IO);
+    }
     if (waitpid(pid, &status, 0) < 0) return err_errno("wait for a process that measures steps");
     if (WIFSIGNALED(status))
         return err_new(ERR_IO, "the process that measured steps was ended by signal %d", WTERMSIG(status));
@@ -120,7 +119,7 @@ static Err *run_child(const char *const *words)
                : NULL;
 }
 
-static Err *measure_case(const Suite *s, const Case *c, const char *model, Json **record)
+static Err *measure_case(const Suite *s, const StepCase *c, const char *model, Json **record)
 {
     char file[PATH_BYTES], name[64];
     snprintf(name, sizeof name, "steps.%ld.json", (long)getpid());
@@ -129,8 +128,12 @@ static Err *measure_case(const Suite *s, const Case *c, const char *model, Json 
                            "--tokens", c->tokens, "--document", c->document, "--warm_up",
                            c->warm_up, "--steps", c->steps,     "--compute", s->config->compute,
                            "--timing", "--json",  file,         NULL};
-    TRY(run_child(words));
-    Err *err = json_read_file(record, file);
+    char *arguments[sizeof words / sizeof *words] = {0}; /* execv takes texts that it may write to */
+    Err *err = NULL;
+    for (size_t i = 0; words[i] && !err; i++) err = mem_copy_text(&arguments[i], words[i]);
+    if (!err) err = run_child(arguments);
+    if (!err) err = json_read_file(record, file);
+    for (size_t i = 0; words[i]; i++) free(arguments[i]);
     unlink(file);
     return err;
 }
@@ -138,31 +141,32 @@ static Err *measure_case(const Suite *s, const Case *c, const char *model, Json 
 static Err *report_case(Suite *s, size_t n, Json *const *records)
 {
     Json *joined;
-    TRY(steps_join(&joined, n, (const Json *const *)records));
-    Err *err = steps_print(joined);
+    TRY(step_record_join(&joined, n, (const Json *const *)records));
+    Err *err = step_record_print(joined);
     if (!err) return report_add(s->report, joined);
     json_free(joined);
     return err;
 }
 
-static Err *measure_steps(Suite *s, char models[N_CASES][PATH_BYTES])
+static Err *measure_steps(Suite *s, char models[N_STEP_CASES][PATH_BYTES])
 {
-    Json *records[N_CASES][MOST_ROUNDS] = {0};
+    Json *records[N_STEP_CASES][MAX_ROUNDS] = {0};
     size_t rounds = (size_t)s->config->rounds;
     Err *err = NULL;
-    printf("Training steps: LoRA of r 8, AdamW; shares of the path's peak, frozen products forward and for the input's "
-           "gradient alone\n");
+    printf("Training steps: LoRA of r 8, AdamW; shares of the path's peak count the products with frozen "
+           "weights: forward, and for the gradient of their input\n");
     fflush(stdout);
     for (size_t round = 0; round < rounds && !err; round++)
-        for (size_t i = 0; i < N_CASES && !err; i++) err = measure_case(s, &cases[i], models[i], &records[i][round]);
-    for (size_t i = 0; i < N_CASES && !err; i++) err = report_case(s, rounds, records[i]);
-    for (size_t i = 0; i < N_CASES; i++)
+        for (size_t i = 0; i < N_STEP_CASES && !err; i++)
+            err = measure_case(s, &step_cases[i], models[i], &records[i][round]);
+    for (size_t i = 0; i < N_STEP_CASES && !err; i++) err = report_case(s, rounds, records[i]);
+    for (size_t i = 0; i < N_STEP_CASES; i++)
         for (size_t round = 0; round < rounds; round++) json_free(records[i][round]);
     printf("\n");
     return err;
 }
 
-/* ---- text ----------------------------------------------------------------------------------------------------- */
+/* ---- generation ------------------------------------------------------------------------------------------------ */
 
 static Err *generate_case(Suite *s, Model *model, int64_t batch)
 {
@@ -173,11 +177,11 @@ static Err *generate_case(Suite *s, Model *model, int64_t batch)
     return report_add(s->report, record);
 }
 
-static Err *measure_text(Suite *s, const char *directory)
+static Err *measure_generation(Suite *s, const char *directory)
 {
     Model *model;
     Err *err = NULL;
-    printf("Text: prompts of 512 tokens, 64 more each, greedy\n");
+    printf("Generation: prompts of 512 tokens, 64 new tokens each, greedy\n");
     TRY(model_open(&model, directory));
     for (int64_t batch = 1; batch <= 32 && !err; batch = batch == 1 ? 8 : 4 * batch)
         err = generate_case(s, model, batch);
@@ -190,15 +194,16 @@ static Err *measure_text(Suite *s, const char *directory)
 
 static Err *measure(Suite *s)
 {
-    char models[N_CASES][PATH_BYTES], weights[PATH_BYTES];
-    for (size_t i = 0; i < N_CASES; i++) TRY(random_model_have(models[i], s->config->directory, cases[i].shape, 0));
+    char models[N_STEP_CASES][PATH_BYTES], weights[PATH_BYTES];
+    for (size_t i = 0; i < N_STEP_CASES; i++)
+        TRY(random_model_have(models[i], s->config->directory, step_cases[i].shape, 0));
     TRY(file_join(weights, models[0], "model.safetensors"));
     TRY(measure_machine(s, weights));
     Neighbours neighbours = neighbours_begin();
     if (s->config->products)
         TRY(products_measure(s->report, strcmp(s->config->compute, "auto") ? s->config->compute : NULL));
     if (s->config->operations) TRY(operations_measure(s->report, models[0], s->machine.memory_gbs));
-    if (s->config->generate) TRY(measure_text(s, models[0]));
+    if (s->config->generate) TRY(measure_generation(s, models[0]));
     neighbours_report(neighbours_end(&neighbours));
     return s->config->steps ? measure_steps(s, models) : NULL;
 }

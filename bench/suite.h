@@ -1,5 +1,5 @@
-/* Everything that `graft bench` measures: the machine, products, operations, whole steps; each as a share of what the machine
- * could do in the same minutes. */
+/* All measurements of `graft bench` without a directory: the machine, products, operations, training steps and
+ * generation; as shares of the machine's peaks, which are measured in the same minutes. */
 #ifndef GRAFT_BENCH_SUITE_H
 #define GRAFT_BENCH_SUITE_H
 
@@ -11,14 +11,14 @@
 #define SUITE_PARTS "products operations steps generate"
 
 typedef struct {
-    const char *json;      /* the file for records; NULL: none */
-    const char *directory; /* where random models of shapes S and S256 are, or are made: 2.5 GB */
+    const char *json;      /* path of the report; NULL: none */
+    const char *directory; /* of the random models of shapes S and S256, which are made if needed: 2.5 GB */
     const char *compute;
     bool products, operations, steps, generate;
-    int64_t rounds; /* of processes that measure steps, one after the other for every configuration */
+    int64_t rounds; /* processes that measure steps, per configuration */
 } SuiteConfig;
 
-/* Fails as its parts do; no file is written then. */
+/* Fails as its parts do; no report is written then. */
 MUST_USE Err *suite_run(const SuiteConfig *config);
 
 #endif

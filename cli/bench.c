@@ -3,6 +3,7 @@
 #include "bench/generate.h"
 #include "bench/random_model.h"
 #include "bench/report.h"
+#include "bench/step_record.h"
 #include "bench/steps.h"
 #include "bench/suite.h"
 #include "cli/candidate.h"
@@ -113,7 +114,7 @@ static Err *bench_suite(BenchSettings *s)
 
 static Err *write_record(const char *path, Json *record)
 {
-    Report *report;
+    BenchReport *report;
     Err *err = report_open(&report, path);
     if (err) {
         json_free(record);
@@ -132,8 +133,8 @@ static Err *bench_model(BenchSettings *s, const char *directory)
     s->step.compute = s->compute;
     Err *err = steps_measure(&record, directory, &s->step, s->timing ? &timing : NULL);
     if (!err) {
-        double whole = steps_seconds(record);
-        err = steps_print(record);
+        double whole = step_record_seconds(record);
+        err = step_record_print(record);
         if (!err && s->timing) timing_print(&timing, (size_t)s->step.steps, whole);
         if (!err)
             err = write_record(s->json, record);

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""compare.py losses|speeds DIR - what race.sh left there. Losses must agree step by step, or the exit code is 1.
-compare.py quiet FILE - exit code 1 when neighbours or the hypervisor took more than a tenth of a core meanwhile."""
+"""compare.py losses|speeds DIR - compare the records of race.sh. Losses must agree step by step, or the exit code is 1.
+compare.py quiet FILE - exit code 1 when other programs or the hypervisor used more than a tenth of a core meanwhile."""
 import glob, json, os, re, statistics, sys
 
 LIMIT = {"fp32": 1e-4, "bf16": 1e-2}    # relative, of every step's loss
@@ -38,7 +38,7 @@ def medians(d, part, key_peer, key_ours):
     for path in sorted(glob.glob(os.path.join(d, f"speed-{glob.escape(part)}-*-peer.json"))):
         peer, ours = read(path), read(path.replace("-peer.json", "-graft.json"))
         if disturbed(peer) or disturbed(ours):
-            print(f"left out, for neighbours were busy: {os.path.basename(path)}")
+            print(f"left out, because other programs used the CPU: {os.path.basename(path)}")
             continue
         pairs.append((peer[key_peer], ours[key_ours]))
     return pairs
@@ -46,7 +46,7 @@ def medians(d, part, key_peer, key_ours):
 
 def speeds(d):
     rows = [("attn+experts", "attention + shared + experts, 512 tokens", "tok_s", "tokens_per_s"), ("attn", "attention only, 512 tokens (compiled)", "tok_s", "tokens_per_s"),
-            ("generate", "prefill of 512 tokens", "prefill_tok_s", "prefill_tokens_per_s"), ("generate", "decode, one text", "decode_tok_s", "decode_tokens_per_s")]
+            ("generate", "prefill of 512 tokens", "prefill_tok_s", "prefill_tokens_per_s"), ("generate", "decode, one sequence", "decode_tok_s", "decode_tokens_per_s")]
     lines = ["| tokens/s | transformers + peft | graft | times |", "|---|---|---|---|"]
     for part, name, key_peer, key_ours in rows:
         pairs = medians(d, part, key_peer, key_ours)

@@ -1,9 +1,9 @@
 #!/bin/sh
-# race.sh GRAFT DIR: graft beside transformers and peft on the same files, tokens and initial adapter. Losses first, step by
-# step; then speeds, taking turns. DIR keeps the model, the environment and every record; what is there is used again.
+# race.sh GRAFT DIR: compare graft with transformers and peft on the same files, tokens and initial adapter: first the losses of
+# every step, then speeds, taking turns. DIR keeps the model, the environment and every record, and they are used again.
 #   RACE_VENV     an environment that has the packages already
-#   RACE_ROUNDS   of the turns (3)
-#   RACE_RUN      a command that runs each measurement, such as one that keeps the machine to itself
+#   RACE_ROUNDS   rounds of speeds (3)
+#   RACE_RUN      a command that runs each measurement, such as one that reserves the machine
 #   RACE_PARTS    "losses attn+experts attn generate"
 set -eu
 graft=$1 dir=$2
@@ -18,13 +18,13 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 [ -f "$model/config.json" ] || "$graft" bench "$model" --make S --seed 0
 
-# quiet COMMAND...: until no neighbour has disturbed what it measured, three times at the most
+# quiet COMMAND...: repeat until no other program disturbed the measurement, at most three times
 quiet() {
     for try in 1 2 3; do
         "$@"
         python3 "$here/compare.py" quiet "$out" && return
     done
-    echo "race: neighbours disturbed $out three times" >&2
+    echo "race: other programs disturbed $out three times" >&2
 }
 peer_once() {
     $run "$venv/bin/python" "$here/$script" "$model" "$@" 2>"$dir/peer.log" >"$out.draft" || { cat "$dir/peer.log"; exit 1; }
@@ -58,7 +58,7 @@ for part in $parts; do
         done
         python3 "$here/compare.py" losses "$dir" ;;
     attn+experts)
-        for i in $(seq "$rounds"); do # their fastest of all settings: no page of a tensor is given back
+        for i in $(seq "$rounds"); do # the fastest setting of the peer: no page of a tensor is returned to the system
             MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 peer "speed-$part-$i-peer" peer_step.py --dtype bf16 --adapter-dtype base --targets "$part" --steps 5
             ours "speed-$part-$i-graft" --init_adapter "$dir/init-$part-bf16" --steps 7
         done ;;

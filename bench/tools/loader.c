@@ -1,11 +1,13 @@
-/* A large file through the loader, without a model: what a start costs, how fast documents come, whether memory grows.
+/* Reads a large file with the loader, without a model: the time of a start, the speed of documents, the growth of
+ * memory.
  *
  *     make build/bench/tools/loader
  *     sh bench/records.sh 10000000 > big.jsonl                        # 10 GB
- *     build/bench/tools/loader big.jsonl DIRECTORY STEPS [FIRST_STEP]       # the index is kept in DIRECTORY
+ *     build/bench/tools/loader big.jsonl DIRECTORY STEPS [FIRST_STEP] # the index is kept in DIRECTORY
  *
- * Steps are of 256 documents. Memory is told apart: what is the process's own, and pages of the mapped index. Each line
- * has a hash of its step's tokens: a start at FIRST_STEP must come to the same one as a run that went there. */
+ * A step has 256 documents. Memory is printed as the process's own and as pages of the mapped index. Each line has a
+ * hash of the tokens of its step; a start at FIRST_STEP must print the same hash as one that read all steps before
+ * it. */
 #include "base/log.h"
 #include "base/proc_memory.h"
 #include "base/rng.h"
@@ -14,7 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { BATCH = 256, LINES = 10 };
+enum { BATCH = 256, N_PRINTED = 10 }; /* documents of a step; lines at most, roughly */
 
 typedef struct {
     Tokenizer *tokenizer;
@@ -22,27 +24,27 @@ typedef struct {
     Loader *loader;
     double start;
     uint64_t hash, first, steps;
-} Bench;
+} LoaderBench;
 
-static void say(const Bench *b, const char *what)
+static void print_status(const LoaderBench *b, const char *what)
 {
     printf("%7.2f s, cpu %7.2f s  own %5.0f MiB, file pages %5.0f MiB  %s\n", log_seconds() - b->start,
            log_cpu_seconds(), (double)proc_memory_bytes("/proc/self/status", "RssAnon:") / 0x1p20,
            (double)proc_memory_bytes("/proc/self/status", "RssFile:") / 0x1p20, what);
 }
 
-static Err *open_all(Bench *b, char *path, const char *directory)
+static Err *open_loader(LoaderBench *b, char *path, const char *directory)
 {
     DatasetOptions options = {.document = {.chat = {.template = CHAT_GLM47}, .max_length = 2048},
                               .directory = directory};
     TRY(tokenizer_open(&b->tokenizer, "examples/tiny-glm5/tokenizer.json"));
     TRY(dataset_open(&b->dataset, b->tokenizer, &(DataFiles){&(DataFile){path, 1}, 1}, &options));
     TRY(loader_open(&b->loader, b->dataset, BATCH, 0));
-    say(b, "indexed");
+    print_status(b, "indexed");
     return NULL;
 }
 
-static Err *read_step(Bench *b, uint64_t step)
+static Err *hash_step(LoaderBench *b, uint64_t step)
 {
     const Document *const *documents;
     size_t n;
@@ -53,15 +55,15 @@ static Err *read_step(Bench *b, uint64_t step)
     return NULL;
 }
 
-static Err *run(Bench *b)
+static Err *read_steps(LoaderBench *b)
 {
     char what[80];
     for (uint64_t s = 0; s < b->steps; s++) {
-        TRY(read_step(b, b->first + s));
-        if (s && (s + 1) % (b->steps < LINES ? 1 : b->steps / LINES)) continue;
+        TRY(hash_step(b, b->first + s));
+        if (s && (s + 1) % (b->steps < N_PRINTED ? 1 : b->steps / N_PRINTED)) continue;
         snprintf(what, sizeof what, "step %llu %016llx, %zu documents", (unsigned long long)(b->first + s),
                  (unsigned long long)b->hash, loader_totals(b->loader).documents);
-        say(b, what);
+        print_status(b, what);
     }
     return NULL;
 }
@@ -72,11 +74,11 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: loader FILE DIRECTORY STEPS [FIRST_STEP]\n");
         return ERR_USAGE;
     }
-    Bench b = {.start = log_seconds(),
-               .steps = strtoull(argv[3], NULL, 10),
-               .first = argc > 4 ? strtoull(argv[4], NULL, 10) : 0};
-    Err *err = open_all(&b, argv[1], argv[2]);
-    if (!err) err = run(&b);
+    LoaderBench b = {.start = log_seconds(),
+                     .steps = strtoull(argv[3], NULL, 10),
+                     .first = argc > 4 ? strtoull(argv[4], NULL, 10) : 0};
+    Err *err = open_loader(&b, argv[1], argv[2]);
+    if (!err) err = read_steps(&b);
     loader_close(b.loader);
     dataset_close(b.dataset);
     tokenizer_close(b.tokenizer);

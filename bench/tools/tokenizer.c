@@ -1,10 +1,11 @@
-/* A tokenizer's speed: how long its file takes to open, and megabytes a second of one thread on English text, on strings of
- * all kinds (once with a new encoder, whose cache of words is empty, and over and over), and on single words of a megabyte.
+/* The speed of a tokenizer: the time to open its file, and megabytes per second of one thread on English text and on
+ * strings of all kinds (once with a new encoder, whose cache of words is empty, and repeatedly), and on single words of
+ * one megabyte.
  *
  *     make build/bench/tools/tokenizer
- *     build/bench/tools/tokenizer [TOKENIZER_JSON]      # without one: of GLM-5's shape
+ *     build/bench/tools/tokenizer [TOKENIZER_JSON]      # default: one with the structure of GLM-5's
  *
- * Each number is the best of several rounds, of processor time: neighbours only make it worse. */
+ * Each number is the best of several rounds, of processor time: other programs can only increase it. */
 #include "base/log.h"
 #include "data/text/json_view.h"
 #include "data/text/lines.h"
@@ -13,20 +14,20 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { ROUNDS = 5, TEXT_BYTES = 8 << 20, WORD_BYTES = 1 << 20 };
+enum { TOKENIZER_ROUNDS = 5, TEXT_BYTES = 8 << 20, WORD_BYTES = 1 << 20 };
 
-/* The strings under `key` anywhere in a value, one after the other. */
-static void gather(Text *out, JsonView value, const char *key)
+/* Append all strings under `key` anywhere in a value. */
+static void collect_strings(Text *out, JsonView value, const char *key)
 {
     for (JsonViewItem item = view_first(value); item.value.at; view_next(&item)) {
         if (item.key.at && view_equals(item.key, key) && view_is(item.value, JSON_STRING))
             view_string(out, item.value);
         else
-            gather(out, item.value, key);
+            collect_strings(out, item.value, key);
     }
 }
 
-static Err *read_texts(Text *out, const char *path, const char *key)
+static Err *read_strings(Text *out, const char *path, const char *key)
 {
     LineReader *reader;
     const char *line;
@@ -36,25 +37,25 @@ static Err *read_texts(Text *out, const char *path, const char *key)
     while (!err && !(err = lines_next(reader, &line, &bytes)) && line) {
         JsonView record;
         if ((err = view_open(&record, line, bytes))) break;
-        gather(out, record, key);
+        collect_strings(out, record, key);
     }
     lines_close(reader);
     return err;
 }
 
-/* The text over and over, to TEXT_BYTES. */
+/* Repeat the text up to TEXT_BYTES. */
 static void repeat(Text *out, const Text *text)
 {
     while (text->n && out->n < TEXT_BYTES) text_add(out, text->data, text->n);
 }
 
-/* With a new encoder each time. */
+/* Every round has a new encoder. */
 static Err *measure(const Tokenizer *tokenizer, const char *what, const char *text, size_t n)
 {
     double best = 1e30;
     Tokens tokens = {0};
     Err *err = NULL;
-    for (int round = 0; round < ROUNDS && !err; round++) {
+    for (int round = 0; round < TOKENIZER_ROUNDS && !err; round++) {
         Encoder *encoder;
         if ((err = encoder_new(&encoder, tokenizer))) break;
         tokens.n = 0;
@@ -71,14 +72,14 @@ static Err *measure(const Tokenizer *tokenizer, const char *what, const char *te
 
 static Err *measure_file(const Tokenizer *tokenizer, const char *what, const char *path, const char *key)
 {
-    char again[60];
+    char repeated[60];
     Text once = {0}, text = {0};
-    snprintf(again, sizeof again, "%s, over and over", what);
-    Err *err = read_texts(&once, path, key);
+    snprintf(repeated, sizeof repeated, "%s, repeated", what);
+    Err *err = read_strings(&once, path, key);
     if (!err) repeat(&text, &once);
     if (!err) err = text_error(&text);
     if (!err) err = measure(tokenizer, what, once.data, once.n);
-    if (!err) err = measure(tokenizer, again, text.data, text.n);
+    if (!err) err = measure(tokenizer, repeated, text.data, text.n);
     text_free(&once);
     text_free(&text);
     return err;
@@ -96,11 +97,11 @@ static Err *measure_word(const Tokenizer *tokenizer, const char *unit)
     return err;
 }
 
-static Err *measure_opening(Tokenizer **tokenizer, const char *path)
+static Err *measure_open(Tokenizer **tokenizer, const char *path)
 {
     double best = 1e30;
     *tokenizer = NULL;
-    for (int round = 0; round < ROUNDS; round++) {
+    for (int round = 0; round < TOKENIZER_ROUNDS; round++) {
         double start = log_cpu_seconds();
         tokenizer_close(*tokenizer);
         TRY(tokenizer_open(tokenizer, path));
@@ -115,7 +116,7 @@ static Err *run(const char *path)
 {
     static const char *const units[] = {"a", "ab", " ", "\n", "1", "!", "\u4e2d"};
     Tokenizer *tokenizer = NULL;
-    Err *err = measure_opening(&tokenizer, path);
+    Err *err = measure_open(&tokenizer, path);
     if (!err) err = measure_file(tokenizer, "English (the demo)", "examples/devils/devils_train.jsonl", "content");
     if (!err)
         err = measure_file(tokenizer, "mixed (the fixtures)", "tests/fixtures/tokenizer/glm5shaped.encode.jsonl",

@@ -1,9 +1,10 @@
-/* Random models, and steps measured on them. */
+/* Random models, training steps measured on them, their records, and reports. */
 #include "bench/steps.h"
 
 #include "bench/random_model.h"
 #include "bench/report.h"
 #include "bench/sample.h"
+#include "bench/step_record.h"
 #include "tests/support/check.h"
 
 #include <math.h>
@@ -12,7 +13,7 @@
 
 static const char config[] = "tests/fixtures/model/sparse/config.json";
 
-static const char *make(void **state, char directory[PATH_BYTES], const char *name, uint64_t seed)
+static const char *make_model(void **state, char directory[PATH_BYTES], const char *name, uint64_t seed)
 {
     scratch_path(state, name, directory);
     assert_ok(random_model_make(config, directory, seed));
@@ -24,8 +25,8 @@ static void a_random_model_is_the_same_for_the_same_seed(void **state)
     char directory[PATH_BYTES], path[PATH_BYTES], *text[3];
     size_t bytes[3];
     for (uint64_t i = 0; i < 3; i++) {
-        assert_ok(
-            file_join(path, make(state, directory, (const char *[]){"a", "b", "c"}[i], i / 2), "model.safetensors"));
+        assert_ok(file_join(path, make_model(state, directory, (const char *[]){"a", "b", "c"}[i], i / 2),
+                            "model.safetensors"));
         assert_ok(file_read(&text[i], &bytes[i], path));
         assert_int_equal(bytes[i], bytes[0]);
     }
@@ -34,7 +35,7 @@ static void a_random_model_is_the_same_for_the_same_seed(void **state)
     for (size_t i = 0; i < 3; i++) free(text[i]);
 }
 
-static void a_model_that_is_there_is_not_made_again(void **state)
+static void an_existing_model_is_not_made_again(void **state)
 {
     char folder[PATH_BYTES], directory[PATH_BYTES], weights[PATH_BYTES];
     scratch_path(state, "", folder);
@@ -54,8 +55,8 @@ static void a_model_that_is_there_is_not_made_again(void **state)
 
 static StepsConfig three_steps(void)
 {
-    return (StepsConfig){.targets = (char *)(size_t) "attn+experts",
-                         .compute = (char *)(size_t) "fp32",
+    return (StepsConfig){.targets = "attn+experts",
+                         .compute = "fp32",
                          .tokens = 24,
                          .steps = 3,
                          .warm_up = 1,
@@ -70,13 +71,13 @@ static double number(const Json *record, const char *key)
     return json_number(json_find(record, key));
 }
 
-static void steps_are_recorded_and_repeat_themselves(void **state)
+static void steps_are_recorded_and_repeat_exactly(void **state)
 {
     char directory[PATH_BYTES];
     Json *a, *b;
     Timing timing = {0};
     StepsConfig steps = three_steps();
-    make(state, directory, "model", 0);
+    make_model(state, directory, "model", 0);
     assert_ok(steps_measure(&a, directory, &steps, NULL));
     assert_ok(steps_measure(&b, directory, &steps, &timing));
     assert_string_equal(json_string(json_find(a, "model")), "model");
@@ -87,11 +88,11 @@ static void steps_are_recorded_and_repeat_themselves(void **state)
     assert_true(fabs(number(a, "share") -
                      number(a, "flop_per_token") * 24 / number(a, "seconds") / number(a, "peak_gflops") * 1e-9) < 1e-9);
     assert_null(json_find(a, "profile"));
-    double noted = timing_seconds(&timing, NULL, TIMING_ALL), whole = steps_seconds(b);
-    if (!(noted > 0.3 * whole && noted < whole)) fail_msg("the profile accounts for %g of %g seconds", noted, whole);
+    double noted = timing_seconds(&timing, NULL, TIMING_ALL), whole = step_record_seconds(b);
+    if (!(noted > 0.3 * whole && noted < whole)) fail_msg("the timing accounts for %g of %g seconds", noted, whole);
     assert_true(timing_seconds(&timing, "experts", 0) == 0); /* a dense layer */
     assert_true(timing_seconds(&timing, "experts", 1) > 0 && timing_seconds(&timing, "loss", TIMING_OUTSIDE) > 0);
-    assert_ok(steps_print(a));
+    assert_ok(step_record_print(a));
     timing_print(&timing, 3, whole);
     timing_free(&timing);
     json_free(a);
@@ -103,12 +104,12 @@ static void records_of_several_processes_become_one(void **state)
     char directory[PATH_BYTES];
     Json *records[2], *joined;
     StepsConfig steps = three_steps();
-    make(state, directory, "model", 0);
+    make_model(state, directory, "model", 0);
     for (int i = 0; i < 2; i++) assert_ok(steps_measure(&records[i], directory, &steps, NULL));
     json_set_number(records[1], "first_step_s", 7);
     json_set_number(records[0], "first_step_s", 5);
     json_set_number(records[1], "anonymous_bytes", 1e12);
-    assert_ok(steps_join(&joined, 2, (const Json *const *)records));
+    assert_ok(step_record_join(&joined, 2, (const Json *const *)records));
     assert_int_equal(json_count(json_find(joined, "seconds_each")), 6);
     assert_true(number(joined, "first_step_s") == 5);
     assert_true(number(joined, "anonymous_bytes") == 1e12);
@@ -121,10 +122,10 @@ static void records_of_several_processes_become_one(void **state)
     for (int i = 0; i < 2; i++) json_free(records[i]);
 }
 
-static void a_report_appears_whole_or_not_at_all(void **state)
+static void a_report_appears_complete_or_not_at_all(void **state)
 {
     char path[PATH_BYTES];
-    Report *report;
+    BenchReport *report;
     Json *lines;
     scratch_path(state, "r.jsonl", path);
     assert_ok(report_open(&report, path));
@@ -143,7 +144,7 @@ static void a_report_appears_whole_or_not_at_all(void **state)
     assert_true(number(json_first(lines), "gflops") == 2 && number(json_first(lines), "gbs") == 1);
     assert_true(number(json_first(lines), "share") == 0.25 && number(json_first(lines), "peak_gflops") == 8);
     json_free(lines);
-    assert_ok(report_open(&report, NULL)); /* nowhere */
+    assert_ok(report_open(&report, NULL)); /* records are dropped */
     assert_ok(report_add(report, report_record("machine")));
     assert_ok(report_close(report));
 }
@@ -152,10 +153,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         scratch_test(a_random_model_is_the_same_for_the_same_seed),
-        scratch_test(a_model_that_is_there_is_not_made_again),
-        scratch_test(steps_are_recorded_and_repeat_themselves),
+        scratch_test(an_existing_model_is_not_made_again),
+        scratch_test(steps_are_recorded_and_repeat_exactly),
         scratch_test(records_of_several_processes_become_one),
-        scratch_test(a_report_appears_whole_or_not_at_all),
+        scratch_test(a_report_appears_complete_or_not_at_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

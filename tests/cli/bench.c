@@ -56,7 +56,7 @@ static void a_model_is_made_measured_and_drawn(void **state)
     check_said(bench(words), 0, "a random model of");
     snprintf(words, sizeof words, "bench %s --tokens 16 --steps 2 --warm_up 1 --r 2 --timing --json %s", directory,
              json);
-    check_said(bench(words), 0, "in between");
+    check_said(bench(words), 0, "untimed");
     check_said(0, 0, "tokens/s");
     assert_ok(json_read_lines(&lines, json));
     assert_int_equal(json_count(lines), 1);

@@ -163,7 +163,8 @@ static Tensor *run_adamw(OperationBench *o)
     static const AdamW adamw = {0.9, 0.999, 1e-8, 0};
     size_t n = o->lora->n;
     timing_mark(&o->timing);
-    adamw_update(&adamw, 1, 1e-4, 1, n, o->adapter->values + o->lora->offset, o->m, o->v, o->g);
+    adamw_update(&adamw, &(AdamWStep){.t = 1, .lr = 1e-4, .grad_scale = 1}, n, o->adapter->values + o->lora->offset,
+                 o->m, o->v, o->g);
     timing_note(&o->timing, "update", TIMING_FORWARD);
     return NULL;
 }

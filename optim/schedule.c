@@ -1,3 +1,7 @@
+/* Schedules by their names in Hugging Face transformers, with the formulas of its optimization.py; the header lists
+ * them. A rate is computed from the number of finished steps alone, in double, so a resumed run has the rates of one
+ * that was not stopped. PyTorch's LambdaLR, which those schedules use, sets the rate of the update that follows k
+ * calls of step(): k is `step` here. */
 #include "optim/schedule.h"
 
 #include <math.h>
@@ -14,13 +18,15 @@ static const struct {
     const char *keys[3]; /* of lr_scheduler_kwargs */
 } schedules[] = {
     {"constant", SCHEDULE_CONSTANT, {NULL}},
-    {"constant_with_warmup", SCHEDULE_CONSTANT, {NULL}}, /* ours warms up whenever warmup_steps says so */
+    {"constant_with_warmup",
+     SCHEDULE_CONSTANT,
+     {NULL}}, /* here "constant" has a warm-up, too, when warmup_steps asks for one */
     {"linear", SCHEDULE_LINEAR, {NULL}},
     {"cosine", SCHEDULE_COSINE, {NULL}},
     {"cosine_with_min_lr", SCHEDULE_COSINE_MIN, {"min_lr", "min_lr_rate"}},
     {"warmup_stable_decay", SCHEDULE_WSD, {"num_decay_steps", "decay_type", "min_lr_ratio"}},
 };
-enum { N_SCHEDULES = sizeof schedules / sizeof *schedules, MOST_KEYS = 3 };
+enum { N_SCHEDULES = sizeof schedules / sizeof *schedules, MAX_KEYS = 3 };
 
 static Err *check_keys(size_t which, const Json *kwargs)
 {
@@ -28,9 +34,9 @@ static Err *check_keys(size_t which, const Json *kwargs)
         return err_new(ERR_USAGE, "is %s; expected an object", json_kind_name(kwargs));
     for (const Json *member = kwargs ? json_first(kwargs) : NULL; member; member = json_next(member)) {
         bool known = false;
-        for (size_t i = 0; i < MOST_KEYS && schedules[which].keys[i]; i++)
+        for (size_t i = 0; i < MAX_KEYS && schedules[which].keys[i]; i++)
             known = known || strcmp(schedules[which].keys[i], json_key(member)) == 0;
-        if (!known) return err_new(ERR_USAGE, "%s is nothing that %s knows", json_key(member), schedules[which].name);
+        if (!known) return err_new(ERR_USAGE, "%s is not an argument of %s", json_key(member), schedules[which].name);
     }
     return NULL;
 }
@@ -40,13 +46,13 @@ static bool has(const Json *kwargs, const char *key) { return kwargs && json_fin
 static Err *read_cosine_min(Schedule *s, const Json *kwargs, double learning_rate)
 {
     bool rate = has(kwargs, "min_lr_rate");
-    double least = 0;
+    double min = 0;
     if (rate == has(kwargs, "min_lr"))
-        return err_new(ERR_USAGE, "cosine_with_min_lr needs min_lr or min_lr_rate, one of them");
-    TRY(json_get_number(kwargs, rate ? "min_lr_rate" : "min_lr", &least));
-    s->least = rate ? least : least / learning_rate;
-    if (s->least >= 0 && s->least <= 1) return NULL;
-    return err_new(ERR_USAGE, "%s is %g; expected 0 to %g", rate ? "min_lr_rate" : "min_lr", least,
+        return err_new(ERR_USAGE, "cosine_with_min_lr needs either min_lr or min_lr_rate");
+    TRY(json_get_number(kwargs, rate ? "min_lr_rate" : "min_lr", &min));
+    s->min_share = rate ? min : min / learning_rate;
+    if (s->min_share >= 0 && s->min_share <= 1) return NULL;
+    return err_new(ERR_USAGE, "%s is %g; expected 0 to %g", rate ? "min_lr_rate" : "min_lr", min,
                    rate ? 1 : learning_rate);
 }
 
@@ -57,13 +63,14 @@ static Err *read_wsd(Schedule *s, const Json *kwargs)
         DecayKind kind;
     } decays[] = {{"cosine", DECAY_COSINE}, {"linear", DECAY_LINEAR}, {"1-sqrt", DECAY_SQRT}};
     const char *decay = "cosine";
-    int64_t steps = 0, most = (int64_t)(s->total_steps > s->warmup_steps ? s->total_steps - s->warmup_steps : 0);
+    int64_t steps = 0, max_steps = (int64_t)(s->total_steps > s->warmup_steps ? s->total_steps - s->warmup_steps : 0);
     if (!has(kwargs, "num_decay_steps")) return err_new(ERR_USAGE, "warmup_stable_decay needs num_decay_steps");
-    TRY(json_get_int(kwargs, "num_decay_steps", 0, most, &steps));
+    TRY(json_get_int(kwargs, "num_decay_steps", 0, max_steps, &steps));
     TRY(json_may_string(kwargs, "decay_type", &decay));
-    TRY(json_may_number(kwargs, "min_lr_ratio", &s->least));
+    TRY(json_may_number(kwargs, "min_lr_ratio", &s->min_share));
     s->decay_steps = (uint64_t)steps;
-    if (!(s->least >= 0 && s->least <= 1)) return err_new(ERR_USAGE, "min_lr_ratio is %g; expected 0 to 1", s->least);
+    if (!(s->min_share >= 0 && s->min_share <= 1))
+        return err_new(ERR_USAGE, "min_lr_ratio is %g; expected 0 to 1", s->min_share);
     for (size_t i = 0; i < sizeof decays / sizeof *decays; i++) {
         if (strcmp(decays[i].name, decay) != 0) continue;
         s->decay = decays[i].kind;
@@ -92,31 +99,34 @@ Err *schedule_init(Schedule *s, const char *name, const Json *kwargs, double lea
 
 /* ---- rates ---------------------------------------------------------------------------------------------------- */
 
-static double half_wave(double part) { return 0.5 * (1 + cos(PI * part)); }
+static double half_cosine(double part) { return 0.5 * (1 + cos(PI * part)); }
 
 static double decayed(DecayKind decay, double part)
 {
-    return decay == DECAY_LINEAR ? 1 - part : decay == DECAY_SQRT ? 1 - sqrt(part) : half_wave(part);
+    return decay == DECAY_LINEAR ? 1 - part : decay == DECAY_SQRT ? 1 - sqrt(part) : half_cosine(part);
 }
 
-static double above(double least, double factor) { return factor * (1 - least) + least; }
+/* A factor 0 .. 1, moved to min_share .. 1. */
+static double above_min(double min_share, double factor) { return factor * (1 - min_share) + min_share; }
 
-/* Behind the warm-up. */
+/* The factor of warmup_stable_decay after the warm-up. */
 static double stable_or_decaying(const Schedule *s, double k)
 {
     double D = (double)s->decay_steps, begin = (double)s->total_steps - D;
     if (k < begin) return 1;
-    return k < (double)s->total_steps ? above(s->least, decayed(s->decay, (k - begin) / fmax(1, D))) : s->least;
+    return k < (double)s->total_steps ? above_min(s->min_share, decayed(s->decay, (k - begin) / fmax(1, D)))
+                                      : s->min_share;
 }
 
 double schedule_rate(const Schedule *s, double learning_rate, uint64_t step)
 {
     double k = (double)step, W = (double)s->warmup_steps, T = (double)s->total_steps, span = fmax(1, T - W);
-    if (step < s->warmup_steps) return learning_rate * above(s->kind == SCHEDULE_WSD ? s->least : 0, k / fmax(1, W));
+    if (step < s->warmup_steps)
+        return learning_rate * above_min(s->kind == SCHEDULE_WSD ? s->min_share : 0, k / fmax(1, W));
     switch (s->kind) {
     case SCHEDULE_LINEAR: return learning_rate * fmax(0, (T - k) / span);
     case SCHEDULE_COSINE:
-    case SCHEDULE_COSINE_MIN: return learning_rate * fmax(0, above(s->least, half_wave((k - W) / span)));
+    case SCHEDULE_COSINE_MIN: return learning_rate * fmax(0, above_min(s->min_share, half_cosine((k - W) / span)));
     case SCHEDULE_WSD: return learning_rate * fmax(0, stable_or_decaying(s, k));
     default: return learning_rate;
     }

@@ -138,7 +138,8 @@ static void update_layer(Slices *s, size_t l, const AdamW *adamw, uint64_t t, co
                at = s->at[l] + from - begin;
         double rate = span->kind == RATE_ROUTER ? rates->router : span->kind == RATE_B ? rates->B : rates->A;
         if (from < to)
-            adamw_update(adamw, t, rate, scale, to - from, values + from, s->m + at, s->v + at, s->gradient + at);
+            adamw_update(adamw, &(AdamWStep){t, rate, scale}, to - from, values + from, s->m + at, s->v + at,
+                         s->gradient + at);
     }
 }
 

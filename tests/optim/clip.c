@@ -1,3 +1,4 @@
+/* The gradient norm: its value, its bits, the clipping factor, and numbers that are not finite. */
 #include "optim/clip.h"
 
 #include <math.h>
@@ -40,7 +41,7 @@ static void chunks_computed_apart_give_the_same_bits(void **state)
     assert_memory_equal(together, apart, sizeof together);
 }
 
-static void the_scale_is_torchs(void **state)
+static void the_scale_is_that_of_clip_grad_norm(void **state)
 {
     (void)state;
     assert_true(clip_scale(4, 1) == 1 / (4 + 1e-6));
@@ -55,7 +56,7 @@ static void a_bound_of_zero_turns_clipping_off(void **state)
     assert_true(clip_scale(1e9, 0) == 1);
 }
 
-static void what_is_not_finite_shows_in_the_norm(void **state)
+static void an_element_that_is_not_finite_makes_the_norm_not_finite(void **state)
 {
     (void)state;
     double sums[4];
@@ -73,9 +74,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_norm_is_the_root_of_the_sum_of_squares),
         cmocka_unit_test(chunks_computed_apart_give_the_same_bits),
-        cmocka_unit_test(the_scale_is_torchs),
+        cmocka_unit_test(the_scale_is_that_of_clip_grad_norm),
         cmocka_unit_test(a_bound_of_zero_turns_clipping_off),
-        cmocka_unit_test(what_is_not_finite_shows_in_the_norm),
+        cmocka_unit_test(an_element_that_is_not_finite_makes_the_norm_not_finite),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

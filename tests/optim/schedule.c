@@ -1,3 +1,4 @@
+/* Learning rates: every schedule at chosen steps, and arguments that are refused. */
 #include "optim/schedule.h"
 
 #include "tests/support/check.h"
@@ -56,14 +57,14 @@ static void without_warm_up_the_first_step_has_the_full_rate(void **state)
     }
 }
 
-static void constant_stays(void **state)
+static void a_constant_rate_does_not_change(void **state)
 {
     (void)state;
     Schedule s = schedule("constant", NULL, 4, 10);
     for (uint64_t k = 4; k < 12; k++) assert_near(schedule_rate(&s, 0.5, k), 0.5);
 }
 
-static void linear_falls_to_zero_at_the_end_and_stays(void **state)
+static void linear_falls_to_zero_at_the_end(void **state)
 {
     (void)state;
     Schedule s = schedule("linear", NULL, 4, 10);
@@ -81,7 +82,7 @@ static void cosine_falls_along_half_a_wave(void **state)
         assert_near(schedule_rate(&s, 0.5, k), 0.25 * (1 + cos(acos(-1) * (double)(k - 4) / 6)));
 }
 
-static void cosine_with_a_least_rate_ends_there(void **state)
+static void cosine_with_a_min_lr_ends_at_it(void **state)
 {
     (void)state;
     Schedule share = schedule("cosine_with_min_lr", "{\"min_lr_rate\": 0.2}", 4, 10),
@@ -120,17 +121,17 @@ static void a_ratio_is_rounded_up(void **state)
     assert_int_equal(schedule_warmup_steps(10, 0), 0);
 }
 
-static void what_a_schedule_does_not_know_is_refused(void **state)
+static void an_argument_that_a_schedule_does_not_have_is_refused(void **state)
 {
     (void)state;
     static const struct {
         const char *name, *kwargs, *part;
     } cases[] = {
         {"cosines", NULL, "lr_scheduler_type cosines is unknown"},
-        {"cosine", "{\"min_lr\": 0.1}", "min_lr is nothing that cosine knows"},
+        {"cosine", "{\"min_lr\": 0.1}", "min_lr is not an argument of cosine"},
         {"cosine", "[1]", "is an array; expected an object"},
-        {"cosine_with_min_lr", NULL, "needs min_lr or min_lr_rate"},
-        {"cosine_with_min_lr", "{\"min_lr\": 0.1, \"min_lr_rate\": 0.1}", "one of them"},
+        {"cosine_with_min_lr", NULL, "needs either min_lr or min_lr_rate"},
+        {"cosine_with_min_lr", "{\"min_lr\": 0.1, \"min_lr_rate\": 0.1}", "needs either"},
         {"cosine_with_min_lr", "{\"min_lr\": 0.6}", "min_lr is 0.6; expected 0 to 0.5"},
         {"cosine_with_min_lr", "{\"min_lr_rate\": \"x\"}", "min_lr_rate"},
         {"warmup_stable_decay", "{}", "needs num_decay_steps"},
@@ -149,14 +150,14 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(warm_up_rises_from_zero_on_a_line),
         cmocka_unit_test(without_warm_up_the_first_step_has_the_full_rate),
-        cmocka_unit_test(constant_stays),
-        cmocka_unit_test(linear_falls_to_zero_at_the_end_and_stays),
+        cmocka_unit_test(a_constant_rate_does_not_change),
+        cmocka_unit_test(linear_falls_to_zero_at_the_end),
         cmocka_unit_test(cosine_falls_along_half_a_wave),
-        cmocka_unit_test(cosine_with_a_least_rate_ends_there),
+        cmocka_unit_test(cosine_with_a_min_lr_ends_at_it),
         cmocka_unit_test(a_stable_rate_decays_in_its_last_steps),
         cmocka_unit_test(a_warm_up_longer_than_the_run_divides_by_one),
         cmocka_unit_test(a_ratio_is_rounded_up),
-        cmocka_unit_test(what_a_schedule_does_not_know_is_refused),
+        cmocka_unit_test(an_argument_that_a_schedule_does_not_have_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

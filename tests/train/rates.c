@@ -52,7 +52,7 @@ static size_t take_steps(const Safetensors *file, const char *key, const Schedul
             fail_msg("%s, group %s, step %d: rate %.9g; torch's is %.9g", key, groups[group], t, rate,
                      (double)given[group]);
         fixture(file, "gradient", groups[group], t, N, g);
-        adamw_update(&cfg, (uint64_t)t, rate, 1, N, theta, m, v, g);
+        adamw_update(&cfg, &(AdamWStep){(uint64_t)t, rate, 1}, N, theta, m, v, g);
         for (int j = 0; j < N; j++) largest[j] = fmaxf(largest[j], fabsf(theta[j]));
     }
     fixture(file, key, groups[group], STEPS, N, expected);

@@ -27,7 +27,7 @@ static char *PRINTF(1, 0) vformat(const char *format, va_list args)
     return text;
 }
 
-static Err *make(ErrKind kind, char *message)
+static Err *make_err(ErrKind kind, char *message)
 {
     Err *err = message ? malloc(sizeof *err) : NULL;
     if (!err) {
@@ -44,7 +44,7 @@ Err *err_new(ErrKind kind, const char *format, ...)
     va_start(args, format);
     char *message = vformat(format, args);
     va_end(args);
-    return make(kind, message);
+    return make_err(kind, message);
 }
 
 Err *err_errno(const char *format, ...)

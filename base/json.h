@@ -19,8 +19,8 @@ void json_free(Json *root);
 /* The values of a JSON Lines file as one array. Fails: also on a blank line; errors name the record. */
 MUST_USE Err *json_read_lines(Json **array, const char *path);
 
-/* Whether a line of a JSON Lines file (without its newline) is blank and so no record: it holds spaces, tabs and carriage
- * returns only. A zero byte is not white space. */
+/* Whether a line of a JSON Lines file (without its newline) is blank and so no record: it holds spaces, tabs and
+ * carriage returns only. A zero byte is not white space. */
 bool json_line_is_blank(const char *line, size_t bytes);
 
 typedef enum { JSON_NULL, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT } JsonKind;

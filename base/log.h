@@ -1,4 +1,5 @@
-/* Lines for people on stderr, and clocks. Metrics for programs are written by train/metrics. */
+/* Lines for people on stderr, and the clocks that they and measurements use. Metrics for programs are written by
+ * train/metrics. */
 #ifndef GRAFT_BASE_LOG_H
 #define GRAFT_BASE_LOG_H
 

@@ -23,7 +23,7 @@ size_t proc_memory_bytes(const char *path, const char *name)
     return (size_t)(kib * 1024);
 }
 
-static double read_number(const char *directory, const char *name)
+static double read_first_number(const char *directory, const char *name)
 {
     char path[512], text[64] = "";
     snprintf(path, sizeof path, "%s/%s", directory, name);
@@ -39,7 +39,7 @@ static double read_number(const char *directory, const char *name)
 static double group_available(const char *directory, const char *limit, const char *usage)
 {
     char path[512], line[256];
-    double max_bytes = read_number(directory, limit), used = read_number(directory, usage), cache = 0;
+    double max_bytes = read_first_number(directory, limit), used = read_first_number(directory, usage), cache = 0;
     if (max_bytes < 0 || used < 0 || max_bytes > 1e18) return -1;
     snprintf(path, sizeof path, "%s/memory.stat", directory);
     FILE *stream = fopen(path, "re");

@@ -30,7 +30,7 @@ static bool is_row(const Timing *timing, size_t i, const char *name)
 }
 
 /* The row of this name in the current layer; a new one if there is none. NULL without memory. */
-static TimingRow *row_of(Timing *timing, const char *name)
+static TimingRow *find_or_add_row(Timing *timing, const char *name)
 {
     size_t i = timing->next < timing->n ? timing->next : 0;
     for (size_t tried = 0; tried < timing->n && !is_row(timing, i, name); tried++) i = i + 1 < timing->n ? i + 1 : 0;
@@ -51,7 +51,7 @@ void timing_note(Timing *timing, const char *name, TimingPass pass)
 {
     if (!timing) return;
     double now = log_seconds(), cpu = log_cpu_seconds();
-    TimingRow *row = row_of(timing, name);
+    TimingRow *row = find_or_add_row(timing, name);
     if (row) {
         row->calls[pass]++;
         row->seconds[pass] += now - timing->mark;
@@ -81,7 +81,7 @@ static void add_row(TimingRow *sum, const TimingRow *row)
 }
 
 /* The sum of all rows that match. */
-static TimingRow sum_of(const Timing *timing, const char *name, long layer)
+static TimingRow sum_rows(const Timing *timing, const char *name, long layer)
 {
     TimingRow sum = {.name = name, .layer = layer};
     for (size_t i = 0; i < timing->n; i++)
@@ -95,7 +95,7 @@ static double both(const TimingRow *row) { return row->seconds[TIMING_FORWARD] +
 
 double timing_seconds(const Timing *timing, const char *name, long layer)
 {
-    TimingRow sum = sum_of(timing, name, layer);
+    TimingRow sum = sum_rows(timing, name, layer);
     return both(&sum);
 }
 
@@ -140,8 +140,8 @@ static void print_table(const Timing *timing, bool by_layer, size_t steps, doubl
     }
     for (size_t i = 0; i < timing->n; i++)
         if (is_first(timing, i, by_layer))
-            sums[n++] = sum_of(timing, by_layer ? NULL : timing->rows[i].name,
-                               by_layer ? timing->rows[i].layer : TIMING_ALL);
+            sums[n++] = sum_rows(timing, by_layer ? NULL : timing->rows[i].name,
+                                 by_layer ? timing->rows[i].layer : TIMING_ALL);
     qsort(sums, n, sizeof *sums, by_layer ? by_layer_number : by_time);
     printf("%-14s %9s %9s %9s %6s %9s %7s\n", by_layer ? "layer" : "operation", "forward", "backward", "both ms",
            "share", "CPU ms", "calls");
@@ -155,7 +155,7 @@ static void print_table(const Timing *timing, bool by_layer, size_t steps, doubl
 
 void timing_print(const Timing *timing, size_t steps, double whole)
 {
-    TimingRow all = sum_of(timing, NULL, TIMING_ALL);
+    TimingRow all = sum_rows(timing, NULL, TIMING_ALL);
     print_table(timing, false, steps, whole);
     print_row("all", &all, steps, whole);
     printf("%-14s %29.2f %5.1f%%\n\n", "untimed", 1e3 * (whole - both(&all)) / (double)steps,

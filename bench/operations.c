@@ -40,7 +40,7 @@ typedef struct {
 /* ---- inputs --------------------------------------------------------------------------------------------------- */
 
 /* A leaf of random numbers. Starts the clock for the operation that follows. */
-static Tensor *leaf(OperationBench *o, size_t cols)
+static Tensor *random_leaf(OperationBench *o, size_t cols)
 {
     size_t n = o->T * cols;
     float *data = tape_floats(&o->tape, n);
@@ -63,7 +63,7 @@ static size_t kv_width(const OperationBench *o)
 static Tensor *unbalanced_logits(OperationBench *o)
 {
     size_t E = o->model->router.E;
-    Tensor *z = leaf(o, E);
+    Tensor *z = random_leaf(o, E);
     for (size_t t = 0; t < o->T && !o->tape.err; t++)
         for (size_t e = 0; e < E; e++) z->data[t * E + e] += (float)(0.7 * rng_normal(1, e));
     timing_mark(&o->timing);
@@ -74,64 +74,69 @@ static Tensor *unbalanced_logits(OperationBench *o)
 
 static Tensor *run_linear(OperationBench *o, const Weight *W, const Lora *adapted)
 {
-    return op_linear(&o->tape, leaf(o, W->cols), 1, &W, 1, &adapted);
+    return op_linear(&o->tape, random_leaf(o, W->cols), 1, &W, 1, &adapted);
 }
 static Tensor *run_q_up(OperationBench *o) { return run_linear(o, &o->layer->q_up, NULL); }
 static Tensor *run_o(OperationBench *o) { return run_linear(o, &o->layer->o_proj, NULL); }
 static Tensor *run_o_with_lora(OperationBench *o) { return run_linear(o, &o->layer->o_proj, o->lora->places[LORA_O]); }
 static Tensor *run_router(OperationBench *o)
 {
-    return op_linear_trained(&o->tape, leaf(o, hidden(o)), &o->layer->router, NULL);
+    return op_linear_trained(&o->tape, random_leaf(o, hidden(o)), &o->layer->router, NULL);
 }
 
 static Tensor *run_rmsnorm(OperationBench *o)
 {
-    return op_rmsnorm(&o->tape, leaf(o, hidden(o)), 0, hidden(o), o->layer->input_layernorm, 1e-5);
+    return op_rmsnorm(&o->tape, random_leaf(o, hidden(o)), 0, hidden(o), o->layer->input_layernorm, 1e-5);
 }
-static Tensor *run_add(OperationBench *o) { return op_add(&o->tape, leaf(o, hidden(o)), leaf(o, hidden(o))); }
+static Tensor *run_add(OperationBench *o)
+{
+    return op_add(&o->tape, random_leaf(o, hidden(o)), random_leaf(o, hidden(o)));
+}
 
 static Tensor *run_rope(OperationBench *o)
 {
-    return op_rope(&o->tape, leaf(o, q_width(o)), &o->model->rope, o->model->attention.nope,
+    return op_rope(&o->tape, random_leaf(o, q_width(o)), &o->model->rope, o->model->attention.nope,
                    o->model->attention.n_heads, per_head(o), true);
 }
 
 static Tensor *run_index(OperationBench *o)
 {
     const IndexShape *shape = &o->model->index;
-    Tensor *q = leaf(o, shape->n_heads * shape->dim), *k = leaf(o, shape->dim), *w = leaf(o, shape->n_heads);
+    Tensor *q = random_leaf(o, shape->n_heads * shape->dim), *k = random_leaf(o, shape->dim),
+           *w = random_leaf(o, shape->n_heads);
     if (o->choices.keys[LAYER].of) op_index(&o->tape, shape, q, k, w, NULL, &o->choices.keys[LAYER]);
     return NULL;
 }
 
 /* The keys that the indexer of the layer chooses; NULL: all keys. */
-static const Keys *chosen(OperationBench *o)
+static const Keys *chosen_keys(OperationBench *o)
 {
     run_index(o);
     return o->choices.keys[LAYER].of ? &o->choices.keys[LAYER] : NULL;
 }
 
-static Tensor *attend(OperationBench *o, const Keys *keys)
+static Tensor *run_attention_over(OperationBench *o, const Keys *keys)
 {
-    Tensor *q = leaf(o, q_width(o)), *kv = leaf(o, kv_width(o)), *kr = leaf(o, o->model->attention.rope);
+    Tensor *q = random_leaf(o, q_width(o)), *kv = random_leaf(o, kv_width(o)),
+           *kr = random_leaf(o, o->model->attention.rope);
     return op_attention(&o->tape, &o->model->attention, q, kv, kr, 0, keys);
 }
 
-static Tensor *run_attention(OperationBench *o) { return attend(o, NULL); }
+static Tensor *run_attention(OperationBench *o) { return run_attention_over(o, NULL); }
 
-static Tensor *run_chosen(OperationBench *o) { return attend(o, chosen(o)); }
+static Tensor *run_chosen(OperationBench *o) { return run_attention_over(o, chosen_keys(o)); }
 
 static Tensor *run_latent(OperationBench *o)
 {
-    const Keys *keys = chosen(o);
-    LatentInputs in = {.q = leaf(o, q_width(o)),
-                       .latent = leaf(o, o->layer->kv_up.cols),
-                       .kr = leaf(o, o->model->attention.rope),
+    const Keys *keys = chosen_keys(o);
+    LatentInputs in = {.q = random_leaf(o, q_width(o)),
+                       .latent = random_leaf(o, o->layer->kv_up.cols),
+                       .kr = random_leaf(o, o->model->attention.rope),
                        .kv_up = &o->layer->kv_up};
     return op_attention_latent(&o->tape, &o->model->attention, &in, keys, NULL);
 }
 
-static Tensor *run_swiglu(OperationBench *o) { return op_swiglu(&o->tape, leaf(o, 2 * o->layer->gate.rows)); }
+static Tensor *run_swiglu(OperationBench *o) { return op_swiglu(&o->tape, random_leaf(o, 2 * o->layer->gate.rows)); }
 
 static Tensor *run_route(OperationBench *o)
 {
@@ -144,7 +149,7 @@ static Tensor *run_experts_of(OperationBench *o, const Expert *experts)
 {
     Route route = op_route(&o->tape, unbalanced_logits(o), o->layer->router_bias, &o->model->router,
                            o->choices.experts[LAYER], false);
-    Tensor *x = leaf(o, hidden(o));
+    Tensor *x = random_leaf(o, hidden(o));
     return op_experts(&o->tape, x, route, o->model->router.E, experts, NULL);
 }
 
@@ -155,7 +160,7 @@ static Tensor *run_loss(OperationBench *o)
 {
     int32_t *targets = tape_alloc(&o->tape, o->T * sizeof *targets);
     for (size_t t = 0; targets && t < o->T; t++) targets[t] = (int32_t)(t * 7919 % o->model->lm_head.rows);
-    return op_loss(&o->tape, leaf(o, hidden(o)), &o->model->lm_head, targets);
+    return op_loss(&o->tape, random_leaf(o, hidden(o)), &o->model->lm_head, targets);
 }
 
 static Tensor *run_adamw(OperationBench *o)
@@ -171,7 +176,7 @@ static Tensor *run_adamw(OperationBench *o)
 
 /* ---- their cost ------------------------------------------------------------------------------------------------ */
 
-static double scores(const OperationBench *o, bool chosen)
+static double count_query_key_scores(const OperationBench *o, bool chosen)
 {
     return count_scores(o->T, chosen ? o->model->index.top_k : 0);
 }
@@ -204,19 +209,20 @@ static Cost cost_rope(const OperationBench *o, TimingPass pass)
 static Cost cost_index(const OperationBench *o, TimingPass pass)
 {
     (void)pass;
-    return count_index(o->T, scores(o, false), &o->model->index);
+    return count_index(o->T, count_query_key_scores(o, false), &o->model->index);
 }
 static Cost cost_attention(const OperationBench *o, TimingPass pass)
 {
-    return count_attention(o->T, scores(o, false), &o->model->attention, pass);
+    return count_attention(o->T, count_query_key_scores(o, false), &o->model->attention, pass);
 }
 static Cost cost_chosen(const OperationBench *o, TimingPass pass)
 {
-    return count_attention(o->T, scores(o, true), &o->model->attention, pass);
+    return count_attention(o->T, count_query_key_scores(o, true), &o->model->attention, pass);
 }
 static Cost cost_latent(const OperationBench *o, TimingPass pass)
 {
-    return count_attention_latent(o->T, scores(o, true), &o->model->attention, o->layer->kv_up.cols, pass);
+    return count_attention_latent(o->T, count_query_key_scores(o, true), &o->model->attention, o->layer->kv_up.cols,
+                                  pass);
 }
 static Cost cost_swiglu(const OperationBench *o, TimingPass pass)
 {
@@ -282,7 +288,7 @@ enum { N_OPERATIONS = sizeof operations / sizeof *operations };
 /* ---- measuring ------------------------------------------------------------------------------------------------ */
 
 /* Begin a group of one document of T tokens. */
-static Err *begin(OperationBench *o, size_t T)
+static Err *begin_group(OperationBench *o, size_t T)
 {
     choices_free(&o->choices);
     o->T = T;
@@ -296,7 +302,7 @@ static Err *begin(OperationBench *o, size_t T)
 
 static Err *measure_once(OperationBench *o, const Operation *op, double seconds[TIMING_PASSES])
 {
-    TRY(begin(o, op->T));
+    TRY(begin_group(o, op->T));
     adapter_set_forest(o->adapter, LAYER, &o->forest);
     timing_clear(&o->timing);
     o->tape.timing = &o->timing;
@@ -385,7 +391,7 @@ static Err *attach_lora(OperationBench *o)
     return err;
 }
 
-static Err *open_all(OperationBench *o, const char *directory)
+static Err *open_bench(OperationBench *o, const char *directory)
 {
     TRY(model_open(&o->model, directory));
     if (o->model->n_layers <= LAYER || o->model->layers[LAYER].dense || !o->model->layers[LAYER].indexer)
@@ -401,7 +407,7 @@ static Err *open_all(OperationBench *o, const char *directory)
     return mem_new(&o->g, o->lora->n, sizeof *o->g);
 }
 
-static void close_all(OperationBench *o)
+static void close_bench(OperationBench *o)
 {
     void *owned[] = {o->noise, o->m, o->v, o->g};
     tape_free(&o->tape);
@@ -417,9 +423,9 @@ Err *operations_measure(BenchReport *report, const char *directory, double memor
 {
     OperationBench o = {0};
     OperationTimes times;
-    Err *err = open_all(&o, directory);
+    Err *err = open_bench(&o, directory);
     if (!err) err = measure(&o, &times);
     if (!err) err = report_all(&o, &times, memory_gbs, report);
-    close_all(&o);
+    close_bench(&o);
     return err_wrap(err, "measure operations");
 }

@@ -63,7 +63,7 @@ static Err *fill_weight(unsigned char **data, const ProductShape *shape)
     return NULL;
 }
 
-static Err *fill(ProductBench *p)
+static Err *fill_inputs(ProductBench *p)
 {
     size_t n = (size_t)MAX_ROWS * MAX_COLS, blocks = MAX_COLS / WEIGHT_BLOCK * (MAX_COLS / WEIGHT_BLOCK);
     TRY(mem_new(&p->x, n, sizeof *p->x));
@@ -86,7 +86,7 @@ static Weight weight_at(const ProductBench *p, size_t s)
 }
 
 /* Seconds for one product; small ones are repeated. */
-static double seconds_of(const ProductBench *p, size_t s, size_t T, TimingPass pass)
+static double measure_product(const ProductBench *p, size_t s, size_t T, TimingPass pass)
 {
     Weight w = weight_at(p, s);
     double work = (double)T * (double)w.rows * (double)w.cols;
@@ -113,12 +113,12 @@ static void measure_round(ProductBench *p, int round)
                 for (size_t k = 0; k < p->n_paths; k++) {
                     if (!is_measured(&p->paths[k], s)) continue;
                     dispatch_init(p->paths[k].compute);
-                    p->paths[k].seconds[s][t][pass][round] = seconds_of(p, s, tokens[t], pass);
+                    p->paths[k].seconds[s][t][pass][round] = measure_product(p, s, tokens[t], pass);
                 }
 }
 
-static Err *add_record(BenchReport *report, const ProductShape *shape, size_t T, TimingPass pass, Cost cost,
-                       double seconds, double peak)
+static Err *add_product_record(BenchReport *report, const ProductShape *shape, size_t T, TimingPass pass, Cost cost,
+                               double seconds, double peak)
 {
     Json *record = report_record("product");
     json_add_string(record, "dtype", dtype_name(shape->dtype));
@@ -142,7 +142,7 @@ static Err *report_shape(ProductBench *p, ProductPath *path, size_t s, double pe
             Cost cost = count_linear(tokens[t], &w, TIMING_FORWARD); /* dx, not accumulated, moves as many bytes as y */
             double seconds = sample_median(PRODUCT_ROUNDS, path->seconds[s][t][pass]);
             share[pass] = cost.flop / seconds / peak;
-            TRY(add_record(report, &shapes[s], tokens[t], pass, cost, seconds, peak));
+            TRY(add_product_record(report, &shapes[s], tokens[t], pass, cost, seconds, peak));
         }
         printf("  %.3f/%.3f", share[TIMING_FORWARD], share[TIMING_BACKWARD]);
     }
@@ -165,7 +165,7 @@ static Err *report_path(ProductBench *p, ProductPath *path, BenchReport *report)
 
 static Err *measure(ProductBench *p, BenchReport *report)
 {
-    TRY(fill(p));
+    TRY(fill_inputs(p));
     for (int round = 0; round < PRODUCT_ROUNDS; round++) measure_round(p, round);
     for (size_t k = 0; k < p->n_paths; k++) TRY(report_path(p, &p->paths[k], report));
     return NULL;

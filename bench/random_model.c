@@ -120,7 +120,7 @@ static size_t count_shards(const TensorList *list)
     return n;
 }
 
-static Err *write_index(const char *directory, Json *map, size_t bytes)
+static Err *write_shard_index(const char *directory, Json *map, size_t bytes)
 {
     char path[PATH_BYTES], *text;
     Json *root = json_new_object(), *metadata = json_new_object();
@@ -155,7 +155,7 @@ static Err *write_shards(const char *directory, TensorList *list)
     if (err || shards == 1)
         json_free(map);
     else
-        err = write_index(directory, map, bytes);
+        err = write_shard_index(directory, map, bytes);
     return err;
 }
 

@@ -1,5 +1,5 @@
 /* Everything that is computed from a record alone. Medians over steps are taken from the record's lists, so records
- * of several processes are joined by joining their lists and computing the derived numbers again. */
+ * of several processes are joined by joining their lists and computing the derived numbers anew. */
 #include "bench/step_record.h"
 
 #include "base/byte_size.h"

@@ -61,7 +61,7 @@ static void add_names(Json *names, size_t n, const char *const *words)
     for (size_t i = 0; i < n; i++) json_add_string(names, NULL, words[i]);
 }
 
-/* The first n experts of every sparse layer, as ESFT lists them. */
+/* The first n experts of every sparse layer, in the format of ESFT. */
 static Json *some_experts(const Model *model, size_t n)
 {
     Json *layers = json_new_object();
@@ -336,11 +336,10 @@ static Err *open_bench(StepBench *b)
     const StepsConfig *c = b->config;
     if (!dispatch_init(c->compute)) return err_new(ERR_USAGE, "compute: this CPU has no %s", c->compute);
     if (c->document == 1 || c->document > c->tokens)
-        return err_new(
-            ERR_USAGE,
-            "document is %lld, the step has %lld tokens; a document needs at least 2 tokens, for each predicts "
-            "the next, and at most as many as the step; 0: one document with all tokens",
-            (long long)c->document, (long long)c->tokens);
+        return err_new(ERR_USAGE,
+                       "document is %lld of %lld tokens; a document needs at least 2 tokens, since each predicts the "
+                       "next, and at most as many as the step; 0: one document with all tokens",
+                       (long long)c->document, (long long)c->tokens);
     TRY(model_open(&b->model, b->directory));
     TRY(attach_adapter(b));
     if (c->memory_limit) TRY(plan_run(b));

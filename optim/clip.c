@@ -12,7 +12,7 @@
 
 #include <math.h>
 
-enum { CLIP_LANES = 8, MIN_SQUARES_FOR_THREADS = 1 << 18 }; /* the latter in elements: below that, one thread is faster */
+enum { CLIP_LANES = 8, MIN_SQUARES_FOR_THREADS = 1 << 18 }; /* the latter: elements */
 
 static double sum_of_squares(size_t n, const float *g)
 {

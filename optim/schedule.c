@@ -41,13 +41,13 @@ static Err *check_keys(size_t which, const Json *kwargs)
     return NULL;
 }
 
-static bool has(const Json *kwargs, const char *key) { return kwargs && json_find(kwargs, key); }
+static bool has_key(const Json *kwargs, const char *key) { return kwargs && json_find(kwargs, key); }
 
 static Err *read_cosine_min(Schedule *s, const Json *kwargs, double learning_rate)
 {
-    bool rate = has(kwargs, "min_lr_rate");
+    bool rate = has_key(kwargs, "min_lr_rate");
     double min = 0;
-    if (rate == has(kwargs, "min_lr"))
+    if (rate == has_key(kwargs, "min_lr"))
         return err_new(ERR_USAGE, "cosine_with_min_lr needs either min_lr or min_lr_rate");
     TRY(json_get_number(kwargs, rate ? "min_lr_rate" : "min_lr", &min));
     s->min_share = rate ? min : min / learning_rate;
@@ -64,7 +64,7 @@ static Err *read_wsd(Schedule *s, const Json *kwargs)
     } decays[] = {{"cosine", DECAY_COSINE}, {"linear", DECAY_LINEAR}, {"1-sqrt", DECAY_SQRT}};
     const char *decay = "cosine";
     int64_t steps = 0, max_steps = (int64_t)(s->total_steps > s->warmup_steps ? s->total_steps - s->warmup_steps : 0);
-    if (!has(kwargs, "num_decay_steps")) return err_new(ERR_USAGE, "warmup_stable_decay needs num_decay_steps");
+    if (!has_key(kwargs, "num_decay_steps")) return err_new(ERR_USAGE, "warmup_stable_decay needs num_decay_steps");
     TRY(json_get_int(kwargs, "num_decay_steps", 0, max_steps, &steps));
     TRY(json_may_string(kwargs, "decay_type", &decay));
     TRY(json_may_number(kwargs, "min_lr_ratio", &s->min_share));

@@ -73,7 +73,7 @@ static Err *font_open(Canvas *canvas)
 
 /* ---- the canvas ----------------------------------------------------------------------------------------------- */
 
-static Err *fill(Canvas *canvas, Colour ground)
+static Err *make_pixels(Canvas *canvas, Colour ground)
 {
     size_t n = canvas->width * canvas->height;
     TRY(mem_new(&canvas->pixels, n, 3));
@@ -92,7 +92,7 @@ Err *canvas_new(Canvas **out, size_t width, size_t height, Colour ground)
     TRY(mem_new(&canvas, 1, sizeof *canvas));
     canvas->width = width;
     canvas->height = height;
-    Err *err = fill(canvas, ground);
+    Err *err = make_pixels(canvas, ground);
     if (!err) err = font_open(canvas);
     if (err)
         canvas_free(canvas);

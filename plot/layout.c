@@ -23,7 +23,7 @@ static double widest_tick(const Layout *layout, const Axis *axis)
 
 /* ---- ranges --------------------------------------------------------------------------------------------------- */
 
-static void widen(double *low, double *high, double value)
+static void extend_range(double *low, double *high, double value)
 {
     if (value < *low) *low = value;
     if (value > *high) *high = value;
@@ -47,14 +47,15 @@ static void range_x(Layout *layout)
         const Frame *frame = &layout->frames[i];
         const Panel *panel = frame->panel;
         if (panel->heat) {
-            widen(&low, &high, panel->heat->x_low);
-            widen(&low, &high, panel->heat->x_high);
+            extend_range(&low, &high, panel->heat->x_low);
+            extend_range(&low, &high, panel->heat->x_high);
             continue;
         }
         pad = 0.015; /* half a marker */
         for (size_t j = 0; j < panel->n_series; j++)
             for (size_t k = 0; k < panel->series[j].n; k++)
-                if (layout_shows(frame, panel->series[j].points[k])) widen(&low, &high, panel->series[j].points[k].x);
+                if (layout_shows(frame, panel->series[j].points[k]))
+                    extend_range(&low, &high, panel->series[j].points[k].x);
     }
     axis_range(&layout->x, low, high, pad);
 }
@@ -67,7 +68,7 @@ static void range_heat(Frame *frame)
         low = INFINITY;
         high = -INFINITY;
         for (size_t i = 0; i < heat->rows * heat->columns; i++)
-            if (isfinite(heat->values[i])) widen(&low, &high, heat->values[i]);
+            if (isfinite(heat->values[i])) extend_range(&low, &high, heat->values[i]);
     }
     axis_range(&frame->y, heat->y_low, heat->y_high, 0);
     axis_range(&frame->bar, low, high, 0);
@@ -79,8 +80,9 @@ static void range_y(Frame *frame)
     double low = INFINITY, high = -INFINITY;
     for (size_t i = 0; i < panel->n_series; i++)
         for (size_t j = 0; j < panel->series[i].n; j++)
-            if (layout_shows(frame, panel->series[i].points[j])) widen(&low, &high, panel->series[i].points[j].y);
-    if (panel->from_zero && !panel->log_y && low <= high) widen(&low, &high, 0);
+            if (layout_shows(frame, panel->series[i].points[j]))
+                extend_range(&low, &high, panel->series[i].points[j].y);
+    if (panel->from_zero && !panel->log_y && low <= high) extend_range(&low, &high, 0);
     axis_range(&frame->y, low, high, 0.06);
 }
 
@@ -119,14 +121,14 @@ size_t layout_legend_rows(const Frame *frame)
     return frame->shown ? (frame->shown + frame->columns - 1) / frame->columns : 0;
 }
 
-/* Height of what stands above the data of a panel. */
+/* The height of title and legend of a panel. */
 static double head_height(const Frame *frame)
 {
     const Panel *panel = frame->panel;
     return (panel->title || panel->note ? HEAD_SIZE + 12 : 0) + LINE_HEIGHT * (double)layout_legend_rows(frame);
 }
 
-static double share_of(const Panel *panel) { return panel->share > 0 ? panel->share : 1; }
+static double panel_share(const Panel *panel) { return panel->share > 0 ? panel->share : 1; }
 
 /* Divide the height, from `top` on, between the panels. */
 static void lay_heights(Layout *layout, double top)
@@ -135,14 +137,14 @@ static void lay_heights(Layout *layout, double top)
     double left_over = (double)canvas_height(layout->canvas) - top - MARGIN / 2, shares = 0;
     left_over -= TEXT_SIZE + 14 + (chart->x_label ? LINE_HEIGHT : 0); /* x ticks and label */
     for (size_t i = 0; i < chart->n_panels; i++) {
-        shares += share_of(&chart->panels[i]);
+        shares += panel_share(&chart->panels[i]);
         left_over -= head_height(&layout->frames[i]) + (i ? GAP : 0);
     }
     for (size_t i = 0; i < chart->n_panels; i++) {
         Frame *frame = &layout->frames[i];
         frame->head = top + (i ? GAP : 0);
         double y = round(frame->head + head_height(frame));
-        double h = floor(fmax(left_over * share_of(frame->panel) / shares, 1));
+        double h = floor(fmax(left_over * panel_share(frame->panel) / shares, 1));
         frame->area = (Rect){layout->left, y, layout->right - layout->left, h};
         top = y + h;
     }
@@ -160,12 +162,12 @@ static void lay_ticks(Layout *layout)
         size_t along = (size_t)fmax(frame->area.h / 50, fmin(frame->area.h / 34, 3));
         if (frame->panel->heat) axis_ticks(&frame->bar, along);
         if (frame->panel->heat && (double)frame->panel->heat->rows * 1.2 * TEXT_SIZE < frame->area.h)
-            along = frame->panel->heat->rows; /* each row */
+            along = frame->panel->heat->rows; /* a tick for each row */
         axis_ticks(&frame->y, along);
     }
 }
 
-/* Left and right margins, from the ticks there are now. */
+/* Left and right margins, from the current ticks. */
 static void lay_widths(Layout *layout)
 {
     double left = 0, right = 12, label = 0;

@@ -25,7 +25,7 @@ Stroke palette_stroke(size_t i, double width)
 
 Colour palette_pale(Colour colour) { return (Colour){colour.r, colour.g, colour.b, 90}; }
 
-static unsigned char between(unsigned char a, unsigned char b, double part)
+static unsigned char interpolate(unsigned char a, unsigned char b, double part)
 {
     return (unsigned char)lround(a + (b - a) * part);
 }
@@ -37,5 +37,6 @@ Colour palette_heat(double part)
     size_t i = along < (double)steps ? (size_t)along : steps - 1;
     const Colour *a = &heat[i], *b = &heat[i + 1];
     along -= (double)i;
-    return (Colour){between(a->r, b->r, along), between(a->g, b->g, along), between(a->b, b->b, along), 255};
+    return (Colour){interpolate(a->r, b->r, along), interpolate(a->g, b->g, along), interpolate(a->b, b->b, along),
+                    255};
 }

@@ -57,7 +57,7 @@ static Err *add_point(const Json *line, const char *key, double step, Curve *cur
     return curve_add(curve, step, number);
 }
 
-/* One column of the heat map; the first line says how many layers there are. */
+/* Add a column to the heat map. The first line determines the number of layers. */
 static Err *add_load(PlotRun *run, const Json *list, double step)
 {
     size_t i = 0, capacity = run->loads_capacity;
@@ -108,7 +108,7 @@ static Err *read_lines(PlotRun *run, const char *text, size_t bytes)
         number++;
         if (!json_line_is_blank(at, (size_t)(stop - at))) {
             Err *err = json_parse(&line, at, (size_t)(stop - at));
-            err_free(err); /* its line number would count from this line */
+            err_free(err); /* its line number counts from this line */
             if (!line && !newline) return NULL;
             if (!line) return err_new(ERR_FORMAT, "line %zu is not valid JSON", number);
             err = add_line(run, line);

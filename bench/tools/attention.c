@@ -121,7 +121,7 @@ static Err *measure_round(AttentionPath *path, int round, Tape *tape, const Atte
     return NULL;
 }
 
-static void print(AttentionPath *path)
+static void print_path(AttentionPath *path)
 {
     dispatch_init(path->compute);
     printf("%s, %d threads; %s peak of one core %.1f G multiply-adds/s; shares of it, forward / backward\n%-34s",
@@ -138,7 +138,7 @@ static void print(AttentionPath *path)
     printf("\n");
 }
 
-static Err *run(int argc, char **argv)
+static Err *measure_all(int argc, char **argv)
 {
     static AttentionPath paths[MAX_PATHS];
     const char *const both[] = {"fp32", "bf16"}, *const *asked = argc > 1 ? (const char *const *)argv + 1 : both;
@@ -151,13 +151,14 @@ static Err *run(int argc, char **argv)
                             malloc(MAX_LENGTH * MAX_LENGTH / 8)};
     Err *err = NULL;
     for (size_t i = 0; i < (argc > 1 ? 1 : MAX_PATHS); i++)
-        if (dispatch_init(asked[i])) paths[n_paths++] = (AttentionPath){.compute = asked[i], .bf16 = dispatch_is_bf16()};
+        if (dispatch_init(asked[i]))
+            paths[n_paths++] = (AttentionPath){.compute = asked[i], .bf16 = dispatch_is_bf16()};
     for (int round = 0; round < ATTENTION_ROUNDS; round++)
         for (size_t p = 0; p < n_paths && !err; p++) err = measure_round(&paths[p], round, &tape, &data);
-    for (size_t p = 0; p < n_paths && !err; p++) print(&paths[p]);
+    for (size_t p = 0; p < n_paths && !err; p++) print_path(&paths[p]);
     tape_free(&tape);
     free(data.q), free(data.kv), free(data.kr), free(data.d_o), free(data.bits);
     return err;
 }
 
-int main(int argc, char **argv) { return err_report("attention", run(argc, argv)); }
+int main(int argc, char **argv) { return err_report("attention", measure_all(argc, argv)); }

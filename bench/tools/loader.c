@@ -16,7 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { BATCH = 256, N_PRINTED = 10 }; /* documents of a step; lines at most, roughly */
+enum { BATCH = 256, N_PRINTED = 10 }; /* documents of a step; approximate number of printed lines */
 
 typedef struct {
     Tokenizer *tokenizer;

@@ -112,7 +112,7 @@ static Err *measure_open(Tokenizer **tokenizer, const char *path)
     return NULL;
 }
 
-static Err *run(const char *path)
+static Err *measure_all(const char *path)
 {
     static const char *const units[] = {"a", "ab", " ", "\n", "1", "!", "\u4e2d"};
     Tokenizer *tokenizer = NULL;
@@ -128,5 +128,6 @@ static Err *run(const char *path)
 
 int main(int argc, char **argv)
 {
-    return err_report("tokenizer", run(argc > 1 ? argv[1] : "tests/fixtures/tokenizer/glm5shaped.tokenizer.json.gz"));
+    return err_report("tokenizer",
+                      measure_all(argc > 1 ? argv[1] : "tests/fixtures/tokenizer/glm5shaped.tokenizer.json.gz"));
 }

@@ -227,12 +227,28 @@ typedef struct {
     const double *load_all_layers; /* [E] the same, summed over all sparse layers */
 } BalanceStep;
 
-/* One layer's statistics of one micro-batch: affinity [E], softmax [E], load [E], z, seq; balance_width(E) numbers. */
-size_t balance_width(size_t E);
-void balance_gather(Tape *tape, const RouterShape *shape, Tensor *logits, double *stats /* [n_micro_batches][width] */);
+/* One layer's statistics of a micro-batch, or of a whole step when the rows of its micro-batches are added: the parts of a
+ * row of balance_width(E) numbers. */
+typedef struct {
+    double *affinity; /* [E] sum over tokens of p[t,e] */
+    double *softmax;  /* [E] sum over tokens of softmax(z)[t,e] */
+    double *load;     /* [E] tokens that choose expert e by the score without bias */
+    double *z;        /* [1] sum over tokens of (logsumexp z)^2 */
+    double *seq;      /* [1] sum over documents of the sequence loss */
+} BalanceStats;
 
-/* The losses from the statistics of the whole step. layers [L][width], already summed over micro-batches. */
-BalanceValues balance_values(size_t L, size_t E, size_t K, size_t tokens, size_t documents, const double *layers);
+static inline size_t balance_width(size_t E) { return 3 * E + 2; }
+
+static inline BalanceStats balance_stats(double *row, size_t E)
+{
+    return (BalanceStats){row, row + E, row + 2 * E, row + 3 * E, row + 3 * E + 1};
+}
+
+/* Gather the rows of the tape's micro-batches; they are zeroed first. */
+void balance_gather(Tape *tape, const RouterShape *shape, Tensor *logits, double *rows /* [n_micro_batches][width] */);
+
+/* The losses from the statistics of the whole step. rows [L][width], already summed over micro-batches. */
+BalanceValues balance_values(size_t L, size_t E, size_t K, size_t tokens, size_t documents, double *rows);
 
 /* In the backward pass, add the gradient of  sum coefficient * loss  to that of the logits. `step` is read then, not now. */
 void op_balance(Tape *tape, Tensor *logits, const RouterShape *shape, const BalanceValues *coefficient,

@@ -24,11 +24,6 @@ typedef struct {
     const BalanceStep *step;
 } BalanceState;
 
-/* One micro-batch's statistics: three parts of E numbers, then z and seq. */
-enum { AFFINITY, SOFTMAX, LOAD };
-
-size_t balance_width(size_t E) { return 3 * E + 2; }
-
 /* The sigmoids of a row; returns their sum. Counts the K largest in load. */
 static float affinities(const RouterShape *shape, const float *z, float *s, int32_t *ids, double *load)
 {
@@ -45,7 +40,7 @@ static bool fits(Tape *tape, const RouterShape *shape, const Tensor *logits)
                        logits->shape[1], shape->E, shape->K, tape->group->T);
 }
 
-void balance_gather(Tape *tape, const RouterShape *shape, Tensor *logits, double *stats)
+void balance_gather(Tape *tape, const RouterShape *shape, Tensor *logits, double *rows)
 {
     const Group *group = tape->group;
     size_t E = shape->E, width = balance_width(E), d = 0;
@@ -53,9 +48,9 @@ void balance_gather(Tape *tape, const RouterShape *shape, Tensor *logits, double
     int32_t *ids = (int32_t *)(void *)tape_scratch(tape, shape->K);
     double *document = (double *)(void *)tape_scratch(tape, 4 * E); /* affinity [E], load [E] */
     if (!fits(tape, shape, logits)) return;
-    memset(stats, 0, group->n_micro_batches * width * sizeof *stats);
+    memset(rows, 0, group->n_micro_batches * width * sizeof *rows);
     for (size_t m = 0; m < group->n_micro_batches; m++) {
-        double *sums = stats + m * width, *z_sum = sums + 3 * E, *seq = sums + 3 * E + 1;
+        BalanceStats sums = balance_stats(rows + m * width, E);
         for (; d < group->n_docs && group->doc_start[d] < group->micro_batch_start[m + 1]; d++) {
             size_t n = group->doc_start[d + 1] - group->doc_start[d];
             memset(document, 0, 2 * E * sizeof *document);
@@ -65,40 +60,41 @@ void balance_gather(Tape *tape, const RouterShape *shape, Tensor *logits, double
                 for (size_t e = 0; e < E; e++) document[e] += (double)(row[e] / sum);
                 memcpy(row, z, E * sizeof *row);
                 double lse = (double)row_softmax(E, row);
-                for (size_t e = 0; e < E; e++) sums[SOFTMAX * E + e] += (double)row[e];
-                *z_sum += lse * lse;
+                for (size_t e = 0; e < E; e++) sums.softmax[e] += (double)row[e];
+                *sums.z += lse * lse;
             }
             double product = 0;
             for (size_t e = 0; e < E; e++) {
-                sums[AFFINITY * E + e] += document[e];
-                sums[LOAD * E + e] += document[E + e];
+                sums.affinity[e] += document[e];
+                sums.load[e] += document[E + e];
                 product += document[e] * document[E + e];
             }
-            *seq += (double)E / ((double)shape->K * (double)n * (double)n) * product;
+            *sums.seq += (double)E / ((double)shape->K * (double)n * (double)n) * product;
         }
     }
     tape_scratch_reset(tape);
     timing_note(tape->timing, "balance_gather", TIMING_FORWARD);
 }
 
-BalanceValues balance_values(size_t L, size_t E, size_t K, size_t tokens, size_t documents, const double *layers)
+BalanceValues balance_values(size_t L, size_t E, size_t K, size_t tokens, size_t documents, double *rows)
 {
     BalanceValues values = {0};
     size_t width = balance_width(E);
     double N = (double)tokens, M = N * (double)L;
     for (size_t l = 0; l < L; l++) {
-        const double *layer = layers + l * width;
+        BalanceStats layer = balance_stats(rows + l * width, E);
         double product = 0;
-        for (size_t e = 0; e < E; e++) product += layer[AFFINITY * E + e] * layer[LOAD * E + e];
+        for (size_t e = 0; e < E; e++) product += layer.affinity[e] * layer.load[e];
         values.aux_loss += (double)E / ((double)K * N * N) * product;
-        values.z_loss += layer[3 * E] / N;
-        values.seq_aux_loss += layer[3 * E + 1] / (double)documents;
+        values.z_loss += *layer.z / N;
+        values.seq_aux_loss += *layer.seq / (double)documents;
     }
     for (size_t e = 0; e < E; e++) {
         double load = 0, softmax = 0;
         for (size_t l = 0; l < L; l++) {
-            load += layers[l * width + LOAD * E + e];
-            softmax += layers[l * width + SOFTMAX * E + e];
+            BalanceStats layer = balance_stats(rows + l * width, E);
+            load += layer.load[e];
+            softmax += layer.softmax[e];
         }
         values.load_balancing_loss += (double)E * (load / M) * (softmax / M);
     }

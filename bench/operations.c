@@ -293,8 +293,7 @@ static Err *begin_group(OperationBench *o, size_t T)
     choices_free(&o->choices);
     o->T = T;
     o->doc_start[1] = T;
-    o->group = (Group){
-        .T = T, .n_docs = 1, .doc_start = o->doc_start, .n_micro_batches = 1, .micro_batch_start = o->doc_start};
+    o->group = group_init(1, o->doc_start, 1, o->doc_start);
     TRY(model_reserve_positions(o->model, T));
     TRY(choices_new(&o->choices, o->model, &o->group));
     return forest_begin(&o->forest, o->lora->n, 0, 1);

@@ -25,7 +25,7 @@ typedef struct {
     Writer *writers;    /* [at_once] the first n_writers are at work */
     Session **sessions; /* [at_once] */
     Session *lent;      /* the one writer's, when it is the caller's */
-    Stepper stepper;
+    SessionWorkspace workspace;
     float *logits, *work; /* [at_once][V] */
     uint32_t *order;      /* [at_once][V] */
 } DecodeBatch;
@@ -118,7 +118,8 @@ static Err *take(DecodeBatch *batch, Writer *w, bool *ended)
 static Err *step(DecodeBatch *batch, bool *ended)
 {
     for (size_t i = 0; i < batch->n_writers; i++) batch->sessions[i] = &batch->writers[i].session;
-    TRY(sessions_step(&batch->stepper, batch->model, batch->adapter, batch->n_writers, batch->sessions, batch->logits));
+    TRY(sessions_step(&batch->workspace, batch->model, batch->adapter, batch->n_writers, batch->sessions,
+                      batch->logits));
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < batch->n_writers; i++) choose(batch, i);
     for (size_t i = 0; i < batch->n_writers; i++) TRY(take(batch, &batch->writers[i], &ended[i]));
@@ -153,7 +154,7 @@ static Err *open_batch(DecodeBatch *batch)
     memset(batch->generated, 0, batch->n * sizeof *batch->generated);
     Err *err = run(batch);
     for (size_t i = 0; i < batch->n_writers; i++) leave(batch, &batch->writers[i]);
-    stepper_free(&batch->stepper);
+    session_workspace_free(&batch->workspace);
     free(batch->writers);
     free(batch->sessions);
     free(batch->logits);
@@ -172,7 +173,7 @@ Err *generate_all(Model *model, const Adapter *adapter, size_t n, const Generati
                          .generations = generations,
                          .generated = generated,
                          .at_once = at_once ? at_once : 1,
-                         .stepper.group_tokens = group_tokens};
+                         .workspace.group_tokens = group_tokens};
     return open_batch(&batch);
 }
 

@@ -1,8 +1,11 @@
-/* A step takes the new tokens of all sessions through one layer after the other, in groups. Texts that begin and texts
- * that go on take different ways through attention (expanded, over the latents), so a group holds one kind only. */
+/* A step takes the new tokens of all sequences through the layers in groups (model/forward.h). A sequence that begins
+ * attends over expanded keys and values, one that goes on attends over the cached latents, so a group holds one kind
+ * only. What always holds: the logits of a sequence depend on its own tokens alone. */
 #include "infer/session.h"
 
 #include "base/memory.h"
+#include "base/minmax.h"
+#include "model/forward.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -27,181 +30,197 @@ void session_close(Session *s)
 void session_set(Session *s, size_t n, const int32_t *ids)
 {
     size_t same = 0;
-    ASSERT(n <= s->capacity, "%zu tokens, room for %zu", n, s->capacity);
+    ASSERT(n <= s->capacity, "%zu tokens, capacity %zu", n, s->capacity);
     while (same < s->seen && same + 1 < n && s->ids[same] == ids[same]) same++; /* the last token is always run again */
     memcpy(s->ids, ids, n * sizeof *ids);
     s->n = n;
     s->seen = same;
 }
 
-void stepper_free(Stepper *stepper)
+void session_workspace_free(SessionWorkspace *workspace)
 {
-    tape_free(&stepper->tape);
-    tape_free(&stepper->head);
+    tape_free(&workspace->tape);
+    tape_free(&workspace->head);
 }
 
-/* ---- one group ------------------------------------------------------------------------------------------------ */
+/* ---- groups --------------------------------------------------------------------------------------------------- */
 
-/* New rows of some sessions, one after another. */
+/* New rows of some sequences, one after another. */
 typedef struct {
     Group group;
-    size_t n, capacity;
-    size_t *which; /* [n] sessions */
+    size_t n;
+    size_t row;    /* of its first row among the step's */
+    size_t *which; /* [n] sequences */
     size_t *doc_start, *doc_past;
     size_t micro_batch_start[2];
-    int32_t *ids;
-    float *x;     /* [T][D] between the layers */
-    float **rows; /* [3 n] the sessions' latent, rotary and index rows of the layer at work */
+    float **cached; /* [3 n] the sequences' latent, rotary and index rows of the layer at work */
     Choices choices;
-} Pack;
+} SessionGroup;
 
-static Err *fill_pack(Pack *p, const Model *model, Session *const *sessions)
+typedef struct {
+    SessionWorkspace *ws;
+    Model *model;
+    const Adapter *adapter;
+    size_t n;
+    Session *const *sessions;
+    size_t n_groups, T;
+    SessionGroup *groups; /* [n_groups] */
+    int32_t *ids;         /* [T] the new tokens */
+    float *x;             /* [T][D] between the layers */
+    size_t *last;         /* [n] each sequence's last row */
+} SessionStep;
+
+static size_t new_rows(const Session *s) { return s->n - s->seen; }
+
+static bool fits(const SessionStep *step, const SessionGroup *g, const Session *s)
 {
-    size_t T = p->doc_start[p->n], D = (size_t)model->config.hidden_size;
-    p->micro_batch_start[1] = T;
-    p->group = (Group){.T = T,
-                       .n_docs = p->n,
-                       .doc_start = p->doc_start,
-                       .doc_past = p->doc_past,
-                       .n_micro_batches = 1,
-                       .micro_batch_start = p->micro_batch_start};
-    TRY(mem_new(&p->ids, T, sizeof *p->ids));
-    TRY(mem_new(&p->x, T * D, sizeof *p->x));
-    TRY(mem_new(&p->rows, 3 * p->n, sizeof *p->rows));
-    for (size_t i = 0; i < p->n; i++) {
-        const Session *s = sessions[p->which[i]];
-        memcpy(p->ids + p->doc_start[i], s->ids + s->seen, (s->n - s->seen) * sizeof *p->ids);
-    }
-    return choices_new(&p->choices, model, &p->group);
+    size_t limit = step->ws->group_tokens;
+    return step->sessions[g->which[0]]->cached == s->cached && (!limit || g->doc_start[g->n] + new_rows(s) <= limit);
 }
 
-static void drop_pack(Pack *p)
+static Err *add_group(SessionStep *step)
 {
-    choices_free(&p->choices);
-    free(p->which);
-    free(p->doc_start);
-    free(p->doc_past);
-    free(p->ids);
-    free(p->x);
-    free(p->rows);
+    SessionGroup *g = &step->groups[step->n_groups++];
+    g->row = step->T;
+    TRY(mem_new(&g->which, step->n, sizeof *g->which));
+    TRY(mem_new(&g->doc_start, step->n + 1, sizeof *g->doc_start));
+    return mem_new(&g->doc_past, step->n, sizeof *g->doc_past);
 }
 
-static Err *embed(Stepper *st, const Model *model, Pack *p)
+/* Sequence i goes into the newest group, or begins a new one. */
+static Err *add_sequence(SessionStep *step, size_t i, bool begins_kind)
 {
-    tape_begin(&st->tape, &p->group, TAPE_OFF);
-    Tensor *x = model_embed(&st->tape, model, p->ids);
-    TRY(tape_error(&st->tape));
-    memcpy(p->x, x->data, x->shape[0] * x->shape[1] * sizeof *p->x);
+    const Session *s = step->sessions[i];
+    if (begins_kind || !fits(step, &step->groups[step->n_groups - 1], s)) TRY(add_group(step));
+    SessionGroup *g = &step->groups[step->n_groups - 1];
+    g->which[g->n] = i;
+    g->doc_past[g->n] = s->seen;
+    g->doc_start[g->n + 1] = g->doc_start[g->n] + new_rows(s);
+    g->n++;
+    step->T += new_rows(s);
     return NULL;
 }
 
-static Err *run_layer(Stepper *st, const Model *model, const Adapter *adapter, size_t l, Session *const *sessions,
-                      Pack *p)
+static Err *finish_group(SessionStep *step, SessionGroup *g)
 {
-    size_t D = (size_t)model->config.hidden_size;
-    LayerCache cache = {.capacity = SIZE_MAX, .latent = p->rows, .rotary = p->rows + p->n, .index = p->rows + 2 * p->n};
-    bool cached = sessions[p->which[0]]->cached;
-    for (size_t i = 0; i < p->n && cached; i++) {
-        const Session *s = sessions[p->which[i]];
-        cache.latent[i] = s->cache.layers[l].latent[0];
-        cache.rotary[i] = s->cache.layers[l].rotary[0];
-        cache.index[i] = s->cache.layers[l].index[0];
-        if (s->capacity < cache.capacity) cache.capacity = s->capacity;
+    g->micro_batch_start[1] = g->doc_start[g->n];
+    g->group = group_init(g->n, g->doc_start, 1, g->micro_batch_start);
+    g->group.doc_past = g->doc_past;
+    TRY(mem_new(&g->cached, 3 * g->n, sizeof *g->cached));
+    for (size_t i = 0; i < g->n; i++) {
+        const Session *s = step->sessions[g->which[i]];
+        memcpy(step->ids + g->row + g->doc_start[i], s->ids + s->seen, new_rows(s) * sizeof *step->ids);
+        step->last[g->which[i]] = g->row + g->doc_start[i + 1] - 1;
     }
-    LayerPass pass = {.choices = &p->choices, .cache = cached ? &cache : NULL};
-    tape_begin(&st->tape, &p->group, TAPE_OFF);
-    Tensor *x = tape_leaf(&st->tape, p->group.T, D, p->x, false);
-    x = layer_forward(&st->tape, model, l, adapter, x, &pass);
-    TRY(tape_error(&st->tape));
-    memcpy(p->x, x->data, p->group.T * D * sizeof *p->x);
+    return choices_new(&g->choices, step->model, &g->group);
+}
+
+/* Sequences without a past come first, then the others. */
+static Err *make_groups(SessionStep *step)
+{
+    TRY(mem_new(&step->groups, step->n + 1, sizeof *step->groups));
+    for (int past = 0; past < 2; past++) {
+        bool begins_kind = true;
+        for (size_t i = 0; i < step->n; i++) {
+            if ((step->sessions[i]->seen > 0) != past) continue;
+            TRY(add_sequence(step, i, begins_kind));
+            begins_kind = false;
+        }
+    }
+    TRY(mem_new(&step->ids, step->T, sizeof *step->ids));
+    TRY(mem_new(&step->x, step->T * (size_t)step->model->config.hidden_size, sizeof *step->x));
+    TRY(mem_new(&step->last, step->n, sizeof *step->last));
+    for (size_t i = 0; i < step->n_groups; i++) TRY(finish_group(step, &step->groups[i]));
     return NULL;
+}
+
+static void step_close(SessionStep *step)
+{
+    for (size_t i = 0; i < step->n_groups; i++) {
+        SessionGroup *g = &step->groups[i];
+        choices_free(&g->choices);
+        free(g->which);
+        free(g->doc_start);
+        free(g->doc_past);
+        free(g->cached);
+    }
+    free(step->groups);
+    free(step->ids);
+    free(step->x);
+    free(step->last);
 }
 
 /* ---- a step --------------------------------------------------------------------------------------------------- */
 
-typedef struct {
-    size_t n, capacity;
-    Pack *items;
-} Packs;
-
-static Err *add_to_pack(Packs *packs, size_t group_tokens, bool fresh, Session *const *sessions, size_t i)
+static float *rows_of_group(const SessionStep *step, const SessionGroup *g)
 {
-    const Session *s = sessions[i];
-    size_t rows = s->n - s->seen;
-    Pack *p = packs->n ? &packs->items[packs->n - 1] : NULL;
-    if (fresh || !p || p->n == p->capacity || (group_tokens && p->doc_start[p->n] + rows > group_tokens) ||
-        sessions[p->which[0]]->cached != s->cached) {
-        p = &packs->items[packs->n++];
-        p->capacity = packs->capacity;
-        TRY(mem_new(&p->which, p->capacity, sizeof *p->which));
-        TRY(mem_new(&p->doc_start, p->capacity + 1, sizeof *p->doc_start));
-        TRY(mem_new(&p->doc_past, p->capacity, sizeof *p->doc_past));
-    }
-    p->which[p->n] = i;
-    p->doc_past[p->n] = s->seen;
-    p->doc_start[p->n + 1] = p->doc_start[p->n] + rows;
-    p->n++;
-    return NULL;
+    return step->x + g->row * (size_t)step->model->config.hidden_size;
 }
 
-static Err *make_packs(Packs *packs, const Stepper *st, const Model *model, size_t n, Session *const *sessions)
+static Err *embed(void *context)
 {
-    packs->capacity = n;
-    TRY(mem_new(&packs->items, n + 1, sizeof *packs->items));
-    for (int past = 0; past < 2; past++) {
-        bool fresh = true;
-        for (size_t i = 0; i < n; i++) {
-            if ((sessions[i]->seen > 0) != past) continue;
-            TRY(add_to_pack(packs, st->group_tokens, fresh, sessions, i));
-            fresh = false;
-        }
-    }
-    for (size_t i = 0; i < packs->n; i++) TRY(fill_pack(&packs->items[i], model, sessions));
-    return NULL;
-}
-
-static Err *forward_pass(Stepper *st, Model *model, const Adapter *adapter, Session *const *sessions, Packs *packs)
-{
-    layers_announce(model, model->n_layers, packs->n);
-    for (size_t i = 0; i < packs->n; i++) TRY(embed(st, model, &packs->items[i]));
-    for (size_t l = 0; l < model->n_layers; l++) {
-        TRY(layer_acquire(model, l));
-        Err *err = NULL;
-        for (size_t i = 0; i < packs->n && !err; i++)
-            err = run_layer(st, model, adapter, l, sessions, &packs->items[i]);
-        layer_release(model, l);
-        if (err) return err_wrap(err, "layer %zu", l);
+    SessionStep *step = context;
+    for (size_t i = 0; i < step->n_groups; i++) {
+        const SessionGroup *g = &step->groups[i];
+        TRY(group_embed(&step->ws->tape, step->model, &g->group, step->ids + g->row, rows_of_group(step, g)));
     }
     return NULL;
 }
 
-/* Logits of every text's last row. */
-static Err *head(Stepper *st, const Model *model, const Packs *packs, size_t n, float *logits)
+static Err *run_group(SessionStep *step, SessionGroup *g, size_t l)
 {
-    size_t D = (size_t)model->config.hidden_size, V = (size_t)model->config.vocab_size;
-    tape_begin(&st->head, &packs->items[0].group, TAPE_OFF);
-    float *last = tape_floats(&st->head, n * D);
-    TRY(tape_error(&st->head));
-    for (size_t i = 0; i < packs->n; i++) {
-        const Pack *p = &packs->items[i];
-        for (size_t d = 0; d < p->n; d++)
-            memcpy(last + p->which[d] * D, p->x + (p->doc_start[d + 1] - 1) * D, D * sizeof *last);
+    LayerCache cache = {.capacity = SIZE_MAX,
+                        .latent = g->cached,
+                        .rotary = g->cached + g->n,
+                        .index = g->cached + 2 * g->n};
+    bool cached = step->sessions[g->which[0]]->cached;
+    for (size_t i = 0; i < g->n && cached; i++) {
+        const Session *s = step->sessions[g->which[i]];
+        cache.latent[i] = s->cache.layers[l].latent[0];
+        cache.rotary[i] = s->cache.layers[l].rotary[0];
+        cache.index[i] = s->cache.layers[l].index[0];
+        cache.capacity = size_min(cache.capacity, s->capacity);
     }
-    Tensor *z = model_logits(&st->head, model, tape_leaf(&st->head, n, D, last, false));
-    TRY(tape_error(&st->head));
-    memcpy(logits, z->data, n * V * sizeof *logits);
+    LayerPass pass = {.choices = &g->choices, .cache = cached ? &cache : NULL};
+    return group_forward(&step->ws->tape, step->model, l, step->adapter, &g->group, rows_of_group(step, g), &pass);
+}
+
+static Err *forward_layer(void *context, size_t l)
+{
+    SessionStep *step = context;
+    for (size_t i = 0; i < step->n_groups; i++) TRY(run_group(step, &step->groups[i], l));
     return NULL;
 }
 
-Err *sessions_step(Stepper *st, Model *model, const Adapter *adapter, size_t n, Session *const *sessions, float *logits)
+/* Logits of every sequence's last row. */
+static Err *head(SessionStep *step, float *logits)
 {
-    Packs packs = {0};
+    Tape *tape = &step->ws->head;
+    tape_begin(tape, &step->groups[0].group, TAPE_OFF);
+    Tensor *z = model_logits(tape, step->model, head_rows(tape, step->model, step->n, step->last, step->x, false));
+    TRY(tape_error(tape));
+    memcpy(logits, z->data, step->n * (size_t)step->model->config.vocab_size * sizeof *logits);
+    return NULL;
+}
+
+static Err *run(SessionStep *step, float *logits)
+{
+    TRY(make_groups(step));
+    TRY(layers_forward(step->model, &(LayerLoop){.lowest = step->model->n_layers,
+                                                 .group_passes = step->n_groups,
+                                                 .embed = embed,
+                                                 .layer = forward_layer,
+                                                 .context = step}));
+    return head(step, logits);
+}
+
+Err *sessions_step(SessionWorkspace *ws, Model *model, const Adapter *adapter, size_t n, Session *const *sessions,
+                   float *logits)
+{
+    SessionStep step = {.ws = ws, .model = model, .adapter = adapter, .n = n, .sessions = sessions};
     for (size_t i = 0; i < n; i++) ASSERT(sessions[i]->n > sessions[i]->seen, "session %zu has nothing new", i);
-    Err *err = n ? make_packs(&packs, st, model, n, sessions) : NULL;
-    if (!err && n) err = forward_pass(st, model, adapter, sessions, &packs);
-    if (!err && n) err = head(st, model, &packs, n, logits);
-    for (size_t i = 0; i < packs.n; i++) drop_pack(&packs.items[i]);
-    free(packs.items);
+    Err *err = n ? run(&step, logits) : NULL;
+    step_close(&step);
     for (size_t i = 0; i < n && !err; i++)
         if (sessions[i]->cached) sessions[i]->seen = sessions[i]->n;
     return err;

@@ -3,6 +3,7 @@
 #include "base/memory.h"
 #include "base/pages.h"
 #include "base/minmax.h"
+#include "model/forward.h"
 
 #include <stdlib.h>
 
@@ -141,11 +142,11 @@ static Err *count_trained(Count *c, const Model *model, const Adapter *adapter, 
 /* The head over rows that are all scored (train/step.c, head_group). */
 static Err *count_head(Count *c, const Model *model, bool back, Taken *taken)
 {
-    size_t T = c->group.T, D = (size_t)model->config.hidden_size;
+    size_t T = c->group.T;
     begin(c, back ? TAPE_RECORD : TAPE_OFF, false);
-    float *x = tape_floats(&c->tape, T * D);
-    tape_alloc(&c->tape, T * (sizeof(int32_t) + sizeof(size_t)));
-    Tensor *loss = model_loss(&c->tape, model, tape_leaf(&c->tape, T, D, x, back), NULL);
+    tape_alloc(&c->tape, T * sizeof(int32_t));
+    tape_alloc(&c->tape, T * sizeof(size_t));
+    Tensor *loss = model_loss(&c->tape, model, head_rows(&c->tape, model, T, NULL, NULL, back), NULL);
     TRY(tape_error(&c->tape));
     if (back) TRY(layer_back(c, loss));
     note(c, false, taken);

@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "infer/adapter_io.h"
 #include "infer/generate.h"
+#include "model/forward.h"
 #include "tensor/dispatch.h"
 #include "tensor/gemm.h"
 #include "tensor/safetensors.h"
@@ -117,32 +118,61 @@ static void compare_keys(Case *c, const Choices *choices, const Group *group)
     }
 }
 
+typedef struct {
+    const Case *c;
+    const Adapter *adapter;
+    const BatchGroup *g;
+    Tape tape;
+    Choices choices;
+    float *x;    /* [T][D] */
+    size_t *row; /* [T] every row goes through the head */
+} LogitsPass;
+
+static Err *embed(void *context)
+{
+    LogitsPass *p = context;
+    return group_embed(&p->tape, p->c->model, &p->g->group, p->g->ids, p->x);
+}
+
+static Err *forward_layer(void *context, size_t l)
+{
+    LogitsPass *p = context;
+    return group_forward(&p->tape, p->c->model, l, p->adapter, &p->g->group, p->x,
+                         &(LayerPass){.choices = &p->choices});
+}
+
+static Err *run_logits(Case *c, LogitsPass *p)
+{
+    size_t T = p->g->group.T;
+    char name[64];
+    TRY(mem_new(&p->x, T * (size_t)c->model->config.hidden_size, sizeof *p->x));
+    TRY(mem_new(&p->row, T, sizeof *p->row));
+    for (size_t t = 0; t < T; t++) p->row[t] = t;
+    TRY(choices_new(&p->choices, c->model, &p->g->group));
+    TRY(layers_forward(c->model, &(LayerLoop){.lowest = c->model->n_layers,
+                                              .group_passes = 1,
+                                              .embed = embed,
+                                              .layer = forward_layer,
+                                              .context = p}));
+    tape_begin(&p->tape, &p->g->group, TAPE_OFF);
+    Tensor *logits = model_logits(&p->tape, c->model, head_rows(&p->tape, c->model, T, p->row, p->x, false));
+    TRY(tape_error(&p->tape));
+    snprintf(name, sizeof name, "%slogits", c->prefix);
+    figures_compare_rows(&c->figures, name, 0, T, (size_t)c->model->config.vocab_size, logits->data);
+    compare_keys(c, &p->choices, &p->g->group);
+    return NULL;
+}
+
 static Err *compare_logits(Case *c, const Adapter *adapter)
 {
     Batch batch;
-    Tape tape = {0};
-    Choices choices;
-    char name[64];
     TRY(batch_of(c, &batch));
-    const BatchGroup *g = &batch.groups[0];
-    size_t D = (size_t)c->model->config.hidden_size;
-    float *x;
-    TRY(mem_new(&x, batch.T * D, sizeof *x));
-    TRY(choices_new(&choices, c->model, &g->group));
-    tape_begin(&tape, &g->group, TAPE_OFF);
-    Tensor *h = model_embed(&tape, c->model, g->ids);
-    LayerPass pass = {.choices = &choices};
-    for (size_t l = 0; l < c->model->n_layers; l++) h = layer_forward(&tape, c->model, l, adapter, h, &pass);
-    Tensor *logits = model_logits(&tape, c->model, h);
-    Err *err = tape_error(&tape);
-    if (!err) {
-        snprintf(name, sizeof name, "%slogits", c->prefix);
-        figures_compare_rows(&c->figures, name, 0, batch.T, (size_t)c->model->config.vocab_size, logits->data);
-        compare_keys(c, &choices, &g->group);
-    }
-    free(x);
-    tape_free(&tape);
-    choices_free(&choices);
+    LogitsPass pass = {.c = c, .adapter = adapter, .g = &batch.groups[0]};
+    Err *err = run_logits(c, &pass);
+    tape_free(&pass.tape);
+    choices_free(&pass.choices);
+    free(pass.x);
+    free(pass.row);
     batch_free(&batch);
     return err;
 }

@@ -95,9 +95,9 @@ void audit_observe(Audit *a, const Dp *dp, Step *step)
         part->ever = part->ever || part->now;
     }
     for (size_t l = 0; l < a->adapter->n_layers; l++)
-        for (size_t e = 0; e < E && step_load(step, l); e++) {
-            a->tokens[l * E + e] += step_load(step, l)[e];
-            a->live[l * E + e] += step_live(step, l)[e];
+        for (size_t e = 0; e < E; e++) {
+            a->tokens[l * E + e] += step_counts(step, l).load[e];
+            a->live[l * E + e] += step_counts(step, l).live[e];
         }
 }
 
@@ -115,10 +115,10 @@ static Verdict check_part(const Audit *a, const AuditPart *part, const Step *ste
 {
     size_t at = part->l * a->adapter->model->router.E + part->expert;
     *when = "in this step";
-    *tokens = step_live_tokens(step, part->l);
+    *tokens = *step_counts(step, part->l).live_tokens;
     if (part->now) return FINE;
     if (!part->routed || *tokens == 0) return FAULT; /* every step has tokens in the loss: a gradient must arrive */
-    *tokens = step_live(step, part->l)[part->expert];
+    *tokens = step_counts(step, part->l).live[part->expert];
     if (*tokens) return FAULT;
     if (part->ever) return FINE;
     *when = "since the start";

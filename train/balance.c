@@ -98,7 +98,7 @@ void balance_move_biases(Adapter *adapter, const Step *step, double rate)
     for (size_t l = 0; l < adapter->n_layers; l++) {
         float *bias = adapter->layers[l].router_bias;
         if (!bias) continue;
-        const uint64_t *load = step_load(step, l);
+        const uint64_t *load = step_counts(step, l).load;
         uint64_t total = 0;
         for (size_t e = 0; e < E; e++) total += load[e];
         for (size_t e = 0; e < E; e++) {
@@ -110,9 +110,9 @@ void balance_move_biases(Adapter *adapter, const Step *step, double rate)
 
 double balance_max_over_mean(const Step *step, size_t l, size_t E)
 {
-    const uint64_t *load = step_load(step, l);
+    const uint64_t *load = step_counts(step, l).load;
     uint64_t max_load = 0, total = 0;
-    for (size_t e = 0; e < E && load; e++) {
+    for (size_t e = 0; e < E; e++) {
         total += load[e];
         if (load[e] > max_load) max_load = load[e];
     }

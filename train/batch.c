@@ -1,3 +1,4 @@
+/* Micro-batches are cut first, from lengths alone; ranks and groups only gather them. */
 #include "train/batch.h"
 
 #include "base/memory.h"
@@ -78,21 +79,20 @@ static Err *make_groups(Batch *b, const Dp *dp, const Document *const *docs, siz
     for (size_t m = first; m < end;) {
         BatchGroup *g = &b->groups[b->n_groups++];
         *g = (BatchGroup){.row = b->T, .ids = b->ids + b->T, .targets = b->targets + b->T};
-        g->group = (Group){.first_doc = b->micro_doc[m],
-                           .doc_start = doc_start,
-                           .first_micro_batch = m,
-                           .micro_batch_start = micro_batch_start};
+        size_t first_doc = b->micro_doc[m], first_micro_batch = m;
+        const size_t *docs_from = doc_start, *micro_from = micro_batch_start;
         do {
             *micro_batch_start++ = b->T - g->row;
             for (size_t d = b->micro_doc[m]; d < b->micro_doc[m + 1]; d++) {
                 *doc_start++ = b->T - g->row;
                 copy_rows(b, docs[d]);
-                g->group.n_docs++;
             }
-            g->group.n_micro_batches++;
             m++;
         } while (m < end && (most == 0 || b->T - g->row + micro_tokens(b, docs, m) <= most));
-        *doc_start++ = *micro_batch_start++ = g->group.T = b->T - g->row;
+        *doc_start++ = *micro_batch_start++ = b->T - g->row;
+        g->group = group_init(b->micro_doc[m] - first_doc, docs_from, m - first_micro_batch, micro_from);
+        g->group.first_doc = first_doc;
+        g->group.first_micro_batch = first_micro_batch;
     }
     return NULL;
 }

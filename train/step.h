@@ -1,12 +1,12 @@
 /* One optimizer step, layers outermost:
  *
- *     up       for every layer:  x[l+1] = layer(l, x[l]), group by group; tapes off, but for the topmost kept ones
- *     head     the loss of scored rows, and its gradient on x[L]
- *     down     for every layer:  run it again with the tape on (or use the kept one), walk back, group by group;
- *              then add the layer's gradients over micro-batches and ranks, each rank its slice
- *     update   clip by the global norm, AdamW on the own slices, share the new values
+ *     forward    for every layer:  x[l+1] = layer(l, x[l]), group by group; tapes off, but for kept ones of topmost layers
+ *     head       the loss of the tokens in the loss, and its gradient on x[L]
+ *     backward   for every layer:  recompute it with the tape on (or use the kept tape) and go backward, group by group;
+ *                then add the layer's gradients over micro-batches and ranks, each rank its slice
+ *     update     clip by the global norm, AdamW on the own slices, share the new values
  *
- * Bits never depend on ranks, threads, groups, or on tapes kept. See docs/design.md. */
+ * Bits never depend on ranks, threads, groups, or on kept tapes. See docs/design.md. */
 #ifndef GRAFT_TRAIN_STEP_H
 #define GRAFT_TRAIN_STEP_H
 
@@ -14,6 +14,7 @@
 #include "train/batch.h"
 #include "train/layer_inputs.h"
 #include "train/grad_shards.h"
+#include "train/routing_counts.h"
 
 typedef struct {
     AdamW adamw;
@@ -21,15 +22,15 @@ typedef struct {
     const BalanceValues *balance; /* [n_layers] coefficients; NULL: no balance loss. Borrowed for the step's life */
     double lora_dropout;
     uint64_t seed;
-    size_t keep_layers;     /* tapes of this many topmost layers are kept from the way up */
-    bool recompute_experts; /* experts compute gate and up again on the way back: K T 2F floats less on each tape */
+    size_t keep_layers;     /* tapes of this many topmost layers are kept from the forward pass */
+    bool recompute_experts; /* experts recompute gate and up in the backward pass: K T 2F floats less on each tape */
     bool guard;
     const volatile int *stop; /* set from outside: leave between two layers. NULL: never */
-    const char *scratch_dir;  /* hidden states between layers go to a file there; NULL: memory. Borrowed */
+    const char *scratch_dir;  /* layer inputs go to a file there; NULL: memory. Borrowed */
     Timing *timing;           /* borrowed, or NULL */
 } StepConfig;
 
-/* Somebody who looks inside: called for a group's rows of "hidden", "grad.hidden", "router.logits", "router.weights"
+/* An observer, called for a group's rows of "hidden", "grad.hidden", "router.logits", "router.weights"
  * (floats) and "router.experts" (int32) of layer l. */
 typedef struct {
     void *context;
@@ -37,7 +38,7 @@ typedef struct {
 } StepProbe;
 
 typedef struct {
-    double loss; /* mean nll of the step's scored tokens */
+    double loss; /* mean nll of the step's tokens in the loss */
     BalanceValues balance;
     double grad_norm;
     size_t tokens, n_loss_tokens;
@@ -65,12 +66,9 @@ void step_guard(Step *step);
 /* The micro-batches [first, end) that step_gradients was at when it failed; false: at none. */
 bool step_failed_at(const Step *step, size_t *first, size_t *end);
 
-/* How the whole step's tokens, all ranks', were shared out to the experts of layer l, exactly: load [E] counts those that
- * chose each expert, live [E] those of them whose output a gradient came back to; NULL in a dense layer.
- * step_live_tokens counts the layer's tokens with a gradient; 0 below the lowest trained layer. */
-const uint64_t *step_load(const Step *step, size_t l);
-const uint64_t *step_live(const Step *step, size_t l);
-uint64_t step_live_tokens(const Step *step, size_t l);
+/* How the whole step's tokens, all ranks', went to the experts of layer l: zeros in a dense layer. Layers below the lowest
+ * trained one have no tokens with a gradient. Owner: the step, until the next one. */
+LayerCounts step_counts(const Step *step, size_t l);
 
 /* Give back what the last batch took, until the next one takes it again. */
 void step_release(Step *step);

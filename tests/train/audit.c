@@ -81,7 +81,7 @@ static void a_sound_step_has_no_fault_and_experts_without_tokens_are_listed(void
     assert_true(b.audit->n_without > 0); /* 8 tokens cannot reach 32 experts by 4s everywhere */
     for (const Json *layer = json_first(json_find(result, "no_token")); layer; layer = json_next(layer))
         for (const Json *e = json_first(layer); e; e = json_next(e))
-            assert_int_equal(step_load(b.step, (size_t)atoi(json_key(layer)))[(size_t)json_number(e)], 0);
+            assert_int_equal(step_counts(b.step, (size_t)atoi(json_key(layer))).load[(size_t)json_number(e)], 0);
     json_free(result);
     take_gradients(&b, 64, 64);
     size_t before = b.audit->n_without;

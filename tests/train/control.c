@@ -337,10 +337,10 @@ static void biases_move_against_the_load_and_come_back_from_a_checkpoint(void **
     size_t E = run.model->router.E;
     for (size_t l = 1; l < run.model->n_layers; l++) {
         uint64_t total = 0;
-        for (size_t e = 0; e < E; e++) total += step_load(run.step, l)[e];
+        for (size_t e = 0; e < E; e++) total += step_counts(run.step, l).load[e];
         for (size_t e = 0; e < E; e++) {
             float before = run.model->layers[l].router_bias[e], after = run.adapter->layers[l].router_bias[e];
-            uint64_t load = step_load(run.step, l)[e] * E;
+            uint64_t load = step_counts(run.step, l).load[e] * E;
             assert_true(after == (load < total ? before + 0.01f : load > total ? before - 0.01f : before));
         }
     }

@@ -7,7 +7,9 @@
 #include "base/pages.h"
 #include "base/minmax.h"
 
+#include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/mman.h>
 
 enum { ARENA_CHUNK_BYTES = 16 << 20, ALIGN = 64 };
@@ -50,4 +52,18 @@ void arena_free(Arena *arena)
         munmap(chunk, chunk->bytes);
     }
     *arena = (Arena){0};
+}
+
+Err *arena_format(Arena *arena, const char **out, const char *format, ...)
+{
+    va_list args, again;
+    va_start(args, format);
+    va_copy(again, args);
+    int n = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    char *text = n < 0 ? NULL : arena_alloc(arena, (size_t)n + 1);
+    if (text) vsnprintf(text, (size_t)n + 1, format, again);
+    va_end(again);
+    *out = text;
+    return text ? NULL : err_new(ERR_MEMORY, "out of memory for a name");
 }

@@ -8,7 +8,7 @@
 #ifndef GRAFT_BASE_ARENA_H
 #define GRAFT_BASE_ARENA_H
 
-#include <stddef.h>
+#include "base/err.h"
 
 typedef struct ArenaChunk ArenaChunk;
 
@@ -18,5 +18,8 @@ typedef struct {
 
 void *arena_alloc(Arena *arena, size_t bytes);
 void arena_free(Arena *arena);
+
+/* `printf` into the arena. Fails: ERR_MEMORY. */
+MUST_USE Err *arena_format(Arena *arena, const char **out, const char *format, ...) PRINTF(3, 4);
 
 #endif

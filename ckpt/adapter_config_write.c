@@ -27,15 +27,8 @@ static Err *add_name(const char ***names, size_t *n, size_t *capacity, const cha
 /* "mlp.shared_experts.gate_proj.weight": the part after the layer's number, so that one entry names all layers. */
 static Err *parameter_name(Arena *arena, const char *module, const char **name)
 {
-    char *text;
     const char *tail = strstr(module, ".mlp.");
-    tail = tail ? tail + 1 : module;
-    size_t bytes = strlen(tail) + strlen(".weight") + 1;
-    text = arena_alloc(arena, bytes);
-    if (!text) return err_new(ERR_MEMORY, "out of memory for a name");
-    snprintf(text, bytes, "%s.weight", tail);
-    *name = text;
-    return NULL;
+    return arena_format(arena, name, "%s.weight", tail ? tail + 1 : module);
 }
 
 static Json *array_of(const char *const *names, size_t n)

@@ -5,7 +5,6 @@
 
 #include "base/memory.h"
 
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,20 +12,6 @@ bool adapter_keys_ends_with(const char *text, const char *tail)
 {
     size_t n = strlen(text), t = strlen(tail);
     return n >= t && !strcmp(text + n - t, tail);
-}
-
-Err *adapter_keys_name(AdapterFile *file, const char **out, const char *format, ...)
-{
-    va_list args, again;
-    va_start(args, format);
-    va_copy(again, args);
-    int n = vsnprintf(NULL, 0, format, args);
-    va_end(args);
-    char *text = n < 0 ? NULL : arena_alloc(&file->store->names, (size_t)n + 1);
-    if (text) vsnprintf(text, (size_t)n + 1, format, again);
-    va_end(again);
-    *out = text;
-    return text ? NULL : err_new(ERR_MEMORY, "out of memory for a name");
 }
 
 /* Split off the ending that names a part; *length is that of the module. `.default` is the adapter's name in raw files. */
@@ -69,7 +54,7 @@ static Err *is_extra(AdapterReader *reader, const char *name, bool *yes)
     const char *dot = strrchr(name, '.'), *module;
     *yes = false;
     if (!dot) return NULL;
-    TRY(adapter_keys_name(reader->file, &module, "%.*s", (int)(dot - name), name));
+    TRY(arena_format(&reader->file->store->names, &module, "%.*s", (int)(dot - name), name));
     *yes = adapter_config_lists(reader->file->config.modules_to_save, module);
     return NULL;
 }
@@ -115,7 +100,7 @@ Err *adapter_keys_take(AdapterReader *reader, const TensorView *tensor)
     if (split_part(name, &part, &length)) {
         AdapterKey *key = &reader->keys[reader->n++];
         *key = (AdapterKey){.part = part, .tensor = tensor};
-        return adapter_keys_name(reader->file, &key->module, "%.*s", (int)length, name);
+        return arena_format(&reader->file->store->names, &key->module, "%.*s", (int)length, name);
     }
     TRY(is_extra(reader, name, &extra));
     return extra ? take_extra(reader, name, tensor) : take_unknown(reader, tensor->name);

@@ -7,7 +7,7 @@
 
 typedef struct AdapterStore {
     Safetensors tensors;
-    Arena names;
+    Arena names; /* of modules */
     size_t lora_capacity;
 } AdapterStore;
 
@@ -37,8 +37,6 @@ int adapter_keys_compare(const void *a, const void *b); /* for qsort */
 const AdapterKey *adapter_keys_find(const AdapterReader *reader, const char *module,
                                     AdapterPart part); /* once they are sorted */
 
-/* `printf` into memory of the file, until adapter_file_close. */
-PRINTF(3, 4) MUST_USE Err *adapter_keys_name(AdapterFile *file, const char **out, const char *format, ...);
 bool adapter_keys_ends_with(const char *text, const char *tail);
 
 #endif

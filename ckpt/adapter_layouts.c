@@ -128,15 +128,15 @@ static Err *add_plain(AdapterReader *reader, const char *module, const TensorVie
     Paths paths = {{module}, 1};
     if (split_expert(module, &stem, &projection)) {
         bool down = !strcmp(usual_projection(projection), "down_proj");
-        TRY(adapter_keys_name(reader->file, &lora.module, "%.*s%s", (int)(projection - module), module,
-                              usual_projection(projection)));
-        TRY(adapter_keys_name(reader->file, &parameter, "%.*s.%s", (int)stem, module,
-                              down ? "down_proj" : "gate_up_proj"));
+        TRY(arena_format(&reader->file->store->names, &lora.module, "%.*s%s", (int)(projection - module), module,
+                         usual_projection(projection)));
+        TRY(arena_format(&reader->file->store->names, &parameter, "%.*s.%s", (int)stem, module,
+                         down ? "down_proj" : "gate_up_proj"));
         paths = (Paths){{lora.module, parameter}, 2};
         if (!down && adapter_config_match(&cfg->rank_pattern, &parameter, 1, &pattern_r) && pattern_r == 2 * (double)r)
             scale_r = pattern_r;
     } else {
-        TRY(adapter_keys_name(reader->file, &parameter, "%s.weight", module));
+        TRY(arena_format(&reader->file->store->names, &parameter, "%s.weight", module));
         if (adapter_config_lists(cfg->target_parameters, parameter)) paths.path[0] = parameter;
     }
     lora.scale = scale_of(cfg, &paths, scale_r);
@@ -205,15 +205,16 @@ static Err *add_fused(AdapterReader *reader, const char *module, const TensorVie
     bool inner = adapter_keys_ends_with(module, ".base_layer"), down = false;
     size_t stem = strlen(module) - (inner ? strlen(".base_layer") : 0);
     const char *experts, *base;
-    TRY(adapter_keys_name(reader->file, &experts, "%.*s", (int)stem, module));
-    TRY(adapter_keys_name(reader->file, &base, "%s.base_layer", experts));
+    TRY(arena_format(&reader->file->store->names, &experts, "%.*s", (int)stem, module));
+    TRY(arena_format(&reader->file->store->names, &base, "%s.base_layer", experts));
     TRY(check_dims(A, 2));
     TRY(check_dims(B, 2));
     TRY(which_parameter(reader, module, experts, base, &down));
 
     Paths paths = {.n = 1};
     double pattern_r = (double)cfg->r;
-    TRY(adapter_keys_name(reader->file, &paths.path[0], "%s.%s", experts, down ? "down_proj" : "gate_up_proj"));
+    TRY(arena_format(&reader->file->store->names, &paths.path[0], "%s.%s", experts,
+                     down ? "down_proj" : "gate_up_proj"));
     adapter_config_match(&cfg->rank_pattern, paths.path, 1, &pattern_r);
     size_t rows = A->shape[0], r = pattern_r >= 1 && pattern_r <= (double)rows ? (size_t)pattern_r : 0;
     if (B->shape[1] != rows) return r_differs(A, rows, B, B->shape[1]);
@@ -240,7 +241,8 @@ static Err *add_fused(AdapterReader *reader, const char *module, const TensorVie
                 lora.B = columns_of_e;
                 lora.B.first += h * out * rows;
             }
-            TRY(adapter_keys_name(reader->file, &lora.module, "%s.%zu.%s", experts, e, halves->projection[h]));
+            TRY(arena_format(&reader->file->store->names, &lora.module, "%s.%zu.%s", experts, e,
+                             halves->projection[h]));
             TRY(add_lora(reader, &lora));
         }
     }
@@ -272,8 +274,8 @@ static Err *add_stacked(AdapterReader *reader, const char *module, const TensorV
             AdapterLora lora = {.r = r, .in = in, .out = out};
             lora.A = (AdapterSlice){A, (A->shape[0] == 1 ? 0 : e) * r * in, in, 1};
             lora.B = (AdapterSlice){B, ((B->shape[0] == 1 ? 0 : e) * halves->n + h) * out * r, r, 1};
-            TRY(adapter_keys_name(reader->file, &lora.module, "%.*s.%zu.%s", (int)(dot - module), module, e,
-                                  halves->projection[h]));
+            TRY(arena_format(&reader->file->store->names, &lora.module, "%.*s.%zu.%s", (int)(dot - module), module, e,
+                             halves->projection[h]));
             Paths paths = {{lora.module, module}, 2};
             lora.scale = scale_of(cfg, &paths, (double)r);
             TRY(add_lora(reader, &lora));

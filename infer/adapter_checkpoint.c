@@ -1,14 +1,14 @@
-/* Values may only be read into an adapter whose arrays are those of the file, so the settings are read first, and one is
- * made as the run made it: anew, or from the adapter that the run began with. */
+/* Values can be read only into an adapter whose arrays are those of the file. So the settings are read first, and an
+ * adapter is made as the run made it: from the settings, or from the adapter that the run began with (init_adapter). Then
+ * its values are read. */
 #include "infer/adapter_checkpoint.h"
 
 #include "base/memory.h"
-#include "infer/adapter_io.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-Err *trained_table(const Adapter *adapter, AdapterArray **names, CkptArray **arrays, size_t *n)
+Err *adapter_checkpoint_table(const Adapter *adapter, AdapterArray **names, CkptArray **arrays, size_t *n)
 {
     TRY(adapter_arrays(adapter, names, n));
     Err *err = mem_new(arrays, *n, sizeof **arrays);
@@ -24,7 +24,7 @@ Err *trained_table(const Adapter *adapter, AdapterArray **names, CkptArray **arr
     return NULL;
 }
 
-/* ---- as the run made it --------------------------------------------------------------------------------------- */
+/* ---- the adapter as the run made it --------------------------------------------------------------------------------------- */
 
 static Err *read_lora(LoraConfig *lora, const Json *settings)
 {
@@ -41,7 +41,7 @@ static Err *read_lora(LoraConfig *lora, const Json *settings)
 }
 
 /* Settings of older checkpoints may hold the name of an `experts` file instead of its content. */
-static Err *make_anew(Adapter **adapter, const Model *model, const Json *settings)
+static Err *make_from_settings(Adapter **adapter, const Model *model, const Json *settings)
 {
     LoraConfig lora;
     Json *table = NULL;
@@ -54,21 +54,21 @@ static Err *make_anew(Adapter **adapter, const Model *model, const Json *setting
     return err;
 }
 
-static Err *make(Adapter **adapter, const Model *model, const char *config)
+static Err *make_as_the_run_did(Adapter **adapter, const Model *model, const char *config, AdapterOpener *open_init)
 {
     Json *settings;
     const char *began_with = NULL;
     TRY(json_parse(&settings, config, strlen(config)));
     Err *err = json_may_string(settings, "init_adapter", &began_with);
     if (!err && began_with)
-        err = err_wrap(adapter_open(adapter, model, began_with), "init_adapter, with which the run began");
+        err = err_wrap(open_init(adapter, model, began_with), "init_adapter, with which the run began");
     else if (!err)
-        err = make_anew(adapter, model, settings);
+        err = make_from_settings(adapter, model, settings);
     json_free(settings);
     return err_wrap(err, "its settings");
 }
 
-/* ---- what it became ------------------------------------------------------------------------------------------- */
+/* ---- its values ------------------------------------------------------------------------------------------- */
 
 static Err *check_base(const Model *model, const CkptInfo *info)
 {
@@ -81,14 +81,14 @@ static Err *check_base(const Model *model, const CkptInfo *info)
         info->base_digest, digest);
 }
 
-static Err *fill(Adapter *adapter, const Model *model, const char *path)
+static Err *read_values(Adapter *adapter, const Model *model, const char *path)
 {
     AdapterArray *names;
     CkptArray *arrays;
     size_t n, n_biases = adapter->n_layers * model->router.E;
     float *biases = NULL;
     bool moved = false;
-    TRY(trained_table(adapter, &names, &arrays, &n));
+    TRY(adapter_checkpoint_table(adapter, &names, &arrays, &n));
     Err *err = mem_new(&biases, n_biases, sizeof *biases);
     CkptExtra extra = {"router_bias", n_biases, NULL, biases};
     Checkpoint ckpt = {.n_arrays = n,
@@ -107,15 +107,15 @@ static Err *fill(Adapter *adapter, const Model *model, const char *path)
     return err;
 }
 
-Err *trained_open(Adapter **adapter, const Model *model, const char *path)
+Err *adapter_checkpoint_open(Adapter **adapter, const Model *model, const char *path, AdapterOpener *open_init)
 {
     CkptInfo info;
     TRY(checkpoint_peek(&info, path));
     Err *err = check_base(model, &info);
-    if (!err) err = make(adapter, model, info.config_json);
+    if (!err) err = make_as_the_run_did(adapter, model, info.config_json, open_init);
     checkpoint_info_free(&info);
     if (err) return err_wrap(err, "checkpoint %s", path);
-    err = fill(*adapter, model, path);
+    err = read_values(*adapter, model, path);
     if (!err) return NULL;
     adapter_free(*adapter);
     *adapter = NULL;

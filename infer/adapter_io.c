@@ -1,5 +1,11 @@
+/* From PEFT's LoRA modules to an Adapter and back. Two things stand between the two:
+ *   1. PEFT's consumers require all experts of a layer, an Adapter has only those with LoRA. Writing adds zeros for the
+ *      others, reading leaves out experts whose A and B are all zero.
+ *   2. PEFT knows no moved correction biases: they are in a file of graft's own, router_bias.safetensors.
+ * Source: PEFT 0.21; the layouts are in ckpt/adapter_file.h. */
 #include "infer/adapter_io.h"
 
+#include "base/arena.h"
 #include "base/memory.h"
 #include "ckpt/adapter_file.h"
 #include "infer/adapter_checkpoint.h"
@@ -11,9 +17,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- in ------------------------------------------------------------------------------------------------------- */
+/* ---- reading ------------------------------------------------------------------------------------------------------- */
 
-static Err *take_pair(LoraModule *to, const AdapterLora *from)
+static Err *read_module(LoraModule *to, const AdapterLora *from)
 {
     if (from->embedding) return err_new(ERR_FORMAT, "%s: LoRA on the embedding is not supported", from->module);
     *to = (LoraModule){.r = from->r, .in = from->in, .out = from->out, .scale = from->scale};
@@ -33,7 +39,7 @@ static bool all_zero(size_t n, const float *x)
 
 static bool is_zero(const LoraModule *p) { return all_zero(p->r * p->in, p->A) && all_zero(p->out * p->r, p->B); }
 
-/* Are both of the same routed expert? */
+/* Are both modules of the same routed expert? */
 static bool same_expert(const LoraModule *a, const LoraModule *b)
 {
     if (!strstr(a->module, ".mlp.experts.")) return false;
@@ -41,8 +47,8 @@ static bool same_expert(const LoraModule *a, const LoraModule *b)
     return strncmp(a->module, b->module, n) == 0 && !strchr(b->module + n, '.');
 }
 
-/* Where only some experts of a layer are adapted, zeros stand for the others (ckpt/adapter_file): A and B would stay zero
- * for ever, so they are left out. Pairs come by module. Returns how many are left. */
+/* In a layer where only some experts have LoRA, the file has zeros for the others (ckpt/adapter_file). With A = B = 0 they
+ * would never learn, so they are left out. The modules are sorted by name. Returns how many remain. */
 static size_t drop_placeholders(size_t n, LoraModule *loras)
 {
     size_t kept = 0;
@@ -70,7 +76,7 @@ static bool ends_with(const char *text, const char *end)
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
-#define BIAS_FILE "router_bias.safetensors" /* correction biases that training moved; nobody else reads it */
+#define BIAS_FILE "router_bias.safetensors" /* correction biases that training moved; only graft reads it */
 
 static void bias_name(char name[MODULE_BYTES], size_t l)
 {
@@ -130,7 +136,7 @@ static Err *write_biases(const Adapter *adapter, const char *directory)
     return err;
 }
 
-/* PEFT saves a router's correction bias beside its weight; where training did not move it, it must be the base's own. */
+/* PEFT saves a router's correction bias beside its weight. If training did not move it, it must equal the base's. */
 static Err *check_bias(const Model *model, const AdapterExtra *extra)
 {
     size_t l, E = model->router.E;
@@ -147,14 +153,22 @@ static Err *check_bias(const Model *model, const AdapterExtra *extra)
                           extra->name);
 }
 
-/* A router that was trained whole. */
-static Err *take_extra(const Model *model, LoraModule *to, size_t *n, const AdapterExtra *extra)
+/* The modules of a PEFT directory. */
+typedef struct {
+    size_t n;
+    LoraModule *loras; /* [n] */
+    Arena names;       /* of routers */
+} PeftModules;
+
+/* A router that was trained in full. */
+static Err *read_router(PeftModules *to, const Model *model, const AdapterExtra *extra)
 {
     if (ends_with(extra->name, ".e_score_correction_bias")) return check_bias(model, extra);
     if (!ends_with(extra->name, ".weight")) return err_new(ERR_FORMAT, "%s is not supported", extra->name);
-    char *module;
-    TRY(mem_copy_bytes(&module, extra->name, strlen(extra->name) - strlen(".weight")));
-    LoraModule *lora = &to[(*n)++];
+    const char *module;
+    int n = (int)(strlen(extra->name) - strlen(".weight"));
+    TRY(arena_format(&to->names, &module, "%.*s", n, extra->name));
+    LoraModule *lora = &to->loras[to->n++];
     *lora = (LoraModule){.module = module, .in = extra->cols, .out = extra->rows, .scale = 1};
     Err *err = mem_new(&lora->B, extra->rows * extra->cols, sizeof *lora->B);
     if (!err) adapter_file_read_extra(extra, lora->B);
@@ -162,39 +176,38 @@ static Err *take_extra(const Model *model, LoraModule *to, size_t *n, const Adap
 }
 
 static Err *import(Adapter **adapter, const Model *model, const AdapterFile *file, const char *directory,
-                   LoraModule *loras)
+                   PeftModules *modules)
 {
     char path[PATH_BYTES];
     TRY(file_join(path, directory, BIAS_FILE));
     bool moved = file_exists(path);
-    for (size_t i = 0; i < file->n_loras; i++) TRY(take_pair(&loras[i], &file->loras[i]));
-    size_t n = drop_placeholders(file->n_loras, loras);
+    for (size_t i = 0; i < file->n_loras; i++) TRY(read_module(&modules->loras[i], &file->loras[i]));
+    modules->n = drop_placeholders(file->n_loras, modules->loras);
     for (size_t i = 0; i < file->n_extras; i++)
         if (!moved || !ends_with(file->extras[i].name, ".e_score_correction_bias"))
-            TRY(take_extra(model, loras, &n, &file->extras[i]));
-    return adapter_from_modules(adapter, model, n, loras);
+            TRY(read_router(modules, model, &file->extras[i]));
+    TRY(adapter_from_modules(adapter, model, modules->n, modules->loras));
+    Err *err = read_biases(*adapter, directory);
+    if (!err) return NULL;
+    adapter_free(*adapter);
+    *adapter = NULL;
+    return err;
 }
 
 static Err *open_peft(Adapter **adapter, const Model *model, const char *path)
 {
     AdapterFile *file;
-    LoraModule *loras;
+    PeftModules modules = {0};
     TRY(adapter_file_open(&file, path));
-    size_t most = file->n_loras + file->n_extras;
-    Err *err = mem_new(&loras, most, sizeof *loras);
-    if (!err) {
-        err = err_wrap(import(adapter, model, file, path, loras), "adapter %s", path);
-        if (!err && (err = read_biases(*adapter, path))) {
-            adapter_free(*adapter);
-            *adapter = NULL;
-        }
-        for (size_t i = 0; i < most; i++) {
-            if (!loras[i].A) free((char *)(size_t)loras[i].module); /* a router's name is our own */
-            free(loras[i].A);
-            free(loras[i].B);
-        }
-        free(loras);
+    size_t capacity = file->n_loras + file->n_extras;
+    Err *err = mem_new(&modules.loras, capacity, sizeof *modules.loras);
+    if (!err) err = err_wrap(import(adapter, model, file, path, &modules), "adapter %s", path);
+    for (size_t i = 0; i < capacity && modules.loras; i++) {
+        free(modules.loras[i].A);
+        free(modules.loras[i].B);
     }
+    free(modules.loras);
+    arena_free(&modules.names);
     adapter_file_close(file);
     return err;
 }
@@ -203,26 +216,28 @@ Err *adapter_open(Adapter **adapter, const Model *model, const char *path)
 {
     char inner[PATH_BYTES], config[PATH_BYTES], checkpoint[PATH_BYTES];
     bool found = false;
-    if (ends_with(path, ".h5")) return trained_open(adapter, model, path);
+    if (ends_with(path, ".h5")) return adapter_checkpoint_open(adapter, model, path, adapter_open);
     TRY(file_join(inner, path, "adapter"));
     TRY(file_join(config, inner, "adapter_config.json"));
     if (file_exists(config)) return open_peft(adapter, model, inner);
     TRY(file_join(config, path, "adapter_config.json"));
     if (!file_exists(config) && file_exists(path)) TRY(checkpoint_newest(path, checkpoint, &found));
-    return found ? trained_open(adapter, model, checkpoint) : open_peft(adapter, model, path);
+    if (found) return adapter_checkpoint_open(adapter, model, checkpoint, adapter_open);
+    return open_peft(adapter, model, path);
 }
 
-/* ---- out ------------------------------------------------------------------------------------------------------ */
+/* ---- writing ------------------------------------------------------------------------------------------------------ */
 
 typedef struct {
     const Adapter *adapter;
-    size_t r; /* for what is not adapted */
+    size_t r; /* of experts without LoRA, which are written as zeros */
     double scale;
     AdapterOutLora *loras;
     size_t n, capacity;
     AdapterOutExtra *extras;
     size_t n_extras, extras_capacity;
-} Out;
+    Arena names;
+} PeftExport;
 
 static bool layer_has_experts(const LayerAdapter *layer, size_t E)
 {
@@ -231,42 +246,40 @@ static bool layer_has_experts(const LayerAdapter *layer, size_t E)
     return false;
 }
 
-/* Zeros for the experts of an adapted layer that have no pair. */
+/* Zeros for experts without LoRA, in a layer where other experts have it. */
 static Err *add_zeros(void *context, const LoraSite *site, const char *module)
 {
-    Out *out = context;
+    PeftExport *out = context;
     const Model *model = out->adapter->model;
     if (site->kind == SITE_PLACE) return NULL;
     const Weight *w = lora_site_weight(model, site);
     const Lora *lora = adapter_lora(out->adapter, site);
     size_t row = site->half * w->rows;
     if (lora && row >= lora->col && row < lora->col + lora->B->rows) return NULL;
-    char *name;
+    const char *name;
     TRY(mem_grow(&out->loras, &out->capacity, out->n + 1, sizeof *out->loras));
-    TRY(mem_copy_text(&name, module));
+    TRY(arena_format(&out->names, &name, "%s", module));
     out->loras[out->n++] = (AdapterOutLora){name, out->r, w->cols, w->rows, NULL, NULL, out->scale};
     return NULL;
 }
 
-static Err *add_extra(Out *out, const char *stem, const char *leaf, size_t rows, size_t cols, const float *data)
+static Err *add_extra(PeftExport *out, const char *stem, const char *leaf, size_t rows, size_t cols, const float *data)
 {
-    char *name;
+    const char *name;
     TRY(mem_grow(&out->extras, &out->extras_capacity, out->n_extras + 1, sizeof *out->extras));
-    TRY(mem_format(&name, "%s.%s", stem, leaf));
+    TRY(arena_format(&out->names, &name, "%s.%s", stem, leaf));
     out->extras[out->n_extras++] = (AdapterOutExtra){name, rows, cols, data};
     return NULL;
 }
 
-static Err *collect(Out *out, const LoraModule *loras, size_t n)
+static Err *collect(PeftExport *out, const LoraModule *loras, size_t n)
 {
     const Adapter *adapter = out->adapter;
     for (size_t i = 0; i < n; i++) {
         const LoraModule *p = &loras[i];
         if (!p->A) continue;
-        char *name;
         TRY(mem_grow(&out->loras, &out->capacity, out->n + 1, sizeof *out->loras));
-        TRY(mem_copy_text(&name, p->module));
-        out->loras[out->n++] = (AdapterOutLora){name, p->r, p->in, p->out, p->A, p->B, p->scale};
+        out->loras[out->n++] = (AdapterOutLora){p->module, p->r, p->in, p->out, p->A, p->B, p->scale};
         if (out->r == 0) out->scale = p->scale;
         if (p->r > out->r) out->r = p->r;
     }
@@ -288,7 +301,7 @@ Err *adapter_export(const Adapter *adapter, const char *directory, const char *b
 {
     LoraModule *loras;
     size_t n;
-    Out out = {.adapter = adapter};
+    PeftExport out = {.adapter = adapter};
     TRY(adapter_modules(adapter, &loras, &n));
     Err *err = collect(&out, loras, n);
     if (!err)
@@ -299,10 +312,9 @@ Err *adapter_export(const Adapter *adapter, const char *directory, const char *b
                                                           .n_extras = out.n_extras,
                                                           .extras = out.extras});
     if (!err) err = write_biases(adapter, directory);
-    for (size_t i = 0; i < out.n; i++) free((char *)(size_t)out.loras[i].module);
-    for (size_t i = 0; i < out.n_extras; i++) free((char *)(size_t)out.extras[i].name);
     free(out.loras);
     free(out.extras);
+    arena_free(&out.names);
     lora_modules_free(loras, n);
     return err_wrap(err, "export adapter to %s", directory);
 }

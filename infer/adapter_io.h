@@ -1,16 +1,19 @@
-/* Adapters as files: PEFT directories and our checkpoints become an Adapter, and an Adapter becomes a PEFT directory. */
+/* Adapters as files: PEFT directories and checkpoints of graft are read, PEFT directories are written. */
 #ifndef GRAFT_INFER_ADAPTER_IO_H
 #define GRAFT_INFER_ADAPTER_IO_H
 
 #include "model/model.h"
 
-/* An adapter, whatever it is: a PEFT directory; a checkpoint of ours, .h5; or a run's directory, that is its exported
- * adapter/ or, as long as there is none, its newest checkpoint. */
+/* Open an adapter. path is one of
+ *     a PEFT directory;
+ *     a checkpoint of graft, .h5;
+ *     the directory of a run: its exported adapter/ is opened, or its newest checkpoint if there is no export yet.
+ * Fails: ERR_IO, ERR_FORMAT, and as adapter_from_modules does.   Owner: the caller, adapter_free. */
 MUST_USE Err *adapter_open(Adapter **adapter, const Model *model, const char *path);
 
-/* Write a PEFT directory that transformers, vLLM and SGLang read; what is not adapted in a layer's experts is written as
- * zeros, because they ask for all of a layer's experts. Correction biases that training moved go into a file of ours
- * beside them, router_bias.safetensors: no other engine reads that. */
+/* Write a PEFT directory that transformers, vLLM and SGLang read. They require all experts of a layer, so experts without
+ * LoRA are written as zeros when other experts of the layer have it. Correction biases that training moved are written
+ * beside them into router_bias.safetensors, which only graft reads. */
 MUST_USE Err *adapter_export(const Adapter *adapter, const char *directory, const char *base_model, bool bf16);
 
 #endif

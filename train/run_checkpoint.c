@@ -43,7 +43,7 @@ static Err *saved_new(Saved *saved, const Run *run, bool with_moments)
     const Adapter *a = run->adapter;
     size_t n;
     *saved = (Saved){0};
-    TRY(trained_table(a, &saved->names, &saved->arrays, &n));
+    TRY(adapter_checkpoint_table(a, &saved->names, &saved->arrays, &n));
     saved->ckpt = (Checkpoint){.n_arrays = n, .arrays = saved->arrays, .n = a->n, .values = a->values};
     list_extras(saved, run);
     if (!with_moments) return NULL;
@@ -121,8 +121,7 @@ static Err *progress_parse(Progress *p, const char *text)
 static Err *write_file(Run *run, Saved *saved, const char *directory, size_t keep)
 {
     digest_state(run, saved);
-    char path[PATH_BYTES], compute_path[64], *progress;
-    snprintf(compute_path, sizeof compute_path, "%s", dispatch_path());
+    char path[PATH_BYTES], *progress;
     TRY(progress_print(&run->progress, &progress));
     uint64_t per_epoch = loader_steps_per_epoch(run->loader);
     saved->ckpt.info = (CkptInfo){.step = run->done,
@@ -133,7 +132,7 @@ static Err *write_file(Run *run, Saved *saved, const char *directory, size_t kee
                                   .metrics_bytes = run->metrics.bytes,
                                   .config_json = run->config_json,
                                   .progress_json = progress,
-                                  .compute_path = compute_path,
+                                  .compute_path = dispatch_path(),
                                   .base_digest = run->base_digest,
                                   .data_digest = run->data_digest};
     Err *err = file_make_directory(directory);

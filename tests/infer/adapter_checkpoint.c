@@ -18,7 +18,7 @@ static void save(const Adapter *a, const char *config, const char *digest, const
     assert_non_null(moments);
     weights_digest(a->model->weights, real);
     assert_ok(json_print(json, false, &text));
-    assert_ok(trained_table(a, &names, &arrays, &n));
+    assert_ok(adapter_checkpoint_table(a, &names, &arrays, &n));
     CkptExtra extras[] = {{"had_gradient", 1, &(uint64_t){7}, NULL},
                           {"router_bias", a->n_layers * a->model->router.E, NULL, a->biases}};
     Checkpoint ckpt = {.info = {.step = 5, .config_json = text, .base_digest = digest ? digest : real},

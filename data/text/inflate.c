@@ -1,3 +1,8 @@
+/* Files behind data/text/inflate.h. zlib reads plain files and gzip through one interface (gzopen); libzstd has no such
+ * interface, so a Zstandard file is read in chunks and decompressed here.
+ *
+ *   - Exactly one of `gzip` and `file` is open.
+ *   - A Zstandard file that ends within a frame is an error; several frames may follow one another. */
 #include "data/text/inflate.h"
 
 #include "base/file.h"
@@ -16,15 +21,16 @@ typedef enum { PLAIN, GZIP, ZSTD } Compression;
 
 struct Inflater {
     char *path;
-    gzFile gzip; /* plain files too: gzread hands them through */
-    FILE *file;  /* of Zstandard */
+    gzFile gzip; /* also for plain files, which gzread returns as they are */
+    FILE *file;  /* only for Zstandard */
     ZSTD_DStream *zstd;
     char *chunk;
     ZSTD_inBuffer in;
     size_t frame_left; /* 0: between frames, where a file may end */
 };
 
-/* A frame, or a skippable one, as zstd's tools may write first.   Source: RFC 8878, sections 3.1.1 and 3.1.2. */
+/* Zstandard starts with a frame or, as some of its tools write, with a skippable frame.
+ * Source: RFC 8878, sections 3.1.1 and 3.1.2. */
 static Err *compression_of(const char *path, Compression *compression)
 {
     unsigned char first[4] = {0};

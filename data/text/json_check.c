@@ -1,3 +1,7 @@
+/* A recursive-descent parser of RFC 8259 that only checks. A check_* function moves `at` behind what it has checked;
+ * when it fails, `at` stays at the byte that is wrong, from which the error's line and column are counted.
+ *
+ * Source: RFC 8259. */
 #include "data/text/json_check.h"
 
 #include "data/text/unicode.h"
@@ -9,7 +13,7 @@ enum { MAX_DEPTH = 200 };
 
 typedef struct {
     const char *text, *at, *end;
-    const char *expected; /* set by the first failure */
+    const char *expected; /* what the first failure expected; NULL: no failure yet */
 } JsonScan;
 
 static bool fail(JsonScan *s, const char *expected)
@@ -37,7 +41,7 @@ int json_check_hex(const char *at, const char *end)
     return value;
 }
 
-static bool check_escape(JsonScan *s) /* at the character after the backslash */
+static bool check_escape(JsonScan *s) /* s->at: the character after the backslash */
 {
     if (s->at == s->end) return fail(s, "an escape");
     char c = *s->at++;

@@ -1,4 +1,4 @@
-/* Whether a text is JSON (RFC 8259), and in valid UTF-8. */
+/* Check that a text is JSON (RFC 8259) in valid UTF-8, without building anything. */
 #ifndef GRAFT_DATA_TEXT_JSON_CHECK_H
 #define GRAFT_DATA_TEXT_JSON_CHECK_H
 
@@ -7,11 +7,12 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* One value and nothing else, every \u escape part of a character, nested 200 deep at most; where it begins and ends.
- * Fails: ERR_FORMAT, with the place (line and column) and what was expected there. */
+/* Check that the text is one value and nothing else, that every \u escape is part of a character, and that nesting is
+ * at most 200 levels deep. *begin and *end: where the value begins and ends.
+ * Fails: ERR_FORMAT, with line, column and what was expected there. */
 MUST_USE Err *json_check(const char *text, size_t bytes, const char **begin, const char **end);
 
 const char *json_check_skip_space(const char *at, const char *end);
-int json_check_hex(const char *at, const char *end); /* four digits; -1: there are none */
+int json_check_hex(const char *at, const char *end); /* the value of four hexadecimal digits; -1: there are no four */
 
 #endif

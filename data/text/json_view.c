@@ -1,3 +1,5 @@
+/* Views of JSON text that json_check has accepted. Nothing is checked again here: brackets match, strings end, escapes
+ * are complete. Containers are skipped by counting brackets outside strings. */
 #include "data/text/json_view.h"
 
 #include "data/text/json_check.h"
@@ -14,7 +16,7 @@ Err *view_open(JsonView *value, const char *text, size_t bytes)
     return NULL;
 }
 
-/* ---- walking ---- */
+/* ---- values and items ---- */
 
 JsonKind view_kind(JsonView value)
 {
@@ -37,14 +39,14 @@ const char *view_kind_name(JsonView value)
 
 bool view_is(JsonView value, JsonKind kind) { return value.at && view_kind(value) == kind; }
 
-static const char *after_string(const char *at) /* at the opening quote */
+static const char *after_string(const char *at) /* at: the opening quote */
 {
     for (at++; *at != '"'; at++)
         if (*at == '\\') at++;
     return at + 1;
 }
 
-static const char *after_container(const char *at) /* at the opening bracket */
+static const char *after_container(const char *at) /* at: the opening bracket */
 {
     static const signed char turns[256] = {['"'] = 2, ['{'] = 1, ['['] = 1, ['}'] = -1, [']'] = -1};
     int depth = 0;
@@ -69,8 +71,7 @@ static const char *after_value(const char *at, const char *end)
     return at;
 }
 
-static void read_item(JsonViewItem *item,
-                      bool keyed) /* rest is at a member, at an element, or at the closing bracket */
+static void read_item(JsonViewItem *item, bool keyed) /* item->rest: a member, an element or the closing bracket */
 {
     const char *at = json_check_skip_space(item->rest, item->end);
     item->key = item->value = (JsonView){0};
@@ -124,7 +125,8 @@ JsonView view_find(JsonView object, const char *key)
 
 /* ---- strings ---- */
 
-/* The character of an escape (at the one after the backslash) as UTF-8 in out; returns where the text goes on. */
+/* Write the character of an escape as UTF-8 to out[0 .. *n). `at` is the character after the backslash. Returns the
+ * position behind the escape. */
 static const char *unescape(const char *at, const char *end, char out[4], size_t *n)
 {
     static const char from[] = "bfnrt", to[] = "\b\f\n\r\t";

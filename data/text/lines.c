@@ -1,3 +1,5 @@
+/* Lines are found in chunks of the decompressed file. A line that lies within one chunk is lent from it without a copy;
+ * a line that crosses chunks is collected in `line`. The last line needs no newline. */
 #include "data/text/lines.h"
 
 #include "base/memory.h"
@@ -12,8 +14,8 @@ struct LineReader {
     Inflater *file;
     char *path;
     char *chunk;
-    size_t at, end; /* what is left of the chunk */
-    Text line;      /* gathers a line that crosses chunks */
+    size_t at, end; /* chunk[at .. end) has not been read yet */
+    Text line;      /* collects a line that crosses chunks */
     size_t number;
     bool ended;
 };

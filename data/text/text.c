@@ -1,3 +1,5 @@
+/* Growing texts. After every call, data is NULL or ends with a zero byte, and n < capacity. `failed` stays set until
+ * the text is cleared, so one check at the end finds any failure before it. */
 #include "data/text/text.h"
 
 #include "base/memory.h"
@@ -21,7 +23,7 @@ void text_add(Text *text, const char *bytes, size_t n)
     text->data[text->n] = 0;
 }
 
-void text_put(Text *text, const char *words) { text_add(text, words, strlen(words)); }
+void text_put(Text *text, const char *string) { text_add(text, string, strlen(string)); }
 
 void text_clear(Text *text)
 {

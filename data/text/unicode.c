@@ -1,10 +1,12 @@
+/* UTF-8 is decoded here, by Unicode's own table; categories and NFC come from utf8proc. NFC must equal that of Hugging
+ * Face's tokenizers, whose tables are those of Unicode 9, so later characters are kept apart from composition. */
 #include "data/text/unicode.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
 
-/* Well-formed sequences: Unicode 15, table 3-7. The second byte's range depends on the first; the rest is 80..BF. */
+/* Well-formed sequences: Unicode 15, table 3-7. The second byte's range depends on the first; the others are 80..BF. */
 size_t unicode_next(const char *text, size_t n, uint32_t *code)
 {
     const unsigned char *s = (const unsigned char *)text;
@@ -97,7 +99,7 @@ bool unicode_is_word(uint32_t code)
     case UTF8PROC_CATEGORY_ND:
     case UTF8PROC_CATEGORY_NL:
     case UTF8PROC_CATEGORY_PC: return true;
-    default: /* the letters in circles and squares are Alphabetic symbols */
+    default: /* letters in circles and squares are symbols with the Alphabetic property */
         return (code >= 0x24B6 && code <= 0x24E9) || (code >= 0x1F130 && code <= 0x1F149) ||
                (code >= 0x1F150 && code <= 0x1F169) || (code >= 0x1F170 && code <= 0x1F189);
     }
@@ -125,8 +127,9 @@ void unicode_strip(const char **text, size_t *n)
     *n = left;
 }
 
-/* Hugging Face's library normalizes by the tables of Unicode 9: combining marks that came later (up to Unicode 15, and
- * the one later letter that composes backward) stay where they are, and nothing moves across them. */
+/* Hugging Face's library normalizes by the tables of Unicode 9. Combining marks of later versions (up to Unicode 15),
+ * and the one later letter that composes with the character before it, stay where they are, and nothing moves across
+ * them. */
 static bool newer_than_unicode_9(uint32_t code)
 {
     static const uint32_t ranges[][2] = {{0x07FD, 0x07FD},   {0x0898, 0x089F},   {0x08CA, 0x08D3},   {0x09FE, 0x09FE},
@@ -176,8 +179,9 @@ static Err *compose_between_newer(Text *out, const char *text, size_t n)
     return compose(out, text + from, n - from);
 }
 
-/* No character below U+0300 (lead bytes below CC) changes, moves or joins what stands before it; but the last of a run
- * may take in what follows. So a stretch to compose is one of them and all the higher ones after it. */
+/* No character below U+0300 (lead bytes below CC) changes, moves or composes with the character before it. The last of
+ * consecutive such characters may compose with what follows. So each piece to compose is one of them with all higher
+ * characters after it; the rest is copied. */
 Err *unicode_nfc(Text *out, const char *text, size_t n, bool *same)
 {
     for (size_t at = 0; at < n;) {

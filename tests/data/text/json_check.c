@@ -1,3 +1,4 @@
+/* JSON that is accepted and refused, and the position in the error. */
 #include "data/text/json_check.h"
 #include "tests/support/check.h"
 
@@ -12,7 +13,7 @@ static void a_value_is_found_between_white_space(void **state)
     assert_int_equal(end - text, strlen(text) - 2);
 }
 
-static void what_is_not_json_is_refused_with_its_place(void **state)
+static void what_is_not_json_is_refused_with_its_position(void **state)
 {
     (void)state;
     static const char *const cases[][2] = {{"", "ends at line 1, column 1; expected a value"},
@@ -48,7 +49,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_value_is_found_between_white_space),
-        cmocka_unit_test(what_is_not_json_is_refused_with_its_place),
+        cmocka_unit_test(what_is_not_json_is_refused_with_its_position),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

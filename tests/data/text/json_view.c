@@ -1,3 +1,4 @@
+/* Members, items and strings of JSON that is read in place. */
 #include "data/text/json_view.h"
 #include "tests/support/check.h"
 
@@ -14,14 +15,14 @@ static void members_are_found_by_their_unescaped_names(void **state)
 {
     (void)state;
     JsonView object = opened("{\"x\":{\"k\":\"]}\\\"\"}, \"k\" : [1, {\"k\": 2}], \"\\u006b\\\\\": 7, \"k\":\"last\"}");
-    assert_true(view_equals(view_find(object, "k"), "last")); /* as Python keeps the last of two */
+    assert_true(view_equals(view_find(object, "k"), "last")); /* of two members the last counts, as in Python */
     assert_true(view_equals(view_find(view_find(object, "x"), "k"), "]}\""));
     assert_int_equal(*view_find(object, "k\\").at, '7');
     assert_null(view_find(object, "nobody").at);
     assert_null(view_find(view_find(object, "k"), "k").at);
 }
 
-static void strings_keep_their_zeros(void **state)
+static void strings_keep_their_zero_bytes(void **state)
 {
     (void)state;
     Text out = {0};
@@ -35,7 +36,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(members_are_found_by_their_unescaped_names),
-        cmocka_unit_test(strings_keep_their_zeros),
+        cmocka_unit_test(strings_keep_their_zero_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,3 +1,4 @@
+/* Lines of plain, gzip and Zstandard files, also of damaged ones. */
 #include "data/text/lines.h"
 #include "tests/support/check.h"
 
@@ -69,11 +70,11 @@ static const unsigned char zstd_file[] = {0x28, 0xB5, 0x2F, 0xFD, 0x04, 0x58, 0x
                                           0x18, 0x02, 0x00, 0x00, 0x00, 'x',  'y',  0x28, 0xB5, 0x2F, 0xFD, 0x20,
                                           0x05, 0x29, 0x00, 0x00, 't',  'h',  'r',  'e',  'e'};
 
-static void zstandard_is_unpacked_frame_by_frame(void **state)
+static void zstandard_is_decompressed_frame_by_frame(void **state)
 {
     Text text;
     char path[PATH_BYTES];
-    scratch_path(state, "lines", path); /* the name says nothing */
+    scratch_path(state, "lines", path); /* the name does not matter */
     assert_ok(file_write(path, zstd_file, sizeof zstd_file));
     assert_ok(lines_read_file(&text, path));
     assert_string_equal(text.data, "one\ntwo\nthree");
@@ -89,7 +90,7 @@ static void zstandard_is_unpacked_frame_by_frame(void **state)
     assert_fails(lines_read_file(&text, path), ERR_IO, "checksum");
 }
 
-static void what_is_no_file_is_an_error(void **state)
+static void a_missing_file_or_a_directory_is_an_error(void **state)
 {
     LineReader *reader;
     assert_fails(lines_open(&reader, *state), ERR_IO, "is a directory");
@@ -102,8 +103,8 @@ int main(void)
         scratch_test(lines_come_without_their_ends_and_are_counted),
         scratch_test(a_line_may_be_longer_than_any_buffer),
         scratch_test(a_damaged_gzip_file_is_an_error),
-        scratch_test(zstandard_is_unpacked_frame_by_frame),
-        scratch_test(what_is_no_file_is_an_error),
+        scratch_test(zstandard_is_decompressed_frame_by_frame),
+        scratch_test(a_missing_file_or_a_directory_is_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

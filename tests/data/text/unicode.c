@@ -1,3 +1,4 @@
+/* UTF-8 with broken and cut characters, white space, and NFC as Hugging Face's library makes it. */
 #include "data/text/unicode.h"
 #include "tests/support/check.h"
 
@@ -25,7 +26,7 @@ static void every_character_is_read_as_it_is_written(void **state)
     }
 }
 
-/* From Unicode 15, table 3-8 and its neighbours, and WHATWG's decoder: one U+FFFD for each maximal part. */
+/* From Unicode 15, table 3-8 and the tables around it, and WHATWG's decoder: one U+FFFD for each maximal part. */
 static void each_maximal_broken_part_becomes_one_replacement(void **state)
 {
     static const char *const cases[][2] = {{"\xC0\xAF\xE0\x80\xBF\xF0\x81\x82\x41", "????????A"},
@@ -59,7 +60,7 @@ static void a_cut_character_waits_unless_it_is_the_last(void **state)
     text_free(&out);
 }
 
-static void stripping_takes_pythons_white_space(void **state)
+static void stripping_removes_the_white_space_of_python(void **state)
 {
     static const char *const cases[][2] = {{" \t\n a b \x1c\x1f", "a b"},
                                            {"\u3000\u2028\xC2\x85x\u00a0", "x"},
@@ -101,7 +102,7 @@ int main(void)
         cmocka_unit_test(every_character_is_read_as_it_is_written),
         cmocka_unit_test(each_maximal_broken_part_becomes_one_replacement),
         cmocka_unit_test(a_cut_character_waits_unless_it_is_the_last),
-        cmocka_unit_test(stripping_takes_pythons_white_space),
+        cmocka_unit_test(stripping_removes_the_white_space_of_python),
         cmocka_unit_test(nfc_composes_by_the_tables_of_unicode_9),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

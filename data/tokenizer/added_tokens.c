@@ -1,4 +1,7 @@
-/* Source: tokenizers 0.23, tokenizer/added_vocabulary.rs, find_matches. */
+/* The search is a trie that is followed from every byte whose value begins some token; text without such a byte is
+ * passed at the cost of one table lookup a byte. Children of a node are a linked list, for added tokens are few.
+ *
+ * Source: tokenizers 0.23, tokenizer/added_vocabulary.rs, find_matches. */
 #include "data/tokenizer/added_tokens.h"
 
 #include "base/memory.h"
@@ -12,7 +15,8 @@ typedef struct AddedNode {
     unsigned char byte;
 } AddedNode;
 
-/* The node for a byte in the list that starts at *link; a new one goes first. The room is there: added_tokens_put asked. */
+/* The node for a byte in the list that starts at *link; a new node becomes the first. added_tokens_put has reserved the
+ * memory. */
 static uint32_t find_or_add(AddedTokens *set, uint32_t *link, unsigned char byte)
 {
     for (uint32_t node = *link; node; node = set->nodes[node].sibling)
@@ -62,7 +66,7 @@ static const AddedToken *longest(const AddedTokens *set, const char *text, size_
     return found;
 }
 
-static size_t last_character(const char *text, size_t n, uint32_t *code) /* its length */
+static size_t last_character(const char *text, size_t n, uint32_t *code) /* returns its length */
 {
     size_t start = n - 1;
     while (start && ((unsigned char)text[start] & 0xC0) == 0x80) start--;
@@ -80,7 +84,7 @@ static bool stands_alone(const char *text, size_t n, size_t begin, size_t end)
 const AddedToken *added_tokens_next(const AddedTokens *set, const char *text, size_t n, size_t *from, size_t *begin,
                                     size_t *end)
 {
-    size_t before = *from ? *end : 0; /* white space on the left is taken only back to here */
+    size_t before = *from ? *end : 0; /* the left bound of white space that the match may include */
     if (!set->n_tokens) return NULL;
     for (size_t at = *from; at < n; at++) {
         size_t length = 0;

@@ -1,4 +1,5 @@
-/* Added tokens: texts that are found before anything else looks at the text, leftmost first, longest first. */
+/* Added tokens: strings that are searched in a text before it is normalized or split. The leftmost match counts, and of
+ * several matches at one position the longest. */
 #ifndef GRAFT_DATA_TOKENIZER_ADDED_TOKENS_H
 #define GRAFT_DATA_TOKENIZER_ADDED_TOKENS_H
 
@@ -10,12 +11,12 @@
 
 typedef struct {
     int32_t id;
-    bool special;        /* left out when decoding asks for it */
-    bool single_word;    /* only where no letter stands beside it */
-    bool lstrip, rstrip; /* takes the white space on that side with it */
+    bool special;        /* left out of decoded text on request */
+    bool single_word;    /* matches only where no word character is beside it */
+    bool lstrip, rstrip; /* the match includes the white space on that side */
 } AddedToken;
 
-/* A set of them as a trie over bytes. Zeroed, it is empty and valid. */
+/* A set of added tokens: a trie over bytes. A zeroed struct is an empty set. */
 typedef struct {
     AddedToken *tokens;
     struct AddedNode *nodes;
@@ -23,12 +24,13 @@ typedef struct {
     uint32_t first[256]; /* the node of each first byte; 0: none */
 } AddedTokens;
 
-/* Of two with the same text the first one counts. */
+/* Add a token. Of two tokens with the same text the first one counts. */
 MUST_USE Err *added_tokens_put(AddedTokens *set, AddedToken token, const char *text, size_t n);
 void added_tokens_free(AddedTokens *set);
 
-/* The next one in text[*from .. n): its span in *begin, *end, white space taken along included; NULL when there is no
- * more. *from is where the search goes on; it starts as 0, and *begin .. *end of one call are given to the next. */
+/* Find the next added token in text[*from .. n); NULL when there is none. *begin, *end: the bytes it covers, with the
+ * white space that it includes. *from starts as 0 and is then the position where the search continues; *begin and *end
+ * of one call must be unchanged at the next. */
 const AddedToken *added_tokens_next(const AddedTokens *set, const char *text, size_t n, size_t *from, size_t *begin,
                                     size_t *end);
 

@@ -1,8 +1,11 @@
-/* The merges of a word, lowest rank first, leftmost first among equals: symbols in a linked list, candidate merges in a
- * heap. Each merge takes one symbol away and adds at most two candidates, so a word of n bytes costs n log n.
+/* The merges of a word are applied lowest rank first, and leftmost first among equal ranks. Symbols are a linked list,
+ * candidate merges a heap. Each merge removes one symbol and adds at most two candidates: a word of n bytes costs n log
+ * n.
  *
- * A candidate that lies in the heap while its symbols change is stale; it is found out when it comes up, by looking
- * whether its place still merges to the id it promised.   Source: tokenizers 0.23, models/bpe/word.rs, merge_all. */
+ * A candidate whose symbols have changed since it was pushed is stale. It is dropped when it is popped, because its
+ * position no longer merges to the id that it has recorded.
+ *
+ * Source: tokenizers 0.23, models/bpe/word.rs, merge_all. */
 #include "data/tokenizer/bpe.h"
 
 #include "base/memory.h"
@@ -16,7 +19,7 @@ typedef struct {
 } Symbol;
 
 typedef struct {
-    uint64_t order; /* rank, then place */
+    uint64_t order; /* rank, then position */
     int32_t id;
 } MergeCandidate;
 
@@ -106,7 +109,7 @@ static MergeCandidate heap_pop(Bpe *bpe)
 
 /* ---- merging ---- */
 
-static Err *consider(Bpe *bpe, int32_t left, int32_t right) /* places; either may be -1 */
+static Err *consider(Bpe *bpe, int32_t left, int32_t right) /* positions of symbols; either may be -1 */
 {
     if (left < 0 || right < 0) return NULL;
     const Merge *merge = vocabulary_merge(bpe->vocabulary, bpe->symbols[left].id, bpe->symbols[right].id);
@@ -163,7 +166,7 @@ static Err *make_word(Bpe *bpe, const char *word, size_t n, size_t begin, Tokens
     return NULL;
 }
 
-/* Keep the word's tokens, those of `out` after the first `from`; there may be none at all. */
+/* Store the word's tokens in the cache: those of `out` after the first `from`. There may be none. */
 static void remember(CachedWord *cached, const char *word, size_t n, size_t begin, const Tokens *out, size_t from)
 {
     cached->n_bytes = (uint8_t)n;

@@ -23,7 +23,7 @@ struct Regex {
 };
 
 struct RegexMatcher {
-    pcre2_match_data *data; /* one pair: groups are of no interest */
+    pcre2_match_data *data; /* one pair of offsets: groups are not used */
     pcre2_match_context *context;
     pcre2_jit_stack *stack;
 };
@@ -168,7 +168,7 @@ static Err *compile(Regex *regex, const char *pattern, const char *rewritten, bo
         return err_new(ERR_FORMAT, "pattern %s: %s (as %s, character %zu)", pattern, (char *)why, rewritten,
                        (size_t)offset);
     }
-    /* Where the system forbids or lacks the compiler to machine code, PCRE2's interpreter does the same, slower. */
+    /* Without the just-in-time compiler, PCRE2's interpreter finds the same matches, more slowly. */
     regex->jit = pcre2_jit_compile(regex->code, PCRE2_JIT_COMPLETE) == 0;
     return NULL;
 }
@@ -210,8 +210,8 @@ Err *regex_matcher_new(RegexMatcher **out)
         return err_new(ERR_MEMORY, "out of memory for a matcher");
     }
     pcre2_jit_stack_assign(matcher->context, NULL, matcher->stack);
-    /* Each character of a run that is given back counts as a step of the interpreter: a megabyte of blanks takes
-     * millions. Its heap limit, in KiB, stays the guard. */
+    /* The interpreter counts a step for each character that a repetition gives back, so a megabyte of blanks takes
+     * millions of steps. The step limits are therefore lifted; the heap limit, in KiB, still bounds a match. */
     pcre2_set_match_limit(matcher->context, UINT32_MAX);
     pcre2_set_depth_limit(matcher->context, UINT32_MAX);
     pcre2_set_heap_limit(matcher->context, 1 << 20);
@@ -231,14 +231,14 @@ void regex_matcher_free(RegexMatcher *matcher)
 Err *regex_find(const Regex *regex, RegexMatcher *matcher, const char *text, size_t bytes, size_t from, size_t *begin,
                 size_t *end)
 {
-    PCRE2_SPTR subject = (PCRE2_SPTR)text;
+    PCRE2_SPTR units = (PCRE2_SPTR)text;
     *begin = *end = bytes;
     if (from >= bytes) return NULL;
     int n = PCRE2_ERROR_JIT_STACKLIMIT;
     if (regex->jit)
-        n = pcre2_jit_match(regex->code, subject, bytes, from, PCRE2_NOTEMPTY, matcher->data, matcher->context);
-    if (n == PCRE2_ERROR_JIT_STACKLIMIT) /* too deep for the fast way, or there is none */
-        n = pcre2_match(regex->code, subject, bytes, from, PCRE2_NOTEMPTY | PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
+        n = pcre2_jit_match(regex->code, units, bytes, from, PCRE2_NOTEMPTY, matcher->data, matcher->context);
+    if (n == PCRE2_ERROR_JIT_STACKLIMIT) /* the compiled code ran out of stack, or there is none */
+        n = pcre2_match(regex->code, units, bytes, from, PCRE2_NOTEMPTY | PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
                         matcher->data, matcher->context);
     if (n == PCRE2_ERROR_NOMATCH) return NULL;
     if (n < 0) {

@@ -4,8 +4,8 @@
  *                      the rest -> NFC -> added tokens that are normalized | the rest
  *                                           the rest -> Split -> Split -> ... -> words -> BPE
  *
- * Every step hands its pieces straight to the next, so no list of pieces is kept. A Split sees its piece alone: what
- * stands outside it does not count for looking ahead or back. */
+ * Every stage passes its pieces directly to the next, so there are no lists of pieces. A Split sees its piece alone:
+ * lookahead and lookbehind do not see the text outside it. */
 #include "data/tokenizer/tokenizer.h"
 
 #include "base/memory.h"
@@ -50,7 +50,7 @@ struct Encoder {
     const TokenizerSpec *spec;
     RegexMatcher *matcher;
     Bpe *bpe;
-    Text form; /* the NFC form of a stretch */
+    Text form; /* the NFC form of a piece */
 };
 
 Err *encoder_new(Encoder **out, const Tokenizer *tok)
@@ -77,7 +77,7 @@ void encoder_free(Encoder *encoder)
     free(encoder);
 }
 
-/* A piece that the splits before `step` have left; its first byte is byte `begin` of the text. */
+/* Encode a piece that the splits before `step` have left. Its first byte is byte `begin` of the text. */
 static Err *split_piece(Encoder *encoder, size_t step, const char *piece, size_t n, size_t begin, Tokens *out)
 {
     if (n == 0) return NULL;
@@ -145,7 +145,7 @@ Err *tokenizer_encode(Encoder *encoder, const char *text, size_t bytes, Tokens *
 
 /* ---- decoding ---- */
 
-/* The bytes of one id; none for an id that nobody has, or that is left out. */
+/* The bytes of one id; none for an unknown id or one that is left out. */
 static const char *bytes_of(const Tokenizer *tok, int32_t id, bool skip_special, size_t *n)
 {
     *n = 0;
@@ -162,12 +162,12 @@ Err *tokenizer_decode(const Tokenizer *tok, const int32_t *ids, size_t n, bool s
     return token_stream_end(&stream, out);
 }
 
-/* At most three bytes are held: the longest beginning of a character that is not yet one. */
+/* At most three bytes are pending: the longest incomplete character. */
 Err *token_stream_put(TokenStream *stream, int32_t id, Text *out)
 {
     size_t n, used = 0;
     const char *bytes = bytes_of(stream->tokenizer, id, stream->skip_special, &n);
-    while (stream->n_pending && used < n) { /* finish what waits, a byte at a time */
+    while (stream->n_pending && used < n) { /* complete the pending character, a byte at a time */
         stream->pending[stream->n_pending++] = bytes[used++];
         size_t shown = unicode_lossy(out, stream->pending, stream->n_pending, false);
         stream->n_pending -= shown;

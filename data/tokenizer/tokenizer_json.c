@@ -1,3 +1,7 @@
+/* Sections of a tokenizer.json -> TokenizerSpec. The vocabulary and the merges, which are large, are read in place
+ * (data/text/json_view.h); the other sections are small and parsed with base/json.h.
+ *
+ * A setting that would change ids or text and is not implemented is refused, never ignored. */
 #include "data/tokenizer/tokenizer_json.h"
 
 #include "base/memory.h"
@@ -58,7 +62,7 @@ static Err *read_split(TokenizerSpec *spec, const Json *section)
 
 static Err *read_byte_level(TokenizerSpec *spec, const Json *section)
 {
-    /* GPT-2's own pattern, which ByteLevel applies unless told not to. */
+    /* GPT-2's pattern, which ByteLevel applies unless use_regex is false. */
     static const char pattern[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
     bool prefix = true, use_regex = true;
     TRY(json_may_bool(section, "add_prefix_space", &prefix));
@@ -126,7 +130,7 @@ static Err *put_added(TokenizerSpec *spec, const Json *item)
     return err;
 }
 
-/* Special tokens come before the others, so that of two with the same text the special one counts. */
+/* Special tokens are added before the others, so that of two with the same text the special one counts. */
 static Err *read_added(TokenizerSpec *spec, const Json *list)
 {
     if (is_none(list)) return NULL;
@@ -144,7 +148,7 @@ static Err *read_added(TokenizerSpec *spec, const Json *list)
     return NULL;
 }
 
-/* The small sections go through base/json.h, whose getters name what is wrong. */
+/* Parse one of the small sections for base/json.h, whose getters name what is wrong. */
 static Err *parse_section(JsonView section, const char *name, Json **parsed)
 {
     *parsed = NULL;
@@ -179,7 +183,7 @@ static Err *read_model(TokenizerSpec *spec, JsonView model)
     spec->ignore_merges = view_is(field[IGNORE], JSON_BOOL) && *field[IGNORE].at == 't';
     TRY(vocabulary_read(&spec->vocabulary, field[VOCAB], field[MERGES]));
     if (is_empty(field[UNKNOWN])) return NULL;
-    for (int byte = 0; byte < 256; byte++) /* with all bytes in it, nothing is ever unknown */
+    for (int byte = 0; byte < 256; byte++) /* a vocabulary with all bytes never needs unk_token */
         if (spec->vocabulary.byte_ids[byte] < 0)
             return err_new(ERR_FORMAT, "unk_token in a vocabulary that lacks byte 0x%02X is not supported", byte);
     return NULL;

@@ -1,5 +1,5 @@
-/* What a tokenizer.json asks for, read and checked: all that encoding and decoding need. What is not known here is refused
- * by its name. */
+/* Read and check a tokenizer.json: everything that encoding and decoding need. What is not supported is refused by
+ * name. */
 #ifndef GRAFT_DATA_TOKENIZER_TOKENIZER_JSON_H
 #define GRAFT_DATA_TOKENIZER_TOKENIZER_JSON_H
 
@@ -17,7 +17,7 @@ enum { ADDED_NOT, ADDED_PLAIN, ADDED_SPECIAL };
 
 typedef struct {
     Vocabulary vocabulary;
-    AddedTokens plain, normalized; /* added tokens, by what they are looked for in */
+    AddedTokens plain, normalized; /* searched in the text itself; in its normalized form */
     uint8_t *added;                /* [n_added] by id */
     size_t n_added;
     Split splits[MAX_SPLITS];
@@ -25,7 +25,7 @@ typedef struct {
     bool nfc, ignore_merges;
 } TokenizerSpec;
 
-/* Fails: ERR_FORMAT, naming the section; nothing is left then. */
+/* Fails: ERR_FORMAT, naming the section; *spec then owns nothing. */
 MUST_USE Err *tokenizer_json_read(TokenizerSpec *spec, JsonView file);
 void tokenizer_json_free(TokenizerSpec *spec);
 

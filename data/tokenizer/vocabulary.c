@@ -1,3 +1,7 @@
+/* Entries are stored by id; their texts and bytes lie in two shared buffers. Two hash tables (open addressing, at most
+ * half full) find an id by text and by bytes, and a third, four fifths full at most, finds the merge of two ids.
+ *
+ * The number of merges is not known before they are read, so their table is sized by the commas in the array. */
 #include "data/tokenizer/vocabulary.h"
 
 #include "base/memory.h"
@@ -5,7 +9,7 @@
 
 #include <stdlib.h>
 
-enum { MAX_ID = 1 << 24 }; /* no vocabulary is near; a stray id must not ask for gigabytes */
+enum { MAX_ID = 1 << 24 }; /* far above any vocabulary; a wrong id must not allocate gigabytes */
 
 /* GPT-2's table, from character to byte; -1: not a byte.   Source: openai/gpt-2, src/encoder.py, bytes_to_unicode. */
 static int byte_of_character(uint32_t code)
@@ -17,11 +21,12 @@ static int byte_of_character(uint32_t code)
     return (int)(k <= 0x20 ? k : k <= 0x42 ? k - 0x21 + 0x7F : 0xAD);
 }
 
-/* Put what the text stands for at the end of `bytes`; false when it is not made of byte characters. */
+/* Add the bytes that the text stands for to `bytes`. When it is not made of byte characters, add the text itself and
+ * return false. */
 static bool spell_bytes(Text *bytes, const char *text, size_t n)
 {
     size_t from = bytes->n, at = from;
-    text_add(bytes, text, n); /* never shorter than what it stands for; written over as that is found */
+    text_add(bytes, text, n); /* never shorter than its bytes, which overwrite it */
     if (bytes->failed) return false;
     for (size_t i = 0; i < n;) {
         uint32_t code;
@@ -37,7 +42,7 @@ static bool spell_bytes(Text *bytes, const char *text, size_t n)
     return true;
 }
 
-/* ---- the two indexes ---- */
+/* ---- the indexes by text and by bytes ---- */
 
 static Err *index_new(VocabularyIndex *index, size_t n)
 {
@@ -113,7 +118,7 @@ Err *vocabulary_add(Vocabulary *v, int32_t id, const char *text, size_t n, bool 
         return err_new(ERR_FORMAT, "the vocabulary has more than 2 GB of text");
     *e = (VocabularyEntry){(uint32_t)v->texts.n, (uint32_t)n, (uint32_t)v->bytes.n, 0};
     text_add(&v->texts, text, n);
-    text_add(&v->texts, "", 1); /* so that a text can be lent as it is */
+    text_add(&v->texts, "", 1); /* so that callers can borrow the text as a C string */
     bool spelled = spell_bytes(&v->bytes, text, n);
     TRY(text_error(&v->texts));
     TRY(text_error(&v->bytes));
@@ -157,7 +162,7 @@ static Err *read_entries(Vocabulary *v, JsonView vocab, Text *token)
     return NULL;
 }
 
-/* The two sides of a merge, one after the other in `both`; the left one's length in *left. */
+/* Write the two sides of a merge to `both`, one after the other; *left: the length of the left one. */
 static Err *read_sides(JsonView merge, Text *both, size_t *left)
 {
     text_clear(both);
@@ -181,7 +186,7 @@ static Err *read_sides(JsonView merge, Text *both, size_t *left)
     if (!space || memchr(space + 1, ' ', both->n - (size_t)(space + 1 - both->data)))
         return err_new(ERR_FORMAT, "\"%s\" is not two tokens with a space between", both->data);
     *left = (size_t)(space - both->data);
-    memmove(space, space + 1, both->n - *left); /* with the final zero */
+    memmove(space, space + 1, both->n - *left); /* with the zero byte at the end */
     both->n--;
     return NULL;
 }
@@ -203,7 +208,7 @@ static Err *read_merge(Vocabulary *v, JsonView item, size_t rank, Text *both)
     uint64_t pair = vocabulary_pair(left, right);
     size_t at = vocabulary_merge_slot(pair) & v->merge_mask;
     while (v->merges[at].pair != UINT64_MAX && v->merges[at].pair != pair) at = (at + 1) & v->merge_mask;
-    v->merges[at] = (Merge){pair, (uint32_t)rank, whole}; /* given twice, the later counts, as in a Rust HashMap */
+    v->merges[at] = (Merge){pair, (uint32_t)rank, whole}; /* a later merge of the same ids counts, as in Rust */
     return NULL;
 }
 
@@ -212,7 +217,7 @@ static Err *read_merges(Vocabulary *v, JsonView merges, Text *both)
     if (!view_is(merges, JSON_ARRAY))
         return err_new(ERR_FORMAT, "model.merges is %s; expected an array", view_kind_name(merges));
     size_t n = 0, size = 64, rank = 0;
-    for (const char *c = merges.at; c < merges.at + merges.bytes; c++) n += *c == ','; /* never fewer than merges */
+    for (const char *c = merges.at; c < merges.at + merges.bytes; c++) n += *c == ','; /* at least all but one merge */
     while (size < n + n / 4) size *= 2;
     TRY(mem_new(&v->merges, size, sizeof *v->merges));
     memset(v->merges, 0xFF, size * sizeof *v->merges);

@@ -1,8 +1,9 @@
-/* The entries of a byte-level BPE model: id <-> text as the file spells it <-> the bytes it stands for; and the merges.
+/* The entries of a byte-level BPE model, and its merges. An entry has an id, a text as the file spells it, and the
+ * bytes that the text stands for.
  *
  * A byte-level file spells each byte as one printable character (GPT-2's table: printable Latin-1 as itself, the other
  * 68 bytes as U+0100 and up). An entry with any other character stands for its own UTF-8, as Hugging Face decodes it,
- * and is never made from text. */
+ * and is never found in text by bytes. */
 #ifndef GRAFT_DATA_TOKENIZER_VOCABULARY_H
 #define GRAFT_DATA_TOKENIZER_VOCABULARY_H
 
@@ -12,8 +13,8 @@
 #include <string.h>
 
 typedef struct {
-    uint32_t text_at, text_n;   /* into texts; text_n 0: no such id */
-    uint32_t bytes_at, bytes_n; /* into bytes */
+    uint32_t text_at, text_n;   /* in `texts`; text_n 0: no such id */
+    uint32_t bytes_at, bytes_n; /* in `bytes` */
 } VocabularyEntry;
 
 typedef struct {
@@ -29,7 +30,7 @@ typedef struct {
 typedef struct {
     uint64_t pair; /* left id, right id; UINT64_MAX: free */
     uint32_t rank; /* the lowest is merged first */
-    int32_t id;    /* of the two together */
+    int32_t id;    /* of the merged entry */
 } Merge;
 
 typedef struct {
@@ -47,7 +48,8 @@ typedef struct {
 MUST_USE Err *vocabulary_read(Vocabulary *vocabulary, JsonView vocab, JsonView merges);
 void vocabulary_free(Vocabulary *vocabulary);
 
-/* Add one entry (an added token) if the id is free; made_from_text says whether byte search may find it. */
+/* Add one entry (an added token). made_from_text: vocabulary_id_of_bytes may find it.
+ * Fails: ERR_FORMAT, when the id is taken or too large, or the text is empty. */
 MUST_USE Err *vocabulary_add(Vocabulary *vocabulary, int32_t id, const char *text, size_t n, bool made_from_text);
 
 /* -1 when there is none. */
@@ -76,7 +78,7 @@ static inline uint64_t vocabulary_pair(int32_t left, int32_t right)
 static inline size_t vocabulary_merge_slot(uint64_t pair)
 {
     pair *= 0x9E3779B97F4A7C15u;
-    return (size_t)(pair ^ pair >> 32); /* the upper half has seen every bit */
+    return (size_t)(pair ^ pair >> 32); /* the upper half depends on every bit */
 }
 
 /* The merge of two neighbours, or NULL. */

@@ -1,3 +1,4 @@
+/* Patterns that mean in PCRE2 what they mean in Oniguruma, and those that are refused. */
 #include "data/tokenizer/regex.h"
 #include "tests/support/check.h"
 
@@ -27,12 +28,12 @@ static void classes_mean_what_oniguruma_means(void **state)
     assert_found("\\w+", "-a\u0301_9\u203f-", 0, 1, 9); /* marks and connectors belong to words */
 }
 
-static void matches_go_on_from_where_they_are_asked_and_look_back(void **state)
+static void a_search_starts_at_its_position_and_can_look_back(void **state)
 {
     (void)state;
     assert_found("(?<=a)b", "abab", 2, 3, 4);
     assert_found("b", "abab", 4, 4, 4);
-    assert_found("x*", "abx", 0, 2, 3); /* empty matches are passed over */
+    assert_found("x*", "abx", 0, 2, 3); /* empty matches are skipped */
     assert_found("(?i:'s)", "x'\u017f", 0, 1, 4);
     assert_found("^b", "a\nb", 0, 2, 3);
 }
@@ -76,7 +77,7 @@ static void what_would_mean_something_else_is_refused(void **state)
     }
 }
 
-static void a_megabyte_that_is_given_back_meets_no_limit(void **state)
+static void backtracking_over_a_megabyte_exceeds_no_limit(void **state)
 {
     enum { N = 1 << 20 };
     char *text = malloc(N);
@@ -101,10 +102,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(classes_mean_what_oniguruma_means),
-        cmocka_unit_test(matches_go_on_from_where_they_are_asked_and_look_back),
+        cmocka_unit_test(a_search_starts_at_its_position_and_can_look_back),
         cmocka_unit_test(a_literal_is_not_a_pattern),
         cmocka_unit_test(what_would_mean_something_else_is_refused),
-        cmocka_unit_test(a_megabyte_that_is_given_back_meets_no_limit),
+        cmocka_unit_test(backtracking_over_a_megabyte_exceeds_no_limit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

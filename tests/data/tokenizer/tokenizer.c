@@ -1,3 +1,4 @@
+/* Encoding and decoding: Hugging Face's ids from fixtures, the rules of each section, and properties. */
 #include "data/tokenizer/tokenizer.h"
 
 #include "base/log.h"
@@ -29,25 +30,25 @@ static void every_fixture_gives_hugging_faces_ids_and_texts(void **state)
     }
 }
 
-/* ---- a tokenizer small enough to follow: letters, two merges, and what each test adds ---- */
+/* ---- a small tokenizer: letters, two merges, and what each test adds ---- */
 
 typedef struct {
     Tokenizer *tokenizer;
     Encoder *encoder;
-} Pair;
+} Codec;
 
-static Pair open_pair(const char *path)
+static Codec open_codec(const char *path)
 {
-    Pair pair = {0};
-    assert_ok(tokenizer_open(&pair.tokenizer, path));
-    assert_ok(encoder_new(&pair.encoder, pair.tokenizer));
-    return pair;
+    Codec codec = {0};
+    assert_ok(tokenizer_open(&codec.tokenizer, path));
+    assert_ok(encoder_new(&codec.encoder, codec.tokenizer));
+    return codec;
 }
 
-static void close_pair(Pair pair)
+static void close_codec(Codec codec)
 {
-    encoder_free(pair.encoder);
-    tokenizer_close(pair.tokenizer);
+    encoder_free(codec.encoder);
+    tokenizer_close(codec.tokenizer);
 }
 
 #define BYTE_LEVEL "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}"
@@ -65,66 +66,67 @@ static const char *tokenizer_with(void **state, const char *pre_tokenizer, const
     return path;
 }
 
-static void assert_ids(Pair pair, const char *text, size_t n, const int32_t *ids)
+static void assert_ids(Codec codec, const char *text, size_t n, const int32_t *ids)
 {
     Tokens tokens = {0};
-    assert_ok(tokenizer_encode(pair.encoder, text, strlen(text), &tokens));
+    assert_ok(tokenizer_encode(codec.encoder, text, strlen(text), &tokens));
     assert_int_equal(tokens.n, n);
     for (size_t i = 0; i < n; i++) assert_int_equal(tokens.items[i].id, ids[i]);
     tokens_free(&tokens);
 }
-#define assert_ids(pair, text, ...) \
-    assert_ids(pair, text, sizeof((int32_t[]){__VA_ARGS__}) / sizeof(int32_t), (int32_t[]){__VA_ARGS__})
+#define assert_ids(codec, text, ...) \
+    assert_ids(codec, text, sizeof((int32_t[]){__VA_ARGS__}) / sizeof(int32_t), (int32_t[]){__VA_ARGS__})
 
 static void lower_ranks_merge_first_and_whole_words_only_when_merges_are_ignored(void **state)
 {
-    Pair pair = open_pair(tokenizer_with(state, BYTE_LEVEL, "", MODEL));
-    assert_ids(pair, "abc", 0, 6);
-    assert_ids(pair, "abab", 4, 4);
-    assert_ids(pair, "axb", 4); /* a byte that nobody has is as good as not there, as in Hugging Face's library */
-    close_pair(pair);
-    pair = open_pair(tokenizer_with(state, BYTE_LEVEL, "",
-                                    "\"model\":{\"type\":\"BPE\",\"ignore_merges\":true," VOCAB
-                                    ",\"merges\":[\"b c\"]}"));
-    assert_ids(pair, "abc", 5);
-    assert_ids(pair, "abcc", 0, 6, 2);
-    close_pair(pair);
+    Codec codec = open_codec(tokenizer_with(state, BYTE_LEVEL, "", MODEL));
+    assert_ids(codec, "abc", 0, 6);
+    assert_ids(codec, "abab", 4, 4);
+    assert_ids(codec, "axb", 4); /* a byte that is not in the vocabulary is ignored, as in Hugging Face's library */
+    close_codec(codec);
+    codec = open_codec(tokenizer_with(state, BYTE_LEVEL, "",
+                                      "\"model\":{\"type\":\"BPE\",\"ignore_merges\":true," VOCAB
+                                      ",\"merges\":[\"b c\"]}"));
+    assert_ids(codec, "abc", 5);
+    assert_ids(codec, "abcc", 0, 6, 2);
+    close_codec(codec);
 }
 
-static void splits_see_their_piece_alone_and_may_drop_it(void **state)
+static void splits_see_only_their_piece_and_can_remove_it(void **state)
 {
-    Pair pair = open_pair(tokenizer_with(
+    Codec codec = open_codec(tokenizer_with(
         state,
         "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"String\":\" \"},"
         "\"behavior\":\"Removed\",\"invert\":false},{\"type\":\"Split\",\"pattern\":{\"Regex\":\"b(?!c)\"},"
         "\"behavior\":\"Isolated\"}," BYTE_LEVEL "]}",
         "", MODEL));
-    assert_ids(pair, "ab c", 0, 1, 2);
-    assert_ids(pair, "abc", 0, 6);
-    close_pair(pair);
+    assert_ids(codec, "ab c", 0, 1, 2);
+    assert_ids(codec, "abc", 0, 6);
+    close_codec(codec);
 }
 
 static void added_tokens_keep_their_flags(void **state)
 {
-    Pair pair = open_pair(tokenizer_with(state, BYTE_LEVEL,
-                                         "{\"id\":7,\"content\":\"<x>\",\"special\":true},{\"id\":8,\"content\":\"<x>>"
-                                         "\"},{\"id\":9,\"content\":\"ca\",\"single_word\":true},"
-                                         "{\"id\":10,\"content\":\"<l>\",\"lstrip\":true},{\"id\":11,\"content\":\"<r>"
-                                         "\",\"rstrip\":true},{\"id\":12,\"content\":\"<n>\",\"normalized\":true}",
-                                         MODEL));
-    assert_ids(pair, "a<x>b<x>>c", 0, 7, 1, 8, 2); /* the longest wins */
-    assert_ids(pair, "aca ca cab", 0, 2, 0, 3, 9, 3, 2, 4);
-    assert_ids(pair, "a  <l> b", 0, 10, 3, 1);
-    assert_ids(pair, "a <r>\n b", 0, 3, 11, 1);
-    assert_ids(pair, "<n><x>", 12, 7);
-    assert_true(tokenizer_is_special(pair.tokenizer, 7));
-    assert_false(tokenizer_is_special(pair.tokenizer, 8));
-    assert_false(tokenizer_is_special(pair.tokenizer, -1));
-    assert_int_equal(tokenizer_id_of(pair.tokenizer, "<x>"), 7);
-    assert_int_equal(tokenizer_id_of(pair.tokenizer, "nobody"), -1);
-    assert_string_equal(tokenizer_token(pair.tokenizer, 3), "\u0120");
-    assert_null(tokenizer_token(pair.tokenizer, 99));
-    close_pair(pair);
+    Codec codec = open_codec(
+        tokenizer_with(state, BYTE_LEVEL,
+                       "{\"id\":7,\"content\":\"<x>\",\"special\":true},{\"id\":8,\"content\":\"<x>>"
+                       "\"},{\"id\":9,\"content\":\"ca\",\"single_word\":true},"
+                       "{\"id\":10,\"content\":\"<l>\",\"lstrip\":true},{\"id\":11,\"content\":\"<r>"
+                       "\",\"rstrip\":true},{\"id\":12,\"content\":\"<n>\",\"normalized\":true}",
+                       MODEL));
+    assert_ids(codec, "a<x>b<x>>c", 0, 7, 1, 8, 2); /* the longest one counts */
+    assert_ids(codec, "aca ca cab", 0, 2, 0, 3, 9, 3, 2, 4);
+    assert_ids(codec, "a  <l> b", 0, 10, 3, 1);
+    assert_ids(codec, "a <r>\n b", 0, 3, 11, 1);
+    assert_ids(codec, "<n><x>", 12, 7);
+    assert_true(tokenizer_is_special(codec.tokenizer, 7));
+    assert_false(tokenizer_is_special(codec.tokenizer, 8));
+    assert_false(tokenizer_is_special(codec.tokenizer, -1));
+    assert_int_equal(tokenizer_id_of(codec.tokenizer, "<x>"), 7);
+    assert_int_equal(tokenizer_id_of(codec.tokenizer, "nobody"), -1);
+    assert_string_equal(tokenizer_token(codec.tokenizer, 3), "\u0120");
+    assert_null(tokenizer_token(codec.tokenizer, 99));
+    close_codec(codec);
 }
 
 static void what_is_not_supported_is_refused_by_name(void **state)
@@ -167,10 +169,10 @@ static void what_is_not_supported_is_refused_by_name(void **state)
 
 /* ---- properties ---- */
 
-static void random_bytes_come_back_as_they_were(void **state)
+static void random_bytes_are_decoded_as_they_were(void **state)
 {
     (void)state;
-    Pair pair = open_pair(TINY);
+    Codec codec = open_codec(TINY);
     for (uint64_t round = 0; round < 2000; round++) {
         char text[64];
         size_t n = rng_below(round, 0, sizeof text);
@@ -178,8 +180,8 @@ static void random_bytes_come_back_as_they_were(void **state)
         for (size_t i = 0; i < n; i++) text[i] = (char)rng_below(round, i + 1, ascii ? 128 : 256);
         Tokens tokens = {0};
         Text back = {0}, want = {0};
-        TokenStream stream = {.tokenizer = pair.tokenizer};
-        assert_ok(tokenizer_encode(pair.encoder, text, n, &tokens));
+        TokenStream stream = {.tokenizer = codec.tokenizer};
+        assert_ok(tokenizer_encode(codec.encoder, text, n, &tokens));
         assert_true(n == 0 || tokens.items[tokens.n - 1].end == n);
         for (size_t i = 0; i < tokens.n; i++) {
             if (i) assert_true(tokens.items[i].end > tokens.items[i - 1].end);
@@ -193,18 +195,18 @@ static void random_bytes_come_back_as_they_were(void **state)
         text_free(&back);
         text_free(&want);
     }
-    close_pair(pair);
+    close_codec(codec);
 }
 
 static void a_stream_never_shows_half_a_character(void **state)
 {
     (void)state;
-    Pair pair = open_pair(TINY);
+    Codec codec = open_codec(TINY);
     Tokens tokens = {0};
     Text shown = {0};
     const char *text = "caf\u00e9 \u91cf\u5b50 \U0001F642!";
-    TokenStream stream = {.tokenizer = pair.tokenizer};
-    assert_ok(tokenizer_encode(pair.encoder, text, strlen(text), &tokens));
+    TokenStream stream = {.tokenizer = codec.tokenizer};
+    assert_ok(tokenizer_encode(codec.encoder, text, strlen(text), &tokens));
     for (size_t i = 0; i < tokens.n; i++) {
         assert_ok(token_stream_put(&stream, tokens.items[i].id, &shown));
         assert_int_equal(unicode_valid(shown.data ? shown.data : "", shown.n), shown.n);
@@ -213,15 +215,15 @@ static void a_stream_never_shows_half_a_character(void **state)
     assert_string_equal(shown.data, text);
     tokens_free(&tokens);
     text_free(&shown);
-    close_pair(pair);
+    close_codec(codec);
 }
 
-static void a_megabyte_without_a_space_takes_no_square_time(void **state)
+static void a_megabyte_without_a_space_takes_no_quadratic_time(void **state)
 {
     (void)state;
     enum { N = 1 << 20 };
     static const char *const units[] = {"a", " ", "\n", "1", "!", "ab", "\u4e2d", " \n"};
-    Pair pair = open_pair(TINY);
+    Codec codec = open_codec(TINY);
     char *text = malloc(N);
     assert_non_null(text);
     for (size_t k = 0; k < sizeof units / sizeof *units; k++) {
@@ -229,16 +231,16 @@ static void a_megabyte_without_a_space_takes_no_square_time(void **state)
         size_t unit = strlen(units[k]), n = N / unit * unit;
         for (size_t i = 0; i < n; i++) text[i] = units[k][i % unit];
         double start = log_seconds();
-        assert_ok(tokenizer_encode(pair.encoder, text, n, &tokens));
-        assert_true(log_seconds() - start < 20); /* a square would be hours; a sanitizer is slow */
+        assert_ok(tokenizer_encode(codec.encoder, text, n, &tokens));
+        assert_true(log_seconds() - start < 20); /* quadratic time would be hours; a sanitizer is slow */
         assert_int_equal(tokens.items[tokens.n - 1].end, n);
         tokens_free(&tokens);
     }
     free(text);
-    close_pair(pair);
+    close_codec(codec);
 }
 
-static void threads_with_an_encoder_each_get_the_same_ids(void **state)
+static void threads_with_encoders_of_their_own_get_the_same_ids(void **state)
 {
     enum { THREADS = 4, ROUNDS = 50 };
     Tokenizer *tokenizer;
@@ -278,13 +280,13 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_fixture_gives_hugging_faces_ids_and_texts),
         scratch_test(lower_ranks_merge_first_and_whole_words_only_when_merges_are_ignored),
-        scratch_test(splits_see_their_piece_alone_and_may_drop_it),
+        scratch_test(splits_see_only_their_piece_and_can_remove_it),
         scratch_test(added_tokens_keep_their_flags),
         scratch_test(what_is_not_supported_is_refused_by_name),
-        cmocka_unit_test(random_bytes_come_back_as_they_were),
+        cmocka_unit_test(random_bytes_are_decoded_as_they_were),
         cmocka_unit_test(a_stream_never_shows_half_a_character),
-        cmocka_unit_test(a_megabyte_without_a_space_takes_no_square_time),
-        cmocka_unit_test(threads_with_an_encoder_each_get_the_same_ids),
+        cmocka_unit_test(a_megabyte_without_a_space_takes_no_quadratic_time),
+        cmocka_unit_test(threads_with_encoders_of_their_own_get_the_same_ids),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

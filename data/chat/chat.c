@@ -1,3 +1,9 @@
+/* The renderers (glm, deepseek) write one message at a time and report in MessageSpans which bytes of it the model
+ * wrote. This file calls them in order and decides what is in the loss.
+ *
+ *   - The spans of a message are added when the role of the next message is known, because the role token that
+ *     follows may belong to them.
+ *   - Spans are in order and disjoint: adjacent or overlapping ones are joined. */
 #include "data/chat/chat.h"
 
 #include "base/memory.h"
@@ -6,7 +12,7 @@
 
 #include <stdlib.h>
 
-typedef struct { /* how a family of templates writes */
+typedef struct { /* how a family of templates writes a conversation */
     Err *(*head)(Render *render);
     Err *(*message)(Render *render, const ChatMessage *message, MessageSpans *spans);
     void (*prompt)(Render *render);
@@ -16,13 +22,13 @@ typedef struct { /* how a family of templates writes */
 static size_t no_stop(Role next)
 {
     (void)next;
-    return 0; /* a turn has its own end */
+    return 0; /* a turn has an end token of its own */
 }
 
 static const TemplateWriter glm = {glm_head, glm_message, glm_prompt, glm_stop},
                             deepseek = {deepseek_head, deepseek_message, deepseek_prompt, no_stop};
 
-/* ---- what is scored ---- */
+/* ---- what is in the loss ---- */
 
 static Err *add_span(ChatText *out, size_t begin, size_t end)
 {
@@ -37,7 +43,7 @@ static Err *add_span(ChatText *out, size_t begin, size_t end)
     return NULL;
 }
 
-/* `stop`: bytes of the role token that follows. */
+/* Add the spans of one message, which ends at `end`. `stop`: bytes of the role token that follows it. */
 static Err *add_message_spans(ChatText *out, const ChatOptions *options, const MessageSpans *spans, size_t end,
                               size_t stop)
 {
@@ -76,10 +82,10 @@ static Err *is_in_loss(const ChatOptions *options, const ChatMessage *message, b
     return NULL;
 }
 
-/* ---- the walk ---- */
+/* ---- messages in order ---- */
 
-/* A turn begins where a message does that writes something; what goes on with a run of results, or stands with the
- * opening system messages, belongs to what came before. */
+/* A message that writes something begins a turn, except for a tool result after another one and for opening system
+ * messages. */
 static Err *add_turn(ChatText *out, const ChatMessage *message, size_t begin)
 {
     if (out->text.n == begin || (message->role == ROLE_SYSTEM && !out->n_turns)) return NULL;
@@ -105,7 +111,7 @@ static Err *write_messages(Render *r, const TemplateWriter *writer, ChatText *ou
 {
     ChatMessage message = {.item = view_first(r->messages), .number = 1, .before = ROLE_NONE};
     bool all = r->options->train_on == CHAT_TRAIN_ALL, in_loss = all;
-    MessageSpans spans = {.begin = SIZE_MAX}; /* in front of the first message */
+    MessageSpans spans = {.begin = SIZE_MAX}; /* before the first message */
     for (; message.item.value.at; view_next(&message.item), message.number++, message.before = message.role) {
         TRY(err_wrap(render_role(message.item.value, &message.role), "message %zu", message.number));
         if (in_loss) TRY(add_message_spans(out, r->options, &spans, out->text.n, writer->stop(message.role)));

@@ -1,6 +1,6 @@
-/* <｜begin▁of▁sentence｜> every system message, then <｜User｜>text and <｜Assistant｜>text<｜end▁of▁sentence｜>
+/* The format: <｜begin▁of▁sentence｜>, every system message, then <｜User｜>text and <｜Assistant｜>text<｜end▁of▁sentence｜>
  *
- * Source: the chat_template in tokenizer_config.json of deepseek-ai/DeepSeek-V3, whose part for tools is left out. */
+ * Source: the chat_template in tokenizer_config.json of deepseek-ai/DeepSeek-V3, without its part for tools. */
 #include "data/chat/deepseek.h"
 
 static Err *refuse(JsonView message, Role role)
@@ -15,7 +15,7 @@ static Err *refuse(JsonView message, Role role)
     return NULL;
 }
 
-/* All system messages stand at the start, two newlines between them. */
+/* All system messages are written at the start, with two newlines between them. */
 Err *deepseek_head(Render *r)
 {
     bool first = true;

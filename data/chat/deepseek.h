@@ -1,4 +1,4 @@
-/* A conversation as the template of DeepSeek-V3 writes it. */
+/* Render a conversation as the template of DeepSeek-V3 does. */
 #ifndef GRAFT_DATA_CHAT_DEEPSEEK_H
 #define GRAFT_DATA_CHAT_DEEPSEEK_H
 

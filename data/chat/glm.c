@@ -1,14 +1,16 @@
-/* The GLM families are one text but for a few things: glm45 puts a newline (`nl` below) after role tokens and between
- * the parts of tool calls and results, always opens a thinking block, and marks a prompt without thinking by /nothink.
- * glm51 and glm52 write a tool as its function alone and thinking as it is; glm52 begins with the reasoning effort and
- * always opens a thinking block, glm51 only where thinking is on or was shown in that turn.
+/* The GLM templates write the same format, with these differences:
+ *   - glm45 has a newline (`nl` below) after role tokens and between the parts of tool calls and results, always
+ *     opens a thinking block, and marks a prompt without thinking by /nothink.
+ *   - glm51 and glm52 write a tool as its function alone, and do not trim thinking.
+ *   - glm51 opens a thinking block only when thinking is on or was shown in that turn.
+ *   - glm52 begins with the reasoning effort and always opens a thinking block.
  *
  *   [gMASK]<sop> tools? then for each message
  *     system     <|system|> nl text
  *     user       <|user|> nl text
  *     assistant  <|assistant|> nl thinking, nl content?, nl calls?
- *     tool       <|observation|> at the first of a run, nl <tool_response> nl text nl </tool_response>
- *   then, when asked for, the generation prompt
+ *     tool       <|observation|> at the first of consecutive ones, nl <tool_response> nl text nl </tool_response>
+ *   then, on request, the generation prompt
  *
  * Source: data/chat/template.c. */
 #include "data/chat/glm.h"
@@ -28,7 +30,7 @@ Err *glm_head(Render *r)
 
 static bool has_reasoning(JsonView message) { return view_is(view_find(message, "reasoning_content"), JSON_STRING); }
 
-/* Whether an assistant's message has reasoning_content, from the one after `user` to the next user's. */
+/* Whether an assistant's message between `user` and the next user's message has reasoning_content. */
 static bool turn_thinks(JsonViewItem user)
 {
     for (view_next(&user); user.value.at; view_next(&user)) {
@@ -70,11 +72,12 @@ typedef struct {
 
 typedef struct {
     ChatPart thinking, content;
-    bool has_thinking; /* there is thinking, be it empty */
+    bool has_thinking; /* also when it is empty */
 } ChatParts;
 
-/* What stands before </think> in the content, after the last <think> there, is thinking; what stands after it, content.
- * Up to GLM-5, newlines around them go. */
+/* Split a content that holds </think>. Thinking is the text before the first </think>, from the last <think> on;
+ * content is the text after the last </think>. Up to GLM-5, newlines around thinking are removed; those before content
+ * always are. */
 static void split_content(const Render *r, ChatParts *parts)
 {
     ChatPart *thinking = &parts->thinking, *content = &parts->content;
@@ -92,14 +95,14 @@ static void split_content(const Render *r, ChatParts *parts)
     content->n = (size_t)(end - content->at);
 }
 
-/* GLM-5.1 opens an empty block where the model could have thought, and where it did elsewhere in the turn. */
+/* GLM-5.1 opens an empty block where the model could have thought, or where the turn has thinking elsewhere. */
 static bool fills_empty(const Render *r, size_t number)
 {
     if (!r->template->fills_thinking) return false;
     return number > r->last_user ? r->options->enable_thinking != CHAT_NO : r->turn_thinks;
 }
 
-/* Thinking and content of a message: from reasoning_content, or from what stands around </think> in the content. */
+/* Find thinking and content of a message. Thinking is in reasoning_content, or before </think> in the content. */
 static Err *split_message(Render *r, const ChatMessage *message, ChatParts *parts)
 {
     JsonView given = view_find(message->item.value, "reasoning_content");
@@ -114,7 +117,7 @@ static Err *split_message(Render *r, const ChatMessage *message, ChatParts *part
     if (r->template->since_glm51) {
         parts->has_thinking |= fills_empty(r, message->number);
     } else {
-        parts->has_thinking = parts->thinking.n > 0; /* an empty one is none */
+        parts->has_thinking = parts->thinking.n > 0; /* empty thinking counts as none */
         unicode_strip(&parts->thinking.at, &parts->thinking.n);
     }
     unicode_strip(&parts->content.at, &parts->content.n);
@@ -126,8 +129,9 @@ static bool keeps_thinking(const Render *r, size_t number)
     return number > r->last_user || (r->options->template != CHAT_GLM45 && r->options->clear_thinking == CHAT_NO);
 }
 
-/* The thinking block, and what of the turn the model wrote: from its thinking on, or from its content where there was
- * none; nothing where its thinking is left out, for the rest was not written in that context. */
+/* Write the thinking block and set where the model's part of the message begins: at its thinking, or at its content
+ * when there is no thinking. When the thinking is left out there is no such part, because the model did not write the
+ * rest in that context. */
 static void thinking_block(Render *r, const ChatParts *parts, bool shown, MessageSpans *spans)
 {
     bool context = r->options->train_on_reasoning == CHAT_NO;

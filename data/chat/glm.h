@@ -1,4 +1,4 @@
-/* A conversation as the GLM templates write it. */
+/* Render a conversation as the GLM templates do. */
 #ifndef GRAFT_DATA_CHAT_GLM_H
 #define GRAFT_DATA_CHAT_GLM_H
 
@@ -8,7 +8,8 @@ MUST_USE Err *glm_head(Render *render);
 MUST_USE Err *glm_message(Render *render, const ChatMessage *message, MessageSpans *spans);
 void glm_prompt(Render *render);
 
-/* The role token with which the next message begins ends the turn before it, and is scored with it: its bytes. */
+/* The bytes of the role token that begins the next message. It ends the turn before it and is in the loss with that
+ * turn. */
 size_t glm_stop(Role next);
 
 #endif

@@ -1,10 +1,15 @@
+/* The parts of the GLM templates that deal with tools. Values are written as Python's json.dumps writes them
+ * (data/chat/python_json.h), because the templates call it. Up to GLM-5 a tool is written as it is given; since GLM-5.1
+ * only its function is, without `defer_loading` and `strict`.
+ *
+ * Source: data/chat/template.c. */
 #include "data/chat/glm_tools.h"
 
 #include "data/chat/python_json.h"
 
 /* ---- tools ---- */
 
-/* A later template's: what `function` holds, or the tool itself. */
+/* For templates since GLM-5.1: the value of `function`, or the tool itself. */
 static Err *function_of(JsonView tool, JsonView *function)
 {
     *function = view_find(tool, "function");
@@ -13,7 +18,7 @@ static Err *function_of(JsonView tool, JsonView *function)
     return err_new(ERR_DATA, "a tool is %s; expected an object", view_kind_name(*function));
 }
 
-/* Without two keys, and keys as they are, not as JSON would spell them. */
+/* Write a function as a line of JSON, without two of its keys; keys are written without escapes. */
 static Err *function_line(Render *r, JsonView function)
 {
     const char *begin = "{\"";
@@ -43,7 +48,7 @@ static Err *tool_line(Render *r, JsonView tool)
         return err_new(ERR_DATA, "defer_loading is %s; expected true or false", view_kind_name(defer));
     return view_is(defer, JSON_BOOL) && *defer.at == 't'
                ? NULL
-               : function_line(r, function); /* deferred: loaded by a reference */
+               : function_line(r, function); /* a deferred tool is loaded by a reference */
 }
 
 Err *glm_tools(Render *r)
@@ -73,7 +78,7 @@ static void put_result(Render *r, const Text *result)
 
 static Err *put_string(Render *r, JsonView string)
 {
-    if (!view_is(string, JSON_STRING)) /* the templates would print Python's view of it, or fail */
+    if (!view_is(string, JSON_STRING)) /* the templates would print its Python repr, or fail */
         return err_new(ERR_DATA, "a part of a tool's content is no string and has no output that is one");
     text_clear(&r->content);
     view_string(&r->content, string);
@@ -81,7 +86,7 @@ static Err *put_string(Render *r, JsonView string)
     return NULL;
 }
 
-/* The tools that a tool found, as lines of their own. */
+/* The tools that a tool has found, one a line. */
 static Err *put_references(Render *r, JsonView references)
 {
     if (!r->tools.at) return err_new(ERR_DATA, "a tool_reference without tools");
@@ -111,7 +116,7 @@ static Err *put_outputs(Render *r, JsonView content)
     return NULL;
 }
 
-/* Up to GLM-5 a list is a run of results of its own. */
+/* Up to GLM-5, each element of a list is a result of its own. */
 static Err *result_before_glm51(Render *r, JsonView content, bool consecutive)
 {
     if (content.at && !view_is(content, JSON_STRING) && !view_is(content, JSON_ARRAY))
@@ -120,7 +125,7 @@ static Err *result_before_glm51(Render *r, JsonView content, bool consecutive)
     return view_is(content, JSON_STRING) ? put_string(r, content) : put_outputs(r, content);
 }
 
-/* From GLM-5.1 on the first element of a list says what the list is. */
+/* Since GLM-5.1, the first element of a list decides what the list is. */
 static Err *result_since_glm51(Render *r, JsonView content, bool consecutive)
 {
     JsonView first = view_is(content, JSON_ARRAY) ? view_first(content).value : (JsonView){0};
@@ -146,7 +151,7 @@ Err *glm_tool_result(Render *r, const ChatMessage *message)
 static Err *put_call(Render *r, JsonView call)
 {
     JsonView function = view_find(call, "function");
-    if (view_first(function).value.at) call = function; /* wrapped, or bare */
+    if (view_first(function).value.at) call = function; /* a call may be wrapped in `function` */
     JsonView name = view_find(call, "name"), arguments = view_find(call, "arguments");
     if (!view_is(name, JSON_STRING)) return err_new(ERR_DATA, "name is %s; expected a string", view_kind_name(name));
     TRY(render_unwrap(&arguments, JSON_OBJECT, "arguments", &r->call_arguments));
@@ -168,7 +173,7 @@ static Err *put_call(Render *r, JsonView call)
         render_put(r, r->template->nl);
     }
     render_put(r, "</tool_call>");
-    text_clear(&r->content); /* content was written before; here it only looks for keys given twice */
+    text_clear(&r->content); /* r->content is free again; python_json only checks here that no key appears twice */
     return python_json(&r->content, arguments);
 }
 

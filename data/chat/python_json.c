@@ -1,3 +1,5 @@
+/* json.dumps with Python's defaults: ", " and ": " as separators, keys in their order, characters above ASCII as they
+ * are. A key that appears twice is refused, because Python would have kept only the last one. */
 #include "data/chat/python_json.h"
 
 #include "base/memory.h"
@@ -8,8 +10,9 @@
 #include <string.h>
 
 /* Python's repr of a float: the shortest digits that give the number back, as an ordinary decimal when the exponent is
- * -4 to 15. Nearest digits are tried first; at a power of two the numbers below lie closer together than those above,
- * so the next digits up may give it back when the nearest do not.   Source: CPython, Python/pystrtod.c, format 'r'. */
+ * -4 to 15. The nearest digits are tried first. At a power of two the numbers below lie closer together than those
+ * above, so the next higher digits may give the number back when the nearest do not.   Source: CPython,
+ * Python/pystrtod.c, format 'r'. */
 static void put_float(Text *out, double x)
 {
     if (isinf(x)) {
@@ -22,7 +25,7 @@ static void put_float(Text *out, double x)
         snprintf(e, sizeof e, "%.*e", precision, x);
         if (strtod(e, NULL) == x) break;
         char *last = strchr(e, 'e') - 1;
-        if (*last == '9') continue; /* the carry would be a shorter number, tried before */
+        if (*last == '9') continue; /* with the carry it is a shorter number, which was tried before */
         ++*last;
         if (strtod(e, NULL) == x) break;
     }
@@ -64,7 +67,7 @@ static void put_number(Text *out, JsonView value)
         text_add(out, value.at + minus_zero, value.bytes - minus_zero);
         return;
     }
-    Text digits_of = {0}; /* strtod wants an end */
+    Text digits_of = {0}; /* strtod needs a zero byte at the end */
     text_add(&digits_of, value.at, value.bytes);
     if (digits_of.failed)
         out->failed = true;
@@ -96,7 +99,7 @@ static void put_string(Text *out, JsonView string)
 }
 
 typedef struct {
-    const char *text; /* the whole output; spans stay right when it moves, so this is set before sorting */
+    const char *text; /* the whole output, set only before sorting because it moves while it grows */
     size_t begin, n;
 } ObjectKey;
 
@@ -109,7 +112,7 @@ static int compare_keys(const void *a, const void *b)
 
 static Err *check_keys(const Text *out, ObjectKey *keys, size_t n)
 {
-    if (out->failed) return NULL; /* text_error tells it */
+    if (out->failed) return NULL; /* text_error reports it */
     for (size_t i = 0; i < n; i++) keys[i].text = out->data;
     if (n > 1) qsort(keys, n, sizeof *keys, compare_keys);
     for (size_t i = 1; i < n; i++)

@@ -1,6 +1,8 @@
+/* The parts of rendering that no template has for itself: roles, the text of a content, values that are given as JSON
+ * in a string. */
 #include "data/chat/render.h"
 
-void render_put(Render *render, const char *words) { text_put(render->out, words); }
+void render_put(Render *render, const char *string) { text_put(render->out, string); }
 
 Err *render_role(JsonView message, Role *role)
 {
@@ -57,13 +59,13 @@ Err *render_visible(const Render *r, Text *out, JsonView content)
     return NULL;
 }
 
-Err *render_unwrap(JsonView *value, JsonKind kind, const char *what, Text *scratch)
+Err *render_unwrap(JsonView *value, JsonKind kind, const char *what, Text *text)
 {
     if (view_is(*value, JSON_STRING)) {
-        text_clear(scratch);
-        view_string(scratch, *value);
-        TRY(text_error(scratch));
-        Err *err = view_open(value, scratch->data, scratch->n);
+        text_clear(text);
+        view_string(text, *value);
+        TRY(text_error(text));
+        Err *err = view_open(value, text->data, text->n);
         if (err) {
             Err *refused = err_new(ERR_DATA, "%s is a string that does not hold %s: %s", what,
                                    kind == JSON_ARRAY ? "an array" : "an object", err_message(err));

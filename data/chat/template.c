@@ -1,5 +1,6 @@
-/* Source: chat_template.jinja of zai-org/GLM-4.5 (3,242 bytes), GLM-4.7-Flash (3,120), GLM-5.1 (4,672) and GLM-5.2 (5,076,
- * the last one a newline); the chat_template in tokenizer_config.json of deepseek-ai/DeepSeek-V3. All are MIT-licensed. */
+/* Source: chat_template.jinja of zai-org/GLM-4.5 (3,242 bytes), GLM-4.7-Flash (3,120), GLM-5.1 (4,672) and GLM-5.2
+ * (5,076, the last one a newline); the chat_template in tokenizer_config.json of deepseek-ai/DeepSeek-V3. All are
+ * MIT-licensed. */
 #include "data/chat/template.h"
 
 #include "base/digest.h"
@@ -81,7 +82,7 @@ static Err *refuse(ErrKind kind, const char *what)
     return err;
 }
 
-/* The template of tokenizer_config.json, where older models keep it; `text` stays empty when it holds none. */
+/* The template of tokenizer_config.json, where older models have it; `text` stays empty when there is none. */
 static Err *read_from_config(Text *text, const char *directory)
 {
     char path[PATH_BYTES];
@@ -110,7 +111,7 @@ static Err *recognise_text(ChatTemplate *template, const Text *text)
     char hex[2 * DIGEST_SUM_BYTES + 1], what[160];
     Digest digest;
     size_t n = text->n;
-    while (n && strchr(" \r\n\t", text->data[n - 1])) n--; /* an editor's last newline changes nothing */
+    while (n && strchr(" \r\n\t", text->data[n - 1])) n--; /* the newline that an editor appends does not matter */
     digest_init(&digest);
     digest_add(&digest, text->data, n);
     digest_end(&digest, sum);

@@ -1,6 +1,6 @@
-/* Any bytes as a conversation: the first two say which template and which options, the rest is {"messages": ..., "tools":
- * ...}. What is rendered must keep the promises of data/chat/chat.h: scored spans in order, apart and inside the text; turns
- * in order, after the head. */
+/* Any bytes as a conversation: the first two say which template and which options, the rest is {"messages": ...,
+ * "tools": ...}. What is rendered must keep the promises of data/chat/chat.h: spans in the loss in order, disjoint and
+ * inside the text; turns in order, after the head. */
 #include "data/chat/chat.h"
 #include "tests/support/fuzz.h"
 

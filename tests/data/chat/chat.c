@@ -1,3 +1,4 @@
+/* Rendering against the templates' own output (fixtures made with Jinja), and the rules that no fixture covers. */
 #include "data/chat/chat.h"
 #include "tests/support/cases.h"
 #include "tests/support/check.h"
@@ -25,7 +26,7 @@ static void assert_rendered(const ChatOptions *options, const char *messages, co
     chat_text_free(&chat);
 }
 
-/* The rows of spec and README that the cases do not hold. */
+/* Inputs that the fixtures do not hold. */
 static void odd_inputs_are_rendered_as_the_templates_do(void **state)
 {
     ChatOptions glm47 = {.template = CHAT_GLM47}, glm45 = {.template = CHAT_GLM45, .enable_thinking = CHAT_NO};
@@ -39,7 +40,7 @@ static void odd_inputs_are_rendered_as_the_templates_do(void **state)
                     "[gMASK]<sop><|assistant|><think>x</think>w");
 }
 
-static void null_content_is_empty_unless_the_templates_none_is_asked_for(void **state)
+static void null_content_is_empty_or_with_an_option_the_templates_none(void **state)
 {
     static const char call[] =
         "[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"name\":\"a\",\"arguments\":{}}]}]";
@@ -65,7 +66,7 @@ static void arguments_may_be_a_string_that_holds_their_json(void **state)
 #define TWO_TURNS        S("Be brief.") "," U("Q1") "," A("r1", "A1") "," U("Q2") "," A("r2", "A2")
 #define MAX_EFFORT       "[gMASK]<sop><|system|>Reasoning Effort: Max"
 
-/* The worked examples that are published of GLM-5.2, and the rules of both templates one by one. */
+/* The published examples of GLM-5.2, and the rules of both templates one by one. */
 static void later_templates_are_rendered_by_their_rules(void **state)
 {
     ChatOptions ask = {.template = CHAT_GLM52, .add_generation_prompt = true}, high = ask, off = ask,
@@ -93,7 +94,7 @@ static void later_templates_are_rendered_by_their_rules(void **state)
         &glm51, "[" TWO_TURNS "]",
         "[gMASK]<sop><|system|>Be brief.<|user|>Q1<|assistant|></think>A1<|user|>Q2<|assistant|><think>r2</think>A2");
     assert_rendered(&glm51, "[" U("x") "," A(" r\\n", " y ") "]",
-                    "[gMASK]<sop><|user|>x<|assistant|><think> r\n</think>y"); /* as it is */
+                    "[gMASK]<sop><|user|>x<|assistant|><think> r\n</think>y"); /* not trimmed */
     assert_rendered(&glm51, "[" U("x") "," A("", "y") "]", "[gMASK]<sop><|user|>x<|assistant|><think></think>y");
     assert_rendered(&glm51, "[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"},\"?\"]}]",
                     "[gMASK]<sop><|user|>?");
@@ -139,22 +140,21 @@ static void later_templates_write_the_function_of_a_tool_alone(void **state)
 {
     ChatText chat = {0};
     (void)state;
-    render_with_tools(&chat, CHAT_GLM51, "[]", tools); /* one is to be loaded later */
+    render_with_tools(&chat, CHAT_GLM51, "[]", tools); /* one tool is deferred */
     assert_non_null(strstr(chat.text.data, "<tools>\n{\"name\": \"f\", \"parameters\": {\"strict\": 1}}\n</tools>"));
     render_with_tools(&chat, CHAT_GLM47, "[]", tools);
     assert_non_null(strstr(chat.text.data, "<tools>\n{\"type\": \"function\", "));
     chat_text_free(&chat);
 }
 
-static void a_reference_brings_the_line_of_its_tool(void **state)
+static void a_reference_writes_the_line_of_its_tool(void **state)
 {
     static const char found[] = "[{\"role\":\"tool\",\"content\":[{\"type\":\"tool_reference\",\"name\":\"g\"},{"
                                 "\"type\":\"tool_reference\",\"name\":\"none\"}]}]";
     ChatText chat = {0};
     JsonView list;
     (void)state;
-    render_with_tools(&chat, CHAT_GLM52, found,
-                      tools); /* a key stands as it is: the template does not spell it for JSON */
+    render_with_tools(&chat, CHAT_GLM52, found, tools); /* the template writes a key without escapes */
     assert_non_null(
         strstr(chat.text.data,
                "<|observation|><tool_response><tools>\n{\"name\": \"g\", \"a\"b\": 2.5}\n</tools></tool_response>"));
@@ -164,7 +164,7 @@ static void a_reference_brings_the_line_of_its_tool(void **state)
     chat_text_free(&chat);
 }
 
-static void deepseek_v3_has_its_system_messages_in_front(void **state)
+static void deepseek_v3_writes_system_messages_first(void **state)
 {
     ChatOptions options = {.template = CHAT_DEEPSEEK_V3, .end_of_text = true},
                 ask = {.template = CHAT_DEEPSEEK_V3, .add_generation_prompt = true};
@@ -185,7 +185,7 @@ static void deepseek_v3_has_its_system_messages_in_front(void **state)
     chat_text_free(&chat);
 }
 
-static void turns_are_noted_where_a_conversation_may_be_cut(void **state)
+static void turns_begin_where_a_conversation_may_be_cut(void **state)
 {
     static const char messages[] = "[" S("s") "," U(
         "a") "," CALL ",{\"role\":\"tool\",\"content\":\"1\"},{\"role\":\"tool\",\"content\":\"2\"}," U("b") "]";
@@ -210,14 +210,14 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_fixture_is_rendered_byte_for_byte),
         cmocka_unit_test(odd_inputs_are_rendered_as_the_templates_do),
-        cmocka_unit_test(null_content_is_empty_unless_the_templates_none_is_asked_for),
+        cmocka_unit_test(null_content_is_empty_or_with_an_option_the_templates_none),
         cmocka_unit_test(arguments_may_be_a_string_that_holds_their_json),
         cmocka_unit_test(later_templates_are_rendered_by_their_rules),
         cmocka_unit_test(glm51_opens_an_empty_block_where_the_model_could_have_thought),
         cmocka_unit_test(later_templates_write_the_function_of_a_tool_alone),
-        cmocka_unit_test(a_reference_brings_the_line_of_its_tool),
-        cmocka_unit_test(deepseek_v3_has_its_system_messages_in_front),
-        cmocka_unit_test(turns_are_noted_where_a_conversation_may_be_cut),
+        cmocka_unit_test(a_reference_writes_the_line_of_its_tool),
+        cmocka_unit_test(deepseek_v3_writes_system_messages_first),
+        cmocka_unit_test(turns_begin_where_a_conversation_may_be_cut),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,3 +1,4 @@
+/* JSON values written as Python's json.dumps writes them; the expected strings are Python's. */
 #include "data/chat/python_json.h"
 #include "tests/support/check.h"
 
@@ -21,7 +22,7 @@ static void assert_python(const char *text, const char *expected)
 static void numbers_are_written_as_python_writes_them(void **state)
 {
     (void)state;
-    static const char *const pairs[][2] = {
+    static const char *const cases[][2] = {
         {"1", "1"},
         {"-0", "0"},
         {"-0.0", "-0.0"},
@@ -46,7 +47,7 @@ static void numbers_are_written_as_python_writes_them(void **state)
         {"100.0", "100.0"},
         {"2.2250738585072014e-308", "2.2250738585072014e-308"},
         {"9.5367431640625e-07", "9.5367431640625e-07"}};
-    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) assert_python(pairs[i][0], pairs[i][1]);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) assert_python(cases[i][0], cases[i][1]);
 }
 
 static void containers_get_pythons_separators_and_escapes(void **state)
@@ -59,7 +60,7 @@ static void containers_get_pythons_separators_and_escapes(void **state)
     assert_python("[true,false,null]", "[true, false, null]");
 }
 
-static void a_key_given_twice_is_refused_however_it_is_spelled(void **state)
+static void a_key_that_appears_twice_is_refused_however_it_is_escaped(void **state)
 {
     (void)state;
     Text out = {0};
@@ -72,7 +73,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(numbers_are_written_as_python_writes_them),
         cmocka_unit_test(containers_get_pythons_separators_and_escapes),
-        cmocka_unit_test(a_key_given_twice_is_refused_however_it_is_spelled),
+        cmocka_unit_test(a_key_that_appears_twice_is_refused_however_it_is_escaped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

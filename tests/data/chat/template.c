@@ -1,3 +1,4 @@
+/* Recognising the chat template of a model directory. */
 #include "data/chat/template.h"
 #include "base/json.h"
 #include "tests/support/check.h"
@@ -12,7 +13,7 @@ static ChatTemplate recognised(const char *directory, const char *name)
     return template;
 }
 
-static void a_model_is_recognised_by_the_template_it_ships(void **state)
+static void a_model_is_recognised_by_the_template_in_its_directory(void **state)
 {
     char *text, path[PATH_BYTES];
     size_t bytes;
@@ -22,14 +23,14 @@ static void a_model_is_recognised_by_the_template_it_ships(void **state)
     assert_string_equal(template_of(CHAT_GLM45)->name, "glm45");
     assert_ok(file_read(&text, &bytes, "examples/tiny-glm5/chat_template.jinja"));
 
-    Json *config = json_new_object(); /* where older models keep it */
+    Json *config = json_new_object(); /* where older models have the template */
     json_add_string(config, "chat_template", text);
     char *printed;
     assert_ok(json_print(config, false, &printed));
     assert_ok(file_write(scratch_path(state, "tokenizer_config.json", path), printed, strlen(printed)));
     assert_int_equal(recognised(*state, NULL), CHAT_GLM47);
 
-    text[bytes - 1] = '\n'; /* one byte is enough to be another template; white space at the end is not */
+    text[bytes - 1] = '\n'; /* one byte makes another template; white space at the end does not */
     assert_ok(file_write(scratch_path(state, "chat_template.jinja", path), text, bytes));
     assert_fails(template_recognise(&template, *state, NULL), ERR_FORMAT, "chat_template can be one of glm47 (GLM-4.7");
     text[bytes - 1] = '}';
@@ -47,10 +48,10 @@ static void templates_whose_bytes_are_not_known_are_recognised_by_their_words(vo
         const char *text;
         ChatTemplate template; /* CHAT_TEMPLATES: unknown */
     } cases[] = {{"[gMASK]<sop>{% if tool.defer_loading %}<arg_key>",
-                  CHAT_TEMPLATES}, /* GLM's are known by their digests */
+                  CHAT_TEMPLATES}, /* GLM's are recognised by their digests */
                  {"{{ns.system_prompt}}is_first_sp<｜User｜><｜Assistant｜><｜end▁of▁sentence｜>", CHAT_DEEPSEEK_V3},
                  {"{{ns.system_prompt}}<｜User｜><｜Assistant｜><｜end▁of▁sentence｜>",
-                  CHAT_TEMPLATES}, /* keeps the last system message alone */
+                  CHAT_TEMPLATES}, /* keeps only the last system message */
                  {"{{ns.system_prompt}}is_first_sp<｜User｜><｜Assistant｜></think><｜end▁of▁sentence｜>",
                   CHAT_TEMPLATES}};
     char path[PATH_BYTES];
@@ -78,7 +79,7 @@ static void an_unknown_template_is_refused_with_the_known_ones(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        scratch_test(a_model_is_recognised_by_the_template_it_ships),
+        scratch_test(a_model_is_recognised_by_the_template_in_its_directory),
         scratch_test(templates_whose_bytes_are_not_known_are_recognised_by_their_words),
         scratch_test(an_unknown_template_is_refused_with_the_known_ones),
     };

@@ -1,3 +1,9 @@
+/* A dataset is either preloaded or indexed, as a whole; `preloaded` says which.
+ *
+ *   - Documents are numbered in the order of files and of records in them; a file's documents are consecutive.
+ *   - Preloaded: documents[count] with ids and targets in the arena; dropped records have no number.
+ *   - Indexed: every record has a number, and dataset_build makes its document from the file. Nothing changes after
+ *     dataset_ready, so any number of threads may build. */
 #include "data/records/dataset.h"
 
 #include "base/arena.h"
@@ -12,12 +18,12 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { UNPACKED_FACTOR = 8 /* what a packed file is taken to grow by */, DIGEST_DOCUMENTS = 64 };
+enum { UNPACKED_FACTOR = 8 /* estimated growth of a compressed file */, DIGEST_DOCUMENTS = 64 };
 
 typedef struct {
     DataFile file;
-    size_t first;         /* of its documents */
-    RecordIndex *offsets; /* NULL: its documents are kept */
+    size_t first;       /* its first document */
+    RecordIndex *index; /* NULL: its documents are preloaded */
 } DataSource;
 
 typedef struct {
@@ -32,9 +38,9 @@ struct Dataset {
     size_t n_sources;
     bool preloaded;
     size_t count;
-    Document *documents; /* when kept */
+    Document *documents; /* when preloaded */
     size_t capacity;
-    Arena arena; /* ids and targets */
+    Arena arena; /* of ids and targets */
     Domain *domains;
     size_t n_domains, domain_capacity;
     DatasetTotals totals;
@@ -80,7 +86,7 @@ void data_files_free(DataFiles *files)
     *files = (DataFiles){0};
 }
 
-/* ---- documents that are kept ---- */
+/* ---- preloaded documents ---- */
 
 static Err *domain_of(Dataset *ds, const char *name, uint32_t *domain)
 {
@@ -160,7 +166,7 @@ static Err *preload(Dataset *ds)
     return err;
 }
 
-/* ---- life ---- */
+/* ---- opening and closing ---- */
 
 static Err *copy_files(Dataset *ds, const DataFiles *files)
 {
@@ -191,14 +197,14 @@ static Err *open_files(Dataset *ds, const DatasetOptions *options)
     uint64_t bytes;
     DocumentBuilder *builder;
     uint32_t unnamed;
-    TRY(dataset_builder(ds, &builder)); /* the options are good before anything large begins */
+    TRY(dataset_builder(ds, &builder)); /* check the options before long work begins */
     document_builder_free(builder);
     TRY(domain_of(ds, "", &unnamed));
     TRY(estimate_bytes(ds, &bytes));
     ds->preloaded = bytes <= options->preload_bytes;
     if (ds->preloaded) return preload(ds);
     for (size_t i = 0; i < ds->n_sources; i++)
-        TRY(record_index_open(&ds->sources[i].offsets, ds->sources[i].file.path, options->directory));
+        TRY(record_index_open(&ds->sources[i].index, ds->sources[i].file.path, options->directory));
     return NULL;
 }
 
@@ -235,10 +241,10 @@ Err *dataset_ready(Dataset *ds)
     ds->count = 0;
     for (size_t i = 0; i < ds->n_sources; i++) {
         DataSource *source = &ds->sources[i];
-        TRY(record_index_wait(source->offsets));
-        if (record_index_count(source->offsets) == 0) return err_new(ERR_DATA, "%s has no records", source->file.path);
+        TRY(record_index_wait(source->index));
+        if (record_index_count(source->index) == 0) return err_new(ERR_DATA, "%s has no records", source->file.path);
         source->first = ds->count;
-        ds->count += record_index_count(source->offsets);
+        ds->count += record_index_count(source->index);
     }
     return NULL;
 }
@@ -247,7 +253,7 @@ void dataset_close(Dataset *ds)
 {
     if (!ds) return;
     for (size_t i = 0; i < ds->n_sources; i++) {
-        record_index_close(ds->sources[i].offsets);
+        record_index_close(ds->sources[i].index);
         free(ds->sources[i].file.path);
     }
     for (size_t i = 0; i < ds->n_domains; i++) free(ds->domains[i].name);
@@ -258,7 +264,7 @@ void dataset_close(Dataset *ds)
     free(ds);
 }
 
-/* ---- use ---- */
+/* ---- access ---- */
 
 bool dataset_is_preloaded(const Dataset *ds) { return ds->preloaded; }
 
@@ -295,7 +301,7 @@ Err *dataset_builder(const Dataset *ds, DocumentBuilder **builder)
 static Err *at_line(const DataSource *source, size_t record, Err *err)
 {
     size_t number = 0;
-    err_free(record_index_line_number(source->offsets, record, &number));
+    err_free(record_index_line_number(source->index, record, &number));
     return err_wrap(err, "%s: line %zu", source->file.path, number);
 }
 
@@ -305,7 +311,7 @@ Err *dataset_build(const Dataset *ds, size_t i, DocumentBuilder *builder, Text *
     ASSERT(!ds->preloaded && i < ds->count, "document %zu of %zu", i, ds->count);
     while (file + 1 < ds->n_sources && ds->sources[file + 1].first <= i) file++;
     const DataSource *source = &ds->sources[file];
-    TRY(record_index_read(source->offsets, i - source->first, line));
+    TRY(record_index_read(source->index, i - source->first, line));
     Err *err = document_builder_read(builder, line->data, line->n, built);
     if (err) return at_line(source, i - source->first, err);
     built->document.record = i - source->first + 1;
@@ -340,14 +346,14 @@ static Err *add_large(const Dataset *ds, Digest *digest)
     for (size_t i = 0; i < ds->n_sources; i++) {
         char text[64];
         uint64_t sum[2];
-        record_index_digest(ds->sources[i].offsets, sum);
+        record_index_digest(ds->sources[i].index, sum);
         snprintf(text, sizeof text, "%016llx%016llx;", (unsigned long long)sum[0], (unsigned long long)sum[1]);
         digest_add(digest, text, strlen(text));
     }
     TRY(dataset_builder(ds, &builder));
     Err *err = NULL;
     for (size_t i = 0; i < ds->count && i < DIGEST_DOCUMENTS && !err;
-         i++) { /* tokenizer, template and options show here */
+         i++) { /* depends on tokenizer, template and options */
         err = dataset_build(ds, i, builder, &line, &built);
         if (!err) add_document(digest, &built.document);
     }
@@ -363,7 +369,7 @@ Err *dataset_digest(const Dataset *ds, char hex[DATASET_DIGEST])
     digest_init(&digest);
     if (!ds->preloaded) TRY(add_large(ds, &digest));
     for (size_t i = 0; ds->preloaded && i < ds->count; i++) add_document(&digest, &ds->documents[i]);
-    for (size_t i = 0; i < ds->n_sources; i++) { /* a mixture is another data set */
+    for (size_t i = 0; i < ds->n_sources; i++) { /* other weights are other data */
         char text[40];
         if (ds->n_sources == 1 && ds->sources[i].file.weight == 1) break;
         snprintf(text, sizeof text, "%zu %.17g;", ds->sources[i].first, ds->sources[i].file.weight);

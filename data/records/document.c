@@ -1,3 +1,8 @@
+/* A record becomes a document in four steps: read it (record.h), render it (chat.h), tokenize it, cut it to max_length.
+ *
+ *   - A span of bytes in the loss becomes tokens in the loss: those that lie in it completely.
+ *   - targets[i] is the token at i + 1 when that one is in the loss, else -1; the last target is always -1.
+ *   - The first token of a record is never in the loss: nothing predicts it. */
 #include "data/records/document.h"
 
 #include "base/memory.h"
@@ -11,12 +16,12 @@ struct DocumentBuilder {
     Encoder *encoder;
     DocumentOptions options;
     Record record;
-    ChatText chat; /* of a text record too: its scored spans */
+    ChatText chat; /* also for a text record, with its spans */
     Tokens tokens;
     Text domain;
-    bool *in_loss; /* [tokens.n] token i is one that the model must say */
-    int32_t *ids;  /* [tokens.n] what is kept of them ... */
-    int32_t *targets;
+    bool *in_loss;    /* [tokens.n] the model must predict token i */
+    int32_t *ids;     /* the document's ids ... */
+    int32_t *targets; /* ... and targets */
     size_t n, in_loss_capacity, id_capacity, target_capacity;
 };
 
@@ -60,7 +65,7 @@ static Err *reserve(DocumentBuilder *b, size_t n)
     return mem_grow(&b->targets, &b->target_capacity, n, sizeof *b->targets);
 }
 
-/* ---- tokens and which of them are scored ---- */
+/* ---- tokens, and which of them are in the loss ---- */
 
 static Err *render_conversation(DocumentBuilder *b)
 {
@@ -87,7 +92,7 @@ static Err *render_text(DocumentBuilder *b)
     return NULL;
 }
 
-/* A token is scored when all its bytes are. Spans and tokens are both in order, so one walk meets them all. */
+/* A token is in the loss when all its bytes are. Spans and tokens are in order, so one pass over both is enough. */
 static Err *tokenize(DocumentBuilder *b)
 {
     const ChatText *chat = &b->chat;
@@ -108,7 +113,8 @@ static Err *read_number(JsonView value, const char *what, size_t i, long *number
 {
     char *end;
     errno = 0;
-    *number = view_is(value, JSON_NUMBER) ? strtol(value.at, &end, 10) : 0; /* a line, and so a number, has an end */
+    /* strtol stops at the comma or bracket that follows the number. */
+    *number = view_is(value, JSON_NUMBER) ? strtol(value.at, &end, 10) : 0;
     if (!view_is(value, JSON_NUMBER) || errno || end != value.at + value.bytes)
         return err_new(ERR_DATA, "%s[%zu] is %.*s; expected an integer", what, i,
                        value.bytes < 30 ? (int)value.bytes : 30, value.at ? value.at : "");
@@ -132,7 +138,7 @@ static Err *read_ids(DocumentBuilder *b)
     return reserve(b, b->tokens.n);
 }
 
-/* Labels as Hugging Face has them: beside their own token, -100 for what is not scored. */
+/* Labels as in Hugging Face: one for each token, at the same position; -100: not in the loss. */
 static Err *read_labels(DocumentBuilder *b)
 {
     JsonView list = b->record.labels;
@@ -164,12 +170,12 @@ static Err *read_tokens(DocumentBuilder *b)
 
 /* ---- the cut ---- */
 
-/* What is kept: tokens [0, head) and [from, to). */
+/* The tokens that are kept: [0, head) and [from, to). */
 typedef struct {
     size_t head, from, to;
 } Cut;
 
-static size_t token_at(const DocumentBuilder *b, size_t byte) /* the first token that begins at or after it */
+static size_t token_at(const DocumentBuilder *b, size_t byte) /* the first token that begins at this byte or after it */
 {
     size_t low = 0, high = b->tokens.n;
     while (low < high) {
@@ -208,7 +214,7 @@ static Cut cut_left(const DocumentBuilder *b)
         if (b->chat.turns[k].user && head + n - from <= max_length && any_in_loss(b, from + 1, n))
             return (Cut){head, from, n};
     }
-    if (head > max_length / 2) head = 0; /* then it is the head that is too long */
+    if (head > max_length / 2) head = 0; /* the head itself is too long */
     return (Cut){head, n - (max_length - head), n};
 }
 
@@ -218,7 +224,7 @@ static Cut cut_of(const DocumentBuilder *b)
     return b->options.truncation == TRUNCATE_LEFT ? cut_left(b) : cut_right(b);
 }
 
-/* A token whose past was cut away is not scored: it was said after something else. */
+/* The first token after a gap is not in the loss: the text that it followed has been cut away. */
 static void write_document(DocumentBuilder *b, Cut cut, Document *document)
 {
     size_t n = 0;
@@ -253,6 +259,6 @@ Err *document_builder_read(DocumentBuilder *b, const char *line, size_t bytes, B
     built->dropped = longer && b->options.truncation == TRUNCATE_DROP;
     built->truncated = longer && !built->dropped;
     if (built->document.n_loss_tokens || built->dropped) return NULL;
-    return err_new(ERR_DATA, "nothing in the record is scored%s; every record must train something",
+    return err_new(ERR_DATA, "no token of the record is in the loss%s; every record must train something",
                    longer ? " within max_length" : "");
 }

@@ -1,4 +1,4 @@
-/* A record -> tokens, and what each position must predict: rendering, tokenizing, masking, cutting to length. */
+/* A record -> a document: tokens, and what each position must predict. */
 #ifndef GRAFT_DATA_RECORDS_DOCUMENT_H
 #define GRAFT_DATA_RECORDS_DOCUMENT_H
 
@@ -8,27 +8,29 @@
 typedef struct {
     size_t n;
     int32_t *ids;
-    int32_t *targets; /* targets[i]: the token that position i must predict, or -1 when not scored */
+    int32_t *targets; /* targets[i]: the token that position i must predict; -1: not in the loss */
     size_t n_loss_tokens;
     size_t record;   /* line number in the file, from 1 */
     uint32_t file;   /* index of its file */
     uint32_t domain; /* dataset_domain() names it; 0: none given */
 } Document;
 
-/* What becomes of a record that is longer than max_length. RIGHT keeps its beginning: whole turns, the last of them with
- * the role token that ends it. LEFT keeps what stands before the first turn (tools, system messages) and the last turns
- * from a user's on. Where that would leave nothing scored, one turn alone being too long, the cut goes through it. */
+/* What to do with a record that is longer than max_length.
+ *   RIGHT  keep whole turns from the beginning; the last one with the role token that ends it
+ *   LEFT   keep what is before the first turn (tools, system messages) and the last turns, starting with a user's
+ *   DROP   leave the record out
+ * When a single turn is too long, so that no token of whole turns would be in the loss, RIGHT and LEFT cut it. */
 typedef enum { TRUNCATE_RIGHT, TRUNCATE_LEFT, TRUNCATE_DROP } Truncation;
 
 typedef struct {
-    ChatOptions chat; /* its end_of_text and its generation prompt are not looked at */
+    ChatOptions chat; /* end_of_text and add_generation_prompt are ignored */
     Truncation truncation;
     size_t max_length; /* tokens */
     RecordFormat format;
     bool plain_prompts;
 } DocumentOptions;
 
-/* What one thread needs to read records. The tokenizer is borrowed. */
+/* What one thread needs to build documents. The tokenizer is borrowed. */
 typedef struct DocumentBuilder DocumentBuilder;
 
 MUST_USE Err *document_builder_new(DocumentBuilder **builder, const Tokenizer *tokenizer,
@@ -36,14 +38,14 @@ MUST_USE Err *document_builder_new(DocumentBuilder **builder, const Tokenizer *t
 void document_builder_free(DocumentBuilder *builder);
 
 typedef struct {
-    Document document; /* ids and targets are the builder's, until the next call; n = 0: dropped */
+    Document document; /* the builder owns ids and targets, until the next call; n = 0: dropped */
     RecordFormat format;
     size_t whole; /* tokens before the cut */
     bool truncated, dropped;
-    const char *domain; /* the builder's; empty: none */
+    const char *domain; /* owned by the builder; empty: none */
 } BuiltDocument;
 
-/* Fails: ERR_DATA, what is wrong with the record; a record of which nothing is scored. */
+/* Build the document of one line. Fails: ERR_DATA, with what is wrong; also when no token is in the loss. */
 MUST_USE Err *document_builder_read(DocumentBuilder *builder, const char *line, size_t bytes, BuiltDocument *built);
 
 #endif

@@ -1,10 +1,11 @@
-/* Steps ahead of the one that trains wait in a ring:
+/* An order of documents for each epoch, and, for a dataset that is not preloaded, the steps that two threads prepare
+ * ahead in a ring:
  *
- *     ring   [ s ][ s+1 ][ s+2 ][ s+3 ]      s: the step lent last
+ *     ring   [ s ][ s+1 ][ s+2 ][ s+3 ]      s: the step returned last
  *
- *   - the caller's thread alone fills the ring with document numbers, and alone retires a step;
- *   - a worker takes the first document that nobody has taken, builds it, copies it into its place;
- *   - a step is lent when all of its documents are done; of several failures the first in order is told. */
+ *   - Only the caller's thread fills the ring with document numbers, and only it retires a step.
+ *   - A worker takes the first document that no worker has taken, builds it, and copies it to its place in the step.
+ *   - A step is returned when all of its documents are done. Of several failures the first in order is reported. */
 #include "data/records/loader.h"
 
 #include "base/memory.h"
@@ -16,13 +17,13 @@
 
 enum { AHEAD = 4, WORKERS = 2 };
 
-typedef struct { /* what loader_step remembers; it changes how soon the answer comes, never the answer */
+typedef struct { /* the order of one epoch, kept by loader_step to save time */
     uint64_t epoch;
     uint32_t *order;
 } EpochOrder;
 
 typedef struct {
-    Document document; /* ids and targets in numbers */
+    Document document; /* its ids and targets are in storage */
     bool truncated, dropped;
     int32_t *storage; /* [2 n] */
     size_t capacity;
@@ -47,12 +48,12 @@ typedef struct {
 
 struct Loader {
     Dataset *dataset;
-    size_t n_entries, batch; /* of an epoch; of a step */
+    size_t n_entries, batch; /* documents of an epoch; of a step */
     uint64_t seed;
     EpochOrder *current;
     const Document **documents; /* [batch] */
     DatasetTotals totals;
-    /* only where documents are not kept */
+    /* only when the dataset is not preloaded */
     PreparedStep ring[AHEAD];
     Worker workers[WORKERS];
     pthread_mutex_t lock;
@@ -69,8 +70,8 @@ static size_t entries_of(const Dataset *ds, size_t file)
     return n < 1 ? 1 : (size_t)(n + 0.5);
 }
 
-/* Whole passes over a file, then a part of it, every record with the same chance.
- * Source of the part: Knuth, The Art of Computer Programming 2, section 3.4.2, algorithm S. */
+/* Add a file's documents as often as its weight says; the last part is a random sample in which every record has the
+ * same chance. Source of the sample: Knuth, The Art of Computer Programming 2, section 3.4.2, algorithm S. */
 static size_t add_entries(const Loader *loader, size_t file, uint64_t epoch, uint32_t *order)
 {
     size_t first = dataset_file_first(loader->dataset, file), n = dataset_file_first(loader->dataset, file + 1) - first;
@@ -92,7 +93,7 @@ static void shuffle(const Loader *loader, uint64_t epoch)
     if (current->epoch == epoch) return;
     for (size_t file = 0; file < dataset_n_files(loader->dataset); file++)
         n += add_entries(loader, file, epoch, current->order + n);
-    for (size_t i = n; i > 1; i--) { /* as rng_shuffle, in half the memory */
+    for (size_t i = n; i > 1; i--) { /* as rng_shuffle, with 32-bit numbers in half the memory */
         size_t j = (size_t)rng_below(key, i, i);
         uint32_t t = current->order[i - 1];
         current->order[i - 1] = current->order[j];
@@ -132,7 +133,7 @@ static Err *build(const Dataset *ds, DocumentBuilder *builder, Text *line, size_
 
 /* ---- workers ---- */
 
-/* The earliest step with a document that nobody has taken. */
+/* The earliest step with a document that no worker has taken. */
 static PreparedStep *find_unfinished(Loader *loader)
 {
     PreparedStep *found = NULL;
@@ -170,7 +171,7 @@ static void *worker_main(void *context)
 
 static void retire(Loader *loader, PreparedStep *prepared)
 {
-    prepared->n = prepared->taken; /* what is not begun will not be */
+    prepared->n = prepared->taken; /* documents that are not begun are given up */
     while (prepared->done < prepared->taken) pthread_cond_wait(&loader->done, &loader->lock);
     for (size_t i = 0; i < prepared->taken; i++) {
         err_free(prepared->loaded[i].err);
@@ -218,7 +219,7 @@ static Err *first_failure(PreparedStep *prepared)
     return NULL;
 }
 
-/* ---- lending ---- */
+/* ---- returning a step ---- */
 
 static void count_document(DatasetTotals *t, const LoadedDocument *loaded)
 {
@@ -231,7 +232,7 @@ static void count_document(DatasetTotals *t, const LoadedDocument *loaded)
     if (loaded->document.n > t->longest) t->longest = loaded->document.n;
 }
 
-/* The next document in the epoch's order that is not dropped, in the step's first place. */
+/* Load the next document in the epoch's order that is not dropped, in place of the step's first. */
 static Err *replace_dropped(Loader *loader, uint64_t step, LoadedDocument *loaded)
 {
     size_t steps = loader_steps_per_epoch(loader), at = (size_t)(step % steps) * loader->batch, n;
@@ -283,14 +284,14 @@ Err *loader_documents(Loader *loader, uint64_t step, size_t *n, const Document *
 
 DatasetTotals loader_totals(const Loader *loader) { return loader->totals; }
 
-/* ---- life ---- */
+/* ---- opening and closing ---- */
 
 static Err *start_worker(Loader *loader, Worker *worker)
 {
     worker->loader = loader;
     TRY(dataset_builder(loader->dataset, &worker->builder));
     if (pthread_create(&worker->thread, NULL, worker_main, worker))
-        return err_new(ERR_MEMORY, "no thread to be had for reading data");
+        return err_new(ERR_MEMORY, "cannot start a thread for reading data");
     worker->started = true;
     return NULL;
 }

@@ -1,3 +1,6 @@
+/* A question becomes a conversation in JSON: the record's messages, or one user message, with a choice as the
+ * assistant's last message. The chat template renders it, so a question is asked exactly as training data is written.
+ * Every choice is rendered and tokenized with the whole prompt. */
 #include "data/records/questions.h"
 
 #include "base/memory.h"
@@ -16,7 +19,7 @@ typedef struct {
     Encoder *encoder;
     ChatOptions options;
     size_t max_length;
-    Text messages; /* of the record at hand, with a choice behind */
+    Text messages; /* of the current record, with a choice as the last message */
     ChatText chat;
     Tokens tokens;
 } QuestionBuilder;
@@ -24,7 +27,7 @@ typedef struct {
 enum { MESSAGES, QUESTION, CHOICES, ANSWER, TOOLS, DOMAIN, SUBJECT, N_KEYS };
 static const char *const keys[N_KEYS] = {"messages", "question", "choices", "answer", "tools", "domain", "subject"};
 
-/* ---- one record ----------------------------------------------------------------------------------------------- */
+/* ---- one record ---- */
 
 /* The conversation as JSON, with `turn` (a JSON string; absent: none) as the assistant's last message. */
 static Err *conversation(QuestionBuilder *b, const JsonView field[], JsonView turn)
@@ -32,7 +35,7 @@ static Err *conversation(QuestionBuilder *b, const JsonView field[], JsonView tu
     Text *out = &b->messages;
     text_clear(out);
     if (view_is(field[MESSAGES], JSON_ARRAY)) {
-        size_t n = field[MESSAGES].bytes - 1; /* without its bracket */
+        size_t n = field[MESSAGES].bytes - 1; /* without the closing bracket */
         text_add(out, field[MESSAGES].at, n);
         if (turn.at && view_first(field[MESSAGES]).value.at) text_put(out, ",");
     } else if (view_is(field[QUESTION], JSON_STRING)) {
@@ -65,7 +68,7 @@ static Err *encode(QuestionBuilder *b, const ChatOptions *options, const JsonVie
     return NULL;
 }
 
-/* The choice is the last scored span, and ends the text. */
+/* Add a choice as a document. The choice is the last span in the loss, and the text ends with it. */
 static Err *add_choice(QuestionBuilder *b, const JsonView field[], JsonView choice, Question *q)
 {
     ChatOptions options = b->options;
@@ -170,7 +173,7 @@ static Err *add_record(QuestionBuilder *b, const char *line, size_t bytes, size_
     return field[CHOICES].at ? add_choices(b, field, q) : add_prompt(b, field, q);
 }
 
-/* ---- the file ------------------------------------------------------------------------------------------------- */
+/* ---- the file ---- */
 
 Err *questions_recognise(bool *asks, const char *path)
 {

@@ -1,5 +1,5 @@
-/* Other formats are put together as messages in JSON: strings are copied as they are spelled, quotes and escapes
- * included, and the one reader of messages (data/chat/chat.c) judges the result. */
+/* Formats other than `messages` are rewritten as messages in JSON. Strings are copied with their quotes and escapes, so
+ * nothing is decoded and encoded again, and the one reader of messages (data/chat/chat.c) checks the result. */
 #include "data/records/record.h"
 
 #include <string.h>
@@ -27,7 +27,7 @@ RecordFormat record_format_of(const char *name)
 
 /* ---- which format ---- */
 
-static JsonView find(JsonView object, const char *key) /* null is as good as absent */
+static JsonView find(JsonView object, const char *key) /* null counts as absent */
 {
     JsonView value = view_find(object, key);
     return view_is(value, JSON_NULL) ? (JsonView){0} : value;
@@ -48,7 +48,7 @@ static void put_keys(Text *out, RecordFormat format)
     text_put(out, formats[format].keys[1]);
 }
 
-/* What was seen: the first keys of the record. */
+/* Describe what was seen: the first keys of the record. */
 static void put_seen(Text *out, JsonView record)
 {
     size_t n = 0;
@@ -106,7 +106,7 @@ static Err *recognise(JsonView record, RecordFormat expected, RecordFormat *form
                                    : err_wrap(fits_none(record), "data_format is %s", formats[expected].name);
 }
 
-/* ---- putting messages together ---- */
+/* ---- building messages ---- */
 
 static Err *need_string(JsonView value, const char *what)
 {
@@ -364,20 +364,20 @@ static void clear(Record *record)
     *record = (Record){.text = text, .built = built, .decoded = decoded};
 }
 
-/* What a file that is not JSON Lines at all begins with. */
+/* An explanation for a file that is JSON, but not JSON Lines. */
 static const char *hint(const char *line, size_t bytes)
 {
     while (bytes && (*line == ' ' || *line == '\t')) {
         line++;
         bytes--;
     }
-    if (bytes && *line == '[') return "; records stand one on a line, without an array around them";
-    return bytes && bytes < 3 && *line == '{' ? "; a record stands whole on its line" : "";
+    if (bytes && *line == '[') return "; expected one record a line, without an array around them";
+    return bytes && bytes < 3 && *line == '{' ? "; expected a whole record on each line" : "";
 }
 
 static Err *open_line(JsonView *object, const char *line, size_t bytes)
 {
-    static const char mark[] = "\xEF\xBB\xBF"; /* U+FEFF, which some editors put in front of a file */
+    static const char mark[] = "\xEF\xBB\xBF"; /* U+FEFF, which some editors write at the start of a file */
     if (bytes > 2 && !memcmp(line, mark, 3)) {
         line += 3;
         bytes -= 3;
@@ -385,7 +385,7 @@ static Err *open_line(JsonView *object, const char *line, size_t bytes)
     Err *err = view_open(object, line, bytes);
     if (!err) return NULL;
     Err *refused = err_new(ERR_DATA, "%s%s", err_message(err),
-                           hint(line, bytes)); /* a bad record, whatever the reader of JSON calls it */
+                           hint(line, bytes)); /* ERR_DATA: the data is wrong, whatever kind the JSON reader reports */
     err_free(err);
     return refused;
 }

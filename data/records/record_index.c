@@ -1,3 +1,7 @@
+/* The thread opens a stored index that is still valid, or scans the file and writes a new one.
+ *
+ *   - Index and decompressed copy are written as drafts and renamed, so a file under its name is complete.
+ *   - The thread alone writes the struct until record_index_wait has joined it; afterwards nothing changes. */
 #define _GNU_SOURCE
 #include "data/records/record_index.h"
 
@@ -19,16 +23,16 @@ enum { CHUNK_BYTES = 1 << 22, LANES = 4 };
 
 static const char magic[8] = "graftof1";
 
-typedef struct { /* 64 bytes, as they stand in the file; only the machine that wrote it reads it */
+typedef struct { /* 64 bytes, as in the file, which only the machine that wrote it reads */
     char magic[8];
-    uint64_t bytes, seconds, nanoseconds; /* of the data file, as it is on disk */
+    uint64_t bytes, seconds, nanoseconds; /* of the data file, also when it is compressed */
     uint64_t text_bytes, count;
     uint64_t digest[2];
 } IndexHeader;
 
 struct RecordIndex {
     char *path;
-    char text_path[PATH_BYTES], index_path[PATH_BYTES]; /* text_path: the data file, or what it was unpacked to */
+    char text_path[PATH_BYTES], index_path[PATH_BYTES]; /* text_path: the data file, or its decompressed copy */
     bool compressed, started, waited;
     int fd; /* of text_path */
     IndexHeader header;
@@ -38,16 +42,16 @@ struct RecordIndex {
     Err *err;
 };
 
-/* ---- going through the text ---- */
+/* ---- scanning the text ---- */
 
 typedef struct {
     FILE *out;
     uint64_t at, line_begin, lanes[LANES];
     uint64_t count;
-    bool blank; /* so far */
+    bool blank; /* the current line, so far */
 } IndexScan;
 
-/* Eight bytes at a time in four chains, so that the multiplications overlap. */
+/* Four chains of eight bytes each, so that their multiplications overlap. */
 static void add_to_digest(uint64_t lanes[LANES], const char *bytes, size_t n)
 {
     uint64_t words[LANES] = {0};
@@ -85,7 +89,7 @@ static void scan_chunk(IndexScan *scan, const char *chunk, size_t n)
 static Err *read_chunk(int fd, char *chunk, uint64_t at, size_t *n)
 {
     *n = 0;
-    while (*n < CHUNK_BYTES) { /* chunks have one size, and so the digest one value */
+    while (*n < CHUNK_BYTES) { /* full chunks, because the digest depends on where chunks end */
         ssize_t got = pread(fd, chunk + *n, CHUNK_BYTES - *n, (off_t)(at + *n));
         if (got < 0) return err_errno("read");
         if (got == 0) break;
@@ -148,7 +152,7 @@ static Err *write_index(RecordIndex *index)
     TRY(file_draft_name(draft, index->index_path));
     scan.out = fopen(draft, "wbe");
     if (!scan.out) return err_errno("create %s", draft);
-    fwrite(&index->header, sizeof index->header, 1, scan.out); /* its place; what is missing comes below */
+    fwrite(&index->header, sizeof index->header, 1, scan.out); /* written again when it is complete */
     Err *err = scan_all(index, &scan);
     if (!err) {
         memcpy(index->header.magic, magic, sizeof magic);
@@ -167,7 +171,7 @@ static Err *write_index(RecordIndex *index)
     return err;
 }
 
-/* Whether the kept index belongs to the data file as it is now; then it is mapped. */
+/* Map the stored index, when it belongs to the data file as it is now. */
 static bool reuse_index(RecordIndex *index)
 {
     IndexHeader found;
@@ -207,7 +211,7 @@ static void *index_thread(void *context)
     return NULL;
 }
 
-/* ---- life ---- */
+/* ---- opening and closing ---- */
 
 static Err *name_files(RecordIndex *index, const char *directory)
 {
@@ -241,7 +245,7 @@ Err *record_index_open(RecordIndex **out, const char *path, const char *director
     if (!err) err = inflate_is_needed(path, &index->compressed);
     if (!err) err = name_files(index, directory);
     if (!err && pthread_create(&index->thread, NULL, index_thread, index))
-        err = err_new(ERR_MEMORY, "%s: no thread to be had", path);
+        err = err_new(ERR_MEMORY, "%s: cannot start a thread", path);
     if (!err) {
         index->started = true;
         *out = index;
@@ -275,7 +279,7 @@ void record_index_close(RecordIndex *index)
     free(index);
 }
 
-/* ---- use ---- */
+/* ---- access ---- */
 
 size_t record_index_count(const RecordIndex *index) { return (size_t)index->header.count; }
 

@@ -1,11 +1,12 @@
-/* Where each record of a large JSON Lines file begins, so that any one can be read without the others being held.
- * The file is gone through once, by a thread of its own; what was found is kept as a file and mapped, so that memory
- * stays flat and the next start is immediate. A packed file is unpacked beside it, for it cannot be entered midway.
+/* An index of a large JSON Lines file: where each record begins, so that any record can be read without the others in
+ * memory. A thread reads the file once. The index is stored as a file and mapped, so memory stays constant and the next
+ * start does not wait. A compressed file is also decompressed there, because it cannot be read from the middle.
  *
- *     offsets-NAME.bin    header, then [count + 1] places, the last being the end of the file
- *     unpacked-NAME.jsonl of a packed file
+ *     offsets-NAME.bin      header, then [count + 1] positions of records; the last is the end of the file
+ *     unpacked-NAME.jsonl   a compressed file, decompressed
  *
- * Both are made anew when the data file's size or time of change is another one. Blank lines are no records. */
+ * Both are made again when the data file's size or modification time has changed. Blank lines (json_line_is_blank) are
+ * no records. */
 #ifndef GRAFT_DATA_RECORDS_RECORD_INDEX_H
 #define GRAFT_DATA_RECORDS_RECORD_INDEX_H
 
@@ -15,20 +16,21 @@
 
 typedef struct RecordIndex RecordIndex;
 
-/* Begin; `directory` is made when it is not there. */
-MUST_USE Err *record_index_open(RecordIndex **offsets, const char *path, const char *directory);
-void record_index_close(RecordIndex *offsets);
+/* Start indexing. `directory` holds the files above; it is created when it does not exist. */
+MUST_USE Err *record_index_open(RecordIndex **index, const char *path, const char *directory);
+void record_index_close(RecordIndex *index);
 
-/* Wait for the end of it; what follows may be called only after success. Fails: ERR_IO. Any number of times. */
-MUST_USE Err *record_index_wait(RecordIndex *offsets);
+/* Wait until the index is complete; the functions below may be called only after it has succeeded. It may be called any
+ * number of times. Fails: ERR_IO. */
+MUST_USE Err *record_index_wait(RecordIndex *index);
 
-size_t record_index_count(const RecordIndex *offsets);
-void record_index_digest(const RecordIndex *offsets,
-                         uint64_t sum[2]); /* of all bytes; tells files apart, but not a forger's */
+size_t record_index_count(const RecordIndex *index);
+void record_index_digest(const RecordIndex *index, uint64_t sum[2]); /* of all bytes; not cryptographic */
 
-/* Record i in place of what `line` held. Any number of threads. */
-MUST_USE Err *record_index_read(const RecordIndex *offsets, size_t i, Text *line);
-MUST_USE Err *record_index_line_number(const RecordIndex *offsets, size_t i,
-                                       size_t *number); /* reads all that comes before */
+/* Read record i into `line`, in place of its contents. Any number of threads. */
+MUST_USE Err *record_index_read(const RecordIndex *index, size_t i, Text *line);
+
+/* The line number of record i, from 1. It reads the file up to the record. */
+MUST_USE Err *record_index_line_number(const RecordIndex *index, size_t i, size_t *number);
 
 #endif

@@ -1,3 +1,5 @@
+/* The words of options -> enums and switches. The option table has checked the words, so the last case needs no test.
+ */
 #include "data/records/settings.h"
 
 #include <string.h>

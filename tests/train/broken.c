@@ -405,7 +405,7 @@ static void a_malformed_line_is_told_with_its_number(void **state)
 static void a_record_without_scored_tokens_is_told_with_its_number(void **state)
 {
     refuse_data(state, GOOD GOOD "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n", ERR_DATA,
-                "data.jsonl: line 3", "nothing in the record is scored");
+                "data.jsonl: line 3", "no token of the record is in the loss");
 }
 
 static void data_without_records_are_refused(void **state)

@@ -1,3 +1,4 @@
+/* Records of every format -> documents: tokens, tokens in the loss, cuts; and the errors for bad files. */
 #include "data/records/dataset.h"
 #include "tests/support/check.h"
 
@@ -34,7 +35,7 @@ static int close_tokenizer(void **state)
     return 0;
 }
 
-static void the_demo_has_the_tokens_and_scored_tokens_that_peft_counted(void **state)
+static void the_demo_has_as_many_tokens_and_tokens_in_the_loss_as_with_peft(void **state)
 {
     (void)state;
     static const struct {
@@ -64,7 +65,8 @@ static void the_demo_has_the_tokens_and_scored_tokens_that_peft_counted(void **s
     }
 }
 
-/* The scored tokens of one record as text, with a bar between runs; how many tokens are kept. */
+/* The tokens of one record in the loss must read `expected`, with a bar between ranges. Returns the document's tokens.
+ */
 static size_t assert_in_loss_with(void **state, const char *record, const DocumentOptions *how, const char *expected)
 {
     Dataset *ds;
@@ -96,7 +98,7 @@ static void assert_in_loss(void **state, const char *record, const ChatOptions *
 #define R(thought, text) "{\"role\":\"assistant\",\"content\":\"" text "\",\"reasoning_content\":\"" thought "\"}"
 #define M(list)          "{\"messages\":[" list "]}"
 
-static void what_is_scored_is_what_the_model_must_say_itself(void **state)
+static void the_loss_has_what_the_model_writes_itself(void **state)
 {
     ChatOptions keep = {.clear_thinking = CHAT_NO}, last = {.train_on = CHAT_TRAIN_LAST},
                 all = {.train_on = CHAT_TRAIN_ALL}, quiet = {.train_on_reasoning = CHAT_NO},
@@ -129,7 +131,7 @@ static void what_is_scored_is_what_the_model_must_say_itself(void **state)
     assert_in_loss(state, tools, &all,
                    "<sop><|user|>q<|assistant|><think>r</think><tool_call>f<arg_key>x</arg_key><arg_value>1</"
                    "arg_value></tool_call><|observation|>|"
-                   "<|assistant|><think>s</think>done<|endoftext|>"); /* what a tool says is never scored */
+                   "<|assistant|><think>s</think>done<|endoftext|>"); /* a tool's result is never in the loss */
     assert_in_loss(state, M("{\"role\":\"user\",\"content\":\"no\",\"weight\":0}," A("one")), &all,
                    "<sop><|user|>|<|assistant|></think>one<|endoftext|>");
     assert_in_loss(state, M(U("q") "," A("a") "," U("p")), &(ChatOptions){.template = CHAT_DEEPSEEK_V3},
@@ -139,7 +141,7 @@ static void what_is_scored_is_what_the_model_must_say_itself(void **state)
     assert_in_loss(state, M(U("<|user|></think>") "," A("a<|user|>b")), &options, "a<|user|>b<|endoftext|>");
 }
 
-static void every_format_is_scored_as_it_was_meant(void **state)
+static void every_format_has_its_tokens_in_the_loss(void **state)
 {
     static const struct {
         const char *record, *n_loss_tokens;
@@ -173,12 +175,12 @@ static void every_format_is_scored_as_it_was_meant(void **state)
         if (cases[i].n_loss_tokens) assert_in_loss(state, cases[i].record, &options, cases[i].n_loss_tokens);
     DocumentOptions plain = {.max_length = 512, .plain_prompts = true};
     assert_in_loss_with(state, "{\"prompt\":\"Q: x\\n\",\"completion\":\"A\"}", &plain, "A<|endoftext|>");
-    plain.format = RECORD_TEXT; /* of two formats the one that was asked for */
+    plain.format = RECORD_TEXT; /* a record of two formats is read as the one that is asked for */
     assert_in_loss_with(state, "{\"text\":\"a<|user|>\",\"instruction\":\"i\",\"output\":\"o\"}", &plain,
                         "<|user|><|endoftext|>");
 }
 
-static void labels_are_those_beside_their_tokens(void **state)
+static void labels_belong_to_the_tokens_at_their_positions(void **state)
 {
     Dataset *ds;
     static const int32_t ids[] = {5, 6, 7, 8}, targets[] = {-1, 7, -1, -1};
@@ -190,7 +192,7 @@ static void labels_are_those_beside_their_tokens(void **state)
     dataset_close(ds);
 }
 
-static void alpacas_input_is_a_line_of_its_own(void **state)
+static void the_input_of_alpaca_is_a_line_of_its_own(void **state)
 {
     Dataset *a, *b;
     assert_ok(
@@ -206,7 +208,7 @@ static void alpacas_input_is_a_line_of_its_own(void **state)
 }
 
 /* Three turns of six tokens each after a head of two: [gMASK]<sop> | <|user|>1<|assistant|></think>one | ... */
-static void long_conversations_are_cut_at_turn_borders(void **state)
+static void long_conversations_are_cut_between_turns(void **state)
 {
     static const char talk[] = M(U("1") "," A("one") "," U("2") "," A("two") "," U("3") "," A("six")),
                       headed[] = M("{\"role\":\"system\",\"content\":\"s\"}," U("1") "," A("one") "," U("2") "," A(
@@ -218,9 +220,9 @@ static void long_conversations_are_cut_at_turn_borders(void **state)
                                        "one<|user|>|two<|user|>"); /* the role token that ends it is kept */
     how.max_length = right;
     assert_int_equal(assert_in_loss_with(state, talk, &how, "one<|user|>|two<|user|>"), right);
-    how.max_length = right - 1; /* room for the turn, not for the role token after it */
+    how.max_length = right - 1; /* enough for the turn, not for the role token after it */
     assert_int_equal(assert_in_loss_with(state, talk, &how, "one<|user|>|two"), right - 1);
-    how.max_length = 8; /* the first turn alone is longer */
+    how.max_length = 8; /* shorter than the first turn */
     assert_int_equal(assert_in_loss_with(state, M(U("1") "," A("one two three four five six")), &how, "one two"), 8);
     how = (DocumentOptions){.max_length = whole - 1, .truncation = TRUNCATE_LEFT};
     size_t left = assert_in_loss_with(state, talk, &how, "two<|user|>|six<|endoftext|>");
@@ -229,7 +231,7 @@ static void long_conversations_are_cut_at_turn_borders(void **state)
     how.max_length = whole;
     assert_in_loss_with(state, headed, &how, "two<|user|>|six<|endoftext|>");
     Dataset *ds;
-    assert_ok(dataset_open_file(&ds, tokenizer, file_with(state, headed), &how)); /* the system message stays */
+    assert_ok(dataset_open_file(&ds, tokenizer, file_with(state, headed), &how)); /* the system message is kept */
     Text text = {0};
     const Document *document = dataset_document(ds, 0);
     assert_ok(tokenizer_decode(tokenizer, document->ids, document->n, false, &text));
@@ -238,7 +240,7 @@ static void long_conversations_are_cut_at_turn_borders(void **state)
         "[gMASK]<sop><|system|>s<|user|>2<|assistant|></think>two<|user|>3<|assistant|></think>six<|endoftext|>");
     text_free(&text);
     dataset_close(ds);
-    how.max_length = 4; /* and where nothing fits, the last tokens */
+    how.max_length = 4; /* when no turn fits: the last tokens */
     assert_int_equal(assert_in_loss_with(state, "{\"text\":\"a b c d e f\"}", &how, " e f<|endoftext|>"), 4);
 }
 
@@ -256,7 +258,7 @@ static void dropped_records_are_counted(void **state)
     assert_fails(dataset_open_file(&ds, tokenizer, path, &how), ERR_DATA, "all 2 records are longer than max_length");
 }
 
-static void domains_are_counted_apart(void **state)
+static void domains_have_totals_of_their_own(void **state)
 {
     Dataset *ds;
     file_with(state, "{\"text\":\"ab\",\"domain\":\"x\"}\n{\"text\":\"ab\"}\n{\"text\":\"ab\",\"domain\":\"x\"}\n");
@@ -268,7 +270,7 @@ static void domains_are_counted_apart(void **state)
     dataset_close(ds);
 }
 
-static void files_are_told_in_three_ways(void **state)
+static void files_can_be_given_in_three_ways(void **state)
 {
     static const char *const good[] = {"\"a\"", "[\"a\",\"b\"]", "[{\"path\":\"a\",\"weight\":0.5},\"b\"]"};
     static const char *const bad[][2] = {{"[]", "is empty"},
@@ -300,7 +302,7 @@ static void files_are_told_in_three_ways(void **state)
     }
 }
 
-static void long_records_are_cut_from_the_right(void **state)
+static void long_records_lose_their_end(void **state)
 {
     Dataset *whole, *cut;
     file_with(state, M(U("q") "," A("one two three four five six seven")) "\n\n" M(U("q") "," A("a")) "\n");
@@ -355,7 +357,7 @@ static void a_bad_record_is_refused_with_file_line_and_what_was_seen(void **stat
         {"{\"text\":\"a\",\"chat_template_kwargs\":{\"x\":1}}", "chat_template_kwargs: \"x\" is unknown"},
         {"{\"messages\":{}}", "messages is an object; expected an array"},
         {"{\"messages\":[]}", "every record must train something"},
-        {M(U("q")), "line 2: nothing in the record is scored; every record must train something"},
+        {M(U("q")), "line 2: no token of the record is in the loss; every record must train something"},
         {M(U("q") ",7"), "message 2: is a number; expected an object"},
         {M("{\"role\":\"bot\",\"content\":\"\"}"),
          "message 1: role is \"bot\"; expected system, user, assistant or tool"},
@@ -369,8 +371,8 @@ static void a_bad_record_is_refused_with_file_line_and_what_was_seen(void **stat
          "appears twice"},
         {M("{\"role\":\"assistant\",\"content\":\"a\",\"weight\":0.5}"), "weight is 0.5; expected 0 or 1"},
         {"{\"messages\":[],\"tools\":5}", "tools is a number"},
-        {"[", "expected a value; records stand one on a line, without an array around them"},
-        {"{", "expected a key in quotes; a record stands whole on its line"},
+        {"[", "expected a value; expected one record a line, without an array around them"},
+        {"{", "expected a key in quotes; expected a whole record on each line"},
         {"7", "the record is a number; expected an object"},
         {"{\"text\":\"a\xFF\"}", "byte 0xFF; expected valid UTF-8"},
         {"\xFF\xFE{\"", "column 1: byte 0xFF; expected a value"}, /* UTF-16 */
@@ -396,12 +398,12 @@ static void a_bad_record_is_refused_with_file_line_and_what_was_seen(void **stat
     assert_fails(open_with(&ds, "/nowhere.jsonl", tokenizer, &options, 512), ERR_IO, "/nowhere.jsonl");
     assert_fails(open_with(&ds, "/", tokenizer, &options, 512), ERR_IO, "is a directory");
     assert_fails(open_with(&ds, file_with(state, good), tokenizer, &options, 4), ERR_DATA,
-                 "nothing in the record is scored within max_length");
+                 "no token of the record is in the loss within max_length");
     assert_fails(open_with(&ds, file_with(state, good), tokenizer, &options, 0), ERR_USAGE, "max_length");
 }
 
-/* What editors and other systems leave in a file, and what only looks like a record. */
-static void careless_files_are_read_all_the_same(void **state)
+/* Byte order marks, blank lines, line ends of other systems; and what only looks like a record. */
+static void careless_files_are_read(void **state)
 {
     static const char text[] = "\xEF\xBB\xBF" M(U("q") "," A("a")) "\r\n\r\n \t\r\n" M(U("q") "," A("b")),
                       zero[] = M(U("q") "," A("a")) "\n{\"text\":\"\0\"}\n";
@@ -422,18 +424,18 @@ static void careless_files_are_read_all_the_same(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_demo_has_the_tokens_and_scored_tokens_that_peft_counted),
-        scratch_test(what_is_scored_is_what_the_model_must_say_itself),
-        scratch_test(every_format_is_scored_as_it_was_meant),
-        scratch_test(labels_are_those_beside_their_tokens),
-        scratch_test(alpacas_input_is_a_line_of_its_own),
-        scratch_test(long_conversations_are_cut_at_turn_borders),
+        cmocka_unit_test(the_demo_has_as_many_tokens_and_tokens_in_the_loss_as_with_peft),
+        scratch_test(the_loss_has_what_the_model_writes_itself),
+        scratch_test(every_format_has_its_tokens_in_the_loss),
+        scratch_test(labels_belong_to_the_tokens_at_their_positions),
+        scratch_test(the_input_of_alpaca_is_a_line_of_its_own),
+        scratch_test(long_conversations_are_cut_between_turns),
         scratch_test(dropped_records_are_counted),
-        scratch_test(domains_are_counted_apart),
-        scratch_test(files_are_told_in_three_ways),
-        scratch_test(long_records_are_cut_from_the_right),
+        scratch_test(domains_have_totals_of_their_own),
+        scratch_test(files_can_be_given_in_three_ways),
+        scratch_test(long_records_lose_their_end),
         scratch_test(a_bad_record_is_refused_with_file_line_and_what_was_seen),
-        scratch_test(careless_files_are_read_all_the_same),
+        scratch_test(careless_files_are_read),
     };
     return cmocka_run_group_tests(tests, open_tokenizer, close_tokenizer);
 }

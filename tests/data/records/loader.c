@@ -1,3 +1,4 @@
+/* Which documents a step has: from memory, and from an index with threads that read ahead. */
 #include "data/records/loader.h"
 #include "tests/support/check.h"
 
@@ -53,7 +54,7 @@ static void an_epoch_goes_through_every_document_once(void **state)
     }
 }
 
-static void a_step_is_the_same_whatever_was_asked_before(void **state)
+static void a_step_is_the_same_whatever_step_came_before(void **state)
 {
     (void)state;
     Loader *forward = loader_of(8, 1), *back = loader_of(8, 1);
@@ -90,16 +91,16 @@ static void epochs_and_seeds_have_orders_of_their_own(void **state)
     loader_close(two);
 }
 
-static void a_batch_of_nothing_is_refused(void **state)
+static void a_batch_of_zero_is_refused(void **state)
 {
     (void)state;
     Loader *loader;
     assert_fails(loader_open(&loader, dataset, 0, 1), ERR_USAGE, "train_batch_size is 0");
 }
 
-/* ---- data that is not kept ---- */
+/* ---- data that is not preloaded ---- */
 
-static Dataset *large(void **state, const DataFiles *files, Truncation truncation, size_t max_length)
+static Dataset *open_indexed(void **state, const DataFiles *files, Truncation truncation, size_t max_length)
 {
     Dataset *ds;
     char directory[PATH_BYTES];
@@ -119,16 +120,16 @@ static void assert_same_document(const Document *a, const Document *b)
     assert_memory_equal(a->targets, b->targets, a->n * sizeof *a->targets);
 }
 
-static void large_data_gives_the_documents_that_small_data_gives(void **state)
+static void indexed_data_gives_the_documents_of_preloaded_data(void **state)
 {
     DataFile file = {(char[]){"examples/devils/devils_eval.jsonl"}, 1};
-    Dataset *ds = large(state, &(DataFiles){&file, 1}, TRUNCATE_RIGHT, 512);
+    Dataset *ds = open_indexed(state, &(DataFiles){&file, 1}, TRUNCATE_RIGHT, 512);
     Loader *one, *two;
     assert_int_equal(dataset_count(ds), 98);
     assert_ok(loader_open(&one, dataset, 8, 3));
     assert_ok(loader_open(&two, ds, 8, 3));
     static const uint64_t steps[] = {0,  1,  2,   3, 9, 10, 2, 12,
-                                     13, 14, 100, 5, 6, 7,  0}; /* forward, and resumes anywhere */
+                                     13, 14, 100, 5, 6, 7,  0}; /* in order, and from anywhere as after a resume */
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
         const Document *const *a, *const *b;
         size_t n, m;
@@ -156,21 +157,21 @@ static size_t write_texts(const char *path, size_t n, const char *word) /* with 
     return n;
 }
 
-static void an_index_is_kept_until_its_file_changes(void **state)
+static void an_index_is_reused_until_its_file_changes(void **state)
 {
     char path[PATH_BYTES];
     DataFile file = {path, 1};
     for (size_t n = 5; n < 8; n++) {
         write_texts(scratch_path(state, "texts.jsonl", path), n, "text");
         for (int again = 0; again < 2; again++) {
-            Dataset *ds = large(state, &(DataFiles){&file, 1}, TRUNCATE_RIGHT, 512);
+            Dataset *ds = open_indexed(state, &(DataFiles){&file, 1}, TRUNCATE_RIGHT, 512);
             assert_int_equal(dataset_count(ds), n);
             dataset_close(ds);
         }
     }
 }
 
-static void a_bad_record_is_told_when_its_turn_comes(void **state)
+static void a_bad_record_is_reported_when_a_step_needs_it(void **state)
 {
     char path[PATH_BYTES];
     DataFile file = {path, 1};
@@ -179,7 +180,7 @@ static void a_bad_record_is_told_when_its_turn_comes(void **state)
     size_t n;
     static const char text[] = "\n{\"text\":\"a\"}\n\n{\"text\":5}\n";
     assert_ok(file_write(scratch_path(state, "bad.jsonl", path), text, strlen(text)));
-    Dataset *ds = large(state, &(DataFiles){&file, 1}, TRUNCATE_RIGHT, 512);
+    Dataset *ds = open_indexed(state, &(DataFiles){&file, 1}, TRUNCATE_RIGHT, 512);
     assert_ok(loader_open(&loader, ds, 2, 1));
     assert_fails(loader_documents(loader, 0, &n, &documents), ERR_DATA, "bad.jsonl: line 4: text is a number");
     loader_close(loader);
@@ -200,7 +201,7 @@ static void a_line_of_zero_bytes_is_a_record_in_memory_and_by_index(void **state
     assert_ok(file_write(scratch_path(state, "zeros.jsonl", path), text, sizeof text - 1));
     assert_fails(dataset_open_file(&in_memory, tokenizer, path, &(DocumentOptions){.max_length = 512}), ERR_DATA,
                  message);
-    by_index = large(state, &(DataFiles){&file, 1}, TRUNCATE_RIGHT, 512);
+    by_index = open_indexed(state, &(DataFiles){&file, 1}, TRUNCATE_RIGHT, 512);
     assert_int_equal(dataset_count(by_index), 3);
     assert_ok(loader_open(&loader, by_index, 3, 1));
     assert_fails(loader_documents(loader, 0, &n, &documents), ERR_DATA, message);
@@ -208,15 +209,15 @@ static void a_line_of_zero_bytes_is_a_record_in_memory_and_by_index(void **state
     dataset_close(by_index);
 }
 
-static void packed_data_may_be_large_too(void **state)
+static void compressed_data_can_be_indexed(void **state)
 {
     DataFile file = {(char[]){"tests/fixtures/tokenizer/glm5shaped.tokenizer.json.gz"}, 1};
-    Dataset *ds = large(state, &(DataFiles){&file, 1}, TRUNCATE_RIGHT, 512);
-    assert_true(dataset_count(ds) > 0); /* no records, but lines */
+    Dataset *ds = open_indexed(state, &(DataFiles){&file, 1}, TRUNCATE_RIGHT, 512);
+    assert_true(dataset_count(ds) > 0); /* lines count, whatever is in them */
     dataset_close(ds);
 }
 
-static void a_step_without_a_document_that_is_short_enough_takes_the_next(void **state)
+static void a_step_whose_documents_are_all_dropped_takes_the_next_document(void **state)
 {
     char path[PATH_BYTES];
     DataFile file = {path, 1};
@@ -227,7 +228,7 @@ static void a_step_without_a_document_that_is_short_enough_takes_the_next(void *
     for (int i = 0; i < 20; i++)
         fprintf(out, "{\"text\":\"%s\"}\n", i == 7 ? "a" : "one two three four five six seven eight nine ten");
     fclose(out);
-    Dataset *ds = large(state, &(DataFiles){&file, 1}, TRUNCATE_DROP, 8);
+    Dataset *ds = open_indexed(state, &(DataFiles){&file, 1}, TRUNCATE_DROP, 8);
     assert_ok(loader_open(&loader, ds, 3, 1));
     for (uint64_t step = 0; step < 7; step++) {
         assert_ok(loader_documents(loader, step, &n, &documents));
@@ -239,7 +240,7 @@ static void a_step_without_a_document_that_is_short_enough_takes_the_next(void *
     dataset_close(ds);
 }
 
-/* Every whole number of passes, and a part of the rest that differs from epoch to epoch. */
+/* Weight 2: every document twice. Weight 0.25: a quarter of the documents, another one in every epoch. */
 static void files_are_mixed_by_their_weights(void **state)
 {
     char a[PATH_BYTES], b[PATH_BYTES];
@@ -277,15 +278,15 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_epoch_goes_through_every_document_once),
-        cmocka_unit_test(a_step_is_the_same_whatever_was_asked_before),
+        cmocka_unit_test(a_step_is_the_same_whatever_step_came_before),
         cmocka_unit_test(epochs_and_seeds_have_orders_of_their_own),
-        cmocka_unit_test(a_batch_of_nothing_is_refused),
-        scratch_test(large_data_gives_the_documents_that_small_data_gives),
-        scratch_test(an_index_is_kept_until_its_file_changes),
-        scratch_test(a_bad_record_is_told_when_its_turn_comes),
+        cmocka_unit_test(a_batch_of_zero_is_refused),
+        scratch_test(indexed_data_gives_the_documents_of_preloaded_data),
+        scratch_test(an_index_is_reused_until_its_file_changes),
+        scratch_test(a_bad_record_is_reported_when_a_step_needs_it),
         scratch_test(a_line_of_zero_bytes_is_a_record_in_memory_and_by_index),
-        scratch_test(packed_data_may_be_large_too),
-        scratch_test(a_step_without_a_document_that_is_short_enough_takes_the_next),
+        scratch_test(compressed_data_can_be_indexed),
+        scratch_test(a_step_whose_documents_are_all_dropped_takes_the_next_document),
         scratch_test(files_are_mixed_by_their_weights),
     };
     return cmocka_run_group_tests(tests, open_dataset, close_dataset);

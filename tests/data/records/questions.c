@@ -1,3 +1,4 @@
+/* Files of questions: choices, written answers, and the errors for bad records. */
 #include "data/records/questions.h"
 
 #include "tests/support/check.h"
@@ -27,7 +28,7 @@ static Err *open_text(void **state, const char *text, Questions **questions, siz
     return questions_open(questions, path, tokenizer, &(ChatOptions){.enable_thinking = CHAT_NO}, max_length);
 }
 
-static void scored_tokens_are_the_choice_alone(void **state)
+static void only_the_choice_is_in_the_loss(void **state)
 {
     Questions *questions;
     Text text = {0};
@@ -64,7 +65,7 @@ static void a_written_answer_has_a_prompt_that_ends_where_the_model_begins(void 
     questions_close(questions);
 }
 
-static void what_is_no_question_is_refused_with_its_line(void **state)
+static void a_record_that_is_no_question_is_refused_with_its_line(void **state)
 {
     Questions *questions;
     static const struct {
@@ -90,9 +91,9 @@ static void what_is_no_question_is_refused_with_its_line(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        scratch_test(scored_tokens_are_the_choice_alone),
+        scratch_test(only_the_choice_is_in_the_loss),
         scratch_test(a_written_answer_has_a_prompt_that_ends_where_the_model_begins),
-        scratch_test(what_is_no_question_is_refused_with_its_line),
+        scratch_test(a_record_that_is_no_question_is_refused_with_its_line),
     };
     return cmocka_run_group_tests(tests, open_tokenizer, close_tokenizer);
 }

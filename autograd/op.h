@@ -39,8 +39,8 @@ Tensor *op_lora_B(Tape *tape, Tensor *x, const Weight *W, Tensor *u, const Lora 
 
 /* ---- op_param.c ------------------------------------------------------------------------------------------------ */
 
-/* A parameter as one tensor for each micro-batch, [n_micro_batches]: the values are shared, each micro-batch has its own
- * gradient. So several operations can add to the gradient before it goes to the parameter's forest. */
+/* A parameter as one tensor for each micro-batch, [n_micro_batches]: the values are shared, each micro-batch has its
+ * own gradient. So several operations can add to the gradient before it goes to the parameter's forest. */
 Tensor *const *op_param(Tape *tape, const Param *param);
 
 /* ---- op_rmsnorm.c ---------------------------------------------------------------------------------------------- */
@@ -61,8 +61,9 @@ typedef struct {
     const float *cos, *sin;
 } RopeTable;
 
-/* Rotate, in place, the columns [col + h * stride, + dim) of every row, h < heads, by the row's position in its document.
- * Rotary pairs are (2 j, 2 j + 1) if interleaved, else (j, j + dim / 2). Source: Su et al. 2021, section 3.4.2 (arXiv:2104.09864). */
+/* Rotate, in place, the columns [col + h * stride, + dim) of every row, h < heads, by the row's position in its
+ * document. Rotary pairs are (2 j, 2 j + 1) if interleaved, else (j, j + dim / 2). Source: Su et al. 2021, section
+ * 3.4.2 (arXiv:2104.09864). */
 Tensor *op_rope(Tape *tape, Tensor *x, const RopeTable *table, size_t col, size_t heads, size_t stride,
                 bool interleaved);
 
@@ -116,16 +117,16 @@ static inline bool attends_latents(const AttentionShape *shape, const Group *gro
  *   kr      [T][..]                  columns [kr_col, + rope): the rotated part of the key, shared by all heads
  *   keys    NULL: every key of the past
  *   returns [T][H * v]
- * Works on tiles of queries and keys, never on T x T scores of a head. On the bf16 path the gradients of q, kv and kr are
- * products of factors rounded to bf16; the result is not.
+ * Works on tiles of queries and keys, never on T x T scores of a head. On the bf16 path the gradients of q, kv and kr
+ * are products of factors rounded to bf16; the result is not.
  * Source: docs/glm5.md, section 5. */
 Tensor *op_attention(Tape *tape, const AttentionShape *shape, Tensor *q, Tensor *kv, Tensor *kr, size_t kr_col,
                      const Keys *keys);
 
 /* ---- op_attention_latent.c ------------------------------------------------------------------------------------- */
 
-/* The same for documents that attend over latents, at a cost that grows with the chosen keys: Wk is applied to the query
- * and Wv to the weighted sum, because all heads share the latents.
+/* The same for documents that attend over latents, at a cost that grows with the chosen keys: Wk is applied to the
+ * query and Wv to the weighted sum, because all heads share the latents.
  *   q        [T][H * (nope + rope)], kr as above
  *   latent   [T][R]
  *   kv_up    [H * (nope + v)][R]: each head the rows of Wk, then those of Wv
@@ -194,9 +195,9 @@ typedef struct {
     const Lora *lora_gate_up, *lora_down; /* LoRA on [gate | up] and on down; NULL: none */
 } Expert;
 
-/* Expert chunks, for experts that are not all in memory: consecutive experts that are acquired and released together, one
- * chunk at a time, in rising order in the forward pass, in falling order in the backward pass. acquire and release may be
- * NULL: then experts are resident, and the chunks only set the order of work. */
+/* Expert chunks, for experts that are not all in memory: consecutive experts that are acquired and released together,
+ * one chunk at a time, in rising order in the forward pass, in falling order in the backward pass. acquire and release
+ * may be NULL: then experts are resident, and the chunks only set the order of work. */
 typedef struct {
     size_t n;
     const size_t *begin; /* [n + 1] first expert of each chunk */
@@ -250,13 +251,15 @@ void balance_gather(Tape *tape, const RouterShape *shape, Tensor *logits, double
 /* The losses from the statistics of the whole step. rows [L][width], already summed over micro-batches. */
 BalanceValues balance_values(size_t L, size_t E, size_t K, size_t tokens, size_t documents, double *rows);
 
-/* In the backward pass, add the gradient of  sum coefficient * loss  to that of the logits. `step` is read then, not now. */
+/* In the backward pass, add the gradient of  sum coefficient * loss  to that of the logits. `step` is read then, not
+ * now. */
 void op_balance(Tape *tape, Tensor *logits, const RouterShape *shape, const BalanceValues *coefficient,
                 const BalanceStep *step);
 
 /* ---- op_loss.c ------------------------------------------------------------------------------------------------- */
 
-/* Cross-entropy of every row with its target, in nats: returns nll [rows][1]. Logits x W' exist for a few rows at a time.
+/* Cross-entropy of every row with its target, in nats: returns nll [rows][1]. Logits x W' exist for a few rows at a
+ * time.
  *   x       [rows][D], W [V][D]
  *   targets [rows]   token ids
  * If x requires a gradient, the forward pass computes it, too. */

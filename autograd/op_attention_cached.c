@@ -5,7 +5,8 @@
  *
  * Three passes, each on all threads:
  *   1. over heads: Wk is converted to float once for all rows; q_abs
- *   2. over rows and blocks of heads: the heads of a block share each key that is read. If the indexer chose keys, these
+ *   2. over rows and blocks of heads: the heads of a block share each key that is read. If the indexer chose keys,
+ *   these
  *      are gathered first, so that the cost grows with the choice, not with the past
  *   3. over heads: Wv is converted once; o
  * A row's bits depend on its own past alone: all products are of one row.
@@ -81,7 +82,8 @@ static void gather(const uint64_t *bits, size_t n, const float *x, size_t width,
             memcpy(to, x + (w * 64 + (size_t)__builtin_ctzll(left)) * width, width * sizeof *to);
 }
 
-/* The keys of one row: pointers into the cache, or, if they were chosen, gathered into scratch. Returns their number. */
+/* The keys of one row: pointers into the cache, or, if they were chosen, gathered into scratch. Returns their number.
+ * */
 static size_t keys_of_row(const CachedAttention *a, size_t d, size_t row, const float **c, const float **kr,
                           float **scratch)
 {

@@ -1,18 +1,22 @@
-/* Routed experts:   y[t] = sum_k w[t,k] f_e(x[t]),  e = ids[t,k],  f_e(x) = (silu(x Wg') (x Wu')) Wd'.
+/* Routed experts:   y[t] = sum_k w[t,k] f_e(x[t]),   e = ids[t,k],   f_e(x) = (silu(x Wg') (x Wu')) Wd'
+ * x, y [T][D], w [T][K], Wg, Wu [F][D], Wd [D][F]. The routing weight is applied before Wd:
+ *     g = x Wg',  u = x Wu',  a_ = silu(g) u,  a = w a_,  y[t] += a Wd'
+ * and backward, with G the gradient of y:
+ *     da_ = G Wd,  dw = a_ . da_,  da = w da_,  dg and du by SwiGLU,  dx[t] += dg Wg + du Wu
+ * LoRA is added to each product as in op_linear; gate and up share one A.
  *
- * A pair is a token and one of its experts; pairs lie expert after expert, tokens ascending in each. Two passes:
- *   1. experts on threads, largest first: from x to a = w silu(g) u, packed for the second product;
- *   2. columns of y on threads: every thread adds all experts, in id order, into its own columns.
- * So a token's sum has one order, whoever computes it, and y is written without a buffer of all pairs' outputs.
- * What lies between them is packed in a block of bounded size: a lap of experts at a time goes through both passes. A thread works
- * on a piece of an expert's rows at a time; sums over rows go on from piece to piece. So no token's choice asks for more memory.
- * The way back has the same two passes, with G the gradient of y and a_ the hidden row before weighting:
- *   1. gate and up, kept or computed again;  da_ = G Wd,  dw = a_ . da_,  da = w da_,  dg and du by SwiGLU; the pairs' LoRA sums
- *   2. dx[t] += dg Wg + du Wu, experts in falling order: a run of them that was borrowed last on the way up is asked for first.
- * Experts that are not all in memory are borrowed a run at a time (ExpertChunks), each run through both passes; the orders of sums
- * above know nothing of runs. A replayed tape wants nothing of y, so that all of the way up is left to the way back.
- * LoRA rides along with each product as in op_linear: gate|up share one A.   Source: docs/glm5.md; transformers 5.23.0,
- * GlmMoeDsaExperts. */
+ * Both directions have two steps:
+ *   1. threads take experts: the products up to a (forward), or to dg and du and LoRA's gradients (backward); the
+ *   results
+ *      are packed as factors of the second step
+ *   2. threads own columns of y or dx: each thread adds all experts to its columns, in id order forward, in falling
+ *   order
+ *      backward
+ * So the order of every sum is fixed, whatever the number of threads, and the outputs of single experts are not stored.
+ * Chunks, batches, turns and pieces (expert_schedule.h) divide the work. Sums over rows of an expert continue from
+ * piece to piece. Chunks are acquired in falling order backward, so the last one of the forward pass is the first one
+ * needed. Source: docs/glm5.md, section 7; transformers 5.23.0, GlmMoeDsaExperts. */
+#include "autograd/expert_lora.h"
 #include "autograd/expert_schedule.h"
 #include "autograd/lora.h"
 #include "tensor/rows.h"
@@ -20,381 +24,405 @@
 #include <omp.h>
 #include <string.h>
 
-/* Scratch for packing a piece's rows of any product. */
-static size_t pack_floats(const ExpertSchedule *plan)
-{
-    return gemm_scratch(plan->most, size_max(plan->D, plan->F), plan->rank_most);
-}
-
-/* A piece of an expert: the pairs [at, at + n). Its packed rows lie behind those of the piece before. */
+/* Rows of an expert before SwiGLU. */
 typedef struct {
-    size_t at, n;
-} Piece;
+    float *gate_up; /* [n][2F] = [g | u] */
+    float *lora_u;  /* [n][r] = x A' of the LoRA on [gate | up] */
+} GateUp;
 
-static Piece piece_of(const ExpertSchedule *plan, size_t e, size_t i)
+typedef struct {
+    ExpertSchedule schedule;
+    GateUp saved; /* of all assignments, lora_u with max_r floats a row; NULL: backward recomputes them */
+} ExpertsState;
+
+/* What the threads of a forward or backward pass share. */
+typedef struct {
+    const ExpertSchedule *schedule;
+    GateUp saved;
+    const Group *group;
+    const Tensor *x, *w, *y;
+    float **packed; /* [E] the packed rows of each expert of the batch; NULL: there are none */
+    float *workspaces;
+    size_t workspace_floats; /* of one thread */
+} ExpertsPass;
+
+/* Scratch for packing a piece's rows for any product. */
+static size_t pack_floats(const ExpertSchedule *s)
 {
-    size_t n = assignments_of(plan, e), begin = piece_begin(plan, n, i);
-    return (Piece){plan->begin[e] + begin, piece_begin(plan, n, i + 1) - begin};
+    return gemm_scratch(s->max_piece_rows, size_max(s->D, s->F), s->max_r);
 }
 
-/* Rows of their tokens. */
-static Rows rows_of_pairs(const ExpertSchedule *plan, const float *of_tokens, Piece p)
+static float *my_workspace(const ExpertsPass *pass)
 {
-    return rows_pick(of_tokens, plan->D, plan->token + p.at);
+    return pass->workspaces + (size_t)omp_get_thread_num() * pass->workspace_floats;
 }
 
-/* The columns [begin, end) that thread i of n owns: whole units. */
-static void columns_of(size_t width, size_t i, size_t n, size_t *begin, size_t *end)
+/* The rows of x, y or their gradients that belong to a piece's tokens. */
+static Rows rows_of_piece(const ExpertSchedule *s, const float *of_tokens, ExpertPiece p)
+{
+    return rows_pick(of_tokens, s->D, s->token + p.begin);
+}
+
+/* The piece's part of what is saved for backward, or else the workspace. */
+static GateUp gate_up_of_piece(const ExpertsPass *pass, ExpertPiece p, GateUp workspace)
+{
+    if (!pass->saved.gate_up) return workspace;
+    return (GateUp){pass->saved.gate_up + p.begin * 2 * pass->schedule->F,
+                    pass->saved.lora_u + p.begin * pass->schedule->max_r};
+}
+
+/* The columns [begin, end) of thread i of n: whole units. */
+static void columns_of_thread(size_t width, size_t i, size_t n, size_t *begin, size_t *end)
 {
     size_t units = (width + GEMM_UNIT - 1) / GEMM_UNIT;
-    *begin = units * i / n * GEMM_UNIT;
-    *end = units * (i + 1) / n * GEMM_UNIT;
-    if (*begin > width) *begin = width;
-    if (*end > width) *end = width;
+    *begin = size_min(units * i / n * GEMM_UNIT, width);
+    *end = size_min(units * (i + 1) / n * GEMM_UNIT, width);
 }
 
-/* gu [n][2F] = [x Wg' | x Wu'] + LoRA; u [n][R] is what B has seen. One packing of x serves both when they multiply alike.
- * next: the gate that the thread turns to then, or NULL. */
-static void gate_and_up(const ExpertSchedule *plan, const Expert *expert, size_t n, Rows x, float *gu, float *u,
-                        float *pack, const Weight *next)
+/* Where the packed rows of each expert of a batch begin in the block. */
+static void place_packed(const ExpertSchedule *s, size_t factors, size_t begin, size_t end, float *block,
+                         float **packed)
 {
-    size_t F = plan->F, R = rank_of(expert->lora_gate_up);
-    GemmLora of_gate = lora_term_B(expert->lora_gate_up, 0, F, u), of_up = lora_term_B(expert->lora_gate_up, F, F, u);
-    if (expert->lora_gate_up) gemm_narrow_nt(n, rows_of(u, R), 1, x, R, plan->D, expert->lora_gate_up->A->data);
-    gemm_pack_nt(n, 1, x, expert->gate, &of_gate, pack);
-    gemm_nt_slice(n, rows_of(gu, 2 * F), false, pack, expert->gate, &of_gate, 0, F, (GemmNext){expert->up, 0});
-    if (!gemm_pack_serves(expert->gate, expert->up)) gemm_pack_nt(n, 1, x, expert->up, &of_up, pack);
-    gemm_nt_slice(n, rows_of(gu + F, 2 * F), false, pack, expert->up, &of_up, 0, F, (GemmNext){next, 0});
+    for (size_t e = begin; e < end; block += expert_packed_size(s, factors, e++)) packed[e] = block;
 }
 
-/* ---- the way up ----------------------------------------------------------------------------------------------- */
-
-static ExpertPacking packing_up(const ExpertSchedule *plan) { return (ExpertPacking){1, plan->rank_most}; }
-static ExpertPacking packing_back(const ExpertSchedule *plan) { return (ExpertPacking){2, plan->rank_most}; }
-
-/* Where the packed rows of each expert of a lap begin: places [E]. */
-static void place(const ExpertSchedule *plan, ExpertPacking packing, size_t begin, size_t end, float *block,
-                  float **places)
+/* [g | u] = [x Wg' | x Wu'] + LoRA of n rows. One packing of x serves both products if the formats of gate and up
+ * agree. next: the gate that this thread multiplies with next, or NULL. */
+static void gate_up_forward(const ExpertSchedule *s, const Expert *expert, size_t n, Rows x, GateUp out, float *packing,
+                            const Weight *next)
 {
-    for (size_t e = begin; e < end; block += expert_packing_expert(plan, packing, e++)) places[e] = block;
+    size_t F = s->F, r = lora_r(expert->lora_gate_up);
+    GemmLora of_gate = lora_term_B(expert->lora_gate_up, 0, F, out.lora_u),
+             of_up = lora_term_B(expert->lora_gate_up, F, F, out.lora_u);
+    if (expert->lora_gate_up) gemm_narrow_nt(n, rows_of(out.lora_u, r), 1, x, r, s->D, expert->lora_gate_up->A->data);
+    gemm_pack_nt(n, 1, x, expert->gate, &of_gate, packing);
+    gemm_nt_slice(n, rows_of(out.gate_up, 2 * F), false, packing, expert->gate, &of_gate, 0, F,
+                  (GemmNext){expert->up, 0});
+    if (!gemm_pack_serves(expert->gate, expert->up)) gemm_pack_nt(n, 1, x, expert->up, &of_up, packing);
+    gemm_nt_slice(n, rows_of(out.gate_up + F, 2 * F), false, packing, expert->up, &of_up, 0, F, (GemmNext){next, 0});
 }
 
-static void hidden_rows(const ExpertSchedule *plan, const Expert *expert, Piece p, const Tensor *x, const Tensor *w,
-                        float *packed, float *scratch, const Expert *next)
+/* ---- forward ---------------------------------------------------------------------------------------------------- */
+
+/* A thread's workspace; each block has max_piece_rows rows. */
+typedef struct {
+    float *packing, *a, *lora_u, *gate_up;
+} ForwardWorkspace;
+
+static size_t forward_workspace_floats(const ExpertSchedule *s)
 {
-    size_t F = plan->F, R = rank_of(expert->lora_down);
-    float *pack = scratch, *a = pack + pack_floats(plan), *low = a + plan->most * F,
-          *gu = low + plan->most * plan->rank_most;
-    if (plan->gate_up) gu = plan->gate_up + p.at * 2 * F;
-    gate_and_up(plan, expert, p.n, rows_of_pairs(plan, x->data, p), gu,
-                plan->gate_up ? plan->low + p.at * plan->rank_most : low, pack, next ? next->gate : NULL);
+    return round_up(pack_floats(s) + s->max_piece_rows * (3 * s->F + s->max_r), 16);
+}
+
+static ForwardWorkspace forward_workspace(const ExpertSchedule *s, float *base)
+{
+    ForwardWorkspace ws = {.packing = base}; /* packing needs its alignment */
+    ws.a = ws.packing + pack_floats(s);
+    ws.lora_u = ws.a + s->max_piece_rows * s->F;
+    ws.gate_up = ws.lora_u + s->max_piece_rows * s->max_r;
+    return ws;
+}
+
+/* Step 1 for a piece: a = w silu(g) u, packed for the product with Wd. */
+static void piece_forward(const ExpertsPass *pass, const Expert *expert, ExpertPiece p, const ForwardWorkspace *ws,
+                          float *packed, const Expert *next)
+{
+    const ExpertSchedule *s = pass->schedule;
+    const Lora *lora = expert->lora_down;
+    size_t F = s->F, r = lora_r(lora);
+    GateUp rows = gate_up_of_piece(pass, p, (GateUp){ws->gate_up, ws->lora_u});
+    gate_up_forward(s, expert, p.n, rows_of_piece(s, pass->x->data, p), rows, ws->packing, next ? next->gate : NULL);
     for (size_t i = 0; i < p.n; i++) {
-        row_swiglu(F, a + i * F, gu + i * 2 * F, gu + i * 2 * F + F);
-        row_scale(F, a + i * F, weight_of_assignment(plan, w->data, p.at + i), a + i * F);
+        float *a = ws->a + i * F, *gate = rows.gate_up + i * 2 * F;
+        row_swiglu(F, a, gate, gate + F);
+        row_scale(F, a, weight_of_assignment(s, pass->w->data, p.begin + i), a);
     }
-    GemmLora pair = lora_term_B(expert->lora_down, 0, plan->D, low);
-    if (expert->lora_down) gemm_narrow_nt(p.n, rows_of(low, R), 1, rows_of(a, F), R, F, expert->lora_down->A->data);
-    gemm_pack_nt(p.n, 1, rows_of(a, F), expert->down, &pair, packed);
+    GemmLora term = lora_term_B(lora, 0, s->D, ws->lora_u);
+    if (lora) gemm_narrow_nt(p.n, rows_of(ws->lora_u, r), 1, rows_of(ws->a, F), r, F, lora->A->data);
+    gemm_pack_nt(p.n, 1, rows_of(ws->a, F), expert->down, &term, packed);
 }
 
-static void expert_up(const ExpertSchedule *plan, size_t e, const Tensor *x, const Tensor *w, float *packed,
-                      float *scratch, const Expert *next)
+static void expert_forward(const ExpertsPass *pass, size_t e, const ForwardWorkspace *ws, const Expert *next)
 {
-    const Expert *expert = &plan->experts[e];
-    for (size_t i = 0, n = pieces_of(plan, assignments_of(plan, e)); i < n; i++) {
-        Piece p = piece_of(plan, e, i);
-        hidden_rows(plan, expert, p, x, w, packed, scratch, i + 1 < n ? expert : next);
-        packed += expert_packing_piece(plan, packing_up(plan), p.n);
+    const ExpertSchedule *s = pass->schedule;
+    const Expert *expert = &s->experts[e];
+    float *packed = pass->packed[e];
+    for (size_t i = 0, n = pieces_of(s, assignments_of(s, e)); i < n; i++) {
+        ExpertPiece p = expert_piece(s, e, i);
+        piece_forward(pass, expert, p, ws, packed, i + 1 < n ? expert : next);
+        packed += expert_packed_piece(s, FORWARD_FACTORS, p.n);
     }
 }
 
-/* Columns [begin, end) of y: what an expert adds to them. */
-static void add_expert(const ExpertSchedule *plan, size_t e, const float *packed, float *y, size_t begin, size_t end,
-                       const Weight *next)
+/* Step 2: columns [begin, end) of y += a Wd' of one expert. next: the down that comes next, or NULL. */
+static void add_expert(const ExpertsPass *pass, size_t e, size_t begin, size_t end, const Weight *next)
 {
-    const Expert *expert = &plan->experts[e];
-    GemmLora pair = lora_term_B(expert->lora_down, 0, plan->D, NULL);
-    for (size_t i = 0, n = pieces_of(plan, assignments_of(plan, e)); i < n; i++) {
-        Piece p = piece_of(plan, e, i);
-        gemm_nt_slice(p.n, rows_of_pairs(plan, y, p), true, packed, expert->down, &pair, begin, end,
+    const ExpertSchedule *s = pass->schedule;
+    const Expert *expert = &s->experts[e];
+    const float *packed = pass->packed[e];
+    GemmLora term = lora_term_B(expert->lora_down, 0, s->D, NULL);
+    for (size_t i = 0, n = pieces_of(s, assignments_of(s, e)); i < n; i++) {
+        ExpertPiece p = expert_piece(s, e, i);
+        gemm_nt_slice(p.n, rows_of_piece(s, pass->y->data, p), true, packed, expert->down, &term, begin, end,
                       (GemmNext){i + 1 < n ? expert->down : next, begin});
-        packed += expert_packing_piece(plan, packing_up(plan), p.n);
+        packed += expert_packed_piece(s, FORWARD_FACTORS, p.n);
     }
 }
 
-static void add_down(const ExpertSchedule *plan, size_t first, size_t stop, float *const *hidden, float *y,
-                     size_t begin, size_t end)
+static void add_batch(const ExpertsPass *pass, size_t first, size_t end, size_t col_begin, size_t col_end)
 {
-    for (size_t e = expert_next_with_tokens(plan, first, stop), next; e < stop; e = next) {
-        next = expert_next_with_tokens(plan, e + 1, stop);
-        add_expert(plan, e, hidden[e], y, begin, end, next < stop ? plan->experts[next].down : NULL);
+    const ExpertSchedule *s = pass->schedule;
+    for (size_t e = expert_next_with_tokens(s, first, end), next; e < end; e = next) {
+        next = expert_next_with_tokens(s, e + 1, end);
+        add_expert(pass, e, col_begin, col_end, next < end ? s->experts[next].down : NULL);
     }
 }
 
-static void lap_up(const ExpertSchedule *plan, size_t first, size_t stop, const Tensor *x, const Tensor *w,
-                   float *const *hidden, float *scratch, size_t each, float *y)
+static void batch_forward(const ExpertsPass *pass, size_t first, size_t end)
 {
-    size_t turn = first;
-    expert_batch_order(plan, first, stop);
+    const ExpertSchedule *s = pass->schedule;
+    size_t next_turn = first;
+    expert_batch_order(s, first, end);
 #pragma omp parallel
     {
-        float *mine = scratch + (size_t)omp_get_thread_num() * each;
-        for (size_t i = take_turn(&turn), next; i < stop; i = next) {
-            next = take_turn(&turn);
-            size_t e = plan->order[i].expert;
-            if (expert_at(plan, stop, i)) expert_up(plan, e, x, w, hidden[e], mine, expert_at(plan, stop, next));
+        ForwardWorkspace ws = forward_workspace(s, my_workspace(pass));
+        for (size_t turn = expert_turn_take(&next_turn), next; turn < end; turn = next) {
+            next = expert_turn_take(&next_turn);
+            expert_forward(pass, s->order[turn].expert, &ws, expert_of_turn(s, end, next));
         }
 #pragma omp barrier
-        size_t begin, end;
-        columns_of(plan->D, (size_t)omp_get_thread_num(), (size_t)omp_get_num_threads(), &begin, &end);
-        if (begin < end) add_down(plan, first, stop, hidden, y, begin, end);
+        size_t col_begin, col_end;
+        columns_of_thread(s->D, (size_t)omp_get_thread_num(), (size_t)omp_get_num_threads(), &col_begin, &col_end);
+        if (col_begin < col_end) add_batch(pass, first, end, col_begin, col_end);
     }
 }
 
-static void experts_up(Tape *tape, const ExpertSchedule *plan, const Tensor *x, const Tensor *w, float *y)
+static void experts_forward(Tape *tape, const ExpertsState *state, const Tensor *x, const Tensor *w, const Tensor *y)
 {
-    const ExpertChunks *chunks = plan->chunks;
-    size_t each = round_up(pack_floats(plan) + plan->most * (3 * plan->F + plan->rank_most), 16),
-           room = expert_packing_block(tape, plan, packing_up(plan));
-    float *scratch = tape_scratch(tape, tape_threads(tape) * each), *block = tape_scratch(tape, room);
-    float **hidden = (float **)(void *)tape_scratch(tape, plan->E * 2);
+    const ExpertSchedule *s = &state->schedule;
+    const ExpertChunks *chunks = s->chunks;
+    size_t workspace_floats = forward_workspace_floats(s), capacity = expert_block_capacity(tape, s, FORWARD_FACTORS);
+    float *workspaces = tape_scratch(tape, tape_threads(tape) * workspace_floats),
+          *block = tape_scratch(tape, capacity);
+    float **packed = (float **)(void *)tape_scratch(tape, s->E * 2); /* pointers of two floats' size */
+    ExpertsPass pass = {s, state->saved, tape->group, x, w, y, packed, workspaces, workspace_floats};
     for (size_t i = 0; tape_computes(tape) && i < chunks->n && expert_chunk_acquire(tape, chunks, i); i++) {
-        for (size_t e = chunks->begin[i], stop; e < chunks->begin[i + 1]; e = stop) {
-            stop = expert_batch_end(plan, packing_up(plan), room, e, chunks->begin[i + 1]);
-            place(plan, packing_up(plan), e, stop, block, hidden);
-            lap_up(plan, e, stop, x, w, hidden, scratch, each, y);
+        for (size_t e = chunks->begin[i], end; e < chunks->begin[i + 1]; e = end) {
+            end = expert_batch_end(s, FORWARD_FACTORS, capacity, e, chunks->begin[i + 1]);
+            place_packed(s, FORWARD_FACTORS, e, end, block, packed);
+            batch_forward(&pass, e, end);
         }
         expert_chunk_release(chunks, i);
     }
 }
 
-/* ---- the way back --------------------------------------------------------------------------------------------- */
+/* ---- backward --------------------------------------------------------------------------------------------------- */
 
-/* What a thread works with; each block holds a piece's rows. */
+/* A thread's workspace; each block has max_piece_rows rows. */
 typedef struct {
-    float *gu, *dgu, *a, *da, *low, *dlow, *pack;
-} Bench;
+    float *gate_up, *dgate_up, *a, *da, *lora_u, *lora_du, *packing;
+} BackwardWorkspace;
 
-/* A row of gate and up; it serves LoRA on down as a row of r, too. */
-static size_t gate_up_width(const ExpertSchedule *plan) { return size_max(2 * plan->F, plan->rank_most); }
+/* Floats of a row of gate_up, which later holds u of the LoRA on down. */
+static size_t gate_up_width(const ExpertSchedule *s) { return size_max(2 * s->F, s->max_r); }
 
-static size_t bench_floats(const ExpertSchedule *plan)
+static size_t backward_workspace_floats(const ExpertSchedule *s)
 {
-    return plan->most * (4 * plan->F + gate_up_width(plan) + 2 * plan->rank_most) + pack_floats(plan);
+    return round_up(s->max_piece_rows * (4 * s->F + gate_up_width(s) + 2 * s->max_r) + pack_floats(s), 16);
 }
 
-static Bench bench_at(const ExpertSchedule *plan, float *at)
+static BackwardWorkspace backward_workspace(const ExpertSchedule *s, float *base)
 {
-    size_t n = plan->most, F = plan->F, R = plan->rank_most;
-    Bench b = {.pack = at}; /* packing wants its alignment */
-    b.gu = b.pack + pack_floats(plan);
-    b.dgu = b.gu + n * gate_up_width(plan);
-    b.a = b.dgu + n * 2 * F;
-    b.da = b.a + n * F;
-    b.low = b.da + n * F;
-    b.dlow = b.low + n * R;
-    return b;
+    size_t n = s->max_piece_rows;
+    BackwardWorkspace ws = {.packing = base}; /* packing needs its alignment */
+    ws.gate_up = ws.packing + pack_floats(s);
+    ws.dgate_up = ws.gate_up + n * gate_up_width(s);
+    ws.a = ws.dgate_up + n * 2 * s->F;
+    ws.da = ws.a + n * s->F;
+    ws.lora_u = ws.da + n * s->F;
+    ws.lora_du = ws.lora_u + n * s->max_r;
+    return ws;
 }
 
-/* da_ = G Wd + s (G B) A, and the sums of LoRA on down; b->dlow = s G B. */
-static void back_through_down(const ExpertSchedule *plan, const Expert *expert, size_t n, Rows G, const Bench *b,
-                              const Expert *next)
+/* da_ = G Wd + s (G B) A; ws->lora_du = s G B. */
+static void down_backward(const ExpertSchedule *s, const Expert *expert, size_t n, Rows G, const BackwardWorkspace *ws,
+                          const Expert *next)
 {
-    size_t F = plan->F, R = rank_of(expert->lora_down);
-    GemmLora pair = lora_term_A(expert->lora_down, b->dlow);
-    if (expert->lora_down)
-        gemm_narrow_nn(n, rows_of(b->dlow, R), expert->lora_down->scale, G, R, plan->D, expert->lora_down->B->data);
-    gemm_pack_nn(n, 1, G, expert->down, &pair, b->pack);
-    gemm_nn_slice(n, rows_of(b->da, F), false, b->pack, expert->down, &pair, 0, F,
+    const Lora *lora = expert->lora_down;
+    size_t F = s->F, r = lora_r(lora);
+    GemmLora term = lora_term_A(lora, ws->lora_du);
+    if (lora) gemm_narrow_nn(n, rows_of(ws->lora_du, r), lora->scale, G, r, s->D, lora->B->data);
+    gemm_pack_nn(n, 1, G, expert->down, &term, ws->packing);
+    gemm_nn_slice(n, rows_of(ws->da, F), false, ws->packing, expert->down, &term, 0, F,
                   (GemmNext){next ? next->down : NULL, 0});
 }
 
-/* b->dgu from the gradient of y; b->a is the hidden row before weighting. gu is kept, or computed again here. */
-static void back_to_gate_and_up(const ExpertSchedule *plan, Piece p, const Tensor *w, const float *gu, const Bench *b)
+/* ws->dgate_up = [dg | du] from ws->da = da_; adds dw, and leaves a_ in ws->a. */
+static void swiglu_backward(const ExpertsPass *pass, ExpertPiece p, const float *gate_up, const BackwardWorkspace *ws)
 {
-    size_t F = plan->F, K = plan->K;
+    const ExpertSchedule *s = pass->schedule;
+    const Tensor *w = pass->w;
+    size_t F = s->F, K = s->K;
     for (size_t i = 0; i < p.n; i++) {
-        const float *gate = gu + i * 2 * F, *up = gate + F;
-        float *da = b->da + i * F, *dgu = b->dgu + i * 2 * F;
-        row_swiglu(F, b->a + i * F, gate, up);
-        if (w->grad) w->grad[plan->token[p.at + i] * K + plan->choice[p.at + i]] += row_dot(F, b->a + i * F, da);
-        row_scale(F, da, weight_of_assignment(plan, w->data, p.at + i), da);
-        row_swiglu_backward(F, dgu, dgu + F, gate, up, da);
+        size_t assignment = p.begin + i;
+        const float *gate = gate_up + i * 2 * F, *up = gate + F;
+        float *da = ws->da + i * F, *dgate = ws->dgate_up + i * 2 * F;
+        row_swiglu(F, ws->a + i * F, gate, up);
+        if (w->grad) w->grad[s->token[assignment] * K + s->choice[assignment]] += row_dot(F, ws->a + i * F, da);
+        row_scale(F, da, weight_of_assignment(s, w->data, assignment), da);
+        row_swiglu_backward(F, dgate, dgate + F, gate, up, da);
     }
 }
 
-/* Sums of a pair over an expert's rows, micro-batch after micro-batch, on their way from piece to piece. */
+/* The backward pass of one expert: what its pieces share. */
 typedef struct {
-    size_t m, at; /* micro-batch, and the first of its pairs */
-} Sums;
-
-/* The way back of one expert: what its pieces share. */
-typedef struct {
-    const ExpertSchedule *plan;
+    const ExpertsPass *pass;
     const Expert *expert;
-    const Group *group;
-    const Tensor *x, *w;
-    const float *dy;
     size_t e;
-    Sums in, out;
-} Back;
+    ExpertLoraSum gate_up, down;
+} ExpertBackward;
 
-static Sums sums_of(const ExpertSchedule *plan, size_t e) { return (Sums){.at = plan->begin[e]}; }
-
-/* dB_m = s dy' u and dA_m = du' x: what the rows of a piece add, dy, x, u and du theirs. */
-static void sum_pair(const Back *back, const Lora *lora, Sums *sums, Piece p, Rows dy, const float *u, const float *du,
-                     Rows x)
+/* The gradient of the LoRA on down, whose input is a: u = a A'. The routing weight is applied to u and du instead of a.
+ * */
+static void lora_down_backward(ExpertBackward *back, ExpertPiece p, const BackwardWorkspace *ws)
 {
+    const ExpertSchedule *s = back->pass->schedule;
+    const Lora *lora = back->down.lora;
     if (!lora || !param_trains(lora->A)) return;
-    const uint32_t *token = back->plan->token;
-    size_t R = lora->A->rows, end = p.at + p.n, last = back->plan->begin[back->e + 1];
-    for (; sums->m < back->group->n_micro_batches; sums->m++) {
-        Span span = group_span(back->group, sums->m);
-        size_t from = size_max(sums->at, p.at), past = from;
-        while (past < last && token[past] < span.begin + span.n) past++;
-        bool add = sums->at < p.at, whole = past <= end;
-        size_t to = size_min(past, end), T = to - from, i = from - p.at;
-        if (T == 0 && !whole) return;
-        gemm_tn(T, lora->B->rows, R, param_leaf(lora->B, span.number), add, whole ? lora->scale : 1, rows_from(dy, i),
-                rows_from(rows_of(u, R), i));
-        gemm_tn(T, R, lora->A->cols, param_leaf(lora->A, span.number), add, 1, rows_from(rows_of(du, R), i),
-                rows_from(x, i));
-        if (!whole) return;
-        param_merge(lora->B, span.number);
-        param_merge(lora->A, span.number);
-        sums->at = to;
-    }
-}
-
-/* The sums of LoRA on down: u = a A', with the routing weight in u and du. */
-static void sum_down(Back *back, Piece p, const Bench *b)
-{
-    const ExpertSchedule *plan = back->plan;
-    const Lora *out = back->expert->lora_down;
-    size_t R = rank_of(out);
-    float *u = b->gu; /* gate and up computed here have served */
-    gemm_narrow_nt(p.n, rows_of(u, R), 1, rows_of(b->a, plan->F), R, plan->F, out->A->data);
+    size_t r = lora_r(lora);
+    float *u = ws->gate_up; /* if g and u were recomputed here, they are no longer needed */
+    gemm_narrow_nt(p.n, rows_of(u, r), 1, rows_of(ws->a, s->F), r, s->F, lora->A->data);
     for (size_t i = 0; i < p.n; i++) {
-        float weight = weight_of_assignment(plan, back->w->data, p.at + i);
-        row_scale(R, u + i * R, weight, u + i * R);
-        row_scale(R, b->dlow + i * R, weight, b->dlow + i * R);
+        float weight = weight_of_assignment(s, back->pass->w->data, p.begin + i);
+        row_scale(r, u + i * r, weight, u + i * r);
+        row_scale(r, ws->lora_du + i * r, weight, ws->lora_du + i * r);
     }
-    sum_pair(back, out, &back->out, p, rows_of_pairs(plan, back->dy, p), u, b->dlow, rows_of(b->a, plan->F));
+    ExpertLoraFactors f = {rows_of_piece(s, back->pass->y->grad, p), rows_of(ws->a, s->F), u, ws->lora_du};
+    expert_lora_add(&back->down, s, back->pass->group, p, &f);
 }
 
-/* packed: where dg goes, and behind it du with the gradient of LoRA's u on gate|up; NULL when nothing below wants them. */
-static void piece_back(Back *back, Piece p, float *packed, const Bench *b, const Expert *next)
+/* The gradient of the LoRA on [gate | up], and its du. */
+static void lora_gate_up_backward(ExpertBackward *back, ExpertPiece p, Rows x, const float *u,
+                                  const BackwardWorkspace *ws)
 {
-    const ExpertSchedule *plan = back->plan;
+    const Lora *lora = back->gate_up.lora;
+    if (!lora) return;
+    Rows dy = rows_of(ws->dgate_up + lora->col, 2 * back->pass->schedule->F);
+    size_t r = lora_r(lora);
+    gemm_narrow_nn(p.n, rows_of(ws->lora_du, r), lora->scale, dy, r, lora->B->rows, lora->B->data);
+    expert_lora_add(&back->gate_up, back->pass->schedule, back->pass->group, p,
+                    &(ExpertLoraFactors){.dy = dy, .x = x, .u = u, .du = ws->lora_du});
+}
+
+/* Step 1 for a piece. packed: where dg, du and LoRA's du are packed; NULL: x requires no gradient. */
+static void piece_backward(ExpertBackward *back, ExpertPiece p, float *packed, const BackwardWorkspace *ws,
+                           const Expert *next)
+{
+    const ExpertsPass *pass = back->pass;
+    const ExpertSchedule *s = pass->schedule;
     const Expert *expert = back->expert;
-    const Lora *in = expert->lora_gate_up;
-    size_t F = plan->F, R = rank_of(in);
-    float *gu = plan->gate_up ? plan->gate_up + p.at * 2 * F : b->gu,
-          *low = plan->gate_up ? plan->low + p.at * plan->rank_most : b->low;
-    Rows x = rows_of_pairs(plan, back->x->data, p);
-    back_through_down(plan, expert, p.n, rows_of_pairs(plan, back->dy, p), b, next);
-    if (!plan->gate_up) gate_and_up(plan, expert, p.n, x, gu, low, b->pack, NULL);
-    back_to_gate_and_up(plan, p, back->w, gu, b);
-    if (expert->lora_down && param_trains(expert->lora_down->A)) sum_down(back, p, b);
-    if (in) {
-        gemm_narrow_nn(p.n, rows_of(b->dlow, R), in->scale, rows_of(b->dgu + in->col, 2 * F), R, in->B->rows,
-                       in->B->data);
-        sum_pair(back, in, &back->in, p, rows_of(b->dgu + in->col, 2 * F), low, b->dlow, x);
-    }
+    size_t F = s->F;
+    GateUp rows = gate_up_of_piece(pass, p, (GateUp){ws->gate_up, ws->lora_u});
+    Rows x = rows_of_piece(s, pass->x->data, p);
+    down_backward(s, expert, p.n, rows_of_piece(s, pass->y->grad, p), ws, next);
+    if (!pass->saved.gate_up) gate_up_forward(s, expert, p.n, x, rows, ws->packing, NULL);
+    swiglu_backward(pass, p, rows.gate_up, ws);
+    lora_down_backward(back, p, ws);
+    lora_gate_up_backward(back, p, x, rows.lora_u, ws);
     if (!packed) return;
-    GemmLora pair = lora_term_A(in, b->dlow);
-    gemm_pack_nn(p.n, 1, rows_of(b->dgu, 2 * F), expert->gate, NULL, packed);
-    gemm_pack_nn(p.n, 1, rows_of(b->dgu + F, 2 * F), expert->up, &pair, packed + gemm_scratch(p.n, F, 0));
+    GemmLora term = lora_term_A(expert->lora_gate_up, ws->lora_du);
+    gemm_pack_nn(p.n, 1, rows_of(ws->dgate_up, 2 * F), expert->gate, NULL, packed);
+    gemm_pack_nn(p.n, 1, rows_of(ws->dgate_up + F, 2 * F), expert->up, &term, packed + gemm_scratch(p.n, F, 0));
 }
 
-static void expert_back(Back *back, float *packed, const Bench *b, const Expert *next)
+static void expert_backward(ExpertBackward *back, const BackwardWorkspace *ws, const Expert *next)
 {
-    const ExpertSchedule *plan = back->plan;
-    size_t n = pieces_of(plan, assignments_of(plan, back->e));
+    const ExpertSchedule *s = back->pass->schedule;
+    float *packed = back->pass->packed ? back->pass->packed[back->e] : NULL;
+    size_t n = pieces_of(s, assignments_of(s, back->e));
     for (size_t i = 0; i < n; i++) {
-        Piece p = piece_of(plan, back->e, i);
-        piece_back(back, p, packed, b, i + 1 < n ? back->expert : next);
-        if (packed) packed += expert_packing_piece(plan, packing_back(plan), p.n);
+        ExpertPiece p = expert_piece(s, back->e, i);
+        piece_backward(back, p, packed, ws, i + 1 < n ? back->expert : next);
+        if (packed) packed += expert_packed_piece(s, BACKWARD_FACTORS, p.n);
     }
     if (n) return;
-    Piece none = {plan->begin[back->e], 0}; /* no token came: the gradients are zeros, and are said so */
-    sum_pair(back, back->expert->lora_down, &back->out, none, rows_of(NULL, 0), NULL, NULL, rows_of(NULL, 0));
-    sum_pair(back, back->expert->lora_gate_up, &back->in, none, rows_of(NULL, 0), NULL, NULL, rows_of(NULL, 0));
+    ExpertPiece none = {s->begin[back->e], 0}; /* no tokens: the gradients are zeros, and are written */
+    expert_lora_add(&back->down, s, back->pass->group, none, &(ExpertLoraFactors){0});
+    expert_lora_add(&back->gate_up, s, back->pass->group, none, &(ExpertLoraFactors){0});
 }
 
-/* Columns [begin, end) of dx: what an expert adds to them. */
-static void add_expert_back(const ExpertSchedule *plan, size_t e, const float *packed, float *dx, size_t begin,
-                            size_t end, const Weight *next)
+/* Step 2: columns [begin, end) of dx += dg Wg + du Wu of one expert. next: the gate that comes next, or NULL. */
+static void add_expert_backward(const ExpertsPass *pass, size_t e, size_t begin, size_t end, const Weight *next)
 {
-    const Expert *expert = &plan->experts[e];
-    GemmLora pair = lora_term_A(expert->lora_gate_up, NULL);
-    for (size_t i = 0, n = pieces_of(plan, assignments_of(plan, e)); i < n; i++) {
-        Piece p = piece_of(plan, e, i);
-        Rows to = rows_of_pairs(plan, dx, p);
-        gemm_nn_slice(p.n, to, true, packed, expert->gate, NULL, begin, end, (GemmNext){expert->up, begin});
-        gemm_nn_slice(p.n, to, true, packed + gemm_scratch(p.n, plan->F, 0), expert->up, &pair, begin, end,
+    const ExpertSchedule *s = pass->schedule;
+    const Expert *expert = &s->experts[e];
+    const float *packed = pass->packed[e];
+    GemmLora term = lora_term_A(expert->lora_gate_up, NULL);
+    for (size_t i = 0, n = pieces_of(s, assignments_of(s, e)); i < n; i++) {
+        ExpertPiece p = expert_piece(s, e, i);
+        Rows dx = rows_of_piece(s, pass->x->grad, p);
+        gemm_nn_slice(p.n, dx, true, packed, expert->gate, NULL, begin, end, (GemmNext){expert->up, begin});
+        gemm_nn_slice(p.n, dx, true, packed + gemm_scratch(p.n, s->F, 0), expert->up, &term, begin, end,
                       (GemmNext){i + 1 < n ? expert->gate : next, begin});
-        packed += expert_packing_piece(plan, packing_back(plan), p.n);
+        packed += expert_packed_piece(s, BACKWARD_FACTORS, p.n);
     }
 }
 
-static void add_back(const ExpertSchedule *plan, size_t first, size_t stop, float *const *packed, float *dx,
-                     size_t begin, size_t end)
+static void add_batch_backward(const ExpertsPass *pass, size_t first, size_t end, size_t col_begin, size_t col_end)
 {
-    for (size_t e = expert_end_with_tokens(plan, stop, first), next; e > first; e = next) {
-        next = expert_end_with_tokens(plan, e - 1, first);
-        add_expert_back(plan, e - 1, packed[e - 1], dx, begin, end, next > first ? plan->experts[next - 1].gate : NULL);
+    const ExpertSchedule *s = pass->schedule;
+    for (size_t e = expert_end_with_tokens(s, end, first), next; e > first; e = next) {
+        next = expert_end_with_tokens(s, e - 1, first);
+        add_expert_backward(pass, e - 1, col_begin, col_end, next > first ? s->experts[next - 1].gate : NULL);
     }
 }
 
-static void lap_back(const ExpertSchedule *plan, size_t first, size_t stop, const Group *group, const Tensor *x,
-                     const Tensor *w, const float *dy, float *const *packed, float *scratch, size_t each)
+static void batch_backward(const ExpertsPass *pass, size_t first, size_t end)
 {
-    size_t turn = first;
-    expert_batch_order(plan, first, stop);
+    const ExpertSchedule *s = pass->schedule;
+    size_t next_turn = first;
+    expert_batch_order(s, first, end);
 #pragma omp parallel
     {
-        Bench bench = bench_at(plan, scratch + (size_t)omp_get_thread_num() * each);
-        for (size_t i = take_turn(&turn), next; i < stop; i = next) {
-            next = take_turn(&turn);
-            size_t e = plan->order[i].expert;
-            Back back = {.plan = plan,
-                         .expert = &plan->experts[e],
-                         .group = group,
-                         .x = x,
-                         .w = w,
-                         .dy = dy,
-                         .e = e,
-                         .in = sums_of(plan, e),
-                         .out = sums_of(plan, e)};
-            expert_back(&back, x->requires_grad ? packed[e] : NULL, &bench, expert_at(plan, stop, next));
+        BackwardWorkspace ws = backward_workspace(s, my_workspace(pass));
+        for (size_t turn = expert_turn_take(&next_turn), next; turn < end; turn = next) {
+            next = expert_turn_take(&next_turn);
+            size_t e = s->order[turn].expert, begin = s->begin[e];
+            const Expert *expert = &s->experts[e];
+            ExpertBackward back = {
+                pass, expert, e, {expert->lora_gate_up, e, 0, begin}, {expert->lora_down, e, 0, begin}};
+            expert_backward(&back, &ws, expert_of_turn(s, end, next));
         }
 #pragma omp barrier
-        size_t begin, end;
-        columns_of(plan->D, (size_t)omp_get_thread_num(), (size_t)omp_get_num_threads(), &begin, &end);
-        if (x->requires_grad && begin < end) add_back(plan, first, stop, packed, x->grad, begin, end);
+        size_t col_begin, col_end;
+        columns_of_thread(s->D, (size_t)omp_get_thread_num(), (size_t)omp_get_num_threads(), &col_begin, &col_end);
+        if (pass->packed && col_begin < col_end) add_batch_backward(pass, first, end, col_begin, col_end);
     }
 }
 
 static void experts_backward(Node *node)
 {
     Tape *tape = node->tape;
-    const ExpertSchedule *plan = node->state;
-    const ExpertChunks *chunks = plan->chunks;
+    const ExpertsState *state = node->state;
+    const ExpertSchedule *s = &state->schedule;
+    const ExpertChunks *chunks = s->chunks;
     Tensor *x = node->in[0], *w = node->in[1], *y = node->out;
-    size_t each = round_up(bench_floats(plan), 16), room = expert_packing_block(tape, plan, packing_back(plan));
-    float *scratch = tape_scratch(tape, tape_threads(tape) * each),
-          *block = x->requires_grad ? tape_scratch(tape, room) : NULL;
-    float **packed = (float **)(void *)tape_scratch(tape, plan->E * 2);
+    size_t workspace_floats = backward_workspace_floats(s), capacity = expert_block_capacity(tape, s, BACKWARD_FACTORS);
+    float *workspaces = tape_scratch(tape, tape_threads(tape) * workspace_floats),
+          *block = x->requires_grad ? tape_scratch(tape, capacity) : NULL;
+    float **packed = (float **)(void *)tape_scratch(tape, s->E * 2);
+    ExpertsPass pass = {s, state->saved, tape->group, x, w, y, block ? packed : NULL, workspaces, workspace_floats};
     for (size_t i = chunks->n; tape_computes(tape) && i-- > 0 && expert_chunk_acquire(tape, chunks, i);) {
-        for (size_t e = chunks->begin[i + 1], first; e > chunks->begin[i]; e = first) {
-            first = expert_batch_begin(plan, packing_back(plan), room, chunks->begin[i], e);
-            if (block) place(plan, packing_back(plan), first, e, block, packed);
-            lap_back(plan, first, e, tape->group, x, w, y->grad, packed, scratch, each);
+        for (size_t end = chunks->begin[i + 1], first; end > chunks->begin[i]; end = first) {
+            first = expert_batch_begin(s, BACKWARD_FACTORS, capacity, chunks->begin[i], end);
+            if (block) place_packed(s, BACKWARD_FACTORS, first, end, block, packed);
+            batch_backward(&pass, first, end);
         }
         expert_chunk_release(chunks, i);
     }
 }
+
+/* ---- the operation ---------------------------------------------------------------------------------------------- */
 
 static const Op experts_op = {.name = "experts", .backward = experts_backward};
 
@@ -407,52 +435,19 @@ static bool trains(size_t E, const Expert *experts)
     return false;
 }
 
-static bool lora_fits(Tape *tape, const Lora *lora, size_t inner, size_t width)
-{
-    if (!lora) return true;
-    const Param *A = lora->A, *B = lora->B;
-    return tape_expect(tape, A->cols == inner && B->cols == A->rows && lora->col + B->rows <= width,
-                       "%s: A [%zu][%zu], B [%zu][%zu] at column %zu; x is %zu wide, y %zu", A->name, A->rows, A->cols,
-                       B->rows, B->cols, lora->col, inner, width);
-}
-
-static bool fits(Tape *tape, const Tensor *x, Route route, size_t E, const Expert *experts)
-{
-    size_t T = x->shape[0], D = x->shape[1], K = route.weights->shape[1];
-    if (!tape_expect(tape, E > 0, "experts: there are none")) return false;
-    if (!tape_expect(tape, T == tape->group->T && T == route.weights->shape[0],
-                     "experts: %zu rows, %zu tokens, %zu rows of weights", T, tape->group->T, route.weights->shape[0]))
-        return false;
-    size_t F = experts[0].gate->rows;
-    for (size_t e = 0; e < E; e++) {
-        const Weight *gate = experts[e].gate, *up = experts[e].up, *down = experts[e].down;
-        bool right = gate->rows == F && gate->cols == D && up->rows == F && up->cols == D && down->rows == D &&
-                     down->cols == F;
-        if (!tape_expect(tape, right, "experts: x is [%zu][%zu], gate [%zu][%zu], up [%zu][%zu], down [%zu][%zu]", T, D,
-                         gate->rows, gate->cols, up->rows, up->cols, down->rows, down->cols) ||
-            !lora_fits(tape, experts[e].lora_gate_up, D, 2 * F) || !lora_fits(tape, experts[e].lora_down, F, D))
-            return false;
-    }
-    for (size_t i = 0; i < T * K && tape_computes(tape); i++)
-        if (!tape_expect(tape, route.ids[i] >= 0 && (size_t)route.ids[i] < E, "experts: id %d of %zu", route.ids[i], E))
-            return false;
-    return true;
-}
-
 Tensor *op_experts(Tape *tape, Tensor *x, Route route, size_t E, const Expert *experts, const ExpertChunks *chunks)
 {
-    size_t T = x->shape[0], D = x->shape[1], K = route.weights->shape[1];
-    Tensor *y = tape_tensor(tape, T, D);
-    if (!fits(tape, x, route, E, experts)) return &tape->dummy;
-    ExpertSchedule *plan = expert_schedule_new(tape, route.ids, T, K, D, E, experts, chunks);
-    if (!plan) return &tape->dummy;
-    Tensor *in[] = {x, route.weights};
+    Tensor *y = tape_tensor(tape, x->shape[0], x->shape[1]), *in[] = {x, route.weights};
+    ExpertsState *state = tape_alloc(tape, sizeof *state);
+    if (!state || !expert_schedule_init(tape, &state->schedule, x, route, E, experts, chunks)) return &tape->dummy;
+    const ExpertSchedule *s = &state->schedule;
+    state->saved = (GateUp){0};
     if (!tape->recompute_experts && !tape->recomputing && tape_requires_grad(tape, trains(E, experts), 2, in)) {
-        plan->gate_up = tape_floats(tape, plan->N * 2 * plan->F);
-        plan->low = tape_floats(tape, plan->N * plan->rank_most);
+        state->saved.gate_up = tape_floats(tape, s->N * 2 * s->F);
+        state->saved.lora_u = tape_floats(tape, s->N * s->max_r);
         if (tape->err) return &tape->dummy;
     }
-    if (tape_computes(tape)) memset(y->data, 0, T * D * sizeof *y->data);
-    if (!tape->recomputing) experts_up(tape, plan, x, route.weights, y->data);
-    return tape_record(tape, &experts_op, y, plan, trains(E, experts), 2, in);
+    if (tape_computes(tape)) memset(y->data, 0, s->T * s->D * sizeof *y->data);
+    if (!tape->recomputing) experts_forward(tape, state, x, route.weights, y);
+    return tape_record(tape, &experts_op, y, state, trains(E, experts), 2, in);
 }

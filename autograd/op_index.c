@@ -1,7 +1,7 @@
 /* The lightning indexer's choice of keys:
  *     I[s,t] = sum_h (w[s,h] H^-1/2) ReLU(q[s,h] . k[t] d^-1/2),   t <= s;   the top_k largest of each row.
- * A document's keys are packed once; then blocks of queries meet their whole past, each on one thread. A score depends on
- * its own query and key alone.
+ * A document's keys are packed once; then blocks of queries meet their whole past, each on one thread. A score depends
+ * on its own query and key alone.
  * Source: DeepSeek-V3.2 report, section 2.1; transformers 5.23.0, modeling_glm_moe_dsa.py, GlmMoeDsaIndexer. */
 #include "autograd/op.h"
 #include "tensor/kernel.h"

@@ -62,8 +62,8 @@ static void loras_backward(Tape *tape, const LinearState *state, const Tensor *x
     }
 }
 
-/* dx of the frozen weights, with the terms du A of LoRA modules without dropout. A module that adds to several weights is
- * added with the first of them: its du becomes NULL. */
+/* dx of the frozen weights, with the terms du A of LoRA modules without dropout. A module that adds to several weights
+ * is added with the first of them: its du becomes NULL. */
 static void weights_backward(const Tape *tape, const LinearState *state, Tensor *x, const Tensor *y,
                              const float *du[MAX_WEIGHTS], float *scratch)
 {

@@ -4,8 +4,8 @@
  * x [T][D], A [r][D], B [O][r], u [T][r], y [T][O].   Source: Hu et al. 2021, section 4.1 (arXiv:2106.09685).
  *
  * Dropout: element (t, d) is kept if its random number is at least p, and is then divided by 1 - p. The number is a
- * function of (seed, step, module, document, position, column), so the mask is not stored but recomputed, and it does not
- * depend on ranks, groups or threads. */
+ * function of (seed, step, module, document, position, column), so the mask is not stored but recomputed, and it does
+ * not depend on ranks, groups or threads. */
 #include "autograd/lora.h"
 #include "base/rng.h"
 #include "tensor/rows.h"
@@ -15,7 +15,7 @@ static void drop_rows(const Tape *tape, const Lora *lora, size_t D, float *y, co
 {
     const Group *group = tape->group;
     uint64_t key = rng_key(tape->dropout_key, lora->key);
-    uint32_t min_kept = (uint32_t)(tape->dropout * 0x1p32f);
+    uint32_t threshold = (uint32_t)(tape->dropout * 0x1p32f);
     float scale = 1 / (1 - tape->dropout);
     for (size_t d = 0; d < group->n_docs; d++) {
         uint64_t document = rng_key(key, group->first_doc + d);
@@ -25,8 +25,8 @@ static void drop_rows(const Tape *tape, const Lora *lora, size_t D, float *y, co
             uint64_t row = rng_key(document, t - begin);
             for (size_t c = 0; c < D; c += 2) { /* one draw serves two columns */
                 uint64_t bits = rng_bits(row, c);
-                y[t * D + c] = (uint32_t)bits >= min_kept ? x[t * D + c] * scale : 0;
-                if (c + 1 < D) y[t * D + c + 1] = (uint32_t)(bits >> 32) >= min_kept ? x[t * D + c + 1] * scale : 0;
+                y[t * D + c] = (uint32_t)bits >= threshold ? x[t * D + c] * scale : 0;
+                if (c + 1 < D) y[t * D + c + 1] = (uint32_t)(bits >> 32) >= threshold ? x[t * D + c + 1] * scale : 0;
             }
         }
     }

@@ -1,7 +1,7 @@
 /* A parameter on the tape: one tensor for each micro-batch. Its gradient becomes the leaf of that micro-batch in the
  * parameter's forest once every operation that uses the tensor has added to it.
- * The nodes are recorded from the last micro-batch to the first: the backward pass starts at the last node, so leaves come in
- * order of micro-batches, as param_leaf requires. */
+ * The nodes are recorded from the last micro-batch to the first: the backward pass starts at the last node, so leaves
+ * come in order of micro-batches, as param_leaf requires. */
 #include "autograd/op.h"
 
 #include <string.h>

@@ -3,7 +3,8 @@
  *     ds_k = f (dw_k - sum_m dw_m wn_m) / sum,   dz = ds s (1 - s) for the chosen, else 0   (wn: w / f)
  * Without norm_topk_prob:  w = f s,  ds = f dw.   z [T][E], bias [E], w [T][K].
  * The chosen experts are kept in id order: sums over them do not depend on their scores.
- * Source: docs/glm5.md, section 8; DeepSeek-V3 report, section 2.1.2 (arXiv:2412.19437); transformers 5.23.0, GlmMoeDsaTopkRouter. */
+ * Source: docs/glm5.md, section 8; DeepSeek-V3 report, section 2.1.2 (arXiv:2412.19437); transformers 5.23.0,
+ * GlmMoeDsaTopkRouter. */
 #include "autograd/op.h"
 #include "tensor/rows.h"
 

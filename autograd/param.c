@@ -1,3 +1,9 @@
+/* The tree of gradients. With first = 3 the forest grows as [3], [3][4], [3][4 5], [3][4 5][6]: a new leaf is the last
+ * node, and param_merge adds it to its older sibling, and that sum to the next one, as long as both are complete.
+ *
+ * What always holds: nodes lie oldest first; a node is the sum of a subtree whose size is a power of two and whose
+ * begin is a multiple of its size; a sum is always older += newer, so the total has the same bits for any number of
+ * ranks. */
 #include "autograd/param.h"
 
 #include "base/memory.h"

@@ -18,9 +18,11 @@
  *      that it can write the gradient of an input (Op.overwrites_grad) and nothing has been added yet, the buffer is
  *      unwritten, and backward writes all of it (tape_first_write). This saves clearing the buffer.
  *   4. An operation that works in place (out is also an input) needs no special case: both share one gradient.
- *   5. Tapes that share a workspace run backward one after another: between the first tape_seed of one tape and its reset,
+ *   5. Tapes that share a workspace run backward one after another: between the first tape_seed of one tape and its
+ *   reset,
  *      no other tape begins or is reset. Results of a tape that is not resident are lost when the next tape begins.
- *   6. In the backward pass a tensor and its gradient are freed as soon as the operation that made it is done: every use
+ *   6. In the backward pass a tensor and its gradient are freed as soon as the operation that made it is done: every
+ *   use
  *      of the tensor was recorded later and has been handled. Leaves stay until the reset. */
 #ifndef GRAFT_AUTOGRAD_TAPE_H
 #define GRAFT_AUTOGRAD_TAPE_H
@@ -66,8 +68,7 @@ enum { TAPE_SCRATCH = 32 }; /* blocks of scratch that an operation may hold at o
 struct Tape {
     Pool own_pool;   /* results of a resident tape; of a tape without a workspace everything */
     Pool *workspace; /* the caller's, or NULL: what only the running tape needs; all tapes of a step share it */
-    Pool
-        node_pool; /* nodes and other small blocks: apart, so that a freed block of floats leaves a gap of useful size */
+    Pool node_pool;  /* nodes and other small blocks: apart, so that freed floats leave gaps of useful sizes */
     bool resident;   /* results lie in own_pool until backward; only scratch and gradients lie in the workspace */
     bool count_only; /* the pools of floats only count bytes: nothing is computed */
     size_t threads;  /* number of threads that scratch is counted for; 0: the threads of this process */
@@ -116,8 +117,8 @@ static inline size_t tape_rows(const Tape *tape, size_t T) { return tape_compute
 /* Number of threads to allocate scratch for. */
 size_t tape_threads(const Tape *tape);
 
-/* A new tensor, and blocks that live until the reset; not zeroed. NULL or the dummy when memory has run out: the tape then
- * keeps the error, and the operation stops at its next tape_expect or check of tape->err. */
+/* A new tensor, and blocks that live until the reset; not zeroed. NULL or the dummy when memory has run out: the tape
+ * then keeps the error, and the operation stops at its next tape_expect or check of tape->err. */
 Tensor *tape_tensor(Tape *tape, size_t rows, size_t cols);
 void *tape_alloc(Tape *tape, size_t bytes); /* may be written to even if the tape only counts */
 float *tape_floats(Tape *tape, size_t n);
@@ -139,8 +140,8 @@ void tape_scratch_reset(Tape *tape);
 /* Record an error unless condition holds; false if the tape has failed, now or earlier. */
 bool tape_expect(Tape *tape, bool condition, const char *format, ...) PRINTF(3, 4);
 
-/* Record an error (ERR_NUMERIC, with row and column) if a value of the tensor is not finite. For scores that a choice is
- * made by: a comparison would ignore a NaN. */
+/* Record an error (ERR_NUMERIC, with row and column) if a value of the tensor is not finite. For scores that a choice
+ * is made by: a comparison would ignore a NaN. */
 void tape_expect_finite(Tape *tape, const Tensor *tensor, const char *what);
 
 /* True if the operation must save what backward needs. trains: one of its parameters is trained. */

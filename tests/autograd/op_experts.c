@@ -186,7 +186,7 @@ static void pieces_and_laps_change_no_bit(void **state)
             Trial trial;
             make(&trial, i);
             Outcome want = trial_run(&trial, &arena);
-            expert_limits = (ExpertLimits){.piece_rows = rows};
+            expert_limits = (ExpertLimits){.min_piece_rows = rows};
             Outcome got = trial_run(&trial, &arena);
             expert_limits = usual;
             assert_memory_equal(got.out, want.out, trial.group.T * trial.cols * sizeof(float));

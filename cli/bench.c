@@ -1,4 +1,5 @@
-/* graft bench [DIR] [options]: how fast this machine could be, and how much of that is reached. */
+/* graft bench [DIR] [options]: measure what this machine could do, and which share of it graft reaches. The
+ * measurements are in bench/; this file has the options and says what is measured. */
 #include "base/options.h"
 #include "bench/generate.h"
 #include "bench/random_model.h"
@@ -18,7 +19,7 @@
 typedef struct {
     SuiteConfig suite;
     StepsConfig step;
-    GenerateConfig text;
+    GenerateConfig generation;
     char *json, *directory, *compute, *make;
     TextList parts;
     int64_t threads;
@@ -27,60 +28,64 @@ typedef struct {
 
 #define AT(field) offsetof(BenchSettings, field)
 static const Option bench_table[] = {
-    {.help = "Of all"},
-    {"json", OPT_TEXT, AT(json), .help = "write what was found to this file, JSON Lines; graft plot draws them"},
-    {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = COMPUTE_CHOICES, .help = "path of computation"},
-    {"threads", OPT_INT, AT(threads), .preset = "0", .min = 0, .max = 1024, .help = "0: as OpenMP chooses"},
-    {.help = "Without a DIR: products, operations, texts and training steps of made-up models"},
+    {.help = "General"},
+    {"json", OPT_TEXT, AT(json), .help = "write the results to this file as JSON Lines; graft plot draws them"},
+    {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = COMPUTE_CHOICES, .help = "compute path"},
+    {"threads", OPT_INT, AT(threads), .preset = "0", .min = 0, .max = 1024, .help = "threads; 0: as OpenMP chooses"},
+    {.help = "Without a DIR: products, operations, generation and training steps of random models"},
     {"directory", OPT_TEXT, AT(directory), .preset = "build/bench",
-     .help = "where the models are; they are made there, 2.5 GB, unless they are there"},
+     .help = "directory of the random models; they are made there (2.5 GB) if they are missing"},
     {"parts", OPT_LIST, AT(parts), .help = "only these of " SUITE_PARTS},
     {"rounds", OPT_INT, AT(suite.rounds), .preset = "3", .min = 1, .max = 16,
-     .help = "of training steps, configurations taking turns"},
+     .help = "rounds of training steps; the configurations take turns"},
     {.help = "With a DIR: training steps of this model, one document of random tokens each"},
     {"targets", OPT_TEXT, AT(step.targets), .preset = "attn+experts", .choices = STEPS_TARGETS,
      .help =
-         "attention's projections; and 16 experts of each layer, the shared expert, or that and all routed experts"},
-    {"tokens", OPT_INT, AT(step.tokens), .preset = "512", .min = 2, .max = 1e6, .help = "of a step"},
+         "LoRA on attention; and on 16 experts of each layer, the shared expert, or the shared and all routed experts"},
+    {"tokens", OPT_INT, AT(step.tokens), .preset = "512", .min = 2, .max = 1e6, .help = "tokens of a step"},
     {"document", OPT_INT, AT(step.document), .preset = "0", .min = 0, .max = 1e6,
-     .help = "tokens of each document; 0: one of all"},
+     .help = "tokens of each document; 0: one document of all tokens"},
     {"steps", OPT_INT, AT(step.steps), .preset = "7", .min = 1, .max = 1e6,
-     .help = "that are counted; 100 and more: is their time constant?"},
-    {"warm_up", OPT_INT, AT(step.warm_up), .preset = "2", .min = 0, .max = 1e6, .help = "steps before them"},
-    {"r", OPT_INT, AT(step.r), .preset = "8", .min = 1, .max = 1024, .help = "LoRA's rank"},
+     .help = "steps that are measured; 100 and more also show whether their time is constant"},
+    {"warm_up", OPT_INT, AT(step.warm_up), .preset = "2", .min = 0, .max = 1e6,
+     .help = "steps before the measured ones"},
+    {"r", OPT_INT, AT(step.r), .preset = "8", .min = 1, .max = 1024, .help = "inner size of A and B"},
     {"init_adapter", OPT_TEXT, AT(step.init_adapter),
-     .help = "start from this PEFT directory; it then says what is trained"},
+     .help = "start from this PEFT directory, which then decides what is trained"},
     {"keep_layers", OPT_INT, AT(step.keep_layers), .preset = "1000", .min = 0, .max = 1000,
-     .help = "topmost layers that are not computed again"},
+     .help = "topmost layers that are not recomputed in the backward pass"},
     {"recompute_experts", OPT_FLAG, AT(step.recompute_experts), .old = "lean",
      .help = "the backward pass recomputes gate and up of the experts"},
     {"memory_limit", OPT_TEXT, AT(step.memory_limit),
-     .help = "as in training, and what was planned beside what was; none: all weights lie in the mapping"},
+     .help = "as in training; also compares the plan with the run. Default: all weights are mapped"},
     {"group_tokens", OPT_INT, AT(step.group_tokens), .preset = "8192", .min = 0, .max = 1e9,
      .help = "as in training, under a memory limit"},
-    {"scratch_dir", OPT_TEXT, AT(step.scratch_dir), .preset = ".", .help = "for boundaries under a memory limit"},
-    {"seed", OPT_INT, AT(step.seed), .preset = "1", .min = 0, .max = 1e6, .help = "of tokens and adapter"},
+    {"scratch_dir", OPT_TEXT, AT(step.scratch_dir), .preset = ".",
+     .help = "directory for layer inputs under a memory limit"},
+    {"seed", OPT_INT, AT(step.seed), .preset = "1", .min = 0, .max = 1e6, .help = "seed of tokens and adapter"},
     {"timing", OPT_FLAG, AT(timing), .old = "profile", .help = "print where the time goes, by operation and by layer"},
-    {"generate", OPT_FLAG, AT(generate), .help = "no training steps: greedy texts of random prompts"},
-    {"batch", OPT_INT, AT(text.batch), .preset = "1", .min = 1, .max = 1e5, .help = "texts at once"},
-    {"prompt", OPT_INT, AT(text.prompt), .preset = "512", .min = 1, .max = 1e6, .help = "tokens of each one's prompt"},
-    {"new", OPT_INT, AT(text.new_tokens), .preset = "64", .min = 2, .max = 1e6, .help = "tokens of each one after it"},
+    {"generate", OPT_FLAG, AT(generate),
+     .help = "measure greedy generation from random prompts instead of training steps"},
+    {"batch", OPT_INT, AT(generation.batch), .preset = "1", .min = 1, .max = 1e5, .help = "sequences at once"},
+    {"prompt", OPT_INT, AT(generation.prompt), .preset = "512", .min = 1, .max = 1e6, .help = "tokens of each prompt"},
+    {"new", OPT_INT, AT(generation.new_tokens), .preset = "64", .min = 2, .max = 1e6,
+     .help = "tokens generated after each prompt"},
     {"make", OPT_TEXT, AT(make),
-     .help = "measure nothing: make a random model of this shape in DIR, S or a config.json, from the seed"},
-    {"help", OPT_FLAG, AT(help), .help = "this list"},
+     .help = "only make a random model in DIR, of this shape (S or a config.json) and from the seed"},
+    {"help", OPT_FLAG, AT(help), .help = "print this list"},
     {0}};
 #undef AT
 
 static void print_help(void)
 {
     puts("graft bench [DIR] [options]\n\n"
-         "Measure this machine (multiplications, memory, disk), then graft as shares of that: products, operations, "
-         "texts\n"
-         "and training steps. With a DIR, the training steps of the model there, or its texts.\n");
+         "Measure this machine (arithmetic, memory, disk), and graft as a share of it: products, operations, "
+         "generation\n"
+         "and training steps. With a DIR: training steps of the model there, or generation with it.\n");
     options_help(stdout, bench_table);
 }
 
-/* The parts that were asked for; all when none was named. */
+/* Switch on the parts of --parts; all of them when it is not given. */
 static Err *choose_parts(BenchSettings *s)
 {
     SuiteConfig *c = &s->suite;
@@ -145,10 +150,11 @@ static Err *bench_model(BenchSettings *s, const char *directory)
     return err;
 }
 
-/* As `graft generate` fits texts into a limit. A streamed model gets one round, for a token takes seconds. */
-static Err *fit_text(BenchSettings *s, Model *model)
+/* Fit into the memory limit as `graft generate` does. A streamed model gets one round, because a token takes
+ * seconds. */
+static Err *fit_generation(BenchSettings *s, Model *model)
 {
-    GenerateConfig *c = &s->text;
+    GenerateConfig *c = &s->generation;
     size_t batch = (size_t)c->batch, prompt = (size_t)c->prompt,
            bytes = cache_bytes(model, batch, prompt + (size_t)c->new_tokens);
     if (!s->step.memory_limit) return NULL;
@@ -159,15 +165,16 @@ static Err *fit_text(BenchSettings *s, Model *model)
     return NULL;
 }
 
-static Err *bench_text(BenchSettings *s, const char *directory)
+static Err *bench_generation(BenchSettings *s, const char *directory)
 {
     Model *model;
     Json *record;
-    if (!dispatch_init(s->compute)) return err_new(ERR_USAGE, "compute: this CPU has no %s", s->compute);
+    if (!dispatch_init(s->compute))
+        return err_new(ERR_USAGE, "compute %s: this CPU has no such instructions", s->compute);
     TRY(model_open(&model, directory));
-    s->text.rounds = 3;
-    Err *err = fit_text(s, model);
-    if (!err) err = generate_measure(&record, model, directory, &s->text);
+    s->generation.rounds = 3;
+    Err *err = fit_generation(s, model);
+    if (!err) err = generate_measure(&record, model, directory, &s->generation);
     model_close(model);
     if (err) return err;
     generate_print(record);
@@ -188,7 +195,7 @@ static Err *bench(BenchSettings *s, int argc, char **argv)
     if (s->make) return random_model_make(s->make, directory, (uint64_t)s->step.seed);
     if (s->threads) omp_set_num_threads((int)s->threads);
     if (!directory) return bench_suite(s);
-    return s->generate ? bench_text(s, directory) : bench_model(s, directory);
+    return s->generate ? bench_generation(s, directory) : bench_model(s, directory);
 }
 
 int verb_bench(int argc, char **argv)

@@ -1,3 +1,5 @@
+/* The order matters: candidate_fit plans the memory and may replace mapped weights by streamed ones, so adapters are
+ * attached after it. */
 #include "cli/candidate.h"
 
 #include "base/file.h"
@@ -9,30 +11,30 @@
 #include <omp.h>
 #include <stdlib.h>
 
-Err *candidate_open(Candidate *s, const CandidateSettings *settings)
+Err *candidate_open(Candidate *c, const CandidateSettings *settings)
 {
     char path[PATH_BYTES];
     if (!settings->model) return err_new(ERR_USAGE, "--model is missing");
     if (!dispatch_init(settings->compute))
-        return err_new(ERR_USAGE, "compute %s: this CPU cannot do that", settings->compute);
-    TRY(model_open(&s->model, settings->model));
+        return err_new(ERR_USAGE, "compute %s: this CPU has no such instructions", settings->compute);
+    TRY(model_open(&c->model, settings->model));
     TRY(file_join(path, settings->model, "tokenizer.json"));
-    return tokenizer_open(&s->tokenizer, path);
+    return tokenizer_open(&c->tokenizer, path);
 }
 
-void candidate_close(Candidate *s)
+void candidate_close(Candidate *c)
 {
-    for (size_t i = 0; i < s->n; i++) {
-        adapter_free(s->adapters[i].adapter);
-        free(s->adapters[i].name);
+    for (size_t i = 0; i < c->n; i++) {
+        adapter_free(c->adapters[i].adapter);
+        free(c->adapters[i].name);
     }
-    free(s->adapters);
-    tokenizer_close(s->tokenizer);
-    model_close(s->model);
-    *s = (Candidate){0};
+    free(c->adapters);
+    tokenizer_close(c->tokenizer);
+    model_close(c->model);
+    *c = (Candidate){0};
 }
 
-Err *candidate_fit(Candidate *s, const CandidateSettings *settings, const CandidateWork *work, int64_t *group_tokens)
+Err *candidate_fit(Candidate *c, const CandidateSettings *settings, const CandidateWork *work, int64_t *group_tokens)
 {
     Budget budget;
     StepWork all = {.ranks = 1,
@@ -43,32 +45,32 @@ Err *candidate_fit(Candidate *s, const CandidateSettings *settings, const Candid
                     .micro_batch_tokens = 1,
                     .group_tokens = (size_t)*group_tokens,
                     .data_bytes = work->bytes};
-    TRY(budget_apply(&budget, s->model, NULL, &all, settings->memory_limit));
+    TRY(budget_apply(&budget, c->model, NULL, &all, settings->memory_limit));
     *group_tokens = (int64_t)budget.group_tokens;
     return NULL;
 }
 
-Err *candidate_add(Candidate *s, const char *path)
+Err *candidate_add(Candidate *c, const char *path)
 {
-    TRY(mem_grow(&s->adapters, &s->capacity, s->n + 1, sizeof *s->adapters));
-    struct CandidateAdapter *to = &s->adapters[s->n];
+    TRY(mem_grow(&c->adapters, &c->capacity, c->n + 1, sizeof *c->adapters));
+    struct CandidateAdapter *to = &c->adapters[c->n];
     *to = (struct CandidateAdapter){0};
-    TRY(adapter_open(&to->adapter, s->model, path));
-    s->n++; /* from here on it is closed with the rest */
+    TRY(adapter_open(&to->adapter, c->model, path));
+    c->n++; /* from here on candidate_close frees it */
     return mem_copy_text(&to->name, path);
 }
 
-Err *candidate_add_all(Candidate *s, const CandidateSettings *settings)
+Err *candidate_add_all(Candidate *c, const CandidateSettings *settings)
 {
-    for (size_t i = 0; i < settings->adapter.count; i++) TRY(candidate_add(s, settings->adapter.items[i]));
+    for (size_t i = 0; i < settings->adapter.count; i++) TRY(candidate_add(c, settings->adapter.items[i]));
     return NULL;
 }
 
-const Adapter *candidate_adapter(const Candidate *s, size_t variant)
+const Adapter *candidate_adapter(const Candidate *c, size_t variant)
 {
-    return variant ? s->adapters[variant - 1].adapter : NULL;
+    return variant ? c->adapters[variant - 1].adapter : NULL;
 }
-const char *candidate_name(const Candidate *s, size_t variant)
+const char *candidate_name(const Candidate *c, size_t variant)
 {
-    return variant ? s->adapters[variant - 1].name : "base";
+    return variant ? c->adapters[variant - 1].name : "base";
 }

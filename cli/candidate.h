@@ -1,8 +1,8 @@
-/* What eval, generate and chat all open: a model, its tokenizer, and adapters by name.
+/* What eval, generate and chat open: a model, its tokenizer, and adapters by name.
  *
- *     candidate_open(&subject, &settings);                 // the arithmetic, the base, its tokenizer
- *     candidate_fit(&subject, &settings, &work, &group);   // before adapters: the base may be streamed from here on
- *     candidate_add(&subject, path);                       // or candidate_add_all: those of --adapter */
+ *     candidate_open(&candidate, &settings);               // compute path, base model, tokenizer
+ *     candidate_fit(&candidate, &settings, &work, &group); // before adapters: from here on the base may be streamed
+ *     candidate_add(&candidate, path);                     // or candidate_add_all: those of --adapter */
 #ifndef GRAFT_CLI_CANDIDATE_H
 #define GRAFT_CLI_CANDIDATE_H
 
@@ -19,22 +19,22 @@ typedef struct {
 } CandidateSettings;
 
 #define CANDIDATE_AT(at, field) (at) + offsetof(CandidateSettings, field)
-/* Rows of a table whose struct has a CandidateSettings: the first of them, and some of those about the work. */
+/* Rows for a table whose struct has a CandidateSettings: what is opened, and how it is computed. */
 #define CANDIDATE_OPTIONS(at, adapters)                                               \
     {"model", OPT_TEXT, CANDIDATE_AT(at, model), .help = "a Hugging Face directory"}, \
     {                                                                                 \
         "adapter", OPT_LIST, CANDIDATE_AT(at, adapter), .help = adapters              \
     }
-#define CANDIDATE_WORK_OPTIONS(at)                                                                        \
-    {"compute",                                                                                           \
-     OPT_TEXT,                                                                                            \
-     CANDIDATE_AT(at, compute),                                                                           \
-     .preset = "auto",                                                                                    \
-     .choices = COMPUTE_CHOICES,                                                                          \
-     .help = "arithmetic of the frozen products"},                                                        \
-    {                                                                                                     \
-        "memory_limit", OPT_TEXT, CANDIDATE_AT(at, memory_limit),                                         \
-            .help = "for everything: 8GiB; what is free less a tenth when not given. Never changes a bit" \
+#define CANDIDATE_WORK_OPTIONS(at)                                                                         \
+    {"compute",                                                                                            \
+     OPT_TEXT,                                                                                             \
+     CANDIDATE_AT(at, compute),                                                                            \
+     .preset = "auto",                                                                                     \
+     .choices = COMPUTE_CHOICES,                                                                           \
+     .help = "compute path of the products with frozen weights"},                                          \
+    {                                                                                                      \
+        "memory_limit", OPT_TEXT, CANDIDATE_AT(at, memory_limit),                                          \
+            .help = "for everything, such as 8GiB; default: free memory less a tenth. Never changes a bit" \
     }
 
 typedef struct {
@@ -47,17 +47,17 @@ typedef struct {
     } * adapters; /* [n] */
 } Candidate;
 
-/* An empty (all zero) Subject may be closed. */
+/* An empty (all zero) Candidate may be closed. */
 MUST_USE Err *candidate_open(Candidate *candidate, const CandidateSettings *settings);
 void candidate_close(Candidate *candidate);
 
-/* What the work takes besides weights. */
+/* What the work needs besides the weights. */
 typedef struct {
-    size_t tokens, longest; /* that go through a layer in a step; of one text */
-    size_t bytes;           /* held all the while: data, hidden states, caches */
+    size_t tokens, longest; /* that go through the layers together; of the longest sequence */
+    size_t bytes;           /* held for the whole time: data, hidden states, caches */
 } CandidateWork;
 
-/* Keep memory_limit: weights are streamed, and group_tokens (0: all) lessened, when they must be. */
+/* Fit into memory_limit: stream the weights and lower *group_tokens (0: all) if necessary. */
 MUST_USE Err *candidate_fit(Candidate *candidate, const CandidateSettings *settings, const CandidateWork *work,
                             int64_t *group_tokens);
 

@@ -1,4 +1,5 @@
-/* graft chat --model DIR [--adapter PATH,...]: talk with the base and its adapters. */
+/* graft chat --model DIR [--adapter PATH,...]: a conversation with the base or one of its adapters. This file has the
+ * options and the commands; cli/chat_session.c renders the messages and prints the answers. */
 #include "base/log.h"
 #include "base/memory.h"
 #include "cli/line_editor.h"
@@ -15,30 +16,30 @@
 
 static const Option chat_table[] = {
     CANDIDATE_OPTIONS(AT(candidate),
-                      "PEFT directories, checkpoints or runs, with commas; the talk begins with the first"),
+                      "PEFT directories, checkpoints or runs, separated by commas; the first one answers"),
     {"system", OPT_TEXT, AT(system), .help = "a system message"},
     {"tools", OPT_TEXT, AT(tools),
      .help = "a JSON file with a list of function descriptions; calls are printed, and you type their results"},
-    {"hide_thinking", OPT_FLAG, AT(hide_thinking), .help = "do not show the thoughts of --thinking"},
+    {"hide_thinking", OPT_FLAG, AT(hide_thinking), .help = "do not print the thoughts of --thinking"},
     {"context", OPT_INT, AT(context), .preset = "8192", .min = 16, .max = 1e7,
-     .help = "tokens that the talk may have, at most the model's positions"},
+     .help = "tokens of the conversation, at most the positions of the model"},
     {"chat_template", OPT_TEXT, AT(chat_template), .help = "overrides the one that the model directory ships"},
-    {.help = "Sampling; what the model's generation_config.json says goes before these defaults"},
+    {.help = "Sampling; the model's generation_config.json overrides these defaults"},
     SAMPLING_OPTIONS(ChatSettings, sampling),
-    {"stop", OPT_LIST, AT(stop), .help = "texts that end an answer, with commas"},
+    {"stop", OPT_LIST, AT(stop), .help = "strings that end an answer, separated by commas"},
     {.help = "Work"},
     CANDIDATE_WORK_OPTIONS(AT(candidate)),
-    {"help", OPT_FLAG, AT(help), .help = "this list"},
+    {"help", OPT_FLAG, AT(help), .help = "print this list"},
     {0}};
 
 static const char commands[] =
-    "  /adapter            which there are; /adapter NUMBER or PATH takes one, /adapter 0 the base\n"
-    "  /system TEXT        a system message from here on; without a text: none\n"
-    "  /thinking on|off    let the model think first; /thinking show|hide its thoughts\n"
-    "  /seed NUMBER        of the next answer\n"
-    "  /again              answer the last message anew\n"
-    "  /reset              forget the talk\n"
-    "  /quit               or Ctrl-D; Ctrl-C stops an answer\n";
+    "  /adapter            list the adapters; /adapter NUMBER or PATH selects one, /adapter 0 the base\n"
+    "  /system TEXT        set the system message; without a text: remove it\n"
+    "  /thinking on|off    let the model think first; /thinking show|hide prints its thoughts or not\n"
+    "  /seed NUMBER        set the seed of the next answer\n"
+    "  /again              answer the last message once more\n"
+    "  /reset              forget the conversation\n"
+    "  /quit               end, as Ctrl-D does; Ctrl-C stops an answer\n";
 
 /* ---- commands ------------------------------------------------------------------------------------------------- */
 
@@ -62,7 +63,7 @@ static Err *choose_adapter(ChatSession *c, const char *which)
                        n ? "there is no adapter %s: 1 to %zu, or 0, the base"
                          : "there is no adapter %s; /adapter PATH opens one",
                        which, n);
-    if (i != c->chosen) c->session.seen = 0; /* the cache is of the other one */
+    if (i != c->chosen) c->session.seen = 0; /* the cache belongs to the other one */
     c->chosen = i;
     printf("(%s)\n", candidate_name(&c->candidate, i));
     return NULL;
@@ -136,8 +137,8 @@ static Err *command(ChatSession *c, const char *line, bool *quit)
     return NULL;
 }
 
-/* What a person can mend is told, and the talk goes on. */
-static Err *tell(Err *err)
+/* Print an error that the user can correct; the conversation continues. Returns other errors. */
+static Err *report_mistake(Err *err)
 {
     if (!err || (err_kind(err) != ERR_USAGE && err_kind(err) != ERR_DATA && err_kind(err) != ERR_FORMAT &&
                  err_kind(err) != ERR_IO))
@@ -147,7 +148,7 @@ static Err *tell(Err *err)
     return NULL;
 }
 
-static Err *say(ChatSession *c, const char *line)
+static Err *send_message(ChatSession *c, const char *line)
 {
     size_t before = json_count(c->messages);
     chat_session_add(c, "user", line);
@@ -160,15 +161,15 @@ static Err *converse(ChatSession *c)
 {
     char *line;
     bool quit = false;
-    while (!quit && (line = line_read("> "))) {
-        Err *err = *line == '/' ? command(c, line, &quit) : *line ? say(c, line) : NULL;
+    while (!quit && (line = line_editor_read("> "))) {
+        Err *err = *line == '/' ? command(c, line, &quit) : *line ? send_message(c, line) : NULL;
         free(line);
-        TRY(tell(err));
+        TRY(report_mistake(err));
     }
     return NULL;
 }
 
-/* ---- all ------------------------------------------------------------------------------------------------------ */
+/* ---- open and close ------------------------------------------------------------------------------------------- */
 
 static Err *open_session(ChatSession *c)
 {
@@ -180,7 +181,7 @@ static Err *open_session(ChatSession *c)
     TRY(candidate_add_all(&c->candidate, &s->candidate));
     c->chosen = c->candidate.n ? 1 : 0;
     TRY(session_open(&c->session, c->candidate.model, context, true));
-    log_line("%s, %s; %zu tokens of context in %.0f MiB; /help", s->candidate.model,
+    log_line("%s, %s; %zu tokens of context in %.0f MiB; /help lists the commands", s->candidate.model,
              candidate_name(&c->candidate, c->chosen), context, (double)bytes / 1048576);
     return NULL;
 }
@@ -218,11 +219,11 @@ static Err *chat(ChatSession *c, int argc, char **argv)
     if (c->settings.help) {
         printf("graft chat --model DIR [--adapter PATH,...]\n");
         options_help(stdout, chat_table);
-        printf("\nIn the talk:\n%s", commands);
+        printf("\nCommands:\n%s", commands);
         return NULL;
     }
     TRY(open_parts(c));
-    line_open();
+    line_editor_open();
     return converse(c);
 }
 

@@ -1,3 +1,5 @@
+/* Every answer renders all messages anew. The session keeps the tokens that it has in its cache and computes only those
+ * after the first difference, so an ordinary turn costs its own tokens only. */
 #include "cli/chat_session.h"
 
 #include "base/memory.h"
@@ -7,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- showing an answer as it comes ---------------------------------------------------------------------------- */
+/* ---- printing an answer as it is generated ---------------------------------------------------------------------- */
 
 static void set_dim(ChatSession *c, bool dim)
 {
@@ -42,7 +44,7 @@ static bool on_token(void *context, int32_t token)
     size_t from;
     c->err = answer_put(&c->answer, token, &from);
     if (!c->err && c->answer.shown > from) show(c);
-    return !c->err && !c->answer.stopped && !line_interrupted();
+    return !c->err && !c->answer.stopped && !line_editor_interrupted();
 }
 
 /* ---- tool calls ----------------------------------------------------------------------------------------------- */
@@ -74,7 +76,7 @@ void chat_session_add(ChatSession *c, const char *role, const char *content)
     json_add(c->messages, NULL, message);
 }
 
-static void add_stretch(Json *object, const char *key, const Text *text, size_t begin, size_t end)
+static void add_part_of_text(Json *object, const char *key, const Text *text, size_t begin, size_t end)
 {
     char *copy;
     Err *err = mem_copy_bytes(&copy, text->data + begin, end - begin);
@@ -83,20 +85,20 @@ static void add_stretch(Json *object, const char *key, const Text *text, size_t 
     err_free(err);
 }
 
-/* What the answer said becomes part of the talk; returns its calls. */
+/* Add the answer to the messages. Returns its tool calls. Owner: the caller. */
 static Json *keep_answer(ChatSession *c)
 {
     AnswerParts p = answer_parts(&c->answer.text, c->settings.sampling.thinking);
     Json *message = json_new_object(), *calls = answer_calls(c->answer.text.data + p.calls);
     json_add_string(message, "role", "assistant");
-    if (p.thought_end > p.thought) add_stretch(message, "reasoning_content", &c->answer.text, p.thought, p.thought_end);
-    add_stretch(message, "content", &c->answer.text, p.content, p.content_end);
+    if (p.thought_end > p.thought)
+        add_part_of_text(message, "reasoning_content", &c->answer.text, p.thought, p.thought_end);
+    add_part_of_text(message, "content", &c->answer.text, p.content, p.content_end);
     if (json_count(calls)) json_add(message, "tool_calls", json_duplicate(calls));
     json_add(c->messages, NULL, message);
     return calls;
 }
 
-/* All messages but the last `n`. */
 void chat_session_forget(ChatSession *c, size_t n)
 {
     Json *kept = json_new_array();
@@ -148,7 +150,7 @@ static Err *write_answer(ChatSession *c, const int32_t *ids, size_t n)
     const ModelConfig *config = &c->candidate.model->config;
     int32_t stop[MAX_EOS];
     Generated made = {0};
-    size_t from, room = c->session.capacity - n;
+    size_t from, remaining = c->session.capacity - n;
     for (int64_t i = 0; i < config->n_eos; i++) stop[i] = (int32_t)config->eos_token_id[i];
     Generation g = {.prompt = ids,
                     .n_prompt = n,
@@ -157,19 +159,19 @@ static Err *write_answer(ChatSession *c, const int32_t *ids, size_t n)
                     .sampling = sampling_of(&s->sampling),
                     .on_token = on_token,
                     .context = c};
-    g.max_new_tokens = (size_t)s->sampling.max_new_tokens < room ? (size_t)s->sampling.max_new_tokens : room;
+    g.max_new_tokens = (size_t)s->sampling.max_new_tokens < remaining ? (size_t)s->sampling.max_new_tokens : remaining;
     g.sampling.seed += c->answers++;
     answer_free(&c->answer);
     answer_open(&c->answer, c->candidate.tokenizer, s->stop.count, s->stop.items);
     c->printed = 0;
-    line_forget();
+    line_editor_clear_interrupt();
     Err *err = generate_in(&c->session, c->candidate.model, candidate_adapter(&c->candidate, c->chosen), &g, &made);
     if (!err) err = c->err;
     c->err = NULL;
     if (!err) err = answer_end(&c->answer, &from);
     if (!err) show(c);
     set_dim(c, false);
-    printf("%s\n", line_interrupted() ? " (stopped)" : !err && !made.stopped ? " (cut at max_new_tokens)" : "");
+    printf("%s\n", line_editor_interrupted() ? " (stopped)" : !err && !made.stopped ? " (cut at max_new_tokens)" : "");
     generated_free(1, &made);
     return err;
 }
@@ -180,9 +182,10 @@ static Err *answer_messages(ChatSession *c)
     int32_t *ids = NULL;
     Err *err = render(c, &tokens);
     if (!err && tokens.n >= c->session.capacity)
-        err = err_new(ERR_DATA,
-                      "the talk has %zu tokens; the context holds %zu (/reset forgets it, --context gives more)",
-                      tokens.n, c->session.capacity);
+        err =
+            err_new(ERR_DATA,
+                    "the conversation has %zu tokens; the context holds %zu (/reset forgets it, --context gives more)",
+                    tokens.n, c->session.capacity);
     if (!err) err = mem_new(&ids, tokens.n, sizeof *ids);
     for (size_t i = 0; i < tokens.n && !err; i++) ids[i] = tokens.items[i].id;
     if (!err) err = write_answer(c, ids, tokens.n);
@@ -191,7 +194,6 @@ static Err *answer_messages(ChatSession *c)
     return err;
 }
 
-/* Answer, and as long as the answer calls tools, ask for their results and answer again. */
 Err *chat_session_reply(ChatSession *c)
 {
     for (;;) {
@@ -202,7 +204,7 @@ Err *chat_session_reply(ChatSession *c)
         for (const Json *call = json_first(calls); call && more; call = json_next(call)) {
             char prompt[160], *result;
             snprintf(prompt, sizeof prompt, "result of %.100s> ", call_name(call));
-            result = line_read(prompt);
+            result = line_editor_read(prompt);
             more = result != NULL;
             if (more) chat_session_add(c, "tool", result);
             free(result);

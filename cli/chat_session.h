@@ -1,4 +1,4 @@
-/* A talk: its messages, the adapter that answers, and what the cache holds of it. */
+/* A conversation: its messages, the adapter that answers, and the session whose cache holds it. */
 #ifndef GRAFT_CLI_CHAT_SESSION_H
 #define GRAFT_CLI_CHAT_SESSION_H
 
@@ -20,16 +20,16 @@ typedef struct {
 typedef struct {
     ChatSettings settings;
     Candidate candidate;
-    size_t chosen; /* variant of the subject that talks */
+    size_t chosen; /* the variant that answers: 0 the base, i the i-th adapter */
     Encoder *encoder;
     ChatTemplate template;
     Text tools;
     Json *messages;
     char *system;
     Session session;
-    uint64_t answers; /* keys the seeds */
-    Answer answer;    /* at work */
-    size_t printed;   /* bytes of it that were looked at */
+    uint64_t answers; /* so far; each has its own seed */
+    Answer answer;    /* the current one */
+    size_t printed;   /* bytes of it that were handled */
     bool terminal, dim;
     Err *err;
 } ChatSession;
@@ -37,7 +37,8 @@ typedef struct {
 void chat_session_add(ChatSession *session, const char *role, const char *content);
 void chat_session_forget(ChatSession *session, size_t n); /* the last n messages */
 
-/* Answer the messages on stdout, as the answer comes; while it calls tools, ask for their results and answer again. */
+/* Answer the messages and print the answer as it is generated. While it calls tools, ask for their results and answer
+ * again. */
 MUST_USE Err *chat_session_reply(ChatSession *session);
 
 #endif

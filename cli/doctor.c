@@ -1,4 +1,5 @@
-/* graft doctor [FILE]: what this machine has and allows, measured, and what to do about it. */
+/* graft doctor [FILE]: measure this machine, show its limits, and advise. The figures are saved for `graft plan` and
+ * for the plan of a run (base/machine.h). */
 #define _GNU_SOURCE
 #include "base/byte_size.h"
 #include "base/file.h"
@@ -24,8 +25,9 @@ typedef struct {
 } DoctorSettings;
 
 static const Option doctor_table[] = {{"directory", OPT_TEXT, offsetof(DoctorSettings, directory), .preset = ".",
-                                       .help = "where a file of 1 GiB is written and read when no FILE is given"},
-                                      {"help", OPT_FLAG, offsetof(DoctorSettings, help), .help = "this list"},
+                                       .help =
+                                           "directory where a file of 1 GiB is written and read when no FILE is given"},
+                                      {"help", OPT_FLAG, offsetof(DoctorSettings, help), .help = "print this list"},
                                       {0}};
 
 enum { TRIAL_BYTES = 1 << 30, ADVICE = 8, LINE = 256 };
@@ -55,7 +57,7 @@ static void show_cpu(Doctor *d)
     printf("instructions %s%s%s%s; graft computes with %s\n", __builtin_cpu_supports("avx2") ? "AVX2 " : "",
            avx512 ? "AVX-512 " : "", bf16 ? "AVX512-BF16 " : "", __builtin_cpu_supports("fma") ? "FMA" : "",
            dispatch_path());
-    if (!avx512) advise(d, "This CPU has no AVX-512: expect half of the arithmetic of one that has it.");
+    if (!avx512) advise(d, "This CPU has no AVX-512: expect half the speed of one that has it.");
 #endif
     printf("peak         %.0f GFLOP/s in fp32, all cores, just now\n", d->machine.gflops);
     printf("memory       %.1f GiB, %s free for graft; read at %.1f GB/s\n", d->machine.memory_gib,
@@ -65,13 +67,13 @@ static void show_cpu(Doctor *d)
         char text[LINE];
         snprintf(
             text, sizeof text,
-            "Other programs keep %.1f of %.0f cores busy: these figures, and training, are slower than the machine is.",
+            "Other programs use %.1f of %.0f cores: these figures and training are slower than the machine could be.",
             load[0], d->machine.cores);
         advise(d, text);
     }
 }
 
-/* Products on both paths, then back to the one that training takes. */
+/* Products on both compute paths; then select the one that training uses. */
 static Err *show_products(Doctor *d)
 {
     static const char *const paths[] = {"fp32", "bf16"};
@@ -117,10 +119,12 @@ static Err *show_disk(Doctor *d, const char *file, const char *directory)
     printf("disk         %.2f GB/s from %s, %s, 4 readers of 8 MiB\n", d->machine.disk_gbs, file ? file : directory,
            direct ? "past the page cache" : "through the page cache: direct reads are refused");
     if (!direct)
-        advise(d, "The file system refuses direct reads; a local disk (ext4, xfs) would leave the page cache alone.");
+        advise(d, "The file system refuses direct reads, so streaming fills the page cache; a local disk (ext4, xfs) "
+                  "allows them.");
     if (d->machine.disk_gbs < 1)
-        advise(d, "A disk below 1 GB/s binds streamed training unless steps have many tokens: raise train_batch_size, "
-                  "or memory_limit.");
+        advise(d,
+               "A disk below 1 GB/s limits streamed training unless steps have many tokens: raise train_batch_size or "
+               "memory_limit.");
     return NULL;
 }
 
@@ -143,7 +147,7 @@ static void show_limits(Doctor *d)
     show_limit(", data", RLIMIT_DATA, "B");
     show_limit(", open files", RLIMIT_NOFILE, "");
     size_t left = proc_memory_available(), host = proc_memory_bytes("/proc/meminfo", "MemAvailable:");
-    printf("; cgroup %s\n", left < host ? "binds" : "does not bind");
+    printf("; cgroup %s\n", left < host ? "limits memory" : "does not limit memory");
     if (!getrlimit(RLIMIT_NOFILE, &files) && files.rlim_cur < 1024)
         advise(d, "Fewer than 1024 open files: a model of several hundred shards may not open; raise `ulimit -n`.");
 }
@@ -180,9 +184,9 @@ static Err *doctor(int argc, char **argv, DoctorSettings *s)
                  "Install Open MPI to train with several ranks.");
     printf("libraries    glibc %s, %s\n", gnu_get_libc_version(), dispatch_path());
     for (size_t i = 0; i < d.n_advice; i++) printf("%s%s\n", i ? "             " : "advice       ", d.advice[i]);
-    if (d.n_advice == 0) printf("advice       Nothing to mend.\n");
+    if (d.n_advice == 0) printf("advice       nothing to improve\n");
     TRY(machine_save(&d.machine));
-    printf("These figures are kept for `graft plan`.\n");
+    printf("These figures are saved for `graft plan`.\n");
     return NULL;
 }
 

@@ -1,3 +1,5 @@
+/* The table, the JSON object and the record lines of an evaluation. Shares are printed in percent. The keys of the JSON
+ * are a file format ("scored": tokens in the loss). */
 #include "cli/eval_report.h"
 
 #include "base/file.h"
@@ -7,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- for people ----------------------------------------------------------------------------------------------- */
+/* ---- text ----------------------------------------------------------------------------------------------------- */
 
 static bool is_share(const char *metric) { return strstr(metric, "accuracy") || strstr(metric, "match"); }
 
@@ -25,24 +27,25 @@ static void print_metric(const Metric *m)
     printf("    %-15s %s\n", m->name, text);
 }
 
-static void print_part(const Eval *e, const EvalPart *part)
+static void print_subset(const Eval *e, const EvalSubset *subset)
 {
-    const EvalFile *file = &e->files[part->file];
-    double bottom = 0;
-    for (size_t i = 0; i < e->n_records; i++) bottom += eval_is_in(part, &e->records[i]) ? e->records[i].bottom : 0;
-    printf("%s%s%s: %zu records", file->path, part->domain ? ", " : "", part->domain ? part->domain : "", part->n);
-    if (file->kind == RECORD_LOSS) printf(", %.0f scored tokens", bottom);
+    const EvalFile *file = &e->files[subset->file];
+    double denominator = 0;
+    for (size_t i = 0; i < e->n_records; i++)
+        denominator += eval_score_is_in(subset, &e->records[i]) ? e->records[i].denominator : 0;
+    printf("%s%s%s: %zu records", file->path, subset->domain ? ", " : "", subset->domain ? subset->domain : "",
+           subset->n);
+    if (file->kind == RECORD_LOSS) printf(", %.0f tokens in the loss", denominator);
     printf("\n");
     for (size_t v = 0; v < e->n_variants; v++) {
         printf("  %s\n", candidate_name(&e->candidate, v));
-        for (size_t m = 0; m < part->summaries[v].n; m++) print_metric(&part->summaries[v].metrics[m]);
+        for (size_t m = 0; m < subset->summaries[v].n; m++) print_metric(&subset->summaries[v].metrics[m]);
     }
 }
 
 static void print_routing(const Eval *e)
 {
-    printf("routing: share of tokens whose experts changed; entropy of the load (1: even); busiest expert over the "
-           "mean\n");
+    printf("routing: share of tokens whose experts changed; entropy of the load (1: even); max/mean load\n");
     for (size_t v = 0; v < e->n_variants; v++)
         for (size_t l = 0; l < e->evaluated.n_layers; l++) {
             if (e->candidate.model->layers[l].dense) continue;
@@ -52,31 +55,32 @@ static void print_routing(const Eval *e)
                        shift.max_over_mean, candidate_name(&e->candidate, v));
         }
     for (size_t v = 1; v < e->n_variants && !e->settings.routing; v++) {
-        double sum = 0, most = 0, n = 0;
+        double sum = 0, highest = 0, n = 0;
         for (size_t l = 0; l < e->evaluated.n_layers; l++) {
             if (e->candidate.model->layers[l].dense) continue;
             double changed = scores_routing(&e->evaluated, v, l).changed;
             sum += changed;
-            most = fmax(most, changed);
+            highest = fmax(highest, changed);
             n++;
         }
-        printf("  %5.1f%% on average, %.1f%% in the layer that moved most  %s\n", 100 * sum / n, 100 * most,
+        printf("  %5.1f%% on average, %.1f%% in the layer that changed most  %s\n", 100 * sum / n, 100 * highest,
                candidate_name(&e->candidate, v));
     }
 }
 
-void eval_print(const Eval *e)
+void eval_report_print(const Eval *e)
 {
-    for (size_t p = 0; p < e->n_parts; p++) print_part(e, &e->parts[p]);
+    for (size_t p = 0; p < e->n_subsets; p++) print_subset(e, &e->subsets[p]);
     if (e->n_documents && e->candidate.model->router.E && (e->n_variants > 1 || e->settings.routing)) print_routing(e);
     if (e->n_variants > 1)
-        printf("in brackets: the difference to the base and its %.0f %% interval (%zu bootstrap draws of records)\n",
+        printf("in brackets: difference to the base and its %.0f %% interval (%zu bootstrap draws of records)\n",
                100 * e->settings.level, (size_t)e->settings.bootstrap);
     if (e->evaluated.readings > 1)
-        printf("the weights were read %zu times; more --hidden_mib would read them once\n", e->evaluated.readings);
+        printf("the weights were read %zu times; with a larger --hidden_mib they are read once\n",
+               e->evaluated.readings);
 }
 
-/* ---- for programs --------------------------------------------------------------------------------------------- */
+/* ---- JSON ----------------------------------------------------------------------------------------------------- */
 
 static Json *json_of_summary(const char *name, const Summary *summary)
 {
@@ -97,18 +101,19 @@ static Json *json_of_summary(const char *name, const Summary *summary)
     return row;
 }
 
-static Json *json_of_part(const Eval *e, const EvalPart *part)
+static Json *json_of_subset(const Eval *e, const EvalSubset *subset)
 {
     Json *object = json_new_object(), *results = json_new_array();
-    double bottom = 0;
-    for (size_t i = 0; i < e->n_records; i++) bottom += eval_is_in(part, &e->records[i]) ? e->records[i].scored : 0;
-    json_add_string(object, "file", e->files[part->file].path);
-    if (part->domain) json_add_string(object, "domain", part->domain);
-    json_add_string(object, "kind", record_kind_name(e->files[part->file].kind));
-    json_add_number(object, "records", (double)part->n);
-    if (bottom > 0) json_add_number(object, "scored", bottom);
+    double denominator = 0;
+    for (size_t i = 0; i < e->n_records; i++)
+        denominator += eval_score_is_in(subset, &e->records[i]) ? e->records[i].n_loss_tokens : 0;
+    json_add_string(object, "file", e->files[subset->file].path);
+    if (subset->domain) json_add_string(object, "domain", subset->domain);
+    json_add_string(object, "kind", record_kind_name(e->files[subset->file].kind));
+    json_add_number(object, "records", (double)subset->n);
+    if (denominator > 0) json_add_number(object, "scored", denominator);
     for (size_t v = 0; v < e->n_variants; v++)
-        json_add(results, NULL, json_of_summary(candidate_name(&e->candidate, v), &part->summaries[v]));
+        json_add(results, NULL, json_of_summary(candidate_name(&e->candidate, v), &subset->summaries[v]));
     json_add(object, "results", results);
     return object;
 }
@@ -131,13 +136,13 @@ static Json *json_of_routing(const Eval *e, size_t v)
     return object;
 }
 
-Err *eval_print_json(const Eval *e)
+Err *eval_report_print_json(const Eval *e)
 {
     Json *object = json_new_object(), *parts = json_new_array(), *routing = json_new_array();
     char *text;
     json_add_string(object, "model", e->settings.candidate.model);
     json_add_number(object, "readings", (double)e->evaluated.readings);
-    for (size_t p = 0; p < e->n_parts; p++) json_add(parts, NULL, json_of_part(e, &e->parts[p]));
+    for (size_t p = 0; p < e->n_subsets; p++) json_add(parts, NULL, json_of_subset(e, &e->subsets[p]));
     json_add(object, "parts", parts);
     for (size_t v = 0; v < e->n_variants && e->n_documents; v++) json_add(routing, NULL, json_of_routing(e, v));
     json_add(object, "routing", routing);
@@ -149,7 +154,7 @@ Err *eval_print_json(const Eval *e)
     return NULL;
 }
 
-/* One line: {"file", "line", "name", and every metric of this record alone}. */
+/* One line: {"file", "line", "name", and every metric of this record}. */
 static Err *write_record(const Eval *e, FILE *stream, size_t i, size_t v)
 {
     const EvalRecord *r = &e->records[i];
@@ -160,12 +165,12 @@ static Err *write_record(const Eval *e, FILE *stream, size_t i, size_t v)
     json_add_number(line, "line", (double)r->line);
     if (r->domain) json_add_string(line, "domain", r->domain);
     json_add_string(line, "name", candidate_name(&e->candidate, v));
-    if (r->scored > 0) json_add_number(line, "scored", r->scored);
+    if (r->n_loss_tokens > 0) json_add_number(line, "scored", r->n_loss_tokens);
     for (size_t m = 0; record_metric(kind, m); m++)
         if (v || strncmp(record_metric(kind, m), "kl", 2) != 0)
-            json_add_number(line, record_metric(kind, m), e->scores[v][i].top[m] / r->bottom);
+            json_add_number(line, record_metric(kind, m), e->scores[v][i].top[m] / r->denominator);
     if (kind == RECORD_CHOICE)
-        json_add_number(line, "choice", (double)eval_choice(r, e->evaluated.variants[v].documents, true));
+        json_add_number(line, "choice", (double)eval_score_choice(r, e->evaluated.variants[v].documents, true));
     Err *err = json_print(line, false, &text);
     json_free(line);
     if (err) return err;
@@ -174,7 +179,7 @@ static Err *write_record(const Eval *e, FILE *stream, size_t i, size_t v)
     return NULL;
 }
 
-Err *eval_write_records(const Eval *e)
+Err *eval_report_write_records(const Eval *e)
 {
     const char *path = e->settings.records;
     if (!path) return NULL;

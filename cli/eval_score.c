@@ -1,3 +1,6 @@
+/* Scoring. Documents with a loss and the choices of questions are documents alike: one pass over the weights scores all
+ * of them for the base and every adapter (infer/evaluate.h). Questions without choices need generated answers
+ * (infer/exact_match.h), file after file. Figures and intervals are infer/summary.h's. */
 #include "cli/eval_score.h"
 
 #include "base/memory.h"
@@ -7,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- what is asked -------------------------------------------------------------------------------------------- */
+/* ---- records -------------------------------------------------------------------------------------------------- */
 
 static Err *add_document(Eval *e, const Document *document)
 {
@@ -34,12 +37,13 @@ static Err *add_questions(Eval *e, size_t f)
     for (size_t i = 0; i < n; i++) {
         const Question *q = questions_get(file->questions, i);
         if ((q->n_choices > 0) != (file->kind == RECORD_CHOICE))
-            return err_new(ERR_DATA, "%s: line %zu: a file asks with choices in every record, or in none", file->path,
+            return err_new(ERR_DATA, "%s: line %zu: in one file every record has choices, or none has", file->path,
                            q->record);
-        double bottom = q->n_choices ? 1 : (double)e->settings.samples;
-        TRY(add_record(e,
-                       (EvalRecord){.file = f, .line = q->record, .domain = q->domain, .question = q, .bottom = bottom},
-                       q->n_choices, q->choices));
+        double denominator = q->n_choices ? 1 : (double)e->settings.samples;
+        TRY(add_record(
+            e,
+            (EvalRecord){.file = f, .line = q->record, .domain = q->domain, .question = q, .denominator = denominator},
+            q->n_choices, q->choices));
     }
     return NULL;
 }
@@ -54,8 +58,8 @@ static Err *add_documents(Eval *e, size_t f)
                        (EvalRecord){.file = f,
                                     .line = d->record,
                                     .domain = domain,
-                                    .bottom = (double)d->n_loss_tokens,
-                                    .scored = (double)d->n_loss_tokens},
+                                    .denominator = (double)d->n_loss_tokens,
+                                    .n_loss_tokens = (double)d->n_loss_tokens},
                        1, d));
     }
     return NULL;
@@ -82,11 +86,11 @@ static Err *open_file(Eval *e, size_t f, const DocumentOptions *options)
     return NULL;
 }
 
-/* Documents, and the hidden states of all variants between the layers. */
+/* Memory besides the weights: the documents, and the hidden states of all variants. */
 static CandidateWork work_of(const Eval *e)
 {
     const EvalSettings *s = &e->settings;
-    size_t longest = 1, tokens = 0, most = (size_t)s->hidden_mib << 20;
+    size_t longest = 1, tokens = 0, max_hidden = (size_t)s->hidden_mib << 20;
     for (size_t i = 0; i < e->n_documents; i++) {
         longest = e->documents[i]->n > longest ? e->documents[i]->n : longest;
         tokens += e->documents[i]->n;
@@ -94,7 +98,7 @@ static CandidateWork work_of(const Eval *e)
     size_t group = s->group_tokens && (size_t)s->group_tokens < tokens ? (size_t)s->group_tokens : tokens;
     size_t hidden = e->n_variants * tokens * (size_t)e->candidate.model->config.hidden_size * sizeof(float);
     return (CandidateWork){group > longest ? group : longest, longest,
-                           8 * tokens + (most && most < hidden ? most : hidden)};
+                           8 * tokens + (max_hidden && max_hidden < hidden ? max_hidden : hidden)};
 }
 
 static Err *read_gates(Eval *e)
@@ -106,7 +110,7 @@ static Err *read_gates(Eval *e)
     return NULL;
 }
 
-Err *eval_open(Eval *e)
+Err *eval_score_open(Eval *e)
 {
     EvalSettings *s = &e->settings;
     DocumentOptions options;
@@ -115,7 +119,7 @@ Err *eval_open(Eval *e)
     e->n_variants = s->candidate.adapter.count + 1;
     TRY(read_gates(e));
     TRY(candidate_open(&e->candidate, &s->candidate));
-    TRY(data_settings_read(&options, &s->how, s->candidate.model));
+    TRY(data_settings_read(&options, &s->data_settings, s->candidate.model));
     TRY(mem_new(&e->files, s->data.count, sizeof *e->files));
     for (; e->n_files < s->data.count; e->n_files++) TRY(open_file(e, e->n_files, &options));
     CandidateWork work = work_of(e);
@@ -128,14 +132,14 @@ Err *eval_open(Eval *e)
 
 /* ---- scores --------------------------------------------------------------------------------------------------- */
 
-size_t eval_choice(const EvalRecord *r, const DocumentScore *of, bool per_token)
+size_t eval_score_choice(const EvalRecord *r, const DocumentScore *of, bool per_token)
 {
     size_t best = 0;
-    double least = INFINITY;
+    double lowest = INFINITY;
     for (size_t i = 0; i < r->n_documents; i++) {
         double nll = of[r->first_document + i].nll / (per_token ? (double)r->question->choices[i].n_loss_tokens : 1);
-        if (nll < least) {
-            least = nll;
+        if (nll < lowest) {
+            lowest = nll;
             best = i;
         }
     }
@@ -149,8 +153,8 @@ static void take_scores(Eval *e, size_t v)
         const EvalRecord *r = &e->records[i];
         double *top = e->scores[v][i].top;
         if (r->question && r->n_documents) {
-            top[0] = eval_choice(r, of, true) == r->question->answer;
-            top[1] = eval_choice(r, of, false) == r->question->answer;
+            top[0] = eval_score_choice(r, of, true) == r->question->answer;
+            top[1] = eval_score_choice(r, of, false) == r->question->answer;
         } else if (!r->question) {
             const DocumentScore *d = &of[r->first_document];
             memcpy(top, (double[]){d->nll, d->right, d->kl, d->kl_back}, RECORD_METRICS * sizeof *top);
@@ -182,7 +186,7 @@ static Err *write_answers(Eval *e, size_t f)
     return err;
 }
 
-Err *eval_score(Eval *e)
+Err *eval_score_run(Eval *e)
 {
     const EvalSettings *s = &e->settings;
     EvaluateConfig config = {.group_tokens = (size_t)s->group_tokens, .hidden_bytes = (size_t)s->hidden_mib << 20};
@@ -198,83 +202,84 @@ Err *eval_score(Eval *e)
     return NULL;
 }
 
-/* ---- parts and their figures ---------------------------------------------------------------------------------- */
+/* ---- subsets and their figures -------------------------------------------------------------------------------- */
 
-bool eval_is_in(const EvalPart *part, const EvalRecord *r)
+bool eval_score_is_in(const EvalSubset *subset, const EvalRecord *r)
 {
-    return r->file == part->file && (!part->domain || (r->domain && strcmp(r->domain, part->domain) == 0));
+    return r->file == subset->file && (!subset->domain || (r->domain && strcmp(r->domain, subset->domain) == 0));
 }
 
-static Err *add_part(Eval *e, size_t file, const char *domain)
+static Err *add_subset(Eval *e, size_t file, const char *domain)
 {
-    EvalPart part = {.file = file, .domain = domain};
-    for (size_t p = 0; p < e->n_parts; p++)
-        if (e->parts[p].file == file && domain && e->parts[p].domain && strcmp(e->parts[p].domain, domain) == 0)
+    EvalSubset subset = {.file = file, .domain = domain};
+    for (size_t p = 0; p < e->n_subsets; p++)
+        if (e->subsets[p].file == file && domain && e->subsets[p].domain && strcmp(e->subsets[p].domain, domain) == 0)
             return NULL;
-    TRY(mem_grow(&e->parts, &e->parts_capacity, e->n_parts + 1, sizeof *e->parts));
-    e->parts[e->n_parts++] = part;
+    TRY(mem_grow(&e->subsets, &e->subsets_capacity, e->n_subsets + 1, sizeof *e->subsets));
+    e->subsets[e->n_subsets++] = subset;
     return NULL;
 }
 
-/* The part's records of one variant, side by side. */
-static size_t pick(const Eval *e, const EvalPart *part, size_t v, double *bottom, RecordScore *picked)
+/* Copy the denominators and the scores of one variant for the records of a subset. */
+static size_t pick(const Eval *e, const EvalSubset *subset, size_t v, double *denominator, RecordScore *picked)
 {
     size_t n = 0;
     for (size_t i = 0; i < e->n_records; i++) {
-        if (!eval_is_in(part, &e->records[i])) continue;
-        bottom[n] = e->records[i].bottom;
+        if (!eval_score_is_in(subset, &e->records[i])) continue;
+        denominator[n] = e->records[i].denominator;
         picked[n++] = e->scores[v][i];
     }
     return n;
 }
 
-static Err *sum_up_part(Eval *e, EvalPart *part, double *bottom, RecordScore *own, RecordScore *base)
+static Err *sum_up_subset(Eval *e, EvalSubset *subset, double *denominator, RecordScore *own, RecordScore *base)
 {
     const EvalSettings *s = &e->settings;
     Draws draws = {(size_t)s->bootstrap, s->level, (uint64_t)s->sampling.seed};
-    TRY(mem_new(&part->summaries, e->n_variants, sizeof *part->summaries));
-    part->n = pick(e, part, 0, bottom, base);
+    TRY(mem_new(&subset->summaries, e->n_variants, sizeof *subset->summaries));
+    subset->n = pick(e, subset, 0, denominator, base);
     for (size_t v = 0; v < e->n_variants; v++) {
-        pick(e, part, v, bottom, own);
-        TRY(summarise(&part->summaries[v], e->files[part->file].kind, part->n, bottom, own, v ? base : NULL, &draws));
+        pick(e, subset, v, denominator, own);
+        TRY(summarise(&subset->summaries[v], e->files[subset->file].kind, subset->n, denominator, own, v ? base : NULL,
+                      &draws));
     }
     return NULL;
 }
 
-Err *eval_sum_up(Eval *e)
+Err *eval_score_sum_up(Eval *e)
 {
-    double *bottom = NULL;
+    double *denominator = NULL;
     RecordScore *own = NULL, *base = NULL;
     for (size_t f = 0; f < e->n_files; f++) {
-        TRY(add_part(e, f, NULL));
+        TRY(add_subset(e, f, NULL));
         for (size_t i = e->files[f].first; i < e->files[f].first + e->files[f].n; i++)
-            if (e->records[i].domain) TRY(add_part(e, f, e->records[i].domain));
+            if (e->records[i].domain) TRY(add_subset(e, f, e->records[i].domain));
     }
-    Err *err = mem_new(&bottom, e->n_records, sizeof *bottom);
+    Err *err = mem_new(&denominator, e->n_records, sizeof *denominator);
     if (!err) err = mem_new(&own, e->n_records, sizeof *own);
     if (!err) err = mem_new(&base, e->n_records, sizeof *base);
-    for (size_t p = 0; p < e->n_parts && !err; p++) err = sum_up_part(e, &e->parts[p], bottom, own, base);
-    free(bottom);
+    for (size_t p = 0; p < e->n_subsets && !err; p++) err = sum_up_subset(e, &e->subsets[p], denominator, own, base);
+    free(denominator);
     free(own);
     free(base);
     return err;
 }
 
-void eval_close(Eval *e)
+void eval_score_close(Eval *e)
 {
-    for (size_t p = 0; p < e->n_parts; p++) free(e->parts[p].summaries);
+    for (size_t p = 0; p < e->n_subsets; p++) free(e->subsets[p].summaries);
     for (size_t v = 0; v < e->n_variants && e->scores; v++) free(e->scores[v]);
     for (size_t f = 0; e->files && f < e->settings.data.count; f++) {
         dataset_close(e->files[f].data);
         questions_close(e->files[f].questions);
     }
     scores_free(&e->evaluated);
-    free(e->parts);
+    free(e->subsets);
     free(e->scores);
-    free((void *)(size_t)e->adapters);
+    free(e->adapters);
     free(e->files);
     free(e->records);
-    free((void *)(size_t)e->documents);
+    free(e->documents);
     free(e->gates);
     candidate_close(&e->candidate);
 }

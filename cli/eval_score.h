@@ -1,9 +1,9 @@
-/* An evaluation at work: files become records, records get scores from the base and every adapter, and parts of them
- * are summed up.
+/* An evaluation: files become records, records get scores from the base and every adapter, and subsets of the records
+ * are summed up. A variant is the base (0) or an adapter (1, 2, ...).
  *
- *     eval_open(&eval);     // what settings ask for
- *     eval_score(&eval);    // one reading of the weights, and what is written
- *     eval_sum_up(&eval);   // every file and every domain of it */
+ *     eval_score_open(&eval);     // open model, files and adapters
+ *     eval_score_run(&eval);      // score every record: read the weights once, generate answers
+ *     eval_score_sum_up(&eval);   // sum up every file and every domain of it */
 #ifndef GRAFT_CLI_EVAL_SCORE_H
 #define GRAFT_CLI_EVAL_SCORE_H
 
@@ -18,7 +18,7 @@ typedef struct {
     bool help, json, routing;
     CandidateSettings candidate;
     char *records, *extract;
-    DataSettings how;
+    DataSettings data_settings;
     TextList data, fail_if;
     int64_t group_tokens, hidden_mib, bootstrap, samples, at_once;
     double level;
@@ -39,17 +39,17 @@ typedef struct {
     const char *domain;       /* NULL: none */
     const Question *question; /* NULL: a document with a loss */
     size_t first_document, n_documents;
-    double bottom; /* what its scores are divided by: scored tokens, 1, or samples */
-    double scored;
+    double denominator; /* divides the scores: tokens in the loss, 1, or samples */
+    double n_loss_tokens;
 } EvalRecord;
 
-/* Records that are summed up together: a file, or a domain of it. */
+/* Records that are summed up together: a file, or one of its domains. */
 typedef struct {
     size_t file;
     const char *domain; /* NULL: the whole file */
     size_t n;
     Summary *summaries; /* [n_variants] */
-} EvalPart;
+} EvalSubset;
 
 typedef struct {
     EvalSettings settings;
@@ -63,20 +63,20 @@ typedef struct {
     const Document **documents;
     RecordScore **scores; /* [n_variants] of [n_records] */
     Scores evaluated;
-    size_t n_parts, parts_capacity;
-    EvalPart *parts;
-    size_t n_gates, n_struck;
+    size_t n_subsets, subsets_capacity;
+    EvalSubset *subsets;
+    size_t n_gates, n_failed_gates;
     Gate *gates;
 } Eval;
 
-MUST_USE Err *eval_open(Eval *eval);
-MUST_USE Err *eval_score(Eval *eval);
-MUST_USE Err *eval_sum_up(Eval *eval);
-void eval_close(Eval *eval); /* settings stay */
+MUST_USE Err *eval_score_open(Eval *eval);
+MUST_USE Err *eval_score_run(Eval *eval);
+MUST_USE Err *eval_score_sum_up(Eval *eval);
+void eval_score_close(Eval *eval); /* does not free the settings */
 
-/* Which choice is likeliest: by its log-likelihood per token, or by the sum. */
-size_t eval_choice(const EvalRecord *record, const DocumentScore *of, bool per_token);
+/* The choice with the largest log-likelihood: per token, or as a sum. */
+size_t eval_score_choice(const EvalRecord *record, const DocumentScore *of, bool per_token);
 
-bool eval_is_in(const EvalPart *part, const EvalRecord *record);
+bool eval_score_is_in(const EvalSubset *subset, const EvalRecord *record);
 
 #endif

@@ -1,4 +1,6 @@
-/* graft generate --model DIR (--prompt TEXT | --data FILE) [--adapter DIR]: one answer as it comes, or many at once. */
+/* graft generate --model DIR (--prompt TEXT | --data FILE) [--adapter DIR]: one answer, printed as it is generated, or
+ * many together. Every sample of every prompt is one sequence with a seed of its own, so an answer does not depend on
+ * the others. */
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/rng.h"
@@ -27,37 +29,35 @@ typedef struct {
 
 static const Option generate_table[] = {
     CANDIDATE_OPTIONS(AT(candidate), "a PEFT directory, a checkpoint or a run; none: the base"),
-    {"prompt", OPT_TEXT, AT(prompt), .help = "the user's message"},
+    {"prompt", OPT_TEXT, AT(prompt), .help = "the message of the user"},
     {"data", OPT_TEXT, AT(data),
-     .help =
-         "instead: JSON Lines with messages, question or prompt, answered together; or plain text, a prompt per line"},
-    {"output", OPT_TEXT, AT(output),
-     .help = "where the answers to --data go, as JSON Lines; standard output when not given"},
-    {"system", OPT_TEXT, AT(system), .help = "a system message before it"},
-    {"raw", OPT_FLAG, AT(raw), .help = "the prompt is the beginning of a text; no chat template"},
+     .help = "prompts from a file: JSON Lines with messages, question or prompt; or plain text, one prompt per line"},
+    {"output", OPT_TEXT, AT(output), .help = "file for the answers to --data, as JSON Lines; default: standard output"},
+    {"system", OPT_TEXT, AT(system), .help = "a system message"},
+    {"raw", OPT_FLAG, AT(raw), .help = "no chat template: the prompt is the beginning of a text"},
     {"chat_template", OPT_TEXT, AT(chat_template), .help = "overrides the one that the model directory ships"},
-    {.help = "Sampling; what the model's generation_config.json says goes before these defaults"},
+    {.help = "Sampling; the model's generation_config.json overrides these defaults"},
     SAMPLING_OPTIONS(GenerateSettings, sampling),
-    {"stop", OPT_LIST, AT(stop), .help = "texts that end the answer, with commas; a number is a token id"},
+    {"stop", OPT_LIST, AT(stop), .help = "strings that end the answer, separated by commas; a number is a token id"},
     {"samples", OPT_INT, AT(samples), .preset = "1", .min = 1, .max = 1e6,
      .help = "answers per prompt, each with a seed of its own"},
-    {"logprobs", OPT_FLAG, AT(logprobs), .help = "log-probability of every token, before any filter"},
+    {"logprobs", OPT_FLAG, AT(logprobs), .help = "print the log-probability of every token, before any filter"},
     {.help = "Work"},
     {"at_once", OPT_INT, AT(at_once), .preset = "32", .min = 1, .max = 1e6,
-     .help = "texts that are written together; never changes one"},
+     .help = "sequences that are generated together; never changes one"},
     {"group_tokens", OPT_INT, AT(group_tokens), .preset = "8192", .min = 0, .max = 1e9,
-     .help = "tokens run through a layer together; never changes a text"},
+     .help = "tokens that go through a layer together; never changes an answer"},
     CANDIDATE_WORK_OPTIONS(AT(candidate)),
-    {"no_cache", OPT_FLAG, AT(no_cache), .help = "compute everything again for every token: to compare"},
-    {"help", OPT_FLAG, AT(help), .help = "this list"},
+    {"no_cache", OPT_FLAG, AT(no_cache), .help = "recompute everything for every token, to compare with the cache"},
+    {"help", OPT_FLAG, AT(help), .help = "print this list"},
     {0}};
 
-/* One answer at work. */
+/* One answer that is being generated. */
 typedef struct {
     Answer answer;
-    bool aloud; /* print it as it comes */
+    bool to_stdout; /* print it as it is generated */
     Err *err;
-} Voice;
+} LiveAnswer;
 
 /* One prompt. */
 typedef struct {
@@ -77,7 +77,7 @@ typedef struct {
     size_t n_prompts, capacity;
     Prompt *prompts;
     size_t n_stop, n_stop_ids;
-    char **stop_texts; /* [n_stop] */
+    char **stop_strings; /* [n_stop] */
     int32_t *stop_ids;
 } Writer;
 
@@ -104,7 +104,7 @@ static Err *add_messages(Writer *w, JsonView messages, JsonView tools, size_t li
     return add_prompt(w, w->chat.text.data, w->chat.text.n, line);
 }
 
-/* A user's message alone, with --system before it; content is a JSON string. */
+/* One message of the user, after --system. content is a JSON string. */
 static Err *add_content(Writer *w, const char *content, size_t bytes, JsonView tools, size_t line)
 {
     JsonView messages;
@@ -184,39 +184,39 @@ static Err *make_prompts(Writer *w)
 
 /* ---- answers -------------------------------------------------------------------------------------------------- */
 
-static void print_from(const Voice *voice, size_t from)
+static void print_from(const LiveAnswer *live, size_t from)
 {
-    fwrite(voice->answer.text.data + from, 1, voice->answer.shown - from, stdout);
+    fwrite(live->answer.text.data + from, 1, live->answer.shown - from, stdout);
     fflush(stdout);
 }
 
 static bool on_token(void *context, int32_t token)
 {
-    Voice *voice = context;
+    LiveAnswer *live = context;
     size_t from;
-    voice->err = answer_put(&voice->answer, token, &from);
-    if (!voice->err && voice->aloud) print_from(voice, from);
-    return !voice->err && !voice->answer.stopped;
+    live->err = answer_put(&live->answer, token, &from);
+    if (!live->err && live->to_stdout) print_from(live, from);
+    return !live->err && !live->answer.stopped;
 }
 
-static Err *write_line(FILE *stream, const Writer *w, size_t i, const Voice *voice, const Generated *made)
+static Err *write_line(FILE *stream, const Writer *w, size_t i, const LiveAnswer *live, const Generated *made)
 {
     Json *line = json_new_object();
     char *text;
     json_add_number(line, "line", (double)w->prompts[i / (size_t)w->settings.samples].line);
     json_add_number(line, "sample", (double)(i % (size_t)w->settings.samples));
-    json_add_string(line, "text", voice->answer.text.data);
+    json_add_string(line, "text", live->answer.text.data);
     json_add_number(line, "tokens", (double)made->n);
     json_add_string(line, "finish_reason", made->stopped ? "stop" : "length");
     if (w->settings.logprobs) {
-        Json *list = json_new_array(), *pair;
+        Json *list = json_new_array(), *entry;
         for (size_t t = 0; t < made->n; t++) {
             const char *token = tokenizer_token(w->candidate.tokenizer, made->tokens[t]);
-            pair = json_new_object();
-            json_add_number(pair, "id", made->tokens[t]);
-            json_add_string(pair, "token", token ? token : "");
-            json_add_number(pair, "logprob", made->log_probabilities[t]);
-            json_add(list, NULL, pair);
+            entry = json_new_object();
+            json_add_number(entry, "id", made->tokens[t]);
+            json_add_string(entry, "token", token ? token : "");
+            json_add_number(entry, "logprob", made->log_probabilities[t]);
+            json_add(list, NULL, entry);
         }
         json_add(line, "logprobs", list);
     }
@@ -228,7 +228,7 @@ static Err *write_line(FILE *stream, const Writer *w, size_t i, const Voice *voi
     return NULL;
 }
 
-static Err *write_all(const Writer *w, size_t n, Voice *voices, const Generated *made)
+static Err *write_all(const Writer *w, size_t n, LiveAnswer *answers, const Generated *made)
 {
     const char *path = w->settings.output;
     FILE *stream = path ? fopen(path, "w") : stdout;
@@ -236,17 +236,18 @@ static Err *write_all(const Writer *w, size_t n, Voice *voices, const Generated 
     Err *err = NULL;
     for (size_t i = 0; i < n && !err; i++) {
         size_t from;
-        err = voices[i].err;
-        voices[i].err = NULL;
-        if (!err) err = answer_end(&voices[i].answer, &from);
-        if (!err && voices[i].aloud) print_from(&voices[i], from);
-        if (!err && voices[i].aloud) putchar('\n');
-        if (!err && (!voices[i].aloud || w->settings.logprobs)) err = write_line(stream, w, i, &voices[i], &made[i]);
+        err = answers[i].err;
+        answers[i].err = NULL;
+        if (!err) err = answer_end(&answers[i].answer, &from);
+        if (!err && answers[i].to_stdout) print_from(&answers[i], from);
+        if (!err && answers[i].to_stdout) putchar('\n');
+        if (!err && (!answers[i].to_stdout || w->settings.logprobs))
+            err = write_line(stream, w, i, &answers[i], &made[i]);
     }
     return path ? err_first(err, file_close(&stream, path)) : err;
 }
 
-static void set_generation(Writer *w, size_t i, Generation *g, Voice *voice)
+static void set_generation(Writer *w, size_t i, Generation *g, LiveAnswer *live)
 {
     const GenerateSettings *s = &w->settings;
     size_t samples = (size_t)s->samples;
@@ -259,54 +260,54 @@ static void set_generation(Writer *w, size_t i, Generation *g, Voice *voice)
                       .no_cache = s->no_cache,
                       .sampling = sampling_of(&s->sampling),
                       .on_token = on_token,
-                      .context = voice};
+                      .context = live};
     if (samples > 1) g->sampling.seed = rng_key(rng_name(g->sampling.seed, "sample of a prompt"), i % samples);
-    *voice = (Voice){.aloud = !s->data && samples == 1};
-    answer_open(&voice->answer, w->candidate.tokenizer, w->n_stop, w->stop_texts);
+    *live = (LiveAnswer){.to_stdout = !s->data && samples == 1};
+    answer_open(&live->answer, w->candidate.tokenizer, w->n_stop, w->stop_strings);
 }
 
-static Err *write_texts(Writer *w)
+static Err *write_answers(Writer *w)
 {
     const GenerateSettings *s = &w->settings;
     size_t n = w->n_prompts * (size_t)s->samples;
     Generation *generations = NULL;
     Generated *made = NULL;
-    Voice *voices = NULL;
+    LiveAnswer *answers = NULL;
     Err *err = mem_new(&generations, n, sizeof *generations);
     if (!err) err = mem_new(&made, n, sizeof *made);
-    if (!err) err = mem_new(&voices, n, sizeof *voices);
-    for (size_t i = 0; i < n && !err; i++) set_generation(w, i, &generations[i], &voices[i]);
+    if (!err) err = mem_new(&answers, n, sizeof *answers);
+    for (size_t i = 0; i < n && !err; i++) set_generation(w, i, &generations[i], &answers[i]);
     double began = log_seconds();
     if (!err)
         err = generate_all(w->candidate.model, candidate_adapter(&w->candidate, w->candidate.n), n, generations,
                            (size_t)s->at_once, (size_t)s->group_tokens, made);
     double seconds = log_seconds() - began;
-    if (!err) err = write_all(w, n, voices, made);
+    if (!err) err = write_all(w, n, answers, made);
     size_t tokens = 0;
     for (size_t i = 0; i < n && !err; i++) tokens += made[i].n;
     if (!err && s->data)
-        log_line("%zu texts, %zu tokens in %.1f s, prompts included: %.1f tokens/s", n, tokens, seconds,
+        log_line("%zu answers, %zu tokens in %.1f s with the prompts: %.1f tokens/s", n, tokens, seconds,
                  (double)tokens / seconds);
-    for (size_t i = 0; i < n && voices; i++) {
-        answer_free(&voices[i].answer);
-        err_free(voices[i].err);
+    for (size_t i = 0; i < n && answers; i++) {
+        answer_free(&answers[i].answer);
+        err_free(answers[i].err);
     }
     if (made) generated_free(n, made);
     free(generations);
     free(made);
-    free(voices);
+    free(answers);
     return err;
 }
 
-/* ---- all ------------------------------------------------------------------------------------------------------ */
+/* ---- open and close ------------------------------------------------------------------------------------------- */
 
-/* The model's end tokens, and --stop: a number is an id. */
+/* The end tokens of the model, and --stop: a number is a token id. */
 static Err *set_stops(Writer *w)
 {
     const ModelConfig *c = &w->candidate.model->config;
     const TextList *stop = &w->settings.stop;
     TRY(mem_new(&w->stop_ids, MAX_EOS + stop->count, sizeof *w->stop_ids));
-    TRY(mem_new(&w->stop_texts, stop->count, sizeof *w->stop_texts));
+    TRY(mem_new(&w->stop_strings, stop->count, sizeof *w->stop_strings));
     for (int64_t i = 0; i < c->n_eos; i++) w->stop_ids[w->n_stop_ids++] = (int32_t)c->eos_token_id[i];
     for (size_t i = 0; i < stop->count; i++) {
         char *end;
@@ -314,19 +315,19 @@ static Err *set_stops(Writer *w)
         if (end != stop->items[i] && !*end && id >= 0)
             w->stop_ids[w->n_stop_ids++] = (int32_t)id;
         else
-            w->stop_texts[w->n_stop++] = stop->items[i];
+            w->stop_strings[w->n_stop++] = stop->items[i];
     }
     return NULL;
 }
 
-/* Room for prompts of some thousand tokens and for what is written after them. */
+/* Memory for prompts of PROMPT_TOKENS tokens and the answers to them. */
 static CandidateWork work_of(const Writer *w)
 {
     enum { PROMPT_TOKENS = 2048 };
     const GenerateSettings *s = &w->settings;
-    size_t most = PROMPT_TOKENS + (size_t)s->sampling.max_new_tokens,
+    size_t capacity = PROMPT_TOKENS + (size_t)s->sampling.max_new_tokens,
            at_once = s->data || s->samples > 1 ? (size_t)s->at_once : 1;
-    return (CandidateWork){at_once * PROMPT_TOKENS, PROMPT_TOKENS, cache_bytes(w->candidate.model, at_once, most)};
+    return (CandidateWork){at_once * PROMPT_TOKENS, PROMPT_TOKENS, cache_bytes(w->candidate.model, at_once, capacity)};
 }
 
 static Err *open_parts(Writer *w)
@@ -334,7 +335,7 @@ static Err *open_parts(Writer *w)
     GenerateSettings *s = &w->settings;
     if (!s->prompt == !s->data) return err_new(ERR_USAGE, "give --prompt or --data");
     if (s->candidate.adapter.count > 1)
-        return err_new(ERR_USAGE, "--adapter: %zu are given; one writes at a time", s->candidate.adapter.count);
+        return err_new(ERR_USAGE, "--adapter: %zu are given; generate takes one", s->candidate.adapter.count);
     TRY(candidate_open(&w->candidate, &s->candidate));
     CandidateWork work = work_of(w);
     TRY(candidate_fit(&w->candidate, &s->candidate, &work, &s->group_tokens));
@@ -354,7 +355,7 @@ static Err *run(Writer *w, int argc, char **argv)
     }
     TRY(open_parts(w));
     TRY(make_prompts(w));
-    return write_texts(w);
+    return write_answers(w);
 }
 
 int verb_generate(int argc, char **argv)
@@ -364,7 +365,7 @@ int verb_generate(int argc, char **argv)
     for (size_t i = 0; i < w.n_prompts; i++) free(w.prompts[i].ids);
     free(w.prompts);
     free(w.stop_ids);
-    free(w.stop_texts);
+    free(w.stop_strings);
     tokens_free(&w.tokens);
     text_free(&w.messages);
     chat_text_free(&w.chat);

@@ -16,10 +16,10 @@ typedef struct {
 } InspectConfig;
 
 static const Option inspect_options[] = {
-    {"json", OPT_FLAG, offsetof(InspectConfig, json), .help = "write JSON instead of text"},
+    {"json", OPT_FLAG, offsetof(InspectConfig, json), .help = "print JSON instead of text"},
     {"check", OPT_FLAG, offsetof(InspectConfig, check),
-     .help = "read every weight of a model, too, and name the first number that is not finite"},
-    {"help", OPT_FLAG, offsetof(InspectConfig, help), .help = "this list"},
+     .help = "also read every weight of a model and name the first number that is not finite"},
+    {"help", OPT_FLAG, offsetof(InspectConfig, help), .help = "print this list"},
     {0}};
 
 static Err *check_numbers(const char *path)
@@ -43,14 +43,14 @@ static Err *inspect(int argc, char **argv)
         options_help(stdout, inspect_options);
         return NULL;
     }
-    if (n_paths == 0) return err_new(ERR_USAGE, "inspect what? graft inspect MODEL|RUN|CHECKPOINT|ADAPTER [--json]");
+    if (n_paths == 0) return err_new(ERR_USAGE, "no path given: graft inspect MODEL|RUN|CHECKPOINT|ADAPTER [--json]");
     bool known;
     TRY(inspect_path(path, config.json, &text, &known));
     if (!known) TRY(model_report(path, config.json, &text));
     printf("%s%s", text, config.json ? "\n" : "");
     free(text);
     if (!config.check) return NULL;
-    return known ? err_new(ERR_USAGE, "--check is for models; %s is none", path) : check_numbers(path);
+    return known ? err_new(ERR_USAGE, "--check is for models; %s is not one", path) : check_numbers(path);
 }
 
 int verb_inspect(int argc, char **argv) { return err_report("inspect", inspect(argc, argv)); }

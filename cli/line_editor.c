@@ -1,3 +1,5 @@
+/* libedit where stdin is a terminal, getline elsewhere. Ctrl-C only sets a flag, which generation checks at every
+ * token. */
 #define _GNU_SOURCE /* sigaction, getline */
 #include "cli/line_editor.h"
 
@@ -14,23 +16,23 @@
 
 static volatile sig_atomic_t interrupted;
 
-static void note(int number)
+static void on_interrupt(int number)
 {
     (void)number;
     interrupted = 1;
 }
 
-void line_open(void)
+void line_editor_open(void)
 {
-    struct sigaction action = {.sa_handler = note}; /* without SA_RESTART, so that a wait for input ends */
+    struct sigaction action = {.sa_handler = on_interrupt}; /* without SA_RESTART, so that a wait for input ends */
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
     setlocale(LC_CTYPE, "");
     if (MB_CUR_MAX == 1) setlocale(LC_CTYPE, "C.UTF-8");
 }
 
-bool line_interrupted(void) { return interrupted; }
-void line_forget(void) { interrupted = 0; }
+bool line_editor_interrupted(void) { return interrupted; }
+void line_editor_clear_interrupt(void) { interrupted = 0; }
 
 static char *read_plain(void)
 {
@@ -45,8 +47,8 @@ static char *read_plain(void)
     return line;
 }
 
-/* The line itself, or another with U+FFFD where it was no UTF-8. */
-static char *mended(char *line)
+/* Replace what is not UTF-8 by U+FFFD. Takes ownership of line. */
+static char *repair_utf8(char *line)
 {
     Text text = {0};
     size_t n = line ? strlen(line) : 0;
@@ -57,11 +59,11 @@ static char *mended(char *line)
     return text.data;
 }
 
-char *line_read(const char *prompt)
+char *line_editor_read(const char *prompt)
 {
-    line_forget();
-    if (!isatty(STDIN_FILENO)) return mended(read_plain());
-    char *line = mended(readline(prompt));
+    line_editor_clear_interrupt();
+    if (!isatty(STDIN_FILENO)) return repair_utf8(read_plain());
+    char *line = repair_utf8(readline(prompt));
     if (line && *line) add_history(line);
     if (line || !interrupted) return line;
     putchar('\n');

@@ -17,7 +17,7 @@ static const struct {
     {"eval", verb_eval, "base and adapters compared:   graft eval --model DIR --data FILE,... [--adapter PATH,...]"},
     {"generate", verb_generate,
      "text from base and adapter:   graft generate --model DIR --prompt TEXT [--adapter PATH]"},
-    {"preview", verb_preview, "what of the data is scored:    graft preview --model DIR DATA... [--html page.html]"},
+    {"preview", verb_preview, "tokens in the loss, shown:    graft preview --model DIR DATA... [--html page.html]"},
     {"chat", verb_chat, "talk with base and adapters:  graft chat --model DIR [--adapter PATH,...]"},
     {"inspect", verb_inspect, "what a path holds:            graft inspect MODEL|RUN|CHECKPOINT|ADAPTER"},
     {"plan", verb_plan, "memory, bytes and time of a run: graft plan CONFIG.json|MODEL [--key value ...]"},
@@ -35,9 +35,9 @@ static int usage(FILE *stream, int code)
     return code;
 }
 
-/* libgomp reads GOMP_SPINCOUNT when it is loaded. Without it, threads that wait for each other spin, and beside any other
- * busy process a step is then 5 times slower (docs/design.md has the figures). So set it where it is missing, and start
- * this program again. Returns when nothing is missing. */
+/* libgomp reads GOMP_SPINCOUNT when it is loaded. Without it, threads that wait for each other spin, and beside any
+ * other busy process a step is then 5 times slower (docs/design.md has the figures). So set it where it is missing, and
+ * start this program again. Returns when nothing is missing. */
 static void restart_with_sleeping_threads(char **argv)
 {
     if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;

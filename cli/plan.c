@@ -1,4 +1,5 @@
-/* graft plan MODEL|CONFIG.json [--key value ...]: memory, bytes and time of a run, from config.json alone. */
+/* graft plan MODEL|CONFIG.json [--key value ...]: memory, bytes and time of a run, from config.json alone: no weights
+ * are needed. The figures are those of plan/budget.h and plan/step_time.h, which a run uses, too. */
 #define _GNU_SOURCE
 #include "base/byte_size.h"
 #include "base/file.h"
@@ -25,34 +26,39 @@ typedef struct {
 static const Option plan_table[] = {
     {.help = "The run"},
     {"tokens", OPT_INT, AT(tokens), .preset = "0", .min = 0, .max = 1e12,
-     .help = "of a step; train_batch_size times max_length of a configuration, else 8192"},
+     .help = "tokens of a step; default: train_batch_size times max_length of the configuration, or 8192"},
     {"max_length", OPT_INT, AT(max_length), .preset = "0", .min = 0, .max = 1e7,
-     .help = "tokens of the longest document; 2048 when not given"},
+     .help = "tokens of the longest document; default: 2048"},
     {"micro_batch_tokens", OPT_INT, AT(micro_batch_tokens), .preset = "1024", .min = 1, .max = 1e8,
      .help = "as in training"},
     {"group_tokens", OPT_INT, AT(group_tokens), .preset = "8192", .min = 0, .max = 1e9, .help = "as in training"},
     {"keep_layers", OPT_INT, AT(keep_layers), .preset = "0", .min = 0, .max = 1e6, .help = "as in training"},
     {"r", OPT_INT, AT(r), .preset = "16", .min = 1, .max = LORA_R_MAX, .help = "as in training"},
-    {"target_modules", OPT_JSON, AT(target_modules), .help = "as in training; attention's projections when not given"},
+    {"target_modules", OPT_JSON, AT(target_modules), .help = "as in training; default: the projections of attention"},
     {"experts", OPT_JSON, AT(experts), .help = "as in training"},
     {"layers_to_transform", OPT_JSON, AT(layers_to_transform), .help = "as in training"},
-    {"dtype", OPT_TEXT, AT(dtype), .choices = "bf16 fp8", .help = "of the files; as config.json says when not given"},
-    {"steps", OPT_INT, AT(steps), .preset = "0", .min = 0, .max = 1e12, .help = "of the whole run"},
-    {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = COMPUTE_CHOICES, .help = "path, as in training"},
-    {.help = "The machine: as `graft doctor` found it, where not given"},
-    {"memory_limit", OPT_TEXT, AT(memory_limit),
-     .help = "for all ranks of a host; nine tenths of its memory when not given"},
-    {"ranks", OPT_INT, AT(ranks), .preset = "1", .min = 1, .max = 65536, .help = "on each host"},
-    {"hosts", OPT_INT, AT(hosts), .preset = "1", .min = 1, .max = 65536, .help = "that share the tokens of a step"},
-    {"cores", OPT_NUMBER, AT(cores), .min = 0, .max = 1e6, .help = "of a host"},
+    {"dtype", OPT_TEXT, AT(dtype), .choices = "bf16 fp8",
+     .help = "number format of the files; default: as config.json says"},
+    {"steps", OPT_INT, AT(steps), .preset = "0", .min = 0, .max = 1e12, .help = "steps of the whole run"},
+    {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = COMPUTE_CHOICES,
+     .help = "compute path, as in training"},
+    {.help = "The machine; default: as measured by `graft doctor`"},
+    {"memory_limit", OPT_TEXT, AT(memory_limit), .help = "for all ranks of a host; default: nine tenths of its memory"},
+    {"ranks", OPT_INT, AT(ranks), .preset = "1", .min = 1, .max = 65536, .help = "ranks on each host"},
+    {"hosts", OPT_INT, AT(hosts), .preset = "1", .min = 1, .max = 65536,
+     .help = "hosts that share the tokens of a step"},
+    {"cores", OPT_NUMBER, AT(cores), .min = 0, .max = 1e6, .help = "cores of a host"},
     {"gflops", OPT_NUMBER, AT(gflops), .min = 0, .max = 1e9,
-     .help = "peak of a host on graft's path, all cores: products are planned at 0.6 n / (n + 8) of it with n rows"},
-    {"memory_gib", OPT_NUMBER, AT(memory_gib), .min = 0, .max = 1e9, .help = "of a host"},
+     .help = "peak of a host on graft's compute path, all cores; a product with n rows is planned at 0.6 n / (n + 8) "
+             "of it"},
+    {"memory_gib", OPT_NUMBER, AT(memory_gib), .min = 0, .max = 1e9, .help = "memory of a host"},
     {"memory_gbs", OPT_NUMBER, AT(memory_gbs), .min = 0, .max = 1e9,
-     .help = "1e9 bytes per second that all cores read"},
-    {"disk_gbs", OPT_NUMBER, AT(disk_gbs), .min = 0, .max = 1e9, .help = "1e9 bytes per second, cold"},
-    {"network_gbs", OPT_NUMBER, AT(network_gbs), .min = 0, .max = 1e9, .help = "between hosts"},
-    {"help", OPT_FLAG, AT(help), .help = "this list"},
+     .help = "memory bandwidth of a host, in 1e9 bytes per second"},
+    {"disk_gbs", OPT_NUMBER, AT(disk_gbs), .min = 0, .max = 1e9,
+     .help = "disk bandwidth of a host, in 1e9 bytes per second, nothing cached"},
+    {"network_gbs", OPT_NUMBER, AT(network_gbs), .min = 0, .max = 1e9,
+     .help = "between hosts, in 1e9 bytes per second"},
+    {"help", OPT_FLAG, AT(help), .help = "print this list"},
     {0}};
 
 typedef struct {
@@ -68,7 +74,7 @@ typedef struct {
     char name[PATH_BYTES];
 } Planner;
 
-/* ---- what is planned ------------------------------------------------------------------------------------------ */
+/* ---- the run and the machine ---------------------------------------------------------------------------------- */
 
 /* The config.json of a directory, of a file, or of a name among configs/ and the tests' published ones. */
 static Err *find_config(char path[PATH_BYTES], const char *name)
@@ -82,11 +88,13 @@ static Err *find_config(char path[PATH_BYTES], const char *name)
                             : snprintf(path, PATH_BYTES, "tests/fixtures/configs/%s.config.json", name);
         if (fits < PATH_BYTES && file_exists(path)) return NULL;
     }
-    return err_new(ERR_USAGE, "%s is neither a directory with a config.json, nor such a file, nor a known model", name);
+    return err_new(ERR_USAGE, "%s is neither a directory with a config.json, nor such a file, nor a model of configs/",
+                   name);
 }
 
-/* A training configuration names its model; its keys stand where the command line says nothing else. */
-static Err *look_into(Planner *p, const char *path, char model[PATH_BYTES])
+/* If path is a training configuration, take its settings and find its model's config.json. The command line, which is
+ * read again later, overrides them. */
+static Err *read_training_config(Planner *p, const char *path, char model[PATH_BYTES])
 {
     Json *root;
     TRY(json_read_file(&root, path));
@@ -141,12 +149,14 @@ static Err *set_machine(Planner *p)
     const double given[] = {s->cores, s->gflops, s->memory_gbs, s->disk_gbs, s->memory_gib};
     for (size_t i = 0; i < 5; i++)
         if (given[i] > 0) *have[i] = given[i];
-    if (s->gflops > 0) memset(m->fp32, 0, sizeof m->fp32), memset(m->bf16, 0, sizeof m->bf16); /* another machine's */
-    if (!dispatch_init(s->compute)) return err_new(ERR_USAGE, "this CPU has no %s", s->compute);
-    p->bf16 = dispatch_is_bf16() && s->gflops <= 0; /* a machine that is described multiplies in fp32 */
+    if (s->gflops > 0)
+        memset(m->fp32, 0, sizeof m->fp32), memset(m->bf16, 0, sizeof m->bf16); /* they were measured on this machine */
+    if (!dispatch_init(s->compute))
+        return err_new(ERR_USAGE, "compute %s: this CPU has no such instructions", s->compute);
+    p->bf16 = dispatch_is_bf16() && s->gflops <= 0; /* a machine given by --gflops is planned in fp32 */
     if (m->gflops <= 0 || m->disk_gbs <= 0)
-        return err_new(ERR_USAGE, "nothing is known of this machine: run `graft doctor`, or give --gflops, --disk_gbs, "
-                                  "--memory_gbs and --memory_gib");
+        return err_new(ERR_USAGE, "this machine has not been measured: run `graft doctor`, or give --gflops, "
+                                  "--disk_gbs, --memory_gbs and --memory_gib");
     const char *limit = s->memory_limit ? s->memory_limit : p->training.memory_limit;
     p->limit = (size_t)(0.9 * m->memory_gib * 1073741824);
     return limit ? byte_size_parse(&p->limit, limit, "memory_limit") : NULL;
@@ -170,22 +180,22 @@ static void set_work(Planner *p)
     if (p->work.threads == 0) p->work.threads = 1;
 }
 
-/* ---- what is said --------------------------------------------------------------------------------------------- */
+/* ---- output --------------------------------------------------------------------------------------------------- */
 
 typedef struct {
     const char *name;
     double elements, bytes[DTYPE_COUNT];
-} Part;
+} WeightPart;
 
 typedef struct {
     size_t n;
-    Part parts[16], all;
+    WeightPart parts[16], all;
     bool fp8;
-} StreamedParts;
+} WeightParts;
 
-static Err *count(void *context, const char *name, const TensorSpec *spec)
+static Err *count_tensor(void *context, const char *name, const TensorSpec *spec)
 {
-    StreamedParts *parts = context;
+    WeightParts *parts = context;
     size_t i = 0,
            blocks = ((spec->rows + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK) * ((spec->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK);
     double n = (double)spec->rows * (double)spec->cols;
@@ -193,7 +203,7 @@ static Err *count(void *context, const char *name, const TensorSpec *spec)
     (void)name;
     while (i < parts->n && strcmp(parts->parts[i].name, spec->part) != 0) i++;
     if (i == parts->n) parts->parts[parts->n++].name = spec->part;
-    Part *const both[] = {&parts->parts[i], &parts->all};
+    WeightPart *const both[] = {&parts->parts[i], &parts->all};
     for (size_t j = 0; j < 2; j++) {
         both[j]->elements += n;
         both[j]->bytes[dtype] += n * (double)dtype_bytes(dtype);
@@ -202,7 +212,7 @@ static Err *count(void *context, const char *name, const TensorSpec *spec)
     return NULL;
 }
 
-static void show_part(const Part *part)
+static void show_part(const WeightPart *part)
 {
     printf("  %-16s %10.3f G %14s %14s %14s\n", part->name, part->elements / 1e9, BYTES(part->bytes[DTYPE_BF16]),
            BYTES(part->bytes[DTYPE_F8_E4M3]), BYTES(part->bytes[DTYPE_F32]));
@@ -210,8 +220,8 @@ static void show_part(const Part *part)
 
 static Err *show_parts(const Planner *p, bool fp8)
 {
-    StreamedParts parts = {.all.name = "together", .fp8 = fp8};
-    TRY(model_config_tensors(&p->model->config, false, count, &parts));
+    WeightParts parts = {.all.name = "total", .fp8 = fp8};
+    TRY(model_config_tensors(&p->model->config, false, count_tensor, &parts));
     printf("%s: %s, %zu layers\n  %-16s %12s %14s %14s %14s\n", p->name, family_name(p->model->config.family),
            p->model->n_layers, "part", "parameters", "BF16", "FP8", "F32");
     for (size_t i = 0; i < parts.n; i++) show_part(&parts.parts[i]);
@@ -229,14 +239,14 @@ static void show_memory(const Planner *p)
                BYTES(w->fixed_bytes), stream_budget_describe((char[STREAM_TEXT_BYTES]){0}, w));
     else
         printf("  weights          %s: all\n", BYTES(w->fixed_bytes + stream_budget_layer_bytes(w)));
-    printf("  tapes            %s\n  boundaries       %s%s\n  adapter          %s (%zu parameters)\n  moments          "
-           "%s\n  the rest         %s\n",
-           BYTES(b->tapes), BYTES(b->layer_inputs), b->spilled ? "; the others in a file" : "", BYTES(b->adapter),
+    printf("  tapes            %s\n  layer inputs     %s%s\n  adapter          %s (%zu parameters)\n  moments          "
+           "%s\n  program, data    %s\n",
+           BYTES(b->tapes), BYTES(b->layer_inputs), b->spilled ? "; the others are in a file" : "", BYTES(b->adapter),
            p->adapter->n, BYTES(b->moments), BYTES(b->program + b->data));
-    printf("  the least        %s\n", BYTES(b->least));
+    printf("  smallest limit   %s\n", BYTES(b->least));
 }
 
-static void show_time(char text[48], double seconds)
+static void format_time(char text[48], double seconds)
 {
     if (seconds < 600)
         snprintf(text, 48, "%.3g s", seconds);
@@ -247,31 +257,31 @@ static void show_time(char text[48], double seconds)
     else
         snprintf(text, 48, "%.1f days", seconds / 86400);
 }
-#define TIME(seconds) (show_time(time_text_, seconds), time_text_)
+#define TIME(seconds) (format_time(time_text_, seconds), time_text_)
 
 static void show_step(const Planner *p)
 {
     char time_text_[48];
     const Plan *plan = &p->plan;
-    printf("a step of %zu tokens, the longest document %zu", p->work.step_tokens, p->work.longest);
+    printf("a step of %zu tokens, longest document %zu", p->work.step_tokens, p->work.longest);
     if (plan->budget.group_tokens) printf(", in groups of %zu", plan->budget.group_tokens);
     printf("\n  read             %s of weights", BYTES(plan->budget.read_bytes));
     if (plan->budget.scratch_bytes)
-        printf(", %s of boundaries written and read again", BYTES(plan->budget.scratch_bytes));
+        printf(", %s of layer inputs written and read again", BYTES(plan->budget.scratch_bytes));
     printf("\n  arithmetic       %.3g TFLOP at %.0f%% of %.0f GFLOP/s\n", flops_all(&plan->flops) / 1e12,
            100 * plan->share, p->machine.gflops);
     for (Bound i = 0; i < BOUNDS; i++)
         if (plan->seconds[i] > 0)
             printf("  %-10s       %s%s\n", bound_names[i], TIME(plan->seconds[i]),
-                   i == plan->bound ? "   <- binds" : "");
-    printf("  together         %s, %.3g tokens/s\n", TIME(plan->step_seconds), plan->tokens_per_second);
+                   i == plan->bound ? "   <- the limit" : "");
+    printf("  total            %s, %.3g tokens/s\n", TIME(plan->step_seconds), plan->tokens_per_second);
     if (p->settings.steps)
         printf("  %lld steps    %s\n", (long long)p->settings.steps,
                TIME((double)p->settings.steps * plan->step_seconds));
 }
 
-/* Try what a user could change, one at a time, and name the one that gains most. */
-static Err *show_help(Planner *p, const char *config_path, bool fp8)
+/* Try the changes that a user could make, one at a time, and name the one that gains most. */
+static Err *show_advice(Planner *p, const char *config_path, bool fp8)
 {
     enum { TOKENS, MEMORY, FP8, KEEP, GROUP, TRIALS };
     double best = 1.05, gain;
@@ -305,9 +315,9 @@ static Err *show_help(Planner *p, const char *config_path, bool fp8)
         what = names[t];
     }
     if (what)
-        printf("what would help most: %s: %.1f times the tokens per second\n", what, best);
+        printf("what would help most: %s, for %.1f times the tokens per second\n", what, best);
     else
-        printf("what would help most: more cores or hosts; no setting gains 5%%\n");
+        printf("what would help most: more cores or hosts; no setting gains 5 %%\n");
     return NULL;
 }
 
@@ -324,9 +334,9 @@ static Err *plan(Planner *p, int argc, char **argv)
         options_help(stdout, plan_table);
         return NULL;
     }
-    if (!word) return err_new(ERR_USAGE, "which model or configuration? graft plan MODEL|config.json|CONFIG.json");
+    if (!word) return err_new(ERR_USAGE, "no model or configuration given: graft plan MODEL|config.json|CONFIG.json");
     TRY(find_config(given, word));
-    TRY(look_into(p, given, config));
+    TRY(read_training_config(p, given, config));
     if (strcmp(given, config) != 0)
         TRY(options_arguments(s, plan_table, argc, argv, &word, 1, &n)); /* the command line wins */
     snprintf(p->name, sizeof p->name, "%s", config);
@@ -343,7 +353,7 @@ static Err *plan(Planner *p, int argc, char **argv)
                   p->limit));
     show_memory(p);
     show_step(p);
-    return show_help(p, config, fp8);
+    return show_advice(p, config, fp8);
 }
 
 int verb_plan(int argc, char **argv)

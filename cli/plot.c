@@ -1,3 +1,4 @@
+/* graft plot RUN... [options]: training curves, or one file of `graft bench`, as a PNG. */
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/options.h"
@@ -18,9 +19,9 @@ typedef struct {
 static const Option plot_options[] = {
     {"kind", OPT_TEXT, offsetof(PlotConfig, kind), .preset = "curves", .choices = "curves roofline timing profile",
      .help = "roofline and timing draw a file of graft bench --json; timing also draws timing.jsonl of a run"},
-    {"output", OPT_TEXT, offsetof(PlotConfig, output), .preset = "loss.png", .help = "the PNG file to write"},
-    {"title", OPT_TEXT, offsetof(PlotConfig, title), .help = "above the picture, instead of the run's name"},
-    {"help", OPT_FLAG, offsetof(PlotConfig, help), .help = "this list"},
+    {"output", OPT_TEXT, offsetof(PlotConfig, output), .preset = "loss.png", .help = "PNG file to write"},
+    {"title", OPT_TEXT, offsetof(PlotConfig, title), .help = "title of the picture; default: the name of the run"},
+    {"help", OPT_FLAG, offsetof(PlotConfig, help), .help = "print this list"},
     {0}};
 
 static void print_help(void)
@@ -45,7 +46,7 @@ static Err *plot(PlotConfig *config, int argc, char **argv, const char **runs)
     }
     if (strcmp(config->kind, "profile") == 0)
         log_line("--kind profile is called --kind timing now; the old name still works");
-    if (n_runs == 0) return err_new(ERR_USAGE, "no run given; --help says how");
+    if (n_runs == 0) return err_new(ERR_USAGE, "no run given; see graft plot --help");
     bool curves = strcmp(config->kind, "curves") == 0;
     if (!curves && n_runs != 1) return err_new(ERR_USAGE, "kind %s takes one file, not %zu", config->kind, n_runs);
     if (curves)

@@ -1,4 +1,6 @@
-/* graft preview --model DIR DATA...: what a run would train on, token by token, before it does. */
+/* graft preview --model DIR DATA...: show what a run would train on, token by token, before it does. The records are
+ * rendered and tokenized by the code that training uses. Nothing of a record can steer the terminal or run in the
+ * page. */
 #define _GNU_SOURCE
 #include "base/file.h"
 #include "base/log.h"
@@ -25,18 +27,18 @@ static const Option preview_table[] = {
     {"model", OPT_TEXT, offsetof(PreviewSettings, model),
      .help = "a Hugging Face directory: its tokenizer and template"},
     {"n", OPT_INT, offsetof(PreviewSettings, n), .preset = "3", .min = 0, .max = 1e6,
-     .help = "records shown, from the first on"},
+     .help = "number of records shown, from the first one"},
     {"record", OPT_INT, offsetof(PreviewSettings, record), .preset = "0", .min = 0, .max = 1e12,
-     .help = "show this record of the files, from 1, instead"},
+     .help = "show only this record of the files, counted from 1"},
     {"scan", OPT_INT, offsetof(PreviewSettings, scan), .preset = "100000", .min = 0, .max = 1e12,
-     .help = "records that are counted; 0: all"},
-    {"ids", OPT_FLAG, offsetof(PreviewSettings, ids), .help = "write the id after each token"},
+     .help = "number of records in the totals; 0: all"},
+    {"ids", OPT_FLAG, offsetof(PreviewSettings, ids), .help = "print the id after each token"},
     {"color", OPT_TEXT, offsetof(PreviewSettings, color), .preset = "auto", .choices = "auto always never",
-     .help = "never: brackets stand around what is scored"},
-    {"html", OPT_TEXT, offsetof(PreviewSettings, html), .help = "write one page to this file instead"},
-    {"json", OPT_FLAG, offsetof(PreviewSettings, json), .help = "write JSON instead"},
+     .help = "never: brackets mark the tokens in the loss"},
+    {"html", OPT_TEXT, offsetof(PreviewSettings, html), .help = "write one HTML page to this file instead"},
+    {"json", OPT_FLAG, offsetof(PreviewSettings, json), .help = "print JSON instead"},
     DATA_OPTIONS(offsetof(PreviewSettings, data)),
-    {"help", OPT_FLAG, offsetof(PreviewSettings, help), .help = "this list"},
+    {"help", OPT_FLAG, offsetof(PreviewSettings, help), .help = "print this list"},
     {0}};
 
 typedef struct {
@@ -48,17 +50,17 @@ typedef struct {
     size_t n_seen;
 } Previewer;
 
-/* ---- what may be shown --------------------------------------------------------------------------------------- */
+/* ---- text that is safe to show ---------------------------------------------------------------------------------- */
 
-/* Characters that would steer a terminal, or reorder what is read: controls, and Unicode's marks of direction. */
+/* Characters that would steer a terminal or reorder text: control characters, and Unicode's direction marks. */
 static bool steers(uint32_t c)
 {
     return (c < 0x20 && c != '\n') || (c >= 0x7F && c < 0xA0) || c == 0x61C || c == 0x200E || c == 0x200F ||
            (c >= 0x2028 && c <= 0x202E) || (c >= 0x2066 && c <= 0x2069) || c == 0xFEFF;
 }
 
-/* Text without them: as \t, \x1b or \u202e. */
-static Err *fit_to_show(const Text *text, char **shown)
+/* Text with those characters escaped: as \t, \x1b or \u202e. */
+static Err *escape_text(const Text *text, char **shown)
 {
     Text out = {0};
     text_add(&out, "", 0);
@@ -88,7 +90,7 @@ static Err *fit_to_show(const Text *text, char **shown)
 
 /* ---- gathering ------------------------------------------------------------------------------------------------ */
 
-/* A character that is spread over tokens stands with the last of them. */
+/* A character that several tokens form together is shown with the last of them. */
 static Err *show_tokens(const Previewer *p, ShownRecord *record)
 {
     const Document *d = &record->built.document;
@@ -108,7 +110,7 @@ static Err *show_tokens(const Previewer *p, ShownRecord *record)
                               .special = tokenizer_is_added(p->tokenizer, d->ids[i]),
                               .begins_turn = special && i && i + 1 < d->n &&
                                              !tokenizer_is_special(p->tokenizer, d->ids[i - 1])};
-        err = fit_to_show(&text, &token->text);
+        err = escape_text(&text, &token->text);
     }
     text_free(&text);
     return err;
@@ -140,7 +142,7 @@ static Err *note(Previewer *p, const BuiltDocument *built, const char *file, siz
     *record = (ShownRecord){.file = file, .line = line, .whole = built->whole, .built = *built};
     Text domain = {0};
     text_put(&domain, built->domain);
-    Err *err = fit_to_show(&domain, &record->domain);
+    Err *err = escape_text(&domain, &record->domain);
     text_free(&domain);
     return err ? err : show_tokens(p, record);
 }
@@ -149,13 +151,13 @@ static Err *read_file(Previewer *p, const char *path)
 {
     LineReader *reader;
     const char *line;
-    size_t bytes, most = (size_t)p->settings.scan;
+    size_t bytes, max_records = (size_t)p->settings.scan;
     TRY(lines_open(&reader, path));
     Err *err = NULL;
     while (!err && !(err = lines_next(reader, &line, &bytes)) && line) {
         BuiltDocument built;
         if (json_line_is_blank(line, bytes)) continue;
-        if (most && p->n_seen >= most && p->n_seen >= (size_t)p->settings.record) {
+        if (max_records && p->n_seen >= max_records && p->n_seen >= (size_t)p->settings.record) {
             p->preview.more = true;
             break;
         }
@@ -183,8 +185,7 @@ static void print_token(const ShownToken *t, bool color, bool ids)
             putchar(*c);
             continue;
         }
-        fputs(color ? "\xE2\x8F\x8E\x1b[0m\n" : "\xE2\x8F\x8E\n",
-              stdout); /* a style does not run over the line's end */
+        fputs(color ? "\xE2\x8F\x8E\x1b[0m\n" : "\xE2\x8F\x8E\n", stdout); /* a style ends with its line */
         begin_style(t, color);
     }
     if (ids) printf("%s%d", *t->text ? "/" : "", t->id);
@@ -195,7 +196,7 @@ static void print_token(const ShownToken *t, bool color, bool ids)
 static void print_record(const ShownRecord *r, bool color, bool ids)
 {
     const Document *d = &r->built.document;
-    printf("%s%s: line %zu%s  %s%s%s, %zu tokens, %zu scored", color ? "\x1b[1m" : "", r->file, r->line,
+    printf("%s%s: line %zu%s  %s%s%s, %zu tokens, %zu in the loss", color ? "\x1b[1m" : "", r->file, r->line,
            color ? "\x1b[0m" : "", record_format_name(r->built.format), *r->domain ? ", domain " : "", r->domain, d->n,
            d->n_loss_tokens);
     if (r->built.truncated) printf(", cut from %zu", r->whole);
@@ -204,7 +205,7 @@ static void print_record(const ShownRecord *r, bool color, bool ids)
     for (size_t i = 0; i < r->n; i++) {
         bool before = i && r->tokens[i - 1].in_loss;
         if (!color && r->tokens[i].in_loss != before) fputs(before ? "\xE2\x9F\xA7" : "\xE2\x9F\xA6", stdout);
-        if (r->tokens[i].begins_turn) putchar('\n'); /* no character of the text: those have a mark */
+        if (r->tokens[i].begins_turn) putchar('\n'); /* not in the text: line breaks of the text have a mark */
         print_token(&r->tokens[i], color, ids);
     }
     puts(!color && r->n && r->tokens[r->n - 1].in_loss ? "\xE2\x9F\xA7\n" : "\n");
@@ -213,22 +214,22 @@ static void print_record(const ShownRecord *r, bool color, bool ids)
 static void print_summary(const Preview *v)
 {
     enum { BAR = 40 };
-    size_t width, bins[PREVIEW_BINS], most = 1, last = 0;
-    printf("%zu documents%s, %zu tokens, %zu scored, longest %zu, %zu cut, %zu dropped; template %s, train_on %s, "
+    size_t width, bins[PREVIEW_BINS], highest = 1, last = 0;
+    printf("%zu documents%s, %zu tokens, %zu in the loss, longest %zu, %zu cut, %zu dropped; template %s, train_on %s, "
            "max_length %zu\n",
-           v->totals.documents, v->more ? " (the first)" : "", v->totals.tokens, v->totals.n_loss_tokens,
+           v->totals.documents, v->more ? " (the first ones)" : "", v->totals.tokens, v->totals.n_loss_tokens,
            v->totals.longest, v->totals.truncated, v->totals.dropped, v->template, v->train_on, v->max_length);
     for (RecordFormat f = RECORD_MESSAGES; f < RECORD_FORMATS; f++)
         if (v->formats[f]) printf("  %zu %s\n", v->formats[f], record_format_name(f));
     preview_bins(v, &width, bins);
     for (size_t i = 0; i < PREVIEW_BINS; i++) {
-        most = bins[i] > most ? bins[i] : most;
+        highest = bins[i] > highest ? bins[i] : highest;
         if (bins[i]) last = i;
     }
-    puts("tokens, before any cut");
+    puts("documents by their tokens, before any cut");
     for (size_t i = 0; i <= last; i++) {
         printf("%9zu  ", i * width);
-        for (size_t k = 0; k < (bins[i] * BAR + most - 1) / most; k++) fputs("\xE2\x96\x88", stdout);
+        for (size_t k = 0; k < (bins[i] * BAR + highest - 1) / highest; k++) fputs("\xE2\x96\x88", stdout);
         printf(" %zu\n", bins[i]);
     }
 }
@@ -310,7 +311,8 @@ static Err *report(const Previewer *p)
     bool color = strcmp(s->color, "always") == 0 ||
                  (strcmp(s->color, "auto") == 0 && isatty(STDOUT_FILENO) && !getenv("NO_COLOR"));
     if (s->record && !p->preview.n_records)
-        return err_new(ERR_USAGE, "there is no record %lld; the files have %zu", (long long)s->record, p->n_seen);
+        return err_new(ERR_USAGE, "there is no record %lld; the files have %zu records", (long long)s->record,
+                       p->n_seen);
     if (s->html) return write_page(&p->preview, s->html);
     if (s->json) return print_json(&p->preview);
     for (size_t i = 0; i < p->preview.n_records; i++) print_record(&p->preview.records[i], color, s->ids);

@@ -1,3 +1,5 @@
+/* The page is one file with its own style: it must open without a network and run nothing. Every text of a record goes
+ * through put_html. */
 #include "cli/preview_page.h"
 
 #include <string.h>
@@ -31,10 +33,10 @@ static void put_html(FILE *out, const char *text)
 }
 
 static const char style[] =
-    ":root{--paper:#fcfbf8;--card:#fff;--ink:#22262b;--soft:#6a7079;--line:#e4e1d9;--scored:#0b5a3c;--wash:#d9f2e4;--"
+    ":root{--paper:#fcfbf8;--card:#fff;--ink:#22262b;--soft:#6a7079;--line:#e4e1d9;--loss:#0b5a3c;--wash:#d9f2e4;--"
     "special:#5b3fa8;--bar:#5fae8b;--cut:#c2410c}\n"
     "@media(prefers-color-scheme:dark){:root{--paper:#15181c;--card:#1c2026;--ink:#e6e8ea;--soft:#7d8590;--line:#"
-    "2d333b;--scored:#b9f5d6;--wash:#12402e;--special:#c3b1fa;--bar:#3f8f6c;--cut:#fb923c}}\n"
+    "2d333b;--loss:#b9f5d6;--wash:#12402e;--special:#c3b1fa;--bar:#3f8f6c;--cut:#fb923c}}\n"
     "*{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.55 "
     "system-ui,-apple-system,\"Segoe UI\",Roboto,\"DejaVu Sans\",sans-serif}\n"
     "main{max-width:64rem;margin:0 auto;padding:2.2rem 1.4rem 4rem}h1{font-size:1.5rem;margin:0 0 "
@@ -59,12 +61,12 @@ static const char style[] =
     "1.1rem;white-space:pre-wrap;overflow-wrap:anywhere;font:13.5px/1.75 "
     "ui-monospace,SFMono-Regular,Menlo,Consolas,\"DejaVu Sans Mono\",monospace;color:var(--soft)}\n"
     "pre span{border-radius:2px}pre span:hover,.legend span:hover{outline:1px solid "
-    "var(--special)}.s{background:var(--wash);color:var(--scored);box-shadow:0 0 0 .5px "
+    "var(--special)}.s{background:var(--wash);color:var(--loss);box-shadow:0 0 0 .5px "
     "var(--wash)}.x{color:var(--special);font-weight:600}pre b{font-weight:400;opacity:.45}\n"
     "i{display:none;font-style:normal;font-size:.68em;opacity:.75;vertical-align:super;margin:0 "
     ".15em}#ids{position:absolute;opacity:0}label{cursor:pointer;border:1px solid "
     "var(--line);border-radius:1rem;padding:.1rem .75rem;margin-left:auto}\n"
-    "#ids:checked~main label{background:var(--wash);color:var(--scored)}#ids:checked~main "
+    "#ids:checked~main label{background:var(--wash);color:var(--loss)}#ids:checked~main "
     "i{display:inline}#ids:checked~main pre span{outline:1px solid var(--line)}#ids:focus-visible~main "
     "label{outline:2px solid var(--special)}.cut{color:var(--cut)}\n";
 
@@ -82,7 +84,7 @@ static void put_facts(FILE *out, const Preview *p)
     fputs("<dl class=facts>", out);
     put_fact(out, "documents", p->totals.documents);
     put_fact(out, "tokens", p->totals.tokens);
-    put_fact(out, "scored", p->totals.n_loss_tokens);
+    put_fact(out, "in the loss", p->totals.n_loss_tokens);
     put_fact(out, "longest", p->totals.longest);
     put_fact(out, "cut", p->totals.truncated);
     put_fact(out, "dropped", p->totals.dropped);
@@ -92,17 +94,17 @@ static void put_facts(FILE *out, const Preview *p)
 static void put_histogram(FILE *out, const Preview *p)
 {
     enum { WIDTH = 880, HEIGHT = 150, LEFT = 8 };
-    size_t width, bins[PREVIEW_BINS], most = 1, last = 0;
+    size_t width, bins[PREVIEW_BINS], highest = 1, last = 0;
     preview_bins(p, &width, bins);
     for (size_t i = 0; i < PREVIEW_BINS; i++) {
-        most = bins[i] > most ? bins[i] : most;
+        highest = bins[i] > highest ? bins[i] : highest;
         if (bins[i]) last = i;
     }
     double step = (double)(WIDTH - 2 * LEFT) / (double)(last + 1), limit = (double)p->max_length / (double)width;
-    fprintf(out, "<figure><figcaption>Lengths in tokens, before any cut; %zu to a bar</figcaption>", width);
+    fprintf(out, "<figure><figcaption>Lengths in tokens, before any cut; %zu tokens per bar</figcaption>", width);
     fprintf(out, "<svg viewBox=\"0 0 %d %d\" role=img aria-label=\"histogram of lengths\">", WIDTH, HEIGHT + 36);
     for (size_t i = 0; i <= last; i++) {
-        double h = (double)bins[i] / (double)most * HEIGHT, x = LEFT + step * (double)i;
+        double h = (double)bins[i] / (double)highest * HEIGHT, x = LEFT + step * (double)i;
         fprintf(
             out,
             "<rect x=%.1f y=%.1f width=%.1f height=%.1f rx=2 fill=\"var(--bar)\"><title>%zu to %zu: %zu</title></rect>",
@@ -130,7 +132,7 @@ static void put_record(FILE *out, const ShownRecord *r)
         fputs(" \xC2\xB7 ", out);
         put_html(out, r->domain);
     }
-    fprintf(out, " \xC2\xB7 %zu tokens \xC2\xB7 %zu scored", d->n, d->n_loss_tokens);
+    fprintf(out, " \xC2\xB7 %zu tokens \xC2\xB7 %zu in the loss", d->n, d->n_loss_tokens);
     if (r->built.truncated) fprintf(out, " \xC2\xB7 <span class=cut>cut from %zu</span>", r->whole);
     if (r->built.dropped) fprintf(out, " \xC2\xB7 <span class=cut>dropped: %zu tokens</span>", r->whole);
     fputs("</p></header><pre>", out);
@@ -158,10 +160,10 @@ void preview_page(FILE *out, const Preview *p)
     fprintf(out,
             "<body><input type=checkbox id=ids aria-label=\"show ids\"><main><h1>What goes into the "
             "loss</h1><p>template %s, train_on %s, max_length %zu%s</p>\n",
-            p->template, p->train_on, p->max_length, p->more ? "; of the first documents only" : "");
+            p->template, p->train_on, p->max_length, p->more ? "; only the first documents" : "");
     put_facts(out, p);
     put_histogram(out, p);
-    fputs("<div class=legend><span class=s>&nbsp;scored&nbsp;</span><span>context</span><span "
+    fputs("<div class=legend><span class=s>&nbsp;in the loss&nbsp;</span><span>not in the loss</span><span "
           "class=x>&lt;special&gt;</span><label for=ids>token ids</label></div>\n",
           out);
     for (size_t i = 0; i < p->n_records; i++) put_record(out, &p->records[i]);

@@ -1,4 +1,4 @@
-/* What `graft preview` found, and as one HTML page that needs nothing else: no script, no network. */
+/* The records and totals of `graft preview`, and one HTML page of them that needs no script and no network. */
 #ifndef GRAFT_CLI_PREVIEW_PAGE_H
 #define GRAFT_CLI_PREVIEW_PAGE_H
 
@@ -10,9 +10,9 @@ enum { PREVIEW_BINS = 24 };
 
 typedef struct {
     int32_t id;
-    char *text;            /* fit to be shown: no control character but newlines */
-    bool in_loss, special; /* special: an added token, whether it is left out when decoding or not */
-    bool begins_turn;      /* shown on a line of its own */
+    char *text;            /* safe to show: newlines are its only control characters */
+    bool in_loss, special; /* special: an added token, even one that decoding keeps */
+    bool begins_turn;      /* a new line is shown before it */
 } ShownToken;
 
 typedef struct {
@@ -33,10 +33,10 @@ typedef struct {
     size_t formats[RECORD_FORMATS];
     size_t *lengths; /* of every document, before a cut */
     size_t n_lengths, length_capacity;
-    bool more; /* there is data that was not looked at */
+    bool more; /* there are records that were not read */
 } Preview;
 
-/* Lengths in bins of equal width: *width tokens each, bins[i] of them from i * width on. */
+/* Histogram of the lengths: bins[i] documents have i * width to (i + 1) * width - 1 tokens. */
 void preview_bins(const Preview *preview, size_t *width, size_t bins[PREVIEW_BINS]);
 
 void preview_page(FILE *out, const Preview *preview);

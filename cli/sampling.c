@@ -1,9 +1,11 @@
+/* The arguments are read twice: first to find the model, then, after its generation_config.json, because they override
+ * it. */
 #include "cli/sampling.h"
 
 #include "base/file.h"
 
-/* What the model card says of the keys that we have; do_sample false is temperature 0. */
-static Err *take_card(void *settings, const Option *table, const char *directory)
+/* Apply the keys of the model card that are options here; do_sample false means temperature 0. */
+static Err *apply_model_card(void *settings, const Option *table, const char *directory)
 {
     static const char *const keys[] = {"temperature",        "top_p",         "top_k", "min_p",
                                        "repetition_penalty", "max_new_tokens"};
@@ -36,8 +38,8 @@ Err *sampling_arguments(void *settings, const Option *table, int argc, char **ar
     TRY(options_arguments(settings, table, argc, argv, NULL, 0, &n));
     const char *directory = *(char *const *)((const char *)settings + model_offset);
     if (!directory) return NULL;
-    TRY(take_card(settings, table, directory));
-    return options_arguments(settings, table, argc, argv, NULL, 0, &n); /* once more: they win */
+    TRY(apply_model_card(settings, table, directory));
+    return options_arguments(settings, table, argc, argv, NULL, 0, &n); /* again, because they override the card */
 }
 
 Sampling sampling_of(const SamplingSettings *s)

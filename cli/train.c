@@ -1,4 +1,6 @@
-/* graft train CONFIG.json [--key value ...] */
+/* graft train CONFIG.json [--key value ...]. With --ranks above 1 the program starts itself through mpirun and forwards
+ * signals; under mpirun, or with one rank, it trains. An error is reported once: by rank 0, or by the rank that alone
+ * has it. */
 #define _GNU_SOURCE
 #include "base/log.h"
 #include "cli/verbs.h"
@@ -14,9 +16,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { MOST_ARGUMENTS = 512 };
+enum { MAX_ARGUMENTS = 512 };
 
-/* --ranks N anywhere but under mpirun. A configuration file may say it, too. */
+/* The value of --ranks, or of "ranks" in the configuration file; 1 under mpirun. */
 static long wanted_ranks(int argc, char **argv)
 {
     Settings settings = {0};
@@ -39,26 +41,27 @@ static long wanted_ranks(int argc, char **argv)
 
 static volatile sig_atomic_t mpirun_pid;
 
-static void pass_on(int signal_number)
+static void forward_signal(int signal_number)
 {
     if (mpirun_pid > 0) kill((pid_t)mpirun_pid, signal_number == SIGUSR1 ? SIGUSR1 : SIGUSR2);
 }
 
-/* In the child: away from the terminal's signals, and gone when the parent is. */
-static void become_mpirun(const char *const *words)
+/* In the child process: the terminal's signals do not reach it, and it ends with its parent. */
+static void become_mpirun(char *const *words)
 {
     int nothing = open("/dev/null", O_RDONLY);
     setpgid(0, 0);
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     if (nothing >= 0) dup2(nothing, 0);
-    execvp("mpirun", (char *const *)(size_t)words);
+    execvp("mpirun", words);
     err_report("train", err_errno("start mpirun"));
     _exit(ERR_IO);
 }
 
-/* Wait for mpirun with the same words; its exit code is ours. Threads of a rank must not share one core, a container's
- * root is welcome, and more ranks than cores are the user's choice. A signal to stop goes on as SIGUSR2, which mpirun
- * hands to the ranks: on SIGTERM it would kill them a second later, and a step takes longer. */
+/* Run this program with the same words under mpirun; its exit code becomes ours. The threads of a rank must not share
+ * one core, mpirun must accept the root user of a container, and more ranks than cores are the user's choice. A signal
+ * to stop is sent as SIGUSR2, which mpirun forwards to the ranks. On SIGTERM it would kill them a second later, and a
+ * step takes longer. */
 static Err *start_ranks(long ranks, int argc, char **argv, int *code)
 {
     char count[24], self[4096];
@@ -67,26 +70,26 @@ static Err *start_ranks(long ranks, int argc, char **argv, int *code)
     if (n <= 0) return err_errno("find this program's own path");
     self[n] = 0;
     snprintf(count, sizeof count, "%ld", ranks);
-    const char *words[MOST_ARGUMENTS + 16] = {"mpirun",
-                                              "--allow-run-as-root",
-                                              "--oversubscribe",
-                                              "--bind-to",
-                                              "none",
-                                              "--mca",
-                                              "mpi_yield_when_idle",
-                                              "1",
-                                              "-n",
-                                              count,
-                                              self,
-                                              "train"};
+    char *words[MAX_ARGUMENTS + 16] = {"mpirun",
+                                       "--allow-run-as-root",
+                                       "--oversubscribe",
+                                       "--bind-to",
+                                       "none",
+                                       "--mca",
+                                       "mpi_yield_when_idle",
+                                       "1",
+                                       "-n",
+                                       count,
+                                       self,
+                                       "train"};
     size_t at = 12;
-    for (int i = 0; i < argc && i < MOST_ARGUMENTS; i++) words[at++] = argv[i];
+    for (int i = 0; i < argc && i < MAX_ARGUMENTS; i++) words[at++] = argv[i];
     fflush(NULL);
     pid_t pid = fork();
     if (pid < 0) return err_errno("start mpirun for %ld ranks", ranks);
     if (pid == 0) become_mpirun(words);
     mpirun_pid = pid;
-    struct sigaction action = {.sa_handler = pass_on};
+    struct sigaction action = {.sa_handler = forward_signal};
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);
@@ -118,13 +121,13 @@ int verb_train(int argc, char **argv)
         err = loop_run(&run);
     }
     bool failed = err && err_kind(err) != ERR_STOPPED,
-         tell = err && (run.dp.rank == 0 || (failed && strncmp(err_message(err), "rank ", 5) != 0));
+         reported = err && (run.dp.rank == 0 || (failed && strncmp(err_message(err), "rank ", 5) != 0));
     int code = err ? (int)err_kind(err) : 0;
-    if (tell)
+    if (reported)
         code = err_report("train", err);
     else
         err_free(err);
     run_close(&run);
-    dp_close(&run.dp, failed ? code : 0, tell);
+    dp_close(&run.dp, failed ? code : 0, reported);
     return code;
 }

@@ -56,7 +56,7 @@ static void assert_harmless(const char *text, size_t n, bool colors)
     }
 }
 
-static void tokens_are_shown_with_what_is_scored_of_them(void **state)
+static void tokens_in_the_loss_are_marked(void **state)
 {
     size_t n;
     char *text = run(state, "--color never", &n);
@@ -64,7 +64,7 @@ static void tokens_are_shown_with_what_is_scored_of_them(void **state)
     assert_non_null(strstr(text, "<|user|>\\x1b[31mred\\x1b[0m\\x07\\x00\\x9b2J \\u202ertl <b>&\\t\\r\xE2\x8F\x8E\n"));
     assert_non_null(strstr(text, "<|assistant|><think>\xE2\x9F\xA6r</think>Yes.<|endoftext|>\xE2\x9F\xA7\n"));
     assert_non_null(strstr(text, "domain a\\x1b]0;title"));
-    assert_non_null(strstr(text, "line 2  prompt_completion, 11 tokens, 2 scored\n"));
+    assert_non_null(strstr(text, "line 2  prompt_completion, 11 tokens, 2 in the loss\n"));
     assert_non_null(strstr(text, "2 documents, "));
     free(text);
 }
@@ -84,7 +84,7 @@ static void json_holds_every_token(void **state)
     char *text = run(state, "--json --record 2", &n);
     Json *all;
     const Json *list, *tokens;
-    bool scored;
+    bool in_loss;
     assert_ok(json_parse(&all, text, n));
     assert_ok(json_get_array(all, "records", &list));
     assert_int_equal(json_count(list), 1);
@@ -95,8 +95,8 @@ static void json_holds_every_token(void **state)
     const char *word;
     assert_ok(json_get_string(last, "text", &word));
     assert_string_equal(word, "<|endoftext|>");
-    assert_ok(json_get_bool(last, "scored", &scored));
-    assert_true(scored);
+    assert_ok(json_get_bool(last, "scored", &in_loss));
+    assert_true(in_loss);
     json_free(all);
     free(text);
 }
@@ -120,7 +120,7 @@ static void the_page_needs_nothing_and_runs_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        scratch_test(tokens_are_shown_with_what_is_scored_of_them),
+        scratch_test(tokens_in_the_loss_are_marked),
         scratch_test(colors_are_the_only_thing_that_steers_the_terminal),
         scratch_test(json_holds_every_token),
         scratch_test(the_page_needs_nothing_and_runs_nothing),

@@ -93,7 +93,7 @@ static void the_cache_writes_what_no_cache_writes(void **state)
                      0);
     assert_string_equal(said, with);
     assert_true(run(state, "generate", "--prompt x --adapter a,b", "") != 0);
-    assert_said("--adapter: 2 are given; one writes at a time");
+    assert_said("--adapter: 2 are given; generate takes one");
     assert_true(run(state, "generate", "--prompt x --adapter nowhere.h5", "") != 0);
     assert_said("nowhere.h5: No such file or directory");
 }

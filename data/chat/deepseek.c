@@ -3,14 +3,14 @@
  * Source: the chat_template in tokenizer_config.json of deepseek-ai/DeepSeek-V3, without its part for tools. */
 #include "data/chat/deepseek.h"
 
-static Err *refuse(JsonView message, Role role)
+static Err *refuse_unsupported(JsonView message, Role role)
 {
     static const char *const keys[] = {"tool_calls", "reasoning_content"};
-    if (role == ROLE_TOOL) return err_new(ERR_DATA, "the deepseek_v3 template is known without tools only");
+    if (role == ROLE_TOOL) return err_new(ERR_DATA, "the deepseek_v3 template supports no tools");
     for (size_t i = 0; i < 2; i++) {
         JsonView value = view_find(message, keys[i]);
         if (value.at && view_kind(value) != JSON_NULL && value.bytes > 2)
-            return err_new(ERR_DATA, "the deepseek_v3 template has no place for %s", keys[i]);
+            return err_new(ERR_DATA, "the deepseek_v3 template cannot render %s", keys[i]);
     }
     return NULL;
 }
@@ -19,7 +19,7 @@ static Err *refuse(JsonView message, Role role)
 Err *deepseek_head(Render *r)
 {
     bool first = true;
-    if (view_first(r->tools).value.at) return err_new(ERR_DATA, "the deepseek_v3 template is known without tools only");
+    if (view_first(r->tools).value.at) return err_new(ERR_DATA, "the deepseek_v3 template supports no tools");
     render_put(r, "<｜begin▁of▁sentence｜>");
     for (JsonViewItem m = view_first(r->messages); m.value.at; view_next(&m)) {
         if (!view_equals(view_find(m.value, "role"), "system")) continue;
@@ -32,7 +32,7 @@ Err *deepseek_head(Render *r)
 
 Err *deepseek_message(Render *r, const ChatMessage *message, MessageSpans *spans)
 {
-    TRY(refuse(message->item.value, message->role));
+    TRY(refuse_unsupported(message->item.value, message->role));
     if (message->role == ROLE_SYSTEM) return NULL;
     render_put(r, message->role == ROLE_USER ? "<｜User｜>" : "<｜Assistant｜>");
     size_t begin = r->out->n;

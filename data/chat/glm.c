@@ -41,7 +41,7 @@ static bool turn_thinks(JsonViewItem user)
     return false;
 }
 
-static Err *user(Render *r, const ChatMessage *message)
+static Err *write_user(Render *r, const ChatMessage *message)
 {
     static const char mark[] = "/nothink";
     r->turn_thinks = r->template->fills_thinking && turn_thinks(message->item);
@@ -55,7 +55,7 @@ static Err *user(Render *r, const ChatMessage *message)
     return NULL;
 }
 
-static const char *find(const char *text, size_t n, const char *word, bool last)
+static const char *find_word(const char *text, size_t n, const char *word, bool last)
 {
     size_t k = strlen(word);
     for (size_t i = 0; i + k <= n; i++) {
@@ -81,16 +81,16 @@ typedef struct {
 static void split_content(const Render *r, ChatParts *parts)
 {
     ChatPart *thinking = &parts->thinking, *content = &parts->content;
-    const char *end = content->at + content->n, *close = find(content->at, content->n, "</think>", false);
+    const char *end = content->at + content->n, *close = find_word(content->at, content->n, "</think>", false);
     bool trim = !r->template->since_glm51;
     if (!close) return;
     parts->has_thinking = true;
     *thinking = (ChatPart){content->at, (size_t)(close - content->at)};
     while (trim && thinking->n && thinking->at[thinking->n - 1] == '\n') thinking->n--;
-    const char *open = find(thinking->at, thinking->n, "<think>", true);
+    const char *open = find_word(thinking->at, thinking->n, "<think>", true);
     if (open) *thinking = (ChatPart){open + 7, thinking->n - (size_t)(open + 7 - thinking->at)};
     for (; trim && thinking->n && *thinking->at == '\n'; thinking->n--) thinking->at++;
-    content->at = find(content->at, content->n, "</think>", true) + 8;
+    content->at = find_word(content->at, content->n, "</think>", true) + 8;
     while (content->at < end && *content->at == '\n') content->at++;
     content->n = (size_t)(end - content->at);
 }
@@ -144,7 +144,7 @@ static void thinking_block(Render *r, const ChatParts *parts, bool shown, Messag
     if (parts->thinking.n && !shown) spans->begin = SIZE_MAX;
 }
 
-static Err *assistant(Render *r, const ChatMessage *message, MessageSpans *spans)
+static Err *write_assistant(Render *r, const ChatMessage *message, MessageSpans *spans)
 {
     ChatParts parts;
     TRY(split_message(r, message, &parts));
@@ -159,8 +159,8 @@ static Err *assistant(Render *r, const ChatMessage *message, MessageSpans *spans
 Err *glm_message(Render *r, const ChatMessage *message, MessageSpans *spans)
 {
     switch (message->role) {
-    case ROLE_USER: return user(r, message);
-    case ROLE_ASSISTANT: return assistant(r, message, spans);
+    case ROLE_USER: return write_user(r, message);
+    case ROLE_ASSISTANT: return write_assistant(r, message, spans);
     case ROLE_TOOL: return glm_tool_result(r, message);
     default:
         render_put(r, "<|system|>");

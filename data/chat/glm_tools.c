@@ -76,10 +76,11 @@ static void put_result(Render *r, const Text *result)
     render_put(r, "</tool_response>");
 }
 
-static Err *put_string(Render *r, JsonView string)
+static Err *put_string_result(Render *r, JsonView string)
 {
     if (!view_is(string, JSON_STRING)) /* the templates would print its Python repr, or fail */
-        return err_new(ERR_DATA, "a part of a tool's content is no string and has no output that is one");
+        return err_new(ERR_DATA,
+                       "a part of a tool's content is neither a string nor an object with a string as output");
     text_clear(&r->content);
     view_string(&r->content, string);
     put_result(r, &r->content);
@@ -110,9 +111,9 @@ static Err *put_references(Render *r, JsonView references)
 static Err *put_outputs(Render *r, JsonView content)
 {
     for (JsonViewItem item = view_first(content); item.value.at; view_next(&item))
-        TRY(put_string(r, view_is(item.value, JSON_STRING) && !r->template->since_glm51
-                              ? item.value
-                              : view_find(item.value, "output")));
+        TRY(put_string_result(r, view_is(item.value, JSON_STRING) && !r->template->since_glm51
+                                     ? item.value
+                                     : view_find(item.value, "output")));
     return NULL;
 }
 
@@ -122,7 +123,7 @@ static Err *result_before_glm51(Render *r, JsonView content, bool consecutive)
     if (content.at && !view_is(content, JSON_STRING) && !view_is(content, JSON_ARRAY))
         return err_new(ERR_DATA, "content is %s; expected a string or a list", view_kind_name(content));
     if (!consecutive || !view_is(content, JSON_STRING)) render_put(r, "<|observation|>");
-    return view_is(content, JSON_STRING) ? put_string(r, content) : put_outputs(r, content);
+    return view_is(content, JSON_STRING) ? put_string_result(r, content) : put_outputs(r, content);
 }
 
 /* Since GLM-5.1, the first element of a list decides what the list is. */

@@ -72,7 +72,7 @@ static void put_known(Text *text)
     }
 }
 
-static Err *refuse(ErrKind kind, const char *what)
+static Err *refuse_template(ErrKind kind, const char *what)
 {
     Text known = {0};
     put_known(&known);
@@ -123,7 +123,7 @@ static Err *recognise_text(ChatTemplate *template, const Text *text)
     }
     snprintf(what, sizeof what, "the chat template (%zu bytes, SHA-256 %.16s...) is not one that graft knows", text->n,
              hex);
-    return refuse(ERR_FORMAT, what);
+    return refuse_template(ERR_FORMAT, what);
 }
 
 Err *template_recognise(ChatTemplate *template, const char *directory, const char *name)
@@ -136,10 +136,11 @@ Err *template_recognise(ChatTemplate *template, const char *directory, const cha
         *template = (ChatTemplate)i;
         return NULL;
     }
-    if (name) return err_wrap(refuse(ERR_USAGE, "no such template"), "chat_template %s", name);
+    if (name) return err_wrap(refuse_template(ERR_USAGE, "no such template"), "chat_template %s", name);
     TRY(file_join(path, directory, "chat_template.jinja"));
     err = file_exists(path) ? lines_read_file(&text, path) : read_from_config(&text, directory);
-    if (!err) err = text.n ? recognise_text(template, &text) : refuse(ERR_FORMAT, "the model has no chat template");
+    if (!err)
+        err = text.n ? recognise_text(template, &text) : refuse_template(ERR_FORMAT, "the model has no chat template");
     text_free(&text);
     return err_wrap(err, "%s", directory);
 }

@@ -18,7 +18,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { UNPACKED_FACTOR = 8 /* estimated growth of a compressed file */, DIGEST_DOCUMENTS = 64 };
+enum { COMPRESSION_FACTOR = 8 /* estimated growth of a compressed file */, DIGEST_DOCUMENTS = 64 };
 
 typedef struct {
     DataFile file;
@@ -48,7 +48,7 @@ struct Dataset {
 
 /* ---- which files ---- */
 
-static Err *read_file(DataFile *file, const Json *item)
+static Err *read_data_file(DataFile *file, const Json *item)
 {
     const char *path = NULL;
     file->weight = 1;
@@ -74,7 +74,8 @@ Err *data_files_read(DataFiles *files, const Json *setting)
     if (n == 0) return err_new(ERR_USAGE, "the list of data files is empty");
     TRY(mem_new(&files->items, n, sizeof *files->items));
     Err *err = NULL;
-    for (; files->n < n && !err; item = list ? json_next(item) : item) err = read_file(&files->items[files->n++], item);
+    for (; files->n < n && !err; item = list ? json_next(item) : item)
+        err = read_data_file(&files->items[files->n++], item);
     if (err) data_files_free(files);
     return err;
 }
@@ -187,7 +188,7 @@ static Err *estimate_bytes(const Dataset *ds, uint64_t *bytes)
         bool packed;
         TRY(inflate_is_needed(ds->sources[i].file.path, &packed));
         if (stat(ds->sources[i].file.path, &status)) return err_errno("open %s", ds->sources[i].file.path);
-        *bytes += (uint64_t)status.st_size * (packed ? UNPACKED_FACTOR : 1);
+        *bytes += (uint64_t)status.st_size * (packed ? COMPRESSION_FACTOR : 1);
     }
     return NULL;
 }

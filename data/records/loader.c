@@ -115,7 +115,8 @@ void loader_step(const Loader *loader, uint64_t step, size_t *n, const uint32_t 
 
 /* ---- building one ---- */
 
-static Err *build(const Dataset *ds, DocumentBuilder *builder, Text *line, size_t record, LoadedDocument *loaded)
+static Err *load_document(const Dataset *ds, DocumentBuilder *builder, Text *line, size_t record,
+                          LoadedDocument *loaded)
 {
     BuiltDocument built;
     TRY(dataset_build(ds, record, builder, line, &built));
@@ -158,7 +159,8 @@ static void *worker_main(void *context)
         }
         size_t i = prepared->taken++;
         pthread_mutex_unlock(&loader->lock);
-        Err *err = build(loader->dataset, worker->builder, &worker->line, prepared->records[i], &prepared->loaded[i]);
+        Err *err = load_document(loader->dataset, worker->builder, &worker->line, prepared->records[i],
+                                 &prepared->loaded[i]);
         pthread_mutex_lock(&loader->lock);
         prepared->loaded[i].err = err;
         if (++prepared->done == prepared->n || prepared->done == prepared->taken) pthread_cond_broadcast(&loader->done);
@@ -188,7 +190,7 @@ static PreparedStep *find_step(Loader *loader, uint64_t step)
 }
 
 /* Make the ring hold steps step .. step + AHEAD - 1. */
-static PreparedStep *fill(Loader *loader, uint64_t step)
+static PreparedStep *fill_ring(Loader *loader, uint64_t step)
 {
     for (size_t k = 0; k < AHEAD; k++) {
         PreparedStep *prepared = &loader->ring[k];
@@ -243,7 +245,8 @@ static Err *replace_dropped(Loader *loader, uint64_t step, LoadedDocument *loade
     if (err) return err;
     loader_step(loader, step, &n, &records);
     for (size_t k = n; k < loader->n_entries && loaded->dropped && !err; k++)
-        err = build(loader->dataset, builder, &line, loader->current->order[(at + k) % loader->n_entries], loaded);
+        err = load_document(loader->dataset, builder, &line, loader->current->order[(at + k) % loader->n_entries],
+                            loaded);
     if (!err && loaded->dropped) err = err_new(ERR_DATA, "every record is longer than max_length");
     text_free(&line);
     document_builder_free(builder);
@@ -275,7 +278,7 @@ Err *loader_documents(Loader *loader, uint64_t step, size_t *n, const Document *
         return NULL;
     }
     pthread_mutex_lock(&loader->lock);
-    PreparedStep *prepared = fill(loader, step);
+    PreparedStep *prepared = fill_ring(loader, step);
     while (prepared->done < prepared->n) pthread_cond_wait(&loader->done, &loader->lock);
     Err *err = collect(loader, prepared, n);
     pthread_mutex_unlock(&loader->lock);

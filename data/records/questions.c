@@ -30,7 +30,7 @@ static const char *const keys[N_KEYS] = {"messages", "question", "choices", "ans
 /* ---- one record ---- */
 
 /* The conversation as JSON, with `turn` (a JSON string; absent: none) as the assistant's last message. */
-static Err *conversation(QuestionBuilder *b, const JsonView field[], JsonView turn)
+static Err *build_conversation(QuestionBuilder *b, const JsonView field[], JsonView turn)
 {
     Text *out = &b->messages;
     text_clear(out);
@@ -54,10 +54,10 @@ static Err *conversation(QuestionBuilder *b, const JsonView field[], JsonView tu
     return text_error(out);
 }
 
-static Err *encode(QuestionBuilder *b, const ChatOptions *options, const JsonView field[], JsonView turn)
+static Err *encode_conversation(QuestionBuilder *b, const ChatOptions *options, const JsonView field[], JsonView turn)
 {
     JsonView messages;
-    TRY(conversation(b, field, turn));
+    TRY(build_conversation(b, field, turn));
     TRY(view_open(&messages, b->messages.data, b->messages.n));
     TRY(chat_render(&b->chat, options, messages, field[TOOLS]));
     b->tokens.n = 0;
@@ -75,7 +75,7 @@ static Err *add_choice(QuestionBuilder *b, const JsonView field[], JsonView choi
     if (!view_is(choice, JSON_STRING))
         return err_new(ERR_DATA, "choice %zu is %s; expected a string", q->n_choices, view_kind_name(choice));
     options.add_generation_prompt = options.end_of_text = false;
-    TRY(encode(b, &options, field, choice));
+    TRY(encode_conversation(b, &options, field, choice));
     Document *d = &q->choices[q->n_choices++];
     *d = (Document){.n = b->tokens.n, .record = q->record};
     TRY(mem_new(&d->ids, d->n, sizeof *d->ids));
@@ -131,7 +131,7 @@ static Err *add_prompt(QuestionBuilder *b, const JsonView field[], Question *q)
     ChatOptions options = b->options;
     options.add_generation_prompt = true;
     options.end_of_text = false;
-    TRY(encode(b, &options, field, (JsonView){0}));
+    TRY(encode_conversation(b, &options, field, (JsonView){0}));
     TRY(mem_new(&q->prompt, b->tokens.n, sizeof *q->prompt));
     for (size_t i = 0; i < b->tokens.n; i++) q->prompt[i] = b->tokens.items[i].id;
     q->n_prompt = b->tokens.n;

@@ -27,7 +27,7 @@ RecordFormat record_format_of(const char *name)
 
 /* ---- which format ---- */
 
-static JsonView find(JsonView object, const char *key) /* null counts as absent */
+static JsonView find_member(JsonView object, const char *key) /* null counts as absent */
 {
     JsonView value = view_find(object, key);
     return view_is(value, JSON_NULL) ? (JsonView){0} : value;
@@ -36,7 +36,7 @@ static JsonView find(JsonView object, const char *key) /* null counts as absent 
 static bool fits(JsonView record, RecordFormat format)
 {
     for (size_t i = 0; i < 2 && formats[format].keys[i]; i++)
-        if (!find(record, formats[format].keys[i]).at) return false;
+        if (!find_member(record, formats[format].keys[i]).at) return false;
     return true;
 }
 
@@ -211,7 +211,7 @@ static Err *put_turn(Record *record, JsonView turn)
 
 static Err *read_sharegpt(Record *record, JsonView object)
 {
-    JsonView turns = find(object, "conversations"), system = find(object, "system");
+    JsonView turns = find_member(object, "conversations"), system = find_member(object, "system");
     size_t number = 1;
     if (!view_is(turns, JSON_ARRAY))
         return err_new(ERR_DATA, "conversations is %s; expected an array", view_kind_name(turns));
@@ -226,7 +226,7 @@ static Err *read_sharegpt(Record *record, JsonView object)
         for (; turn.value.at; view_next(&turn), number++)
             TRY(err_wrap(put_turn(record, turn.value), "turn %zu", number));
     }
-    record->tools = find(object, "tools");
+    record->tools = find_member(object, "tools");
     return finish_messages(record);
 }
 
@@ -242,7 +242,7 @@ static Err *read_plain_prompt(Record *record, JsonView prompt, JsonView completi
 
 static Err *read_prompt_completion(Record *record, JsonView object, bool plain)
 {
-    JsonView prompt = find(object, "prompt"), completion = find(object, "completion");
+    JsonView prompt = find_member(object, "prompt"), completion = find_member(object, "completion");
     bool strings = view_is(prompt, JSON_STRING) && view_is(completion, JSON_STRING);
     if (!strings && !(view_is(prompt, JSON_ARRAY) && view_is(completion, JSON_ARRAY)))
         return err_new(ERR_DATA, "prompt is %s and completion is %s; expected two strings or two lists of messages",
@@ -258,7 +258,7 @@ static Err *read_prompt_completion(Record *record, JsonView object, bool plain)
         if (record->context_messages && view_first(completion).value.at) text_put(&record->built, ",");
         put_inside(&record->built, completion);
     }
-    record->tools = find(object, "tools");
+    record->tools = find_member(object, "tools");
     return finish_messages(record);
 }
 
@@ -284,7 +284,7 @@ static Err *read_alpaca(Record *record, JsonView object)
     static const char *const keys[] = {"instruction", "input", "output", "system", "history"};
     JsonView field[5];
     Text *out = &record->built;
-    for (size_t i = 0; i < 5; i++) field[i] = find(object, keys[i]);
+    for (size_t i = 0; i < 5; i++) field[i] = find_member(object, keys[i]);
     text_put(out, "[");
     if (field[3].at && field[3].bytes > 2) TRY(put_message(out, "system", field[3], "system"));
     if (field[4].at) TRY(put_history(out, field[4]));
@@ -342,21 +342,21 @@ static Err *read_as(Record *record, JsonView object, bool plain_prompts)
     case RECORD_PROMPT_COMPLETION: return read_prompt_completion(record, object, plain_prompts);
     case RECORD_ALPACA: return read_alpaca(record, object);
     case RECORD_TEXT:
-        TRY(need_string(find(object, "text"), "text"));
-        view_string(&record->text, find(object, "text"));
+        TRY(need_string(find_member(object, "text"), "text"));
+        view_string(&record->text, find_member(object, "text"));
         return text_error(&record->text);
     case RECORD_TOKENS:
-        record->input_ids = find(object, "input_ids");
-        record->labels = find(object, "labels");
+        record->input_ids = find_member(object, "input_ids");
+        record->labels = find_member(object, "labels");
         return NULL;
     default:
-        record->messages = find(object, "messages");
-        record->tools = find(object, "tools");
+        record->messages = find_member(object, "messages");
+        record->tools = find_member(object, "tools");
         return NULL;
     }
 }
 
-static void clear(Record *record)
+static void clear_record(Record *record)
 {
     Text text = record->text, built = record->built, decoded = record->decoded;
     text_clear(&text);
@@ -393,11 +393,11 @@ static Err *open_line(JsonView *object, const char *line, size_t bytes)
 Err *record_read(Record *record, const char *line, size_t bytes, RecordFormat expected, bool plain_prompts)
 {
     JsonView object;
-    clear(record);
+    clear_record(record);
     TRY(open_line(&object, line, bytes));
     TRY(recognise(object, expected, &record->format));
-    TRY(read_keywords(record, find(object, "chat_template_kwargs")));
-    record->domain = find(object, "domain");
+    TRY(read_keywords(record, find_member(object, "chat_template_kwargs")));
+    record->domain = find_member(object, "domain");
     if (record->domain.at) TRY(need_string(record->domain, "domain"));
     return read_as(record, object, plain_prompts);
 }

@@ -139,7 +139,7 @@ static Err *decompress(RecordIndex *index, const char *to)
     return err;
 }
 
-static Err *open_text(RecordIndex *index)
+static Err *open_text_file(RecordIndex *index)
 {
     index->fd = open(index->text_path, O_RDONLY | O_CLOEXEC);
     return index->fd < 0 ? err_errno("open %s", index->text_path) : NULL;
@@ -197,9 +197,9 @@ static bool reuse_index(RecordIndex *index)
 
 static Err *build_index(RecordIndex *index)
 {
-    if (reuse_index(index)) return open_text(index);
+    if (reuse_index(index)) return open_text_file(index);
     if (index->compressed) TRY(decompress(index, index->text_path));
-    TRY(open_text(index));
+    TRY(open_text_file(index));
     TRY(write_index(index));
     return file_map(&index->map, index->index_path);
 }
@@ -255,7 +255,7 @@ Err *record_index_open(RecordIndex **out, const char *path, const char *director
     return err;
 }
 
-static void join(RecordIndex *index)
+static void join_thread(RecordIndex *index)
 {
     if (index->started && !index->waited) pthread_join(index->thread, NULL);
     index->waited = true;
@@ -263,7 +263,7 @@ static void join(RecordIndex *index)
 
 Err *record_index_wait(RecordIndex *index)
 {
-    join(index);
+    join_thread(index);
     return index->err ? err_new(err_kind(index->err), "%s", err_message(index->err)) : NULL;
 }
 
@@ -271,7 +271,7 @@ void record_index_close(RecordIndex *index)
 {
     if (!index) return;
     index->stop = true;
-    join(index);
+    join_thread(index);
     err_free(index->err);
     file_unmap(&index->map);
     if (index->fd >= 0) close(index->fd);

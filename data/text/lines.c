@@ -1,4 +1,4 @@
-/* Lines are found in chunks of the decompressed file. A line that lies within one chunk is lent from it without a copy;
+/* Lines are found in chunks of the decompressed file. A line that lies within one chunk is returned without a copy;
  * a line that crosses chunks is collected in `line`. The last line needs no newline. */
 #include "data/text/lines.h"
 
@@ -45,7 +45,7 @@ void lines_close(LineReader *reader)
     free(reader);
 }
 
-static Err *fill(LineReader *reader)
+static Err *fill_chunk(LineReader *reader)
 {
     reader->at = reader->end = 0;
     TRY(inflate_read(reader->file, reader->chunk, CHUNK_BYTES, &reader->end));
@@ -59,7 +59,7 @@ Err *lines_next(LineReader *reader, const char **line, size_t *bytes)
     *bytes = 0;
     text_clear(&reader->line);
     for (;;) {
-        if (reader->at == reader->end && !reader->ended) TRY(fill(reader));
+        if (reader->at == reader->end && !reader->ended) TRY(fill_chunk(reader));
         if (reader->ended && reader->line.n == 0) return NULL;
         const char *from = reader->chunk + reader->at;
         size_t left = reader->end - reader->at;
@@ -91,7 +91,7 @@ Err *lines_read_file(Text *text, const char *path)
     TRY(lines_open(&reader, path));
     Err *err = NULL;
     text_add(text, "", 0);
-    while (!err && !(err = fill(reader)) && !reader->ended) {
+    while (!err && !(err = fill_chunk(reader)) && !reader->ended) {
         text_add(text, reader->chunk, reader->end);
         err = text_error(text);
     }

@@ -175,9 +175,9 @@ static void deepseek_v3_writes_system_messages_first(void **state)
                     "[" S("s") "," U("a") ",{\"role\":\"assistant\",\"content\":\"b\"}," S("t") "," U("c") "]",
                     "<｜begin▁of▁sentence｜>s\n\nt<｜User｜>a<｜Assistant｜>b<｜end▁of▁sentence｜><｜User｜>c");
     assert_rendered(&ask, "[" U("a") "]", "<｜begin▁of▁sentence｜><｜User｜>a<｜Assistant｜>");
-    static const char *const refused[][2] = {{"[{\"role\":\"tool\",\"content\":\"\"}]", "without tools only"},
-                                             {"[" CALL "]", "no place for tool_calls"},
-                                             {"[" A("r", "x") "]", "no place for reasoning_content"}};
+    static const char *const refused[][2] = {{"[{\"role\":\"tool\",\"content\":\"\"}]", "supports no tools"},
+                                             {"[" CALL "]", "cannot render tool_calls"},
+                                             {"[" A("r", "x") "]", "cannot render reasoning_content"}};
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
         assert_ok(view_open(&list, refused[i][0], strlen(refused[i][0])));
         assert_fails(chat_render(&chat, &options, list, (JsonView){0}), ERR_DATA, refused[i][1]);

@@ -65,6 +65,18 @@ static void a_written_answer_has_a_prompt_that_ends_where_the_model_begins(void 
     questions_close(questions);
 }
 
+static void a_line_of_zero_bytes_is_a_record(void **state)
+{
+    static const char text[] = " \t\r\n\0\0\n{\"question\": \"?\", \"answer\": 1}\n";
+    char path[PATH_BYTES];
+    Questions *questions;
+    bool asks;
+    assert_ok(file_write(scratch_path(state, "zeros.jsonl", path), text, sizeof text - 1));
+    assert_fails(questions_recognise(&asks, path), ERR_FORMAT, "zeros.jsonl: line 2: not valid JSON");
+    assert_fails(questions_open(&questions, path, tokenizer, &(ChatOptions){0}, 64), ERR_FORMAT,
+                 "zeros.jsonl: line 2: not valid JSON");
+}
+
 static void a_record_that_is_no_question_is_refused_with_its_line(void **state)
 {
     Questions *questions;
@@ -93,6 +105,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         scratch_test(only_the_choice_is_in_the_loss),
         scratch_test(a_written_answer_has_a_prompt_that_ends_where_the_model_begins),
+        scratch_test(a_line_of_zero_bytes_is_a_record),
         scratch_test(a_record_that_is_no_question_is_refused_with_its_line),
     };
     return cmocka_run_group_tests(tests, open_tokenizer, close_tokenizer);

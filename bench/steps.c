@@ -246,12 +246,12 @@ static void add_memory(Json *record, const StepBench *b)
     if (!b->model->stream) return;
     const Plan *p = &b->plan;
     StreamStats stats = stream_stats(b->model->stream);
-    size_t once = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.chunks.resident_bytes,
+    size_t once = stats.budget.fixed_bytes + stats.budget.cores.resident_bytes + stats.budget.chunks.resident_bytes,
            before = size_max(once, b->warm_up.read_bytes);
     double steps = (double)(b->warm_up.read_bytes
                                 ? (size_t)b->config->steps
                                 : b->n_all); /* the first step also fills buffers; it belongs to the warm-up */
-    json_add_string(record, "parts", stream_budget_describe((char[STREAM_TEXT_BYTES]){0}, &stats.plan));
+    json_add_string(record, "parts", stream_budget_describe((char[STREAM_TEXT_BYTES]){0}, &stats.budget));
     json_add_number(record, "read_bytes", (double)(stats.read_bytes - before) / steps);
     json_add_number(record, "waited_s", (stats.waited_seconds - b->warm_up.waited_seconds) / steps);
     json_add_bool(record, "spilled", p->budget.spilled);

@@ -1,7 +1,12 @@
-/* Parts that stay are slots that are never overwritten; a ring's slots have the size of the largest part of its kind that passes.
+/* Resident parts have buffers that are never overwritten. The buffers of a ring have the size of the largest streamed part of
+ * their kind. What to read next is decided by model/stream_policy.c.
  *
- *     slot     EMPTY -> LOADING -> READY -> (overwritten) LOADING -> ...
- *     shared   lock, order of the walks, place of every rank in it, slots, where each part is     one mapping, then the slots' bytes */
+ *     a buffer   EMPTY -- begin_load --> LOADING -- reader, last piece --> READY -- assign, for another part --> LOADING
+ *                READY, holders > 0 -- acquire_part | release_part --> READY, one holder more or less
+ *     a mapping  lock, order of the passes, place of every rank in it, buffers, buffer of each part | bytes of the buffers
+ *
+ * What always holds, with the lock: where[part] names a buffer whose part it is, or nowhere; a buffer that is LOADING or has
+ * holders keeps its part; a rank's place never goes back but for a group pass that nobody announced. */
 #define _GNU_SOURCE
 #include "model/stream.h"
 
@@ -12,6 +17,7 @@
 #include "base/minmax.h"
 #include "model/stream_order.h"
 #include "model/stream_parts.h"
+#include "model/stream_policy.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -21,14 +27,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { READERS = 4, MOST_RANKS = 256, MESSAGE_BYTES = 1024 };
+enum { READERS = 4, MAX_RANKS = 256, MESSAGE_BYTES = 1024 };
 static const size_t nowhere = SIZE_MAX;
 
 typedef enum { EMPTY, LOADING, READY } BufferState;
 
 typedef struct {
     BufferState state;
-    bool pinned, chunk; /* run: for runs of experts */
+    bool resident, chunk; /* never overwritten; for expert chunks */
     size_t part, at, holders;
     size_t taken, done; /* pieces */
 } StreamBuffer;
@@ -41,9 +47,9 @@ typedef struct {
     char message[MESSAGE_BYTES];
     size_t read_bytes;
     Order order;
-    size_t place[MOST_RANKS], said[MOST_RANKS]; /* visit of each rank, walks it has announced */
+    size_t place[MAX_RANKS], said[MAX_RANKS]; /* visit of each rank, passes it has announced */
     size_t n_buffers;
-    StreamBuffer buffers[]; /* then [n + 1] the slot of each part, or nowhere */
+    StreamBuffer buffers[]; /* then [n + 1] the buffer of each part, or nowhere */
 } Shared;
 
 /* What this process holds of a part. */
@@ -52,7 +58,7 @@ typedef struct {
     size_t buffer;
 } Hold;
 
-/* What the experts' operation borrows a layer's runs by. */
+/* By which the experts' operation acquires a layer's chunks. */
 typedef struct {
     ExpertChunks chunks;
     Stream *stream;
@@ -60,7 +66,7 @@ typedef struct {
 } ExpertLease;
 
 struct Stream {
-    StreamBudget plan;
+    StreamBudget budget;
     StreamHost host;
     Model *model;
     size_t n_files;
@@ -71,7 +77,7 @@ struct Stream {
     DirectFile *files;
     Shared *shared;
     size_t mapped_bytes;
-    char *bytes; /* of all slots */
+    char *bytes; /* of all buffers */
     size_t n_readers;
     pthread_t readers[READERS];
     double waited;
@@ -90,10 +96,10 @@ static size_t next_use(const Stream *s, size_t from, size_t part)
 
 static size_t slowest(const Stream *s)
 {
-    size_t least = s->shared->place[0];
+    size_t first = s->shared->place[0];
     for (int r = 1; r < s->host.size; r++)
-        if (s->shared->place[r] < least) least = s->shared->place[r];
-    return least;
+        if (s->shared->place[r] < first) first = s->shared->place[r];
+    return first;
 }
 
 void stream_announce(Stream *s, size_t lowest, size_t group_passes)
@@ -106,7 +112,7 @@ void stream_announce(Stream *s, size_t lowest, size_t group_passes)
     if (k >= order->n) {
         const OrderPass *last = k ? &order->passes[(k - 1) % ORDER_PASSES] : NULL;
         size_t start = last ? last->start + order_visits(last, s->parts.n_layers, s->parts.first) : 0;
-        while (start < shared->place[me]) start += s->parts.n; /* walks upward that nobody announced */
+        while (start < shared->place[me]) start += s->parts.n; /* forward passes that nobody announced */
         order->passes[k % ORDER_PASSES] = (OrderPass){start, lowest, group_passes};
         order->n = k + 1;
     }
@@ -117,26 +123,25 @@ void stream_announce(Stream *s, size_t lowest, size_t group_passes)
 
 /* ---- readers -------------------------------------------------------------------------------------------------- */
 
-static StreamBuffer *slot_of(const Stream *s, size_t part)
+static StreamBuffer *buffer_of(const Stream *s, size_t part)
 {
     return s->where[part] == nowhere ? NULL : &s->shared->buffers[s->where[part]];
 }
 
-/* The slot of its kind that can best be spared for a part needed at `visit`. */
-static StreamBuffer *spare_buffer(const Stream *s, bool chunk, size_t from, size_t visit)
+static BufferView view_buffer(const void *context, size_t i)
 {
-    StreamBuffer *best = NULL;
-    size_t latest = visit;
-    for (size_t i = 0; i < s->shared->n_buffers; i++) {
-        StreamBuffer *buffer = &s->shared->buffers[i];
-        if (buffer->pinned || buffer->chunk != chunk || buffer->holders || buffer->state == LOADING) continue;
-        if (buffer->state == EMPTY) return buffer;
-        size_t use = next_use(s, from, buffer->part);
-        if (use <= latest) continue;
-        latest = use;
-        best = buffer;
-    }
-    return best;
+    const StreamBuffer *buffer = &((const Stream *)context)->shared->buffers[i];
+    return (BufferView){.part = buffer->part,
+                        .chunk = buffer->chunk,
+                        .empty = buffer->state == EMPTY,
+                        .in_use = buffer->resident || buffer->holders || buffer->state == LOADING};
+}
+
+static long view_place(const void *context, size_t part)
+{
+    const Stream *s = context;
+    if (s->where[part] == nowhere) return PART_MISSING;
+    return s->shared->buffers[s->where[part]].state == EMPTY ? (long)s->where[part] : PART_IN_MEMORY;
 }
 
 static StreamBuffer *begin_load(StreamBuffer *buffer)
@@ -154,29 +159,28 @@ static StreamBuffer *assign(const Stream *s, StreamBuffer *buffer, size_t part)
     return begin_load(buffer);
 }
 
-/* A slot with a piece to read: one that is being filled, else the first missing part's. */
+/* A buffer with a piece to read: one that is being filled, else that of the part to read next. Lock held. */
 static StreamBuffer *next_load(const Stream *s)
 {
     Shared *shared = s->shared;
     const StreamedParts *parts = &s->parts;
-    bool full[2] = {false, false}; /* no slot to spare: of cores, of runs */
-    for (size_t i = 0; i < shared->n_buffers; i++)
-        if (shared->buffers[i].state == LOADING &&
-            shared->buffers[i].taken < parts->parts[shared->buffers[i].part].n_pieces)
-            return &shared->buffers[i];
-    StreamBuffer *buffer = slot_of(s, parts->n); /* what is needed always comes first */
-    if (buffer->state == EMPTY) return begin_load(buffer);
-    for (size_t from = slowest(s), visit = from; visit < from + 2 * parts->n; visit++) {
-        size_t part = part_at(s, visit);
-        bool chunk = parts->parts[part].chunk;
-        buffer = slot_of(s, part);
-        if (buffer && buffer->state == EMPTY) return begin_load(buffer); /* stays, and was never read */
-        if (buffer || full[chunk]) continue;
-        buffer = spare_buffer(s, chunk, from, visit);
-        if (buffer) return assign(s, buffer, part);
-        full[chunk] = true;
+    StreamView view = {.parts = parts,
+                       .order = &shared->order,
+                       .n_buffers = shared->n_buffers,
+                       .context = s,
+                       .buffer = view_buffer,
+                       .place = view_place};
+    for (size_t i = 0; i < shared->n_buffers; i++) {
+        StreamBuffer *buffer = &shared->buffers[i];
+        if (buffer->state == LOADING && buffer->taken < parts->parts[buffer->part].n_pieces) return buffer;
+        view.any_reserved = view.any_reserved || (buffer->resident && buffer->state == EMPTY);
     }
-    return NULL;
+    StreamBuffer *always = buffer_of(s, parts->n); /* embedding and head come first */
+    if (always->state == EMPTY) return begin_load(always);
+    size_t part, i;
+    if (!stream_policy_next(&view, slowest(s), &part, &i)) return NULL;
+    StreamBuffer *buffer = &shared->buffers[i];
+    return buffer->resident ? begin_load(buffer) : assign(s, buffer, part);
 }
 
 static void fail(Shared *shared, Err *err)
@@ -223,11 +227,11 @@ static Err *acquire_part(Stream *s, size_t p)
 {
     Shared *shared = s->shared;
     const StreamedPart *part = &s->parts.parts[p];
-    StreamBuffer *buffer = slot_of(s, p);
+    StreamBuffer *buffer = buffer_of(s, p);
     double began = log_seconds();
     while (!shared->failed && !(buffer && buffer->state == READY)) {
         pthread_cond_wait(&shared->changed, &shared->lock);
-        buffer = slot_of(s, p);
+        buffer = buffer_of(s, p);
     }
     s->waited += log_seconds() - began;
     if (shared->failed) return err_new(shared->kind, "%s", shared->message);
@@ -277,12 +281,12 @@ void stream_release(Stream *s, size_t l)
     size_t end = order_end(&s->shared->order, s->parts.n_layers, s->parts.first, s->leases[l].visit, l),
            *place = &s->shared->place[s->host.rank];
     if (*place < end)
-        *place = end; /* with fewer groups than other ranks: those wait for slots that this one will not ask for */
+        *place = end; /* fewer groups than other ranks: those wait for buffers that this rank will not ask for */
     release_part(s, p);
     pthread_mutex_unlock(&s->shared->lock);
 }
 
-/* A lap that nobody announced goes back to the layer's first one. */
+/* A group pass that nobody announced goes back to the layer's first one. */
 static Err *acquire_chunk(void *context, size_t chunk)
 {
     ExpertLease *lease = context;
@@ -306,7 +310,7 @@ static void release_chunk(void *context, size_t chunk)
     pthread_mutex_unlock(&s->shared->lock);
 }
 
-/* From now on the experts' operation asks for the runs of the layers that have some. */
+/* From now on the experts' operation acquires the chunks of the layers that have some. */
 static Err *lend_chunks(Stream *s)
 {
     size_t L = s->parts.n_layers;
@@ -358,13 +362,13 @@ static Err *map_memory(Stream *s, size_t bytes)
 static void lay_out(Stream *s, const bool *resident, size_t n_buffers)
 {
     Shared *shared = s->shared;
-    const StreamRing *const rings[] = {&s->plan.cores, &s->plan.chunks};
+    const StreamRing *const rings[] = {&s->budget.cores, &s->budget.chunks};
     size_t at = shared_bytes(s, n_buffers), n = 0;
     for (size_t p = 0; p <= s->parts.n; p++) {
         s->where[p] = nowhere;
         if (p < s->parts.n && !resident[p]) continue;
         s->where[p] = n;
-        shared->buffers[n++] = (StreamBuffer){.pinned = true, .part = p, .at = at};
+        shared->buffers[n++] = (StreamBuffer){.resident = true, .part = p, .at = at};
         at += s->parts.parts[p].bytes;
     }
     for (size_t chunk = 0; chunk < 2; chunk++)
@@ -403,15 +407,15 @@ static Err *start_readers(Stream *s)
 static Err *open_into(Stream *s, size_t limit, size_t part_bytes)
 {
     bool *resident;
-    if (s->host.size > MOST_RANKS)
-        return err_new(ERR_USAGE, "%d ranks on one host; weights are shared by %d at most", s->host.size, MOST_RANKS);
+    if (s->host.size > MAX_RANKS)
+        return err_new(ERR_USAGE, "%d ranks on one host; weights are shared by %d at most", s->host.size, MAX_RANKS);
     TRY(parts_cut(&s->parts, s->model, part_bytes, false));
     TRY(mem_new(&s->holds, s->parts.n + 1, sizeof *s->holds));
     TRY(mem_new(&resident, s->parts.n, sizeof *resident));
-    Err *err = parts_budget(&s->parts, limit, &s->plan, resident);
-    size_t n_buffers = 1 + s->plan.cores.n_resident + s->plan.cores.n_buffers + s->plan.chunks.n_resident +
-                       s->plan.chunks.n_buffers;
-    if (!err) err = map_memory(s, shared_bytes(s, n_buffers) + stream_budget_bytes(&s->plan));
+    Err *err = parts_budget(&s->parts, limit, &s->budget, resident);
+    size_t n_buffers = 1 + s->budget.cores.n_resident + s->budget.cores.n_buffers + s->budget.chunks.n_resident +
+                       s->budget.chunks.n_buffers;
+    if (!err) err = map_memory(s, shared_bytes(s, n_buffers) + stream_budget_bytes(&s->budget));
     if (!err) s->where = (size_t *)(void *)(s->shared->buffers + n_buffers);
     if (!err && s->host.rank == 0) lay_out(s, resident, n_buffers);
     free(resident);
@@ -464,7 +468,7 @@ void stream_close(Stream *s)
 StreamStats stream_stats(const Stream *s)
 {
     pthread_mutex_lock(&s->shared->lock);
-    StreamStats stats = {s->plan, s->shared->read_bytes, s->waited, s->shared->direct};
+    StreamStats stats = {s->budget, s->shared->read_bytes, s->waited, s->shared->direct};
     pthread_mutex_unlock(&s->shared->lock);
     return stats;
 }

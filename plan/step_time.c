@@ -91,7 +91,7 @@ static Err *walk_of(Plan *p, Model *model, const Clock *c, const LayerSeconds *l
     if (!err) err = parts_budget(&parts, w->limit_bytes, &plan, resident);
     StreamTimeInput work = {.parts = &parts,
                             .resident = resident,
-                            .plan = &plan,
+                            .budget = &plan,
                             .layers = layers,
                             .head = head_seconds(c) + scratch,
                             .lowest = c->adapter ? adapter_lowest_layer(c->adapter) : model->n_layers,

@@ -204,7 +204,7 @@ void run_describe_use(const Run *run, uint64_t steps, double seconds)
                  (double)run->tokens_seen / seconds, run->plan.tokens_per_second);
     if (!run->model->stream || steps == 0) return;
     StreamStats stats = stream_stats(run->model->stream);
-    size_t resident = stats.plan.fixed_bytes + stats.plan.cores.resident_bytes + stats.plan.chunks.resident_bytes;
+    size_t resident = stats.budget.fixed_bytes + stats.budget.cores.resident_bytes + stats.budget.chunks.resident_bytes;
     log_line("  streamed  %s read %s: the resident weights once, and %s per step with its evaluations (planned: %s "
              "without); %.1f s of %.1f s waited for the disk",
              BYTES(stats.read_bytes), stats.direct ? "directly" : "through the page cache",

@@ -11,6 +11,7 @@
 #include "train/step.h"
 
 #include "base/memory.h"
+#include "base/minmax.h"
 #include "base/rng.h"
 #include "model/forward.h"
 #include "optim/clip.h"
@@ -20,6 +21,16 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* The forward and backward pass of one batch: what is worked on, and how. */
+typedef struct {
+    Step *s;
+    const Batch *batch;
+    size_t lowest;    /* the inputs of layers below are not kept */
+    size_t keep_from; /* tapes of layers from here on are kept */
+    uint64_t number;
+    const StepProbe *probe;
+} Pass;
 
 struct Step {
     Dp *dp;
@@ -38,6 +49,7 @@ struct Step {
     Choices *choices;    /* [n_groups] */
     BalanceSums balance; /* unused without a balance loss */
     RoutingCounts counts;
+    Pass pass;                       /* of the batch at work */
     size_t failed_first, failed_end; /* micro-batches at work when it failed */
 };
 
@@ -120,16 +132,6 @@ static Err *grow_floats(float **at, size_t *have, size_t need)
 }
 
 static size_t width_of(const Step *s) { return (size_t)s->model->config.hidden_size; }
-
-/* The gradients of one batch: what is worked on, and how. */
-typedef struct {
-    Step *s;
-    const Batch *batch;
-    size_t lowest;    /* the inputs of layers below are not kept */
-    size_t keep_from; /* tapes of layers from here on are kept */
-    uint64_t number;
-    const StepProbe *probe;
-} Pass;
 
 /* x[l], the hidden state below layer l, of this rank's rows. */
 static float *layer_input(const Pass *p, size_t l)
@@ -402,21 +404,32 @@ static Err *backward_pass(Pass *p)
 
 /* ---- the step ------------------------------------------------------------------------------------------------- */
 
-Err *step_gradients(Step *s, const Batch *batch, uint64_t number, const StepProbe *probe, StepResult *result)
+Err *step_forward(Step *s, const Batch *batch, uint64_t number, const StepProbe *probe, StepResult *result)
 {
-    size_t L = s->model->n_layers, lowest = probe ? 0 : adapter_lowest_layer(s->adapter); /* who observes sees all */
-    size_t keep = s->config.keep_layers < L - lowest ? s->config.keep_layers : L - lowest;
-    Pass p = {.s = s, .batch = batch, .lowest = lowest, .keep_from = L - keep, .number = number, .probe = probe};
+    size_t L = s->model->n_layers, lowest = probe ? 0 : adapter_lowest_layer(s->adapter); /* a probe sees all layers */
+    size_t keep = size_min(s->config.keep_layers, L - lowest);
+    Pass *p = &s->pass;
+    *p = (Pass){.s = s, .batch = batch, .lowest = lowest, .keep_from = L - keep, .number = number, .probe = probe};
     *result = (StepResult){.tokens = batch->tokens, .n_loss_tokens = batch->n_loss_tokens};
     s->failed_first = s->failed_end = 0;
-    TRY(prepare(&p));
-    TRY(forward_pass(&p));
+    TRY(prepare(p));
+    TRY(forward_pass(p));
     routing_counts_load(&s->counts, s->model, batch, s->choices);
     if (balances(s)) TRY(balance_sums_gather(&s->balance, s->model, batch, s->dp, &result->balance));
-    TRY(head(&p, &result->loss));
-    TRY(backward_pass(&p));
+    return head(p, &result->loss);
+}
+
+Err *step_backward(Step *s, StepResult *result)
+{
+    TRY(backward_pass(&s->pass));
     routing_counts_agree(&s->counts, s->dp);
     return slices_norm(&s->slices, &result->grad_norm);
+}
+
+Err *step_gradients(Step *s, const Batch *batch, uint64_t number, const StepProbe *probe, StepResult *result)
+{
+    TRY(step_forward(s, batch, number, probe, result));
+    return step_backward(s, result);
 }
 
 Err *step_update(Step *s, uint64_t t, const StepRates *rates, StepResult *result)

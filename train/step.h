@@ -50,9 +50,17 @@ typedef struct Step Step;
 MUST_USE Err *step_new(Step **step, Dp *dp, Model *model, Adapter *adapter, const StepConfig *config);
 void step_free(Step *step);
 
-/* Gradients of a batch, and the losses; no update. number keys the dropout. Collective: an error on one rank is not
- * agreed upon here, others may be waiting for it; the caller reports it and leaves with dp_close(dp, code).
+/* The forward pass of a batch, the losses, and the gradient of the last hidden state. number keys the dropout. The batch is
+ * borrowed until step_backward returns. probe NULL: nobody observes.
+ * Collective: an error on one rank is not agreed upon here, others may be waiting for it; the caller reports it and leaves
+ * with dp_close(dp, code).
  * Fails: ERR_STOPPED on all ranks, after the same layer, when somebody's `stop` was set: nothing has changed. */
+MUST_USE Err *step_forward(Step *step, const Batch *batch, uint64_t number, const StepProbe *probe, StepResult *result);
+
+/* The backward pass of the same batch: gradients, reduced over ranks, and their norm. Collective and fails as above. */
+MUST_USE Err *step_backward(Step *step, StepResult *result);
+
+/* Both, one after the other; no update. */
 MUST_USE Err *step_gradients(Step *step, const Batch *batch, uint64_t number, const StepProbe *probe,
                              StepResult *result);
 

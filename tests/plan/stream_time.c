@@ -10,7 +10,7 @@ static const size_t first[L + 1] = {0, 3, 6, 9, 12};
 typedef struct {
     StreamedPart of[N + 1];
     StreamedParts parts;
-    StreamBudget plan;
+    StreamBudget budget;
     bool resident[N];
     LayerSeconds layers[L];
 } Case;
@@ -19,7 +19,7 @@ typedef struct {
 static void make(Case *c, size_t stay, size_t buffers, double core, double experts)
 {
     *c = (Case){.parts = {.n_layers = L, .n = N, .first = (size_t *)(size_t)first, .parts = c->of},
-                .plan = {.chunks = {.n_buffers = buffers}}};
+                .budget = {.chunks = {.n_buffers = buffers}}};
     for (size_t p = 0, chunks = 0; p < N; p++) {
         bool chunk = p % (1 + RUNS) != 0;
         c->of[p] = (StreamedPart){.chunk = chunk, .bytes = chunk ? 10 : 5};
@@ -32,7 +32,7 @@ static void make(Case *c, size_t stay, size_t buffers, double core, double exper
 static double seconds(const Case *c, double head, size_t lowest, size_t group_passes)
 {
     double step;
-    assert_ok(stream_time(&step, &(StreamTimeInput){&c->parts, c->resident, &c->plan, c->layers, head, lowest,
+    assert_ok(stream_time(&step, &(StreamTimeInput){&c->parts, c->resident, &c->budget, c->layers, head, lowest,
                                                     group_passes, 1}));
     return step;
 }

@@ -85,10 +85,6 @@ struct Stream {
 
 /* ---- the order ------------------------------------------------------------------------------------------------ */
 
-static size_t part_at(const Stream *s, size_t visit)
-{
-    return order_part(&s->shared->order, s->parts.n_layers, s->parts.first, visit);
-}
 static size_t next_use(const Stream *s, size_t from, size_t part)
 {
     return order_next(&s->shared->order, s->parts.n_layers, s->parts.first, from, part);

@@ -72,7 +72,7 @@ void dump_free(Dump *dump)
     free(dump);
 }
 
-const StepProbe *dump_probe(Dump *dump) { return &dump->probe; }
+const StepProbe *dump_probe(const Dump *dump) { return dump ? &dump->probe : NULL; }
 
 static Err *add_gradients(Dump *dump, const Dp *dp, Step *step, const LayerAdapter *layer, size_t l)
 {

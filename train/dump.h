@@ -12,10 +12,12 @@
 
 typedef struct Dump Dump;
 
-/* rows: of this rank. dump_probe: what step_gradients takes. Owner: the caller, until dump_free. */
+/* rows: of this rank. Owner: the caller, until dump_free, which takes NULL, too. */
 MUST_USE Err *dump_new(Dump **dump, size_t rows);
 void dump_free(Dump *dump);
-const StepProbe *dump_probe(Dump *dump);
+
+/* What step_forward takes; NULL for a dump that is NULL. */
+const StepProbe *dump_probe(const Dump *dump);
 
 /* Add the gradients that the step holds, and write the file. Collective. */
 MUST_USE Err *dump_write(Dump *dump, const Dp *dp, Step *step, const Adapter *adapter, uint64_t number,

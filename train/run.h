@@ -33,6 +33,13 @@ typedef struct {
     double seconds;
 } RunTiming;
 
+/* One step: its learning rates, its losses and its time. */
+typedef struct {
+    StepRates rates;
+    StepResult result;
+    double began, seconds; /* by log_seconds */
+} StepReport;
+
 typedef struct {
     Settings settings;
     Dp dp;
@@ -49,6 +56,8 @@ typedef struct {
     Progress progress;
     Schedule schedule;
     uint64_t done, total;      /* steps */
+    uint64_t first;            /* steps that were done when this process began */
+    double started;            /* by log_seconds, when its first step began */
     uint64_t tokens_seen;      /* by this process */
     uint64_t loss_tokens_seen; /* since the start, resumed or not */
     char *config_json;
@@ -106,6 +115,11 @@ void run_describe_read(const Run *run);
  * run_write_timing prints the table on stdout and writes output_dir/timing.jsonl. Both do nothing without --timing. */
 void run_time_step(Run *run, bool first, double seconds);
 MUST_USE Err *run_write_timing(const Run *run);
+
+/* ---- run_report.c ----------------------------------------------------------------------------------------------- */
+
+/* Report a finished step: the line of progress for people, and its line in the metrics. */
+MUST_USE Err *run_report_step(Run *run, const StepReport *step);
 
 /* ---- run_metrics.c ---------------------------------------------------------------------------------------------- */
 

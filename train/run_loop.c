@@ -2,7 +2,6 @@
  *     metrics of the step, audit (after step 1 and before planned saves), evaluation, checkpoint, signals
  * so that a resume from a checkpoint writes exactly the lines that are missing. */
 #include "base/log.h"
-#include "base/proc_memory.h"
 #include "train/balance.h"
 #include "train/dump.h"
 #include "train/run.h"
@@ -12,90 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-typedef struct {
-    Run *run;
-    double started;
-    uint64_t first; /* step at the start of this process */
-} Loop;
-
 /* ---- one step --------------------------------------------------------------------------------------------------- */
-
-static void add_balance(Json *line, const Settings *s, const BalanceValues *b)
-{
-    if (balance_is_on(s->seq_aux_loss_coef)) json_add_number(line, "seq_aux_loss", b->seq_aux_loss);
-    if (balance_is_on(s->aux_loss_coef)) json_add_number(line, "aux_loss", b->aux_loss);
-    if (s->load_balancing_loss_coef > 0) json_add_number(line, "load_balancing_loss", b->load_balancing_loss);
-    if (balance_is_on(s->z_loss_coef)) json_add_number(line, "z_loss", b->z_loss);
-}
-
-/* The most uneven layer; 0 when none has a router. */
-static double worst_load(const Run *run)
-{
-    double worst = 0;
-    for (size_t l = 0; l < run->model->n_layers; l++)
-        worst = fmax(worst, balance_max_over_mean(run->step, l, run->model->router.E));
-    return worst;
-}
-
-/* "expert_load": the fullest expert over the mean, for every layer; null where there is no router. */
-static void add_load(Json *line, const Run *run)
-{
-    if (worst_load(run) == 0) return;
-    Json *layers = json_new_array();
-    for (size_t l = 0; l < run->model->n_layers; l++) {
-        if (run->model->layers[l].dense)
-            json_add_null(layers, NULL);
-        else
-            json_add_number(layers, NULL, balance_max_over_mean(run->step, l, run->model->router.E));
-    }
-    json_add_number(line, "load_max_over_mean", worst_load(run));
-    json_add(line, "expert_load", layers);
-}
-
-static Err *note_step(Run *run, const StepResult *result, const StepRates *rates, double seconds)
-{
-    Json *line = run_line(run);
-    json_add_number(line, "loss", result->loss);
-    json_add_number(line, "learning_rate", rates->A);
-    if (rates->B != rates->A) json_add_number(line, "learning_rate_B", rates->B);
-    if (run->settings.router_learning_rate > 0) json_add_number(line, "learning_rate_router", rates->router);
-    json_add_number(line, "grad_norm", result->grad_norm);
-    json_add_number(line, "tokens", (double)result->tokens);
-    json_add_number(line, "scored", (double)result->n_loss_tokens);
-    add_balance(line, &run->settings, &result->balance);
-    add_load(line, run);
-    json_add_number(line, "seconds", seconds);
-    json_add_number(line, "tokens_per_second", (double)result->tokens / seconds);
-    json_add_number(line, "memory_bytes", (double)proc_memory_peak());
-    return run_note(run, line);
-}
-
-static void time_left(char text[32], double seconds)
-{
-    if (seconds >= 36000)
-        snprintf(text, 32, "%.0f h", seconds / 3600);
-    else if (seconds >= 600)
-        snprintf(text, 32, "%.0f min", seconds / 60);
-    else
-        snprintf(text, 32, "%.0f s", seconds);
-}
-
-static void show_progress(const Loop *loop, const StepResult *result, double rate, double seconds)
-{
-    const Run *run = loop->run;
-    char left[32], load[32] = "";
-    double per_step = (log_seconds() - loop->started) / (double)(run->done - loop->first);
-    time_left(left, per_step * (double)(run->total - run->done));
-    if (worst_load(run) > 0)
-        snprintf(load, sizeof load, "load %.1fx  ", worst_load(run)); /* what matters most comes first: rows are cut */
-    bool keep = run->done % (uint64_t)run->settings.logging_steps == 0 || run->done == run->total;
-    log_progress(
-        keep,
-        "step %llu/%llu  %s left  loss %.4f (smoothed %.4f)  %.0f tok/s  lr %.2e  norm %.3f  %s%.0f MiB  epoch %.2f",
-        (unsigned long long)run->done, (unsigned long long)run->total, left, result->loss, run->progress.smoothed_loss,
-        (double)result->tokens / seconds, rate, result->grad_norm, load, (double)proc_memory_peak() / 1048576,
-        run_epoch(run));
-}
 
 static StepRates rates_now(const Run *run)
 {
@@ -106,53 +22,57 @@ static StepRates rates_now(const Run *run)
                        .router = schedule_rate(&run->schedule, router, run->done)};
 }
 
-/* Gradients; the first step of this process goes to a dump where one is asked for. */
-static Err *gradients(Loop *loop, const Batch *batch, StepResult *result)
+/* The step's documents; and a dump to fill where one is asked for and this is the first step of the process. */
+static Err *next_batch(const Run *run, Batch *batch, Dump **dump)
 {
-    Run *run = loop->run;
-    Dump *dump;
-    if (!run->settings.dump || run->done != loop->first)
-        return step_gradients(run->step, batch, run->done, NULL, result);
-    TRY(dump_new(&dump, batch->T));
-    Err *err = step_gradients(run->step, batch, run->done, dump_probe(dump), result);
-    if (!err) err = dump_write(dump, &run->dp, run->step, run->adapter, run->done + 1, run->settings.dump);
-    dump_free(dump);
-    return err;
+    TRY(run_batch(run, run->budget.group_tokens, batch));
+    return run->settings.dump && run->done == run->first ? dump_new(dump, batch->T) : NULL;
 }
 
-static Err *update(Run *run, const StepRates *rates, StepResult *result)
+static Err *update(Run *run, Dump *dump, StepReport *step)
 {
-    TRY(step_update(run->step, run->done + 1, rates, result));
+    if (dump) TRY(dump_write(dump, &run->dp, run->step, run->adapter, run->done + 1, run->settings.dump));
+    TRY(step_update(run->step, run->done + 1, &step->rates, &step->result));
     audit_observe(run->audit, &run->dp, run->step);
     if (run->settings.router_bias_update_rate > 0)
         balance_move_biases(run->adapter, run->step, run->settings.router_bias_update_rate);
     return NULL;
 }
 
-static Err *take_step(Loop *loop)
+/* What went wrong in a step. Takes err. */
+static Err *explain(Run *run, Err *err)
 {
-    Run *run = loop->run;
-    Batch batch;
-    StepResult result;
-    double began = log_seconds();
-    StepRates rates = rates_now(run);
-    TRY(run_batch(run, run->budget.group_tokens, &batch));
-    Err *err = gradients(loop, &batch, &result);
-    if (!err) err = update(run, &rates, &result);
-    batch_free(&batch);
-    if (err && err_kind(err) == ERR_STOPPED) return err;
-    if (err && err_kind(err) == ERR_NUMERIC) err = run_find_fault(run, err);
-    if (err) return err_wrap(err, "step %llu", (unsigned long long)run->done + 1);
+    if (err_kind(err) == ERR_STOPPED) return err;
+    if (err_kind(err) == ERR_NUMERIC) err = run_find_fault(run, err);
+    return err_wrap(err, "step %llu", (unsigned long long)run->done + 1);
+}
+
+/* The step is finished: count it, then tell people and metrics. */
+static Err *report(Run *run, StepReport *step)
+{
     Progress *p = &run->progress;
-    p->smoothed_loss = run->done == 0 ? result.loss : 0.95 * p->smoothed_loss + 0.05 * result.loss;
+    p->smoothed_loss = run->done == 0 ? step->result.loss : 0.95 * p->smoothed_loss + 0.05 * step->result.loss;
     p->evaluated = false;
     run->done++;
-    run->tokens_seen += result.tokens;
-    run->loss_tokens_seen += result.n_loss_tokens;
-    double seconds = log_seconds() - began;
-    run_time_step(run, run->done == loop->first + 1, seconds);
-    show_progress(loop, &result, rates.A, seconds);
-    return note_step(run, &result, &rates, seconds);
+    run->tokens_seen += step->result.tokens;
+    run->loss_tokens_seen += step->result.n_loss_tokens;
+    step->seconds = log_seconds() - step->began;
+    run_time_step(run, run->done == run->first + 1, step->seconds);
+    return run_report_step(run, step);
+}
+
+static Err *take_step(Run *run)
+{
+    Batch batch = {0};
+    Dump *dump = NULL;
+    StepReport step = {.rates = rates_now(run), .began = log_seconds()};
+    Err *err = next_batch(run, &batch, &dump);
+    if (!err) err = step_forward(run->step, &batch, run->done, dump_probe(dump), &step.result);
+    if (!err) err = step_backward(run->step, &step.result);
+    if (!err) err = update(run, dump, &step);
+    batch_free(&batch);
+    dump_free(dump);
+    return err ? explain(run, err) : report(run, &step);
 }
 
 /* ---- evaluation and saving -------------------------------------------------------------------------------------- */
@@ -222,15 +142,14 @@ static Err *obey_signals(Run *run)
 
 /* ---- the run ---------------------------------------------------------------------------------------------------- */
 
-static Err *step_after_step(Loop *loop)
+static Err *step_after_step(Run *run)
 {
-    Run *run = loop->run;
     if (eval_due(run)) { /* at the start, or because a signal came in between */
         TRY(run_evaluate(run));
         if (run->done && save_due(run)) TRY(save_now(run));
     }
     while (run->done < run->total && !run_is_out_of_patience(run)) {
-        TRY(take_step(loop));
+        TRY(take_step(run));
         bool due = save_due(run);
         if (run->done == 1 || due) TRY(audit_now(run, true));
         if (eval_due(run)) TRY(run_evaluate(run));
@@ -274,12 +193,13 @@ static Err *finish(Run *run)
 
 Err *loop_run(Run *run)
 {
-    Loop loop = {.run = run, .started = log_seconds(), .first = run->done};
+    run->started = log_seconds();
+    run->first = run->done;
     signals_catch();
     run_describe(run);
-    Err *err = step_after_step(&loop);
+    Err *err = step_after_step(run);
     if (err && err_kind(err) == ERR_STOPPED) return stop(run, err);
-    if (!err && run->done > loop.first) run_describe_use(run, run->done - loop.first, log_seconds() - loop.started);
+    if (!err && run->done > run->first) run_describe_use(run, run->done - run->first, log_seconds() - run->started);
     if (!err) err = run_write_timing(run);
     return err ? err : dp_agree(&run->dp, finish(run));
 }

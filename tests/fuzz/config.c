@@ -6,8 +6,8 @@
 
 static Err *check(void *context, const char *name, const TensorSpec *spec)
 {
-    size_t *visits = context, most = (size_t)1 << 45;
-    if (!name[0] || !spec->rows || !spec->cols || spec->rows > most / spec->cols) abort();
+    size_t *visits = context, max_elements = (size_t)1 << 45;
+    if (!name[0] || !spec->rows || !spec->cols || spec->rows > max_elements / spec->cols) abort();
     if (spec->vector && spec->rows != 1) abort();
     return ++*visits > 2000 ? err_new(ERR_DATA, "enough") : NULL; /* a million experts would only cost time */
 }

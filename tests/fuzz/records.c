@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static Tokenizer *tokenizer;           /* opened once, for all inputs; ... */
-static DocumentBuilder *builders[256]; /* ... and one of these for each way to read */
+static Tokenizer *tokenizer;           /* opened once, for all inputs */
+static DocumentBuilder *builders[256]; /* one for each value of the first byte */
 
 static void close_all(void)
 {

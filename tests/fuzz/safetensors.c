@@ -26,8 +26,8 @@ static void open_and_check(const uint8_t *data, size_t bytes)
     safetensors_close(&file);
 }
 
-/* Once as they come, and once with the length of the header set right and 20 bytes of data behind it: by chance alone
- * that fits too seldom for the checks beyond it to be reached. */
+/* The input is tried as it is, and with the right header length in front and 20 bytes of data behind it: random bytes
+ * almost never have the right length, and the checks beyond it would not be reached. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     enum { PREFIX = 8, DATA = 20 };

@@ -1,4 +1,4 @@
-/* Any bytes as a tokenizer.json. One that opens must encode and decode whatever it holds. */
+/* Any bytes as a tokenizer.json. A tokenizer that opens must encode and decode a fixed text. */
 #include "data/tokenizer/tokenizer.h"
 #include "tests/support/fuzz.h"
 

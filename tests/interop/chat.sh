@@ -1,6 +1,6 @@
 #!/bin/sh
-# chat.sh CHAT_CASES N [DIRECTORY]: N random conversations for each template, against Jinja2, in an environment of its own
-# that is removed at the end. The templates: GLM-4.7's, which the bundled model ships; GLM-4.5's, which PyPI's trl carries;
+# chat.sh CHAT_CASES N [DIRECTORY]: N random conversations for each template, against Jinja2, in a Python
+# environment that is removed at the end. The templates: GLM-4.7's, which the bundled model ships; GLM-4.5's, which PyPI's trl carries;
 # and those in DIRECTORY, taken from model directories: glm51.jinja, glm52.jinja, deepseek_v3.jinja.
 set -eu
 tool=$1 n=$2 directory=${3:-}

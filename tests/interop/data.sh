@@ -1,5 +1,5 @@
 #!/bin/sh
-# data.sh TOKENIZER_IDS N: N random strings against the `tokenizers` library of PyPI, in an environment of its own that
+# data.sh TOKENIZER_IDS N: N random strings against the `tokenizers` library of PyPI, in a Python environment that
 # is removed at the end.
 set -eu
 tool=$1 n=$2

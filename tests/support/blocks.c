@@ -1,3 +1,4 @@
+/* Checking an allocator: its blocks are written to, and read when the next one is there. */
 #include "tests/support/blocks.h"
 
 #include "tests/support/check.h"

@@ -1,3 +1,5 @@
+/* Running the cases of JSON Lines files. A case that fails is printed with its file and line and the rest still runs; an
+ * error ends the run: the file itself cannot be read. */
 #include "tests/support/cases.h"
 
 #include "base/memory.h"
@@ -10,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void judge(Count *count, bool passed, const char *path, size_t line, const char *what)
+static void count_case(Count *count, bool passed, const char *path, size_t line, const char *what)
 {
     if (passed) {
         count->passed++;
@@ -45,8 +47,8 @@ static Err *encode_case(Encoder *encoder, JsonView record, const char *path, siz
         bool same = n == tokens.n, ordered = true;
         for (size_t i = 0; i < n && same; i++) same = tokens.items[i].id == ids[i];
         for (size_t i = 1; i < tokens.n; i++) ordered &= tokens.items[i - 1].end <= tokens.items[i].end;
-        judge(count, same && ordered && (!n || tokens.items[tokens.n - 1].end == text.n), path, line,
-              "ids or ends differ");
+        count_case(count, same && ordered && (!n || tokens.items[tokens.n - 1].end == text.n), path, line,
+                   "ids or ends differ");
     }
     tokens_free(&tokens);
     text_free(&text);
@@ -80,7 +82,7 @@ static Err *decode_case(const Tokenizer *tokenizer, JsonView record, const char 
     Err *err = read_ids(view_find(record, "ids"), &ids, &n);
     if (!err) err = decode_as(tokenizer, false, ids, n, view_find(record, "text"), &same);
     if (!err) err = decode_as(tokenizer, true, ids, n, view_find(record, "text_skip_special"), &same);
-    if (!err) judge(count, same, path, line, "text differs");
+    if (!err) count_case(count, same, path, line, "text differs");
     free(ids);
     return err;
 }
@@ -112,10 +114,8 @@ Err *cases_tokenizer(const char *tokenizer_path, const char *encode_path, const 
     return err;
 }
 
-static ChatSwitch switch_of(JsonView value) /* null counts as no in a template, absence does not */
-{
-    return !value.at ? CHAT_UNSET : *value.at == 't' ? CHAT_YES : CHAT_NO;
-}
+/* In a template null counts as no; an absent value does not. */
+static ChatSwitch switch_of(JsonView value) { return !value.at ? CHAT_UNSET : *value.at == 't' ? CHAT_YES : CHAT_NO; }
 
 static void chat_case(JsonView record, const char *path, size_t line, Count *count)
 {
@@ -132,7 +132,7 @@ static void chat_case(JsonView record, const char *path, size_t line, Count *cou
     Err *err = template_recognise(&options.template, ".", name.data);
     if (!err) err = chat_render(&chat, &options, view_find(record, "messages"), view_find(record, "tools"));
     bool same = !err && chat.text.n == want.n && !memcmp(chat.text.data, want.data, want.n);
-    judge(count, same, path, line, err ? err_message(err) : "the rendering differs");
+    count_case(count, same, path, line, err ? err_message(err) : "the rendering differs");
     if (!err && !same) printf("--- expected\n%s\n--- got\n%s\n", want.data, chat.text.data);
     err_free(err);
     chat_text_free(&chat);

@@ -1,3 +1,4 @@
+/* One element of a product at a time, in the order that every kernel must keep. */
 #include "tests/support/chains.h"
 
 #include "base/rng.h"
@@ -11,10 +12,10 @@ static const char *const paths[N_PATHS] = {"plain", "avx2", "avx512", "bf16"};
 
 bool has_path(size_t p)
 {
-    static bool told[N_PATHS];
+    static bool printed[N_PATHS];
     bool has = dispatch_init(paths[p]);
-    if (!has && !told[p]) print_message("           skipped: this CPU has no %s\n", paths[p]);
-    told[p] = true;
+    if (!has && !printed[p]) print_message("           skipped: this CPU has no %s\n", paths[p]);
+    printed[p] = true;
     return has;
 }
 
@@ -32,27 +33,27 @@ float *normal(uint64_t key, size_t n)
     return x;
 }
 
-/* Subnormal numbers as zeros. */
+/* A subnormal number becomes zero. */
 static float flushed(float x) { return fabsf(x) < 0x1p-126f ? copysignf(0, x) : x; }
 
 float rounded(float x) { return bf16_to_f32(bf16_from_f32(flushed(x))); }
 
-/* One lane of VDPBF16PS: two fused multiply-adds, each rounded to nearest, the pair's upper half first; subnormal inputs
- * and results are zeros. Source: Intel SDM vol. 2, VDPBF16PS, operation; its order of the two was found by trying six
- * ways on 4 million random pairs, a quarter of them near the smallest number: only this one differed nowhere. */
-static float add_pair(float sum, const float x[2], const float y[2])
+/* One lane of VDPBF16PS: two fused multiply-adds, each rounded to nearest, the upper half of the bf16 pair first; subnormal
+ * inputs and results are zeros. Source: Intel SDM vol. 2, VDPBF16PS, operation; the order of the two was found by trying
+ * six on 4 million random bf16 pairs, a quarter of them near the smallest number: only this one differed nowhere. */
+static float add_bf16_pair(float sum, const float x[2], const float y[2])
 {
     for (int i = 1; i >= 0; i--) sum = flushed(fmaf(flushed(x[i]), flushed(y[i]), flushed(sum)));
     return sum;
 }
 
-float chain_of_pairs(size_t begin, size_t end, const float *x, float s, const float *w, size_t step)
+float chain_bf16(size_t begin, size_t end, const float *x, float s, const float *w, size_t step)
 {
     float sum = 0;
     for (size_t k = begin; k < end; k += 2) {
         float a[2] = {rounded(x[k] * s)}, b[2] = {rounded(w[k * step])};
         if (k + 1 < end) a[1] = rounded(x[k + 1] * s), b[1] = rounded(w[(k + 1) * step]);
-        sum = add_pair(sum, a, b);
+        sum = add_bf16_pair(sum, a, b);
     }
     return sum;
 }
@@ -68,7 +69,7 @@ void assert_same(const char *what, const float *got, const float *want, size_t n
 {
     bool exact = strncmp(dispatch_path(), "fp32/plain", 10) != 0;
     for (size_t i = 0; i < n; i++) {
-        /* plain rounds products, too: at most 2 n 2^-24 sum|x w| apart, here well below 1e-4 of the largest element */
+        /* the plain path rounds products, too: at most 2 n 2^-24 sum|x w| apart, here well below 1e-4 of the largest element */
         bool same = exact ? !memcmp(got + i, want + i, 4) : fabsf(got[i] - want[i]) <= 1e-4f * (10 + fabsf(want[i]));
         if (!same)
             fail_msg("%s, %s: element %zu is %.9g, not %.9g", dispatch_path(), what, i, (double)got[i],

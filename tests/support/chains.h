@@ -1,4 +1,5 @@
-/* GemmKernels as scalar chains, for tests of every path: what kernel.h and block.h promise, element by element. */
+/* Products as chains of scalar operations, for tests of every path: what tensor/kernel.h and tensor/block.h promise,
+ * element by element. */
 #ifndef GRAFT_TESTS_SUPPORT_CHAINS_H
 #define GRAFT_TESTS_SUPPORT_CHAINS_H
 
@@ -7,21 +8,22 @@
 
 enum { N_PATHS = 4 };
 
-/* Take path number p, the last is bf16; false when this CPU lacks it, and said so once. */
+/* Choose path p for the products; the last is bf16. False when this CPU lacks it, which is printed once. */
 bool has_path(size_t p);
 
-/* n floats aligned to 64 bytes, and LANES more. Owner: the caller, free. normal: random. */
+/* n floats and 16 more, aligned to 64 bytes; normal: random. Owner: the caller, free. */
 float *floats(size_t n);
 float *normal(uint64_t key, size_t n);
 
-/* As bf16; subnormal numbers as zeros. */
+/* x rounded to bf16; a subnormal number becomes zero. */
 float rounded(float x);
 
-/* x [k], times s, and w [k * step] from k = begin to end: one chain of fmaf from zero; or in pairs, rounded and filled up. */
+/* The sum of x[k] s w[k * step] for k in [begin, end), from zero: one chain of fmaf; or, as the bf16 path does it, two
+ * products at a time, both factors rounded to bf16 and the last bf16 pair filled with zero. */
 float chain(size_t begin, size_t end, const float *x, float s, const float *w, size_t step);
-float chain_of_pairs(size_t begin, size_t end, const float *x, float s, const float *w, size_t step);
+float chain_bf16(size_t begin, size_t end, const float *x, float s, const float *w, size_t step);
 
-/* The same bits; on the plain path nearly the same values. */
+/* The same bits; on the plain path, which rounds products, nearly the same values. */
 void assert_same(const char *what, const float *got, const float *want, size_t n);
 
 #endif

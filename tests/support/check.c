@@ -1,3 +1,4 @@
+/* Assertions about Err, and scratch directories: one for each test, in TMPDIR or /tmp. */
 #define _GNU_SOURCE
 #include "tests/support/check.h"
 
@@ -39,9 +40,9 @@ int scratch_open(void **state)
     return *state ? 0 : -1;
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *walk)
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *where)
 {
-    (void)st, (void)type, (void)walk;
+    (void)st, (void)type, (void)where;
     return remove(path);
 }
 

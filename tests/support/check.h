@@ -21,10 +21,10 @@
 
 #include <cmocka.h>
 
-/* Success; else fail with the message. */
+/* The call succeeded; otherwise the test fails with its message. */
 #define assert_ok(err) check_ok(err, __FILE__, __LINE__)
 
-/* An error of that kind whose message holds `part`. Frees it. */
+/* The call failed with that kind of error, and its message contains `part`. Frees the error. */
 #define assert_fails(err, kind, part) check_fails(err, kind, part, __FILE__, __LINE__)
 
 void check_ok(Err *err, const char *file, int line);

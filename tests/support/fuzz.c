@@ -1,3 +1,4 @@
+/* The corpus of a fuzzer as an ordinary test, and bytes as a file: a memory file, opened by its path under /proc. */
 #define _GNU_SOURCE
 #include "tests/support/fuzz.h"
 #include "tests/support/check.h"

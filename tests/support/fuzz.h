@@ -9,10 +9,11 @@
 typedef int (*FuzzEntry)(const uint8_t *data, size_t bytes);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
-/* The exit code of a CMocka run over the corpus; each input must end in an answer, and leave nothing behind. */
+/* Run every file of the corpus as one CMocka test; returns its exit code. Each input must end in an answer, and leave no
+ * memory allocated. */
 int fuzz_corpus(const char *name, FuzzEntry entry);
 
-/* A path under which data can be opened, until the next call. For readers that want a file. */
+/* A path from which data can be read until the next call, for readers that take a file. */
 const char *fuzz_file(const uint8_t *data, size_t bytes);
 
 #ifdef FUZZING /* set by make fuzz: libFuzzer brings its own main */

@@ -1,3 +1,6 @@
+/* Trials. Gradients are checked on one number: the sum of the result's elements, each times a random weight, plus what the
+ * operation adds to the loss itself. Its derivative by each input is compared with a central difference of the reference
+ * in double:  (f(x + h) - f(x - h)) / 2h,  h = STEP. Gradients of parameters go through a forest, as in training. */
 #include "tests/support/gradients.h"
 
 #include "base/rng.h"
@@ -9,9 +12,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const double STEP =
-    1e-5; /* errors of a central difference: 1e-10 from the third derivative, 1e-10 from rounding */
-static const double NOISE = 5e-7; /* a gradient of zero may be the difference of numbers near 1 */
+/* Errors of a central difference: 1e-10 from the third derivative, 1e-10 from rounding. */
+static const double STEP = 1e-5;
+
+/* A gradient of zero may be the difference of numbers near 1. */
+static const double NOISE = 5e-7;
 
 /* ---- making ---------------------------------------------------------------------------------------------------- */
 
@@ -63,7 +68,7 @@ static size_t add_input(Trial *trial, const char *name, size_t rows, size_t cols
 {
     size_t i = trial->n_in++;
     assert_true(i < TRIAL_INPUTS);
-    trial->in[i].name = name;
+    trial->in[i].name = memcpy(trial_alloc(trial, strlen(name) + 1), name, strlen(name));
     trial->in[i].rows = rows;
     trial->in[i].cols = cols;
     trial->in[i].param = param;
@@ -105,7 +110,7 @@ const Weight *trial_weight(Trial *trial, const char *name, DType dtype, size_t r
 
 typedef struct {
     const Trial *trial;
-    const bool *requires_grad; /* [n_in]; NULL: all. A parameter's counts for all parameters */
+    const bool *requires_grad; /* [n_in], of tensors; NULL: all */
     Forest *forest;            /* NULL: parameters do not train */
     Outcome to;
 } Run;
@@ -145,7 +150,7 @@ static void fill_call(const Run *run, Tape *tape, Call *call, size_t T)
         size_t cols = trial->in[i].cols, rows = trial->in[i].rows;
         call->in[i] = NULL;
         if (trial->in[i].param) {
-            call->param[i] = (Param){.name = (char *)(size_t)trial->in[i].name,
+            call->param[i] = (Param){.name = trial->in[i].name,
                                      .rows = rows,
                                      .cols = cols,
                                      .offset = offset,
@@ -154,7 +159,7 @@ static void fill_call(const Run *run, Tape *tape, Call *call, size_t T)
             offset += rows * cols;
             continue;
         }
-        float *copy = tape_floats(tape, T * cols); /* operations in place write on it */
+        float *copy = tape_floats(tape, T * cols); /* an operation in place writes to it */
         memcpy(copy, trial->in[i].values + call->row * cols, T * cols * sizeof *copy);
         call->in[i] = tape_leaf(tape, T, cols, copy, requires_grad(run, i));
     }
@@ -210,7 +215,7 @@ static Outcome run_cut(const Trial *trial, Arena *arena, size_t n_calls, const s
     Run run = {trial, who, train && n_params ? &forest : NULL, outcome_new(trial, arena)};
     if (run.forest) assert_ok(forest_begin(&forest, n_params, 0, whole->n_micro_batches));
     for (size_t i = 0; run.forest && i < forest.n_subtrees * n_params; i++)
-        forest.subtrees[i] = NAN; /* a leaf is written whole */
+        forest.subtrees[i] = NAN; /* every element of a leaf must be written */
     for (size_t c = 0; c < n_calls; c++) {
         size_t end = doc;
         while (end < whole->n_docs && whole->doc_start[end] < whole->micro_batch_start[cut[c + 1]]) end++;
@@ -360,7 +365,7 @@ static void assert_same_in_calls(const Trial *trial, Arena *arena, const Outcome
     same_outcome(trial, "every document alone", TENSORS, &got, want);
 }
 
-static void assert_same_whoever_wants(const Trial *trial, Arena *arena, const Outcome *want)
+static void assert_same_for_any_gradients(const Trial *trial, Arena *arena, const Outcome *want)
 {
     size_t n = trial->group.n_micro_batches;
     bool who[TRIAL_INPUTS] = {false};
@@ -373,8 +378,8 @@ static void assert_same_whoever_wants(const Trial *trial, Arena *arena, const Ou
         who[i] = true;
         got = run_cut(trial, arena, 1, (size_t[]){0, n}, who, false);
         who[i] = false;
-        same("one tensor wants", trial->in[i].name, trial->in[i].rows * trial->in[i].cols, trial->in[i].cols,
-             got.grad[i], want->grad[i]);
+        same("one tensor requires a gradient", trial->in[i].name, trial->in[i].rows * trial->in[i].cols,
+             trial->in[i].cols, got.grad[i], want->grad[i]);
     }
 }
 
@@ -385,7 +390,7 @@ void assert_same_bits(const Trial *trial)
     omp_set_num_threads(2);
     Outcome want = trial_run(trial, &arena), got;
     assert_same_in_calls(trial, &arena, &want);
-    assert_same_whoever_wants(trial, &arena, &want);
+    assert_same_for_any_gradients(trial, &arena, &want);
     for (int n = 1; n <= 3; n += 2) {
         omp_set_num_threads(n);
         got = trial_run(trial, &arena);

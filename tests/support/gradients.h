@@ -26,7 +26,7 @@
 
 enum { TRIAL_INPUTS = 40, TRIAL_DOCUMENTS = 64 };
 
-/* One call of the operation: the documents [doc, doc + n_docs) of the trial, whose rows begin at `row`. */
+/* One call of the operation, on some of the documents of the trial: the first is `doc`, its first row is `row`. */
 typedef struct {
     size_t row, doc;
     Tensor *in[TRIAL_INPUTS]; /* NULL for a parameter */
@@ -42,17 +42,17 @@ struct Trial {
     Group group; /* the whole step */
     TrialBuild *build;
     TrialReference *reference;
-    double (*loss)(const Trial *trial,
-                   void *const *in); /* what the operation adds to the loss by itself; NULL: nothing */
-    bool only_loss;                  /* the result has no weight in the loss */
-    size_t cols;                     /* of the result */
-    const void *op;                  /* whatever build and reference want to know */
+    /* What the operation adds to the loss itself; NULL: nothing. */
+    double (*loss)(const Trial *trial, void *const *in);
+    bool only_loss; /* the result has no weight in the loss */
+    size_t cols;    /* of the result */
+    const void *op; /* what build and reference need */
     float dropout;
     size_t samples;                         /* elements of each input whose gradient is checked; 0: all */
     double forward_within, gradient_within; /* relative to the root mean square */
     size_t n_in;
     struct {
-        const char *name;
+        char *name;
         size_t rows, cols;
         bool param;
         float *values;
@@ -62,7 +62,8 @@ struct Trial {
 typedef void TrialMake(Trial *trial, size_t i);
 typedef void TrialCheck(const Trial *trial);
 
-/* Tolerances begin at 2e-6 and 1e-5: sums of tens of products, each off by 2^-24, and one or two cancellations. */
+/* documents: lengths of the group's documents, `|` between micro-batches. cols: of the result. Tolerances begin at 2e-6
+ * and 1e-5: sums of tens of products, each off by 2^-24, and one or two cancellations. */
 void trial_init(Trial *trial, const char *documents, TrialBuild *build, TrialReference *reference, size_t cols);
 void trial_free(Trial *trial);
 void *trial_alloc(Trial *trial, size_t bytes);
@@ -71,10 +72,10 @@ size_t trial_tensor(Trial *trial, const char *name, size_t cols); /* returns its
 size_t trial_param(Trial *trial, const char *name, size_t rows, size_t cols);
 const Weight *trial_weight(Trial *trial, const char *name, DType dtype, size_t rows, size_t cols);
 
-/* Documents and micro-batches of a text as above. */
+/* Documents and micro-batches, written as in trial_init. Owner: the trial. */
 Group group_of(Trial *trial, const char *documents);
 
-/* Run in one call; out [T][cols] and grad[i] as the inputs, owned by the arena. */
+/* What one call gives: out [T][cols], grad[i] in the shape of input i. Owner: the arena. */
 typedef struct {
     float *out, *grad[TRIAL_INPUTS];
 } Outcome;
@@ -86,7 +87,8 @@ TrialCheck assert_forward;
 /* Gradients of a randomly weighted sum of the result agree with central differences of the reference. */
 TrialCheck assert_gradients;
 
-/* The same bits: any threads; micro-batches in any grouping of calls; each document alone; whoever wants gradients. */
+/* The same bits with any number of threads, with micro-batches in any grouping of calls, with each document alone, and
+ * with gradients required of any of the inputs. */
 TrialCheck assert_same_bits;
 
 void trials_check(TrialMake *make, size_t n, TrialCheck *check);

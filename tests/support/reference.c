@@ -1,3 +1,5 @@
+/* The references. Sources of the equations are named in autograd/op.h; nothing here is optimised, and all sums are in
+ * double and in the order of the index. */
 #include "tests/support/reference.h"
 
 #include <math.h>
@@ -117,7 +119,7 @@ void reference_attention(const Group *group, const AttentionShape *s, size_t krw
         for (size_t h = 0; h < s->n_heads; h++)
             for (size_t i = 0; i < n; i++) {
                 const double *qi = &q[begin + i][h * (s->nope + s->rope)];
-                double most = -INFINITY, sum = 0, *out = &o[begin + i][h * s->v];
+                double max = -INFINITY, sum = 0, *out = &o[begin + i][h * s->v];
                 for (size_t t = 0; t <= i; t++) {
                     p[t] = 0;
                     for (size_t c = 0; c < s->nope; c++)
@@ -125,9 +127,9 @@ void reference_attention(const Group *group, const AttentionShape *s, size_t krw
                     for (size_t c = 0; c < s->rope; c++)
                         p[t] += (double)s->scale * qi[s->nope + c] * kr[begin + t][kr_col + c];
                     if (!reference_sees(keys, group, d, i, t)) p[t] = -INFINITY;
-                    most = fmax(most, p[t]);
+                    max = fmax(max, p[t]);
                 }
-                for (size_t t = 0; t <= i; t++) sum += p[t] = exp(p[t] - most);
+                for (size_t t = 0; t <= i; t++) sum += p[t] = exp(p[t] - max);
                 for (size_t c = 0; c < s->v; c++) {
                     out[c] = 0;
                     for (size_t t = 0; t <= i; t++)
@@ -221,10 +223,10 @@ void reference_experts(size_t T, size_t D, size_t K, double y[T][D], const doubl
 
 static double logsumexp(size_t n, const double *x)
 {
-    double most = -INFINITY, sum = 0;
-    for (size_t i = 0; i < n; i++) most = fmax(most, x[i]);
-    for (size_t i = 0; i < n; i++) sum += exp(x[i] - most);
-    return most + log(sum);
+    double max = -INFINITY, sum = 0;
+    for (size_t i = 0; i < n; i++) max = fmax(max, x[i]);
+    for (size_t i = 0; i < n; i++) sum += exp(x[i] - max);
+    return max + log(sum);
 }
 
 /* Sums over rows [begin, end): p = s / sum(s), softmax, and how often each expert is among the K largest; each [E]. */

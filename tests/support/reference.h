@@ -1,6 +1,6 @@
-/* The operations' forward passes again, slow and obvious: plain loops in double, straight from the equations.
- * Nothing is shared with the code under test but the records that describe an operation. Choices (ids, keys, masks) are
- * constants here, as they are for gradients; reference_choose and reference_index make them anew. */
+/* The forward passes of the operations, slow and obvious: plain loops in double, straight from the equations of
+ * autograd/op.h. Only the structs that describe an operation are shared with the code under test. Choices (ids, keys,
+ * masks) are inputs and constants, as they are for gradients; reference_choose and reference_index compute them. */
 #ifndef GRAFT_TESTS_SUPPORT_REFERENCE_H
 #define GRAFT_TESTS_SUPPORT_REFERENCE_H
 
@@ -9,7 +9,7 @@
 /* One element of a weight, as double. */
 double reference_at(const Weight *W, size_t row, size_t col);
 
-/* y = x W' and y = x W, with W as it lies or as doubles. */
+/* y = x W', with W as it is stored, or as doubles. */
 void reference_project(size_t T, size_t D, size_t O, double y[T][O], const double x[T][D], const Weight *W);
 void reference_linear(size_t T, size_t D, size_t O, double y[T][O], const double x[T][D], const double W[O][D]);
 
@@ -22,11 +22,11 @@ void reference_rmsnorm(size_t T, size_t D, size_t n, double y[T][n], const doubl
 void reference_layernorm(size_t T, size_t D, double y[T][D], const double x[T][D], const float *weight,
                          const float *bias, double eps);
 
-/* In place, as the operation. */
+/* In place, like the operation. */
 void reference_rope(const Group *group, size_t D, double x[group->T][D], const RopeTable *table, size_t col,
                     size_t heads, size_t stride, bool interleaved);
 
-/* What the indexer thinks of key t of a document for one query: q [n_heads][dim], k [dim], w [n_heads]. */
+/* The indexer's score of one key for one query: q [n_heads][dim], k [dim], w [n_heads]. */
 double reference_index(const IndexShape *shape, const float *q, const float *k, const float *w);
 
 bool reference_sees(const Keys *keys, const Group *group, size_t d, size_t row, size_t key);
@@ -44,7 +44,7 @@ void reference_choose(const RouterShape *shape, const double *logits, const floa
 void reference_route(size_t T, const RouterShape *shape, double w[T][shape->K], const double z[T][shape->E],
                      const int32_t *ids);
 
-/* One expert and its pairs in double; r 0: no pair. in_rows: rows of in_B. */
+/* One expert and its LoRA in double: `in` on gate and up, `out` on down; r 0: none. in_rows: rows of in_B. */
 typedef struct {
     const Weight *gate, *up, *down;
     size_t in_r, in_rows, in_col, out_r;

@@ -1,3 +1,4 @@
+/* The fixtures of tests/fixtures/model as objects in memory. Random values are functions of a seed and a name. */
 #include "tests/support/tiny.h"
 
 #include "base/memory.h"
@@ -105,11 +106,11 @@ float *tiny_logits(Model *model, const Adapter *adapter, const int32_t *ids, siz
 
 double tiny_distance(size_t n, const float *a, const float *b)
 {
-    double square = 0, most = 0;
+    double square = 0, max = 0;
     for (size_t i = 0; i < n; i++) {
         double d = fabs((double)a[i] - (double)b[i]);
         square += (double)b[i] * (double)b[i];
-        if (!(d <= most)) most = d;
+        if (!(d <= max)) max = d;
     }
-    return most / sqrt(square / (double)n);
+    return max / sqrt(square / (double)n);
 }

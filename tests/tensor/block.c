@@ -76,8 +76,8 @@ static void check(Case c)
                                     .diagonal = c.diagonal});
     for (size_t i = 0; i < c.M; i++) {
         for (size_t j = 0; j < c.N; j++) {
-            float sum = (pairs ? chain_of_pairs : chain)(0, c.K, A + i * c.K, c.s, c.lanes ? B + j * c.K : B + j,
-                                                         c.lanes ? 1 : c.N);
+            float sum = (pairs ? chain_bf16 : chain)(0, c.K, A + i * c.K, c.s, c.lanes ? B + j * c.K : B + j,
+                                                     c.lanes ? 1 : c.N);
             want[i * ldc + j] = c.add ? want[i * ldc + j] + sum : sum;
             if (c.trim == TRIM_SCORES && j > i + c.diagonal) want[i * ldc + j] = C[i * ldc + j];
         }

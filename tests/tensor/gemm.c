@@ -68,7 +68,7 @@ static float chain_of_codes(size_t begin, size_t end, const float *x, float s, c
 {
     float sum = 0;
     for (size_t at = begin; at < end; at += WEIGHT_BLOCK) {
-        float part = chain_of_pairs(at, at + WEIGHT_BLOCK < end ? at + WEIGHT_BLOCK : end, x, s, w, step), factor;
+        float part = chain_bf16(at, at + WEIGHT_BLOCK < end ? at + WEIGHT_BLOCK : end, x, s, w, step), factor;
         memcpy(&factor, scales + at / WEIGHT_BLOCK * scale_step * 4, 4);
         sum = at == begin ? part * factor : fmaf(part, factor, sum);
     }
@@ -116,7 +116,7 @@ static void reference(bool transposed, size_t T, Rows y, bool add, float s, Rows
                 float sum = !loras  ? chain(at, end, in, s, w->wide + start, step)
                             : codes ? chain_of_codes(at, end, in, s, w->codes + start, step, scales,
                                                      transposed ? 1 : blocks)
-                                    : chain_of_pairs(at, end, in, s, w->wide + start, step);
+                                    : chain_bf16(at, end, in, s, w->wide + start, step);
                 if (rides)
                     sum = codes ? sum + with_pair(transposed, term, t, j, width, 0)
                                 : with_pair(transposed, term, t, j, width, sum);

@@ -11,7 +11,7 @@ LIST
 }
 files=$(mktemp)
 trap 'rm -f "$files"' EXIT
-git ls-files -co --exclude-standard -- "$@" | grep '\.[ch]$' | while read -r file; do [ -f "$file" ] && echo "$file"; done >"$files"
+git ls-files -co --exclude-standard -- "$@" | sort -u | grep '\.[ch]$' | while read -r file; do [ -f "$file" ] && echo "$file"; done >"$files"
 found() { # LINES OF NAMES, WHAT: print each, and remember
     [ -z "$1" ] && return
     echo "$1" | sed "s|$|: $2|"

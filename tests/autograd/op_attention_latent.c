@@ -206,7 +206,7 @@ static void assert_near_expanded(const char *path, double within)
     Trial trial;
     large(&trial);
     Latent dense = *(const Latent *)trial.op;
-    const void *latent = trial.op;
+    void *latent = trial.op;
     dense.shape.latent_from = 0;
     trial.op = &dense;
     assert_true(dispatch_init("fp32"));

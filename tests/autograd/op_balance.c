@@ -206,7 +206,7 @@ static void the_step_is_read_on_the_way_back(void **state)
     Trial trial;
     Tape tape = {0};
     make(&trial, 5);
-    Balance *b = (Balance *)(size_t)trial.op;
+    Balance *b = trial.op;
     Outcome want = trial_run(&trial, &arena);
     BalanceStep step = b->step, late = {0};
     tape_begin(&tape, &trial.group, TAPE_RECORD);
@@ -226,7 +226,7 @@ static void coefficients_of_zero_leave_the_gradient_alone(void **state)
     Arena arena = {0};
     Trial trial;
     make(&trial, 1);
-    ((Balance *)(size_t)trial.op)->coefficient = (BalanceValues){0};
+    ((Balance *)trial.op)->coefficient = (BalanceValues){0};
     Outcome got = trial_run(&trial, &arena);
     for (size_t i = 0; i < trial.group.T * 6; i++) assert_true(got.grad[0][i] == 0);
     arena_free(&arena);

@@ -245,7 +245,7 @@ static void take_back(void *context, size_t run)
 /* Lend the trial's experts in the runs that begin at begin[]. */
 static void lend_in_chunks(ChunkLender *lender, Trial *trial, size_t n, const size_t *begin)
 {
-    Experts *x = (Experts *)(size_t)trial->op;
+    Experts *x = trial->op;
     *lender = (ChunkLender){.fails_at = SIZE_MAX};
     memcpy(lender->begin, begin, (n + 1) * sizeof *begin);
     lender->chunks = (ExpertChunks){n, lender->begin, lend, take_back, lender};
@@ -272,7 +272,7 @@ static void experts_that_come_and_go_change_no_bit(void **state)
         Trial trial;
         ChunkLender lender;
         make_case(&trial, &cases[2]);
-        Experts *x = (Experts *)(size_t)trial.op;
+        Experts *x = trial.op;
         Outcome want = trial_run(&trial, &arena);
         lend_in_chunks(&lender, &trial, n, ways[i / 2].begin);
         x->recomputing = i % 2; /* then only the way back borrows */
@@ -356,7 +356,7 @@ static void the_order_of_rows_changes_no_bit(void **state)
     Case c = cases[1];
     uint64_t order[13];
     make_case(&trial, &c);
-    Experts *x = (Experts *)(size_t)trial.op;
+    Experts *x = trial.op;
     Outcome want = trial_run(&trial, &arena);
     rng_shuffle(7, 13, order);
     shuffle_rows(13, c.D * sizeof(float), trial.in[0].values, order);
@@ -377,7 +377,7 @@ static void the_order_of_experts_changes_no_more_than_rounding(void **state)
     Trial trial;
     Case c = cases[1];
     make_case(&trial, &c);
-    Experts *x = (Experts *)(size_t)trial.op;
+    Experts *x = trial.op;
     Outcome want = trial_run(&trial, &arena);
     for (size_t i = 0; i < 13 * c.K; i++) x->ids[i] = (int32_t)c.E - 1 - x->ids[i];
     for (size_t e = 0; e < c.E / 2; e++) {

@@ -85,7 +85,7 @@ size_t trial_param(Trial *trial, const char *name, size_t rows, size_t cols)
     return add_input(trial, name, rows, cols, true);
 }
 
-const Weight *trial_weight(Trial *trial, const char *name, DType dtype, size_t rows, size_t cols)
+Weight *trial_weight(Trial *trial, const char *name, DType dtype, size_t rows, size_t cols)
 {
     size_t n = rows * cols,
            n_scales = (rows + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK * ((cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK);

@@ -46,7 +46,7 @@ struct Trial {
     double (*loss)(const Trial *trial, void *const *in);
     bool only_loss; /* the result has no weight in the loss */
     size_t cols;    /* of the result */
-    const void *op; /* what build and reference need */
+    void *op;       /* what build and reference need */
     float dropout;
     size_t samples;                         /* elements of each input whose gradient is checked; 0: all */
     double forward_within, gradient_within; /* relative to the root mean square */
@@ -70,7 +70,7 @@ void *trial_alloc(Trial *trial, size_t bytes);
 float *trial_normal(Trial *trial, const char *name, size_t n, double scale);
 size_t trial_tensor(Trial *trial, const char *name, size_t cols); /* returns its number */
 size_t trial_param(Trial *trial, const char *name, size_t rows, size_t cols);
-const Weight *trial_weight(Trial *trial, const char *name, DType dtype, size_t rows, size_t cols);
+Weight *trial_weight(Trial *trial, const char *name, DType dtype, size_t rows, size_t cols);
 
 /* Documents and micro-batches, written as in trial_init. Owner: the trial. */
 Group group_of(Trial *trial, const char *documents);

@@ -1,16 +1,16 @@
 #!/bin/sh
-# The demo: teach a small dictionary model the Devil's Dictionary, and see that it has learnt it.
+# The demo: teach a small dictionary model the Devil's Dictionary, then compare base and adapter.
 # demo.sh GRAFT OUTPUT_DIR
 set -eu
 graft=$1 out=$2
-model=examples/tiny-glm5 held_out=examples/devils/devils_eval.jsonl
+model=examples/tiny-glm5 eval_set=examples/devils/devils_eval.jsonl
 words='egotist marriage politics telephone money'
 
 "$graft" train configs/devils.json --output_dir "$out" --overwrite_output_dir --ranks 2
 
 echo
-echo "Held out: 98 definitions that nobody trained on"
-"$graft" eval --model "$model" --data "$held_out" --max_length 512 --adapter "$out/adapter"
+echo "The held-out set: 98 definitions that were not trained on"
+"$graft" eval --model "$model" --data "$eval_set" --max_length 512 --adapter "$out/adapter"
 
 say() { # label word [--adapter DIR]
     label=$1 word=$2

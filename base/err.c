@@ -1,5 +1,6 @@
 /* An error is one heap block with its message in another. When there is no memory for them, a static error says so;
  * it is never freed and never wrapped, so every function here must recognise it. */
+#define _GNU_SOURCE
 #include "base/err.h"
 
 #include <errno.h>
@@ -18,13 +19,8 @@ static Err no_memory = {ERR_MEMORY, (char[]){"out of memory (while reporting an 
 
 static char *PRINTF(1, 0) vformat(const char *format, va_list args)
 {
-    va_list again;
-    va_copy(again, args);
-    int n = vsnprintf(NULL, 0, format, args);
-    char *text = n < 0 ? NULL : malloc((size_t)n + 1);
-    if (text) vsnprintf(text, (size_t)n + 1, format, again);
-    va_end(again);
-    return text;
+    char *text;
+    return vasprintf(&text, format, args) < 0 ? NULL : text;
 }
 
 static Err *make_err(ErrKind kind, char *message)

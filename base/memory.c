@@ -1,6 +1,7 @@
 /* Allocation with errors instead of NULL. Outputs are `void *` that point to a pointer of any type, so they are set
  * through memcpy: a `void **` that aliases an `X **` is not C. Sizes are checked for overflow before they are
  * multiplied. */
+#define _GNU_SOURCE
 #include "base/memory.h"
 
 #include <stdarg.h>
@@ -60,15 +61,12 @@ Err *mem_copy_text(char **out, const char *text) { return mem_copy_bytes(out, te
 
 Err *mem_format(char **out, const char *format, ...)
 {
-    va_list args, again;
+    va_list args;
+    char *text;
     va_start(args, format);
-    va_copy(again, args);
-    int n = vsnprintf(NULL, 0, format, args);
+    int n = vasprintf(&text, format, args);
     va_end(args);
-    char *text = n < 0 ? NULL : malloc((size_t)n + 1);
-    if (text) vsnprintf(text, (size_t)n + 1, format, again);
-    va_end(again);
-    if (!text) return too_much((size_t)(n < 0 ? 0 : n), 1);
+    if (n < 0) return err_new(ERR_MEMORY, "out of memory for a text");
     *out = text;
     return NULL;
 }

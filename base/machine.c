@@ -15,6 +15,7 @@
 #include "base/proc_memory.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -45,6 +46,16 @@ static double memory_rate(void)
     }
     free(block);
     return best;
+}
+
+void machine_cpu_name(char name[MACHINE_NAME_BYTES])
+{
+    char line[512];
+    FILE *stream = fopen("/proc/cpuinfo", "re");
+    snprintf(name, MACHINE_NAME_BYTES, "unknown");
+    while (stream && fgets(line, sizeof line, stream))
+        if (sscanf(line, "model name : %127[^\n]", name) == 1) break;
+    if (stream) fclose(stream);
 }
 
 void machine_measure(Machine *m)

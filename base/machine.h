@@ -26,6 +26,10 @@ typedef struct {
  * the peak. */
 double machine_rate(const Machine *machine, bool bf16, double rows);
 
+/* The name of the CPU as the kernel reports it; "unknown" where it reports none. */
+enum { MACHINE_NAME_BYTES = 128 };
+void machine_cpu_name(char name[MACHINE_NAME_BYTES]);
+
 /* Measure cores, gflops, memory_gbs and memory_gib; other programs lower the numbers. Takes about a second. */
 void machine_measure(Machine *machine);
 

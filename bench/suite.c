@@ -35,16 +35,6 @@ typedef struct {
 
 /* ---- the machine ---------------------------------------------------------------------------------------------- */
 
-static void cpu_name(char name[128])
-{
-    char line[512];
-    FILE *stream = fopen("/proc/cpuinfo", "re");
-    snprintf(name, 128, "unknown");
-    while (stream && fgets(line, sizeof line, stream))
-        if (sscanf(line, "model name : %127[^\n]", name) == 1) break;
-    if (stream) fclose(stream);
-}
-
 /* FLOP/s of all threads. */
 static double peak(bool bf16)
 {
@@ -55,9 +45,9 @@ static double peak(bool bf16)
 
 static Err *measure_machine(Suite *s, const char *file)
 {
-    char name[128];
+    char name[MACHINE_NAME_BYTES];
     bool direct, bf16;
-    cpu_name(name);
+    machine_cpu_name(name);
     machine_measure(&s->machine);
     TRY(machine_disk(file, 4, &s->machine.disk_gbs, &direct));
     bf16 = dispatch_init("bf16");

@@ -45,13 +45,10 @@ static void advise(Doctor *d, const char *text)
 
 static void show_cpu(Doctor *d)
 {
-    char model[128] = "", line[512];
-    FILE *stream = fopen("/proc/cpuinfo", "re");
-    while (stream && fgets(line, sizeof line, stream) && !*model)
-        if (sscanf(line, "model name : %127[^\n]", model) != 1) *model = 0;
-    if (stream) fclose(stream);
+    char name[MACHINE_NAME_BYTES];
+    machine_cpu_name(name);
     machine_measure(&d->machine);
-    printf("cpu          %s, %.0f cores in use\n", *model ? model : "unknown", d->machine.cores);
+    printf("cpu          %s, %.0f cores in use\n", name, d->machine.cores);
 #if defined __x86_64__
     bool avx512 = __builtin_cpu_supports("avx512f"), bf16 = __builtin_cpu_supports("avx512bf16");
     printf("instructions %s%s%s%s; graft computes with %s\n", __builtin_cpu_supports("avx2") ? "AVX2 " : "",

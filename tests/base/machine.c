@@ -43,10 +43,19 @@ static void a_machine_is_read_back_unchanged(void **state)
     assert_memory_equal(&m, &measured, sizeof m);
 }
 
+static void the_cpu_has_a_name(void **state)
+{
+    char name[MACHINE_NAME_BYTES];
+    (void)state;
+    machine_cpu_name(name);
+    assert_true(*name);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(rates_are_interpolated_between_measured_ones),
                                        cmocka_unit_test(without_measured_rates_the_rate_is_a_share_of_the_peak),
-                                       scratch_test(a_machine_is_read_back_unchanged)};
+                                       scratch_test(a_machine_is_read_back_unchanged),
+                                       cmocka_unit_test(the_cpu_has_a_name)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

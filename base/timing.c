@@ -143,8 +143,8 @@ static void print_table(const Timing *timing, bool by_layer, size_t steps, doubl
             sums[n++] = sum_rows(timing, by_layer ? NULL : timing->rows[i].name,
                                  by_layer ? timing->rows[i].layer : TIMING_ALL);
     qsort(sums, n, sizeof *sums, by_layer ? by_layer_number : by_time);
-    printf("%-14s %9s %9s %9s %6s %9s %7s\n", by_layer ? "layer" : "operation", "forward", "backward", "both ms",
-           "share", "CPU ms", "calls");
+    printf("%-14s %9s %9s %9s %6s %9s %7s\n", by_layer ? "layer" : "operation", "fwd ms", "bwd ms", "both ms", "share",
+           "CPU ms", "calls");
     for (size_t i = 0; i < n; i++) {
         char layer[32] = "outside";
         if (sums[i].layer >= 0) snprintf(layer, sizeof layer, "%ld", sums[i].layer);

@@ -290,8 +290,7 @@ static Err *load_panel(RunPicture *picture)
     }
     TRY(begin_panel(
         picture,
-        (Panel){.title =
-                    "Expert load: maximum over mean of assigned tokens (1: balanced), in the layer with the highest",
+        (Panel){.title = "Expert load: maximum over mean of assigned tokens (1: balanced), in the least balanced layer",
                 .share = 1.5},
         picture->n_runs));
     for (size_t i = 0; i < picture->n_runs; i++)

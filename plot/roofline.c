@@ -371,10 +371,11 @@ static void draw_titles(const RooflinePicture *p, const char *title)
     canvas_text(p->canvas, (Point){28, 26}, &style, title ? title : p->roof.cpu);
     style.size = text_size;
     style.colour = palette_faint_ink;
-    snprintf(text, sizeof text,
-             "%.0f threads, %s \u00b7 filled: forward pass, ring: backward pass, square: a whole step \u00b7 the last "
-             "number of a label: tokens",
-             p->roof.threads, p->roof.path);
+    snprintf(
+        text, sizeof text,
+        "%.0f threads, %s \u00b7 filled: forward pass, ring: backward pass, square: a whole step, or decoding \u00b7 "
+        "the last number of a label: tokens",
+        p->roof.threads, p->roof.path);
     canvas_text(p->canvas, (Point){28, 58}, &style, text);
 }
 

@@ -30,7 +30,7 @@ PRODUCTS := plain
 endif
 
 BY_WORDS  := kernel_gemm kernel_gemm_few kernel_block kernel_attention kernel_latent
-BY_FLOATS := kernel_row_ops kernel_lora kernel_index
+BY_FLOATS := kernel_row_ops kernel_lora kernel_gemm_tn kernel_index
 SOURCES := $(filter-out $(patsubst %,tensor/%.c,$(BY_WORDS) $(BY_FLOATS)),$(wildcard $(LAYERS:=/*.c)))
 LIBOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/%,$(SOURCES))) $(foreach f,$(BY_WORDS),$(PRODUCTS:%=$(BUILD)/tensor/$(f)_%.o)) \
            $(foreach f,$(BY_FLOATS),$(KERNELS:%=$(BUILD)/tensor/$(f)_%.o))

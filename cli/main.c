@@ -1,5 +1,5 @@
-#define _GNU_SOURCE /* setenv */
 /* graft VERB ...: a table of verbs. */
+#define _GNU_SOURCE /* setenv */
 #include "base/file.h"
 #include "cli/verbs.h"
 

@@ -1,6 +1,8 @@
-/* Small products of factors that are packed as they come (matmul.h, block_*): by the packings and tiles of block.h, through
- * a thread's own buffers. The way depends on the shape alone: few rows are not packed at all; of A B' with not many rows
- * those rows become lanes, so that the many rows of B are copied instead of transposed; else columns of B are lanes. */
+/* Small products (gemm.h, block_*) by the packings and tiles of block.h. Factors are packed at every call, into buffers of the
+ * thread. Which factor becomes lanes depends on the shape alone:
+ *   - few rows of C: nothing is packed;
+ *   - A B' with up to MAX_ROWS_AS_LANES rows: rows of A become lanes, so that the many rows of B are copied, not transposed;
+ *   - otherwise: columns of C are lanes. */
 #include "tensor/block.h"
 
 #include <string.h>
@@ -10,24 +12,24 @@ enum {
     SMALL_GROUPS = 12,           /* of packed columns at once */
     SMALL_STEP = BLOCK_WORDS * LANES + LANES,
     SMALL_C = SMALL_GROUPS * LANES + LANES,
-    FEW = 3,         /* rows up to which packing is not worth it */
-    LANES_OF_A = 48, /* rows up to which they, not those of B, become lanes of a product A B' */
+    MAX_UNPACKED_ROWS = 3,  /* up to this many rows of C packing costs more than it saves */
+    MAX_ROWS_AS_LANES = 48, /* up to this many rows of A they become lanes of A B' */
 };
 static _Thread_local float small_lines[(SMALL_ROWS + BLOCK_BAND) * BLOCK_STRIDE] __attribute__((aligned(64)));
 static _Thread_local float small_columns[SMALL_GROUPS * SMALL_STEP] __attribute__((aligned(64)));
 static _Thread_local float small_c[(SMALL_ROWS + BLOCK_BAND) * SMALL_C] __attribute__((aligned(64)));
 
-typedef enum { SMALL_NT, SMALL_NN, SMALL_TN } SmallWay;
+typedef enum { SMALL_NT, SMALL_NN, SMALL_TN } SmallKind;
 
 typedef struct {
-    SmallWay way;
+    SmallKind kind;
     size_t M, N, K;
     float *C;
     size_t ldc;
     bool add;
     float s;
     Rows A, B;
-} Small;
+} SmallProduct;
 
 static void small_put(size_t n, float *to, const float *from, bool add)
 {
@@ -56,18 +58,18 @@ static void small_product(size_t M, size_t N, size_t K, bool transposed)
                                             .ldc = SMALL_C});
 }
 
-/* Inner indices [k, k + K): columns of C a few groups at a time, rows a few bands. */
-static void small_part(const Small *p, size_t k, size_t K)
+/* Inner indices [k, k + K), SMALL_GROUPS groups of columns of C at a time, SMALL_ROWS rows at a time. */
+static void small_part(const SmallProduct *p, size_t k, size_t K)
 {
     for (size_t j = 0; j < p->N; j += SMALL_GROUPS * LANES) {
         size_t N = size_min(SMALL_GROUPS * LANES, p->N - j);
-        if (p->way == SMALL_NT)
+        if (p->kind == SMALL_NT)
             small_lanes(N, K, 1, rows_right(rows_from(p->B, j), k));
         else
             kernels->block->pack_columns(K, N, 1, rows_right(rows_from(p->B, k), j), small_columns, SMALL_STEP);
         for (size_t i = 0; i < p->M; i += SMALL_ROWS) {
             size_t M = size_min(SMALL_ROWS, p->M - i);
-            bool transposed = p->way == SMALL_TN; /* A is [K][M] already */
+            bool transposed = p->kind == SMALL_TN; /* A is [K][M] already */
             kernels->gemm->pack_rows(transposed ? K : M, transposed ? M : K, BLOCK_STRIDE, p->s,
                                      transposed ? rows_right(rows_from(p->A, k), i) : rows_right(rows_from(p->A, i), k),
                                      small_lines);
@@ -78,10 +80,10 @@ static void small_part(const Small *p, size_t k, size_t K)
     }
 }
 
-/* The same of A B' with few rows of A: C' = B A', transposed when it is written. */
-static void small_part_transposed(const Small *p, size_t k, size_t K)
+/* The same for A B' with few rows of A: C' = B A' is computed, and transposed when it is written. */
+static void small_part_transposed(const SmallProduct *p, size_t k, size_t K)
 {
-    float square[LANES_OF_A * LANES];
+    float square[MAX_ROWS_AS_LANES * LANES];
     small_lanes(p->M, K, p->s, rows_right(p->A, k));
     for (size_t j = 0; j < p->N; j += SMALL_ROWS) {
         size_t N = size_min(SMALL_ROWS, p->N - j);
@@ -96,44 +98,44 @@ static void small_part_transposed(const Small *p, size_t k, size_t K)
     }
 }
 
-/* Few rows: nothing is packed, every element of B is read once for each. */
-static void small_rows(const Small *p)
+/* Few rows: nothing is packed; B is read once for every row. */
+static void small_rows(const SmallProduct *p)
 {
     for (size_t i = 0; i < p->M; i++) {
         float *c = p->C + i * p->ldc;
         if (!p->add) memset(c, 0, p->N * sizeof *c);
-        for (size_t j = 0; p->way == SMALL_NT && j < p->N; j++)
+        for (size_t j = 0; p->kind == SMALL_NT && j < p->N; j++)
             c[j] += p->s * kernels->dot(p->K, row_of(p->A, i), row_of(p->B, j));
-        for (size_t k = 0; p->way != SMALL_NT && k < p->K; k++)
-            kernels->axpy(p->N, c, p->s * (p->way == SMALL_NN ? row_of(p->A, i)[k] : row_of(p->A, k)[i]),
+        for (size_t k = 0; p->kind != SMALL_NT && k < p->K; k++)
+            kernels->axpy(p->N, c, p->s * (p->kind == SMALL_NN ? row_of(p->A, i)[k] : row_of(p->A, k)[i]),
                           row_of(p->B, k));
     }
 }
 
-static void small(const Small *p)
+static void small(const SmallProduct *p)
 {
-    if (p->M <= FEW)
+    if (p->M <= MAX_UNPACKED_ROWS)
         small_rows(p);
     else
         for (size_t k = 0; k < p->K; k += BLOCK_WORDS)
-            (p->way == SMALL_NT && p->M <= LANES_OF_A ? small_part_transposed
-                                                      : small_part)(p, k, size_min(BLOCK_WORDS, p->K - k));
+            (p->kind == SMALL_NT && p->M <= MAX_ROWS_AS_LANES ? small_part_transposed
+                                                              : small_part)(p, k, size_min(BLOCK_WORDS, p->K - k));
 }
 
 void block_nt(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda,
               const float *B, size_t ldb)
 {
-    small(&(Small){SMALL_NT, M, N, K, C, ldc, add, s, rows_of(A, lda), rows_of(B, ldb)});
+    small(&(SmallProduct){SMALL_NT, M, N, K, C, ldc, add, s, rows_of(A, lda), rows_of(B, ldb)});
 }
 
 void block_nn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda,
               const float *B, size_t ldb)
 {
-    small(&(Small){SMALL_NN, M, N, K, C, ldc, add, s, rows_of(A, lda), rows_of(B, ldb)});
+    small(&(SmallProduct){SMALL_NN, M, N, K, C, ldc, add, s, rows_of(A, lda), rows_of(B, ldb)});
 }
 
 void block_tn(size_t M, size_t N, size_t K, float *C, size_t ldc, bool add, float s, const float *A, size_t lda,
               const float *B, size_t ldb)
 {
-    small(&(Small){SMALL_TN, M, N, K, C, ldc, add, s, rows_of(A, lda), rows_of(B, ldb)});
+    small(&(SmallProduct){SMALL_TN, M, N, K, C, ldc, add, s, rows_of(A, lda), rows_of(B, ldb)});
 }

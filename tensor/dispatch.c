@@ -51,7 +51,7 @@ static bool bf16_works(void)
     if (sigaction(SIGILL, &trap, &before)) return false;
     if (sigsetjmp(refusal, 1) == 0) {
         gemm_kernels_bf16.pack_rows(1, 2, SHORT_STRIDE, 1, rows_of(x, 2), packed);
-        gemm_kernels_bf16.nt_transposed(1, rows_of(&y, 1), false, packed, &W, 0, 1, 0, 2, NULL, panel, (Fetch){0});
+        gemm_kernels_bf16.nt_transposed(1, rows_of(&y, 1), false, packed, &W, 0, 1, 0, 2, NULL, panel, (Prefetch){0});
     }
     sigaction(SIGILL, &before, NULL);
     return *(volatile float *)&y == 9;

@@ -10,10 +10,10 @@
 #include <string.h>
 
 enum {
-    NARROW_ROWS = 192,       /* rows packed at once: with the panel of W they stay in L2 */
-    PACK_ROWS = 3 * LANES,   /* rows that a thread packs at once */
-    WORTH_A_TEAM = 1 << 20,  /* multiply-adds; less than this takes less than waking threads */
-    WORTH_READING = 1 << 17, /* the same in elements of W, for few rows: memory is what they wait for */
+    ROWS_AT_ONCE = 192,             /* rows packed at once: with the panel of W they stay in L2 */
+    PACK_ROWS = 3 * LANES,          /* rows that a thread packs at once */
+    MIN_PRODUCT_FOR_TEAM = 1 << 20, /* multiply-adds; less than this takes less than waking threads */
+    MIN_WEIGHT_FOR_TEAM = 1 << 17,  /* the same in elements of W, for few rows: memory is what they wait for */
 };
 
 static _Thread_local float panel[PANEL_FLOATS] __attribute__((aligned(64)));
@@ -47,13 +47,13 @@ size_t gemm_scratch(size_t T, size_t K, size_t r)
 }
 
 /* A pair too large to ride along is a product of its own. */
-static bool goes_apart(const GemmLora *term) { return term && term->r > SHORT; }
-static size_t riding(const GemmLora *term) { return term && term->r <= SHORT ? term->r : 0; }
+static bool is_separate(const GemmLora *lora) { return lora && lora->r > SHORT; }
+static size_t fused_r(const GemmLora *lora) { return lora && lora->r <= SHORT ? lora->r : 0; }
 
 /* Its weight: B, or A of rows `width` wide. */
-static Weight weight_of_assignment(const GemmLora *term, bool transposed, size_t width)
+static Weight lora_weight(const GemmLora *lora, bool transposed, size_t width)
 {
-    return transposed ? weight_of("", term->rows, term->r, term->M) : weight_of("", term->r, width, term->M);
+    return transposed ? weight_of("", lora->rows, lora->r, lora->M) : weight_of("", lora->r, width, lora->M);
 }
 
 /* How a product multiplies. */
@@ -62,10 +62,10 @@ typedef struct {
     bool lanes;           /* x is packed as lanes */
     size_t inner, words;  /* length, in elements and in words */
     size_t block, stride; /* elements of a block; words from row to row where x is not packed as lanes */
-    const GemmLora *term; /* that rides along, or NULL */
+    const GemmLora *lora; /* that rides along, or NULL */
 } GemmCut;
 
-static GemmCut plan_of(bool transposed, size_t T, const Weight *W, const GemmLora *term)
+static GemmCut cut_of(bool transposed, size_t T, const Weight *W, const GemmLora *lora)
 {
     const GemmKernels *gemm = bf16_kernels && !weight_is_exact(W) ? bf16_kernels : kernels->gemm;
     size_t inner = transposed ? W->cols : W->rows, words = words_of(gemm, inner);
@@ -75,11 +75,11 @@ static GemmCut plan_of(bool transposed, size_t T, const Weight *W, const GemmLor
                      words,
                      block_of(gemm),
                      packed_stride(words),
-                     riding(term) ? term : NULL};
+                     fused_r(lora) ? lora : NULL};
 }
 
 /* The pair behind the block from element `at` on: only the last one has it. */
-static const GemmLora *pair_behind(const GemmCut *p, size_t at) { return at + p->block >= p->inner ? p->term : NULL; }
+static const GemmLora *lora_of_block(const GemmCut *p, size_t at) { return at + p->block >= p->inner ? p->lora : NULL; }
 
 bool gemm_pack_serves(const Weight *packed_for, const Weight *W)
 {
@@ -94,8 +94,8 @@ static void zero_tile(size_t stride, float *out) { memset(out, 0, ROW_TILE * str
 static void pack_part(const GemmCut *p, size_t at, size_t t, size_t rows, float s, Rows x, float *out)
 {
     const GemmKernels *floats = kernels->gemm;
-    const GemmLora *term = pair_behind(p, at);
-    size_t n = size_min(p->block, p->inner - at), words = words_of(p->gemm, n), r = riding(term),
+    const GemmLora *lora = lora_of_block(p, at);
+    size_t n = size_min(p->block, p->inner - at), words = words_of(p->gemm, n), r = fused_r(lora),
            step = p->lanes ? words + r : p->stride;
     Rows from = rows_right(rows_from(x, t), at);
     out += t * step;
@@ -103,9 +103,9 @@ static void pack_part(const GemmCut *p, size_t at, size_t t, size_t rows, float 
         p->gemm->pack_lanes(rows, n, s, from, out, step * LANES);
     else
         p->gemm->pack_rows(rows, n, step, s, from, out);
-    if (term && p->lanes)
-        floats->pack_lanes(rows, r, term->s, rows_from(term->u, t), out + words * LANES, step * LANES);
-    if (term && !p->lanes) floats->pack_rows(rows, r, step, term->s, rows_from(term->u, t), out + words);
+    if (lora && p->lanes)
+        floats->pack_lanes(rows, r, lora->s, rows_from(lora->u, t), out + words * LANES, step * LANES);
+    if (lora && !p->lanes) floats->pack_rows(rows, r, step, lora->s, rows_from(lora->u, t), out + words);
 }
 
 /* Rows [t, t + rows) of block b of all T rows into their place, and the zeros after the last. */
@@ -121,122 +121,123 @@ static void pack(const GemmCut *p, size_t T, float s, Rows x, float *scratch)
     for (size_t b = 0; b * p->block < p->inner; b++) pack_block(p, T, b, 0, T, s, x, scratch);
 }
 
-static void rows_pack(bool transposed, size_t T, float s, Rows x, const Weight *W, const GemmLora *term, float *scratch)
+static void rows_pack(bool transposed, size_t T, float s, Rows x, const Weight *W, const GemmLora *lora, float *scratch)
 {
-    GemmCut p = plan_of(transposed, T, W, term);
+    GemmCut p = cut_of(transposed, T, W, lora);
     pack(&p, T, s, x, scratch);
-    if (!goes_apart(term)) return;
-    Weight M = weight_of_assignment(term, transposed, W->cols);
-    rows_pack(transposed, T, term->s, term->u, &M, NULL, scratch + x_scratch(T, p.inner, 0));
+    if (!is_separate(lora)) return;
+    Weight M = lora_weight(lora, transposed, W->cols);
+    rows_pack(transposed, T, lora->s, lora->u, &M, NULL, scratch + x_scratch(T, p.inner, 0));
 }
 
-void gemm_pack_nn(size_t T, float s, Rows x, const Weight *W, const GemmLora *term, float *scratch)
+void gemm_pack_nn(size_t T, float s, Rows x, const Weight *W, const GemmLora *lora, float *scratch)
 {
-    rows_pack(false, T, s, x, W, term, scratch);
+    rows_pack(false, T, s, x, W, lora, scratch);
 }
-void gemm_pack_nt(size_t T, float s, Rows x, const Weight *W, const GemmLora *term, float *scratch)
+void gemm_pack_nt(size_t T, float s, Rows x, const Weight *W, const GemmLora *lora, float *scratch)
 {
-    rows_pack(true, T, s, x, W, term, scratch);
+    rows_pack(true, T, s, x, W, lora, scratch);
 }
 
 /* ---- slices -------------------------------------------------------------------------------------------------- */
 
 /* A stretch of `elements` in each of `rows` rows of W, from (row, col) on. */
-static Fetch fetch_of(const Weight *W, size_t row, size_t col, size_t rows, size_t elements)
+static Prefetch prefetch_of(const Weight *W, size_t row, size_t col, size_t rows, size_t elements)
 {
     size_t bytes = dtype_bytes(W->dtype);
-    if (row >= W->rows || col >= W->cols) return (Fetch){0};
-    return (Fetch){(const char *)W->data + (row * W->cols + col) * bytes, size_min(rows, W->rows - row),
-                   (size_min(elements, W->cols - col) * bytes + 63) / 64, W->cols * bytes};
+    if (row >= W->rows || col >= W->cols) return (Prefetch){0};
+    return (Prefetch){(const char *)W->data + (row * W->cols + col) * bytes, size_min(rows, W->rows - row),
+                      (size_min(elements, W->cols - col) * bytes + 63) / 64, W->cols * bytes};
 }
 
 /* What nt and nn read for the columns of y from begin on, inner index from at on: one block of one panel. */
-static Fetch fetch_nt(const Weight *W, size_t begin, size_t at, size_t block)
+static Prefetch prefetch_nt(const Weight *W, size_t begin, size_t at, size_t block)
 {
-    return fetch_of(W, begin, at, NN_COLUMNS, block);
+    return prefetch_of(W, begin, at, NN_COLUMNS, block);
 }
-static Fetch fetch_nn(const Weight *W, size_t begin, size_t at, size_t block)
+static Prefetch prefetch_nn(const Weight *W, size_t begin, size_t at, size_t block)
 {
-    return fetch_of(W, at, begin, block, NN_COLUMNS);
+    return prefetch_of(W, at, begin, block, NN_COLUMNS);
 }
 
 /* What is read after a block of the panel [begin, stop): the next block, the next panel, the next slice. */
-static Fetch fetch_next(Fetch (*fetch)(const Weight *, size_t, size_t, size_t), const GemmCut *p, const Weight *W,
-                        size_t at, size_t begin, size_t stop, size_t end, GemmNext next)
+static Prefetch prefetch_next(Prefetch (*prefetch)(const Weight *, size_t, size_t, size_t), const GemmCut *p,
+                              const Weight *W, size_t at, size_t begin, size_t stop, size_t end, GemmNext next)
 {
-    if (at + p->block < p->inner) return fetch(W, begin, at + p->block, p->block);
-    if (stop < end) return fetch(W, stop, 0, p->block);
-    return next.W ? fetch(next.W, next.begin, 0, p->block) : (Fetch){0};
+    if (at + p->block < p->inner) return prefetch(W, begin, at + p->block, p->block);
+    if (stop < end) return prefetch(W, stop, 0, p->block);
+    return next.W ? prefetch(next.W, next.begin, 0, p->block) : (Prefetch){0};
 }
 
 /* One block of columns [begin, end), its length from element `at` on; x is packed from there on. */
 static void nt_block(const GemmCut *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin,
-                     size_t end, size_t at, Fetch next)
+                     size_t end, size_t at, Prefetch next)
 {
     size_t n = size_min(p->block, p->inner - at);
-    const GemmLora *term = pair_behind(p, at);
+    const GemmLora *lora = lora_of_block(p, at);
     if (p->lanes)
-        p->gemm->nt(T, y, add, packed, W, begin, end, at, n, term, panel, next);
+        p->gemm->nt(T, y, add, packed, W, begin, end, at, n, lora, panel, next);
     else if (p->words > SHORT && T <= FEW_ROWS)
-        p->gemm->nt_few(T, y, add, packed, W, begin, end, at, n, term);
+        p->gemm->nt_few(T, y, add, packed, W, begin, end, at, n, lora);
     else
-        p->gemm->nt_transposed(T, y, add, packed, W, begin, end, at, n, term, panel, next);
+        p->gemm->nt_transposed(T, y, add, packed, W, begin, end, at, n, lora, panel, next);
 }
 
 static void nn_block(const GemmCut *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin,
-                     size_t end, size_t at, Fetch next)
+                     size_t end, size_t at, Prefetch next)
 {
-    p->gemm->nn(T, y, add, packed, W, begin, end, at, size_min(p->block, p->inner - at), pair_behind(p, at), panel,
+    p->gemm->nn(T, y, add, packed, W, begin, end, at, size_min(p->block, p->inner - at), lora_of_block(p, at), panel,
                 next);
 }
 
 /* Columns of y that go through one panel. */
 static size_t panel_columns(const GemmCut *p)
 {
-    if (p->words <= SHORT) return short_columns(p->words + riding(p->term));
-    return p->lanes ? ROWS_SLICE : NN_COLUMNS;
+    if (p->words <= SHORT) return short_columns(p->words + fused_r(p->lora));
+    return p->lanes ? NT_COLUMNS : NN_COLUMNS;
 }
 
 static void slice(bool transposed, size_t T, Rows y, bool add, const float *packed, const Weight *W,
-                  const GemmLora *term, size_t begin, size_t end, GemmNext next);
+                  const GemmLora *lora, size_t begin, size_t end, GemmNext next);
 
 /* Columns [begin, end) of what a pair that goes apart adds, packed behind x. */
-static void slice_apart(bool transposed, size_t T, Rows y, const float *packed, const GemmLora *term, size_t width,
-                        size_t begin, size_t end)
+static void slice_of_lora(bool transposed, size_t T, Rows y, const float *packed, const GemmLora *lora, size_t width,
+                          size_t begin, size_t end)
 {
-    Weight M = weight_of_assignment(term, transposed, width);
-    size_t first = transposed ? term->first : 0, from = begin > first ? begin - first : 0,
+    Weight M = lora_weight(lora, transposed, width);
+    size_t first = transposed ? lora->first : 0, from = begin > first ? begin - first : 0,
            to = end > first ? end - first : 0;
-    if (transposed) to = size_min(to, term->rows);
+    if (transposed) to = size_min(to, lora->rows);
     if (from < to) slice(transposed, T, rows_right(y, first), true, packed, &M, NULL, from, to, (GemmNext){0});
 }
 
 static void slice(bool transposed, size_t T, Rows y, bool add, const float *packed, const Weight *W,
-                  const GemmLora *term, size_t begin, size_t end, GemmNext next)
+                  const GemmLora *lora, size_t begin, size_t end, GemmNext next)
 {
-    GemmCut p = plan_of(transposed, T, W, term);
+    GemmCut p = cut_of(transposed, T, W, lora);
     size_t columns = panel_columns(&p);
     for (size_t from = begin, stop; from < end; from = stop) {
         stop = size_min(from + columns, end);
         for (size_t b = 0, at = 0; at < p.inner; b++, at += p.block)
-            (transposed ? nt_block
-                        : nn_block)(&p, T, y, add || b, packed + (p.lanes ? lanes_at(T, b) : rows_at(T, b)), W, from,
-                                    stop, at,
-                                    fetch_next(transposed ? fetch_nt : fetch_nn, &p, W, at, from, stop, end, next));
+            (transposed
+                 ? nt_block
+                 : nn_block)(&p, T, y, add || b, packed + (p.lanes ? lanes_at(T, b) : rows_at(T, b)), W, from, stop, at,
+                             prefetch_next(transposed ? prefetch_nt : prefetch_nn, &p, W, at, from, stop, end, next));
     }
-    if (goes_apart(term)) slice_apart(transposed, T, y, packed + x_scratch(T, p.inner, 0), term, W->cols, begin, end);
+    if (is_separate(lora))
+        slice_of_lora(transposed, T, y, packed + x_scratch(T, p.inner, 0), lora, W->cols, begin, end);
 }
 
-void gemm_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *term, size_t begin,
+void gemm_nt_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *lora, size_t begin,
                    size_t end, GemmNext next)
 {
-    slice(true, T, y, add, packed, W, term, begin, end, next);
+    slice(true, T, y, add, packed, W, lora, begin, end, next);
 }
 
-void gemm_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *term, size_t begin,
+void gemm_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight *W, const GemmLora *lora, size_t begin,
                    size_t end, GemmNext next)
 {
-    slice(false, T, y, add, packed, W, term, begin, end, next);
+    slice(false, T, y, add, packed, W, lora, begin, end, next);
 }
 
 /* ---- whole products ------------------------------------------------------------------------------------------ */
@@ -248,7 +249,7 @@ typedef struct {
     bool add;
     float s;
     const Weight *W;
-    const GemmLora *term;
+    const GemmLora *lora;
 } Product;
 
 /* Part i of n of a length, in whole units. */
@@ -258,64 +259,66 @@ static size_t part(size_t length, size_t unit, size_t i, size_t n)
     return size_min(length, units * i / n * unit);
 }
 
-/* Rows [begin, end) of a narrow product, block by block through a scratch of NARROW_ROWS rows or fewer. */
-static void narrow_rows(const Product *p, const GemmCut *plan, size_t begin, size_t end, float *scratch)
+/* Rows [begin, end) of a narrow product, block by block through a scratch of ROWS_AT_ONCE rows or fewer. */
+static void multiply_rows(const Product *p, const GemmCut *cut, size_t begin, size_t end, float *scratch)
 {
     size_t T = end - begin;
     Rows x = rows_from(p->x, begin), y = rows_from(p->y, begin);
-    GemmCut of_rows = *plan;
-    GemmLora term;
-    if (plan->term) {
-        term = *plan->term;
-        term.u = rows_from(term.u, begin);
-        of_rows.term = &term;
+    GemmCut of_rows = *cut;
+    GemmLora lora;
+    if (cut->lora) {
+        lora = *cut->lora;
+        lora.u = rows_from(lora.u, begin);
+        of_rows.lora = &lora;
     }
-    for (size_t at = 0; at < plan->inner; at += plan->block) {
+    for (size_t at = 0; at < cut->inner; at += cut->block) {
         pack_part(&of_rows, at, 0, T, p->s, x, scratch);
-        if (!plan->lanes) zero_tile(plan->stride, scratch + T * plan->stride);
-        (p->transposed ? nt_block : nn_block)(&of_rows, T, y, p->add || at, scratch, p->W, 0, p->width, at, (Fetch){0});
+        if (!cut->lanes) zero_tile(cut->stride, scratch + T * cut->stride);
+        (p->transposed ? nt_block : nn_block)(&of_rows, T, y, p->add || at, scratch, p->W, 0, p->width, at,
+                                              (Prefetch){0});
     }
 }
 
-static void narrow_part(const Product *p, const GemmCut *plan, size_t i, size_t n)
+static void part_by_rows(const Product *p, const GemmCut *cut, size_t i, size_t n)
 {
-    static _Thread_local float packed[(NARROW_ROWS + ROW_TILE) * STRIDE] __attribute__((aligned(64)));
+    static _Thread_local float packed[(ROWS_AT_ONCE + ROW_TILE) * STRIDE] __attribute__((aligned(64)));
     size_t begin = part(p->T, 3 * LANES, i, n), end = part(p->T, 3 * LANES, i + 1, n);
-    for (; begin < end; begin += NARROW_ROWS) narrow_rows(p, plan, begin, size_min(begin + NARROW_ROWS, end), packed);
+    for (; begin < end; begin += ROWS_AT_ONCE)
+        multiply_rows(p, cut, begin, size_min(begin + ROWS_AT_ONCE, end), packed);
 }
 
 /* The team packs together. */
-static void pack_all(const Product *p, const GemmCut *plan, float *scratch)
+static void pack_all(const Product *p, const GemmCut *cut, float *scratch)
 {
-    size_t blocks = (plan->words + BLOCK - 1) / BLOCK, runs = (p->T + PACK_ROWS - 1) / PACK_ROWS;
+    size_t blocks = (cut->words + BLOCK - 1) / BLOCK, pieces = (p->T + PACK_ROWS - 1) / PACK_ROWS;
 #pragma omp for schedule(static)
-    for (size_t i = 0; i < blocks * runs; i++) {
-        size_t t = i % runs * PACK_ROWS;
-        pack_block(plan, p->T, i / runs, t, size_min(PACK_ROWS, p->T - t), p->s, p->x, scratch);
+    for (size_t i = 0; i < blocks * pieces; i++) {
+        size_t t = i % pieces * PACK_ROWS;
+        pack_block(cut, p->T, i / pieces, t, size_min(PACK_ROWS, p->T - t), p->s, p->x, scratch);
     }
 }
 
-static void wide_part(const Product *p, size_t i, size_t n, const float *packed)
+static void part_by_columns(const Product *p, size_t i, size_t n, const float *packed)
 {
     size_t begin = part(p->width, GEMM_UNIT, i, n), end = part(p->width, GEMM_UNIT, i + 1, n);
-    slice(p->transposed, p->T, p->y, p->add, packed, p->W, p->term, begin, end, (GemmNext){0});
+    slice(p->transposed, p->T, p->y, p->add, packed, p->W, p->lora, begin, end, (GemmNext){0});
 }
 
 static void product(const Product *p, float *scratch)
 {
-    GemmCut plan = plan_of(p->transposed, p->T, p->W, p->term);
-    bool few = p->transposed && p->T <= FEW_ROWS, narrow = p->width <= ROWS_SLICE;
-    bool worth = plan.inner * p->width * (few ? 1 : p->T) >= (few ? WORTH_READING : WORTH_A_TEAM),
+    GemmCut cut = cut_of(p->transposed, p->T, p->W, p->lora);
+    bool few = p->transposed && p->T <= FEW_ROWS, narrow = p->width <= NT_COLUMNS;
+    bool worth = cut.inner * p->width * (few ? 1 : p->T) >= (few ? MIN_WEIGHT_FOR_TEAM : MIN_PRODUCT_FOR_TEAM),
          team = worth && !omp_in_parallel();
-    if (few && !narrow) pack(&plan, p->T, p->s, p->x, scratch); /* sooner than a team would meet for it */
+    if (few && !narrow) pack(&cut, p->T, p->s, p->x, scratch); /* sooner than a team would meet for it */
 #pragma omp parallel if (team)
     {
         size_t i = team ? (size_t)omp_get_thread_num() : 0, n = team ? (size_t)omp_get_num_threads() : 1;
         if (narrow)
-            narrow_part(p, &plan, i, n);
+            part_by_rows(p, &cut, i, n);
         else {
-            if (!few) pack_all(p, &plan, scratch);
-            wide_part(p, i, n, scratch);
+            if (!few) pack_all(p, &cut, scratch);
+            part_by_columns(p, i, n, scratch);
         }
     }
 }
@@ -324,23 +327,23 @@ static void product(const Product *p, float *scratch)
 static void multiply(const Product *p, float *scratch)
 {
     Product main = *p;
-    if (goes_apart(p->term)) main.term = NULL;
+    if (is_separate(p->lora)) main.lora = NULL;
     product(&main, scratch);
-    if (main.term == p->term) return;
-    Weight M = weight_of_assignment(p->term, p->transposed, p->W->cols);
-    Rows y = p->transposed ? rows_right(p->y, p->term->first) : p->y;
-    product(&(Product){p->transposed, p->T, p->transposed ? M.rows : M.cols, y, p->term->u, true, p->term->s, &M, NULL},
+    if (main.lora == p->lora) return;
+    Weight M = lora_weight(p->lora, p->transposed, p->W->cols);
+    Rows y = p->transposed ? rows_right(p->y, p->lora->first) : p->y;
+    product(&(Product){p->transposed, p->T, p->transposed ? M.rows : M.cols, y, p->lora->u, true, p->lora->s, &M, NULL},
             scratch);
 }
 
-void gemm_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const GemmLora *term, float *scratch)
+void gemm_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const GemmLora *lora, float *scratch)
 {
-    multiply(&(Product){true, T, W->rows, y, x, add, s, W, term}, scratch);
+    multiply(&(Product){true, T, W->rows, y, x, add, s, W, lora}, scratch);
 }
 
-void gemm_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const GemmLora *term, float *scratch)
+void gemm_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const GemmLora *lora, float *scratch)
 {
-    multiply(&(Product){false, T, W->cols, y, x, add, s, W, term}, scratch);
+    multiply(&(Product){false, T, W->cols, y, x, add, s, W, lora}, scratch);
 }
 
 /* ---- few columns, and sums over rows ---------------------------------------------------------------------------- */
@@ -348,7 +351,7 @@ void gemm_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const
 static void narrow(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across,
                    size_t along)
 {
-    bool team = !omp_in_parallel() && T * n * columns >= WORTH_A_TEAM;
+    bool team = !omp_in_parallel() && T * n * columns >= MIN_PRODUCT_FOR_TEAM;
 #pragma omp parallel if (team)
     {
         size_t i = team ? (size_t)omp_get_thread_num() : 0, of = team ? (size_t)omp_get_num_threads() : 1;
@@ -369,18 +372,18 @@ void gemm_narrow_nn(size_t T, Rows du, float s, Rows dy, size_t r, size_t N, con
 
 void gemm_tn(size_t T, size_t M, size_t N, float *G, bool add, float s, Rows a, Rows b)
 {
-    bool turned = M > N; /* the narrow side comes first */
-    size_t few = turned ? N : M, wide = turned ? M : N;
+    bool transposed = M > N; /* the narrow side comes first */
+    size_t few = transposed ? N : M, wide = transposed ? M : N;
     if (T == 0 && !add) {
         memset(G, 0, M * N * sizeof *G);
         return;
     }
     size_t across = (wide + TN_COLUMNS - 1) / TN_COLUMNS, chunks = (few + NARROW_COLUMNS - 1) / NARROW_COLUMNS * across;
-#pragma omp parallel for schedule(dynamic) if (!omp_in_parallel() && T * M * N >= WORTH_A_TEAM)
+#pragma omp parallel for schedule(dynamic) if (!omp_in_parallel() && T * M * N >= MIN_PRODUCT_FOR_TEAM)
     for (size_t i = 0; i < chunks; i++) {
         size_t j = i / across * NARROW_COLUMNS, c = i % across * TN_COLUMNS;
         kernels->gemm_tn(T, size_min(NARROW_COLUMNS, few - j), size_min(TN_COLUMNS, wide - c), add, s,
-                         rows_right(turned ? b : a, j), rows_right(turned ? a : b, c),
-                         turned ? G + c * N + j : G + j * N + c, N, turned);
+                         rows_right(transposed ? b : a, j), rows_right(transposed ? a : b, c),
+                         transposed ? G + c * N + j : G + j * N + c, N, transposed);
     }
 }

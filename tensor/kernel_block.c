@@ -77,10 +77,10 @@ INLINE size_t take_groups(size_t left) { return MAX_GROUPS == 1 ? 1 : left == 4 
 /* Rows [from, to), words [begin, end). */
 static void run_tiles(const BlockProduct *p, size_t from, size_t to, size_t g, size_t groups, size_t begin, size_t end)
 {
-    size_t most = wide_rows[groups - 1];
+    size_t max_rows = wide_rows[groups - 1];
     for (size_t i = from, rows; i < to; i += rows) {
-        bool whole = to - i > TAIL && to - i + TAIL > most;
-        rows = whole ? most : TAIL;
+        bool whole = to - i > TAIL && to - i + TAIL > max_rows;
+        rows = whole ? max_rows : TAIL;
         const float *a = p->transposed ? p->a + begin * BLOCK_STRIDE + i : p->a + i * BLOCK_STRIDE + begin;
         (whole ? wide : tail)[p->transposed][groups - 1](end - begin, a, p->b + g * p->step + begin * LANES, p->step,
                                                          p->c + i * p->ldc + g * LANES, p->ldc, p->add);

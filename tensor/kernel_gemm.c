@@ -12,7 +12,7 @@ enum { MAX_GROUPS = 1, WIDE_1 = 6, TAIL = 4, MAX_ROWS = 6 };
 #else
 enum { MAX_GROUPS = 1, WIDE_1 = 2, TAIL = 2, MAX_ROWS = 2 };
 #endif
-enum { RUN = 96, SHORT_RUN = 24 };
+enum { ROWS_AT_ONCE = 96, SHORT_ROWS_AT_ONCE = 24 };
 
 /* ---- tiles --------------------------------------------------------------------------------------------------- */
 
@@ -20,21 +20,21 @@ enum { RUN = 96, SHORT_RUN = 24 };
 typedef struct {
     const char *at;
     size_t lines, step;
-} Ahead;
+} TilePrefetch;
 
 /* out[j][i] (+)= sum over p of a[p][i] b[j][p], i over `groups` groups of LANES, each `step` floats after the last; n words,
  * then r floats. */
 INLINE void tile(size_t groups, size_t rows, size_t ldb, size_t n, size_t r, const float *a, size_t step,
-                 const float *b, float *const *out, bool add, Ahead ahead)
+                 const float *b, float *const *out, bool add, TilePrefetch prefetch)
 {
     V sum[MAX_ROWS][PARTS * MAX_GROUPS];
 #pragma GCC unroll 24
     for (size_t j = 0; j < rows; j++)
 #pragma GCC unroll 4
         for (size_t i = 0; i < groups * PARTS; i++) sum[j][i] = (V){0};
-    for (size_t left = n; left; ahead.at += ahead.step) {
-        size_t run = left < ahead.lines ? left : ahead.lines;
-        const char *line = ahead.at;
+    for (size_t left = n; left; prefetch.at += prefetch.step) {
+        size_t run = left < prefetch.lines ? left : prefetch.lines;
+        const char *line = prefetch.at;
         left -= run;
         for (const float *stop = b + run; b < stop; b++, a += LANES, line += 64) {
             __builtin_prefetch(line, 0, 2);
@@ -63,24 +63,24 @@ INLINE void tile(size_t groups, size_t rows, size_t ldb, size_t n, size_t r, con
 }
 
 /* As many rows of what is still to be fetched as n inner steps can; when all are on their way, lanes of the tile itself, which are there. */
-static Ahead take_ahead(Fetch *next, size_t n, const float *lanes)
+static TilePrefetch take_prefetch(Prefetch *next, size_t n, const float *lanes)
 {
-    if (next->rows == 0) return (Ahead){(const char *)lanes, n, 0};
+    if (next->rows == 0) return (TilePrefetch){(const char *)lanes, n, 0};
     size_t rows = size_min(next->rows, n > next->lines ? n / next->lines : 1);
-    Ahead ahead = {next->at, next->lines, next->step};
+    TilePrefetch prefetch = {next->at, next->lines, next->step};
     next->at += rows * next->step;
     next->rows -= rows;
-    return ahead;
+    return prefetch;
 }
 
 typedef void Tile(size_t n, size_t r, const float *a, size_t step, const float *b, float *const *out, bool add,
-                  Ahead ahead);
+                  TilePrefetch prefetch);
 
 #define TILE(name, groups, rows, ldb)                                                                              \
     static void name(size_t n, size_t r, const float *a, size_t step, const float *b, float *const *out, bool add, \
-                     Ahead ahead)                                                                                  \
+                     TilePrefetch prefetch)                                                                        \
     {                                                                                                              \
-        tile(groups, rows, ldb, n, r, a, step, b, out, add, ahead);                                                \
+        tile(groups, rows, ldb, n, r, a, step, b, out, add, prefetch);                                             \
     }
 TILE(wide_1, 1, WIDE_1, STRIDE)
 TILE(tail_1, 1, TAIL, STRIDE)
@@ -150,7 +150,7 @@ INLINE Tile *choose_tile(size_t rows, size_t groups, bool brief)
  *   columns  its lanes are columns of w and the inner index runs along rows (nn);
  *   turned   its lanes are rows of w and the inner index runs along columns (nt_transposed). */
 typedef struct {
-    enum { FACTOR_NONE, FACTOR_LINES, FACTOR_COLUMNS, FACTOR_TURNED } way;
+    enum { FACTOR_NONE, FACTOR_ROWS, FACTOR_COLUMNS, FACTOR_TRANSPOSED } layout;
     const Weight *w;
     size_t row, col;
 } Factors;
@@ -162,30 +162,30 @@ enum { PART = WEIGHT_BLOCK / PER_WORD }; /* words that share a factor */
 INLINE V factor_of(const Factors *f, size_t j, size_t g, size_t p)
 {
     size_t along = p * WEIGHT_BLOCK, row = f->row, col = f->col;
-    if (f->way == FACTOR_LINES) return all(factor_at(f->w, size_min(row + j, f->w->rows - 1), col + along));
-    return all(f->way == FACTOR_COLUMNS ? factor_at(f->w, row + along, col + g * LANES)
-                                        : factor_at(f->w, row + g * LANES, col + along));
+    if (f->layout == FACTOR_ROWS) return all(factor_at(f->w, size_min(row + j, f->w->rows - 1), col + along));
+    return all(f->layout == FACTOR_COLUMNS ? factor_at(f->w, row + along, col + g * LANES)
+                                           : factor_at(f->w, row + g * LANES, col + along));
 }
 
 /* Codes are exact in bf16, so they are multiplied as they are: sum = fma(part's sum, its factor, sum), part by part; then the
  * pair's sum is added. */
 static void tile_of_codes(Tile *run, size_t rows, size_t groups, size_t n, size_t r, const float *a, size_t step,
-                          const float *b, float *const *out, bool add, Ahead ahead, const Factors *factors)
+                          const float *b, float *const *out, bool add, TilePrefetch prefetch, const Factors *factors)
 {
     float part[MAX_ROWS][LANES * MAX_GROUPS] __attribute__((aligned(64)));
     float sum[MAX_ROWS][LANES * MAX_GROUPS] __attribute__((aligned(64)));
     float *to[MAX_ROWS];
     for (size_t j = 0; j < rows; j++) to[j] = part[j];
     for (size_t p = 0, at = 0; at < n; p++, at += PART) {
-        run(size_min(PART, n - at), 0, a + at * LANES, step, b + at, to, false, ahead);
-        ahead.at += ahead.lines < PART ? PART / ahead.lines * ahead.step : PART * 64;
+        run(size_min(PART, n - at), 0, a + at * LANES, step, b + at, to, false, prefetch);
+        prefetch.at += prefetch.lines < PART ? PART / prefetch.lines * prefetch.step : PART * 64;
         for (size_t j = 0; j < rows; j++)
             for (size_t g = 0; g < groups; g++) {
                 V factor = factor_of(factors, j, g, p), value = load(part[j] + g * LANES);
                 store(sum[j] + g * LANES, at ? fma_v(value, factor, load(sum[j] + g * LANES)) : value * factor);
             }
     }
-    if (r) run(0, r, a + n * LANES, step, b + n, to, false, ahead);
+    if (r) run(0, r, a + n * LANES, step, b + n, to, false, prefetch);
     for (size_t j = 0; j < rows; j++)
         for (size_t g = 0; g < groups; g++) {
             V value = load(sum[j] + g * LANES);
@@ -197,23 +197,23 @@ static void tile_of_codes(Tile *run, size_t rows, size_t groups, size_t n, size_
 
 /* The tile over one block. */
 INLINE void run_tile(size_t rows, size_t groups, bool brief, size_t n, size_t r, const float *a, size_t step,
-                     const float *b, float *const *out, bool add, Ahead ahead, const Factors *factors)
+                     const float *b, float *const *out, bool add, TilePrefetch prefetch, const Factors *factors)
 {
     Tile *run = choose_tile(rows, groups, brief);
 #if defined KERNEL_bf16
-    if (factors->way != FACTOR_NONE) {
-        tile_of_codes(run, rows, groups, n, r, a, step, b, out, add, ahead, factors);
+    if (factors->layout != FACTOR_NONE) {
+        tile_of_codes(run, rows, groups, n, r, a, step, b, out, add, prefetch, factors);
         return;
     }
 #endif
     (void)factors; /* panels of fp32 have them multiplied in */
-    run(n, r, a, step, b, out, add, ahead);
+    run(n, r, a, step, b, out, add, prefetch);
 }
 
 /* ---- nt: lanes are tokens ------------------------------------------------------------------------------------ */
 
-/* Fetch the n columns of rows t .. that sums will go to: they are scattered, and a tile is long enough to wait for them. */
-INLINE void fetch_rows(size_t T, size_t t, size_t rows, Rows y, size_t n)
+/* Prefetch the n columns of rows t .. that sums will go to: they are scattered, and a tile is long enough to wait for them. */
+INLINE void prefetch_rows(size_t T, size_t t, size_t rows, Rows y, size_t n)
 {
     for (size_t stop = size_min(T, t + rows); t < stop; t++)
         for (size_t i = 0; i < n; i += LANES) __builtin_prefetch(row_of(y, t) + i, 1, 2);
@@ -246,27 +246,28 @@ static void write_out(size_t T, size_t t0, size_t lanes, size_t n, const float *
 }
 
 static void nt(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at,
-               size_t n, const GemmLora *term, float *panel, Fetch next)
+               size_t n, const GemmLora *lora, float *panel, Prefetch next)
 {
-    float sums[ROWS_SLICE * LANES * MAX_GROUPS] __attribute__((aligned(64)));
-    size_t columns = end - begin, words = words_of(n), r = term ? term->r : 0, all_words = words + r, groups, rows;
+    float sums[NT_COLUMNS * LANES * MAX_GROUPS] __attribute__((aligned(64)));
+    size_t columns = end - begin, words = words_of(n), r = lora ? lora->r : 0, all_words = words + r, groups, rows;
     for (size_t j = 0; j < columns; j++) {
         fill_line(w, begin + j, at, n, panel + j * STRIDE);
-        if (r) memcpy(panel + j * STRIDE + words, pair_line(term, begin + j), r * sizeof *panel);
+        if (r) memcpy(panel + j * STRIDE + words, lora_line(lora, begin + j), r * sizeof *panel);
     }
     for (size_t j = columns; j < columns + ROW_TILE; j++) memset(panel + j * STRIDE, 0, all_words * sizeof *panel);
     for (size_t t = 0; t < T; t += groups * LANES) {
         groups = take_groups((T - t + LANES - 1) / LANES);
         const float *x = packed + t * all_words;
-        if (add) fetch_rows(T, t, groups * LANES, rows_right(y, begin), columns);
+        if (add) prefetch_rows(T, t, groups * LANES, rows_right(y, begin), columns);
         for (size_t j = 0, call = 0; j < columns; j += rows, call++) {
             float *out[MAX_ROWS];
-            Ahead ahead = {(const char *)(x + (groups + call) * LANES * all_words), words, 0}; /* x of the next tile */
-            if (call >= groups) ahead = take_ahead(&next, words, x);
+            TilePrefetch prefetch = {(const char *)(x + (groups + call) * LANES * all_words), words,
+                                     0}; /* x of the next tile */
+            if (call >= groups) prefetch = take_prefetch(&next, words, x);
             rows = take_rows(columns - j, groups);
             for (size_t q = 0; q < rows; q++) out[q] = sums + (j + q) * groups * LANES;
-            Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_LINES : FACTOR_NONE, w, begin + j, at};
-            run_tile(rows, groups, false, words, r, x, all_words * LANES, panel + j * STRIDE, out, false, ahead,
+            Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_ROWS : FACTOR_NONE, w, begin + j, at};
+            run_tile(rows, groups, false, words, r, x, all_words * LANES, panel + j * STRIDE, out, false, prefetch,
                      &factors);
         }
         write_out(T, t, groups * LANES, columns, sums, rows_right(y, begin), add);
@@ -280,11 +281,11 @@ typedef struct {
     const float *data;
     size_t step, n, r, columns;
     Factors factors;
-} Panel;
+} LanesPanel;
 
 /* One tile: rows t .. of y, `groups` groups of columns from group g on. What lies outside of y goes to spare. */
-static void nn_tile(size_t T, size_t t, size_t rows, Rows y, bool add, const float *x, bool brief, Panel panel,
-                    size_t g, size_t groups, Ahead ahead)
+static void nn_tile(size_t T, size_t t, size_t rows, Rows y, bool add, const float *x, bool brief, LanesPanel panel,
+                    size_t g, size_t groups, TilePrefetch prefetch)
 {
     float spare[MAX_ROWS][LANES * MAX_GROUPS] __attribute__((aligned(64)));
     size_t column = g * LANES, columns = size_min(panel.columns - column, groups * LANES);
@@ -293,13 +294,13 @@ static void nn_tile(size_t T, size_t t, size_t rows, Rows y, bool add, const flo
     float *out[MAX_ROWS];
     for (size_t q = 0; q < MAX_ROWS; q++) out[q] = spare[q];
     for (size_t q = 0; q < direct; q++) out[q] = row_of(y, t + q) + column;
-    fetch_rows(T, t, direct, rows_right(y, column), columns);
+    prefetch_rows(T, t, direct, rows_right(y, column), columns);
     for (size_t q = direct; q < rows; q++) memset(spare[q], 0, sizeof spare[q]); /* add reads it */
     Factors factors = panel.factors;
-    if (factors.way == FACTOR_COLUMNS) factors.col += column;
-    if (factors.way == FACTOR_TURNED) factors.row += column;
+    if (factors.layout == FACTOR_COLUMNS) factors.col += column;
+    if (factors.layout == FACTOR_TRANSPOSED) factors.row += column;
     run_tile(rows, groups, brief, panel.n, panel.r, panel.data + g * panel.step, panel.step, x, out, whole && add,
-             ahead, &factors);
+             prefetch, &factors);
     for (size_t q = 0; !whole && q < rows && t + q < T; q++) {
         float *to = row_of(y, t + q) + column;
         for (size_t i = 0; i < columns; i++) to[i] = add ? to[i] + spare[q][i] : spare[q][i];
@@ -308,43 +309,44 @@ static void nn_tile(size_t T, size_t t, size_t rows, Rows y, bool add, const flo
 
 /* Rows go in runs that stay in L2 beside the panel; of short inner length, where y is all the traffic, in runs of few
  * rows whose columns stream. */
-static void rows_times_panel(size_t T, Rows y, bool add, const float *packed, size_t stride, Panel panel, Fetch next)
+static void rows_times_panel(size_t T, Rows y, bool add, const float *packed, size_t stride, LanesPanel panel,
+                             Prefetch next)
 {
     size_t all_groups = (panel.columns + LANES - 1) / LANES, groups, rows;
     bool brief = stride == SHORT_STRIDE;
-    size_t at_once = brief ? SHORT_RUN : RUN;
+    size_t at_once = brief ? SHORT_ROWS_AT_ONCE : ROWS_AT_ONCE;
     for (size_t run = 0; run < T; run += at_once)
         for (size_t g = 0; g < all_groups; g += groups) {
             groups = take_groups(all_groups - g);
             for (size_t t = run, stop = size_min(T, run + at_once); t < stop; t += rows) {
                 rows = take_rows(stop - t, groups);
                 nn_tile(stop, t, rows, y, add, packed + t * stride, brief, panel, g, groups,
-                        take_ahead(&next, panel.n, panel.data + g * panel.step));
+                        take_prefetch(&next, panel.n, panel.data + g * panel.step));
             }
         }
 }
 
 static void nn(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end, size_t at,
-               size_t n, const GemmLora *term, float *panel, Fetch next)
+               size_t n, const GemmLora *lora, float *panel, Prefetch next)
 {
-    size_t words = words_of(n), r = term ? term->r : 0, step = (words + r) * LANES + LANES;
+    size_t words = words_of(n), r = lora ? lora->r : 0, step = (words + r) * LANES + LANES;
     for (size_t i = 0; i < n; i += PER_WORD)
         fill_column(w, at + i, size_min(PER_WORD, n - i), begin, end - begin, panel + i / PER_WORD * LANES, step);
     for (size_t p = 0; p < r; p++) /* rows of A */
         for (size_t j = begin; j < end; j += LANES)
-            memcpy(panel + (j - begin) / LANES * step + (words + p) * LANES, term->M + p * w->cols + j,
+            memcpy(panel + (j - begin) / LANES * step + (words + p) * LANES, lora->M + p * w->cols + j,
                    size_min(LANES, end - j) * sizeof *panel);
     Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_COLUMNS : FACTOR_NONE, w, at, begin};
     rows_times_panel(T, rows_right(y, begin), add, packed, packed_stride(words_of(w->rows)),
-                     (Panel){panel, step, words, r, end - begin, factors}, next);
+                     (LanesPanel){panel, step, words, r, end - begin, factors}, next);
 }
 
 static void nt_transposed(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end,
-                          size_t at, size_t n, const GemmLora *term, float *panel, Fetch next)
+                          size_t at, size_t n, const GemmLora *lora, float *panel, Prefetch next)
 {
     static const float zeros[BLOCK];
     float wide_row[LANES][BLOCK];
-    size_t words = words_of(n), r = term ? term->r : 0, step = (words + r) * LANES + LANES;
+    size_t words = words_of(n), r = lora ? lora->r : 0, step = (words + r) * LANES + LANES;
     bool floats = w->dtype == DTYPE_F32 && (uintptr_t)w->data % sizeof(float) == 0; /* nothing to widen */
     for (size_t j = begin; j < end; j += LANES) {
         const float *row[LANES];
@@ -354,12 +356,12 @@ static void nt_transposed(size_t T, Rows y, bool add, const float *packed, const
             if (j + i < end && !floats) fill_line(w, j + i, at, n, wide_row[i]);
         }
         rows_to_lanes(words, row, 1, out);
-        for (size_t i = 0; i < LANES && r; i++) row[i] = j + i < end ? pair_line(term, j + i) : zeros;
+        for (size_t i = 0; i < LANES && r; i++) row[i] = j + i < end ? lora_line(lora, j + i) : zeros;
         if (r) rows_to_lanes(r, row, 1, out + words * LANES);
     }
-    Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_TURNED : FACTOR_NONE, w, begin, at};
+    Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_TRANSPOSED : FACTOR_NONE, w, begin, at};
     rows_times_panel(T, rows_right(y, begin), add, packed, packed_stride(words_of(w->cols)),
-                     (Panel){panel, step, words, r, end - begin, factors}, next);
+                     (LanesPanel){panel, step, words, r, end - begin, factors}, next);
 }
 
 const GemmKernels PASTE(gemm_kernels_,

@@ -1,9 +1,9 @@
-/* y = x W' for few rows: W streams through once, turned in registers, so that lanes are columns of y. The bits are those of nt
+/* y = x W' for few rows: W streams through once, lanes in registers, so that lanes are columns of y. The bits are those of nt
  * in kernel.c: one chain for each element and block. */
 #include "tensor/kernel_weights.h"
 
 enum {
-    TURN = 16,
+    CELLS = 16,
     GROUPS = FEW_COLUMNS / LANES,
     FEW_TILE = 4,
     LINE = 64
@@ -20,13 +20,13 @@ enum { ANY_PLACE = 1 }; /* cells may lie unaligned */
 enum { ANY_PLACE = 0 };
 #endif
 
-/* LANES rows of TURN cells of four bytes, `step` bytes apart, to [TURN][LANES]. */
-INLINE void turn_cells(const char *data, size_t step, float *out)
+/* LANES rows of CELLS cells of four bytes, `step` bytes apart, to [CELLS][LANES]. */
+INLINE void transpose_cells(const char *data, size_t step, float *out)
 {
 #if defined KERNEL_avx512
 #pragma GCC unroll 4
-    for (size_t c = 0; c < TURN; c += 4, data += 16, out += 4 * LANES) {
-        __m512i row[4], term[4];
+    for (size_t c = 0; c < CELLS; c += 4, data += 16, out += 4 * LANES) {
+        __m512i row[4], mixed[4];
 #pragma GCC unroll 4
         for (size_t i = 0; i < 4; i++) { /* four cells of rows i, i + 4, i + 8, i + 12: loads put them side by side */
             const char *at = data + i * step;
@@ -36,26 +36,26 @@ INLINE void turn_cells(const char *data, size_t step, float *out)
             row[i] = _mm512_mask_broadcast_i32x4(row[i], 0xF000, _mm_loadu_si128((const void *)(at + 12 * step)));
         }
         for (size_t i = 0; i < 2; i++) {
-            term[i] = _mm512_unpacklo_epi32(row[2 * i], row[2 * i + 1]);
-            term[2 + i] = _mm512_unpackhi_epi32(row[2 * i], row[2 * i + 1]);
+            mixed[i] = _mm512_unpacklo_epi32(row[2 * i], row[2 * i + 1]);
+            mixed[2 + i] = _mm512_unpackhi_epi32(row[2 * i], row[2 * i + 1]);
         }
         for (size_t i = 0; i < 2; i++) {
-            _mm512_store_si512(out + 2 * i * LANES, _mm512_unpacklo_epi64(term[2 * i], term[2 * i + 1]));
-            _mm512_store_si512(out + (2 * i + 1) * LANES, _mm512_unpackhi_epi64(term[2 * i], term[2 * i + 1]));
+            _mm512_store_si512(out + 2 * i * LANES, _mm512_unpacklo_epi64(mixed[2 * i], mixed[2 * i + 1]));
+            _mm512_store_si512(out + (2 * i + 1) * LANES, _mm512_unpackhi_epi64(mixed[2 * i], mixed[2 * i + 1]));
         }
     }
 #else
     const float *row[LANES];
     for (size_t i = 0; i < LANES; i++) row[i] = (const float *)(const void *)(data + i * step);
-    rows_to_lanes(TURN, row, 1, out);
+    rows_to_lanes(CELLS, row, 1, out);
 #endif
 }
 
-/* The same from any weight: n <= TURN words from element `at` on; zeros for absent rows. */
-static void turn_words(const Weight *w, size_t row, size_t rows, size_t at, size_t n, float *out)
+/* The same from any weight: n <= CELLS words from element `at` on; zeros for absent rows. */
+static void transpose_words(const Weight *w, size_t row, size_t rows, size_t at, size_t n, float *out)
 {
-    static const float zeros[TURN];
-    float line[LANES][TURN];
+    static const float zeros[CELLS];
+    float line[LANES][CELLS];
     const float *from[LANES];
     for (size_t i = 0; i < LANES; i++) {
         from[i] = i < rows ? line[i] : zeros;
@@ -68,7 +68,7 @@ static void turn_words(const Weight *w, size_t row, size_t rows, size_t at, size
 typedef enum { CELL_WORD, CELL_HALVES, CELL_FLOAT } Cell;
 
 /* Chains of `rows` rows of x go on over n cells. */
-INLINE void few_cells(size_t rows, Cell kind, size_t n, const float *x, const float *turned, float chain[][FEW_COLUMNS])
+INLINE void few_cells(size_t rows, Cell kind, size_t n, const float *x, const float *lanes, float chain[][FEW_COLUMNS])
 {
     V sum[FEW_TILE][GROUPS * PARTS];
 #pragma GCC unroll 4
@@ -78,7 +78,7 @@ INLINE void few_cells(size_t rows, Cell kind, size_t n, const float *x, const fl
     for (size_t i = 0; i < n; i++)
 #pragma GCC unroll 8
         for (size_t g = 0; g < GROUPS * PARTS; g++) {
-            V cell = load(turned + (g / PARTS * TURN + i) * LANES + g % PARTS * W);
+            V cell = load(lanes + (g / PARTS * CELLS + i) * LANES + g % PARTS * W);
             bool halves = kind == CELL_HALVES;
             V first = halves ? (V)((I)cell << 16) : cell, second = (V)((I)cell & all_bits((int32_t)0xFFFF0000));
 #pragma GCC unroll 4
@@ -95,12 +95,12 @@ INLINE void few_cells(size_t rows, Cell kind, size_t n, const float *x, const fl
         for (size_t g = 0; g < GROUPS * PARTS; g++) store(chain[t] + g * W, sum[t][g]);
 }
 
-INLINE void few_rows(size_t T, Cell kind, size_t n, const float *x, const float *turned, FewSums *sums)
+INLINE void few_rows(size_t T, Cell kind, size_t n, const float *x, const float *lanes, FewSums *sums)
 {
     if (T == 1)
-        few_cells(1, kind, n, x, turned, sums->chain);
+        few_cells(1, kind, n, x, lanes, sums->chain);
     else /* rows beyond T are zeros */
-        for (size_t t = 0; t < T; t += FEW_TILE) few_cells(FEW_TILE, kind, n, x + t * STRIDE, turned, sums->chain + t);
+        for (size_t t = 0; t < T; t += FEW_TILE) few_cells(FEW_TILE, kind, n, x + t * STRIDE, lanes, sums->chain + t);
 }
 
 /* Chains over codes of one factor are done: whole = fma(chain, factor, whole). */
@@ -121,9 +121,9 @@ static void few_fold(size_t T, const Weight *w, size_t row, size_t col, bool fir
 typedef struct {
     const char *row;
     size_t step, lines, line;
-} Coming;
+} RowsPrefetch;
 
-INLINE void fetch_coming(Coming *c, size_t n)
+INLINE void prefetch_lines(RowsPrefetch *c, size_t n)
 {
     for (size_t run; n; n -= run) {
         run = size_min(n, c->lines - c->line);
@@ -142,83 +142,84 @@ typedef struct {
     size_t begin, columns, at, words, step;
     size_t per_cell; /* words of a cell */
     bool cells;      /* they lie as they are multiplied */
-} Few;
+} FewColumns;
 
-static Few few_of(const Weight *w, size_t begin, size_t end, size_t at, size_t n)
+static FewColumns few_of(const Weight *w, size_t begin, size_t end, size_t at, size_t n)
 {
     size_t bytes = dtype_bytes(w->dtype), step = w->cols * bytes,
            per_cell = PER_WORD == 1 && w->dtype == DTYPE_BF16 ? 2 : 1;
     const char *data = (const char *)w->data + begin * step + at * bytes;
     bool aligned = ANY_PLACE || (uintptr_t)data % sizeof(float) == 0,
          whole = step % sizeof(float) == 0 && end - begin == FEW_COLUMNS;
-    return (Few){w,           data,     begin,
-                 end - begin, at,       words_of(n),
-                 step,        per_cell, aligned && whole && per_cell * PER_WORD * bytes == sizeof(float)};
+    return (FewColumns){w,           data,     begin,
+                        end - begin, at,       words_of(n),
+                        step,        per_cell, aligned && whole && per_cell * PER_WORD * bytes == sizeof(float)};
 }
 
-/* Words from k on, turned and met by all rows of x; returns how many. */
-INLINE size_t few_run(const Few *f, size_t T, const float *packed, size_t k, Coming *coming, FewSums *sums)
+/* Words from k on, lanes and met by all rows of x; returns how many. */
+INLINE size_t few_words(const FewColumns *f, size_t T, const float *packed, size_t k, RowsPrefetch *prefetch,
+                        FewSums *sums)
 {
-    float turned[GROUPS][TURN * LANES] __attribute__((aligned(64)));
-    size_t bytes = PER_WORD * dtype_bytes(f->w->dtype), take = TURN * f->per_cell;
+    float lanes[GROUPS][CELLS * LANES] __attribute__((aligned(64)));
+    size_t bytes = PER_WORD * dtype_bytes(f->w->dtype), take = CELLS * f->per_cell;
     bool cells = f->cells && f->words - k >= take;
-    if (!cells) take = size_min(TURN, f->words - k);
-    fetch_coming(coming, FEW_COLUMNS * take * bytes / LINE);
+    if (!cells) take = size_min(CELLS, f->words - k);
+    prefetch_lines(prefetch, FEW_COLUMNS * take * bytes / LINE);
     for (size_t g = 0, row = 0; g < GROUPS; g++, row += LANES) {
         if (cells)
-            turn_cells(f->data + row * f->step + k * bytes, f->step, turned[g]);
+            transpose_cells(f->data + row * f->step + k * bytes, f->step, lanes[g]);
         else
-            turn_words(f->w, f->begin + row, f->columns > row ? f->columns - row : 0, f->at + k * PER_WORD, take,
-                       turned[g]);
+            transpose_words(f->w, f->begin + row, f->columns > row ? f->columns - row : 0, f->at + k * PER_WORD, take,
+                            lanes[g]);
     }
     if (cells && f->per_cell == 2)
-        few_rows(T, CELL_HALVES, TURN, packed + k, turned[0], sums);
+        few_rows(T, CELL_HALVES, CELLS, packed + k, lanes[0], sums);
     else
-        few_rows(T, CELL_WORD, take, packed + k, turned[0], sums);
+        few_rows(T, CELL_WORD, take, packed + k, lanes[0], sums);
     return take;
 }
 
 /* The pair, packed behind the words of x. */
-static void few_pair(size_t T, const float *packed, const Few *f, const GemmLora *term, FewSums *sums)
+static void few_lora(size_t T, const float *packed, const FewColumns *f, const GemmLora *lora, FewSums *sums)
 {
     static const float zeros[SHORT];
-    float turned[GROUPS][TURN * LANES] __attribute__((aligned(64)));
-    for (size_t k = 0; k < term->r; k += TURN) {
-        size_t take = size_min(TURN, term->r - k);
+    float lanes[GROUPS][CELLS * LANES] __attribute__((aligned(64)));
+    for (size_t k = 0; k < lora->r; k += CELLS) {
+        size_t take = size_min(CELLS, lora->r - k);
         for (size_t g = 0; g < GROUPS; g++) {
             const float *line[LANES];
             for (size_t i = 0, j = g * LANES; i < LANES; i++, j++)
-                line[i] = j < f->columns ? pair_line(term, f->begin + j) + k : zeros;
-            rows_to_lanes(take, line, 1, turned[g]);
+                line[i] = j < f->columns ? lora_line(lora, f->begin + j) + k : zeros;
+            rows_to_lanes(take, line, 1, lanes[g]);
         }
-        few_rows(T, CELL_FLOAT, take, packed + f->words + k, turned[0], sums);
+        few_rows(T, CELL_FLOAT, take, packed + f->words + k, lanes[0], sums);
     }
 }
 
-static void few_columns(size_t T, Rows y, bool add, const float *packed, const Few *f, const GemmLora *term)
+static void few_columns(size_t T, Rows y, bool add, const float *packed, const FewColumns *f, const GemmLora *lora)
 {
     FewSums sums = {0};
     bool codes = PER_WORD == 2 && f->w->dtype == DTYPE_F8_E4M3;
     size_t lines = (f->words * PER_WORD * dtype_bytes(f->w->dtype) + LINE - 1) / LINE;
-    Coming coming = {f->data + FEW_COLUMNS * f->step, f->step, lines, 0};
+    RowsPrefetch prefetch = {f->data + FEW_COLUMNS * f->step, f->step, lines, 0};
     for (size_t k = 0, end; k < f->words; k = end) {
-        end = k + few_run(f, T, packed, k, &coming, &sums);
+        end = k + few_words(f, T, packed, k, &prefetch, &sums);
         if (codes && (end * PER_WORD % WEIGHT_BLOCK == 0 || end == f->words))
             few_fold(T, f->w, f->begin, f->at + k * PER_WORD, k * PER_WORD < WEIGHT_BLOCK, &sums);
     }
-    if (term) few_pair(T, packed, f, term, &sums);
+    if (lora) few_lora(T, packed, f, lora, &sums);
     for (size_t t = 0; t < T; t++) {
         float *to = row_of(y, t) + f->begin, *sum = sums.chain[t];
-        for (size_t i = 0; i < f->columns && codes; i++) sum[i] = term ? sums.whole[t][i] + sum[i] : sums.whole[t][i];
+        for (size_t i = 0; i < f->columns && codes; i++) sum[i] = lora ? sums.whole[t][i] + sum[i] : sums.whole[t][i];
         for (size_t i = 0; i < f->columns; i++) to[i] = add ? to[i] + sum[i] : sum[i];
     }
 }
 
 void PASTE(nt_few_, KERNEL)(size_t T, Rows y, bool add, const float *packed, const Weight *w, size_t begin, size_t end,
-                            size_t at, size_t n, const GemmLora *term)
+                            size_t at, size_t n, const GemmLora *lora)
 {
     for (; begin < end; begin += FEW_COLUMNS) {
-        Few f = few_of(w, begin, size_min(begin + FEW_COLUMNS, end), at, n);
-        few_columns(T, y, add, packed, &f, term);
+        FewColumns f = few_of(w, begin, size_min(begin + FEW_COLUMNS, end), at, n);
+        few_columns(T, y, add, packed, &f, lora);
     }
 }

@@ -116,14 +116,14 @@ static void order_all(size_t n, const float *x, int32_t *key)
     for (size_t j = n; j % LANES; j++) key[j] = INT32_MIN;
 }
 
-static size_t count_from(size_t n, const int32_t *key, int32_t least_key)
+static size_t count_from(size_t n, const int32_t *key, int32_t min_key)
 {
     I count[PARTS];
     int32_t lane[W];
     size_t sum = 0;
     for (size_t p = 0; p < PARTS; p++) count[p] = all_bits(0);
     for (size_t i = 0; i < n; i += LANES)
-        for (size_t p = 0; p < PARTS; p++) count[p] -= load_keys(key + i + p * W) >= all_bits(least_key);
+        for (size_t p = 0; p < PARTS; p++) count[p] -= load_keys(key + i + p * W) >= all_bits(min_key);
     for (size_t p = 0; p < PARTS; p++) {
         memcpy(lane, count + p, sizeof lane);
         for (size_t j = 0; j < W; j++) sum += (size_t)lane[j];

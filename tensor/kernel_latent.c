@@ -13,7 +13,7 @@ enum { KEYS = 6, SUM_HEADS = 4, SUM_PARTS = 3, ADD_KEYS = 4, ADD_PARTS = 3 };
 #else
 enum { KEYS = 2, SUM_HEADS = 4, SUM_PARTS = 2, ADD_KEYS = 4, ADD_PARTS = 2 };
 #endif
-enum { SUM_RUN = 64, LANE_WORDS = LANES / PER_WORD };
+enum { SUM_KEYS = 64, LANE_WORDS = LANES / PER_WORD };
 
 /* ---- scores -------------------------------------------------------------------------------------------------- */
 
@@ -70,10 +70,10 @@ static void softmax(size_t n, float *S, float *lse)
     for (size_t p = 0; p < PARTS; p++) max[p] = all(-INFINITY), sum[p] = all(0);
     for (size_t j = 0; j < n; j++)
         for (size_t p = 0; p < PARTS; p++) max[p] = max_v(load(S + j * LANES + p * W), max[p]);
-    for (size_t from = 0; from < n; from += SUM_RUN) {
+    for (size_t from = 0; from < n; from += SUM_KEYS) {
         V some[PARTS];
         for (size_t p = 0; p < PARTS; p++) some[p] = all(0);
-        for (size_t j = from; j < size_min(from + SUM_RUN, n); j++)
+        for (size_t j = from; j < size_min(from + SUM_KEYS, n); j++)
             for (size_t p = 0; p < PARTS; p++) {
                 V e = exp_v(load(S + j * LANES + p * W) - max[p]);
                 store(S + j * LANES + p * W, e);
@@ -81,13 +81,13 @@ static void softmax(size_t n, float *S, float *lse)
             }
         for (size_t p = 0; p < PARTS; p++) sum[p] += some[p];
     }
-    float most[LANES], sums[LANES];
+    float max_lanes[LANES], sum_lanes[LANES];
     for (size_t p = 0; p < PARTS; p++) {
-        store(most + p * W, max[p]);
-        store(sums + p * W, sum[p]);
+        store(max_lanes + p * W, max[p]);
+        store(sum_lanes + p * W, sum[p]);
         inverse[p] = all(1) / sum[p];
     }
-    for (size_t i = 0; i < LANES; i++) lse[i] = (float)((double)most[i] + log((double)sums[i]));
+    for (size_t i = 0; i < LANES; i++) lse[i] = (float)((double)max_lanes[i] + log((double)sum_lanes[i]));
     for (size_t j = 0; j < n; j += PER_WORD) {
         V P[PER_WORD][PARTS];
         for (size_t i = 0; i < PER_WORD; i++)

@@ -73,18 +73,18 @@ static float sum_row(size_t n, const float *x)
 /* NaN is passed over. */
 static float max_row(size_t n, const float *x)
 {
-    V most = all(-INFINITY);
+    V max = all(-INFINITY);
     size_t i = 0;
     for (; i + W <= n; i += W) {
         V v = load(x + i);
-        most = max_v(v, most);
+        max = max_v(v, max);
     }
     if (i < n) {
         V v = load_part(n - i, x + i, -INFINITY);
-        most = max_v(v, most);
+        max = max_v(v, max);
     }
     float lane[W], best = -INFINITY;
-    store(lane, most);
+    store(lane, max);
     for (i = 0; i < W; i++) best = lane[i] > best ? lane[i] : best;
     return best;
 }

@@ -6,10 +6,10 @@
 #include "tensor/kernel_words.h"
 
 /* The r floats of B that belong to column j of y, zeros for columns that the pair does not reach. */
-INLINE const float *pair_line(const GemmLora *term, size_t j)
+INLINE const float *lora_line(const GemmLora *lora, size_t j)
 {
     static const float zeros[SHORT];
-    return j >= term->first && j - term->first < term->rows ? term->M + (j - term->first) * term->r : zeros;
+    return j >= lora->first && j - lora->first < lora->rows ? lora->M + (j - lora->first) * lora->r : zeros;
 }
 
 /* The factor of the block that holds an element; FP8 only. */

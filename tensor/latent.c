@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-enum { RUN_KEYS = 512 };
+enum { KEYS_AT_ONCE = 512 };
 
 static size_t words(const LatentKeys *keys, size_t n) { return n / keys->kernels->gemm->per_word; }
 static size_t groups_of(const LatentKeys *keys) { return (keys->n_heads + LANES - 1) / LANES; }
@@ -22,12 +22,12 @@ void latent_pack(const LatentKeys *keys, size_t begin, size_t n, size_t col, siz
 
 /* What one query's work needs of memory. */
 typedef struct {
-    float *S, *dP;     /* [group][room][LANES] */
-    float *q, *d_o;    /* [group][words][LANES] */
-    float *paired;     /* RUN_KEYS keys as words along keys */
-    size_t score_step; /* from group to group */
+    float *S, *dP;      /* [group][room][LANES] */
+    float *q, *d_o;     /* [group][words][LANES] */
+    float *interleaved; /* KEYS_AT_ONCE keys as words along keys */
+    size_t score_step;  /* from group to group */
     size_t n_floats;
-} Bench;
+} Workspace;
 
 static float *take(float **at, size_t n, size_t *sum)
 {
@@ -38,20 +38,20 @@ static float *take(float **at, size_t n, size_t *sum)
     return block;
 }
 
-static Bench bench_of(const LatentKeys *keys, size_t n, float *scratch)
+static Workspace workspace_of(const LatentKeys *keys, size_t n, float *scratch)
 {
-    size_t G = groups_of(keys), sum = 0, run = n < RUN_KEYS ? n + 1 : RUN_KEYS;
-    Bench b = {.score_step = (n + LATENT_MARGIN) * LANES};
+    size_t G = groups_of(keys), sum = 0, run = n < KEYS_AT_ONCE ? n + 1 : KEYS_AT_ONCE;
+    Workspace b = {.score_step = (n + LATENT_MARGIN) * LANES};
     b.S = take(&scratch, G * b.score_step, &sum);
     b.dP = take(&scratch, G * b.score_step, &sum);
     b.q = take(&scratch, G * keys->K * LANES, &sum);
     b.d_o = take(&scratch, G * keys->C * LANES, &sum);
-    b.paired = take(&scratch, keys->kernels->interleave_keys ? run * keys->stride : 0, &sum);
+    b.interleaved = take(&scratch, keys->kernels->interleave_keys ? run * keys->stride : 0, &sum);
     b.n_floats = sum;
     return b;
 }
 
-size_t latent_scratch(const LatentKeys *keys, size_t n) { return bench_of(keys, n, NULL).n_floats; }
+size_t latent_scratch(const LatentKeys *keys, size_t n) { return workspace_of(keys, n, NULL).n_floats; }
 
 /* Rows of heads to [group][words][LANES]. */
 static void to_lanes(const LatentKeys *keys, size_t columns, const float *x, size_t stride, float *out)
@@ -69,24 +69,25 @@ static void to_lanes(const LatentKeys *keys, size_t columns, const float *x, siz
 static void score(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t columns, const float *q, float *S,
                   size_t step)
 {
-    for (size_t at = 0; at < n; at += RUN_KEYS)
+    for (size_t at = 0; at < n; at += KEYS_AT_ONCE)
         for (size_t g = 0; g < groups_of(keys); g++)
-            keys->kernels->scores(size_min(RUN_KEYS, n - at), ids + at, keys->keys, keys->stride, words(keys, columns),
-                                  q + g * words(keys, columns) * LANES, S + g * step + at * LANES);
+            keys->kernels->scores(size_min(KEYS_AT_ONCE, n - at), ids + at, keys->keys, keys->stride,
+                                  words(keys, columns), q + g * words(keys, columns) * LANES,
+                                  S + g * step + at * LANES);
 }
 
 /* The first `columns` of the sum over keys, into rows of heads. */
-static void sum_keys(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t columns, const Bench *b, float *out,
-                     size_t stride)
+static void sum_keys(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t columns, const Workspace *b,
+                     float *out, size_t stride)
 {
     const LatentKernels *latent = keys->kernels;
     size_t per_word = latent->gemm->per_word;
-    for (size_t at = 0; at < n; at += RUN_KEYS) {
-        size_t some = size_min(RUN_KEYS, n - at), rows = (some + per_word - 1) / per_word;
-        if (latent->interleave_keys) latent->interleave_keys(some, ids + at, keys->keys, keys->stride, b->paired);
+    for (size_t at = 0; at < n; at += KEYS_AT_ONCE) {
+        size_t some = size_min(KEYS_AT_ONCE, n - at), rows = (some + per_word - 1) / per_word;
+        if (latent->interleave_keys) latent->interleave_keys(some, ids + at, keys->keys, keys->stride, b->interleaved);
         for (size_t g = 0; g < groups_of(keys); g++)
             latent->values(rows, latent->interleave_keys ? NULL : ids + at,
-                           latent->interleave_keys ? b->paired : keys->keys, keys->stride * per_word, columns,
+                           latent->interleave_keys ? b->interleaved : keys->keys, keys->stride * per_word, columns,
                            b->S + g * b->score_step + at / per_word * LANES, at > 0,
                            size_min(LANES, keys->n_heads - g * LANES), out + g * LANES * stride, stride);
     }
@@ -95,7 +96,7 @@ static void sum_keys(const LatentKeys *keys, size_t n, const uint32_t *ids, size
 void latent_attend(const LatentKeys *keys, size_t n, const uint32_t *ids, const float *q, size_t q_stride, float *o,
                    size_t o_stride, float *lse, float *scratch)
 {
-    Bench b = bench_of(keys, n, scratch);
+    Workspace b = workspace_of(keys, n, scratch);
     float lanes[LANES];
     to_lanes(keys, keys->K, q, q_stride, b.q);
     score(keys, n, ids, keys->K, b.q, b.S, b.score_step);
@@ -135,7 +136,7 @@ void latent_backward(const LatentKeys *exact, const LatentKeys *keys, size_t n, 
                      float *dq, float *kept, float *scratch)
 {
     const LatentKernels *latent = keys->kernels;
-    Bench b = bench_of(keys, n, scratch);
+    Workspace b = workspace_of(keys, n, scratch);
     size_t n_floats;
     LatentSums k = sums_of(keys, n, kept, &n_floats);
     to_lanes(exact, keys->K, q, q_stride, b.q);

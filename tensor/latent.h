@@ -14,8 +14,6 @@
 
 #include "tensor/kernel.h"
 
-typedef struct LatentKernels LatentKernels;
-
 typedef struct {
     const LatentKernels *kernels;
     size_t n_heads, K, C;
@@ -94,7 +92,5 @@ struct LatentKernels {
     /* dx[ids[j]] += sum over heads of dS q and P do. */
     void (*scatter)(const LatentSums *from, size_t n, const uint32_t *ids, float *dx, size_t dx_stride);
 };
-
-extern const LatentKernels latent_kernels_avx512, latent_kernels_avx2, latent_kernels_plain, latent_kernels_bf16;
 
 #endif

@@ -12,9 +12,9 @@ enum { OUT = 1024, IN = 2048, MATRICES = 8 };
 typedef struct {
     char *bytes;
     float *x, *y, *pack;
-} Bench;
+} Trial;
 
-static Err *bench_new(Bench *b, size_t n)
+static Err *trial_new(Trial *b, size_t n)
 {
     TRY(mem_new(&b->bytes, (size_t)MATRICES * OUT * IN, dtype_bytes(DTYPE_BF16)));
     TRY(mem_new(&b->x, n * IN, sizeof *b->x));
@@ -22,7 +22,7 @@ static Err *bench_new(Bench *b, size_t n)
     return mem_new(&b->pack, gemm_scratch(n, IN, 0), sizeof *b->pack);
 }
 
-static void bench_free(Bench *b)
+static void trial_free(Trial *b)
 {
     free(b->bytes);
     free(b->x);
@@ -31,11 +31,11 @@ static void bench_free(Bench *b)
 }
 
 /* GFLOP/s of the calling thread with n rows in the mean: half as many up to one and a half times, as experts meet tokens. */
-static double rate_of(const Bench *b, size_t mean)
+static double rate_of(const Trial *b, size_t mean)
 {
-    const double least_seconds = 0.05;
+    const double min_seconds = 0.05;
     double began = peak_clock(), spent = 0, flops = 0;
-    for (size_t i = 0; spent < least_seconds; i = (i + 1) % MATRICES, spent = peak_clock() - began) {
+    for (size_t i = 0; spent < min_seconds; i = (i + 1) % MATRICES, spent = peak_clock() - began) {
         Weight W = {.name = "trial",
                     .dtype = DTYPE_BF16,
                     .rows = OUT,
@@ -55,13 +55,13 @@ Err *rates_measure(double gflops[MACHINE_ROWS])
     double sum[MACHINE_ROWS] = {0};
 #pragma omp parallel reduction(+ : sum[:MACHINE_ROWS])
     {
-        Bench bench = {0};
-        Err *failed = bench_new(&bench, machine_rows[MACHINE_ROWS - 1] * 3 / 2);
+        Trial trial = {0};
+        Err *failed = trial_new(&trial, machine_rows[MACHINE_ROWS - 1] * 3 / 2);
         for (size_t i = 0; i < MACHINE_ROWS; i++) {
 #pragma omp barrier
-            if (!failed) sum[i] += rate_of(&bench, machine_rows[i]);
+            if (!failed) sum[i] += rate_of(&trial, machine_rows[i]);
         }
-        bench_free(&bench);
+        trial_free(&trial);
 #pragma omp critical
         err = err_first(err, failed);
     }

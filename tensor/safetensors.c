@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PREFIX_BYTES = 8, HEADER_MOST = 100000000, PIECE_BYTES = 1 << 22 };
+enum { PREFIX_BYTES = 8, MAX_HEADER_BYTES = 100000000, PIECE_BYTES = 1 << 22 };
 
 static const char metadata_key[] = "__metadata__";
 
@@ -23,9 +23,9 @@ static Err *header_bytes(const FileMap *map, size_t *bytes)
                        PREFIX_BYTES);
     uint64_t n = 0;
     for (int i = PREFIX_BYTES - 1; i >= 0; i--) n = n << 8 | map->data[i];
-    if (n == 0 || n > HEADER_MOST)
+    if (n == 0 || n > MAX_HEADER_BYTES)
         return err_new(ERR_FORMAT, "the header is %llu bytes long; expected 1 to %d", (unsigned long long)n,
-                       HEADER_MOST);
+                       MAX_HEADER_BYTES);
     if (n > map->bytes - PREFIX_BYTES)
         return err_new(ERR_FORMAT, "the header is %llu bytes long, but only %zu bytes follow its length",
                        (unsigned long long)n, map->bytes - PREFIX_BYTES);

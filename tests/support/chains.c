@@ -33,6 +33,14 @@ float *normal(uint64_t key, size_t n)
     return x;
 }
 
+float *exact_normal(uint64_t key, size_t n)
+{
+    float *x = malloc((n + 1) * sizeof *x);
+    assert_non_null(x);
+    for (size_t i = 0; i < n; i++) x[i] = (float)rng_normal(key, i);
+    return x;
+}
+
 /* A subnormal number becomes zero. */
 static float flushed(float x) { return fabsf(x) < 0x1p-126f ? copysignf(0, x) : x; }
 
@@ -75,4 +83,11 @@ void assert_same(const char *what, const float *got, const float *want, size_t n
             fail_msg("%s, %s: element %zu is %.9g, not %.9g", dispatch_path(), what, i, (double)got[i],
                      (double)want[i]);
     }
+}
+
+void assert_element(const char *what, size_t i, float got, float want, float size)
+{
+    bool exact = strncmp(dispatch_path(), "fp32/plain", 10) != 0;
+    if (exact ? memcmp(&got, &want, sizeof got) != 0 : !(fabsf(got - want) <= 1e-5f * (1 + size)))
+        fail_msg("%s, %s: element %zu is %.9g, not %.9g", dispatch_path(), what, i, (double)got, (double)want);
 }

@@ -15,6 +15,9 @@ bool has_path(size_t p);
 float *floats(size_t n);
 float *normal(uint64_t key, size_t n);
 
+/* n random floats and one more, in memory that ends there, so that the sanitizer sees what is read beyond. */
+float *exact_normal(uint64_t key, size_t n);
+
 /* x rounded to bf16; a subnormal number becomes zero. */
 float rounded(float x);
 
@@ -25,5 +28,8 @@ float chain_bf16(size_t begin, size_t end, const float *x, float s, const float 
 
 /* The same bits; on the plain path, which rounds products, nearly the same values. */
 void assert_same(const char *what, const float *got, const float *want, size_t n);
+
+/* The same for element i; size: the sum of the sizes of what was added. */
+void assert_element(const char *what, size_t i, float got, float want, float size);
 
 #endif

@@ -1,3 +1,4 @@
+/* Number formats: names, conversions with their rounding, and weights with scales for each block. */
 #include "tensor/dtype.h"
 
 #include "tensor/weight.h"

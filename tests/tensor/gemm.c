@@ -1,5 +1,5 @@
-/* Products against a scalar chain of fmaf: the avx512 and avx2 paths must give its bits, plain (two roundings) its value,
- * and bf16 the bits of a chain of pairs. A path that this CPU lacks is passed over, and said so. */
+/* Products against a scalar chain of fmaf. The avx512 and avx2 paths must give its bits, plain (two roundings) nearly its
+ * value, and bf16 the bits of a chain of bf16 pairs. A path that this CPU lacks is skipped with a message. */
 #include "tests/support/chains.h"
 
 #include "base/rng.h"
@@ -11,27 +11,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BLOCK = 512, RIDES = 64 }; /* words of a block; the largest r of a pair that rides along */
+enum { BLOCK = 512, MAX_FUSED_R = 64 }; /* words of a block; the largest r of a pair that fused along */
 
 static const DType dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3};
 
-/* A random weight whose data and scales lie one byte off any alignment, but for the data of those 64, 128, ... wide, and end
- * where the allocation ends. */
+/* A random weight. Its data and scales end where their allocations end. They lie one byte off any alignment, except the
+ * data of weights 64, 128, ... wide. */
 typedef struct {
     Weight w;
     char *data, *scale; /* allocated */
     float *wide;        /* the same as floats, by weight_read */
     float *codes;       /* FP8 without its factors */
-} Test;
+} TestWeight;
 
-static Test test_weight(DType dtype, size_t rows, size_t cols)
+static TestWeight test_weight(DType dtype, size_t rows, size_t cols)
 {
     size_t bytes = dtype_bytes(dtype), off = cols % 64 > 0, n = rows * cols,
            n_scales = (rows + 127) / 128 * ((cols + 127) / 128);
-    Test t = {.data = malloc(n * bytes + off),
-              .scale = malloc(n_scales * 4 + 1),
-              .wide = floats(n),
-              .codes = floats(n)};
+    TestWeight t = {.data = malloc(n * bytes + off),
+                    .scale = malloc(n_scales * 4 + 1),
+                    .wide = floats(n),
+                    .codes = floats(n)};
     for (size_t i = 0; i < n; i++) {
         float x = 4 * rng_uniform(rows * 1000 + cols, i) - 2;
         uint16_t half = bf16_from_f32(x);
@@ -52,7 +52,7 @@ static Test test_weight(DType dtype, size_t rows, size_t cols)
     return t;
 }
 
-static void drop(Test *t)
+static void drop(TestWeight *t)
 {
     free(t->data);
     free(t->scale);
@@ -60,11 +60,11 @@ static void drop(Test *t)
     free(t->codes);
 }
 
-/* ---- what the header of kernel.h promises, element by element -------------------------------------------------- */
+/* ---- what kernel_gemm.h promises, element by element -------------------------------------------------- */
 
 /* FP8 codes are multiplied as they are; a block's factor meets the sum over the block. w: codes widened. */
-static float chain_of_codes(size_t begin, size_t end, const float *x, float s, const float *w, size_t step,
-                            const char *scales, size_t scale_step)
+static float fp8_chain(size_t begin, size_t end, const float *x, float s, const float *w, size_t step,
+                       const char *scales, size_t scale_step)
 {
     float sum = 0;
     for (size_t at = begin; at < end; at += WEIGHT_BLOCK) {
@@ -75,34 +75,34 @@ static float chain_of_codes(size_t begin, size_t end, const float *x, float s, c
     return sum;
 }
 
-/* The pair's chain goes on from `sum`. Element (t, p) of u at u[t * r + p]; columns a pair does not reach meet zeros. */
-static float with_pair(bool transposed, const GemmLora *term, size_t t, size_t j, size_t width, float sum)
+/* The chain of LoRA continues from `sum`. Columns that the LoRA does not reach meet zeros. */
+static float with_lora(bool transposed, const GemmLora *lora, size_t t, size_t j, size_t width, float sum)
 {
-    bool reached = !transposed || (j >= term->first && j < term->first + term->rows);
-    for (size_t p = 0; p < term->r; p++) {
-        float u = term->u.data[(term->u.index ? term->u.index[t] : t) * term->u.stride + p] * term->s;
-        float m = !reached ? 0 : transposed ? term->M[(j - term->first) * term->r + p] : term->M[p * width + j];
+    bool reached = !transposed || (j >= lora->first && j < lora->first + lora->rows);
+    for (size_t p = 0; p < lora->r; p++) {
+        float u = lora->u.data[(lora->u.index ? lora->u.index[t] : t) * lora->u.stride + p] * lora->s;
+        float m = !reached ? 0 : transposed ? lora->M[(j - lora->first) * lora->r + p] : lora->M[p * width + j];
         sum = fmaf(u, m, sum);
     }
     return sum;
 }
 
-/* What goes apart is a product of its own: blocks of its chain are added to y. */
-static void reference_apart(bool transposed, size_t T, Rows y, const GemmLora *term, size_t width)
+/* A LoRA that is not fused is a product of its own: its sum is added to y. */
+static void reference_of_separate_lora(bool transposed, size_t T, Rows y, const GemmLora *lora, size_t width)
 {
     for (size_t t = 0; t < T; t++)
         for (size_t j = 0; j < width; j++) {
-            GemmLora part = *term;
-            if (transposed && (j < term->first || j >= term->first + term->rows)) continue;
-            y.data[(y.index ? y.index[t] : t) * y.stride + j] += with_pair(transposed, &part, t, j, width, 0);
+            if (transposed && (j < lora->first || j >= lora->first + lora->rows)) continue;
+            y.data[(y.index ? y.index[t] : t) * y.stride + j] += with_lora(transposed, lora, t, j, width, 0);
         }
 }
 
-static void reference(bool transposed, size_t T, Rows y, bool add, float s, Rows x, const Test *w, const GemmLora *term)
+static void reference(bool transposed, size_t T, Rows y, bool add, float s, Rows x, const TestWeight *w,
+                      const GemmLora *lora)
 {
     size_t inner = transposed ? w->w.cols : w->w.rows, width = transposed ? w->w.rows : w->w.cols;
-    bool loras = !strncmp(dispatch_path(), "bf16/", 5) && !weight_is_exact(&w->w);
-    size_t block = loras ? 2 * BLOCK : BLOCK;
+    bool bf16 = !strncmp(dispatch_path(), "bf16/", 5) && !weight_is_exact(&w->w);
+    size_t block = bf16 ? 2 * BLOCK : BLOCK;
     for (size_t t = 0; t < T; t++)
         for (size_t j = 0; j < width; j++) {
             float *out = y.data + (y.index ? y.index[t] : t) * y.stride + j;
@@ -112,70 +112,79 @@ static void reference(bool transposed, size_t T, Rows y, bool add, float s, Rows
             const char *scales = (const char *)w->w.scale + (transposed ? j / 128 * blocks : j / 128) * 4;
             for (size_t at = 0; at < inner; at += block) {
                 size_t end = at + block < inner ? at + block : inner;
-                bool codes = loras && w->w.dtype == DTYPE_F8_E4M3, rides = term && term->r <= RIDES && end == inner;
-                float sum = !loras  ? chain(at, end, in, s, w->wide + start, step)
-                            : codes ? chain_of_codes(at, end, in, s, w->codes + start, step, scales,
-                                                     transposed ? 1 : blocks)
+                bool codes = bf16 && w->w.dtype == DTYPE_F8_E4M3,
+                     fused = lora && lora->r <= MAX_FUSED_R && end == inner;
+                float sum = !bf16   ? chain(at, end, in, s, w->wide + start, step)
+                            : codes ? fp8_chain(at, end, in, s, w->codes + start, step, scales, transposed ? 1 : blocks)
                                     : chain_bf16(at, end, in, s, w->wide + start, step);
-                if (rides)
-                    sum = codes ? sum + with_pair(transposed, term, t, j, width, 0)
-                                : with_pair(transposed, term, t, j, width, sum);
+                if (fused)
+                    sum = codes ? sum + with_lora(transposed, lora, t, j, width, 0)
+                                : with_lora(transposed, lora, t, j, width, sum);
                 *out = add || at ? *out + sum : sum;
             }
         }
-    if (term && term->r > RIDES) reference_apart(transposed, T, y, term, width);
+    if (lora && lora->r > MAX_FUSED_R) reference_of_separate_lora(transposed, T, y, lora, width);
 }
 
-static void product(bool transposed, size_t T, Rows y, bool add, float s, Rows x, const Weight *w, const GemmLora *term)
+static void product(bool transposed, size_t T, Rows y, bool add, float s, Rows x, const Weight *w, const GemmLora *lora)
 {
-    float *scratch = floats(gemm_scratch(T, transposed ? w->cols : w->rows, term ? term->r : 0));
-    (transposed ? gemm_nt : gemm_nn)(T, y, add, s, x, w, term, scratch);
+    float *scratch = floats(gemm_scratch(T, transposed ? w->cols : w->rows, lora ? lora->r : 0));
+    (transposed ? gemm_nt : gemm_nn)(T, y, add, s, x, w, lora, scratch);
     free(scratch);
 }
 
-/* A random pair; of nt it leaves some columns out. */
-static GemmLora random_pair(bool transposed, size_t T, size_t width, size_t r)
+/* A random LoRA; in nt some columns of y are outside of it. */
+typedef struct {
+    GemmLora lora;
+    float *M, *u; /* allocated */
+} TestLora;
+
+static TestLora test_lora(bool transposed, size_t T, size_t width, size_t r)
 {
     size_t first = transposed ? width / 5 : 0, rows = transposed ? width - first - width / 7 : 0;
-    return (GemmLora){r, normal(11, r * (transposed ? rows : width)), first, rows, rows_of(normal(12, T * r), r), 0.6f};
+    TestLora t = {.M = normal(11, r * (transposed ? rows : width)), .u = normal(12, T * r)};
+    t.lora = (GemmLora){r, t.M, first, rows, rows_of(t.u, r), 0.6f};
+    return t;
 }
 
-static void drop_pair(GemmLora *term)
+static void drop_lora(TestLora *t)
 {
-    free((float *)(size_t)term->M);
-    free(term->u.data);
+    free(t->M);
+    free(t->u);
 }
 
-/* Gathered, scaled, added and scattered, into a y whose other rows must stay as they are; r: of a pair. */
-static void check_pair(bool transposed, DType dtype, size_t T, size_t inner, size_t width, bool add, bool indexed,
-                       size_t r)
+typedef struct {
+    bool transposed;
+    DType dtype;
+    size_t T, inner, width;
+    bool add, indexed;
+    size_t r; /* of a LoRA; 0: none */
+} Case;
+
+/* Gathered, scaled, added and scattered, into a y whose other rows must not change. */
+static void check(Case c)
 {
-    Test w = transposed ? test_weight(dtype, width, inner) : test_weight(dtype, inner, width);
-    size_t in_rows = T + 5, out_rows = T + 3, y_stride = width + 2, x_stride = inner + 1;
-    uint32_t *from = malloc(T * 4), *to = malloc(T * 4);
-    for (size_t t = 0; t < T; t++) {
+    TestWeight w = c.transposed ? test_weight(c.dtype, c.width, c.inner) : test_weight(c.dtype, c.inner, c.width);
+    TestLora test = test_lora(c.transposed, c.T, c.width, c.r);
+    size_t in_rows = c.T + 5, out_rows = c.T + 3, y_stride = c.width + 2, x_stride = c.inner + 1;
+    uint32_t *from = malloc(c.T * 4), *to = malloc(c.T * 4);
+    for (size_t t = 0; t < c.T; t++) {
         from[t] = (uint32_t)rng_below(5, t, in_rows);
-        to[t] = (uint32_t)((t * 2 + 1) % (T | 1)); /* odd modulus: a permutation of 0 .. T|1 - 1 */
+        to[t] = (uint32_t)((t * 2 + 1) % (c.T | 1)); /* odd modulus: a permutation of 0 .. T|1 - 1 */
     }
     float *x = normal(3, in_rows * x_stride), *y = normal(4, out_rows * y_stride), *want = floats(out_rows * y_stride);
     memcpy(want, y, out_rows * y_stride * 4);
-    Rows xs = {x, x_stride, indexed ? from : NULL}, ys = {y, y_stride, indexed ? to : NULL}, wants = ys;
-    wants.data = want;
-    GemmLora term = random_pair(transposed, T, width, r);
-    product(transposed, T, ys, add, 0.7f, xs, &w.w, r ? &term : NULL);
-    reference(transposed, T, wants, add, 0.7f, xs, &w, r ? &term : NULL);
+    Rows xs = {x, x_stride, c.indexed ? from : NULL}, ys = {y, y_stride, c.indexed ? to : NULL}, want_rows = ys;
+    want_rows.data = want;
+    product(c.transposed, c.T, ys, c.add, 0.7f, xs, &w.w, c.r ? &test.lora : NULL);
+    reference(c.transposed, c.T, want_rows, c.add, 0.7f, xs, &w, c.r ? &test.lora : NULL);
     char what[120];
-    snprintf(what, sizeof what, "%s %s T %zu inner %zu width %zu add %d indexed %d r %zu", transposed ? "nt" : "nn",
-             dtype_name(dtype), T, inner, width, add, indexed, r);
+    snprintf(what, sizeof what, "%s %s T %zu inner %zu width %zu add %d indexed %d r %zu", c.transposed ? "nt" : "nn",
+             dtype_name(c.dtype), c.T, c.inner, c.width, c.add, c.indexed, c.r);
     assert_same(what, y, want, out_rows * y_stride);
-    drop_pair(&term);
     free(from), free(to), free(x), free(y), free(want);
+    drop_lora(&test);
     drop(&w);
-}
-
-static void check(bool transposed, DType dtype, size_t T, size_t inner, size_t width, bool add, bool indexed)
-{
-    check_pair(transposed, dtype, T, inner, width, add, indexed, 0);
 }
 
 static void every_size_gives_the_bits_of_a_scalar_chain(void **state)
@@ -187,9 +196,9 @@ static void every_size_gives_the_bits_of_a_scalar_chain(void **state)
     for (size_t p = 0; p < N_PATHS; p++) {
         if (!has_path(p)) continue;
         for (size_t T = 1; T <= 70; T++)
-            for (size_t q = 0; q < 4; q++, i++) /* strides prime to the lengths: all pairs come by */
-                check(i % 2, dtypes[i / 2 % 3], T, inners[i * 5 % n_inners], widths[i * 7 % n_widths], i / 3 % 2,
-                      i / 5 % 2);
+            for (size_t q = 0; q < 4; q++, i++) /* strides prime to the lengths: all combinations come up */
+                check((Case){i % 2, dtypes[i / 2 % 3], T, inners[i * 5 % n_inners], widths[i * 7 % n_widths], i / 3 % 2,
+                             i / 5 % 2, 0});
     }
 }
 
@@ -199,19 +208,21 @@ static void every_kind_of_weight_and_edge_meets_every_direction(void **state)
     for (size_t p = 0; p < N_PATHS; p++) {
         if (!has_path(p)) continue;
         for (size_t i = 0; i < 24; i++) {
-            check(i % 2, dtypes[i / 2 % 3], 37, 300, 201, i / 6 % 2, i / 12);
-            check(i % 2, dtypes[i / 2 % 3], 200, 130, 8, i / 6 % 2, i / 12); /* narrow, more rows than one packing */
-            check(i % 2, dtypes[i / 2 % 3], 25, 8, 333, i / 6 % 2, i / 12);  /* short */
-            check(true, dtypes[i % 3], 256 + i, 1312 + i, 210 - i, i / 6 % 2, i / 12); /* many rows: W is turned */
-            if (i < 6) check(i % 2, dtypes[i / 2 % 3], 9, 64, 1500, false, true); /* short, more columns than a panel */
-            for (size_t T = 1; T <= 9; T++)
-                check(true, dtypes[i % 3], T, i / 3 % 2 ? 1312 : 2112, i / 6 % 2 ? 160 : 75, i % 2,
-                      i / 12); /* few rows */
+            bool nt = i % 2, add = i / 6 % 2, indexed = i / 12;
+            DType dtype = dtypes[i / 2 % 3];
+            check((Case){nt, dtype, 37, 300, 201, add, indexed, 0});
+            check((Case){nt, dtype, 200, 130, 8, add, indexed, 0}); /* few columns, more rows than one packing */
+            check((Case){nt, dtype, 25, 8, 333, add, indexed, 0});  /* short */
+            if (i < 6) check((Case){nt, dtype, 9, 64, 1500, false, true, 0}); /* short, more columns than a panel */
+            /* many rows: W is transposed */
+            check((Case){true, dtypes[i % 3], 256 + i, 1312 + i, 210 - i, add, indexed, 0});
+            for (size_t T = 1; T <= 9; T++) /* few rows */
+                check((Case){true, dtypes[i % 3], T, i / 3 % 2 ? 1312 : 2112, add ? 160 : 75, nt, indexed, 0});
         }
     }
 }
 
-static void a_pair_joins_every_kind_of_product(void **state)
+static void lora_joins_every_kind_of_product(void **state)
 {
     (void)state;
     static const size_t ranks[] = {1, 2, 8, 16, 17, 64, 65, 100}, Ts[] = {1, 5, 8, 9, 17, 50, 200, 260};
@@ -221,11 +232,11 @@ static void a_pair_joins_every_kind_of_product(void **state)
         for (size_t r = 0; r < sizeof ranks / sizeof *ranks && has_path(p); r++)
             for (size_t t = 0; t < sizeof Ts / sizeof *Ts; t++)
                 for (size_t q = 0; q < 6; q++, i++)
-                    check_pair(q % 2, dtypes[q / 2], Ts[t], inners[i * 7 % 10], widths[i * 5 % 6], i / 6 % 2,
-                               i / 12 % 2, ranks[r]);
+                    check((Case){q % 2, dtypes[q / 2], Ts[t], inners[i * 7 % 10], widths[i * 5 % 6], i / 6 % 2,
+                                 i / 12 % 2, ranks[r]});
 }
 
-static void a_row_has_the_same_bits_alone_and_in_company(void **state)
+static void a_row_has_the_same_bits_alone_and_in_a_batch(void **state)
 {
     (void)state;
     enum { T = 67, INNER = 700 };
@@ -234,16 +245,17 @@ static void a_row_has_the_same_bits_alone_and_in_company(void **state)
         for (size_t i = 0; i < 4; i++) {
             bool transposed = i % 2;
             size_t width = i / 2 ? 150 : 16;
-            Test w = transposed ? test_weight(DTYPE_BF16, width, INNER) : test_weight(DTYPE_BF16, INNER, width);
+            TestWeight w = transposed ? test_weight(DTYPE_BF16, width, INNER) : test_weight(DTYPE_BF16, INNER, width);
             float *x = normal(8, T * INNER), *y = floats(T * width), *alone = floats(width);
-            GemmLora term = random_pair(transposed, T, width, 8), of_row = term;
-            product(transposed, T, rows_of(y, width), false, 1, rows_of(x, INNER), &w.w, &term);
+            TestLora test = test_lora(transposed, T, width, 8);
+            GemmLora of_row = test.lora;
+            product(transposed, T, rows_of(y, width), false, 1, rows_of(x, INNER), &w.w, &test.lora);
             for (size_t t = 0; t < T; t++) {
-                of_row.u.data = term.u.data + t * 8;
+                of_row.u.data = test.u + t * 8;
                 product(transposed, 1, rows_of(alone, width), false, 1, rows_of(x + t * INNER, INNER), &w.w, &of_row);
                 assert_memory_equal(alone, y + t * width, width * 4);
             }
-            drop_pair(&term);
+            drop_lora(&test);
             free(x), free(y), free(alone);
             drop(&w);
         }
@@ -259,7 +271,7 @@ static void tiny_and_huge_numbers_follow_the_instruction(void **state)
     if (!has_path(N_PATHS - 1)) skip();
     for (size_t i = 0; i < 8; i++) {
         bool transposed = i % 2;
-        Test w = transposed ? test_weight(DTYPE_BF16, WIDTH, INNER) : test_weight(DTYPE_BF16, INNER, WIDTH);
+        TestWeight w = transposed ? test_weight(DTYPE_BF16, WIDTH, INNER) : test_weight(DTYPE_BF16, INNER, WIDTH);
         float *x = normal(i, T * INNER), *y = floats(T * WIDTH), *want = floats(T * WIDTH);
         for (size_t k = 0; k < WIDTH * INNER; k++) {
             uint16_t half = bf16_from_f32(w.wide[k] * (i / 2 ? sizes[i / 2] : 1));
@@ -283,7 +295,7 @@ static void an_exact_weight_is_multiplied_in_fp32_on_every_path(void **state)
     for (size_t i = 0; i < 4; i++) {
         bool transposed = i % 2;
         DType dtype = i / 2 ? DTYPE_F8_E4M3 : DTYPE_BF16;
-        Test w = transposed ? test_weight(dtype, WIDTH, INNER) : test_weight(dtype, INNER, WIDTH);
+        TestWeight w = transposed ? test_weight(dtype, WIDTH, INNER) : test_weight(dtype, INNER, WIDTH);
         float *x = normal(i, T * INNER), *y[3];
         for (size_t k = 0; k < 3; k++) { /* bf16; bf16, exact; fp32 */
             y[k] = floats(T * WIDTH);
@@ -340,103 +352,32 @@ static void threads_and_slices_change_no_bit(void **state)
         for (size_t i = 0; i < 8; i++) {
             bool transposed = i % 2;
             size_t width = i / 2 % 2 ? WIDE : 24, inner = i / 4 ? INNER : 33;
-            Test w = transposed ? test_weight(DTYPE_F8_E4M3, width, inner) : test_weight(DTYPE_F8_E4M3, inner, width);
+            TestWeight w = transposed ? test_weight(DTYPE_F8_E4M3, width, inner)
+                                      : test_weight(DTYPE_F8_E4M3, inner, width);
             float *x = normal(8, T * inner), *scratch = floats(gemm_scratch(T, inner, 100)), *y[4];
-            GemmLora term = random_pair(transposed, T, width, i % 3 ? 8 : 100);
+            TestLora test = test_lora(transposed, T, width, i % 3 ? 8 : 100);
             for (int j = 0; j < 4; j++) y[j] = floats(T * width);
             for (int threads = 1; threads <= 3; threads++) {
                 omp_set_num_threads(threads);
-                product(transposed, T, rows_of(y[threads - 1], width), false, 0.3f, rows_of(x, inner), &w.w, &term);
+                product(transposed, T, rows_of(y[threads - 1], width), false, 0.3f, rows_of(x, inner), &w.w,
+                        &test.lora);
             }
             omp_set_num_threads(2);
-            (transposed ? gemm_pack_nt : gemm_pack_nn)(T, 0.3f, rows_of(x, inner), &w.w, &term, scratch);
+            (transposed ? gemm_pack_nt : gemm_pack_nn)(T, 0.3f, rows_of(x, inner), &w.w, &test.lora, scratch);
             size_t step = (i + 1) % 3 + 1;
 #pragma omp parallel for
             for (size_t begin = 0; begin < width; begin += step * GEMM_UNIT) {
                 size_t end = begin + step * GEMM_UNIT < width ? begin + step * GEMM_UNIT : width;
-                (transposed ? gemm_nt_slice : gemm_nn_slice)(T, rows_of(y[3], width), false, scratch, &w.w, &term,
+                (transposed ? gemm_nt_slice : gemm_nn_slice)(T, rows_of(y[3], width), false, scratch, &w.w, &test.lora,
                                                              begin, end, (GemmNext){&w.w, 0});
             }
             for (int j = 1; j < 4; j++) assert_memory_equal(y[j], y[0], T * width * 4);
             for (int j = 0; j < 4; j++) free(y[j]);
             free(x), free(scratch);
-            drop_pair(&term);
+            drop_lora(&test);
             drop(&w);
         }
     }
-}
-
-static void a_sum_over_rows_is_the_sum_and_none_gives_zeros(void **state)
-{
-    (void)state;
-    static const size_t shapes[][3] = {{1, 1, 1}, {3, 8, 1100}, {70, 1030, 8}, {33, 600, 513}, {0, 5, 7}};
-    dispatch_init(NULL);
-    for (size_t c = 0; c < 5; c++) {
-        size_t T = shapes[c][0], M = shapes[c][1], N = shapes[c][2];
-        float *a = normal(1, T * (M + 1)), *b = normal(2, T * (N + 2)), *G = floats(M * N), *again = floats(M * N);
-        for (size_t i = 0; i < M * N; i++) G[i] = NAN;
-        omp_set_num_threads(2);
-        gemm_tn(T, M, N, G, false, 0.5f, rows_of(a, M + 1), rows_of(b, N + 2));
-        omp_set_num_threads(1);
-        gemm_tn(T, M, N, again, false, 0.5f, rows_of(a, M + 1), rows_of(b, N + 2));
-        assert_memory_equal(G, again, M * N * 4);
-        for (size_t m = 0; m < M; m++)
-            for (size_t n = 0; n < N; n++) {
-                double sum = 0;
-                for (size_t t = 0; t < T; t++) sum += (double)a[t * (M + 1) + m] * (double)b[t * (N + 2) + n];
-                assert_true(fabs((double)G[m * N + n] - 0.5 * sum) <= 1e-5 * (1 + fabs(sum))); /* T 2^-24, T <= 70 */
-            }
-        free(a), free(b), free(G), free(again);
-    }
-    omp_set_num_threads(2);
-}
-
-/* C and its surroundings; A and B with strides wider than they are. */
-static void check_block(int way, bool add, size_t M, size_t N, size_t K)
-{
-    bool tn = way == 2, nt = way == 0;
-    size_t lda = (tn ? M : K) + 1, ldb = (nt ? K : N) + 2, ldc = N + 3, n = (M + 1) * ldc;
-    float *A = normal(1, (tn ? K : M) * lda), *B = normal(2, (nt ? N : K) * ldb), *C = normal(3, n),
-          *before = normal(3, n);
-    (nt ? block_nt : tn ? block_tn : block_nn)(M, N, K, C, ldc, add, 2, A, lda, B, ldb);
-    for (size_t i = 0; i <= M; i++)
-        for (size_t j = 0; j < ldc; j++) {
-            double want = add || i == M || j >= N ? (double)before[i * ldc + j] : 0;
-            for (size_t k = 0; i < M && j < N && k < K; k++)
-                want += 2.0 * (double)A[tn ? k * lda + i : i * lda + k] * (double)B[nt ? j * ldb + k : k * ldb + j];
-            if (!(fabs(want - (double)C[i * ldc + j]) < 1e-5 * (10 + (double)K)))
-                fail_msg("%s: way %d, %zu x %zu x %zu, (%zu, %zu) is %g, not %g", dispatch_path(), way, M, N, K, i, j,
-                         (double)C[i * ldc + j], want);
-        }
-    free(A), free(B), free(C), free(before);
-}
-
-static void blocks_multiply_in_three_directions(void **state)
-{
-    (void)state;
-    static const size_t sizes[] = {1, 2, 3, 4, 5, 15, 17, 33, 48, 49, 64, 97, 130, 193, 200, 257, 300};
-    size_t n = sizeof sizes / sizeof *sizes, i = 0;
-    for (size_t p = 0; p < N_PATHS; p++)
-        for (size_t m = 0; has_path(p) && m < n; m++)
-            for (int way = 0; way < 6; way++, i++)
-                check_block(way % 3, way / 3, sizes[m], sizes[i * 5 % n], sizes[i * 7 % n]);
-}
-
-static void the_path_is_named_and_an_unknown_one_refused(void **state)
-{
-    (void)state;
-    assert_true(dispatch_init("plain"));
-    assert_string_equal(dispatch_path(), "fp32/plain");
-    assert_false(dispatch_init("abacus"));
-    assert_false(dispatch_init("fp32/abacus"));
-    assert_string_equal(dispatch_path(), "fp32/plain");
-    assert_true(dispatch_init("fp32"));
-    assert_int_equal(strncmp(dispatch_path(), "fp32/", 5), 0);
-    assert_true(dispatch_init("fp32/plain"));
-    assert_string_equal(dispatch_path(), "fp32/plain");
-    if (has_path(N_PATHS - 1)) assert_string_equal(dispatch_path(), "bf16/avx512bf16");
-    assert_true(dispatch_init("auto"));
-    assert_true(dispatch_init(NULL));
 }
 
 int main(void)
@@ -444,15 +385,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_size_gives_the_bits_of_a_scalar_chain),
         cmocka_unit_test(every_kind_of_weight_and_edge_meets_every_direction),
-        cmocka_unit_test(a_pair_joins_every_kind_of_product),
+        cmocka_unit_test(lora_joins_every_kind_of_product),
         cmocka_unit_test(tiny_and_huge_numbers_follow_the_instruction),
         cmocka_unit_test(an_exact_weight_is_multiplied_in_fp32_on_every_path),
-        cmocka_unit_test(a_row_has_the_same_bits_alone_and_in_company),
+        cmocka_unit_test(a_row_has_the_same_bits_alone_and_in_a_batch),
         cmocka_unit_test(every_code_of_fp8_has_its_value),
         cmocka_unit_test(threads_and_slices_change_no_bit),
-        cmocka_unit_test(a_sum_over_rows_is_the_sum_and_none_gives_zeros),
-        cmocka_unit_test(blocks_multiply_in_three_directions),
-        cmocka_unit_test(the_path_is_named_and_an_unknown_one_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -48,23 +48,23 @@ static void exp_is_within_two_ulp_and_keeps_its_ends(void **state)
     }
 }
 
-/* n sums of relative error 2^-24 each, in 16 lanes of at most 4096 / 16 terms: below 300 x 2^-24 of the sum of sizes. */
+/* n sums of relative error 2^-24 each, in 16 lanes of at max 4096 / 16 terms: below 300 x 2^-24 of the sum of sizes. */
 static void sums_and_dots_agree_with_double(void **state)
 {
     (void)state;
     for (size_t p = 0; p < 3; p++)
         for (size_t i = 0; i < N_LENGTHS && dispatch_init(paths[p]); i++) {
             size_t n = lengths[i];
-            double dot = 0, sum = 0, size = 0, most = -INFINITY;
+            double dot = 0, sum = 0, size = 0, max = -INFINITY;
             fill(a, 1, n, 1), fill(b, 2, n, 1);
             for (size_t j = 0; j < n; j++) {
                 dot += (double)a[j] * (double)b[j], sum += (double)a[j];
                 size += fabs((double)a[j] * (double)b[j]) + fabs((double)a[j]);
-                most = fmax(most, (double)a[j]);
+                max = fmax(max, (double)a[j]);
             }
             assert_true(fabs((double)row_dot(n, a, b) - dot) <= 300 * 0x1p-24 * size);
             assert_true(fabs((double)row_sum(n, a) - sum) <= 300 * 0x1p-24 * size);
-            assert_true((double)row_max(n, a) == most);
+            assert_true((double)row_max(n, a) == max);
         }
 }
 
@@ -115,7 +115,7 @@ static void softmax_and_its_logarithm_agree_with_double(void **state)
         }
 }
 
-static void softmax_of_nan_ends_and_says_nan(void **state)
+static void softmax_of_nan_returns_nan(void **state)
 {
     (void)state;
     for (size_t p = 0; p < 3; p++) {
@@ -233,7 +233,7 @@ int main(void)
         cmocka_unit_test(sums_and_dots_agree_with_double),
         cmocka_unit_test(adding_and_scaling_touch_their_row_only),
         cmocka_unit_test(softmax_and_its_logarithm_agree_with_double),
-        cmocka_unit_test(softmax_of_nan_ends_and_says_nan),
+        cmocka_unit_test(softmax_of_nan_returns_nan),
         cmocka_unit_test(swiglu_and_its_gradient_agree_with_double),
         cmocka_unit_test(avx2_and_avx512_give_the_same_bits),
         cmocka_unit_test(the_k_largest_come_in_order_and_ties_go_to_the_lower_id),

@@ -1,3 +1,4 @@
+/* Safetensors files: what is written is read, and a file that breaks a rule of the format is refused by name. */
 #include "tensor/safetensors.h"
 #include "tests/support/check.h"
 

@@ -238,7 +238,7 @@ static pcre2_code *compile(const char *pattern, size_t line)
 static void append(char *out, const char *pattern)
 {
     size_t n = strlen(out);
-    for (; *pattern; pattern++) n += (size_t)sprintf(out + n, *pattern == ' ' ? " +" : "%c", *pattern);
+    for (; *pattern; pattern++) n += (size_t)sprintf(out + n, *pattern == ' ' ? "(?: +)" : "%c", *pattern);
 }
 
 static void rule_compile(Rule *rule)

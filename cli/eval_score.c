@@ -166,20 +166,20 @@ static Err *write_answers(Eval *e, size_t f)
 {
     const EvalSettings *s = &e->settings;
     const EvalFile *file = &e->files[f];
-    Exact exact = {.model = e->candidate.model,
-                   .tokenizer = e->candidate.tokenizer,
-                   .questions = file->questions,
-                   .extract = s->extract,
-                   .samples = (size_t)s->samples,
-                   .at_once = (size_t)s->at_once,
-                   .group_tokens = (size_t)s->group_tokens,
-                   .max_new_tokens = (size_t)s->sampling.max_new_tokens,
-                   .sampling = sampling_of(&s->sampling)};
+    ExactMatch exact = {.model = e->candidate.model,
+                        .tokenizer = e->candidate.tokenizer,
+                        .questions = file->questions,
+                        .extract = s->extract,
+                        .samples = (size_t)s->samples,
+                        .at_once = (size_t)s->at_once,
+                        .group_tokens = (size_t)s->group_tokens,
+                        .max_new_tokens = (size_t)s->sampling.max_new_tokens,
+                        .sampling = sampling_of(&s->sampling)};
     double *hits;
     TRY(mem_new(&hits, file->n, sizeof *hits));
     Err *err = NULL;
     for (size_t v = 0; v < e->n_variants && !err; v++) {
-        err = exact_match(&exact, e->adapters[v], hits);
+        err = exact_match_run(&exact, e->adapters[v], hits);
         for (size_t i = 0; i < file->n && !err; i++) e->scores[v][file->first + i].top[0] = hits[i];
     }
     free(hits);

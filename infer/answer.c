@@ -1,3 +1,5 @@
+/* Text is released as soon as no stop string can begin in it. The tags are those of GLM-4.5 and later (<think>, <tool_call>,
+ * <arg_key>, <arg_value>; data/chat writes them into prompts). */
 #include "infer/answer.h"
 
 #include "base/memory.h"
@@ -26,16 +28,16 @@ static size_t find(const Text *text, size_t from, const char *part)
     return text->n;
 }
 
-/* The longest end of the text that a stop string begins with. */
-static size_t waiting(const Answer *a)
+/* Bytes of the longest end of the text that is the beginning of a stop string. */
+static size_t held_back(const Answer *a)
 {
-    size_t most = 0;
+    size_t longest = 0;
     for (size_t s = 0; s < a->n_stops; s++) {
         size_t n = strlen(a->stops[s]);
-        for (size_t k = n ? n - 1 : 0; k > most; k--)
-            if (k <= a->text.n - a->shown && memcmp(a->text.data + a->text.n - k, a->stops[s], k) == 0) most = k;
+        for (size_t k = n ? n - 1 : 0; k > longest; k--)
+            if (k <= a->text.n - a->shown && memcmp(a->text.data + a->text.n - k, a->stops[s], k) == 0) longest = k;
     }
-    return most;
+    return longest;
 }
 
 static void cut_at_stop(Answer *a)
@@ -55,7 +57,7 @@ Err *answer_put(Answer *a, int32_t token, size_t *from)
     if (a->stopped) return NULL;
     TRY(token_stream_put(&a->stream, token, &a->text));
     cut_at_stop(a);
-    a->shown = a->text.n - (a->stopped ? 0 : waiting(a));
+    a->shown = a->text.n - (a->stopped ? 0 : held_back(a));
     return text_error(&a->text);
 }
 
@@ -88,7 +90,7 @@ AnswerParts answer_parts(const Text *text, bool thinking)
 
 /* ---- tool calls ----------------------------------------------------------------------------------------------- */
 
-/* The text between two tags, from *at on; false when there is none before `end`. *at moves behind it. */
+/* Find the text between two tags, from *at on, and move *at behind it; false when there is none before `end`. */
 static bool between(const char *open, const char *close, const char **at, const char *end, const char **begin,
                     size_t *n)
 {

@@ -1,5 +1,5 @@
-/* Tokens of an answer as text for people: the thought apart from what is said, tool calls apart from both, cut before the
- * first stop string. */
+/* The tokens of an answer as text for people. The text ends before the first stop string; its parts are the thought, the
+ * content and the tool calls. */
 #ifndef GRAFT_INFER_ANSWER_H
 #define GRAFT_INFER_ANSWER_H
 
@@ -9,7 +9,7 @@
 typedef struct {
     TokenStream stream;
     size_t n_stops;
-    char *const *stops; /* texts that end the answer and are not part of it */
+    char *const *stops; /* strings that end the answer and are not part of it */
     Text text;          /* all of it, from the first token on */
     size_t shown;       /* bytes of text that answer_put has released */
     bool stopped;
@@ -18,21 +18,21 @@ typedef struct {
 void answer_open(Answer *answer, const Tokenizer *tokenizer, size_t n_stops, char *const *stops);
 void answer_free(Answer *answer);
 
-/* Take one token; what can be shown now is text[*from .. answer->shown): the beginning of a stop string waits. */
+/* Append one token. text[*from .. answer->shown) can be shown now; what may be the beginning of a stop string is held back. */
 MUST_USE Err *answer_put(Answer *answer, int32_t token, size_t *from);
-MUST_USE Err *answer_end(Answer *answer, size_t *from); /* what waited */
+MUST_USE Err *answer_end(Answer *answer, size_t *from); /* and what was held back */
 
-/* Where the parts of a whole answer lie; bytes of text. */
+/* Where the parts of a complete answer are, in bytes of its text. */
 typedef struct {
     size_t thought, thought_end; /* without its tags */
     size_t content, content_end; /* up to the first tool call */
     size_t calls;                /* the first <tool_call>, or the text's end */
 } AnswerParts;
 
-/* thinking: the prompt began a thought, so the text begins inside one. */
+/* thinking: the prompt ended inside a thought, so the text begins inside one. */
 AnswerParts answer_parts(const Text *text, bool thinking);
 
-/* The calls in a text, as messages hold them: [{"function": {"name", "arguments": {KEY: TEXT}}}]. GLM writes them as
+/* The tool calls in a text, as messages have them: [{"function": {"name", "arguments": {KEY: TEXT}}}]. GLM writes them as
  *     <tool_call>NAME<arg_key>KEY</arg_key><arg_value>TEXT</arg_value>...</tool_call>
  * Owner: the caller, json_free. */
 Json *answer_calls(const char *text);

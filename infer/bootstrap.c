@@ -1,3 +1,5 @@
+/* Draw b takes its random numbers from (seed, b), so the result is the same for any number of threads.
+ * Source: Efron and Tibshirani 1993, section 13.3. */
 #include "infer/bootstrap.h"
 
 #include "base/memory.h"
@@ -11,7 +13,7 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Between the two nearest of sorted values, as numpy's default does. */
+/* Linear interpolation between the two nearest of the sorted values, as numpy.quantile does by default. */
 static double quantile(size_t n, const double *sorted, double q)
 {
     double at = q * (double)(n - 1);

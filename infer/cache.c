@@ -1,10 +1,12 @@
+/* One block of floats, layer after layer and sequence after sequence: latents [capacity][R], rotary keys [capacity][rope],
+ * index keys [capacity][dim]. Layers point into it through arrays of row pointers, one for each sequence. */
 #include "infer/cache.h"
 
 #include "base/memory.h"
 
 #include <stdlib.h>
 
-/* Numbers of one token in one layer. */
+/* Floats of one token in one layer. */
 static size_t token_floats(const Model *model, size_t l)
 {
     const ModelConfig *c = &model->config;

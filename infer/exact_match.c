@@ -1,3 +1,6 @@
+/* All questions and samples are generated in one call, then each text is decoded and compared. With greedy sampling one
+ * sequence is generated for each question, since all samples would be the same. The expected answer may be a whole solution:
+ * the same expression is applied to it. */
 #include "infer/exact_match.h"
 
 #include "base/memory.h"
@@ -8,14 +11,14 @@
 #include <string.h>
 
 typedef struct {
-    const Exact *exact;
+    const ExactMatch *exact;
     Regex *pattern;
     RegexMatcher *matcher;
-    size_t n; /* texts: questions times samples */
+    size_t n; /* sequences: questions times samples */
     Generation *generations;
     Generated *generated;
-    Text text, found, wanted;
-} Work;
+    Text text, found, expected;
+} ExactMatchWork;
 
 static void drop_decoration(Text *text)
 {
@@ -29,7 +32,7 @@ static void drop_decoration(Text *text)
     text->n = n;
 }
 
-Err *exact_extract(const Regex *pattern, RegexMatcher *matcher, const char *text, size_t bytes, Text *found)
+Err *exact_match_extract(const Regex *pattern, RegexMatcher *matcher, const char *text, size_t bytes, Text *found)
 {
     static const char mark[] = "</think>";
     size_t begin = 0, end, at = 0, last_begin = 0, last_end = 0;
@@ -47,12 +50,12 @@ Err *exact_extract(const Regex *pattern, RegexMatcher *matcher, const char *text
     return text_error(found);
 }
 
-/* Greedy texts are all alike: one is written for all samples. */
-static size_t samples_of(const Exact *exact) { return exact->sampling.temperature > 0 ? exact->samples : 1; }
+/* Greedy sequences are all the same: one is generated for all samples. */
+static size_t samples_of(const ExactMatch *exact) { return exact->sampling.temperature > 0 ? exact->samples : 1; }
 
-static Err *prepare(Work *w, int32_t *stop)
+static Err *prepare(ExactMatchWork *w, int32_t *stop)
 {
-    const Exact *exact = w->exact;
+    const ExactMatch *exact = w->exact;
     const ModelConfig *c = &exact->model->config;
     size_t samples = samples_of(exact);
     w->n = questions_count(exact->questions) * samples;
@@ -75,7 +78,7 @@ static Err *prepare(Work *w, int32_t *stop)
     return NULL;
 }
 
-static Err *judge(Work *w, double *hits)
+static Err *compare(ExactMatchWork *w, double *hits)
 {
     size_t samples = samples_of(w->exact);
     for (size_t i = 0; i < w->n; i++) {
@@ -84,27 +87,28 @@ static Err *judge(Work *w, double *hits)
         text_clear(&w->text);
         text_add(&w->text, "", 0);
         TRY(tokenizer_decode(w->exact->tokenizer, made->tokens, made->n, true, &w->text));
-        TRY(exact_extract(w->pattern, w->matcher, w->text.data, w->text.n, &w->found));
-        TRY(exact_extract(w->pattern, w->matcher, q->written, strlen(q->written), &w->wanted));
-        if (!w->wanted.n) { /* the bare answer */
-            text_put(&w->wanted, q->written);
-            drop_decoration(&w->wanted);
+        TRY(exact_match_extract(w->pattern, w->matcher, w->text.data, w->text.n, &w->found));
+        TRY(exact_match_extract(w->pattern, w->matcher, q->written, strlen(q->written), &w->expected));
+        if (!w->expected.n) { /* it is the answer alone */
+            text_put(&w->expected, q->written);
+            drop_decoration(&w->expected);
         }
-        bool right = w->found.n && w->found.n == w->wanted.n && memcmp(w->found.data, w->wanted.data, w->found.n) == 0;
+        bool right = w->found.n && w->found.n == w->expected.n &&
+                     memcmp(w->found.data, w->expected.data, w->found.n) == 0;
         hits[i / samples] += right ? (double)(w->exact->samples / samples) : 0;
     }
     return NULL;
 }
 
-Err *exact_match(const Exact *exact, const Adapter *adapter, double *hits)
+Err *exact_match_run(const ExactMatch *exact, const Adapter *adapter, double *hits)
 {
-    Work w = {.exact = exact};
+    ExactMatchWork w = {.exact = exact};
     int32_t stop[MAX_EOS];
     memset(hits, 0, questions_count(exact->questions) * sizeof *hits);
     Err *err = prepare(&w, stop);
     if (!err)
         err = generate_all(exact->model, adapter, w.n, w.generations, exact->at_once, exact->group_tokens, w.generated);
-    if (!err) err = judge(&w, hits);
+    if (!err) err = compare(&w, hits);
     if (w.generated) generated_free(w.n, w.generated);
     free(w.generated);
     free(w.generations);
@@ -112,6 +116,6 @@ Err *exact_match(const Exact *exact, const Adapter *adapter, double *hits)
     regex_matcher_free(w.matcher);
     text_free(&w.text);
     text_free(&w.found);
-    text_free(&w.wanted);
+    text_free(&w.expected);
     return err;
 }

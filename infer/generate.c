@@ -1,5 +1,6 @@
-/* Prefill runs a prompt through the expanded attention of training and fills the cache; every further token attends to
- * the cached latents (op_attention_cached). */
+/* Prefill runs a prompt through the expanded attention of training and fills the cache. Every further token attends to the
+ * cached latents (op_attention_cached). Each step of a batch runs the new tokens of all sequences in it through the model,
+ * chooses one token for each, and replaces sequences that have ended by the next ones. */
 #include "infer/generate.h"
 
 #include "base/memory.h"
@@ -7,13 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* One text at work. */
+/* A sequence that is being generated. */
 typedef struct {
     Session session;
     size_t number; /* of its generation */
-    int32_t token; /* chosen after its end, and how likely it was */
+    int32_t token; /* the chosen next token, and its log-probability */
     double log_probability;
-} Writer;
+} ActiveSequence;
 
 typedef struct {
     Model *model;
@@ -21,10 +22,10 @@ typedef struct {
     size_t n, next; /* generations; the first that has not begun */
     const Generation *generations;
     Generated *generated;
-    size_t at_once, n_writers;
-    Writer *writers;    /* [at_once] the first n_writers are at work */
-    Session **sessions; /* [at_once] */
-    Session *lent;      /* the one writer's, when it is the caller's */
+    size_t at_once, n_active; /* sequences */
+    ActiveSequence *active;   /* [at_once] the first n_active are being generated */
+    Session **sessions;       /* [at_once] */
+    Session *lent;            /* the caller's session, for its one sequence; or NULL */
     SessionWorkspace workspace;
     float *logits, *work; /* [at_once][V] */
     uint32_t *order;      /* [at_once][V] */
@@ -37,52 +38,52 @@ static Err *begin(DecodeBatch *batch, size_t number)
     const Generation *g = &batch->generations[number];
     if (g->n_prompt == 0) return err_new(ERR_DATA, "the prompt is empty");
     if (g->max_new_tokens == 0) return NULL;
-    Writer *w = &batch->writers[batch->n_writers];
-    w->number = number;
+    ActiveSequence *sequence = &batch->active[batch->n_active];
+    sequence->number = number;
     if (!batch->lent)
-        TRY(session_open(&w->session, batch->model, g->n_prompt + g->max_new_tokens, !g->no_cache));
+        TRY(session_open(&sequence->session, batch->model, g->n_prompt + g->max_new_tokens, !g->no_cache));
     else
-        w->session = *batch->lent;
-    batch->n_writers++;
-    session_set(&w->session, g->n_prompt, g->prompt);
+        sequence->session = *batch->lent;
+    batch->n_active++;
+    session_set(&sequence->session, g->n_prompt, g->prompt);
     return NULL;
 }
 
-static void leave(DecodeBatch *batch, Writer *w)
+static void close_sequence(DecodeBatch *batch, ActiveSequence *sequence)
 {
     if (batch->lent)
-        *batch->lent = w->session;
+        *batch->lent = sequence->session;
     else
-        session_close(&w->session);
+        session_close(&sequence->session);
 }
 
-/* Writers that go on close ranks. */
+/* Remove the sequences that have ended; the others close the gaps. */
 static void end(DecodeBatch *batch, const bool *ended)
 {
     size_t n = 0;
-    for (size_t i = 0; i < batch->n_writers; i++) {
+    for (size_t i = 0; i < batch->n_active; i++) {
         if (ended[i])
-            leave(batch, &batch->writers[i]);
+            close_sequence(batch, &batch->active[i]);
         else
-            batch->writers[n++] = batch->writers[i];
+            batch->active[n++] = batch->active[i];
     }
-    batch->n_writers = n;
+    batch->n_active = n;
 }
 
-/* ---- one token for everybody ---------------------------------------------------------------------------------- */
+/* ---- one token for each ---------------------------------------------------------------------------------- */
 
 static void choose(const DecodeBatch *batch, size_t i)
 {
-    Writer *w = &batch->writers[i];
-    const Generation *g = &batch->generations[w->number];
+    ActiveSequence *sequence = &batch->active[i];
+    const Generation *g = &batch->generations[sequence->number];
     size_t V = (size_t)batch->model->config.vocab_size;
     const float *logits = batch->logits + i * V;
-    float *work = batch->work + i * V; /* penalty and filters use logits up */
+    float *work = batch->work + i * V; /* penalty and filters overwrite logits */
     uint32_t *order = batch->order + i * V;
     memcpy(work, logits, V * sizeof *work);
-    sample_penalise(g->sampling.repetition_penalty, w->session.n, w->session.ids, V, work, order);
-    w->token = sample_token(&g->sampling, w->session.n - g->n_prompt, V, work, order);
-    w->log_probability = sample_log_probability(V, logits, w->token);
+    sample_penalise(g->sampling.repetition_penalty, sequence->session.n, sequence->session.ids, V, work, order);
+    sequence->token = sample_token(&g->sampling, sequence->session.n - g->n_prompt, V, work, order);
+    sequence->log_probability = sample_log_probability(V, logits, sequence->token);
 }
 
 static bool stops(const Generation *g, int32_t token)
@@ -102,27 +103,27 @@ static Err *keep_token(Generated *to, int32_t token, double log_probability)
     return NULL;
 }
 
-static Err *take(DecodeBatch *batch, Writer *w, bool *ended)
+static Err *append(DecodeBatch *batch, ActiveSequence *sequence, bool *ended)
 {
-    const Generation *g = &batch->generations[w->number];
-    Generated *to = &batch->generated[w->number];
-    to->stopped = *ended = stops(g, w->token);
+    const Generation *g = &batch->generations[sequence->number];
+    Generated *to = &batch->generated[sequence->number];
+    to->stopped = *ended = stops(g, sequence->token);
     if (*ended) return NULL;
-    TRY(keep_token(to, w->token, w->log_probability));
-    to->stopped = g->on_token && !g->on_token(g->context, w->token);
-    w->session.ids[w->session.n++] = w->token;
+    TRY(keep_token(to, sequence->token, sequence->log_probability));
+    to->stopped = g->on_token && !g->on_token(g->context, sequence->token);
+    sequence->session.ids[sequence->session.n++] = sequence->token;
     *ended = to->stopped || to->n == g->max_new_tokens;
     return NULL;
 }
 
 static Err *step(DecodeBatch *batch, bool *ended)
 {
-    for (size_t i = 0; i < batch->n_writers; i++) batch->sessions[i] = &batch->writers[i].session;
-    TRY(sessions_step(&batch->workspace, batch->model, batch->adapter, batch->n_writers, batch->sessions,
+    for (size_t i = 0; i < batch->n_active; i++) batch->sessions[i] = &batch->active[i].session;
+    TRY(sessions_step(&batch->workspace, batch->model, batch->adapter, batch->n_active, batch->sessions,
                       batch->logits));
 #pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < batch->n_writers; i++) choose(batch, i);
-    for (size_t i = 0; i < batch->n_writers; i++) TRY(take(batch, &batch->writers[i], &ended[i]));
+    for (size_t i = 0; i < batch->n_active; i++) choose(batch, i);
+    for (size_t i = 0; i < batch->n_active; i++) TRY(append(batch, &batch->active[i], &ended[i]));
     end(batch, ended);
     return NULL;
 }
@@ -134,7 +135,7 @@ static Err *run(DecodeBatch *batch)
     bool *ended;
     size_t V = (size_t)batch->model->config.vocab_size;
     if (batch->at_once > batch->n) batch->at_once = batch->n;
-    TRY(mem_new(&batch->writers, batch->at_once, sizeof *batch->writers));
+    TRY(mem_new(&batch->active, batch->at_once, sizeof *batch->active));
     TRY(mem_new(&batch->sessions, batch->at_once, sizeof *batch->sessions));
     TRY(mem_new(&batch->logits, batch->at_once * V, sizeof *batch->logits));
     TRY(mem_new(&batch->work, batch->at_once * V, sizeof *batch->work));
@@ -142,20 +143,20 @@ static Err *run(DecodeBatch *batch)
     TRY(mem_new(&ended, batch->at_once, sizeof *ended));
     Err *err = NULL;
     do {
-        while (!err && batch->n_writers < batch->at_once && batch->next < batch->n) err = begin(batch, batch->next++);
-        if (!err && batch->n_writers) err = step(batch, ended);
-    } while (!err && (batch->n_writers || batch->next < batch->n));
+        while (!err && batch->n_active < batch->at_once && batch->next < batch->n) err = begin(batch, batch->next++);
+        if (!err && batch->n_active) err = step(batch, ended);
+    } while (!err && (batch->n_active || batch->next < batch->n));
     free(ended);
     return err;
 }
 
-static Err *open_batch(DecodeBatch *batch)
+static Err *decode(DecodeBatch *batch)
 {
     memset(batch->generated, 0, batch->n * sizeof *batch->generated);
     Err *err = run(batch);
-    for (size_t i = 0; i < batch->n_writers; i++) leave(batch, &batch->writers[i]);
+    for (size_t i = 0; i < batch->n_active; i++) close_sequence(batch, &batch->active[i]);
     session_workspace_free(&batch->workspace);
-    free(batch->writers);
+    free(batch->active);
     free(batch->sessions);
     free(batch->logits);
     free(batch->work);
@@ -174,7 +175,7 @@ Err *generate_all(Model *model, const Adapter *adapter, size_t n, const Generati
                          .generated = generated,
                          .at_once = at_once ? at_once : 1,
                          .workspace.group_tokens = group_tokens};
-    return open_batch(&batch);
+    return decode(&batch);
 }
 
 Err *generate_in(Session *session, Model *model, const Adapter *adapter, const Generation *g, Generated *generated)
@@ -186,7 +187,7 @@ Err *generate_in(Session *session, Model *model, const Adapter *adapter, const G
                          .generated = generated,
                          .at_once = 1,
                          .lent = session};
-    if (g->n_prompt + g->max_new_tokens <= session->capacity) return open_batch(&batch);
+    if (g->n_prompt + g->max_new_tokens <= session->capacity) return decode(&batch);
     return err_new(ERR_DATA, "%zu tokens and %zu new ones; the context holds %zu", g->n_prompt, g->max_new_tokens,
                    session->capacity);
 }

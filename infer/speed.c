@@ -1,5 +1,5 @@
-/* The clock is read when the first text gets its first token and when it gets its last: texts of equal length take their
- * steps together, so between the two lie new - 1 steps of all of them. */
+/* The clock is read when the first sequence gets its first token and when it gets its last one. Sequences of equal length
+ * take their steps together, so new - 1 steps of all of them lie between the two readings. */
 #include "infer/speed.h"
 
 #include "base/log.h"
@@ -11,27 +11,39 @@
 typedef struct {
     size_t n;
     double first, last;
-} Clock;
+} TokenTimes;
 
 static bool on_token(void *context, int32_t token)
 {
-    Clock *clock = context;
+    TokenTimes *times = context;
     (void)token;
-    clock->last = log_seconds();
-    if (clock->n++ == 0) clock->first = clock->last;
+    times->last = log_seconds();
+    if (times->n++ == 0) times->first = times->last;
     return true;
 }
 
-static Err *one_round(Model *model, const Adapter *adapter, const SpeedConfig *config, const Generation *texts,
-                      Generated *made, Clock *clock, GenerationSpeed *speed)
+/* What every round repeats. */
+typedef struct {
+    Model *model;
+    const Adapter *adapter;
+    const SpeedConfig *config;
+    Generation *sequences; /* [batch] the first one notes its times */
+    Generated *generated;  /* [batch] */
+    TokenTimes times;
+} SpeedRound;
+
+static Err *one_round(SpeedRound *round, GenerationSpeed *speed)
 {
-    *clock = (Clock){0};
+    const SpeedConfig *config = round->config;
+    TokenTimes *times = &round->times;
+    *times = (TokenTimes){0};
     double start = log_seconds();
-    TRY(generate_all(model, adapter, config->batch, texts, config->batch, config->group_tokens, made));
-    generated_free(config->batch, made);
+    TRY(generate_all(round->model, round->adapter, config->batch, round->sequences, config->batch, config->group_tokens,
+                     round->generated));
+    generated_free(config->batch, round->generated);
     double n = (double)config->batch;
-    speed->prefill = n * (double)config->prompt / (clock->first - start);
-    speed->decode = config->new > 1 ? n *(double)(config->new - 1) / (clock->last - clock->first) : 0;
+    speed->prefill = n * (double)config->prompt / (times->first - start);
+    speed->decode = config->new > 1 ? n *(double)(config->new - 1) / (times->last - times->first) : 0;
     return NULL;
 }
 
@@ -41,21 +53,21 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static Err *rounds(GenerationSpeed *speed, Model *model, const Adapter *adapter, const SpeedConfig *config,
-                   const Generation *texts, Generated *made, Clock *clock)
+static Err *all_rounds(SpeedRound *round, GenerationSpeed *speed)
 {
+    size_t n = round->config->rounds;
     double *prefill;
-    TRY(mem_new(&prefill, 2 * config->rounds, sizeof *prefill));
-    double *decode = prefill + config->rounds;
-    Err *err = one_round(model, adapter, config, texts, made, clock, speed);
-    for (size_t i = 0; i < config->rounds && !err; i++) {
-        err = one_round(model, adapter, config, texts, made, clock, speed);
+    TRY(mem_new(&prefill, 2 * n, sizeof *prefill));
+    double *decode = prefill + n;
+    Err *err = one_round(round, speed);
+    for (size_t i = 0; i < n && !err; i++) {
+        err = one_round(round, speed);
         prefill[i] = speed->prefill;
         decode[i] = speed->decode;
     }
-    qsort(prefill, config->rounds, sizeof *prefill, ascending);
-    qsort(decode, config->rounds, sizeof *decode, ascending);
-    *speed = (GenerationSpeed){prefill[config->rounds / 2], decode[config->rounds / 2]};
+    qsort(prefill, n, sizeof *prefill, ascending);
+    qsort(decode, n, sizeof *decode, ascending);
+    *speed = (GenerationSpeed){prefill[n / 2], decode[n / 2]};
     free(prefill);
     return err;
 }
@@ -65,28 +77,26 @@ Err *generation_speed(GenerationSpeed *speed, Model *model, const Adapter *adapt
     size_t n = config->batch * config->prompt;
     uint64_t vocabulary = (uint64_t)model->config.vocab_size;
     int32_t *ids = NULL;
-    Generation *texts = NULL;
-    Generated *made = NULL;
-    Clock clock;
+    SpeedRound round = {.model = model, .adapter = adapter, .config = config};
     Err *err = mem_new(&ids, n, sizeof *ids);
-    if (!err) err = mem_new(&texts, config->batch, sizeof *texts);
-    if (!err) err = mem_new(&made, config->batch, sizeof *made);
+    if (!err) err = mem_new(&round.sequences, config->batch, sizeof *round.sequences);
+    if (!err) err = mem_new(&round.generated, config->batch, sizeof *round.generated);
     for (size_t i = 0; i < n && !err; i++) ids[i] = (int32_t)rng_below(rng_name(0, "speed"), i, vocabulary);
     for (size_t i = 0; i < config->batch && !err; i++)
-        texts[i] =
+        round.sequences[i] =
             (Generation){.prompt = ids + i * config->prompt, .n_prompt = config->prompt, .max_new_tokens = config->new};
     if (!err) {
-        texts[0].on_token = on_token;
-        texts[0].context = &clock;
-        err = rounds(speed, model, adapter, config, texts, made, &clock);
+        round.sequences[0].on_token = on_token;
+        round.sequences[0].context = &round.times;
+        err = all_rounds(&round, speed);
     }
     free(ids);
-    free(texts);
-    free(made);
+    free(round.sequences);
+    free(round.generated);
     return err;
 }
 
-/* ---- what a token reads --------------------------------------------------------------------------------------- */
+/* ---- bytes of a token --------------------------------------------------------------------------------------- */
 
 static double bytes_of(size_t n, const Weight *const weights[])
 {

@@ -1,24 +1,26 @@
-/* How fast text comes: prompts read together, then a token at a time for each. */
+/* How fast sequences are generated: their prompts are read together, then each gets a token per step. */
 #ifndef GRAFT_INFER_SPEED_H
 #define GRAFT_INFER_SPEED_H
 
 #include "infer/generate.h"
 
 typedef struct {
-    size_t batch, prompt, new; /* texts at once; tokens of each one's prompt, and after it */
-    size_t rounds;             /* that count; one before them warms up */
+    size_t batch, prompt, new; /* sequences at once; tokens of each prompt; new tokens of each */
+    size_t rounds;             /* that are timed; one more runs first, to warm up */
     size_t group_tokens;       /* as generate_all */
 } SpeedConfig;
 
 typedef struct {
-    double prefill; /* tokens of prompts per second until every text has its first token */
-    double decode;  /* further tokens per second, all texts together */
+    double prefill; /* tokens of prompts per second until every sequence has its first token */
+    double decode;  /* further tokens per second, all sequences together */
 } GenerationSpeed;
 
-/* Medians over the rounds: greedy texts of made-up tokens, through generate_all. Fails as that does. */
+/* Medians over the rounds. Sequences are greedy, prompts are random tokens, and generate_all generates them.
+ * Fails: as generate_all does. */
 MUST_USE Err *generation_speed(GenerationSpeed *speed, Model *model, const Adapter *adapter, const SpeedConfig *config);
 
-/* Bytes of frozen weights that one token reads when it decodes alone: everything but the embedding, of the experts K. */
+/* Bytes of frozen weights that are read to decode one token of one sequence: all weights but the embedding, and K experts of
+ * each sparse layer. */
 double generation_bytes(const Model *model);
 
 #endif

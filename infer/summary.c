@@ -1,3 +1,5 @@
+/* Metrics are a table: a kind of record has up to RECORD_METRICS, and RecordScore.top has one numerator for each. Perplexity
+ * is exp(loss) and has no interval. A gate is parsed from text: METRIC, comparison, right-hand side. */
 #include "infer/summary.h"
 
 #include "base/memory.h"
@@ -15,7 +17,7 @@ static const char *const metrics[RECORD_KINDS][RECORD_METRICS + 1] = {{"loss", "
 const char *record_kind_name(RecordKind kind) { return kinds[kind]; }
 const char *record_metric(RecordKind kind, size_t i) { return metrics[kind][i]; }
 
-/* ---- figures -------------------------------------------------------------------------------------------------- */
+/* ---- metrics -------------------------------------------------------------------------------------------------- */
 
 static double ratio(size_t m, size_t n, const double *bottom, const RecordScore *of)
 {
@@ -35,7 +37,7 @@ Err *summarise(Summary *summary, RecordKind kind, size_t n, const double *bottom
     *summary = (Summary){0};
     TRY(mem_new(&differences, n, sizeof *differences));
     for (size_t m = 0; metrics[kind][m] && !err; m++) {
-        if (strncmp(metrics[kind][m], "kl", 2) == 0 && !base) continue; /* the base is no distance from itself */
+        if (strncmp(metrics[kind][m], "kl", 2) == 0 && !base) continue; /* KL of the base with itself is zero */
         Metric *metric = &summary->metrics[summary->n++];
         *metric = (Metric){.name = metrics[kind][m], .value = ratio(m, n, bottom, own), .compared = base != NULL};
         for (size_t i = 0; i < n && base; i++) differences[i] = own[i].top[m] - base[i].top[m];
@@ -131,7 +133,7 @@ bool gate_strikes(const Gate *gate, const Summary *summary, const Summary *base)
         else if (gate->sign)
             bound += gate->sign == '-' ? -gate->number : gate->number;
     }
-    if (isnan(metric->value)) return true; /* not a number is never good enough */
+    if (isnan(metric->value)) return true; /* a metric that is not a number always fails */
     if (gate->equal && metric->value == bound) return true;
     return gate->less ? metric->value < bound : metric->value > bound;
 }

@@ -1,4 +1,4 @@
-/* Figures of many records: a metric is sum(top) / sum(bottom) over them, beside the base's. */
+/* Metrics over many records, compared with the base's. A metric is sum(top) / sum(bottom) over the records. */
 #ifndef GRAFT_INFER_SUMMARY_H
 #define GRAFT_INFER_SUMMARY_H
 
@@ -6,9 +6,9 @@
 
 #include <stdbool.h>
 
-/* What a record asks, and by what its answers are judged:
- *   LOSS     per scored token: loss, token_accuracy, kl = KL(adapter || base), kl_base = KL(base || adapter)
- *   CHOICE   per question: accuracy (the choice of the largest log-likelihood per token), accuracy_sum (of the largest sum)
+/* The kinds of records, and the metrics of each:
+ *   LOSS     per token in the loss: loss, token_accuracy, kl = KL(adapter || base), kl_base = KL(base || adapter)
+ *   CHOICE   per question: accuracy (the choice has the largest log-likelihood per token), accuracy_sum (the largest sum)
  *   WRITTEN  per sample: exact_match */
 typedef enum { RECORD_LOSS, RECORD_CHOICE, RECORD_WRITTEN, RECORD_KINDS } RecordKind;
 enum { RECORD_METRICS = 4, SUMMARY_METRICS = RECORD_METRICS + 1 };
@@ -22,7 +22,7 @@ typedef struct {
 typedef struct {
     const char *name;
     double value;
-    Interval difference; /* value - the base's, over the same records; zeros for the base and for perplexity */
+    Interval difference; /* value less the base's, over the same records; zeros for the base and for perplexity */
     bool compared;
 } Metric;
 
@@ -37,13 +37,13 @@ typedef struct {
     uint64_t seed;
 } Draws;
 
-/* Over n records: bottom [n], own [n], base [n] or NULL when this is the base itself. */
+/* Summarise n records: bottom [n], own [n], base [n], or NULL when this is the base itself. */
 MUST_USE Err *summarise(Summary *summary, RecordKind kind, size_t n, const double *bottom, const RecordScore *own,
                         const RecordScore *base, const Draws *draws);
 
 const Metric *summary_find(const Summary *summary, const char *name); /* NULL: none of that name */
 
-/* A condition on which a run fails: METRIC (< | <= | > | >=) (NUMBER | base | base (+ | - | *) NUMBER). */
+/* A condition that makes an evaluation fail: METRIC (< | <= | > | >=) (NUMBER | base | base (+ | - | *) NUMBER). */
 typedef struct {
     char metric[32];
     bool less, equal, with_base;
@@ -52,7 +52,8 @@ typedef struct {
 } Gate;
 
 MUST_USE Err *gate_read(Gate *gate, const char *text);
-bool gate_knows(const Gate *gate); /* some kind of record has such a metric */
-bool gate_strikes(const Gate *gate, const Summary *summary, const Summary *base); /* false where the metric is absent */
+bool gate_knows(const Gate *gate); /* is there a kind of record with this metric? */
+bool gate_strikes(const Gate *gate, const Summary *summary,
+                  const Summary *base); /* is the condition true? false when there is no such metric */
 
 #endif

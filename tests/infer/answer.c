@@ -112,7 +112,7 @@ static void check_extract(const char *regex, const char *text, const char *expec
     Text found = {0};
     assert_ok(regex_open(&pattern, regex, false));
     assert_ok(regex_matcher_new(&matcher));
-    assert_ok(exact_extract(pattern, matcher, text, strlen(text), &found));
+    assert_ok(exact_match_extract(pattern, matcher, text, strlen(text), &found));
     assert_int_equal(found.n, strlen(expected));
     assert_memory_equal(found.data ? found.data : "", expected, strlen(expected));
     text_free(&found);

@@ -1,5 +1,5 @@
 /* graft eval --model DIR --data FILE,... [--adapter PATH,...]: the base and adapters side by side. This file has the
- * options and the gates; cli/eval_score.c computes the figures, cli/eval_report.c prints them. */
+ * options and the fail_conditions; cli/eval_score.c computes the figures, cli/eval_report.c prints them. */
 #include "base/log.h"
 #include "cli/eval_report.h"
 #include "cli/verbs.h"
@@ -45,20 +45,21 @@ static const Option eval_table[] = {
     {"help", OPT_FLAG, AT(help), .help = "print this list"},
     {0}};
 
-/* ---- gates ---------------------------------------------------------------------------------------------------- */
+/* ---- fail conditions ------------------------------------------------------------------------------------------------- */
 
-/* Check every gate for every adapter on every whole file; for the base when there is no adapter. */
-static void check_gates(Eval *e)
+/* Check every fail condition for every adapter on every whole file; for the base when there is no adapter. */
+static void check_fail_conditions(Eval *e)
 {
-    for (size_t g = 0; g < e->n_gates; g++)
+    for (size_t g = 0; g < e->n_fail_conditions; g++)
         for (size_t p = 0; p < e->n_subsets; p++)
             for (size_t v = e->n_variants > 1; v < e->n_variants && !e->subsets[p].domain; v++) {
                 const EvalSubset *subset = &e->subsets[p];
-                if (!gate_strikes(&e->gates[g], &subset->summaries[v], &subset->summaries[0])) continue;
+                if (!fail_condition_holds(&e->fail_conditions[g], &subset->summaries[v], &subset->summaries[0]))
+                    continue;
                 const char *condition = e->settings.fail_if.items[g];
                 log_line("graft eval: %s holds for %s on %s", condition + strspn(condition, " "),
                          candidate_name(&e->candidate, v), e->files[subset->file].path);
-                e->n_failed_gates++;
+                e->n_failed++;
             }
 }
 
@@ -78,7 +79,7 @@ static Err *eval(Eval *e, int argc, char **argv)
         TRY(eval_report_print_json(e));
     else
         eval_report_print(e);
-    check_gates(e);
+    check_fail_conditions(e);
     return NULL;
 }
 
@@ -86,7 +87,7 @@ int verb_eval(int argc, char **argv)
 {
     Eval e = {0};
     int code = err_report("eval", eval(&e, argc, argv));
-    if (!code && e.n_failed_gates) code = GATE_FAILED;
+    if (!code && e.n_failed) code = GATE_FAILED;
     eval_score_close(&e);
     options_free(&e.settings, eval_table);
     return code;

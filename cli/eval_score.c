@@ -101,12 +101,12 @@ static CandidateWork work_of(const Eval *e)
                            8 * tokens + (max_hidden && max_hidden < hidden ? max_hidden : hidden)};
 }
 
-static Err *read_gates(Eval *e)
+static Err *read_fail_conditions(Eval *e)
 {
     const TextList *conditions = &e->settings.fail_if;
-    TRY(mem_new(&e->gates, conditions->count, sizeof *e->gates));
-    for (; e->n_gates < conditions->count; e->n_gates++)
-        TRY(gate_read(&e->gates[e->n_gates], conditions->items[e->n_gates]));
+    TRY(mem_new(&e->fail_conditions, conditions->count, sizeof *e->fail_conditions));
+    for (; e->n_fail_conditions < conditions->count; e->n_fail_conditions++)
+        TRY(fail_condition_read(&e->fail_conditions[e->n_fail_conditions], conditions->items[e->n_fail_conditions]));
     return NULL;
 }
 
@@ -117,7 +117,7 @@ Err *eval_score_open(Eval *e)
     if (!s->candidate.model || !s->data.count)
         return err_new(ERR_USAGE, "--%s is missing", s->candidate.model ? "data" : "model");
     e->n_variants = s->candidate.adapter.count + 1;
-    TRY(read_gates(e));
+    TRY(read_fail_conditions(e));
     TRY(candidate_open(&e->candidate, &s->candidate));
     TRY(data_settings_read(&options, &s->data_settings, s->candidate.model));
     TRY(mem_new(&e->files, s->data.count, sizeof *e->files));
@@ -280,6 +280,6 @@ void eval_score_close(Eval *e)
     free(e->files);
     free(e->records);
     free(e->documents);
-    free(e->gates);
+    free(e->fail_conditions);
     candidate_close(&e->candidate);
 }

@@ -65,8 +65,8 @@ typedef struct {
     Scores evaluated;
     size_t n_subsets, subsets_capacity;
     EvalSubset *subsets;
-    size_t n_gates, n_failed_gates;
-    Gate *gates;
+    size_t n_fail_conditions, n_failed;
+    FailCondition *fail_conditions;
 } Eval;
 
 MUST_USE Err *eval_score_open(Eval *eval);

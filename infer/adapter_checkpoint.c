@@ -24,7 +24,7 @@ Err *adapter_checkpoint_table(const Adapter *adapter, AdapterArray **names, Ckpt
     return NULL;
 }
 
-/* ---- the adapter as the run made it --------------------------------------------------------------------------------------- */
+/* ---- the adapter as the run made it ------------------------------------------------------------------------------ */
 
 static Err *read_lora(LoraConfig *lora, const Json *settings)
 {
@@ -68,7 +68,7 @@ static Err *make_as_the_run_did(Adapter **adapter, const Model *model, const cha
     return err_wrap(err, "its settings");
 }
 
-/* ---- its values ------------------------------------------------------------------------------------------- */
+/* ---- its values -------------------------------------------------------------------------------------------------- */
 
 static Err *check_base(const Model *model, const CkptInfo *info)
 {

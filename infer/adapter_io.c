@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- reading ------------------------------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 static Err *read_module(LoraModule *to, const AdapterLora *from)
 {
@@ -226,7 +226,7 @@ Err *adapter_open(Adapter **adapter, const Model *model, const char *path)
     return open_peft(adapter, model, path);
 }
 
-/* ---- writing ------------------------------------------------------------------------------------------------------ */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 typedef struct {
     const Adapter *adapter;

@@ -88,7 +88,7 @@ AnswerParts answer_parts(const Text *text, bool thinking)
     return p;
 }
 
-/* ---- tool calls ----------------------------------------------------------------------------------------------- */
+/* ---- tool calls -------------------------------------------------------------------------------------------------- */
 
 /* Find the text between two tags, from *at on, and move *at behind it; false when there is none before `end`. */
 static bool between(const char *open, const char *close, const char **at, const char *end, const char **begin,

@@ -31,7 +31,7 @@ typedef struct {
     uint32_t *order;      /* [at_once][V] */
 } DecodeBatch;
 
-/* ---- begin and end -------------------------------------------------------------------------------------------- */
+/* ---- begin and end ----------------------------------------------------------------------------------------------- */
 
 static Err *begin(DecodeBatch *batch, size_t number)
 {
@@ -70,7 +70,7 @@ static void end(DecodeBatch *batch, const bool *ended)
     batch->n_active = n;
 }
 
-/* ---- one token for each ---------------------------------------------------------------------------------- */
+/* ---- one token for each ------------------------------------------------------------------------------------------ */
 
 static void choose(const DecodeBatch *batch, size_t i)
 {
@@ -128,7 +128,7 @@ static Err *step(DecodeBatch *batch, bool *ended)
     return NULL;
 }
 
-/* ---- all ------------------------------------------------------------------------------------------------------ */
+/* ---- all --------------------------------------------------------------------------------------------------------- */
 
 static Err *run(DecodeBatch *batch)
 {

@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-/* ---- a heap of ids: the likeliest on top, ties to the lower id ----------------------------------------------- */
+/* ---- a heap of ids: the likeliest on top, ties to the lower id --------------------------------------------------- */
 
 static bool before(const float *p, uint32_t a, uint32_t b) { return p[a] > p[b] || (p[a] == p[b] && a < b); }
 
@@ -39,7 +39,7 @@ static uint32_t pop(const float *p, size_t n, uint32_t *heap)
     return top;
 }
 
-/* ---- filters -------------------------------------------------------------------------------------------------- */
+/* ---- filters ----------------------------------------------------------------------------------------------------- */
 
 static double sum_of(size_t V, const float *p)
 {

@@ -96,7 +96,7 @@ Err *generation_speed(GenerationSpeed *speed, Model *model, const Adapter *adapt
     return err;
 }
 
-/* ---- bytes of a token --------------------------------------------------------------------------------------- */
+/* ---- bytes of a token -------------------------------------------------------------------------------------------- */
 
 static double bytes_of(size_t n, const Weight *const weights[])
 {

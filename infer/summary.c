@@ -1,5 +1,6 @@
 /* Metrics are a table: a kind of record has up to RECORD_METRICS, and RecordScore.top has one numerator for each. Perplexity
- * is exp(loss) and has no interval. A gate is parsed from text: METRIC, comparison, right-hand side. */
+ * is exp(loss) and has no interval. A fail condition is parsed from
+ * text: METRIC, comparison, right-hand side. */
 #include "infer/summary.h"
 
 #include "base/memory.h"
@@ -17,7 +18,7 @@ static const char *const metrics[RECORD_KINDS][RECORD_METRICS + 1] = {{"loss", "
 const char *record_kind_name(RecordKind kind) { return kinds[kind]; }
 const char *record_metric(RecordKind kind, size_t i) { return metrics[kind][i]; }
 
-/* ---- metrics -------------------------------------------------------------------------------------------------- */
+/* ---- metrics ----------------------------------------------------------------------------------------------------- */
 
 static double ratio(size_t m, size_t n, const double *bottom, const RecordScore *of)
 {
@@ -57,7 +58,7 @@ const Metric *summary_find(const Summary *summary, const char *name)
     return NULL;
 }
 
-/* ---- gates ---------------------------------------------------------------------------------------------------- */
+/* ---- fail conditions --------------------------------------------------------------------------------------------- */
 
 static const char *skip_blanks(const char *at)
 {
@@ -74,66 +75,67 @@ static bool read_number(const char **at, double *number)
     return true;
 }
 
-static bool read_right_side(Gate *gate, const char *at)
+static bool read_right_side(FailCondition *condition, const char *at)
 {
-    gate->with_base = strncmp(at, "base", 4) == 0;
-    if (gate->with_base) {
+    condition->with_base = strncmp(at, "base", 4) == 0;
+    if (condition->with_base) {
         at = skip_blanks(at + 4);
         if (!*at) return true;
         if (!strchr("+-*", *at)) return false;
-        gate->sign = *at;
+        condition->sign = *at;
         at = skip_blanks(at + 1);
     }
-    return read_number(&at, &gate->number) && !*at;
+    return read_number(&at, &condition->number) && !*at;
 }
 
-static bool read_gate(Gate *gate, const char *text)
+static bool parse_condition(FailCondition *condition, const char *text)
 {
     const char *at = skip_blanks(text);
     size_t n = 0;
-    while ((isalpha((unsigned char)*at) || *at == '_') && n + 1 < sizeof gate->metric) gate->metric[n++] = *at++;
+    while ((isalpha((unsigned char)*at) || *at == '_') && n + 1 < sizeof condition->metric)
+        condition->metric[n++] = *at++;
     at = skip_blanks(at);
     if (n == 0 || (*at != '<' && *at != '>')) return false;
-    gate->less = *at++ == '<';
-    gate->equal = *at == '=';
-    return read_right_side(gate, skip_blanks(at + gate->equal));
+    condition->less = *at++ == '<';
+    condition->equal = *at == '=';
+    return read_right_side(condition, skip_blanks(at + condition->equal));
 }
 
-bool gate_knows(const Gate *gate)
+bool fail_condition_known(const FailCondition *condition)
 {
     for (size_t k = 0; k < RECORD_KINDS; k++)
         for (size_t m = 0; metrics[k][m]; m++)
-            if (strcmp(gate->metric, metrics[k][m]) == 0) return true;
-    return strcmp(gate->metric, "perplexity") == 0;
+            if (strcmp(condition->metric, metrics[k][m]) == 0) return true;
+    return strcmp(condition->metric, "perplexity") == 0;
 }
 
-Err *gate_read(Gate *gate, const char *text)
+Err *fail_condition_read(FailCondition *condition, const char *text)
 {
-    *gate = (Gate){0};
-    if (!read_gate(gate, text))
+    *condition = (FailCondition){0};
+    if (!parse_condition(condition, text))
         return err_new(ERR_USAGE,
                        "fail-if: %s; expected METRIC < NUMBER, METRIC > base, METRIC > base + NUMBER or the like",
                        text);
-    if (gate_knows(gate)) return NULL;
+    if (fail_condition_known(condition)) return NULL;
     return err_new(ERR_USAGE,
                    "fail-if: there is no metric %s; there are loss, perplexity, token_accuracy, kl, kl_base, accuracy, "
                    "accuracy_sum and exact_match",
-                   gate->metric);
+                   condition->metric);
 }
 
-bool gate_strikes(const Gate *gate, const Summary *summary, const Summary *base)
+bool fail_condition_holds(const FailCondition *condition, const Summary *summary, const Summary *base)
 {
-    const Metric *metric = summary_find(summary, gate->metric), *other = summary_find(base, gate->metric);
-    double bound = gate->number;
-    if (!metric || (gate->with_base && !other)) return false;
-    if (gate->with_base) {
+    const Metric *metric = summary_find(summary, condition->metric), *other = summary_find(base, condition->metric);
+    double bound = condition->number;
+    if (!metric || (condition->with_base && !other)) return false;
+    if (condition->with_base) {
         bound = other->value;
-        if (gate->sign == '*')
-            bound *= gate->number;
-        else if (gate->sign)
-            bound += gate->sign == '-' ? -gate->number : gate->number;
+        if (condition->sign == '*')
+            bound *= condition->number;
+        else if (condition->sign)
+            bound += condition->sign == '-' ? -condition->number : condition->number;
     }
     if (isnan(metric->value)) return true; /* a metric that is not a number always fails */
-    if (gate->equal && metric->value == bound) return true;
-    return gate->less ? metric->value < bound : metric->value > bound;
+    if (condition->equal && metric->value == bound) return true;
+    return condition->less ? metric->value < bound : metric->value > bound;
 }

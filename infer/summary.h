@@ -49,11 +49,12 @@ typedef struct {
     bool less, equal, with_base;
     char sign; /* between base and number; 0: none */
     double number;
-} Gate;
+} FailCondition;
 
-MUST_USE Err *gate_read(Gate *gate, const char *text);
-bool gate_knows(const Gate *gate); /* is there a kind of record with this metric? */
-bool gate_strikes(const Gate *gate, const Summary *summary,
-                  const Summary *base); /* is the condition true? false when there is no such metric */
+MUST_USE Err *fail_condition_read(FailCondition *condition, const char *text);
+bool fail_condition_known(const FailCondition *condition); /* is there a kind of record with this metric? */
+
+/* Is the condition true? false when the summary has no such metric. */
+bool fail_condition_holds(const FailCondition *condition, const Summary *summary, const Summary *base);
 
 #endif

@@ -1,4 +1,4 @@
-/* An adapter read from a checkpoint is the one that was saved; what does not belong together is told apart. */
+/* An adapter read from a checkpoint is the one that was saved; a checkpoint that does not fit the model is refused. */
 #include "infer/adapter_io.h"
 #include "infer/adapter_checkpoint.h"
 #include "tests/support/tiny.h"
@@ -80,7 +80,7 @@ static void a_checkpoint_gives_back_the_adapter(void **state)
     model_close(model);
 }
 
-static void routers_and_their_biases_come_along(void **state)
+static void routers_and_their_biases_are_read_too(void **state)
 {
     char path[PATH_BYTES];
     scratch_path(state, "router.h5", path);
@@ -174,7 +174,7 @@ static void an_older_checkpoint_may_name_a_file_of_experts(void **state)
     model_close(model);
 }
 
-static void what_does_not_belong_together_is_refused(void **state)
+static void a_checkpoint_that_does_not_fit_is_refused(void **state)
 {
     char path[PATH_BYTES];
     scratch_path(state, "other.h5", path);
@@ -200,11 +200,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         scratch_test(a_checkpoint_gives_back_the_adapter),
-        scratch_test(routers_and_their_biases_come_along),
+        scratch_test(routers_and_their_biases_are_read_too),
         scratch_test(a_run_that_began_with_an_adapter_keeps_its_shape),
         scratch_test(every_r_that_can_be_trained_can_be_opened),
         scratch_test(an_older_checkpoint_may_name_a_file_of_experts),
-        scratch_test(what_does_not_belong_together_is_refused),
+        scratch_test(a_checkpoint_that_does_not_fit_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

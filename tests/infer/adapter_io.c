@@ -51,7 +51,7 @@ static void export_then_open_gives_the_same_logits(void **state)
     }
 }
 
-static void experts_without_a_pair_are_exported_as_zeros(void **state)
+static void experts_without_LoRA_are_exported_as_zeros(void **state)
 {
     char path[PATH_BYTES];
     scratch_path(state, "adapter", path);
@@ -62,7 +62,7 @@ static void experts_without_a_pair_are_exported_as_zeros(void **state)
     tiny_fill(a, 9, 0.2);
     assert_ok(adapter_export(a, path, "base", false));
     assert_ok(adapter_file_open(&file, path));
-    assert_int_equal(file->n_loras, 3 + 16 * 3); /* layer 2 has none, and needs none */
+    assert_int_equal(file->n_loras, 3 + 16 * 3); /* layer 2 has no LoRA and needs no zeros */
     float *A = calloc(2 * 64, sizeof *A), *B = calloc(2 * 64, sizeof *B);
     assert_true(A && B);
     for (size_t e = 0; e < 16; e++) {
@@ -134,7 +134,7 @@ static void a_trained_router_is_exported_and_read_back(void **state)
     model_close(model);
 }
 
-static void the_fixtures_adapters_open_and_act(void **state)
+static void the_adapters_of_the_fixtures_open_and_change_logits(void **state)
 {
     (void)state;
     static const char *const names[] = {"dense",        "sparse",         "indexshare", "lite",
@@ -172,10 +172,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         scratch_test(export_then_open_gives_the_same_logits),
-        scratch_test(experts_without_a_pair_are_exported_as_zeros),
+        scratch_test(experts_without_LoRA_are_exported_as_zeros),
         scratch_test(one_half_of_an_expert_is_exported_with_zeros_for_the_other),
         scratch_test(a_trained_router_is_exported_and_read_back),
-        cmocka_unit_test(the_fixtures_adapters_open_and_act),
+        cmocka_unit_test(the_adapters_of_the_fixtures_open_and_change_logits),
         cmocka_unit_test(an_adapter_of_another_model_is_refused_with_its_module),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

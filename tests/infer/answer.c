@@ -1,4 +1,4 @@
-/* Answers as text: stop strings, thoughts, calls; the answer that a pattern finds; gates. */
+/* Answers as text: stop strings, thoughts, calls; the answer that a pattern finds; fail conditions. */
 #include "infer/answer.h"
 
 #include "infer/exact_match.h"
@@ -132,32 +132,32 @@ static void the_last_match_after_the_thought_is_the_answer(void **state)
     check_extract("[A-D]", "", "");
 }
 
-static bool strikes(const char *text, double own, double base)
+static bool holds(const char *text, double own, double base)
 {
-    Gate gate;
+    FailCondition condition;
     Summary a = {.n = 1, .metrics = {{.name = "loss", .value = own}}},
             b = {.n = 1, .metrics = {{.name = "loss", .value = base}}};
-    assert_ok(gate_read(&gate, text));
-    return gate_strikes(&gate, &a, &b);
+    assert_ok(fail_condition_read(&condition, text));
+    return fail_condition_holds(&condition, &a, &b);
 }
 
-static void gates_say_what_they_say(void **state)
+static void conditions_hold_when_they_say_so(void **state)
 {
     (void)state;
-    Gate gate;
-    assert_true(strikes("loss > base", 2, 1));
-    assert_false(strikes("loss > base", 1, 1));
-    assert_true(strikes("loss>=base", 1, 1));
-    assert_false(strikes("loss > base + 0.5", 1.4, 1));
-    assert_true(strikes("loss > base - 0.5", 0.6, 1));
-    assert_true(strikes(" loss < base * 2 ", 1.9, 1));
-    assert_true(strikes("loss > 1e-3", 0.002, 1));
-    assert_true(strikes("loss > 100", (double)NAN, 1));
-    assert_false(strikes("accuracy < base", 1, 2)); /* not a metric of these records */
-    assert_fails(gate_read(&gate, "los > base"), ERR_USAGE, "there is no metric los");
-    assert_fails(gate_read(&gate, "loss = 3"), ERR_USAGE, "expected METRIC");
-    assert_fails(gate_read(&gate, "loss > base / 2"), ERR_USAGE, "expected METRIC");
-    assert_fails(gate_read(&gate, "loss > three"), ERR_USAGE, "expected METRIC");
+    FailCondition condition;
+    assert_true(holds("loss > base", 2, 1));
+    assert_false(holds("loss > base", 1, 1));
+    assert_true(holds("loss>=base", 1, 1));
+    assert_false(holds("loss > base + 0.5", 1.4, 1));
+    assert_true(holds("loss > base - 0.5", 0.6, 1));
+    assert_true(holds(" loss < base * 2 ", 1.9, 1));
+    assert_true(holds("loss > 1e-3", 0.002, 1));
+    assert_true(holds("loss > 100", (double)NAN, 1));
+    assert_false(holds("accuracy < base", 1, 2)); /* not a metric of these records */
+    assert_fails(fail_condition_read(&condition, "los > base"), ERR_USAGE, "there is no metric los");
+    assert_fails(fail_condition_read(&condition, "loss = 3"), ERR_USAGE, "expected METRIC");
+    assert_fails(fail_condition_read(&condition, "loss > base / 2"), ERR_USAGE, "expected METRIC");
+    assert_fails(fail_condition_read(&condition, "loss > three"), ERR_USAGE, "expected METRIC");
 }
 
 int main(void)
@@ -167,7 +167,7 @@ int main(void)
         cmocka_unit_test(thought_content_and_calls_lie_apart),
         cmocka_unit_test(calls_become_messages),
         cmocka_unit_test(the_last_match_after_the_thought_is_the_answer),
-        cmocka_unit_test(gates_say_what_they_say),
+        cmocka_unit_test(conditions_hold_when_they_say_so),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,4 @@
-/* Texts that are written together are the texts that are written alone; with the cache and without. */
+/* Sequences generated together equal those generated alone, with the cache and without. */
 #include "infer/generate.h"
 
 #include "tests/support/tiny.h"
@@ -63,7 +63,7 @@ static void together_is_alone(const Case *c, const Adapter *adapter, const char 
 
 static const char *const models[] = {"dense", "sparse", "indexshare", "lite_noqlora", "v3_groups_yarn", "v32", "fp8"};
 
-static void eight_of_unequal_lengths_are_eight_alone(void **state)
+static void eight_of_unequal_lengths_equal_eight_alone(void **state)
 {
     (void)state;
     for (size_t m = 0; m < sizeof models / sizeof *models; m++) {
@@ -76,7 +76,7 @@ static void eight_of_unequal_lengths_are_eight_alone(void **state)
     }
 }
 
-static void how_many_at_once_changes_no_text(void **state)
+static void the_number_at_once_changes_no_sequence(void **state)
 {
     (void)state;
     Case c;
@@ -84,7 +84,7 @@ static void how_many_at_once_changes_no_text(void **state)
     open_case(&c, "sparse", 12);
     for (size_t i = 0; i < EIGHT; i++) {
         c.generations[i].sampling.temperature = 1;
-        c.generations[i].max_new_tokens = 3 + 2 * i; /* they end one by one, and others take their places */
+        c.generations[i].max_new_tokens = 3 + 2 * i; /* they end one after the other, and others take their places */
     }
     assert_ok(generate_all(c.model, NULL, EIGHT, c.generations, 64, 0, all));
     assert_ok(generate_all(c.model, NULL, EIGHT, c.generations, 3, 7, few));
@@ -97,14 +97,14 @@ static void how_many_at_once_changes_no_text(void **state)
     close_case(&c);
 }
 
-/* Every token is the best guess of one pass over the whole text, so the text without a cache is the same. */
+/* Every token is the likeliest one in a single pass over the whole sequence: without a cache the sequence is the same. */
 static void assert_greedy(const Case *c, const Adapter *adapter, const Generation *g, const Generated *made)
 {
-    int32_t text[512];
+    int32_t sequence[512];
     size_t V = (size_t)c->model->config.vocab_size;
-    memcpy(text, g->prompt, g->n_prompt * sizeof *text);
-    memcpy(text + g->n_prompt, made->tokens, made->n * sizeof *text);
-    float *logits = tiny_logits(c->model, adapter, text, g->n_prompt + made->n);
+    memcpy(sequence, g->prompt, g->n_prompt * sizeof *sequence);
+    memcpy(sequence + g->n_prompt, made->tokens, made->n * sizeof *sequence);
+    float *logits = tiny_logits(c->model, adapter, sequence, g->n_prompt + made->n);
     for (size_t i = 0; i < made->n; i++) {
         const float *row = logits + (g->n_prompt + i - 1) * V;
         size_t best = 0;
@@ -137,8 +137,8 @@ static void the_cache_changes_no_token_of_the_bundled_base(void **state)
     close_case(&c);
 }
 
-/* A talk goes on in its session: what the cache holds is used, and changes nothing. */
-static void a_session_that_goes_on_says_what_a_new_one_says(void **state)
+/* A conversation continues in its session: what is in the cache is used, and changes nothing. */
+static void a_session_that_continues_generates_what_a_new_one_does(void **state)
 {
     (void)state;
     Case c;
@@ -152,10 +152,10 @@ static void a_session_that_goes_on_says_what_a_new_one_says(void **state)
     memcpy(longer.ids + 17, first.tokens, first.n * sizeof *longer.ids);
     Generation g = {.prompt = longer.ids, .n_prompt = 40, .max_new_tokens = 20, .sampling.top_p = 1};
     session_set(&session, 40, longer.ids);
-    assert_int_equal(session.seen, 26); /* all but the last token of the first answer was run */
+    assert_int_equal(session.seen, 26); /* all but the last token of the first answer */
     assert_ok(generate_in(&session, c.model, NULL, &g, &second));
     assert_ok(generate_all(c.model, NULL, 1, &g, 1, 0, &fresh));
-    assert_same("a session that goes on", &second, &fresh);
+    assert_same("a session that continues", &second, &fresh);
     g.max_new_tokens = 25;
     generated_free(1, &fresh);
     assert_fails(generate_in(&session, c.model, NULL, &g, &fresh), ERR_DATA, "the context holds 64");
@@ -176,11 +176,11 @@ static void log_probabilities_are_the_models(void **state)
     Generation *g = &c.generations[1];
     g->sampling.repetition_penalty = 1.3; /* filters and penalties do not show in them */
     assert_ok(generate_all(c.model, NULL, 1, g, 1, 0, &made));
-    int32_t text[64];
-    memcpy(text, g->prompt, 17 * sizeof *text);
-    memcpy(text + 17, made.tokens, made.n * sizeof *text);
+    int32_t sequence[64];
+    memcpy(sequence, g->prompt, 17 * sizeof *sequence);
+    memcpy(sequence + 17, made.tokens, made.n * sizeof *sequence);
     size_t V = (size_t)c.model->config.vocab_size;
-    float *logits = tiny_logits(c.model, NULL, text, 17 + made.n);
+    float *logits = tiny_logits(c.model, NULL, sequence, 17 + made.n);
     for (size_t i = 0; i < made.n; i++) {
         const float *row = logits + (16 + i) * V;
         double sum = 0;
@@ -197,10 +197,10 @@ static void log_probabilities_are_the_models(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(eight_of_unequal_lengths_are_eight_alone),
-        cmocka_unit_test(how_many_at_once_changes_no_text),
+        cmocka_unit_test(eight_of_unequal_lengths_equal_eight_alone),
+        cmocka_unit_test(the_number_at_once_changes_no_sequence),
         cmocka_unit_test(the_cache_changes_no_token_of_the_bundled_base),
-        cmocka_unit_test(a_session_that_goes_on_says_what_a_new_one_says),
+        cmocka_unit_test(a_session_that_continues_generates_what_a_new_one_does),
         cmocka_unit_test(log_probabilities_are_the_models),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

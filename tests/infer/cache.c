@@ -1,10 +1,11 @@
+/* The bytes of a cache, and that its parts do not overlap. */
 #include "infer/cache.h"
 
 #include "tests/support/tiny.h"
 
 #include <string.h>
 
-static void a_cache_takes_the_bytes_that_it_says(void **state)
+static void cache_bytes_counts_every_part(void **state)
 {
     (void)state;
     Model *sparse = tiny_model("sparse"), *lite = tiny_model("lite"), *share = tiny_model("indexshare");
@@ -16,8 +17,8 @@ static void a_cache_takes_the_bytes_that_it_says(void **state)
     model_close(share);
 }
 
-/* Write every number of every place once and read it back. */
-static void places_of_a_cache_do_not_overlap(void **state)
+/* Write every float of every part once, then read it back. */
+static void parts_of_a_cache_do_not_overlap(void **state)
 {
     (void)state;
     enum { SEQUENCES = 3, CAPACITY = 7 };
@@ -50,8 +51,8 @@ static void places_of_a_cache_do_not_overlap(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_cache_takes_the_bytes_that_it_says),
-        cmocka_unit_test(places_of_a_cache_do_not_overlap),
+        cmocka_unit_test(cache_bytes_counts_every_part),
+        cmocka_unit_test(parts_of_a_cache_do_not_overlap),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

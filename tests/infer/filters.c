@@ -17,7 +17,7 @@ static void fill_logits(float logits[V])
     logits[7] = logits[9]; /* a tie */
 }
 
-/* Keep tokens by transformers' rules, one filter after the other, each on what the one before left. */
+/* Keep tokens by transformers' rules, one filter after the other, each on what the previous one left. */
 static void reference(const Sampling *s, const float logits[V], double p[V])
 {
     bool gone[V] = {false};
@@ -72,7 +72,7 @@ static void check(const Sampling *s)
     if (chi > bound) fail_msg("chi-square %.1f of %zu tokens, bound %.1f", chi, kept, bound);
 }
 
-static void every_filter_draws_what_it_should(void **state)
+static void every_filter_gives_the_expected_distribution(void **state)
 {
     (void)state;
     check(&(Sampling){.temperature = 1});
@@ -90,10 +90,10 @@ static void filters_work_together(void **state)
     check(&(Sampling){.temperature = 1.4, .top_p = 0.7, .min_p = 0.2, .seed = 7});
     check(&(Sampling){.temperature = 1.2, .top_k = 30, .min_p = 0.05, .seed = 8});
     check(&(Sampling){.temperature = 1.2, .top_p = 0.9, .top_k = 15, .min_p = 0.15, .seed = 9});
-    check(&(Sampling){.temperature = 1, .min_p = 1, .seed = 10}); /* the likeliest alone */
+    check(&(Sampling){.temperature = 1, .min_p = 1, .seed = 10}); /* only the likeliest */
 }
 
-static void the_penalty_meets_each_token_of_the_text_once(void **state)
+static void the_penalty_is_applied_once_to_each_token_of_the_sequence(void **state)
 {
     (void)state;
     float logits[5] = {2, -2, 0.5f, -0.5f, 0};
@@ -119,9 +119,9 @@ static void log_probabilities_add_up(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_filter_draws_what_it_should),
+        cmocka_unit_test(every_filter_gives_the_expected_distribution),
         cmocka_unit_test(filters_work_together),
-        cmocka_unit_test(the_penalty_meets_each_token_of_the_text_once),
+        cmocka_unit_test(the_penalty_is_applied_once_to_each_token_of_the_sequence),
         cmocka_unit_test(log_probabilities_add_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

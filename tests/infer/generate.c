@@ -1,4 +1,4 @@
-/* The cache must not change a greedy token: prefill and decoding take different ways through attention. */
+/* The cache must not change a greedy token, although prefill and decoding compute attention differently. */
 #include "infer/generate.h"
 
 #include "tests/support/tiny.h"
@@ -45,7 +45,7 @@ static void the_cache_changes_no_token_of_tiny_models(void **state)
     static const char *const names[] = {"dense",          "sparse", "indexshare", "lite_noqlora",
                                         "v3_groups_yarn", "v32",    "fp8"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        cache_equals_none(names[i], 10, 24); /* index_topk 16 is passed on the way */
+        cache_equals_none(names[i], 10, 24); /* longer than index_topk, 16 */
         cache_equals_none(names[i], 1, 3);
     }
 }
@@ -56,7 +56,7 @@ static void the_cache_changes_no_token_beyond_index_topk(void **state)
     cache_equals_none("examples/tiny-glm5", 200, 6); /* index_topk 128 */
 }
 
-static void a_stop_token_ends_the_text_and_is_not_part_of_it(void **state)
+static void a_stop_token_ends_the_sequence_and_is_not_part_of_it(void **state)
 {
     (void)state;
     Model *model = tiny_model("dense");
@@ -79,22 +79,22 @@ static void a_stop_token_ends_the_text_and_is_not_part_of_it(void **state)
 
 typedef struct {
     int32_t seen[16];
-    size_t n, most;
+    size_t n, max_tokens;
 } Listener;
 
 static bool hear(void *context, int32_t token)
 {
     Listener *l = context;
     l->seen[l->n++] = token;
-    return l->n < l->most;
+    return l->n < l->max_tokens;
 }
 
-static void a_listener_hears_every_token_and_can_end_the_text(void **state)
+static void a_listener_gets_every_token_and_can_end_the_sequence(void **state)
 {
     (void)state;
     Model *model = tiny_model("dense");
     Document prompt = tiny_document(8, 256, 4);
-    Listener listener = {.most = 4};
+    Listener listener = {.max_tokens = 4};
     Generation g = greedy(&prompt, 12);
     int32_t *tokens;
     size_t n;
@@ -108,26 +108,26 @@ static void a_listener_hears_every_token_and_can_end_the_text(void **state)
     model_close(model);
 }
 
-static void the_same_seed_samples_the_same_text(void **state)
+static void the_same_seed_samples_the_same_sequence(void **state)
 {
     (void)state;
     Model *model = tiny_model("dense");
     Document prompt = tiny_document(8, 256, 4);
-    int32_t *texts[3];
+    int32_t *sequences[3];
     size_t n;
     for (size_t i = 0; i < 3; i++) {
         Generation g = greedy(&prompt, 16);
         g.sampling = (Sampling){.temperature = 2, .top_p = 1, .seed = i == 2};
-        assert_ok(generate(model, NULL, &g, &texts[i], &n));
+        assert_ok(generate(model, NULL, &g, &sequences[i], &n));
     }
-    assert_memory_equal(texts[0], texts[1], 16 * sizeof **texts);
-    assert_memory_not_equal(texts[0], texts[2], 16 * sizeof **texts);
-    for (size_t i = 0; i < 3; i++) free(texts[i]);
+    assert_memory_equal(sequences[0], sequences[1], 16 * sizeof **sequences);
+    assert_memory_not_equal(sequences[0], sequences[2], 16 * sizeof **sequences);
+    for (size_t i = 0; i < 3; i++) free(sequences[i]);
     tiny_document_free(&prompt);
     model_close(model);
 }
 
-static void a_text_beyond_the_models_positions_is_refused(void **state)
+static void a_sequence_beyond_the_models_positions_is_refused(void **state)
 {
     (void)state;
     Model *model = tiny_model("v3_groups_yarn"); /* max_position_embeddings 512 */
@@ -142,7 +142,7 @@ static void a_text_beyond_the_models_positions_is_refused(void **state)
     model_close(model);
 }
 
-static void no_new_tokens_are_no_text(void **state)
+static void no_new_tokens_are_an_empty_sequence(void **state)
 {
     (void)state;
     Model *model = tiny_model("dense");
@@ -162,11 +162,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_cache_changes_no_token_of_tiny_models),
         cmocka_unit_test(the_cache_changes_no_token_beyond_index_topk),
-        cmocka_unit_test(a_stop_token_ends_the_text_and_is_not_part_of_it),
-        cmocka_unit_test(a_listener_hears_every_token_and_can_end_the_text),
-        cmocka_unit_test(the_same_seed_samples_the_same_text),
-        cmocka_unit_test(a_text_beyond_the_models_positions_is_refused),
-        cmocka_unit_test(no_new_tokens_are_no_text),
+        cmocka_unit_test(a_stop_token_ends_the_sequence_and_is_not_part_of_it),
+        cmocka_unit_test(a_listener_gets_every_token_and_can_end_the_sequence),
+        cmocka_unit_test(the_same_seed_samples_the_same_sequence),
+        cmocka_unit_test(a_sequence_beyond_the_models_positions_is_refused),
+        cmocka_unit_test(no_new_tokens_are_an_empty_sequence),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,3 +1,4 @@
+/* Draws follow the distribution that temperature, top_k and top_p define; extreme logits are no exception. */
 #include "infer/sample.h"
 
 #include "base/rng.h"
@@ -19,7 +20,7 @@ static int32_t draw(const Sampling *sampling, uint64_t index)
     return sample_token(sampling, index, V, logits, order);
 }
 
-static void greedy_takes_the_largest_and_of_equals_the_lower(void **state)
+static void greedy_takes_the_largest_logit_and_the_lower_id_of_equals(void **state)
 {
     (void)state;
     for (uint64_t i = 0; i < 100; i++) assert_int_equal(draw(&(Sampling){.seed = i, .top_p = 1}, i), 2);
@@ -44,7 +45,7 @@ static void a_top_p_of_nothing_is_greedy(void **state)
         assert_int_equal(draw(&(Sampling){.temperature = 1.5, .top_p = 1e-9, .seed = i}, i), 2);
 }
 
-/* What the draws should be: p[i] of V, the rest by chi-square. The bound is the 1 - 1e-6 quantile for up to 11 degrees. */
+/* Compare the draws with the probabilities p [V] by chi-square. The bound is the 1 - 1e-6 quantile for up to 11 degrees. */
 static void check_distribution(const Sampling *sampling, const double *p)
 {
     size_t count[V] = {0}, cells = 0;
@@ -139,7 +140,7 @@ static void top_k_comes_before_top_p(void **state)
     check_distribution(&(Sampling){.temperature = 1, .top_p = 0.7, .top_k = 3, .seed = 8}, p);
 }
 
-static void the_same_seed_and_place_draw_the_same(void **state)
+static void the_same_seed_and_index_draw_the_same(void **state)
 {
     (void)state;
     size_t different = 0;
@@ -162,14 +163,14 @@ static void huge_logits_do_not_overflow(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(greedy_takes_the_largest_and_of_equals_the_lower),
+        cmocka_unit_test(greedy_takes_the_largest_logit_and_the_lower_id_of_equals),
         cmocka_unit_test(top_k_of_one_is_greedy),
         cmocka_unit_test(a_top_p_of_nothing_is_greedy),
         cmocka_unit_test(draws_follow_the_softmax_of_every_temperature),
         cmocka_unit_test(top_k_draws_among_the_k_likeliest),
         cmocka_unit_test(top_p_draws_among_the_fewest_that_reach_it),
         cmocka_unit_test(top_k_comes_before_top_p),
-        cmocka_unit_test(the_same_seed_and_place_draw_the_same),
+        cmocka_unit_test(the_same_seed_and_index_draw_the_same),
         cmocka_unit_test(huge_logits_do_not_overflow),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -49,7 +49,7 @@ static void train(void **state, char directory[PATH_BYTES])
     assert_int_equal(graft(state, words, ""), 0);
 }
 
-static void a_talk_changes_its_adapter_and_refuses_what_is_wrong(void **state)
+static void a_chat_changes_its_adapter_and_refuses_wrong_commands(void **state)
 {
     char directory[PATH_BYTES], options[2 * PATH_BYTES], typed[4 * PATH_BYTES];
     train(state, directory);
@@ -69,7 +69,7 @@ static void a_talk_changes_its_adapter_and_refuses_what_is_wrong(void **state)
     assert_null(strstr(said, "not valid"));
 }
 
-static void a_talk_ends_with_its_input_and_knows_its_room(void **state)
+static void a_chat_ends_with_its_input_and_knows_its_context(void **state)
 {
     char long_line[3 * 4096 + 2];
     for (size_t i = 0; i < 3 * 4096; i += 3) memcpy(long_line + i, "a b", 3);
@@ -83,7 +83,7 @@ static void a_talk_ends_with_its_input_and_knows_its_room(void **state)
     assert_said("is no list of function descriptions");
 }
 
-static void the_cache_writes_what_no_cache_writes(void **state)
+static void output_is_the_same_without_the_cache(void **state)
 {
     char with[sizeof said];
     assert_int_equal(run(state, "generate", "--raw --prompt 'A devil is' --temperature 0 --max_new_tokens 12", ""), 0);
@@ -101,7 +101,7 @@ static void the_cache_writes_what_no_cache_writes(void **state)
 static const char first_record[] =
     "{\"file\":\"examples/devils/devils_eval.jsonl\",\"line\":1,\"domain\":\"verse\",\"name\":\"base\"";
 
-static void a_gate_that_strikes_ends_with_ten(void **state)
+static void a_fail_condition_that_holds_ends_with_ten(void **state)
 {
     char directory[PATH_BYTES], options[3 * PATH_BYTES], records[PATH_BYTES], *text;
     size_t bytes;
@@ -122,10 +122,10 @@ static void a_gate_that_strikes_ends_with_ten(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        scratch_test(a_talk_changes_its_adapter_and_refuses_what_is_wrong),
-        scratch_test(a_talk_ends_with_its_input_and_knows_its_room),
-        scratch_test(the_cache_writes_what_no_cache_writes),
-        scratch_test(a_gate_that_strikes_ends_with_ten),
+        scratch_test(a_chat_changes_its_adapter_and_refuses_wrong_commands),
+        scratch_test(a_chat_ends_with_its_input_and_knows_its_context),
+        scratch_test(output_is_the_same_without_the_cache),
+        scratch_test(a_fail_condition_that_holds_ends_with_ten),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,7 +12,7 @@ for document in $(git ls-files '*.md' | grep -v '^tests/fixtures/'); do
     for target in $(grep -oE '\]\([^)]+\)' "$document" | sed 's/^](//; s/)$//' | grep -vE '^(https?|mailto):'); do
         file=${target%%#*} anchor=${target#"${target%%#*}"}
         [ -z "$file" ] || [ -e "$folder/$file" ] || { echo "links: $document links to $file, which does not exist"; bad=1; }
-        [ -z "$anchor" ] || [ -n "$file" ] || tr 'A-Z ' 'a-z-' <"$document" | grep -qE "^##*-${anchor#\#}\$" ||
+        [ -z "$anchor" ] || [ -n "$file" ] || tr 'A-Z ' 'a-z-' <"$document" | sed 's/[^a-z0-9_#-]//g' | grep -qE "^##*-${anchor#\#}\$" ||
             { echo "links: $document links to $anchor, which is no heading of it"; bad=1; }
     done
     for name in $(grep -oE "(^|[^A-Za-z0-9_./~-])($folders)/[A-Za-z0-9_./*-]*[A-Za-z0-9_*]" "$document" | sed -E 's/^[^A-Za-z.]//' | sort -u); do

@@ -1,0 +1,95 @@
+/* Signals to a training run: it saves, and a resume ends with the same bits as a run that was never stopped. */
+#define _GNU_SOURCE
+#include "tests/support/program.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+static void digest_of(const char *output, char digest[80])
+{
+    char path[PATH_BYTES], *text;
+    size_t bytes;
+    assert_ok(file_join(path, output, "metrics.jsonl"));
+    assert_ok(file_read(&text, &bytes, path));
+    char *at = strstr(text, "\"state_sha256\":\"");
+    assert_non_null(at);
+    snprintf(digest, 80, "%.64s", at + 16);
+    free(text);
+}
+
+static void a_signal_saves_and_a_resume_ends_as_if_there_had_been_none(void **state)
+{
+    char whole[PATH_BYTES], parts[PATH_BYTES], path[PATH_BYTES], one[80], two[80];
+    char *words[PROGRAM_MAX_WORDS];
+    char *const steps[] = {"--max_steps", "60", "--save_steps", "0", "--lora_dropout", "0.1", NULL};
+    static const int signals[] = {SIGTERM, SIGINT};
+    scratch_path(state, "whole", whole);
+    program_expect(program_train(state, PROGRAM_BASE, PROGRAM_DATA, whole, steps), 0, "step 60/60", NULL);
+    digest_of(whole, one);
+    for (size_t i = 0; i < 2; i++) {
+        struct stat st = {0};
+        time_t began = time(NULL);
+        scratch_path(state, i ? "interrupted" : "terminated", parts);
+        program_train_words(words, PROGRAM_BASE, PROGRAM_DATA, parts, steps);
+        pid_t pid = program_start(state, words);
+        assert_ok(file_join(path, parts, "metrics.jsonl"));
+        while ((stat(path, &st) || st.st_size == 0) && time(NULL) - began < PROGRAM_SECONDS) program_pause();
+        kill(pid, signals[i]);
+        program_expect(program_wait(state, pid), ERR_STOPPED, "--resume_from_checkpoint auto",
+                       "stopped by a signal after step ");
+        assert_null(strstr(program_output, "step 60/60"));
+        assert_ok(file_join(path, parts, "adapter"));
+        assert_false(file_exists(path));
+        char *const again[] = {
+            "--max_steps", "60", "--save_steps", "0", "--lora_dropout", "0.1", "--resume_from_checkpoint",
+            "auto",        NULL};
+        program_expect(program_train(state, PROGRAM_BASE, PROGRAM_DATA, parts, again), 0, "step 60/60",
+                       "resumed   after step ");
+        digest_of(parts, two);
+        assert_string_equal(one, two);
+    }
+}
+
+/* mpirun kills its ranks two seconds after it gets a SIGTERM; a step of a large model takes longer. */
+static void a_signal_reaches_all_ranks_and_saves(void **state)
+{
+    char output[PATH_BYTES], path[PATH_BYTES], one[80], two[80];
+    char *words[PROGRAM_MAX_WORDS];
+    char *const steps[] = {"--ranks",      "2", "--max_steps", "60", "--micro_batch_tokens", "32",
+                           "--save_steps", "0", NULL};
+    char *const again[] = {
+        "--max_steps", "60", "--micro_batch_tokens", "32", "--save_steps", "0", "--resume_from_checkpoint",
+        "auto",        NULL};
+    char *const alone[] = {"--max_steps", "60", "--micro_batch_tokens", "32", "--save_steps", "0", NULL};
+    struct stat st = {0};
+    time_t began = time(NULL);
+    setenv("ASAN_OPTIONS", "detect_leaks=0", 1); /* Open MPI leaks memory, which would change the exit code */
+    scratch_path(state, "run", output);
+    program_train_words(words, PROGRAM_BASE, PROGRAM_DATA, output, steps);
+    pid_t pid = program_start(state, words);
+    unsetenv("ASAN_OPTIONS");
+    assert_ok(file_join(path, output, "metrics.jsonl"));
+    while ((stat(path, &st) || st.st_size == 0) && time(NULL) - began < PROGRAM_SECONDS) program_pause();
+    kill(pid, SIGTERM);
+    program_expect(program_wait(state, pid), ERR_STOPPED, "--resume_from_checkpoint auto",
+                   "stopped by a signal after step ");
+    program_expect(program_train(state, PROGRAM_BASE, PROGRAM_DATA, output, again), 0, "step 60/60",
+                   "resumed   after step ");
+    digest_of(output, one);
+    scratch_path(state, "alone", output);
+    program_expect(program_train(state, PROGRAM_BASE, PROGRAM_DATA, output, alone), 0, "step 60/60", NULL);
+    digest_of(output, two);
+    assert_string_equal(one, two);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        scratch_test(a_signal_saves_and_a_resume_ends_as_if_there_had_been_none),
+        scratch_test(a_signal_reaches_all_ranks_and_saves),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

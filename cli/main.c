@@ -1,4 +1,4 @@
-/* graft VERB ...: a table of verbs. */
+/* graft VERB ...: a table of verbs. A new verb is one line here, one in cli/verbs.h and one file. */
 #define _GNU_SOURCE /* setenv */
 #include "base/file.h"
 #include "cli/verbs.h"
@@ -11,38 +11,38 @@
 static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
-    const char *help;
+    const char *what, *usage; /* for --help */
 } verbs[] = {
-    {"train", verb_train, "train an adapter:             graft train CONFIG.json [--key value ...]"},
-    {"eval", verb_eval, "base and adapters compared:   graft eval --model DIR --data FILE,... [--adapter PATH,...]"},
-    {"generate", verb_generate,
-     "text from base and adapter:   graft generate --model DIR --prompt TEXT [--adapter PATH]"},
-    {"preview", verb_preview, "tokens in the loss, shown:    graft preview --model DIR DATA... [--html page.html]"},
-    {"chat", verb_chat, "talk with base and adapters:  graft chat --model DIR [--adapter PATH,...]"},
-    {"inspect", verb_inspect, "what a path holds:            graft inspect MODEL|RUN|CHECKPOINT|ADAPTER"},
-    {"plan", verb_plan, "memory, bytes and time of a run: graft plan CONFIG.json|MODEL [--key value ...]"},
-    {"doctor", verb_doctor, "what this machine has:        graft doctor [FILE]"},
-    {"bench", verb_bench, "speed, as shares of this machine's: graft bench [MODEL] [--json FILE]"},
-    {"plot", verb_plot, "training curves as PNG:       graft plot RUN... --output loss.png"},
+    {"train", verb_train, "train an adapter", "CONFIG.json [--key value ...]"},
+    {"eval", verb_eval, "compare base and adapters", "--model DIR --data FILE,... [--adapter PATH,...]"},
+    {"generate", verb_generate, "answer prompts", "--model DIR --prompt TEXT [--adapter PATH]"},
+    {"preview", verb_preview, "show the tokens in the loss", "--model DIR DATA... [--html page.html]"},
+    {"chat", verb_chat, "talk with base and adapters", "--model DIR [--adapter PATH,...]"},
+    {"inspect", verb_inspect, "show what a path holds", "MODEL|RUN|CHECKPOINT|ADAPTER"},
+    {"plan", verb_plan, "plan memory and time of a run", "CONFIG.json|MODEL [--key value ...]"},
+    {"doctor", verb_doctor, "measure this machine", "[FILE]"},
+    {"bench", verb_bench, "measure graft's speed", "[MODEL] [--json FILE]"},
+    {"plot", verb_plot, "draw training curves", "RUN... --output loss.png"},
 };
 enum { N_VERBS = sizeof verbs / sizeof *verbs };
 
 static int usage(FILE *stream, int code)
 {
     fputs("graft: LoRA fine-tuning of GLM-5-class mixture-of-experts models on CPUs\n\n", stream);
-    for (size_t i = 0; i < N_VERBS; i++) fprintf(stream, "  %-9s %s\n", verbs[i].name, verbs[i].help);
+    for (size_t i = 0; i < N_VERBS; i++)
+        fprintf(stream, "  %-30s graft %s %s\n", verbs[i].what, verbs[i].name, verbs[i].usage);
     fputs("\n`graft VERB --help` lists the options of a verb.\n", stream);
     return code;
 }
 
-/* libgomp reads GOMP_SPINCOUNT when it is loaded. Without it, threads that wait for each other spin, and beside any
- * other busy process a step is then 5 times slower (docs/design.md has the figures). So set it where it is missing, and
- * start this program again. Returns when nothing is missing. */
+/* libgomp reads GOMP_SPINCOUNT when it is loaded. Without it, threads that wait for each other spin, and a step beside
+ * any other running process is 5 times slower (docs/design.md has the figures). If it is not set, set it and start this
+ * program once more; otherwise return. */
 static void restart_with_sleeping_threads(char **argv)
 {
     if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
     setenv("GOMP_SPINCOUNT", "1000", 1);
-    execv("/proc/self/exe", argv); /* after a failure the program runs on, only slower */
+    execv("/proc/self/exe", argv); /* if this fails, the program continues and is slower */
 }
 
 int main(int argc, char **argv)

@@ -1,5 +1,5 @@
-/* The program as a user runs it: in a process of its own, with its exit code and everything that it prints. GRAFT names the
- * program; otherwise it is build/graft. A test must be a scratch_test.
+/* The program as a user runs it: in a process of its own, with its exit code and everything that it prints. GRAFT names
+ * the program; otherwise it is build/graft. A test must be a scratch_test.
  *
  *     char *words[PROGRAM_MAX_WORDS];
  *     program_train_words(words, PROGRAM_BASE, PROGRAM_DATA, output, PROGRAM_WORDS("--r", "3"));
@@ -25,8 +25,8 @@ char *program_path(void);
 /* Start a program; words end with NULL. */
 pid_t program_start(void **state, char *const *words);
 
-/* Wait for it and read program_output. Returns the exit code, or 128 + the signal that ended it. The test fails when the
- * program runs for more than PROGRAM_SECONDS. */
+/* Wait for it and read program_output. Returns the exit code, or 128 + the signal that ended it. The test fails when
+ * the program runs for more than PROGRAM_SECONDS. */
 int program_wait(void **state, pid_t pid);
 
 /* A few milliseconds. */

@@ -1,4 +1,5 @@
-/* The common words keep a run below a second: r 2, three documents of 40 tokens per step, no warm-up, no TensorBoard. */
+/* The common words keep a run below a second: r 2, three documents of 40 tokens per step, no warm-up, no
+ * TensorBoard. */
 #include "tests/support/small_run.h"
 
 #include <stdlib.h>

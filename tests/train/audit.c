@@ -1,4 +1,5 @@
-/* Mutations that the audit must catch by name: a gradient cut, an export with a target renamed, zeroed, swapped. */
+/* Faults that the audit must catch by name: a missing gradient, and exported files with a module renamed, zeroed,
+ * swapped or changed. */
 #include "train/audit.h"
 
 #include "base/rng.h"
@@ -19,34 +20,34 @@ typedef struct {
     Adapter *adapter;
     Step *step;
     Audit *audit;
-} Bench;
+} Audited;
 
-static void bench_open(Bench *b, const char *experts)
+static void audited_open(Audited *a, const char *experts)
 {
     Json *targets, *which;
-    *b = (Bench){.dp = {.size = 1}};
+    *a = (Audited){.dp = {.size = 1}};
     assert_ok(json_parse(&targets, "[\"q_a_proj\", \"o_proj\"]", strlen("[\"q_a_proj\", \"o_proj\"]")));
     assert_ok(json_parse(&which, experts, strlen(experts)));
-    assert_ok(model_open(&b->model, MODEL));
+    assert_ok(model_open(&a->model, MODEL));
     assert_ok(adapter_new(
-        &b->adapter, b->model,
+        &a->adapter, a->model,
         &(LoraConfig){.r = 2, .lora_alpha = 4, .target_modules = targets, .experts = which, .train_router = true}, 1));
-    assert_ok(step_new(&b->step, &b->dp, b->model, b->adapter, &(StepConfig){0}));
-    assert_ok(audit_new(&b->audit, b->adapter));
+    assert_ok(step_new(&a->step, &a->dp, a->model, a->adapter, &(StepConfig){0}));
+    assert_ok(audit_new(&a->audit, a->adapter));
     json_free(targets);
     json_free(which);
 }
 
-static void bench_close(Bench *b)
+static void audited_close(Audited *a)
 {
-    audit_free(b->audit);
-    step_free(b->step);
-    adapter_free(b->adapter);
-    model_close(b->model);
+    audit_free(a->audit);
+    step_free(a->step);
+    adapter_free(a->adapter);
+    model_close(a->model);
 }
 
-/* Gradients of one document of n tokens, of which those before `scored` are targets. */
-static void take_gradients(Bench *b, size_t n, size_t n_loss_tokens)
+/* Gradients of one document of n tokens; the first n_loss_tokens of them are in the loss. */
+static void take_gradients(Audited *a, size_t n, size_t n_loss_tokens)
 {
     int32_t ids[64], targets[64];
     Document doc = {.n = n, .ids = ids, .targets = targets, .n_loss_tokens = n_loss_tokens};
@@ -57,59 +58,59 @@ static void take_gradients(Bench *b, size_t n, size_t n_loss_tokens)
         ids[t] = (int32_t)rng_below(1, t, 4000);
         targets[t] = t < n_loss_tokens ? (int32_t)rng_below(2, t, 4000) : -1;
     }
-    assert_ok(batch_new(&batch, &b->dp, 1, docs, 64, 0));
-    assert_ok(step_gradients(b->step, &batch, 0, NULL, &result));
+    assert_ok(batch_new(&batch, &a->dp, 1, docs, 64, 0));
+    assert_ok(step_gradients(a->step, &batch, 0, NULL, &result));
     batch_free(&batch);
 }
 
-static Json *judged(Bench *b)
+static Json *audited_check(Audited *a)
 {
     Json *result;
-    audit_observe(b->audit, &b->dp, b->step);
-    assert_ok(audit_check(b->audit, &b->dp, b->step, false, &result));
+    audit_observe(a->audit, &a->dp, a->step);
+    assert_ok(audit_check(a->audit, &a->dp, a->step, false, &result));
     return result;
 }
 
-static void a_sound_step_has_no_fault_and_experts_without_tokens_are_listed(void **state)
+static void a_correct_step_has_no_fault_and_experts_without_tokens_are_listed(void **state)
 {
     (void)state;
-    Bench b;
-    bench_open(&b, "\"all\"");
+    Audited b;
+    audited_open(&b, "\"all\"");
     take_gradients(&b, 8, 8);
-    Json *result = judged(&b);
+    Json *result = audited_check(&b);
     assert_int_equal(json_count(json_find(result, "errors")), 0);
-    assert_true(b.audit->n_without > 0); /* 8 tokens cannot reach 32 experts by 4s everywhere */
+    assert_true(b.audit->n_without > 0); /* 8 tokens with 4 experts each cannot reach all 32 experts of every layer */
     for (const Json *layer = json_first(json_find(result, "no_token")); layer; layer = json_next(layer))
         for (const Json *e = json_first(layer); e; e = json_next(e))
             assert_int_equal(step_counts(b.step, (size_t)atoi(json_key(layer))).load[(size_t)json_number(e)], 0);
     json_free(result);
     take_gradients(&b, 64, 64);
     size_t before = b.audit->n_without;
-    json_free(judged(&b));
-    assert_true(b.audit->n_without < before); /* what got a gradient once is not listed again */
-    bench_close(&b);
+    json_free(audited_check(&b));
+    assert_true(b.audit->n_without < before); /* an expert that once had a gradient is not listed again */
+    audited_close(&b);
 }
 
-static void tokens_that_nothing_scored_depends_on_are_told_apart(void **state)
+static void tokens_without_influence_on_the_loss_are_listed_apart(void **state)
 {
     (void)state;
-    Bench b;
-    bench_open(&b, "\"all\"");
+    Audited b;
+    audited_open(&b, "\"all\"");
     take_gradients(&b, 40, 2);
-    Json *result = judged(&b);
+    Json *result = audited_check(&b);
     assert_int_equal(json_count(json_find(result, "errors")), 0);
     assert_true(json_count(json_find(result, "no_scored_token")) > 0);
     json_free(result);
-    bench_close(&b);
+    audited_close(&b);
 }
 
-/* Cut one parameter's gradient, as a lost line in a backward pass would. */
-static void cut(Bench *b, size_t l, const char *part)
+/* Set the gradient of a parameter to zero, as a missing line in a backward pass would. */
+static void cut(Audited *a, size_t l, const char *part)
 {
-    const LayerAdapter *layer = &b->adapter->layers[l];
+    const LayerAdapter *layer = &a->adapter->layers[l];
     for (size_t i = 0; i < layer->n_params; i++)
         if (strstr(layer->params[i].name, part))
-            memset(step_gradient(b->step, l) + layer->params[i].offset, 0,
+            memset(step_gradient(a->step, l) + layer->params[i].offset, 0,
                    param_count(&layer->params[i]) * sizeof(float));
 }
 
@@ -125,32 +126,32 @@ static void a_cut_gradient_is_named(void **state)
         {5, "mlp.experts.", "model.layers.5.mlp.experts."},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        Bench b;
-        bench_open(&b, "\"all\"");
+        Audited b;
+        audited_open(&b, "\"all\"");
         take_gradients(&b, 64, 64);
         cut(&b, cases[i].l, cases[i].cut);
-        Json *result = judged(&b);
+        Json *result = audited_check(&b);
         const Json *first = json_first(json_find(result, "errors"));
         assert_non_null(first);
         assert_non_null(strstr(json_string(first), cases[i].named));
         json_free(result);
-        bench_close(&b);
+        audited_close(&b);
     }
 }
 
-static void half_a_pair_without_gradient_is_no_fault(void **state)
+static void a_lora_module_whose_a_has_no_gradient_is_no_fault(void **state)
 {
     (void)state;
-    Bench b;
-    bench_open(&b, "\"none\"");
+    Audited b;
+    audited_open(&b, "\"none\"");
     take_gradients(&b, 16, 16); /* B is zero, so A has no gradient at all */
     const LayerAdapter *layer = &b.adapter->layers[2];
     for (size_t j = 0; j < param_count(&layer->params[0]); j++)
         assert_true(step_gradient(b.step, 2)[layer->params[0].offset + j] == 0);
-    Json *result = judged(&b);
+    Json *result = audited_check(&b);
     assert_int_equal(json_count(json_find(result, "errors")), 0);
     json_free(result);
-    bench_close(&b);
+    audited_close(&b);
 }
 
 /* ---- exports -------------------------------------------------------------------------------------------------- */
@@ -187,11 +188,11 @@ static void zero(TensorView *tensors, size_t n)
 
 static void swap(TensorView *tensors, size_t n)
 {
-    TensorView *a = find(tensors, n, "layers.2.mlp.experts.4.up_proj.lora_B"),
-               *b = find(tensors, n, "layers.2.mlp.experts.5.up_proj.lora_B");
-    const void *data = a->data;
-    a->data = b->data;
-    b->data = data;
+    TensorView *first = find(tensors, n, "layers.2.mlp.experts.4.up_proj.lora_B"),
+               *second = find(tensors, n, "layers.2.mlp.experts.5.up_proj.lora_B");
+    const void *data = first->data;
+    first->data = second->data;
+    second->data = data;
 }
 
 static void move(TensorView *tensors, size_t n)
@@ -223,10 +224,10 @@ static void an_export_that_differs_from_memory_is_named(void **state)
         {move, "model.layers.1.self_attn.o_proj is trained, but not in the file"},
         {flip, "model.layers.4.mlp.gate.weight: the weight"},
     };
-    Bench b;
+    Audited b;
     char path[PATH_BYTES];
     scratch_path(state, "adapter", path);
-    bench_open(&b, "\"all\"");
+    audited_open(&b, "\"all\"");
     for (size_t i = 0; i < b.adapter->n; i++) b.adapter->values[i] += 0.01f * (float)rng_normal(3, i);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         assert_ok(adapter_export(b.adapter, path, MODEL, false));
@@ -234,49 +235,49 @@ static void an_export_that_differs_from_memory_is_named(void **state)
         mutate(path, cases[i].change);
         assert_fails(audit_export(b.adapter, path), ERR_FORMAT, cases[i].named);
     }
-    assert_ok(adapter_export(b.adapter, path, MODEL, true)); /* rounded to BF16, and right */
+    assert_ok(adapter_export(b.adapter, path, MODEL, true)); /* rounded to BF16 */
     assert_ok(audit_export(b.adapter, path));
-    bench_close(&b);
+    audited_close(&b);
 }
 
 static void zeros_stand_for_experts_that_are_not_trained(void **state)
 {
-    Bench b;
+    Audited b;
     char path[PATH_BYTES];
     scratch_path(state, "adapter", path);
-    bench_open(&b, "{\"experts\": {\"2\": [1]}}");
+    audited_open(&b, "{\"experts\": {\"2\": [1]}}");
     for (size_t i = 0; i < b.adapter->n; i++) b.adapter->values[i] += 0.01f * (float)rng_normal(3, i);
     assert_ok(adapter_export(b.adapter, path, MODEL, false));
     assert_ok(audit_export(b.adapter, path));
-    mutate(path, swap); /* zeros with zeros */
+    mutate(path, swap); /* zeros for zeros */
     assert_ok(audit_export(b.adapter, path));
-    bench_close(&b);
+    audited_close(&b);
 }
 
 static void biases_that_moved_come_back(void **state)
 {
-    Bench b;
+    Audited b;
     Adapter *again;
     char path[PATH_BYTES];
     scratch_path(state, "adapter", path);
-    bench_open(&b, "\"all\"");
+    audited_open(&b, "\"all\"");
     assert_ok(adapter_own_biases(b.adapter));
     for (size_t e = 0; e < b.model->router.E; e++) b.adapter->layers[3].router_bias[e] += 0.001f * (float)e;
     assert_ok(adapter_export(b.adapter, path, MODEL, false));
     assert_ok(adapter_open(&again, b.model, path));
     assert_memory_equal(again->biases, b.adapter->biases, b.adapter->n_layers * b.model->router.E * sizeof(float));
     adapter_free(again);
-    bench_close(&b);
+    audited_close(&b);
 }
 
 int main(void)
 {
     dispatch_init("fp32");
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_sound_step_has_no_fault_and_experts_without_tokens_are_listed),
-        cmocka_unit_test(tokens_that_nothing_scored_depends_on_are_told_apart),
+        cmocka_unit_test(a_correct_step_has_no_fault_and_experts_without_tokens_are_listed),
+        cmocka_unit_test(tokens_without_influence_on_the_loss_are_listed_apart),
         cmocka_unit_test(a_cut_gradient_is_named),
-        cmocka_unit_test(half_a_pair_without_gradient_is_no_fault),
+        cmocka_unit_test(a_lora_module_whose_a_has_no_gradient_is_no_fault),
         scratch_test(an_export_that_differs_from_memory_is_named),
         scratch_test(zeros_stand_for_experts_that_are_not_trained),
         scratch_test(biases_that_moved_come_back),

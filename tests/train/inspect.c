@@ -29,7 +29,7 @@ static void write_in(const char *directory, const char *name, const char *text)
     assert_ok(file_write(path, text, strlen(text)));
 }
 
-static void a_run_tells_its_curves_and_settings(void **state)
+static void a_run_shows_its_curves_and_settings(void **state)
 {
     char run[PATH_BYTES];
     assert_ok(file_make_directory(scratch_path(state, "run", run)));
@@ -58,7 +58,7 @@ static void a_run_tells_its_curves_and_settings(void **state)
     free(text);
 }
 
-static void an_adapter_tells_what_it_holds(void **state)
+static void an_adapter_shows_what_it_holds(void **state)
 {
     (void)state;
     char *text = inspected("tests/fixtures/adapter/e_experts_partial", false);
@@ -80,8 +80,8 @@ static void anything_else_is_not_known(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        scratch_test(a_run_tells_its_curves_and_settings),
-        cmocka_unit_test(an_adapter_tells_what_it_holds),
+        scratch_test(a_run_shows_its_curves_and_settings),
+        cmocka_unit_test(an_adapter_shows_what_it_holds),
         scratch_test(anything_else_is_not_known),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

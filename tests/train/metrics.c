@@ -1,3 +1,4 @@
+/* metrics.jsonl: flushed line by line, cut back by a resume, and errors of the disk. */
 #define _GNU_SOURCE
 #include "train/metrics.h"
 
@@ -88,7 +89,7 @@ static void a_full_disk_is_an_error(void **state)
     err_free(metrics_close(&metrics));
 }
 
-static void a_directory_that_is_none_is_named(void **state)
+static void a_path_that_is_not_a_directory_is_named(void **state)
 {
     (void)state;
     Metrics metrics;
@@ -103,7 +104,7 @@ int main(void)
         scratch_test(a_file_that_is_too_short_is_refused_and_left_alone),
         cmocka_unit_test(ranks_that_do_not_write_write_nothing),
         scratch_test(a_full_disk_is_an_error),
-        cmocka_unit_test(a_directory_that_is_none_is_named),
+        cmocka_unit_test(a_path_that_is_not_a_directory_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -49,7 +49,7 @@ static size_t take_steps(const Safetensors *file, const char *key, const Schedul
         double rate = schedule_rate(schedule, rates[group], (uint64_t)t - 1);
         fixture(file, key, "rates", t, GROUPS, given);
         if ((float)rate != given[group])
-            fail_msg("%s, group %s, step %d: rate %.9g; torch's is %.9g", key, groups[group], t, rate,
+            fail_msg("%s, group %s, step %d: rate %.9g; PyTorch's is %.9g", key, groups[group], t, rate,
                      (double)given[group]);
         fixture(file, "gradient", groups[group], t, N, g);
         adamw_update(&cfg, &(AdamWStep){(uint64_t)t, rate, 1}, N, theta, m, v, g);
@@ -60,14 +60,14 @@ static size_t take_steps(const Safetensors *file, const char *key, const Schedul
     for (int j = 0; j < N; j++) {
         if (theta[j] == expected[j]) continue;
         if (fabsf(theta[j] - expected[j]) > 4 * FLT_EPSILON * largest[j])
-            fail_msg("%s, group %s: value %d is %.9g; torch's is %.9g", key, groups[group], j, (double)theta[j],
+            fail_msg("%s, group %s: value %d is %.9g; PyTorch's is %.9g", key, groups[group], j, (double)theta[j],
                      (double)expected[j]);
         others++;
     }
     return others;
 }
 
-static void twenty_steps_are_those_of_torch(void **state)
+static void twenty_steps_are_those_of_pytorch(void **state)
 {
     (void)state;
     Safetensors file;
@@ -87,7 +87,7 @@ static void twenty_steps_are_those_of_torch(void **state)
                 n += N;
             }
     }
-    if (others * 20 > n) fail_msg("%zu of %zu values have other bits than torch's", others, n);
+    if (others * 20 > n) fail_msg("%zu of %zu values have other bits than PyTorch's", others, n);
     safetensors_close(&file);
 }
 
@@ -131,7 +131,7 @@ int main(void)
 {
     dispatch_init("fp32");
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(twenty_steps_are_those_of_torch),
+        cmocka_unit_test(twenty_steps_are_those_of_pytorch),
         cmocka_unit_test(every_parameter_learns_at_the_rate_of_its_group),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

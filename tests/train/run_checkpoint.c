@@ -1,4 +1,5 @@
-/* Stop and go on: nothing may tell from the end that there was a stop. Refusals leave the run's directory as it was. */
+/* Resuming: a resumed run ends with the same bits and files as one that never stopped. A refused resume leaves the
+ * directory of the run as it was. */
 #define _GNU_SOURCE
 #include "train/run.h"
 
@@ -18,40 +19,40 @@
 const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void) { return "leak:libhdf5"; }
 
-enum { MOST_WORDS = 64 };
+enum { MAX_WORDS = 64 };
 
-static const char *const common[] = {"--model_name_or_path",
-                                     "examples/tiny-glm5",
-                                     "--train_file",
-                                     "examples/devils/devils_eval.jsonl",
-                                     "--target_modules",
-                                     "[\"kv_b_proj\"]",
-                                     "--experts",
-                                     "{\"4\": [1, 7, 20]}",
-                                     "--layers_to_transform",
-                                     "[4, 5]",
-                                     "--train_router",
-                                     "--r",
-                                     "2",
-                                     "--lora_dropout",
-                                     "0.1",
-                                     "--z_loss_coef",
-                                     "0.001",
-                                     "--train_batch_size",
-                                     "2",
-                                     "--max_length",
-                                     "48",
-                                     "--max_steps",
-                                     "6",
-                                     "--save_steps",
-                                     "2",
-                                     "--save_total_limit",
-                                     "0"};
+static char *const common[] = {"--model_name_or_path",
+                               "examples/tiny-glm5",
+                               "--train_file",
+                               "examples/devils/devils_eval.jsonl",
+                               "--target_modules",
+                               "[\"kv_b_proj\"]",
+                               "--experts",
+                               "{\"4\": [1, 7, 20]}",
+                               "--layers_to_transform",
+                               "[4, 5]",
+                               "--train_router",
+                               "--r",
+                               "2",
+                               "--lora_dropout",
+                               "0.1",
+                               "--z_loss_coef",
+                               "0.001",
+                               "--train_batch_size",
+                               "2",
+                               "--max_length",
+                               "48",
+                               "--max_steps",
+                               "6",
+                               "--save_steps",
+                               "2",
+                               "--save_total_limit",
+                               "0"};
 
-/* Train in this process; more: words after the common ones, up to NULL. digest may be NULL. */
-static Err *train(const char *output, const char *const *more, char *digest)
+/* Train in this process with the common words and `more` (up to NULL). digest may be NULL. */
+static Err *train(char *output, char *const *more, char *digest)
 {
-    const char *words[MOST_WORDS];
+    char *words[MAX_WORDS];
     size_t n = sizeof common / sizeof *common;
     memcpy(words, common, sizeof common);
     words[n++] = "--output_dir";
@@ -59,14 +60,14 @@ static Err *train(const char *output, const char *const *more, char *digest)
     while (more && *more) words[n++] = *more++;
     Run run = {.dp = {.size = 1}};
     log_enable(false);
-    Err *err = run_open(&run, (int)n, (char **)(size_t)words);
+    Err *err = run_open(&run, (int)n, words);
     if (!err) err = loop_run(&run);
     if (digest) strcpy(digest, run.state_digest);
     run_close(&run);
     return err;
 }
 
-#define MORE(...) ((const char *const[]){__VA_ARGS__, NULL})
+#define MORE(...) ((char *const[]){__VA_ARGS__, NULL})
 
 static void remove_checkpoint(const char *output, uint64_t step)
 {
@@ -132,8 +133,10 @@ static void check_same_file(const char *a, const char *b, const char *name)
 static void resuming_equals_never_stopping(void **state)
 {
     char whole[PATH_BYTES], parts[PATH_BYTES], one[128], two[128];
-    assert_ok(train(scratch_path(state, "whole", whole), NULL, one));
-    assert_ok(train(scratch_path(state, "parts", parts), NULL, two));
+    scratch_path(state, "whole", whole);
+    assert_ok(train(whole, NULL, one));
+    scratch_path(state, "parts", parts);
+    assert_ok(train(parts, NULL, two));
     assert_string_equal(one, two);
     remove_checkpoint(parts, 6);
     remove_checkpoint(parts, 4);
@@ -151,7 +154,8 @@ static void a_run_does_without_its_file_of_experts_once_it_has_begun(void **stat
     static const char chosen[] = "{\"experts\": {\"4\": [1, 7, 20]}}";
     char output[PATH_BYTES], table[PATH_BYTES], path[PATH_BYTES], whole[128], resumed[128];
     assert_ok(file_write(scratch_path(state, "expert_cfg.json", table), chosen, strlen(chosen)));
-    assert_ok(train(scratch_path(state, "run", output), MORE("--experts", table), whole));
+    scratch_path(state, "run", output);
+    assert_ok(train(output, MORE("--experts", table), whole));
     assert_int_equal(unlink(table), 0);
     assert_ok(checkpoint_path(path, output, 4));
 
@@ -180,20 +184,22 @@ static void a_run_does_without_its_file_of_experts_once_it_has_begun(void **stat
 static void resuming_from_an_older_checkpoint_drops_the_newer(void **state)
 {
     char output[PATH_BYTES], path[PATH_BYTES], one[128], two[128];
-    assert_ok(train(scratch_path(state, "run", output), NULL, one));
+    scratch_path(state, "run", output);
+    assert_ok(train(output, NULL, one));
     assert_ok(checkpoint_path(path, output, 2));
     assert_ok(train(output, MORE("--resume_from_checkpoint", path, "--max_steps", "3"), NULL));
     assert_ok(checkpoint_path(path, output, 4));
     assert_false(file_exists(path));
-    assert_ok(
-        train(output, MORE("--resume_from_checkpoint", "auto"), two)); /* from 3, on the other schedule it differs */
+    assert_ok(train(output, MORE("--resume_from_checkpoint", "auto"),
+                    two)); /* from step 3, after a step on another schedule */
     assert_string_not_equal(one, two);
 }
 
 static void a_finished_run_resumed_stays_as_it_was(void **state)
 {
     char output[PATH_BYTES], one[128], two[128];
-    assert_ok(train(scratch_path(state, "run", output), NULL, one));
+    scratch_path(state, "run", output);
+    assert_ok(train(output, NULL, one));
     char *before = steady_metrics(output);
     assert_ok(train(output, MORE("--resume_from_checkpoint", "auto"), two));
     char *after = steady_metrics(output);
@@ -203,7 +209,7 @@ static void a_finished_run_resumed_stays_as_it_was(void **state)
     free(after);
 }
 
-/* The base with one number changed, beside links to the rest. */
+/* A copy of the base with one number changed; the other files are links. */
 static void other_base(void **state, char directory[PATH_BYTES])
 {
     static const char *const files[] = {"config.json", "tokenizer.json", "tokenizer_config.json",
@@ -225,15 +231,16 @@ static void other_base(void **state, char directory[PATH_BYTES])
     free(data);
 }
 
-static void a_resume_with_another_run_in_mind_is_refused_and_changes_nothing(void **state)
+static void a_resume_that_does_not_match_the_checkpoint_is_refused_and_changes_nothing(void **state)
 {
     char output[PATH_BYTES], base[PATH_BYTES];
-    assert_ok(train(scratch_path(state, "run", output), NULL, NULL));
+    scratch_path(state, "run", output);
+    assert_ok(train(output, NULL, NULL));
     remove_checkpoint(output, 6);
     other_base(state, base);
     uint64_t before = fingerprint(output);
     static const struct {
-        const char *key, *value, *part;
+        char *key, *value, *part;
         ErrKind kind;
     } cases[] = {
         {"--seed", "43", "seed is 43; the checkpoint has 42", ERR_USAGE},
@@ -263,7 +270,8 @@ static void a_damaged_checkpoint_is_refused_by_name(void **state)
 {
     char output[PATH_BYTES], path[PATH_BYTES], *data;
     size_t bytes;
-    assert_ok(train(scratch_path(state, "run", output), NULL, NULL));
+    scratch_path(state, "run", output);
+    assert_ok(train(output, NULL, NULL));
     assert_ok(checkpoint_path(path, output, 6));
     assert_ok(file_read(&data, &bytes, path));
     for (size_t i = 0; i < 4; i++) {
@@ -288,11 +296,12 @@ static void nothing_to_resume_is_an_error(void **state)
     assert_false(file_exists(output));
 }
 
-/* The newer checkpoints must survive when the older one cannot be used after all. */
+/* The newer checkpoints must survive when the older one cannot be used. */
 static void a_metrics_file_that_is_too_short_refuses_the_resume(void **state)
 {
     char output[PATH_BYTES], path[PATH_BYTES];
-    assert_ok(train(scratch_path(state, "run", output), NULL, NULL));
+    scratch_path(state, "run", output);
+    assert_ok(train(output, NULL, NULL));
     assert_ok(file_join(path, output, "metrics.jsonl"));
     assert_int_equal(truncate(path, 10), 0);
     uint64_t before = fingerprint(output);
@@ -308,7 +317,7 @@ int main(void)
         scratch_test(a_run_does_without_its_file_of_experts_once_it_has_begun),
         scratch_test(resuming_from_an_older_checkpoint_drops_the_newer),
         scratch_test(a_finished_run_resumed_stays_as_it_was),
-        scratch_test(a_resume_with_another_run_in_mind_is_refused_and_changes_nothing),
+        scratch_test(a_resume_that_does_not_match_the_checkpoint_is_refused_and_changes_nothing),
         scratch_test(a_damaged_checkpoint_is_refused_by_name),
         scratch_test(nothing_to_resume_is_an_error),
         scratch_test(a_metrics_file_that_is_too_short_refuses_the_resume),

@@ -1,4 +1,5 @@
-/* What a run does when something happens: a number that is not finite, a signal; and what it shows on request: timing, a dump. */
+/* What a run does when something happens: a number that is not finite, a signal; and what it shows on request: timing,
+ * a dump. */
 #include "tensor/safetensors.h"
 #include "tests/support/small_run.h"
 #include "train/signals.h"

@@ -78,7 +78,8 @@ static void show_progress(const Run *run, const StepReport *step)
     double per_step = (log_seconds() - run->started) / (double)(run->done - run->first);
     time_left(left, per_step * (double)(run->total - run->done));
     if (worst_load(run) > 0)
-        snprintf(load, sizeof load, "load %.1fx  ", worst_load(run)); /* what matters most comes first: rows are cut */
+        snprintf(load, sizeof load, "max/mean load %.1f  ",
+                 worst_load(run)); /* what matters most comes first: rows are cut */
     bool keep = run->done % (uint64_t)run->settings.logging_steps == 0 || run->done == run->total;
     log_progress(
         keep,

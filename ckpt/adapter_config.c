@@ -1,7 +1,7 @@
-/* Only plain LoRA is read: `check_plain` refuses every key that could change what the tensors mean.
- * Keys of patterns are regular expressions of Python. Those in use are also POSIX extended expressions, except for a few
- * spellings that `translate` rewrites. It refuses what it does not know, because a wrong match would be a wrong scale that
- * nobody notices. */
+/* Only plain LoRA is read: `check_plain` refuses every key that could change what the tensors mean. Keys of patterns
+ * are regular expressions of Python. Those in use are also POSIX extended expressions, except for a few spellings that
+ * `translate` rewrites. It refuses what it does not know, because a wrong match would be a wrong scale that nobody
+ * notices. */
 #include "ckpt/adapter_config.h"
 
 #include "base/file.h"
@@ -18,8 +18,8 @@ struct AdapterPattern {
     double value;
 };
 
-/* R_MAX only keeps products of sizes in range: the tensors must have this r, too. It is greater than the r that graft trains
- * with, since PEFT itself sets no limit. */
+/* R_MAX only keeps products of sizes in range: the tensors must have this r, too. It is greater than the r that graft
+ * trains with, since PEFT itself sets no limit. */
 enum { KEY_BYTES_MAX = 1000, R_MAX = 1 << 20 };
 
 /* Keys whose value does not change what tensors mean, or is read below. */
@@ -52,7 +52,7 @@ static const char *const free_keys[] = {
     "use_rslora",
 };
 
-/* Initial values that leave the base as it was. The others (pissa, olora, corda, loftq, lora_ga) change the base, too. */
+/* Initial values that leave the base unchanged. The others (pissa, olora, corda, loftq, lora_ga) change it. */
 static const char *const harmless_inits[] = {"gaussian", "orthogonal", "eva", "mica"};
 
 static bool is_one_of(const char *text, const char *const *list, size_t n)

@@ -33,7 +33,8 @@ void adapter_config_free(AdapterConfig *cfg);
 /* Whether the list has an entry that is the path itself or its end after a dot. list may be NULL. */
 bool adapter_config_lists(const Json *list, const char *path);
 
-/* Give *value the number of the first key, in file order, that matches one of the paths as (.*\.)?(KEY)$; false: none. */
+/* Set *value to the number of the first key, in file order, that matches one of the paths as (.*\.)?(KEY)$.
+ * Returns whether there is one. */
 bool adapter_config_match(const AdapterPatterns *patterns, const char *const *paths, size_t n_paths, double *value);
 
 #endif

@@ -85,9 +85,9 @@ typedef struct {
         *extras; /* routers trained in full; PEFT needs the weight and correction bias of every layer */
 } AdapterOut;
 
-/* Write an adapter directory, which is made if it does not exist. The files appear whole or not at all, after a draft of
- * them was read back and compared. A smaller r is padded with zeros to the largest. A scale that differs from that of the
- * first LoRA module is multiplied into B, in double, rounded once.
+/* Write an adapter directory, which is made if it does not exist. The files appear whole or not at all, after a draft
+ * of them was read back and compared. A smaller r is padded with zeros to the largest. A scale that differs from that
+ * of the first LoRA module is multiplied into B, in double, rounded once.
  * Fails: ERR_USAGE for what no consumer reads (LoRA on an embedding; a layer whose experts do not all have gate, up and
  *        down; a scale that is not positive), ERR_IO, ERR_FORMAT when what was read back differs. */
 MUST_USE Err *adapter_file_write(const char *directory, const AdapterOut *out);

@@ -1,8 +1,9 @@
-/* The one layout that every consumer reads (adapter_config_write says what its config holds): per-expert names, one r and
- * one scale, since older readers know one of each for all modules.
+/* The one layout that every consumer reads (adapter_config_write says what its config holds): per-expert names, one r
+ * and one scale, since older readers know one of each for all modules.
  *
- * Both files are written into a draft directory, read back through adapter_file_open and compared. Then the old config is
- * removed, the tensors are moved, and the config is moved last: a reader finds the old adapter, none, or the new one. */
+ * Both files are written into a draft directory, read back through adapter_file_open and compared. Then the old config
+ * is removed, the tensors are moved, and the config is moved last: a reader finds the old adapter, none, or the new
+ * one. */
 #include "base/arena.h"
 #include "base/memory.h"
 #include "ckpt/adapter_config_write.h"

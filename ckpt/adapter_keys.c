@@ -1,5 +1,6 @@
-/* A tensor's name ends in its part (".lora_A.weight"); what stands before it, without PEFT's prefix, is the module. A name
- * that is neither a part nor of a module in modules_to_save is kept as unknown, so that one error can list them all.
+/* A tensor's name ends in its part (".lora_A.weight"); what stands before it, without PEFT's prefix, is the module. A
+ * name that is neither a part nor of a module in modules_to_save is kept as unknown, so that one error can list them
+ * all.
  * Source: PEFT 0.21, utils/save_and_load.py (get_peft_model_state_dict). */
 #include "ckpt/adapter_keys.h"
 
@@ -14,7 +15,8 @@ bool adapter_keys_ends_with(const char *text, const char *tail)
     return n >= t && !strcmp(text + n - t, tail);
 }
 
-/* Split off the ending that names a part; *length is that of the module. `.default` is the adapter's name in raw files. */
+/* Split off the ending that names a part; *length is that of the module. `.default` is the adapter's name in raw
+ * files. */
 static bool split_part(const char *name, AdapterPart *part, size_t *length)
 {
     static const struct {

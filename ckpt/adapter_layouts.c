@@ -1,5 +1,5 @@
-/* One function for each layout of ckpt/adapter_file.h: plain, embedding, fused and stacked. A scale depends on the path by
- * which PEFT knew the weight: patterns are matched against the module, but against the parameter (M.weight,
+/* One function for each layout of ckpt/adapter_file.h: plain, embedding, fused and stacked. A scale depends on the path
+ * by which PEFT knew the weight: patterns are matched against the module, but against the parameter (M.weight,
  * experts.gate_up_proj) where target_parameters named it.
  * Source: PEFT 0.21, tuners/lora/layer.py (ParamWrapper), utils/other.py (get_pattern_key). */
 #include "ckpt/adapter_layouts.h"
@@ -105,8 +105,8 @@ static const char *usual_projection(const char *name)
     return name;
 }
 
-/* A LoRA module under its own name. PEFT turns the modules of numbered experts into the fused parameter, where gate and up
- * together have 2 r: when rank_pattern says so, alpha was chosen for 2 r, too. */
+/* A LoRA module under its own name. PEFT turns the modules of numbered experts into the fused parameter, where gate and
+ * up together have 2 r: when rank_pattern says so, alpha was chosen for 2 r, too. */
 static Err *add_plain(AdapterReader *reader, const char *module, const TensorView *A, const TensorView *B)
 {
     const AdapterConfig *cfg = &reader->file->config;
@@ -174,8 +174,8 @@ static bool is_exchanged(const AdapterReader *reader, const char *stem_experts, 
     return up_A->tensor->shape[1] == 2 * down_B->tensor->shape[0] && up_B->tensor->shape[0] == down_A->tensor->shape[1];
 }
 
-/* Which parameter a fused key belongs to. PEFT nests one wrapper per parameter, gate_up inside and down outside. When only
- * one parameter was adapted, its wrapper is the outer one, and target_parameters must name it. */
+/* Which parameter a fused key belongs to. PEFT nests one wrapper per parameter, gate_up inside and down outside. When
+ * only one parameter was adapted, its wrapper is the outer one, and target_parameters must name it. */
 static Err *which_parameter(const AdapterReader *reader, const char *module, const char *experts, const char *base,
                             bool *down)
 {

@@ -1,5 +1,5 @@
-/* From keys to LoRA modules: A and B of a module become one AdapterLora, or one for each expert (the layouts are listed in
- * ckpt/adapter_file.h). */
+/* From keys to LoRA modules: A and B of a module become one AdapterLora, or one for each expert (the layouts are listed
+ * in ckpt/adapter_file.h). */
 #ifndef GRAFT_CKPT_ADAPTER_LAYOUTS_H
 #define GRAFT_CKPT_ADAPTER_LAYOUTS_H
 

@@ -1,5 +1,5 @@
-/* Names are those of Hugging Face transformers: "STEM.experts.NUMBER.PROJECTION" is an expert's matrix; shared experts are
- * "shared_experts" without a number and do not match. */
+/* Names are those of Hugging Face transformers: "STEM.experts.NUMBER.PROJECTION" is an expert's matrix; shared experts
+ * are "shared_experts" without a number and do not match. */
 #include "ckpt/adapter_modules.h"
 
 #include <ctype.h>

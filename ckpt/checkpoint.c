@@ -1,6 +1,6 @@
-/* Saving and loading (the layout is in the header). Loading trusts nothing: it goes through the file's arrays, looks each one
- * up in the caller's list and compares shape and ids. Only when all of them match does it read values. HDF5 links are found
- * by name, so the order of arrays does not matter on either side. */
+/* Saving and loading (the layout is in the header). Loading trusts nothing: it goes through the file's arrays, looks
+ * each one up in the caller's list and compares shape and ids. Only when all of them match does it read values. HDF5
+ * links are found by name, so the order of arrays does not matter on either side. */
 #include "ckpt/checkpoint.h"
 
 #include "base/memory.h"

@@ -68,8 +68,8 @@ typedef struct {
  * draft remains. */
 MUST_USE Err *checkpoint_save(const Checkpoint *ckpt, const char *path);
 
-/* Fill info and the vectors. The caller sets n, values, m, v, and the arrays and extras, which the file must have exactly.
- * Nothing is read into the vectors before every name, shape and id was compared.
+/* Fill info and the vectors. The caller sets n, values, m, v, and the arrays and extras, which the file must have
+ * exactly. Nothing is read into the vectors before every name, shape and id was compared.
  * Fails: ERR_FORMAT, naming the array, what was found and what was expected; ERR_IO when there is no such file.
  * Owner: the texts of info are the caller's, until checkpoint_info_free. */
 MUST_USE Err *checkpoint_load(Checkpoint *ckpt, const char *path);
@@ -78,7 +78,8 @@ MUST_USE Err *checkpoint_load(Checkpoint *ckpt, const char *path);
  *   found  [n_extras] out */
 MUST_USE Err *checkpoint_load_values(Checkpoint *ckpt, const char *path, bool *found);
 
-/* Read the attributes alone: to inspect a file, or to rebuild the configuration that a resume needs before it has arrays. */
+/* Read the attributes alone: to inspect a file, or to rebuild the configuration that a resume needs before it has
+ * arrays. */
 MUST_USE Err *checkpoint_peek(CkptInfo *info, const char *path);
 void checkpoint_info_free(CkptInfo *info);
 
@@ -92,8 +93,8 @@ MUST_USE Err *checkpoint_newest(const char *directory, char path[PATH_BYTES], bo
  * The directory must belong to this run alone. */
 MUST_USE Err *checkpoint_rotate(const char *directory, size_t keep);
 
-/* Remove the checkpoints with `step` steps or more, and drafts. A run that starts over, or resumes from an earlier step,
- * would otherwise mix them with its own. */
+/* Remove the checkpoints with `step` steps or more, and drafts. A run that starts over, or resumes from an earlier
+ * step, would otherwise mix them with its own. */
 MUST_USE Err *checkpoint_remove_from(const char *directory, uint64_t step);
 
 #endif

@@ -1,6 +1,6 @@
-/* The checkpoints of a run: which files in its directory are checkpoints, which is the newest, and which ones go. A file is
- * known by its name alone: checkpoint-DIGITS.h5, or checkpoint-DIGITS.h5.draft.DIGITS for a draft (base/file.h) that a
- * killed run left behind. Files with other names are never removed. */
+/* The checkpoints of a run: which files in its directory are checkpoints, which is the newest, and which are removed. A
+ * file is known by its name alone: checkpoint-DIGITS.h5, or checkpoint-DIGITS.h5.draft.DIGITS for a draft (base/file.h)
+ * that a killed run left behind. Files with other names are never removed. */
 #include "ckpt/checkpoint.h"
 
 #include "base/memory.h"

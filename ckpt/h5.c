@@ -1,6 +1,6 @@
-/* Every HDF5 object is an id that must be closed. An id never leaves the function that opened it, except a file's; `done`
- * closes it. HDF5 keeps the reasons of a failure on a stack that the next call clears, so `failed` is called before
- * anything is closed. No object stores times: the same calls give the same bytes. */
+/* Every HDF5 object is an id that must be closed. The public function that needs one closes it at its end, so only
+ * files remain open between calls. HDF5 keeps the reasons of a failure on a stack that the next call clears, so
+ * `failed` is called before anything is closed. No object stores times: the same calls give the same bytes. */
 #include "ckpt/h5.h"
 
 #include "base/memory.h"
@@ -54,7 +54,8 @@ H5Dims h5_dims(size_t n_dims, const size_t *dims)
 
 /* ---- reasons ---- */
 
-/* Take the innermost entry, which is the most precise. That of the system is a paragraph with strerror's text in quotes. */
+/* Take the innermost entry, which is the most precise. That of the system is a paragraph with strerror's text in
+ * quotes. */
 static herr_t take_innermost(unsigned n, const H5E_error2_t *entry, void *context)
 {
     static const char SYSTEM[] = "error message = '";

@@ -1,6 +1,6 @@
 /* Values can be read only into an adapter whose arrays are those of the file. So the settings are read first, and an
- * adapter is made as the run made it: from the settings, or from the adapter that the run began with (init_adapter). Then
- * its values are read. */
+ * adapter is made as the run made it: from the settings, or from the adapter that the run began with (init_adapter).
+ * Then its values are read. */
 #include "infer/adapter_checkpoint.h"
 
 #include "base/memory.h"

@@ -11,8 +11,8 @@ typedef Err *AdapterOpener(Adapter **adapter, const Model *model, const char *pa
 /* Open a checkpoint, with trained routers and with the correction biases that training moved.
  *   path       a checkpoint, .h5
  *   open_init  opens the adapter that the run began with (init_adapter), if it began with one
- * Fails: ERR_FORMAT when it was trained on another base (by digest), or its arrays are not those of its settings; and as
- *        lora_experts_read, open_init and checkpoint_load_values do. */
+ * Fails: ERR_FORMAT when it was trained on another base (by digest), or its arrays are not those of its settings;
+ *        and as lora_experts_read, open_init and checkpoint_load_values do. */
 MUST_USE Err *adapter_checkpoint_open(Adapter **adapter, const Model *model, const char *path,
                                       AdapterOpener *open_init);
 

@@ -47,8 +47,8 @@ static bool same_expert(const LoraModule *a, const LoraModule *b)
     return strncmp(a->module, b->module, n) == 0 && !strchr(b->module + n, '.');
 }
 
-/* In a layer where only some experts have LoRA, the file has zeros for the others (ckpt/adapter_file). With A = B = 0 they
- * would never learn, so they are left out. The modules are sorted by name. Returns how many remain. */
+/* In a layer where only some experts have LoRA, the file has zeros for the others (ckpt/adapter_file). With A = B = 0
+ * they would never learn, so they are left out. The modules are sorted by name. Returns how many remain. */
 static size_t drop_placeholders(size_t n, LoraModule *loras)
 {
     size_t kept = 0;

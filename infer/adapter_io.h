@@ -11,9 +11,9 @@
  * Fails: ERR_IO, ERR_FORMAT, and as adapter_from_modules does.   Owner: the caller, adapter_free. */
 MUST_USE Err *adapter_open(Adapter **adapter, const Model *model, const char *path);
 
-/* Write a PEFT directory that transformers, vLLM and SGLang read. They require all experts of a layer, so experts without
- * LoRA are written as zeros when other experts of the layer have it. Correction biases that training moved are written
- * beside them into router_bias.safetensors, which only graft reads. */
+/* Write a PEFT directory that transformers, vLLM and SGLang read. They require all experts of a layer, so experts
+ * without LoRA are written as zeros when other experts of the layer have it. Correction biases that training moved are
+ * written beside them into router_bias.safetensors, which only graft reads. */
 MUST_USE Err *adapter_export(const Adapter *adapter, const char *directory, const char *base_model, bool bf16);
 
 #endif

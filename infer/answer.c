@@ -1,5 +1,5 @@
-/* Text is released as soon as no stop string can begin in it. The tags are those of GLM-4.5 and later (<think>, <tool_call>,
- * <arg_key>, <arg_value>; data/chat writes them into prompts). */
+/* Text is released as soon as no stop string can begin in it. The tags are those of GLM (<think>,
+ * <tool_call>, <arg_key>, <arg_value>; data/chat writes them into prompts). */
 #include "infer/answer.h"
 
 #include "base/memory.h"

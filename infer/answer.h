@@ -1,5 +1,5 @@
-/* The tokens of an answer as text for people. The text ends before the first stop string; its parts are the thought, the
- * content and the tool calls. */
+/* The tokens of an answer as text for people. The text ends before the first stop string; its parts are the thought,
+ * the content and the tool calls. */
 #ifndef GRAFT_INFER_ANSWER_H
 #define GRAFT_INFER_ANSWER_H
 
@@ -18,7 +18,8 @@ typedef struct {
 void answer_open(Answer *answer, const Tokenizer *tokenizer, size_t n_stops, char *const *stops);
 void answer_free(Answer *answer);
 
-/* Append one token. text[*from .. answer->shown) can be shown now; what may be the beginning of a stop string is held back. */
+/* Append one token. text[*from .. answer->shown) can be shown now; what may be the beginning of a stop string is held
+ * back. */
 MUST_USE Err *answer_put(Answer *answer, int32_t token, size_t *from);
 MUST_USE Err *answer_end(Answer *answer, size_t *from); /* and what was held back */
 
@@ -32,7 +33,8 @@ typedef struct {
 /* thinking: the prompt ended inside a thought, so the text begins inside one. */
 AnswerParts answer_parts(const Text *text, bool thinking);
 
-/* The tool calls in a text, as messages have them: [{"function": {"name", "arguments": {KEY: TEXT}}}]. GLM writes them as
+/* The tool calls in a text, as they are in messages: [{"function": {"name", "arguments": {KEY: TEXT}}}].
+ * GLM writes them as
  *     <tool_call>NAME<arg_key>KEY</arg_key><arg_value>TEXT</arg_value>...</tool_call>
  * Owner: the caller, json_free. */
 Json *answer_calls(const char *text);

@@ -1,5 +1,6 @@
-/* One block of floats, layer after layer and sequence after sequence: latents [capacity][R], rotary keys [capacity][rope],
- * index keys [capacity][dim]. Layers point into it through arrays of row pointers, one for each sequence. */
+/* One block of floats, layer after layer and sequence after sequence: latents [capacity][R], rotary keys
+ * [capacity][rope], index keys [capacity][dim]. Layers point into it through arrays of row pointers, one for each
+ * sequence. */
 #include "infer/cache.h"
 
 #include "base/memory.h"

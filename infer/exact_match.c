@@ -1,6 +1,6 @@
 /* All questions and samples are generated in one call, then each text is decoded and compared. With greedy sampling one
- * sequence is generated for each question, since all samples would be the same. The expected answer may be a whole solution:
- * the same expression is applied to it. */
+ * sequence is generated for each question, since all samples would be the same. The expected answer may be a whole
+ * solution: the same expression is applied to it. */
 #include "infer/exact_match.h"
 
 #include "base/memory.h"

@@ -1,5 +1,5 @@
-/* ExactMatch match: the model generates an answer to every question, a regular expression finds the final result in it, and the
- * result equals the expected one or not. */
+/* ExactMatch match: the model generates an answer to every question, a regular expression finds the final result in it,
+ * and the result equals the expected one or not. */
 #ifndef GRAFT_INFER_EXACT_MATCH_H
 #define GRAFT_INFER_EXACT_MATCH_H
 

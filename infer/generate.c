@@ -1,6 +1,6 @@
-/* Prefill runs a prompt through the expanded attention of training and fills the cache. Every further token attends to the
- * cached latents (op_attention_cached). Each step of a batch runs the new tokens of all sequences in it through the model,
- * chooses one token for each, and replaces sequences that have ended by the next ones. */
+/* Prefill runs a prompt through the expanded attention of training and fills the cache. Every further token attends to
+ * the cached latents (op_attention_cached). Each step of a batch runs the new tokens of all sequences in it through the
+ * model, chooses one token for each, and replaces sequences that have ended by the next ones. */
 #include "infer/generate.h"
 
 #include "base/memory.h"

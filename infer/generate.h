@@ -35,7 +35,8 @@ typedef struct {
  * generated      [n] out; owner: the caller, generated_free */
 MUST_USE Err *generate_all(Model *model, const Adapter *adapter, size_t n, const Generation *generations,
                            size_t at_once, size_t group_tokens, Generated *generated);
-/* One sequence in a session of the caller's: the beginning of the prompt that is in the session's cache is not recomputed.
+/* One sequence in a session of the caller's: the beginning of the prompt that is in the session's cache is not
+ * recomputed.
  * Fails: ERR_DATA when prompt and max_new_tokens do not fit into it. */
 MUST_USE Err *generate_in(Session *session, Model *model, const Adapter *adapter, const Generation *generation,
                           Generated *generated);

@@ -1,5 +1,5 @@
-/* Tokens are taken from a heap, the likeliest first, and only as many as the filters need: the vocabulary is never sorted.
- * The order of the filters is that of transformers: temperature, top_k, top_p, min_p. */
+/* Tokens are taken from a heap, the likeliest first, and only as many as the filters need: the vocabulary is never
+ * sorted. The order of the filters is that of transformers: temperature, top_k, top_p, min_p. */
 #include "infer/sample.h"
 
 #include "base/rng.h"
@@ -48,8 +48,8 @@ static double sum_of(size_t V, const float *p)
     return sum;
 }
 
-/* Pop the ids that pass the filters: they end up behind the heap, the likeliest last. Returns how many there are; *kept is
- * their probability. */
+/* Pop the ids that pass the filters: they end up behind the heap, the likeliest last. Returns how many there are; *kept
+ * is their probability. */
 static size_t keep(const Sampling *s, size_t V, const float *p, uint32_t *heap, double *kept)
 {
     size_t max_n = s->top_k > 0 && (size_t)s->top_k < V ? (size_t)s->top_k : V, n = 0;

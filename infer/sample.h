@@ -15,8 +15,8 @@ typedef struct {
     double repetition_penalty; /* 1 or 0: off; above 1 makes tokens that the sequence already has less likely */
 } Sampling;
 
-/* Choose the token of position `index` (which keys the random number). logits [V] are overwritten; order [V] is scratch.
- * Temperature first, then top_k, top_p and min_p, as transformers does. The penalty is not applied here. */
+/* Choose the token of position `index` (which keys the random number). logits [V] are overwritten; order [V] is
+ * scratch. Temperature first, then top_k, top_p and min_p, as transformers does. The penalty is not applied here. */
 int32_t sample_token(const Sampling *sampling, uint64_t index, size_t V, float *logits, uint32_t *order);
 
 /* Before that: divide positive logits of the sequence's tokens by the penalty, multiply negative ones; each token once.

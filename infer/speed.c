@@ -1,5 +1,5 @@
-/* The clock is read when the first sequence gets its first token and when it gets its last one. Sequences of equal length
- * take their steps together, so new - 1 steps of all of them lie between the two readings. */
+/* The clock is read when the first sequence gets its first token and when it gets its last one. Sequences of equal
+ * length take their steps together, so new - 1 steps of all of them lie between the two readings. */
 #include "infer/speed.h"
 
 #include "base/log.h"

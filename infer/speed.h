@@ -19,8 +19,8 @@ typedef struct {
  * Fails: as generate_all does. */
 MUST_USE Err *generation_speed(GenerationSpeed *speed, Model *model, const Adapter *adapter, const SpeedConfig *config);
 
-/* Bytes of frozen weights that are read to decode one token of one sequence: all weights but the embedding, and K experts of
- * each sparse layer. */
+/* Bytes of frozen weights that are read to decode one token of one sequence: all weights but the embedding, and K
+ * experts of each sparse layer. */
 double generation_bytes(const Model *model);
 
 #endif

@@ -1,6 +1,6 @@
-/* Metrics are a table: a kind of record has up to RECORD_METRICS, and RecordScore.top has one numerator for each. Perplexity
- * is exp(loss) and has no interval. A fail condition is parsed from
- * text: METRIC, comparison, right-hand side. */
+/* Metrics are a table: a kind of record has up to RECORD_METRICS, and RecordScore.top has one numerator for each.
+ * Perplexity is exp(loss) and has no interval. A fail condition is parsed from text: METRIC, comparison, right-hand
+ * side. */
 #include "infer/summary.h"
 
 #include "base/memory.h"

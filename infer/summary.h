@@ -8,7 +8,8 @@
 
 /* The kinds of records, and the metrics of each:
  *   LOSS     per token in the loss: loss, token_accuracy, kl = KL(adapter || base), kl_base = KL(base || adapter)
- *   CHOICE   per question: accuracy (the choice has the largest log-likelihood per token), accuracy_sum (the largest sum)
+ *   CHOICE   per question: accuracy (the right choice has the largest log-likelihood per token),
+ *            accuracy_sum (it has the largest sum)
  *   WRITTEN  per sample: exact_match */
 typedef enum { RECORD_LOSS, RECORD_CHOICE, RECORD_WRITTEN, RECORD_KINDS } RecordKind;
 enum { RECORD_METRICS = 4, SUMMARY_METRICS = RECORD_METRICS + 1 };

@@ -97,7 +97,7 @@ static void the_number_at_once_changes_no_sequence(void **state)
     close_case(&c);
 }
 
-/* Every token is the likeliest one in a single pass over the whole sequence: without a cache the sequence is the same. */
+/* Every token is the likeliest one in a single pass over the whole sequence, which has no cache. */
 static void assert_greedy(const Case *c, const Adapter *adapter, const Generation *g, const Generated *made)
 {
     int32_t sequence[512];

@@ -45,7 +45,8 @@ static void a_top_p_of_nothing_is_greedy(void **state)
         assert_int_equal(draw(&(Sampling){.temperature = 1.5, .top_p = 1e-9, .seed = i}, i), 2);
 }
 
-/* Compare the draws with the probabilities p [V] by chi-square. The bound is the 1 - 1e-6 quantile for up to 11 degrees. */
+/* Compare the draws with the probabilities p [V] by chi-square. The bound is the 1 - 1e-6 quantile for up to 11
+ * degrees. */
 static void check_distribution(const Sampling *sampling, const double *p)
 {
     size_t count[V] = {0}, cells = 0;

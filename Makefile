@@ -90,7 +90,7 @@ COMPUTE ?= fp32
 same_bits: $(BUILD)/graft $(BUILD)/tests/same_bits
 	@$(BUILD)/tests/same_bits $(BUILD)/graft examples/tiny-glm5 examples/devils/devils_eval.jsonl $(COMPUTE)
 
-## same_bits_long  the same with twenty kills at random moments, and kills while a checkpoint is written
+## same_bits_long  the same with twenty kills at random moments (SAME_BITS_KEY=KEY repeats those of a run), and kills while a checkpoint is written
 same_bits_long: $(BUILD)/graft $(BUILD)/tests/same_bits
 	@$(BUILD)/tests/same_bits $(BUILD)/graft examples/tiny-glm5 examples/devils/devils_eval.jsonl $(COMPUTE) 20
 

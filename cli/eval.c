@@ -1,5 +1,5 @@
 /* graft eval --model DIR --data FILE,... [--adapter PATH,...]: the base and adapters side by side. This file has the
- * options and the fail_conditions; cli/eval_score.c computes the figures, cli/eval_report.c prints them. */
+ * options and the fail conditions; cli/eval_score.c computes the figures, cli/eval_report.c prints them. */
 #include "base/log.h"
 #include "cli/eval_report.h"
 #include "cli/verbs.h"

@@ -140,7 +140,7 @@ MUST_USE Err *run_batch(const Run *run, size_t group_tokens, Batch *batch);
 
 /* ---- run_fault.c ------------------------------------------------------------------------------------------------ */
 
-/* Find out where a step that was not finite went wrong: compute its gradients again and check every operation.
+/* Find out where a step that was not finite went wrong: recompute its gradients with a check after every operation.
  * Takes ownership of err; returns an error that also names the operation, the micro-batch and its records. */
 MUST_USE Err *run_find_fault(Run *run, Err *err);
 

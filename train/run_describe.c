@@ -94,7 +94,7 @@ static void describe_rates(const Run *run)
     char B[64] = "", router[64] = "";
     if (s->loraplus_lr_ratio != 1) snprintf(B, sizeof B, ", B at %g", s->learning_rate * s->loraplus_lr_ratio);
     if (s->router_learning_rate > 0) snprintf(router, sizeof router, ", router at %g", s->router_learning_rate);
-    log_line("  steps     %llu of %lld documents, %llu warm-up, %s from %g%s%s", (unsigned long long)run->total,
+    log_line("  steps     %llu of %lld documents each, %llu warm-up, %s from %g%s%s", (unsigned long long)run->total,
              (long long)s->train_batch_size, (unsigned long long)run->schedule.warmup_steps, s->lr_scheduler_type,
              s->learning_rate, B, router);
 }

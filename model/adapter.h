@@ -3,7 +3,7 @@
  *     values   | layer 0: A B A B ... | layer 1: ... |     a layer's block is what one tree of gradients adds up
  *
  * Gate and up of one MLP or expert share one A: B then has 2 F rows, gate's first, and every consumer's format holds
- * it without loss (docs/design.md, "LoRA costs what it weighs"). */
+ * it without loss (docs/design.md, section 4). */
 #ifndef GRAFT_MODEL_ADAPTER_H
 #define GRAFT_MODEL_ADAPTER_H
 

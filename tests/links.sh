@@ -25,5 +25,14 @@ for document in $(git ls-files '*.md' | grep -v '^tests/fixtures/'); do
         echo "$all" | grep -qE "(^|/)$name\$" || { echo "links: $document names $name, which does not exist"; bad=1; }
     done
 done
+# In the sources: docs/NAME.md, and the section that is named behind it: docs/design.md, section 3; docs/design.md, "The same bits".
+sources=$(git ls-files '*.c' '*.h' '*.sh' '*.py')
+for name in $(grep -ohE 'docs/[a-z0-9_]+\.(md|png)' $sources | sort -u); do
+    [ -e "$name" ] || { echo "links: the sources name $name, which does not exist"; bad=1; }
+done
+headings() { grep -ohE 'docs/[a-z0-9_]+\.md, (section [0-9]+|"[^"]+")' $sources | grep -v 'NAME' | sort -u; }
+missing=$(headings | sed 's/, section \([0-9]*\)/|## \1. /; s/, "\(.*\)"/|\1/' | while IFS='|' read -r file text; do
+    grep -q "^##.*$text\|^$text" "$file" || echo "links: the sources name \"$text\" of $file, which has no such heading"; done)
+[ -z "$missing" ] || { echo "$missing"; bad=1; }
 [ "$bad" = 0 ] && echo "links: every link and every path in the documents exists"
 exit "$bad"

@@ -326,7 +326,8 @@ static Err *plan_run(StepBench *b)
     TRY(budget_limit(&limit, c->memory_limit));
     TRY(budget_make(&b->plan.budget, b->model, b->adapter, &work, limit));
     TRY(machine_load(&machine, &known));
-    if (known) TRY(plan_times(&b->plan, b->model, b->adapter, &work, &machine, dispatch_is_bf16(), 1, 0));
+    PlanInput input = {b->model, b->adapter, work, &machine, dispatch_is_bf16(), .hosts = 1};
+    if (known) TRY(plan_times(&b->plan, &input));
     const StreamBudget *w = &b->plan.budget.weights;
     return b->plan.budget.streamed ? stream_open(b->model, w->limit_bytes, w->part_bytes, NULL) : NULL;
 }

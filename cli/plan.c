@@ -180,6 +180,17 @@ static void set_work(Planner *p)
     if (p->work.threads == 0) p->work.threads = 1;
 }
 
+static PlanInput plan_input(const Planner *p)
+{
+    return (PlanInput){.model = p->model,
+                       .adapter = p->adapter,
+                       .work = p->work,
+                       .machine = &p->machine,
+                       .bf16 = p->bf16,
+                       .hosts = (size_t)p->settings.hosts,
+                       .network_gbs = p->settings.network_gbs};
+}
+
 /* ---- output --------------------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -243,7 +254,7 @@ static void show_memory(const Planner *p)
            "%s\n  program, data    %s\n",
            BYTES(b->tapes), BYTES(b->layer_inputs), b->spilled ? "; the others are in a file" : "", BYTES(b->adapter),
            p->adapter->n, BYTES(b->moments), BYTES(b->program + b->data));
-    printf("  smallest limit   %s\n", BYTES(b->least));
+    printf("  smallest limit   %s\n", BYTES(b->min_limit));
 }
 
 static void format_time(char text[48], double seconds)
@@ -287,22 +298,20 @@ static Err *show_advice(Planner *p, const char *config_path, bool fp8)
     double best = 1.05, gain;
     const char *what = NULL;
     for (int t = 0; t < TRIALS; t++) {
-        StepWork work = p->work;
+        PlanInput input = plan_input(p);
         size_t limit = p->limit;
-        Model *model = p->model, *other = NULL;
-        Adapter *adapter = p->adapter;
+        Model *other = NULL;
         Plan plan;
-        if (t == TOKENS) work.step_tokens *= 4;
+        if (t == TOKENS) input.work.step_tokens *= 4;
         if (t == MEMORY) limit *= 2;
-        if (t == GROUP) work.group_tokens = 0;
-        if (t == KEEP) work.keep_layers += model->n_layers / 4 + 1;
+        if (t == GROUP) input.work.group_tokens = 0;
+        if (t == KEEP) input.work.keep_layers += p->model->n_layers / 4 + 1;
         if (t == FP8) {
             if (fp8) continue;
             TRY(model_outline(&other, config_path, DTYPE_F8_E4M3));
-            model = other;
+            input.model = other;
         }
-        Err *err = plan_make(&plan, model, adapter, &work, &p->machine, p->bf16, (size_t)p->settings.hosts,
-                             p->settings.network_gbs, limit);
+        Err *err = plan_make(&plan, &input, limit);
         model_close(other);
         gain = err ? 0 : plan.tokens_per_second / p->plan.tokens_per_second;
         err_free(err);
@@ -349,8 +358,8 @@ static Err *plan(Planner *p, int argc, char **argv)
     TRY(set_machine(p));
     set_work(p);
     TRY(show_parts(p, fp8));
-    TRY(plan_make(&p->plan, p->model, p->adapter, &p->work, &p->machine, p->bf16, (size_t)s->hosts, s->network_gbs,
-                  p->limit));
+    PlanInput input = plan_input(p);
+    TRY(plan_make(&p->plan, &input, p->limit));
     show_memory(p);
     show_step(p);
     return show_advice(p, config, fp8);

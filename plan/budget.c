@@ -1,3 +1,16 @@
+/* Every kind of memory of plan/budget.h has its function here; plan/tape_bytes counts tapes. The order of decisions:
+ *
+ *     share_out       what is given; then the smallest limit (find_min_limit), which also refuses
+ *     choose_group    group_tokens as asked for, halved while that saves a quarter of the bytes read
+ *     fit_weights     parts of layers: whole layers, or parts of the size that the limit suggests, or the smallest
+ *     fit_parts       which parts are resident (model/stream_budget), and the bytes that a step reads
+ *
+ * What a step reads, with R(l) the bytes of the streamed parts of the layers from l on and B those of the buffers:
+ *
+ *     evaluation   R(0)
+ *     training     R(0) + R(lowest) - min(R(lowest), B) - (lowest == 0 ? min(R(0), B) : 0)
+ *
+ * for buffers still hold the last parts of a pass when the next pass begins where it ended (docs/streaming.md). */
 #include "plan/budget.h"
 
 #include "base/byte_size.h"
@@ -12,18 +25,18 @@
 
 enum {
     PROGRAM_BYTES = 32 << 20, /* code, libraries, stacks, tables of tensors */
-    PAGE_TABLES = 256
-}; /* 8 bytes for each page of 4 KiB, and as much for what the kernel keeps beside them */
+    PAGE_TABLES = 256         /* bytes for each byte of page tables: 8 for a page of 4 KiB, and as much beside them */
+};
 
-/* The most rows of one rank: whole micro-batches are shared out. */
+/* Rows of the largest rank. Ranks take whole micro-batches. */
 static size_t rank_tokens(const StepWork *work)
 {
-    size_t even = work->step_tokens / work->ranks, most = even + size_max(work->longest, work->micro_batch_tokens);
-    return work->ranks == 1 || most > work->step_tokens ? work->step_tokens : most;
+    size_t rows = work->step_tokens / work->ranks + size_max(work->longest, work->micro_batch_tokens);
+    return work->ranks == 1 || rows > work->step_tokens ? work->step_tokens : rows;
 }
 
-/* Of all ranks of the host, in groups of T rows. */
-static Err *count_tapes(Budget *b, const Model *model, const Adapter *adapter, const StepWork *work, size_t T)
+/* Tapes of all ranks of the host, in groups of T rows. */
+static Err *count_tapes(Budget *b, const Model *model, Adapter *adapter, const StepWork *work, size_t T)
 {
     TRY(tapes_bytes(&b->tapes, model, adapter,
                     &(TapeWork){.rows = rank_tokens(work),
@@ -36,19 +49,21 @@ static Err *count_tapes(Budget *b, const Model *model, const Adapter *adapter, c
     return NULL;
 }
 
-static size_t lowest_of(const Model *model, const Adapter *adapter)
+static size_t lowest_layer(const Model *model, const Adapter *adapter)
 {
     return adapter ? adapter_lowest_layer(adapter) : model->n_layers;
 }
 
+/* Of one rank: the inputs of the layers from the lowest on, the last hidden states and, in training, their gradient. In a
+ * file, two of them are in memory at a time. */
 static size_t layer_input_bytes(const Model *model, const Adapter *adapter, const StepWork *work, bool spilled)
 {
-    size_t rows = rank_tokens(work), buffers = model->n_layers - lowest_of(model, adapter) + 1;
+    size_t rows = rank_tokens(work), buffers = model->n_layers - lowest_layer(model, adapter) + 1;
     if (spilled) buffers = 2;
     return rows * (size_t)model->config.hidden_size * sizeof(float) * (buffers + (adapter != NULL));
 }
 
-/* What was chosen on the way up: experts, and a bit for every key where an indexer leaves some out. */
+/* What the forward pass chose: experts of every token, and a bit for every key where an indexer leaves some out. */
 static size_t choice_bytes(const Model *model, const StepWork *work)
 {
     size_t rows = rank_tokens(work), bytes = 0;
@@ -68,13 +83,13 @@ static size_t forest_bytes(const Adapter *adapter, const StepWork *work)
     return levels * largest * sizeof(float);
 }
 
-static size_t held(const Budget *b)
+static size_t held_bytes(const Budget *b)
 {
     return b->program + b->data + b->adapter + b->moments + b->layer_inputs + b->tapes;
 }
 
-/* The bytes that parts from layer `from` on pass through slots, their experts `laps` times: in one more lap the slots still
- * have all but one of what they can hold. */
+/* Bytes of the streamed parts of the layers from `from` on, experts once for every group pass. From the second group pass
+ * on, the buffers still hold as much of the experts as fits in all buffers but one. */
 static size_t streamed_bytes(const StreamedParts *parts, const bool *resident, const StreamRing *chunks, size_t from,
                              size_t group_passes)
 {
@@ -88,21 +103,22 @@ static size_t streamed_bytes(const StreamedParts *parts, const bool *resident, c
     return sum;
 }
 
-/* What a step reads: slots still hold the last parts at the top, and at the bottom where that is layer 0. */
-static size_t step_bytes(const StreamedParts *parts, const bool *resident, const StreamBudget *w,
-                         const Adapter *adapter, size_t lowest, size_t group_passes)
+/* Bytes that a step reads. The backward pass finds the last parts of the forward pass in the buffers, and the next forward
+ * pass finds the last parts of the backward pass there if that reaches layer 0. */
+static size_t step_bytes(const StreamedParts *parts, const bool *resident, const StreamBudget *w, size_t lowest,
+                         size_t group_passes)
 {
-    size_t turn = w->cores.n_buffers * w->cores.buffer_bytes + w->chunks.n_buffers * w->chunks.buffer_bytes,
-           up = streamed_bytes(parts, resident, &w->chunks, 0, group_passes);
-    if (!adapter) return up;
-    size_t down = streamed_bytes(parts, resident, &w->chunks, lowest, group_passes);
-    return up - (lowest ? 0 : size_min(up, turn)) + down - size_min(down, turn);
+    size_t buffers = w->cores.n_buffers * w->cores.buffer_bytes + w->chunks.n_buffers * w->chunks.buffer_bytes,
+           forward = streamed_bytes(parts, resident, &w->chunks, 0, group_passes);
+    if (lowest == parts->n_layers) return forward;
+    size_t backward = streamed_bytes(parts, resident, &w->chunks, lowest, group_passes);
+    return forward - (lowest ? 0 : size_min(forward, buffers)) + backward - size_min(backward, buffers);
 }
 
-/* Weights in what the rest leaves of the limit, in parts of part_bytes at the most. */
-static Err *fit_parts(Budget *b, Model *model, const Adapter *adapter, size_t group_passes, size_t part_bytes)
+/* Weights in what the other kinds leave of the limit, in parts of at most part_bytes. */
+static Err *fit_parts(Budget *b, Model *model, Adapter *adapter, size_t group_passes, size_t part_bytes)
 {
-    size_t share = b->limit - size_min(b->limit, held(b));
+    size_t share = b->limit - size_min(b->limit, held_bytes(b));
     StreamedParts parts;
     bool *resident = NULL;
     TRY(parts_cut(&parts, model, part_bytes, true));
@@ -110,22 +126,21 @@ static Err *fit_parts(Budget *b, Model *model, const Adapter *adapter, size_t gr
     if (!err) err = parts_budget(&parts, share, &b->weights, resident);
     b->weights.part_bytes = part_bytes;
     b->streamed = !err && share < b->weights.fixed_bytes + stream_budget_layer_bytes(&b->weights);
-    b->read_bytes = b->streamed
-                        ? step_bytes(&parts, resident, &b->weights, adapter, lowest_of(model, adapter), group_passes)
-                        : 0;
+    b->read_bytes = b->streamed ? step_bytes(&parts, resident, &b->weights, lowest_layer(model, adapter), group_passes)
+                                : 0;
     free(resident);
     parts_free(&parts);
     return err;
 }
 
-/* The better of layers as they are and parts of them, where they are read once for each group; the smallest parts where
- * nothing else fits. */
-static Err *fit_weights(Budget *b, Model *model, const Adapter *adapter, size_t group_passes)
+/* With several groups, experts in parts are read once for each group: the better of whole layers and parts. The smallest parts
+ * where neither fits. */
+static Err *fit_weights(Budget *b, Model *model, Adapter *adapter, size_t group_passes)
 {
     size_t parts[3] = {STREAM_WHOLE, 0, 0}, best = SIZE_MAX;
     Budget base = *b;
     Err *err = NULL;
-    TRY(parts_size(model, b->limit - size_min(b->limit, held(b)), &parts[1]));
+    TRY(parts_size(model, b->limit - size_min(b->limit, held_bytes(b)), &parts[1]));
     for (size_t i = group_passes > 1 ? 0 : 1; i < 3; i++) {
         Budget trial = base;
         if (i == 2 && best != SIZE_MAX) break;
@@ -140,15 +155,15 @@ static Err *fit_weights(Budget *b, Model *model, const Adapter *adapter, size_t 
     return NULL;
 }
 
-static Err *fit_group(Budget *b, Model *model, const Adapter *adapter, const StepWork *work, size_t T)
+static Err *fit_group(Budget *b, Model *model, Adapter *adapter, const StepWork *work, size_t T)
 {
     TRY(count_tapes(b, model, adapter, work, T));
     return fit_weights(b, model, adapter, (rank_tokens(work) + T - 1) / T);
 }
 
-/* Groups as asked for, or by halves smaller where that saves a quarter of what is read: their tapes leave more to weights. Large
- * groups multiply faster. Fails: when none fits. */
-static Err *choose_group(Budget *b, Model *model, const Adapter *adapter, const StepWork *work)
+/* Groups as asked for, or halved while that saves a quarter of the bytes read: smaller tapes leave more memory to weights, but
+ * large groups multiply faster. Fails: when no size fits. */
+static Err *choose_group(Budget *b, Model *model, Adapter *adapter, const StepWork *work)
 {
     size_t rows = rank_tokens(work), floor = size_min(size_max(work->longest, work->micro_batch_tokens), rows);
     size_t T = size_min(work->group_tokens ? size_max(work->group_tokens, floor) : rows, rows);
@@ -174,16 +189,16 @@ static Err *too_small(const Budget *b, const StepWork *work)
 {
     return err_new(
         ERR_MEMORY,
-        "memory_limit is %s; this run needs %zuMiB at least: weights %s (embedding, head, the largest part of a "
-        "layer), tapes %s, boundaries %s, adapter and moments %s, the rest %s. "
-        "What else would help: shorter documents (max_length %zu now)%s%s, fewer ranks on the host, FP8 weights",
-        BYTES(b->limit), (b->least >> 20) + 1, BYTES(b->weights.least_bytes), BYTES(b->tapes), BYTES(b->layer_inputs),
-        BYTES(b->adapter + b->moments), BYTES(b->program + b->data), work->longest,
+        "memory_limit is %s; this run needs at least %zuMiB: weights %s (embedding, head, the largest part of a "
+        "layer), tapes %s, layer inputs %s, adapter and moments %s, program and data %s. "
+        "What else would help: shorter documents (max_length is %zu)%s%s, fewer ranks on the host, FP8 weights",
+        BYTES(b->limit), (b->min_limit >> 20) + 1, BYTES(b->weights.least_bytes), BYTES(b->tapes),
+        BYTES(b->layer_inputs), BYTES(b->adapter + b->moments), BYTES(b->program + b->data), work->longest,
         work->keep_layers ? ", keep_layers 0" : "", work->may_spill ? "" : ", a scratch_dir");
 }
 
-/* The least: smallest groups, boundaries spilled when they may be, one slot of each kind. */
-static Err *find_least(Budget *b, Model *model, const Adapter *adapter, const StepWork *work)
+/* The smallest limit: the smallest groups, layer inputs in a file if they may be, one buffer of each kind. */
+static Err *find_min_limit(Budget *b, Model *model, Adapter *adapter, const StepWork *work)
 {
     StreamedParts parts;
     TRY(parts_cut(&parts, model, 0, true));
@@ -193,13 +208,14 @@ static Err *find_least(Budget *b, Model *model, const Adapter *adapter, const St
                     size_min(size_max(work->longest, work->micro_batch_tokens), rank_tokens(work))));
     b->layer_inputs = work->local_ranks * layer_input_bytes(model, adapter, work, work->may_spill);
     size_t tables = (b->weights.fixed_bytes + stream_budget_layer_bytes(&b->weights)) / PAGE_TABLES,
-           sum = held(b) + b->weights.least_bytes;
-    b->least = sum + size_min(sum / (PAGE_TABLES - 1) + 1, tables); /* tables are a share of the limit itself */
+           sum = held_bytes(b) + b->weights.least_bytes;
+    b->min_limit = sum +
+                   size_min(sum / (PAGE_TABLES - 1) + 1, tables); /* page tables take a share of the limit itself */
     b->program += size_min(b->limit / PAGE_TABLES, tables);
-    return b->limit < b->least ? too_small(b, work) : NULL;
+    return b->limit < b->min_limit ? too_small(b, work) : NULL;
 }
 
-static Err *share_out(Budget *b, Model *model, const Adapter *adapter, const StepWork *work)
+static Err *share_out(Budget *b, Model *model, Adapter *adapter, const StepWork *work)
 {
     size_t choices = choice_bytes(model, work) * work->local_ranks;
     b->program = work->local_ranks * (PROGRAM_BYTES + model->rope.n * 8) + choices;
@@ -208,26 +224,26 @@ static Err *share_out(Budget *b, Model *model, const Adapter *adapter, const Ste
         b->adapter = work->local_ranks * adapter->n * sizeof(float);
         b->moments = work->local_ranks * (3 * adapter->n / work->ranks * sizeof(float) + forest_bytes(adapter, work));
     }
-    TRY(find_least(b, model, adapter, work));
+    TRY(find_min_limit(b, model, adapter, work));
     size_t left = b->limit - (b->program + b->data + b->adapter + b->moments + b->weights.least_bytes);
     b->layer_inputs = work->local_ranks * layer_input_bytes(model, adapter, work, false);
     bool may_spill = work->may_spill && adapter;
     if (!may_spill || b->layer_inputs <= left / 4) {
         Err *err = choose_group(b, model, adapter, work);
         if (!err || !may_spill) return err;
-        err_free(err); /* the least counts on a file, and that is what fits */
+        err_free(err); /* the smallest limit counts on a file, and with one the run fits */
     }
     b->spilled = true;
     b->layer_inputs = work->local_ranks * layer_input_bytes(model, adapter, work, true);
     return choose_group(b, model, adapter, work);
 }
 
-Err *budget_make(Budget *b, Model *model, const Adapter *adapter, const StepWork *work, size_t limit)
+Err *budget_make(Budget *b, Model *model, Adapter *adapter, const StepWork *work, size_t limit)
 {
     *b = (Budget){.limit = limit};
     TRY(share_out(b, model, adapter, work));
     const StreamBudget *w = &b->weights;
-    b->total = held(b) + (b->streamed ? stream_budget_bytes(w) : w->fixed_bytes + stream_budget_layer_bytes(w));
+    b->total = held_bytes(b) + (b->streamed ? stream_budget_bytes(w) : w->fixed_bytes + stream_budget_layer_bytes(w));
     if (b->spilled)
         b->scratch_bytes = 2 * work->local_ranks *
                            (layer_input_bytes(model, adapter, work, false) -
@@ -243,7 +259,7 @@ Err *budget_limit(size_t *bytes, const char *limit)
     return NULL;
 }
 
-Err *budget_apply(Budget *b, Model *model, const Adapter *adapter, const StepWork *work, const char *limit)
+Err *budget_apply(Budget *b, Model *model, Adapter *adapter, const StepWork *work, const char *limit)
 {
     size_t bytes;
     TRY(budget_limit(&bytes, limit));

@@ -1,3 +1,14 @@
+/* Operations of T tokens. P = forward + recompute + backward passes, and a weight is out x in.
+ *
+ *     projections, MLP      2 T out in P: y = x W', and dx = dy W in the backward pass; frozen weights have no gradient
+ *     router, q_a_proj      the same, in fp32: router always, q_a_proj where an indexer reads its result
+ *     indexer               2 T out in and its scores (count_index), once: the choice of the forward pass is kept
+ *     attention             documents * count_attention, over all keys or over chosen latents (model/count.h)
+ *     routed experts        2 T K 3 F D (forward + 2/3 recompute + backward): down_proj's result is not needed again
+ *     LoRA                  2 T r (in + out) (forward + recompute + 2 backward): gradients of the input and of A and B
+ *     head                  2 T V D, twice in training: its gradient is computed in the same pass
+ *
+ * LoRA modules of routed experts see T K / E rows each. The factors of moved_bytes count how often a number is written or read. */
 #include "plan/flops.h"
 
 #include "model/count.h"
@@ -9,16 +20,16 @@ PassCounts flops_passes(const Model *model, const Adapter *adapter, const StepWo
 }
 
 static double forwards(PassCounts p) { return p.forward + p.recompute; }
-static double all(PassCounts p) { return p.forward + p.recompute + p.backward; }
+static double all_passes(PassCounts p) { return p.forward + p.recompute + p.backward; }
 
-static double size_of(const Weight *w) { return w->data ? (double)w->rows * (double)w->cols : 0; }
+static double count_numbers(const Weight *w) { return w->data ? (double)w->rows * (double)w->cols : 0; }
 
-static double both_ways(PassCounts p, Cost forward, Cost backward)
+static double passes_flop(PassCounts p, Cost forward, Cost backward)
 {
     return forwards(p) * forward.flop + p.backward * backward.flop;
 }
 
-/* Documents as long as the longest. */
+/* All documents as long as the longest. */
 static void add_attention(Flops *f, const Model *model, const Layer *x, const StepWork *work, PassCounts p)
 {
     const AttentionShape *a = &model->attention;
@@ -27,35 +38,39 @@ static void add_attention(Flops *f, const Model *model, const Layer *x, const St
            chosen = count_scores(n, top_k);
     bool chooses = top_k && n > top_k;
     if (chooses && x->indexer) {
-        f->exact += 2 * tokens * (size_of(&x->index_q) + size_of(&x->index_k) + size_of(&x->index_heads));
+        f->exact += 2 * tokens *
+                    (count_numbers(&x->index_q) + count_numbers(&x->index_k) + count_numbers(&x->index_heads));
         f->index += docs * count_index(n, seen, &model->index).flop;
     }
     if (chooses && a->latent_from && n >= a->latent_from) {
-        f->latent += docs * both_ways(p, count_attention_latent(n, chosen, a, R, TIMING_FORWARD),
-                                      count_attention_latent(n, chosen, a, R, TIMING_BACKWARD));
+        f->latent += docs * passes_flop(p, count_attention_latent(n, chosen, a, R, TIMING_FORWARD),
+                                        count_attention_latent(n, chosen, a, R, TIMING_BACKWARD));
     } else {
-        f->attention += docs * both_ways(p, count_attention(n, seen, a, TIMING_FORWARD),
-                                         count_attention(n, seen, a, TIMING_BACKWARD));
-        f->frozen += 2 * tokens * size_of(&x->kv_up) * all(p);
+        f->attention += docs * passes_flop(p, count_attention(n, seen, a, TIMING_FORWARD),
+                                           count_attention(n, seen, a, TIMING_BACKWARD));
+        f->frozen += 2 * tokens * count_numbers(&x->kv_up) * all_passes(p);
     }
-    f->frozen += 2 * tokens * (size_of(&x->q_proj) + size_of(&x->q_up) + size_of(&x->kv_down) + size_of(&x->o_proj)) *
-                 all(p);
-    *(x->indexer ? &f->exact : &f->frozen) += 2 * tokens * size_of(&x->q_down) * all(p);
+    f->frozen += 2 * tokens *
+                 (count_numbers(&x->q_proj) + count_numbers(&x->q_up) + count_numbers(&x->kv_down) +
+                  count_numbers(&x->o_proj)) *
+                 all_passes(p);
+    *(x->indexer ? &f->exact : &f->frozen) += 2 * tokens * count_numbers(&x->q_down) * all_passes(p);
 }
 
 static void add_mlp(Flops *f, const Layer *x, const StepWork *work, PassCounts p)
 {
     double tokens = (double)work->step_tokens;
-    f->frozen += 2 * tokens * (size_of(&x->gate) + size_of(&x->up) + size_of(&x->down)) * all(p);
-    if (!x->dense) f->exact += 2 * tokens * size_of(&x->router) * all(p);
+    f->frozen += 2 * tokens * (count_numbers(&x->gate) + count_numbers(&x->up) + count_numbers(&x->down)) *
+                 all_passes(p);
+    if (!x->dense) f->exact += 2 * tokens * count_numbers(&x->router) * all_passes(p);
 }
 
 static void add_experts(Flops *f, const Model *model, const Layer *x, const StepWork *work, PassCounts p)
 {
-    double lora = (double)work->step_tokens * (double)model->router.K, D = (double)model->config.hidden_size,
+    double N = (double)work->step_tokens * (double)model->router.K, D = (double)model->config.hidden_size,
            F = (double)x->expert_weights[0].rows;
-    f->experts += 2 * lora * 3 * F * D * (p.forward + p.recompute * 2 / 3 + p.backward); /* down is not needed again */
-    f->moved_bytes += sizeof(float) * lora * (forwards(p) * (3 * D + 6 * F) + p.backward * (6 * D + 8 * F));
+    f->experts += 2 * N * 3 * F * D * (p.forward + p.recompute * 2 / 3 + p.backward); /* down is not recomputed */
+    f->moved_bytes += sizeof(float) * N * (forwards(p) * (3 * D + 6 * F) + p.backward * (6 * D + 8 * F));
 }
 
 static double lora_size(const Lora *lora)
@@ -63,7 +78,7 @@ static double lora_size(const Lora *lora)
     return lora ? (double)param_count(lora->A) + (double)param_count(lora->B) : 0;
 }
 
-/* Inner and outer side up; on the way back the same two for gradients of inputs, and two sums. */
+/* Operations for each number of A and B: forward one product; backward one for the gradient of its input and one for its own. */
 static double lora_passes(const StepWork *work, PassCounts p)
 {
     return 2 * (double)work->step_tokens * (forwards(p) + 2 * p.backward);
@@ -84,29 +99,30 @@ static void add_routed_lora(Flops *f, const Model *model, const LayerAdapter *lo
     f->lora += share * size * lora_passes(work, p);
 }
 
-void flops_of_layer(Flops *core, Flops *experts, const Model *model, const Adapter *adapter, const StepWork *work,
-                    size_t l, size_t row, PassCounts p)
+LayerFlops flops_of_layer(const Model *model, const Adapter *adapter, const StepWork *work, size_t l, size_t row,
+                          PassCounts p)
 {
     const Layer *x = &model->layers[l];
-    *core = *experts = (Flops){0};
-    add_attention(core, model, x, work, p);
-    add_mlp(core, x, work, p);
-    if (adapter) add_lora(core, &adapter->layers[l], work, p);
-    /* results are written and read; on the way back read once more, and their gradients written, added to and read */
-    core->moved_bytes += sizeof(float) * (double)work->step_tokens * (double)row * (2 * forwards(p) + 5 * p.backward);
-    if (x->dense) return;
-    add_experts(experts, model, x, work, p);
-    if (adapter) add_routed_lora(experts, model, &adapter->layers[l], work, p);
+    LayerFlops f = {0};
+    add_attention(&f.core, model, x, work, p);
+    add_mlp(&f.core, x, work, p);
+    if (adapter) add_lora(&f.core, &adapter->layers[l], work, p);
+    /* results are written and read; the backward pass reads them once more, and writes, adds to and reads their gradients */
+    f.core.moved_bytes += sizeof(float) * (double)work->step_tokens * (double)row * (2 * forwards(p) + 5 * p.backward);
+    if (x->dense) return f;
+    add_experts(&f.experts, model, x, work, p);
+    if (adapter) add_routed_lora(&f.experts, model, &adapter->layers[l], work, p);
+    return f;
 }
 
 Flops flops_of_head(const Model *model, const Adapter *adapter, const StepWork *work)
 {
     double tokens = (double)work->step_tokens;
-    return (Flops){.frozen = 2 * tokens * size_of(&model->lm_head) * (adapter ? 2 : 1),
+    return (Flops){.frozen = 2 * tokens * count_numbers(&model->lm_head) * (adapter ? 2 : 1),
                    .moved_bytes = sizeof(float) * tokens * (double)model->lm_head.rows * 3};
 }
 
-static void add(Flops *f, const Flops *g)
+static void add_flops(Flops *f, const Flops *g)
 {
     f->frozen += g->frozen;
     f->experts += g->experts;
@@ -122,11 +138,10 @@ Flops flops_of_step(const Model *model, const Adapter *adapter, const StepWork *
 {
     Flops f = flops_of_head(model, adapter, work);
     for (size_t l = 0; l < model->n_layers; l++) {
-        Flops core, experts;
-        flops_of_layer(&core, &experts, model, adapter, work, l, rows ? rows[l] : 0,
-                       flops_passes(model, adapter, work, l));
-        add(&f, &core);
-        add(&f, &experts);
+        PassCounts passes = flops_passes(model, adapter, work, l);
+        LayerFlops layer = flops_of_layer(model, adapter, work, l, rows ? rows[l] : 0, passes);
+        add_flops(&f, &layer.core);
+        add_flops(&f, &layer.experts);
     }
     return f;
 }

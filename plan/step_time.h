@@ -1,10 +1,14 @@
-/* What a step will take, from shapes and a machine's few numbers, before anything is read.
+/* What a step will take, from shapes and a few numbers of a machine, before anything is read.
  *
- *     arithmetic   experts at the rate of the mean expert's rows, other products at that of a group's, as `graft doctor` measured
- *                  them on this compute path; attention, indexer and pairs at shares of the fp32 peak; then what activations move, at
- *                  the memory's rate: caches save some of it, and packing costs as much (docs/streaming.md has plans beside runs)
- *     disk         bytes of a step / rate;   memory   every weight 3 times a step / rate;   network   adapter there and back
- *     step         arithmetic and disk as a walk lets them overlap (plan/stream_time.h), and no less than memory or network */
+ *     arithmetic   experts at the rate of the mean number of rows of an expert, other products at the rate of a group's rows, as
+ *                  `graft doctor` measured them on this compute path; attention, indexer and LoRA at shares of the fp32 peak;
+ *                  then the bytes that activations move, at the memory's rate: caches save some of it, and packing costs as much
+ *     disk         bytes of a step / rate
+ *     memory       every weight 3 times a step / rate
+ *     network      adapter twice (gradients there, values back) / rate
+ *     step         arithmetic and disk, as far as they overlap (plan/stream_time.h), and at least memory and network
+ *
+ * docs/streaming.md compares plans with runs. */
 #ifndef GRAFT_PLAN_STEP_TIME_H
 #define GRAFT_PLAN_STEP_TIME_H
 
@@ -17,18 +21,25 @@ extern const char *const bound_names[BOUNDS];
 typedef struct {
     Budget budget;
     Flops flops;  /* of a step */
-    double share; /* of the fp32 peak */
+    double share; /* of the fp32 peak that arithmetic reaches */
     double seconds[BOUNDS], step_seconds, tokens_per_second;
-    Bound bound;
+    Bound bound; /* the longest of seconds */
 } Plan;
 
-/* hosts share the step's tokens; work.ranks counts them all. bf16: the compute path. network_gbs 0: not counted.
- * Fails: ERR_MEMORY as budget_make does. */
-MUST_USE Err *plan_make(Plan *plan, Model *model, const Adapter *adapter, const StepWork *work, const Machine *machine,
-                        bool bf16, size_t hosts, double network_gbs, size_t limit);
+typedef struct {
+    Model *model;
+    Adapter *adapter; /* NULL: evaluation. As for budget_make */
+    StepWork work;    /* work.ranks counts the ranks of all hosts */
+    const Machine *machine;
+    bool bf16;          /* the compute path */
+    size_t hosts;       /* they share the tokens of the step */
+    double network_gbs; /* 0: the network is not counted */
+} PlanInput;
 
-/* The times of a budget that is made already. */
-MUST_USE Err *plan_times(Plan *plan, Model *model, const Adapter *adapter, const StepWork *work, const Machine *machine,
-                         bool bf16, size_t hosts, double network_gbs);
+/* A budget for the limit, and its times.  Fails: ERR_MEMORY as budget_make does. */
+MUST_USE Err *plan_make(Plan *plan, const PlanInput *input, size_t limit);
+
+/* The times of plan->budget, which is made already. */
+MUST_USE Err *plan_times(Plan *plan, const PlanInput *input);
 
 #endif

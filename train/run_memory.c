@@ -89,9 +89,13 @@ static void plan_step(Run *run)
     Machine machine;
     Err *err = machine_load(&machine, &run->planned);
     run->plan = (Plan){.budget = run->budget};
-    if (!err && run->planned)
-        err = plan_times(&run->plan, run->model, run->adapter, &run->work, &machine, dispatch_is_bf16(),
-                         run->work.ranks / run->work.local_ranks, 0);
+    PlanInput input = {.model = run->model,
+                       .adapter = run->adapter,
+                       .work = run->work,
+                       .machine = &machine,
+                       .bf16 = dispatch_is_bf16(),
+                       .hosts = run->work.ranks / run->work.local_ranks};
+    if (!err && run->planned) err = plan_times(&run->plan, &input);
     run->planned = run->planned && !err;
     err_free(err); /* a run does not need its plan */
 }

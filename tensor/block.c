@@ -1,8 +1,8 @@
-/* Small products (gemm.h, block_*) by the packings and tiles of block.h. Factors are packed at every call, into buffers of the
- * thread. Which factor becomes lanes depends on the shape alone:
+/* Small products (gemm.h, block_*) by the packings and tiles of block.h. Factors are packed at every call, into buffers
+ * of the thread. Which factor becomes lanes depends on the shape alone:
  *   - few rows of C: nothing is packed;
- *   - A B' with up to MAX_ROWS_AS_LANES rows: rows of A become lanes, so that the many rows of B are copied, not transposed;
- *   - otherwise: columns of C are lanes. */
+ *   - A B' with up to MAX_ROWS_AS_LANES rows: rows of A become lanes, so that the many rows of B are copied, not
+ *   transposed; - otherwise: columns of C are lanes. */
 #include "tensor/block.h"
 
 #include <string.h>

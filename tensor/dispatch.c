@@ -1,7 +1,7 @@
 /* Choice of kernels: by what CPUID says, by the path that the caller names, and for bf16 by trying the instruction.
  *
- * What always holds: `kernels` is a complete fp32 table. `bf16_kernels` is NULL on fp32 paths; on the bf16 path it serves
- * only frozen weights that need not be exact, and `kernels` does the rest. */
+ * What always holds: `kernels` is a complete fp32 table. `bf16_kernels` is NULL on fp32 paths; on the bf16 path it
+ * serves only frozen weights that need not be exact, and `kernels` does the rest. */
 #include "tensor/dispatch.h"
 
 #include "tensor/block.h"

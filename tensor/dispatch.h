@@ -8,8 +8,8 @@
 #include <stdbool.h>
 
 /* Choose kernels for this CPU. Call it once, before any other function of tensor/ and before any other thread starts.
- *   compute  NULL or "auto"   bf16 where the CPU says that it has AVX512-BF16 and is not Intel's (slower there), else fp32
- *            "bf16"           bf16, also where a hypervisor hides the instruction but it works: it is tried
+ *   compute  NULL or "auto"   bf16 where the CPU says that it has AVX512-BF16 and is not Intel's (slower there), else
+ *            fp32 "bf16"           bf16, also where a hypervisor hides the instruction but it works: it is tried
  *            "fp32"           the best fp32 path of this CPU
  *            "fp32/avx512", "fp32/avx2", "fp32/plain" (or without "fp32/")   that fp32 path
  *   returns  false where this CPU or build lacks the path; the choice stays what it was */

@@ -1,3 +1,4 @@
+/* Number formats, one value at a time; the kernels have vector versions of their own (kernel_weights.h). */
 #include "tensor/dtype.h"
 
 #include <math.h>

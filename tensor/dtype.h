@@ -1,4 +1,4 @@
-/* Number formats of files, and their way to float and back.
+/* Number formats of files, and conversion to float and back.
  * Source: bfloat16 is the upper half of binary32; E4M3 as in Micikevicius et al. 2022, section 3 (arXiv:2209.05433):
  * 4 exponent bits, bias 7, 3 mantissa bits, no infinity, S.1111.111 is NaN, largest 448. */
 #ifndef GRAFT_TENSOR_DTYPE_H

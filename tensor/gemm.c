@@ -1,7 +1,11 @@
-/* Products: how they are cut into panels and blocks (the kernels do the arithmetic).
+/* Products, cut into blocks, panels and shares of threads. The kernels do the arithmetic.
  *
- * Narrow products, whose y fits one panel (LoRA's r), are cut by rows instead: each thread packs a few rows of one block
- * at a time, which then stay in cache, and packing needs no pass over memory of its own. */
+ *   inner length  in blocks (BLOCK words), whose sums are added to y in order: part of the bits
+ *   columns of y  in panels, as wide as the part of W that stays in L2. Threads share the columns
+ *   rows of y     not at all, unless y fits into one panel. Then threads share the rows: each packs a few rows of one
+ *                 block at a time, which stay in cache, so packing needs no pass over memory of its own
+ *
+ * Always true: panels, shares and the number of threads change no bit. */
 #include "tensor/gemm.h"
 
 #include "tensor/kernel.h"
@@ -23,7 +27,7 @@ static _Thread_local float panel[PANEL_FLOATS] __attribute__((aligned(64)));
 static size_t words_of(const GemmKernels *gemm, size_t n) { return (n + gemm->per_word - 1) / gemm->per_word; }
 static size_t block_of(const GemmKernels *gemm) { return BLOCK * gemm->per_word; } /* in elements */
 
-/* Inner lengths in words, here and in the next three. */
+/* Floats of packed x; inner lengths are in words, here and in the next three functions. */
 static size_t lanes_floats(size_t T, size_t inner) { return round_up(T, LANES) * inner; }
 static size_t rows_floats(size_t T, size_t inner)
 {
@@ -34,7 +38,7 @@ static size_t rows_floats(size_t T, size_t inner)
 static size_t lanes_at(size_t T, size_t b) { return round_up(T, LANES) * BLOCK * b; }
 static size_t rows_at(size_t T, size_t b) { return (T + ROW_TILE) * STRIDE * b; }
 
-/* Of x, and r floats that ride behind; a pair that goes apart is packed after all of that. */
+/* Floats for x and the r floats of a fused LoRA. A LoRA that is not fused is packed after them. */
 static size_t x_scratch(size_t T, size_t K, size_t r)
 {
     size_t lanes = lanes_floats(T, K + r), rows = rows_floats(T, K); /* of floats; words of bf16 take less */
@@ -46,23 +50,23 @@ size_t gemm_scratch(size_t T, size_t K, size_t r)
     return r > SHORT ? x_scratch(T, K, 0) + x_scratch(T, r, 0) : x_scratch(T, K, r);
 }
 
-/* A pair too large to ride along is a product of its own. */
+/* A LoRA of more than SHORT is not fused: it is a product of its own. */
 static bool is_separate(const GemmLora *lora) { return lora && lora->r > SHORT; }
 static size_t fused_r(const GemmLora *lora) { return lora && lora->r <= SHORT ? lora->r : 0; }
 
-/* Its weight: B, or A of rows `width` wide. */
+/* The weight of that product: B, or A of rows `width` wide. */
 static Weight lora_weight(const GemmLora *lora, bool transposed, size_t width)
 {
     return transposed ? weight_of("", lora->rows, lora->r, lora->M) : weight_of("", lora->r, width, lora->M);
 }
 
-/* How a product multiplies. */
+/* How the inner length of a product is cut, and by which kernels. */
 typedef struct {
     const GemmKernels *gemm;
     bool lanes;           /* x is packed as lanes */
     size_t inner, words;  /* length, in elements and in words */
     size_t block, stride; /* elements of a block; words from row to row where x is not packed as lanes */
-    const GemmLora *lora; /* that rides along, or NULL */
+    const GemmLora *lora; /* fused, or NULL */
 } GemmCut;
 
 static GemmCut cut_of(bool transposed, size_t T, const Weight *W, const GemmLora *lora)
@@ -78,7 +82,7 @@ static GemmCut cut_of(bool transposed, size_t T, const Weight *W, const GemmLora
                      fused_r(lora) ? lora : NULL};
 }
 
-/* The pair behind the block from element `at` on: only the last one has it. */
+/* The fused LoRA of the block from element `at` on: only the last block has it. */
 static const GemmLora *lora_of_block(const GemmCut *p, size_t at) { return at + p->block >= p->inner ? p->lora : NULL; }
 
 bool gemm_pack_serves(const Weight *packed_for, const Weight *W)
@@ -86,11 +90,11 @@ bool gemm_pack_serves(const Weight *packed_for, const Weight *W)
     return !bf16_kernels || weight_is_exact(packed_for) == weight_is_exact(W);
 }
 
-/* What follows packed rows: tiles reach beyond the last one. */
+/* Zeros after the last packed row: tiles reach beyond it. */
 static void zero_tile(size_t stride, float *out) { memset(out, 0, ROW_TILE * stride * sizeof *out); }
 
-/* Rows [t, t + rows) of the block of x from element `at` on, and of the pair behind it, to `out`, the block's row 0. t is a
- * multiple of LANES. */
+/* Pack rows [t, t + rows) of one block of x, from element `at` on, and of the LoRA behind it. out: where row 0 of the
+ * block belongs. t is a multiple of LANES. */
 static void pack_part(const GemmCut *p, size_t at, size_t t, size_t rows, float s, Rows x, float *out)
 {
     const GemmKernels *floats = kernels->gemm;
@@ -108,7 +112,7 @@ static void pack_part(const GemmCut *p, size_t at, size_t t, size_t rows, float 
     if (lora && !p->lanes) floats->pack_rows(rows, r, step, lora->s, rows_from(lora->u, t), out + words);
 }
 
-/* Rows [t, t + rows) of block b of all T rows into their place, and the zeros after the last. */
+/* Pack rows [t, t + rows) of block b of all T rows, and the zeros after the last row. */
 static void pack_block(const GemmCut *p, size_t T, size_t b, size_t t, size_t rows, float s, Rows x, float *scratch)
 {
     float *out = scratch + (p->lanes ? lanes_at(T, b) : rows_at(T, b));
@@ -141,7 +145,7 @@ void gemm_pack_nt(size_t T, float s, Rows x, const Weight *W, const GemmLora *lo
 
 /* ---- slices -------------------------------------------------------------------------------------------------- */
 
-/* A stretch of `elements` in each of `rows` rows of W, from (row, col) on. */
+/* `elements` elements in each of `rows` rows of W, from (row, col) on. */
 static Prefetch prefetch_of(const Weight *W, size_t row, size_t col, size_t rows, size_t elements)
 {
     size_t bytes = dtype_bytes(W->dtype);
@@ -150,7 +154,7 @@ static Prefetch prefetch_of(const Weight *W, size_t row, size_t col, size_t rows
                       (size_min(elements, W->cols - col) * bytes + 63) / 64, W->cols * bytes};
 }
 
-/* What nt and nn read for the columns of y from begin on, inner index from at on: one block of one panel. */
+/* What nt and nn read of W for one block of one panel: columns of y from begin on, inner index from `at` on. */
 static Prefetch prefetch_nt(const Weight *W, size_t begin, size_t at, size_t block)
 {
     return prefetch_of(W, begin, at, NN_COLUMNS, block);
@@ -160,7 +164,7 @@ static Prefetch prefetch_nn(const Weight *W, size_t begin, size_t at, size_t blo
     return prefetch_of(W, at, begin, block, NN_COLUMNS);
 }
 
-/* What is read after a block of the panel [begin, stop): the next block, the next panel, the next slice. */
+/* What is read after a block of the panel [begin, stop): the next block, else the next panel, else the next slice. */
 static Prefetch prefetch_next(Prefetch (*prefetch)(const Weight *, size_t, size_t, size_t), const GemmCut *p,
                               const Weight *W, size_t at, size_t begin, size_t stop, size_t end, GemmNext next)
 {
@@ -169,7 +173,7 @@ static Prefetch prefetch_next(Prefetch (*prefetch)(const Weight *, size_t, size_
     return next.W ? prefetch(next.W, next.begin, 0, p->block) : (Prefetch){0};
 }
 
-/* One block of columns [begin, end), its length from element `at` on; x is packed from there on. */
+/* One block of columns [begin, end), inner index from element `at` on. packed: x from there on. */
 static void nt_block(const GemmCut *p, size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin,
                      size_t end, size_t at, Prefetch next)
 {
@@ -190,7 +194,7 @@ static void nn_block(const GemmCut *p, size_t T, Rows y, bool add, const float *
                 next);
 }
 
-/* Columns of y that go through one panel. */
+/* Columns of y in one panel. */
 static size_t panel_columns(const GemmCut *p)
 {
     if (p->words <= SHORT) return short_columns(p->words + fused_r(p->lora));
@@ -200,7 +204,7 @@ static size_t panel_columns(const GemmCut *p)
 static void slice(bool transposed, size_t T, Rows y, bool add, const float *packed, const Weight *W,
                   const GemmLora *lora, size_t begin, size_t end, GemmNext next);
 
-/* Columns [begin, end) of what a pair that goes apart adds, packed behind x. */
+/* Columns [begin, end) of a LoRA that is not fused; its u is packed behind x. */
 static void slice_of_lora(bool transposed, size_t T, Rows y, const float *packed, const GemmLora *lora, size_t width,
                           size_t begin, size_t end)
 {
@@ -252,14 +256,14 @@ typedef struct {
     const GemmLora *lora;
 } Product;
 
-/* Part i of n of a length, in whole units. */
-static size_t part(size_t length, size_t unit, size_t i, size_t n)
+/* Where share i of n of a length begins, in whole units. */
+static size_t share(size_t length, size_t unit, size_t i, size_t n)
 {
     size_t units = (length + unit - 1) / unit;
     return size_min(length, units * i / n * unit);
 }
 
-/* Rows [begin, end) of a narrow product, block by block through a scratch of ROWS_AT_ONCE rows or fewer. */
+/* Rows [begin, end) of a product of few columns, block by block. scratch: for up to ROWS_AT_ONCE rows. */
 static void multiply_rows(const Product *p, const GemmCut *cut, size_t begin, size_t end, float *scratch)
 {
     size_t T = end - begin;
@@ -282,12 +286,12 @@ static void multiply_rows(const Product *p, const GemmCut *cut, size_t begin, si
 static void part_by_rows(const Product *p, const GemmCut *cut, size_t i, size_t n)
 {
     static _Thread_local float packed[(ROWS_AT_ONCE + ROW_TILE) * STRIDE] __attribute__((aligned(64)));
-    size_t begin = part(p->T, 3 * LANES, i, n), end = part(p->T, 3 * LANES, i + 1, n);
+    size_t begin = share(p->T, 3 * LANES, i, n), end = share(p->T, 3 * LANES, i + 1, n);
     for (; begin < end; begin += ROWS_AT_ONCE)
         multiply_rows(p, cut, begin, size_min(begin + ROWS_AT_ONCE, end), packed);
 }
 
-/* The team packs together. */
+/* The team shares the packing. */
 static void pack_all(const Product *p, const GemmCut *cut, float *scratch)
 {
     size_t blocks = (cut->words + BLOCK - 1) / BLOCK, pieces = (p->T + PACK_ROWS - 1) / PACK_ROWS;
@@ -300,21 +304,21 @@ static void pack_all(const Product *p, const GemmCut *cut, float *scratch)
 
 static void part_by_columns(const Product *p, size_t i, size_t n, const float *packed)
 {
-    size_t begin = part(p->width, GEMM_UNIT, i, n), end = part(p->width, GEMM_UNIT, i + 1, n);
+    size_t begin = share(p->width, GEMM_UNIT, i, n), end = share(p->width, GEMM_UNIT, i + 1, n);
     slice(p->transposed, p->T, p->y, p->add, packed, p->W, p->lora, begin, end, (GemmNext){0});
 }
 
 static void product(const Product *p, float *scratch)
 {
     GemmCut cut = cut_of(p->transposed, p->T, p->W, p->lora);
-    bool few = p->transposed && p->T <= FEW_ROWS, narrow = p->width <= NT_COLUMNS;
+    bool few = p->transposed && p->T <= FEW_ROWS, by_rows = p->width <= NT_COLUMNS;
     bool worth = cut.inner * p->width * (few ? 1 : p->T) >= (few ? MIN_WEIGHT_FOR_TEAM : MIN_PRODUCT_FOR_TEAM),
          team = worth && !omp_in_parallel();
-    if (few && !narrow) pack(&cut, p->T, p->s, p->x, scratch); /* sooner than a team would meet for it */
+    if (few && !by_rows) pack(&cut, p->T, p->s, p->x, scratch); /* faster than a team meets at a barrier */
 #pragma omp parallel if (team)
     {
         size_t i = team ? (size_t)omp_get_thread_num() : 0, n = team ? (size_t)omp_get_num_threads() : 1;
-        if (narrow)
+        if (by_rows)
             part_by_rows(p, &cut, i, n);
         else {
             if (!few) pack_all(p, &cut, scratch);
@@ -323,7 +327,7 @@ static void product(const Product *p, float *scratch)
     }
 }
 
-/* A pair that goes apart is a second product, in the same scratch. */
+/* A LoRA that is not fused is a second product, in the same scratch. */
 static void multiply(const Product *p, float *scratch)
 {
     Product main = *p;
@@ -355,7 +359,7 @@ static void narrow(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, 
 #pragma omp parallel if (team)
     {
         size_t i = team ? (size_t)omp_get_thread_num() : 0, of = team ? (size_t)omp_get_num_threads() : 1;
-        size_t begin = part(T, LANES, i, of), end = part(T, LANES, i + 1, of);
+        size_t begin = share(T, LANES, i, of), end = share(T, LANES, i + 1, of);
         if (begin < end)
             kernels->narrow(end - begin, rows_from(y, begin), s, rows_from(x, begin), n, columns, w, across, along);
     }

@@ -8,9 +8,9 @@
  *                     (block.h).
  *
  * All sums are fp32. So are all factors, with one exception: the bf16 path rounds the x of a product with a BF16 or FP8
- * weight to bf16 (to nearest, ties to even; subnormal numbers count as zeros). No weight is rounded: FP8 codes are exact in
- * bf16, and a block's factor meets the sum over the block. A weight that is exact (weight.h) is multiplied in fp32 on that
- * path, too. Weights are widened a panel at a time (kernel_gemm.c). */
+ * weight to bf16 (to nearest, ties to even; subnormal numbers count as zeros). No weight is rounded: FP8 codes are
+ * exact in bf16, and a block's factor meets the sum over the block. A weight that is exact (weight.h) is multiplied in
+ * fp32 on that path, too. Weights are widened a panel at a time (kernel_gemm.c). */
 #ifndef GRAFT_TENSOR_GEMM_H
 #define GRAFT_TENSOR_GEMM_H
 
@@ -25,8 +25,8 @@ typedef struct {
     const uint32_t *index;
 } Rows;
 
-/* Rows are the results of products, and their factors. Products only read factors, so these may be const: here, and nowhere
- * else, a pointer to const becomes a plain one. */
+/* Rows are the results of products, and their factors. Products only read factors, so these may be const: here, and
+ * nowhere else, a pointer to const becomes a plain one. */
 static inline Rows rows_pick(const void *data, size_t stride, const uint32_t *index)
 {
     union {
@@ -74,11 +74,12 @@ size_t gemm_scratch(size_t T, size_t K, size_t r);
 
 /* y = s x W' (+ LoRA)     x [T][K], W [N][K], y [T][N];  add: y += s x W'.   K = W->cols, N = W->rows.
  * scratch         gemm_scratch(T, K, r) floats, aligned to 64 bytes
- * A row of y may occur only once in a call. Threads: outside a parallel region the OpenMP team shares the columns of y (or
- * its rows, where columns are few); inside one the product runs on the calling thread. */
+ * A row of y may occur only once in a call. Threads: outside a parallel region the OpenMP team shares the columns of y
+ * (or its rows, where columns are few); inside one the product runs on the calling thread. */
 void gemm_nt(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const GemmLora *lora, float *scratch);
 
-/* y = s x W (+ LoRA)      x [T][N], W [N][K], y [T][K];  add: y += s x W.    Inner length N = W->rows; scratch for (T, N, r). */
+/* y = s x W (+ LoRA)      x [T][N], W [N][K], y [T][K];  add: y += s x W.    Inner length N = W->rows; scratch for (T,
+ * N, r). */
 void gemm_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const GemmLora *lora, float *scratch);
 
 /* LoRA's inner side, products with few columns: rows of x are read in place, and nothing is packed.
@@ -88,16 +89,17 @@ void gemm_nn(size_t T, Rows y, bool add, float s, Rows x, const Weight *W, const
 void gemm_narrow_nt(size_t T, Rows u, float s, Rows x, size_t r, size_t N, const float *A);
 void gemm_narrow_nn(size_t T, Rows du, float s, Rows dy, size_t r, size_t N, const float *B);
 
-/* gemm_nt and gemm_nn for columns [begin, end) of y only, on the calling thread, with x packed beforehand, so that threads
- * can share the packing. begin is a multiple of GEMM_UNIT; end is one, too, or the width of y.
- * x packed for one W serves other weights of its inner length, with a LoRA of the same r, when gemm_pack_serves says so. */
+/* gemm_nt and gemm_nn for columns [begin, end) of y only, on the calling thread, with x packed beforehand, so that
+ * threads can share the packing. begin is a multiple of GEMM_UNIT; end is one, too, or the width of y.
+ * x packed for one W serves other weights of its inner length, with a LoRA of the same r, when gemm_pack_serves says
+ * so. */
 enum { GEMM_UNIT = 32 };
 void gemm_pack_nt(size_t T, float s, Rows x, const Weight *W, const GemmLora *lora, float *scratch);
 void gemm_pack_nn(size_t T, float s, Rows x, const Weight *W, const GemmLora *lora, float *scratch);
 bool gemm_pack_serves(const Weight *packed_for, const Weight *W);
 
-/* Where the thread's next slice of the same kind begins, so that its weights are prefetched while this one is multiplied;
- * {0} when it is unknown. A hint: no bit depends on it. */
+/* Where the thread's next slice of the same kind begins, so that its weights are prefetched while this one is
+ * multiplied; {0} when it is unknown. A hint: no bit depends on it. */
 typedef struct {
     const Weight *W;
     size_t begin;
@@ -108,8 +110,8 @@ void gemm_nn_slice(size_t T, Rows y, bool add, const float *packed, const Weight
                    size_t end, GemmNext next);
 
 /* G = s a' b      a [T][M], b [T][N]; G [M][N] dense, overwritten. add: G = s (G + a' b)
- * Rows are added one after another, so a sum may be cut into several calls: s = 1 in all but the last, add in all but the
- * first. T = 0 gives zeros. */
+ * Rows are added one after another, so a sum may be cut into several calls: s = 1 in all but the last, add in all but
+ * the first. T = 0 gives zeros. */
 void gemm_tn(size_t T, size_t M, size_t N, float *G, bool add, float s, Rows a, Rows b);
 
 /* C (+)= s A B', A B or A' B for row-major blocks with row strides. */

@@ -1,7 +1,7 @@
 /* What differs from CPU to CPU: one table of functions for each instruction set (avx512, avx2, plain).
  *
- * Files kernel_*.c are compiled once for each instruction set, with KERNEL its name, and fill the tables. Those that multiply
- * words are compiled once more for bf16. dispatch_init chooses a table; all others call through `kernels`. */
+ * Files kernel_*.c are compiled once for each instruction set, with KERNEL its name, and fill the tables. Those that
+ * multiply words are compiled once more for bf16. dispatch_init chooses a table; all others call through `kernels`. */
 #ifndef GRAFT_TENSOR_KERNEL_H
 #define GRAFT_TENSOR_KERNEL_H
 

@@ -1,8 +1,11 @@
-/* Attention's softmax between two products, a tile of scores at a time, for one instruction set: KERNEL is avx512, avx2,
- * plain, or bf16 (AVX512-BF16). Scores and softmax are fp32; on the way down P and dS leave as words (block.h), dS twice
- * where they are pairs: along keys where keys are the inner index, along queries where queries are.
- * Lanes are LANES keys whatever the CPU, so bits are those of every path that fuses multiply and add.
- * Source: Milakov and Gimelshein 2018 (arXiv:1805.02867), the running maximum; Dao et al. 2022 (arXiv:2205.14135). */
+/* The softmax of attention, between two products, one tile of scores at a time, for one instruction set: KERNEL is
+ * avx512, avx2, plain, or bf16 (AVX512-BF16).
+ *
+ * Scores and softmax are fp32. In the backward pass P and dS leave as words (block.h). Where words are bf16 pairs, dS
+ * is written twice: pairs along keys, for products whose inner index runs over keys, and pairs along queries for the
+ * others. Always true: lanes are LANES keys on every CPU, so the bits are the same on every path that fuses multiply
+ * and add. Source: Milakov and Gimelshein 2018 (arXiv:1805.02867), the running maximum; Dao et al. 2022
+ * (arXiv:2205.14135). */
 #include "tensor/kernel_words.h"
 
 #include "tensor/block.h"
@@ -14,7 +17,7 @@ void PASTE(softmax_backward_, KERNEL)(const ScoreTile *t, const float *lse, cons
 
 static size_t seen_by(const ScoreTile *t, size_t i) { return size_min(t->n, i + t->diagonal + 1); }
 
-/* Which of LANES keys from the k-th on query i sees, the k-th lowest. */
+/* Which of LANES keys from the k-th on query i sees, as bits; the k-th key is the lowest. */
 INLINE uint32_t sight(const ScoreTile *t, size_t i, size_t k)
 {
     size_t seen = seen_by(t, i);
@@ -73,7 +76,7 @@ void PASTE(softmax_, KERNEL)(const ScoreTile *t, float *max, float *sums, float 
         float before = max[i], now = largest_seen(t, i), *row = t->s + i * BLOCK_STRIDE;
         if (now > before) max[i] = now;
         factor[i] = now > before ? exp_one(before - now) : 1;
-        float shift = max[i] == -INFINITY ? 0 : max[i]; /* nothing seen yet: all are zeros */
+        float shift = max[i] == -INFINITY ? 0 : max[i]; /* no key seen yet: all become zeros */
         V sum[PARTS];
         for (size_t p = 0; p < PARTS; p++) sum[p] = load(sums + p * W) * all(factor[i]);
         size_t k = 0;
@@ -91,8 +94,8 @@ void PASTE(softmax_, KERNEL)(const ScoreTile *t, float *max, float *sums, float 
 #endif
 
 /* P and dS of LANES keys; zeros where query i does not see one. */
-INLINE void slopes(const ScoreTile *t, size_t i, size_t k, const float *lse, const float *delta, V P[PARTS],
-                   V dS[PARTS])
+INLINE void score_gradients(const ScoreTile *t, size_t i, size_t k, const float *lse, const float *delta, V P[PARTS],
+                            V dS[PARTS])
 {
     uint32_t bits = i < t->m ? sight(t, i, k) : 0;
     for (size_t p = 0; p < PARTS; p++) {
@@ -112,11 +115,12 @@ void PASTE(softmax_backward_, KERNEL)(const ScoreTile *t, const float *lse, cons
         for (size_t k = 0; k < t->n; k += 2 * LANES) {
             V P[2][2], dS[2][2]; /* [query][half of the keys] */
             for (size_t q = 0; q < 2; q++)
-                for (size_t h = 0; h < 2; h++) slopes(t, i + q, k + h * LANES, lse, delta, &P[q][h], &dS[q][h]);
+                for (size_t h = 0; h < 2; h++)
+                    score_gradients(t, i + q, k + h * LANES, lse, delta, &P[q][h], &dS[q][h]);
             for (size_t h = 0; h < 2; h++) {
                 size_t at = i / 2 * BLOCK_STRIDE + k + h * LANES;
-                store(t->p_transposed + at, pairs(P[0][h], P[1][h]));
-                store(t->ds_transposed + at, pairs(dS[0][h], dS[1][h]));
+                store(t->p_transposed + at, bf16_pairs(P[0][h], P[1][h]));
+                store(t->ds_transposed + at, bf16_pairs(dS[0][h], dS[1][h]));
             }
             for (size_t q = 0; q < 2; q++)
                 _mm512_storeu_si512(t->ds_rows + (i + q) * BLOCK_STRIDE + k / 2, halves(dS[q][0], dS[q][1]));
@@ -128,7 +132,7 @@ void PASTE(softmax_backward_, KERNEL)(const ScoreTile *t, const float *lse, cons
     for (size_t i = 0; i < t->m; i++)
         for (size_t k = 0; k < t->n; k += LANES) {
             V P[PARTS], dS[PARTS];
-            slopes(t, i, k, lse, delta, P, dS);
+            score_gradients(t, i, k, lse, delta, P, dS);
             for (size_t p = 0; p < PARTS; p++) {
                 store(t->s + i * BLOCK_STRIDE + k + p * W, P[p]);
                 store(t->ds + i * BLOCK_STRIDE + k + p * W, dS[p]);

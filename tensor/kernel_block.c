@@ -1,5 +1,6 @@
-/* Products of packed blocks for one instruction set: KERNEL is avx512, avx2, plain, or bf16 (AVX512-BF16). A tile of
- * rows x groups vectors of sums stays in registers while the inner index runs; block.h has the layouts. */
+/* Products of packed blocks for one instruction set: KERNEL is avx512, avx2, plain, or bf16 (AVX512-BF16). As in
+ * kernel_gemm.c, a tile of rows x groups vectors of sums stays in registers while the inner index runs. block.h has the
+ * layouts. */
 #include "tensor/kernel_words.h"
 
 #include "tensor/block.h"
@@ -12,7 +13,7 @@ enum { MAX_GROUPS = 1, WIDE_1 = 6, TAIL = 4 };
 enum { MAX_GROUPS = 1, WIDE_1 = 2, TAIL = 2 };
 #endif
 
-/* n words of a row's A to all lanes, times n vectors of B. */
+/* The tile: n words of each row of A, broadcast to all lanes, times n vectors of B. */
 INLINE void tile(size_t rows, size_t groups, bool transposed, size_t n, const float *a, const float *b, size_t step,
                  float *c, size_t ldc, bool add)
 {
@@ -71,10 +72,10 @@ static Tile *const wide[2][MAX_GROUPS] = {{wide_1_lines}, {wide_1_transposed}};
 static Tile *const tail[2][MAX_GROUPS] = {{tail_1_lines}, {tail_1_transposed}};
 #endif
 
-/* Of groups of columns left: 4 are better 2 + 2 than 3 + 1. */
+/* How many groups the next tile takes. Of 4 groups left, 2 + 2 is faster than 3 + 1. */
 INLINE size_t take_groups(size_t left) { return MAX_GROUPS == 1 ? 1 : left == 4 || left == 2 ? 2 : left >= 3 ? 3 : 1; }
 
-/* Rows [from, to), words [begin, end). */
+/* The tiles of rows [from, to), over words [begin, end). */
 static void run_tiles(const BlockProduct *p, size_t from, size_t to, size_t g, size_t groups, size_t begin, size_t end)
 {
     size_t max_rows = wide_rows[groups - 1];
@@ -104,7 +105,7 @@ static void product(const BlockProduct *p)
     }
 }
 
-/* LANES columns of row k, or what is left of them and zeros. */
+/* Load LANES columns of a row; where fewer are left, zeros follow them. */
 INLINE void load_columns(size_t n, const float *x, float s, V out[PARTS])
 {
     float rest[LANES] = {0};
@@ -122,7 +123,7 @@ static void pack_columns(size_t K, size_t N, float s, Rows x, float *out, size_t
 #if defined KERNEL_bf16
             V second[PARTS] = {{0}};
             if (k + 1 < K) load_columns(n, row_of(x, k + 1) + j, s, second);
-            store(out + j / LANES * step, pairs(first[0], second[0]));
+            store(out + j / LANES * step, bf16_pairs(first[0], second[0]));
 #else
             for (size_t p = 0; p < PARTS; p++) store(out + j / LANES * step + p * W, first[p]);
 #endif

@@ -1,8 +1,34 @@
-/* Products for one instruction set: KERNEL is avx512, avx2, plain, or bf16 (AVX512-BF16).
+/* Products for one instruction set: KERNEL is avx512, avx2, plain, or bf16 (AVX512-BF16). kernel_gemm.h has the layout
+ * of packed x and says which bits a sum has; few rows of x are in kernel_gemm_few.c.
  *
- * A panel of W is brought to words where it stays in L2; a tile of ROWS x GROUPS vectors of sums then stays in registers
- * while the inner index runs. Lanes are tokens in nt (W is not transposed), columns of y in nt_transposed and nn. The sums of any element
- * do not depend on the tile that held it, so tiles may differ between instruction sets. */
+ * A call computes one panel of y for one block of the inner index. It converts that part of W to words, in a panel that
+ * stays in L2. Then tile after tile of y passes: the sums of a tile stay in registers while the inner index runs.
+ *
+ *             columns of y ->
+ *             +-------- panel: 96 (nt) or 192 columns, more where inner is short --------+
+ *     rows    |  tile  |  tile  |  tile  |  ...                                          |
+ *     of y    |--------+--------+--------+                                               |
+ *      |      |  tile  |  tile  |  ...                                                   |
+ *      v      +--------------------------------------------------------------------------+
+ *
+ * A tile multiplies `rows` rows of b with `groups` groups of LANES lanes of a:
+ *
+ *             inner index k = 0, 1, .. n - 1 (words), then r floats of LoRA
+ *     b       row 0:       b00   b01   b02  ...    one word at a time, broadcast to all lanes
+ *             row 1:       b10   b11   b12  ...
+ *     a       lanes:      [a0]  [a1]  [a2]  ...    [ak]: groups x LANES words, loaded as vectors
+ *     sum     row j:      [sum j] += bjk [ak]      rows x groups x LANES floats, in registers
+ *
+ *                      lanes of a                          rows of b                      sums go to
+ *     nt               tokens: packed x                    columns of y: rows of W        y, transposed by squares
+ *     nn               columns of y: columns of W          tokens: packed x               rows of y
+ *     nt_transposed    columns of y: rows of W,            tokens: packed x               rows of y
+ *                      transposed in the panel
+ *
+ *     panel of nt      [column of y][STRIDE]: n words of a row of W, then r floats of B
+ *     the other two    [group of LANES columns of y][n words, then r floats][LANES], and LANES floats between groups
+ *
+ * The sum of an element does not depend on the tile that computed it, so instruction sets may have different tiles. */
 #include "tensor/kernel_weights.h"
 
 #if defined KERNEL_avx512 /* and bf16 */
@@ -16,14 +42,15 @@ enum { ROWS_AT_ONCE = 96, SHORT_ROWS_AT_ONCE = 24 };
 
 /* ---- tiles --------------------------------------------------------------------------------------------------- */
 
-/* What a tile fetches into L2 for later, one line for each inner index: runs of `lines` lines, `step` bytes apart. */
+/* What a tile prefetches into L2 for later, one cache line for each inner index: rows of `lines` lines, `step` bytes
+ * apart. */
 typedef struct {
     const char *at;
     size_t lines, step;
 } TilePrefetch;
 
-/* out[j][i] (+)= sum over p of a[p][i] b[j][p], i over `groups` groups of LANES, each `step` floats after the last; n words,
- * then r floats. */
+/* out[j][i] (+)= sum over k of a[k][i] b[j][k], i over `groups` groups of LANES, `step` floats apart; n words, then r
+ * floats. */
 INLINE void tile(size_t groups, size_t rows, size_t ldb, size_t n, size_t r, const float *a, size_t step,
                  const float *b, float *const *out, bool add, TilePrefetch prefetch)
 {
@@ -33,10 +60,10 @@ INLINE void tile(size_t groups, size_t rows, size_t ldb, size_t n, size_t r, con
 #pragma GCC unroll 4
         for (size_t i = 0; i < groups * PARTS; i++) sum[j][i] = (V){0};
     for (size_t left = n; left; prefetch.at += prefetch.step) {
-        size_t run = left < prefetch.lines ? left : prefetch.lines;
+        size_t steps = left < prefetch.lines ? left : prefetch.lines;
         const char *line = prefetch.at;
-        left -= run;
-        for (const float *stop = b + run; b < stop; b++, a += LANES, line += 64) {
+        left -= steps;
+        for (const float *stop = b + steps; b < stop; b++, a += LANES, line += 64) {
             __builtin_prefetch(line, 0, 2);
             V x[PARTS * MAX_GROUPS];
 #pragma GCC unroll 4
@@ -62,7 +89,8 @@ INLINE void tile(size_t groups, size_t rows, size_t ldb, size_t n, size_t r, con
             store(out[j] + i * W, add ? load(out[j] + i * W) + sum[j][i] : sum[j][i]);
 }
 
-/* As many rows of what is still to be fetched as n inner steps can; when all are on their way, lanes of the tile itself, which are there. */
+/* The next rows to prefetch: as many as n inner steps can. When none are left, lanes of the tile itself, which are
+ * cached. */
 static TilePrefetch take_prefetch(Prefetch *next, size_t n, const float *lanes)
 {
     if (next->rows == 0) return (TilePrefetch){(const char *)lanes, n, 0};
@@ -102,7 +130,7 @@ static Tile *const wide[2][MAX_GROUPS] = {{wide_1}, {short_wide_1}};
 static Tile *const tail[2][MAX_GROUPS] = {{tail_1}, {short_tail_1}};
 #endif
 
-/* How many groups the next tile takes: 4 left are better 2 + 2 than 3 + 1. */
+/* How many groups the next tile takes. Of 4 groups left, 2 + 2 is faster than 3 + 1. */
 INLINE size_t take_groups(size_t left) { return MAX_GROUPS == 1 ? 1 : left == 4 || left == 2 ? 2 : left >= 3 ? 3 : 1; }
 
 static void pack_lanes(size_t T, size_t n, float s, Rows x, float *out, size_t step)
@@ -137,18 +165,18 @@ static void pack_rows(size_t T, size_t n, size_t stride, float s, Rows x, float 
 /* The tile for the next of `left` rows; it may reach up to ROW_TILE - 1 rows of zeros beyond them. */
 INLINE size_t take_rows(size_t left, size_t groups)
 {
-    size_t most = wide_rows[groups - 1];
-    return left > TAIL && left + TAIL > most ? most : TAIL;
+    size_t max_rows = wide_rows[groups - 1];
+    return left > TAIL && left + TAIL > max_rows ? max_rows : TAIL;
 }
-INLINE Tile *choose_tile(size_t rows, size_t groups, bool brief)
+INLINE Tile *choose_tile(size_t rows, size_t groups, bool is_short)
 {
-    return (rows == wide_rows[groups - 1] ? wide : tail)[brief][groups - 1];
+    return (rows == wide_rows[groups - 1] ? wide : tail)[is_short][groups - 1];
 }
 
-/* Where the factors of a tile of FP8 lie: its block begins at (row, col) of w, and
- *   lines    its rows are rows of w and the inner index runs along columns of w (nt);
- *   columns  its lanes are columns of w and the inner index runs along rows (nn);
- *   turned   its lanes are rows of w and the inner index runs along columns (nt_transposed). */
+/* Where the factors of a tile of FP8 are found. Its block begins at (row, col) of w.
+ *   rows        rows of the tile are rows of w, the inner index runs along columns of w (nt)
+ *   columns     lanes of the tile are columns of w, the inner index runs along rows (nn)
+ *   transposed  lanes of the tile are rows of w, the inner index runs along columns (nt_transposed) */
 typedef struct {
     enum { FACTOR_NONE, FACTOR_ROWS, FACTOR_COLUMNS, FACTOR_TRANSPOSED } layout;
     const Weight *w;
@@ -158,7 +186,7 @@ typedef struct {
 #if defined KERNEL_bf16
 enum { PART = WEIGHT_BLOCK / PER_WORD }; /* words that share a factor */
 
-/* Of row j and group g, in part number p. Rows of zeros beyond the last have that of the last. */
+/* The factor of row j and group g in part p. Rows of zeros beyond the last row take the factor of the last row. */
 INLINE V factor_of(const Factors *f, size_t j, size_t g, size_t p)
 {
     size_t along = p * WEIGHT_BLOCK, row = f->row, col = f->col;
@@ -167,9 +195,9 @@ INLINE V factor_of(const Factors *f, size_t j, size_t g, size_t p)
                                            : factor_at(f->w, row + g * LANES, col + along));
 }
 
-/* Codes are exact in bf16, so they are multiplied as they are: sum = fma(part's sum, its factor, sum), part by part; then the
- * pair's sum is added. */
-static void tile_of_codes(Tile *run, size_t rows, size_t groups, size_t n, size_t r, const float *a, size_t step,
+/* FP8 codes are exact in bf16, so they are multiplied unscaled: sum = fma(sum of a part, its factor, sum), part by
+ * part. Then the sum of LoRA is added. */
+static void tile_of_codes(Tile *multiply, size_t rows, size_t groups, size_t n, size_t r, const float *a, size_t step,
                           const float *b, float *const *out, bool add, TilePrefetch prefetch, const Factors *factors)
 {
     float part[MAX_ROWS][LANES * MAX_GROUPS] __attribute__((aligned(64)));
@@ -177,7 +205,7 @@ static void tile_of_codes(Tile *run, size_t rows, size_t groups, size_t n, size_
     float *to[MAX_ROWS];
     for (size_t j = 0; j < rows; j++) to[j] = part[j];
     for (size_t p = 0, at = 0; at < n; p++, at += PART) {
-        run(size_min(PART, n - at), 0, a + at * LANES, step, b + at, to, false, prefetch);
+        multiply(size_min(PART, n - at), 0, a + at * LANES, step, b + at, to, false, prefetch);
         prefetch.at += prefetch.lines < PART ? PART / prefetch.lines * prefetch.step : PART * 64;
         for (size_t j = 0; j < rows; j++)
             for (size_t g = 0; g < groups; g++) {
@@ -185,7 +213,7 @@ static void tile_of_codes(Tile *run, size_t rows, size_t groups, size_t n, size_
                 store(sum[j] + g * LANES, at ? fma_v(value, factor, load(sum[j] + g * LANES)) : value * factor);
             }
     }
-    if (r) run(0, r, a + n * LANES, step, b + n, to, false, prefetch);
+    if (r) multiply(0, r, a + n * LANES, step, b + n, to, false, prefetch);
     for (size_t j = 0; j < rows; j++)
         for (size_t g = 0; g < groups; g++) {
             V value = load(sum[j] + g * LANES);
@@ -196,30 +224,30 @@ static void tile_of_codes(Tile *run, size_t rows, size_t groups, size_t n, size_
 #endif
 
 /* The tile over one block. */
-INLINE void run_tile(size_t rows, size_t groups, bool brief, size_t n, size_t r, const float *a, size_t step,
-                     const float *b, float *const *out, bool add, TilePrefetch prefetch, const Factors *factors)
+INLINE void multiply_tile(size_t rows, size_t groups, bool is_short, size_t n, size_t r, const float *a, size_t step,
+                          const float *b, float *const *out, bool add, TilePrefetch prefetch, const Factors *factors)
 {
-    Tile *run = choose_tile(rows, groups, brief);
+    Tile *multiply = choose_tile(rows, groups, is_short);
 #if defined KERNEL_bf16
     if (factors->layout != FACTOR_NONE) {
-        tile_of_codes(run, rows, groups, n, r, a, step, b, out, add, prefetch, factors);
+        tile_of_codes(multiply, rows, groups, n, r, a, step, b, out, add, prefetch, factors);
         return;
     }
 #endif
-    (void)factors; /* panels of fp32 have them multiplied in */
-    run(n, r, a, step, b, out, add, prefetch);
+    (void)factors; /* panels of fp32 are scaled already */
+    multiply(n, r, a, step, b, out, add, prefetch);
 }
 
 /* ---- nt: lanes are tokens ------------------------------------------------------------------------------------ */
 
-/* Prefetch the n columns of rows t .. that sums will go to: they are scattered, and a tile is long enough to wait for them. */
+/* Prefetch the n columns of rows t .. of y that sums will go to. They are scattered, and a tile takes long enough. */
 INLINE void prefetch_rows(size_t T, size_t t, size_t rows, Rows y, size_t n)
 {
     for (size_t stop = size_min(T, t + rows); t < stop; t++)
         for (size_t i = 0; i < n; i += LANES) __builtin_prefetch(row_of(y, t) + i, 1, 2);
 }
 
-/* One square of sums, transposed, to n <= SQUARE columns of rows t .. of y. */
+/* Write one square of sums, transposed, to n <= SQUARE columns of rows t .. of y. */
 INLINE void write_square(size_t T, size_t t, size_t n, const float *const row[SQUARE], Rows y, size_t column, bool add)
 {
     float square[SQUARE * SQUARE];
@@ -234,7 +262,7 @@ INLINE void write_square(size_t T, size_t t, size_t n, const float *const row[SQ
     }
 }
 
-/* sums [column][lanes] of one tile of tokens into y. Squares reach beyond the last column and token; that is dropped. */
+/* Write sums [column][lanes] of one tile of tokens to y. What lies beyond the last column and token is dropped. */
 static void write_out(size_t T, size_t t0, size_t lanes, size_t n, const float *sums, Rows y, bool add)
 {
     for (size_t t = 0; t < lanes && t0 + t < T; t += SQUARE)
@@ -267,24 +295,25 @@ static void nt(size_t T, Rows y, bool add, const float *packed, const Weight *w,
             rows = take_rows(columns - j, groups);
             for (size_t q = 0; q < rows; q++) out[q] = sums + (j + q) * groups * LANES;
             Factors factors = {w->dtype == DTYPE_F8_E4M3 ? FACTOR_ROWS : FACTOR_NONE, w, begin + j, at};
-            run_tile(rows, groups, false, words, r, x, all_words * LANES, panel + j * STRIDE, out, false, prefetch,
-                     &factors);
+            multiply_tile(rows, groups, false, words, r, x, all_words * LANES, panel + j * STRIDE, out, false, prefetch,
+                          &factors);
         }
         write_out(T, t, groups * LANES, columns, sums, rows_right(y, begin), add);
     }
 }
 
-/* ---- nn, and nt with W turned: lanes are columns of y ------------------------------------------------ */
+/* ---- nn, and nt with W transposed: lanes are columns of y ------------------------------------------------ */
 
-/* A panel [group][n words, r floats][LANES], groups `step` floats apart, that meets packed x. */
+/* A panel [group][n words, r floats][LANES], groups `step` floats apart. */
 typedef struct {
     const float *data;
     size_t step, n, r, columns;
     Factors factors;
 } LanesPanel;
 
-/* One tile: rows t .. of y, `groups` groups of columns from group g on. What lies outside of y goes to spare. */
-static void nn_tile(size_t T, size_t t, size_t rows, Rows y, bool add, const float *x, bool brief, LanesPanel panel,
+/* One tile: rows t .. of y, `groups` groups of columns from group g on. What lies outside of y is written to `spare`.
+ * */
+static void nn_tile(size_t T, size_t t, size_t rows, Rows y, bool add, const float *x, bool is_short, LanesPanel panel,
                     size_t g, size_t groups, TilePrefetch prefetch)
 {
     float spare[MAX_ROWS][LANES * MAX_GROUPS] __attribute__((aligned(64)));
@@ -299,28 +328,28 @@ static void nn_tile(size_t T, size_t t, size_t rows, Rows y, bool add, const flo
     Factors factors = panel.factors;
     if (factors.layout == FACTOR_COLUMNS) factors.col += column;
     if (factors.layout == FACTOR_TRANSPOSED) factors.row += column;
-    run_tile(rows, groups, brief, panel.n, panel.r, panel.data + g * panel.step, panel.step, x, out, whole && add,
-             prefetch, &factors);
+    multiply_tile(rows, groups, is_short, panel.n, panel.r, panel.data + g * panel.step, panel.step, x, out,
+                  whole && add, prefetch, &factors);
     for (size_t q = 0; !whole && q < rows && t + q < T; q++) {
         float *to = row_of(y, t + q) + column;
         for (size_t i = 0; i < columns; i++) to[i] = add ? to[i] + spare[q][i] : spare[q][i];
     }
 }
 
-/* Rows go in runs that stay in L2 beside the panel; of short inner length, where y is all the traffic, in runs of few
- * rows whose columns stream. */
+/* All rows times a panel, ROWS_AT_ONCE rows at a time, which stay in L2 beside the panel. With a short inner length
+ * nearly all traffic is y: then few rows at a time, whose columns are written as a stream. */
 static void rows_times_panel(size_t T, Rows y, bool add, const float *packed, size_t stride, LanesPanel panel,
                              Prefetch next)
 {
     size_t all_groups = (panel.columns + LANES - 1) / LANES, groups, rows;
-    bool brief = stride == SHORT_STRIDE;
-    size_t at_once = brief ? SHORT_ROWS_AT_ONCE : ROWS_AT_ONCE;
-    for (size_t run = 0; run < T; run += at_once)
+    bool is_short = stride == SHORT_STRIDE;
+    size_t at_once = is_short ? SHORT_ROWS_AT_ONCE : ROWS_AT_ONCE;
+    for (size_t first = 0; first < T; first += at_once)
         for (size_t g = 0; g < all_groups; g += groups) {
             groups = take_groups(all_groups - g);
-            for (size_t t = run, stop = size_min(T, run + at_once); t < stop; t += rows) {
+            for (size_t t = first, stop = size_min(T, first + at_once); t < stop; t += rows) {
                 rows = take_rows(stop - t, groups);
-                nn_tile(stop, t, rows, y, add, packed + t * stride, brief, panel, g, groups,
+                nn_tile(stop, t, rows, y, add, packed + t * stride, is_short, panel, g, groups,
                         take_prefetch(&next, panel.n, panel.data + g * panel.step));
             }
         }

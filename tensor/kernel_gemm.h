@@ -1,26 +1,27 @@
-/* Kernels of products: their constants, the layout of packed x, and the table that kernel_gemm.c and kernel_gemm_few.c fill
- * once for each instruction set. gemm.c cuts products and calls them.
+/* Kernels of products: their constants, the layout of packed x, and the table that kernel_gemm.c and kernel_gemm_few.c
+ * fill once for each instruction set. gemm.c cuts products and calls them.
  *
  * Words. A lane multiplies one word at a time: a float, or a pair of bf16 (gemm_kernels_bf16, for frozen BF16 and FP8
  * weights only). x is converted to words when it is packed, so packed x serves one kind of word.
  *
- * Sums. A product runs over its inner length in blocks of BLOCK words. Inside a block, every element of y is one chain of
- * fused multiply-adds from zero in increasing word. The sums of the blocks are added to y in order. So the bits of an
- * element depend on its own numbers and the inner length alone. They are those of a scalar loop over fmaf, with these
- * differences:
- *   plain  the product is rounded, too
- *   bf16   the second product of a pair comes before its first
- *   FP8 on bf16: a chain for each WEIGHT_BLOCK elements, then S = fma(chain, factor, S)
+ * Sums. A product runs over its inner length in blocks of BLOCK words. Inside a block, every element of y is one chain
+ * of fused multiply-adds from zero in increasing word. The sums of the blocks are added to y in order. So the bits of
+ * an element depend on its own numbers and the inner length alone. They are those of a scalar loop over fmaf, with
+ * these differences:
+ *   plain              the product is rounded, too
+ *   bf16               the second product of a pair comes before its first
+ *   bf16, FP8 weights  there is a chain for each WEIGHT_BLOCK elements, then S = fma(chain, factor, S)
  *
- * LoRA. A GemmLora of r <= SHORT is fused: its r floats lie behind the words of the last block, in packed x as in the panel,
- * whatever the words are. The chain of the last block runs on through them. With FP8 on bf16 the sum has met its factors by
- * then, so the chain of LoRA begins at zero and is added. A GemmLora of larger r is a product of its own (gemm.c).
+ * LoRA. A GemmLora of r <= SHORT is fused: its r floats lie behind the words of the last block, in packed x as in the
+ * panel, whatever the words are. The chain of the last block runs on through them. With FP8 on bf16 the sum has met its
+ * factors by then, so the chain of LoRA begins at zero and is added. A GemmLora of larger r is a product of its own
+ * (gemm.c).
  *
  * Packed x, one block after the other; inner lengths in words, the last one with r:
  *   nt of FEW_ROWS < T < TRANSPOSE_ROWS, inner length > SHORT
  *                              lanes are tokens: [group of LANES tokens][inner][LANES], absent tokens are zero
- *   nn, and nt otherwise       [token][stride], stride packed_stride(inner without r); after the last token ROW_TILE tokens of
- *                              zeros */
+ *   nn, and nt otherwise       [token][stride], stride packed_stride(inner without r); ROW_TILE tokens of zeros follow the
+ *                              last token */
 #ifndef GRAFT_TENSOR_KERNEL_GEMM_H
 #define GRAFT_TENSOR_KERNEL_GEMM_H
 
@@ -56,8 +57,8 @@ static inline size_t short_columns(size_t inner)
 
 static inline size_t packed_stride(size_t inner) { return inner <= SHORT ? SHORT_STRIDE : STRIDE; }
 
-/* What a call prefetches into L2 for the next call while it multiplies: `rows` rows of `lines` cache lines, `step` bytes
- * apart. Prefetching past the end of a weight does no harm. */
+/* What a call prefetches into L2 for the next call while it multiplies: `rows` rows of `lines` cache lines, `step`
+ * bytes apart. Prefetching past the end of a weight does no harm. */
 typedef struct {
     const char *at;
     size_t rows, lines, step;
@@ -83,7 +84,7 @@ typedef struct {
      *
      *   nt             at most NT_COLUMNS columns; lanes are tokens
      *   nt_transposed  at most NN_COLUMNS or short_columns; W is transposed in the panel, x is packed as rows
-     *   nt_few         any number of columns, begin a multiple of FEW_COLUMNS; up to FEW_ROWS rows
+     *   nt_few         up to FEW_ROWS rows; any number of columns, begin a multiple of FEW_COLUMNS
      *   nn             at most NN_COLUMNS or short_columns */
     void (*nt)(size_t T, Rows y, bool add, const float *packed, const Weight *W, size_t begin, size_t end, size_t at,
                size_t n, const GemmLora *lora, float *panel, Prefetch next);
@@ -94,14 +95,14 @@ typedef struct {
                size_t n, const GemmLora *lora, float *panel, Prefetch next);
 } GemmKernels;
 
-/* y = s x W' of few columns (kernel_lora.c). Element (j, k) of W is at w[j * across + k * along]; one of the two steps is
- * 1. */
+/* y = s x W' of few columns (kernel_lora.c). Element (j, k) of W is at w[j * across + k * along]; one of the two steps
+ * is 1. */
 typedef void GemmNarrow(size_t T, Rows y, float s, Rows x, size_t n, size_t columns, const float *w, size_t across,
                         size_t along);
 
-/* g = s a' b (kernel_gemm_tn.c).   a [T][columns], b [T][n]; columns <= NARROW_COLUMNS, n <= TN_COLUMNS; rows of g are ldg
- * apart; transposed: g = s b' a. Every element is one chain of fused multiply-adds over rows in order, times s. The chain
- * begins at zero, or with `add` at what g holds. */
+/* g = s a' b (kernel_gemm_tn.c).   a [T][columns], b [T][n]; columns <= NARROW_COLUMNS, n <= TN_COLUMNS; rows of g are
+ * ldg apart; transposed: g = s b' a. Every element is one chain of fused multiply-adds over rows in order, times s. The
+ * chain begins at zero, or with `add` at what g holds. */
 typedef void GemmTn(size_t T, size_t columns, size_t n, bool add, float s, Rows a, Rows b, float *g, size_t ldg,
                     bool transposed);
 

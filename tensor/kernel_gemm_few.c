@@ -1,5 +1,8 @@
-/* y = x W' for few rows: W streams through once, lanes in registers, so that lanes are columns of y. The bits are those of nt
- * in kernel.c: one chain for each element and block. */
+/* y = x W' for up to FEW_ROWS rows, for one instruction set: decoding, token by token.
+ *
+ * Nearly all traffic is W, so it is read once, without a panel: CELLS cells (four bytes each) of LANES rows of W at a
+ * time are transposed in registers, so that lanes are columns of y, and meet all rows of x. The bits are those of nt in
+ * kernel_gemm.c: one chain for each element and block. */
 #include "tensor/kernel_weights.h"
 
 enum {
@@ -9,18 +12,18 @@ enum {
     LINE = 64
 }; /* FEW_TILE: rows whose sums share registers */
 
-/* The chain of each row and column, and FP8's sum over chains. */
+/* The chain of each row and column; and for FP8 the sum over chains. */
 typedef struct {
     float chain[FEW_ROWS][FEW_COLUMNS], whole[FEW_ROWS][FEW_COLUMNS];
 } __attribute__((aligned(64))) FewSums;
 
 #if defined KERNEL_avx512
-enum { ANY_PLACE = 1 }; /* cells may lie unaligned */
+enum { ANY_PLACE = 1 }; /* cells need no alignment */
 #else
 enum { ANY_PLACE = 0 };
 #endif
 
-/* LANES rows of CELLS cells of four bytes, `step` bytes apart, to [CELLS][LANES]. */
+/* LANES rows of CELLS cells, `step` bytes apart, to [CELLS][LANES]. */
 INLINE void transpose_cells(const char *data, size_t step, float *out)
 {
 #if defined KERNEL_avx512
@@ -51,7 +54,7 @@ INLINE void transpose_cells(const char *data, size_t step, float *out)
 #endif
 }
 
-/* The same from any weight: n <= CELLS words from element `at` on; zeros for absent rows. */
+/* The same for any weight: n <= CELLS words from element `at` on; absent rows are zeros. */
 static void transpose_words(const Weight *w, size_t row, size_t rows, size_t at, size_t n, float *out)
 {
     static const float zeros[CELLS];
@@ -64,10 +67,10 @@ static void transpose_words(const Weight *w, size_t row, size_t rows, size_t at,
     rows_to_lanes(n, from, 1, out);
 }
 
-/* A word; in fp32 two words of bf16; a float of a pair. */
+/* What a cell holds: a word; two BF16 weights that are widened to two words of fp32; a float of LoRA. */
 typedef enum { CELL_WORD, CELL_HALVES, CELL_FLOAT } Cell;
 
-/* Chains of `rows` rows of x go on over n cells. */
+/* Continue the chains of `rows` rows of x over n cells. */
 INLINE void few_cells(size_t rows, Cell kind, size_t n, const float *x, const float *lanes, float chain[][FEW_COLUMNS])
 {
     V sum[FEW_TILE][GROUPS * PARTS];
@@ -103,7 +106,7 @@ INLINE void few_rows(size_t T, Cell kind, size_t n, const float *x, const float 
         for (size_t t = 0; t < T; t += FEW_TILE) few_cells(FEW_TILE, kind, n, x + t * STRIDE, lanes, sums->chain + t);
 }
 
-/* Chains over codes of one factor are done: whole = fma(chain, factor, whole). */
+/* Chains over FP8 codes with one factor are complete: whole = fma(chain, factor, whole). */
 static void few_fold(size_t T, const Weight *w, size_t row, size_t col, bool first, FewSums *sums)
 {
     for (size_t g = 0; g < GROUPS && row + g * LANES < w->rows; g++) {
@@ -117,7 +120,7 @@ static void few_fold(size_t T, const Weight *w, size_t row, size_t col, bool fir
     }
 }
 
-/* Lines of W that come after these columns, a few with every turn: rows of `lines` lines, `step` bytes apart. */
+/* Rows of W for the next columns, prefetched a few cache lines at a time: rows of `lines` lines, `step` bytes apart. */
 typedef struct {
     const char *row;
     size_t step, lines, line;
@@ -135,13 +138,13 @@ INLINE void prefetch_lines(RowsPrefetch *c, size_t n)
     }
 }
 
-/* Up to FEW_COLUMNS columns of y from `begin` on, and one block of their rows of W. */
+/* Up to FEW_COLUMNS columns of y from `begin` on, for one block of the inner index. */
 typedef struct {
     const Weight *w;
     const char *data; /* of the block */
     size_t begin, columns, at, words, step;
     size_t per_cell; /* words of a cell */
-    bool cells;      /* they lie as they are multiplied */
+    bool cells;      /* cells can be read in place */
 } FewColumns;
 
 static FewColumns few_of(const Weight *w, size_t begin, size_t end, size_t at, size_t n)
@@ -156,7 +159,7 @@ static FewColumns few_of(const Weight *w, size_t begin, size_t end, size_t at, s
                         step,        per_cell, aligned && whole && per_cell * PER_WORD * bytes == sizeof(float)};
 }
 
-/* Words from k on, lanes and met by all rows of x; returns how many. */
+/* Multiply words from k on: transpose them, continue the chains of all rows of x; returns how many words. */
 INLINE size_t few_words(const FewColumns *f, size_t T, const float *packed, size_t k, RowsPrefetch *prefetch,
                         FewSums *sums)
 {
@@ -179,7 +182,7 @@ INLINE size_t few_words(const FewColumns *f, size_t T, const float *packed, size
     return take;
 }
 
-/* The pair, packed behind the words of x. */
+/* LoRA, packed behind the words of x. */
 static void few_lora(size_t T, const float *packed, const FewColumns *f, const GemmLora *lora, FewSums *sums)
 {
     static const float zeros[SHORT];

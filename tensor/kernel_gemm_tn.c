@@ -1,8 +1,9 @@
 /* Sums over rows for one instruction set, KERNEL: g = s a' b, the gradients of LoRA's A and B.
  *
- * One of the two factors has few columns (r). A call takes at most NARROW_COLUMNS columns of it and TN_COLUMNS columns of
- * the other factor, whose lanes are along columns; their sums stay in L1. Rows of both factors are read in place, SUM_ROWS of
- * them at once. Every element is one chain of fused multiply-adds over the rows in order, whatever the cut. */
+ * One of the two factors has few columns (r). A call takes at most NARROW_COLUMNS columns of it and TN_COLUMNS columns
+ * of the other factor, whose lanes are along columns; their sums stay in L1. Rows of both factors are read in place,
+ * SUM_ROWS of them at once. Every element is one chain of fused multiply-adds over the rows in order, whatever the cut.
+ * */
 #include "tensor/vector.h"
 
 #if defined KERNEL_avx512
@@ -35,7 +36,7 @@ INLINE void sum_tile(size_t T, size_t wide, const float *a, const float *const r
         for (size_t i = 0; i < wide; i++) store(sum + j * SUM_STEP + i * W, s[j][i]);
 }
 
-/* The same for T <= SUM_ROWS rows and n columns; what is left of a vector from filled copies. */
+/* The same for T <= SUM_ROWS rows and n columns. Columns that do not fill a vector are read from copies. */
 static void sum_rows(size_t T, size_t n, const float *a, const float *const row[SUM_ROWS], float *sum)
 {
     size_t c = 0;
@@ -48,7 +49,7 @@ static void sum_rows(size_t T, size_t n, const float *a, const float *const row[
     sum_tile(T, 1, a, filled, 0, sum + c);
 }
 
-/* Sums as they lie in g, [columns][n] or, transposed, [n][columns]; rows of g are ldg apart. */
+/* Where sum (j, c) belongs in g: [columns][n] or, transposed, [n][columns]; rows of g are ldg apart. */
 static float *place(size_t j, size_t c, float *g, size_t ldg, bool transposed)
 {
     return g + (transposed ? c * ldg + j : j * ldg + c);

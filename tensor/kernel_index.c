@@ -1,12 +1,12 @@
 /* The indexer's scores and choice for one instruction set: KERNEL is avx512, avx2 or plain.
  *
- * Scores: lanes are keys, LANES of them a group; a tile of QUERIES queries and up to GROUPS groups stays in registers while
- * one head's dot products run, then passes ReLU and the head's weight into the scores. Every dot product is one chain of
- * fused multiply-adds, and heads are added in order.
+ * Scores: lanes are keys, LANES of them a group. A tile of QUERIES queries and up to GROUPS groups stays in registers
+ * while the dot products of one head run; then ReLU and the head's weight are applied, and the result is added to the
+ * scores. Every dot product is one chain of fused multiply-adds, and heads are added in order.
  *
- * Choice: floats are ordered by an integer: sign and magnitude turned into one signed number, zeros made equal, NaN below
- * -INFINITY. The k-th largest is found bit by bit from the highest, counting what is not below; it is known before the last
- * bit when exactly k are not. */
+ * Choice: floats are ordered by an integer: sign and magnitude made one signed number, zeros made equal, NaN below
+ * -INFINITY. The k-th largest is found bit by bit from the highest bit, counting the keys that are not below. It is
+ * known before the last bit when exactly k keys are not below. */
 #include "tensor/vector.h"
 
 #if defined KERNEL_avx512
@@ -19,7 +19,7 @@ enum { QUERIES = 2, GROUPS = 1 };
 
 /* ---- scores -------------------------------------------------------------------------------------------------- */
 
-/* One head, queries of a tile. */
+/* One head for the queries of a tile. */
 INLINE void index_tile(size_t groups, size_t dim, const float *q, const float *keys, const float *w, size_t w_stride,
                        float *score, size_t score_stride)
 {
@@ -100,7 +100,7 @@ INLINE uint64_t lanes_set(I mask)
 #endif
 }
 
-/* Orders, and behind the last the lowest of all up to whole groups: they are never chosen. */
+/* The orders of x; after the last, up to a whole group, the lowest of all, which is never chosen. */
 static void order_all(size_t n, const float *x, int32_t *key)
 {
     size_t i = 0;
@@ -131,7 +131,7 @@ static size_t count_from(size_t n, const int32_t *key, int32_t min_key)
     return sum;
 }
 
-/* The largest order that at least k keys reach, or a smaller one that exactly k reach. */
+/* The largest order that at least k keys reach, or a smaller one that exactly k keys reach. */
 static int32_t threshold_of(size_t n, size_t k, const int32_t *key, size_t *reach)
 {
     uint32_t found = 0; /* as unsigned: INT32_MIN is 0 */
@@ -150,7 +150,7 @@ static void top_k_set(size_t n, size_t k, uint64_t *bits, const float *x, int32_
     size_t reach, ties = 0, surplus;
     order_all(n, x, key);
     int32_t threshold = threshold_of(n, k, key, &reach);
-    surplus = reach - k; /* this many of the last that equal the threshold stay out */
+    surplus = reach - k; /* this many of the last keys that equal the threshold are not chosen */
     if (surplus) ties = reach - count_from(n, key, threshold + 1) - surplus;
     for (size_t i = 0; i < n; i += 64) {
         uint64_t chosen = 0, equal = 0;

@@ -6,8 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* score[i][t] = sum over heads of w[i][h] ReLU(q[i][h] . key[t]) for n queries and n_groups groups of LANES keys. Arrays
- * have INDEX_QUERIES queries; i runs to n rounded up to what a tile takes. */
+/* score[i][t] = sum over heads of w[i][h] ReLU(q[i][h] . key[t]) for n queries and n_groups groups of LANES keys.
+ * Arrays have INDEX_QUERIES queries; i runs to n rounded up to what a tile takes. */
 enum { INDEX_QUERIES = 8 };
 typedef struct {
     size_t n, n_groups, n_heads, dim;
@@ -20,7 +20,8 @@ typedef struct {
 
 typedef struct {
     void (*scores)(const IndexBlock *block);
-    /* Sets the bits of the k largest of x[n], 1 <= k <= n; ties go to the lower index. scratch: n rounded up to LANES. */
+    /* Sets the bits of the k largest of x[n], 1 <= k <= n; ties go to the lower index. scratch: n rounded up to LANES.
+     * */
     void (*top_k_set)(size_t n, size_t k, uint64_t *bits, const float *x, int32_t *scratch);
 } IndexKernels;
 

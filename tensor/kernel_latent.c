@@ -1,5 +1,6 @@
-/* Attention over shared keys for one instruction set: KERNEL is avx512, avx2, plain, or bf16 (AVX512-BF16). latent.h says
- * what each function does. Lanes are heads; in scatter they are columns. Tiles may differ between instruction sets. */
+/* Attention over shared keys for one instruction set: KERNEL is avx512, avx2, plain, or bf16 (AVX512-BF16). latent.h
+ * says what each function computes. Lanes are heads; in values and scatter they are columns. Bits do not depend on the
+ * tile, so instruction sets may have different tiles. */
 #include "tensor/kernel_words.h"
 
 #include "tensor/latent.h"
@@ -53,11 +54,11 @@ static void scores(size_t n, const uint32_t *ids, const float *keys, size_t stri
 
 /* ---- between the products ------------------------------------------------------------------------------------ */
 
-/* One vector of words along keys from neighbours' lanes; the second is missing where n is odd. */
+/* One vector of words along keys, from one key or, in bf16, two; the second key is missing at the end of an odd n. */
 INLINE void put_words(size_t j, size_t n, float *rows, const V x[PER_WORD][PARTS])
 {
 #if defined KERNEL_bf16
-    store(rows + j / 2 * LANES, pairs(x[0][0], j + 1 < n ? x[1][0] : all(0)));
+    store(rows + j / 2 * LANES, bf16_pairs(x[0][0], j + 1 < n ? x[1][0] : all(0)));
 #else
     (void)n;
     for (size_t p = 0; p < PARTS; p++) store(rows + j * LANES + p * W, x[0][p]);
@@ -96,7 +97,7 @@ static void softmax(size_t n, float *S, float *lse)
     }
 }
 
-/* LANES numbers as words along lanes. */
+/* LANES numbers as words along lanes: LANE_WORDS of them. */
 INLINE void put_lanes(float *out, const V x[PARTS])
 {
 #if defined KERNEL_bf16
@@ -149,7 +150,7 @@ static void interleave_keys(size_t n, const uint32_t *ids, const float *keys, si
 #define interleave_keys NULL
 #endif
 
-/* SUM_HEADS heads, `parts` vectors of columns. */
+/* A tile of SUM_HEADS heads and `parts` vectors of columns. */
 INLINE void value_tile(size_t parts, size_t n_rows, const uint32_t *ids, const float *x, size_t stride, const float *P,
                        bool add, size_t n_heads, float *o, size_t o_stride)
 {
@@ -202,14 +203,14 @@ static void pack_heads(size_t n_heads, size_t columns, const float *x, size_t x_
     for (size_t h = 0; h < n_heads; h += PER_WORD, x += PER_WORD * x_stride, out += stride)
         for (size_t c = 0; c < columns; c += W) {
 #if defined KERNEL_bf16
-            store(out + c, pairs(load(x + c), h + 1 < n_heads ? load(x + x_stride + c) : all(0)));
+            store(out + c, bf16_pairs(load(x + c), h + 1 < n_heads ? load(x + x_stride + c) : all(0)));
 #else
             store(out + c, load(x + c));
 #endif
         }
 }
 
-/* Sums of `keys` keys and `parts` vectors of columns; words of one group of heads. */
+/* Add the words of one group of heads to a tile of `keys` keys and `parts` vectors of columns. */
 INLINE void add_words(size_t keys, size_t parts, size_t words, const float *coef, const float *x, size_t stride,
                       V sum[ADD_KEYS][ADD_PARTS])
 {
@@ -226,7 +227,7 @@ INLINE void add_words(size_t keys, size_t parts, size_t words, const float *coef
     }
 }
 
-/* n <= keys keys. */
+/* A tile of `keys` keys, n of which exist. */
 INLINE void scatter_tile(size_t keys, size_t parts, const LatentSums *from, const float *coef, size_t c, bool both,
                          size_t n, const uint32_t *ids, float *dx, size_t dx_stride)
 {

@@ -1,8 +1,8 @@
 /* Products with few columns for one instruction set, KERNEL: LoRA's inner side, u = s x A' and du = s dy B.
  *
- * Lanes run along the inner index, so that rows are read where they lie and nothing of them is packed; a few columns of W
- * are, and stay in L1. Every element is, in blocks of NARROW_BLOCK, a chain of fused multiply-adds in each of LANES lanes,
- * folded in halves; block sums are added in order. */
+ * Lanes run along the inner index, so rows of x are read in place. A few columns of W are packed, and stay in L1. Every
+ * element is, in blocks of NARROW_BLOCK, a chain of fused multiply-adds in each of LANES lanes, folded by halves; the
+ * sums of blocks are added in order. */
 #include "tensor/vector.h"
 
 #if defined KERNEL_avx512
@@ -19,7 +19,7 @@ enum { AT_ONCE = 8 };
 enum { AT_ONCE = 4 }; /* columns whose sums fit registers */
 #endif
 
-/* sum[q][j] = row q . column j over n, a multiple of LANES; each LANES sums. */
+/* sum[q][j] += row q . column j over n inner elements, a multiple of LANES; LANES sums each. */
 INLINE void chains(size_t n, const float *const row[ROWS], const float *column, V sum[ROWS][AT_ONCE][PARTS])
 {
     for (size_t k = 0; k < n; k += LANES)
@@ -37,7 +37,7 @@ INLINE void chains(size_t n, const float *const row[ROWS], const float *column, 
         }
 }
 
-/* ROWS rows times AT_ONCE columns: n whole lanes of them, and the rest from a filled copy. */
+/* ROWS rows times AT_ONCE columns. What n leaves of a group of LANES is read from a copy that zeros fill up. */
 INLINE void tile(size_t n, const float *const row[ROWS], const float *column, float s, bool add, size_t rows,
                  size_t columns, float *const out[ROWS])
 {
@@ -63,8 +63,8 @@ INLINE void tile(size_t n, const float *const row[ROWS], const float *column, fl
         }
 }
 
-/* `columns` columns of one block of W, filled up with zeros, each STEP floats after the last. Element (j, k) of W is
- * W[j * across + k * along], one of the two steps 1. */
+/* Pack `columns` columns of one block of W, STEP floats apart, filled up with zeros. Element (j, k) of W is at
+ * w[j * across + k * along]; one of the two steps is 1. */
 static void pack(size_t columns, size_t n, const float *w, size_t across, size_t along, float *panel)
 {
     size_t whole = (n + LANES - 1) / LANES * LANES;
@@ -89,7 +89,7 @@ static void block(size_t T, Rows y, bool add, float s, Rows x, size_t n, size_t 
         const float *row[ROWS];
         float *out[ROWS];
         size_t rows = size_min(ROWS, T - t);
-        for (size_t q = 0; q < ROWS; q++) { /* the last row again where there is none */
+        for (size_t q = 0; q < ROWS; q++) { /* where there is no row, the last one again */
             row[q] = row_of(x, t + size_min(q, rows - 1));
             out[q] = row_of(y, t + size_min(q, rows - 1));
         }

@@ -1,4 +1,6 @@
-/* Row functions for one instruction set: KERNEL is avx512, avx2 or plain. */
+/* Functions along a row (rows.h) for one instruction set, KERNEL: avx512, avx2 or plain; and the table of all kernels
+ * of that instruction set. Sums run over LANES lanes on every CPU; what does not fill the lanes at the end of a row is
+ * read from a copy with a neutral filling. */
 #include "tensor/vector.h"
 
 #include "tensor/latent.h"
@@ -7,7 +9,7 @@
 
 enum { CHUNK = 4096 };
 
-/* n < W values and a filling, or the first n values of a vector. */
+/* Load n < W values, the other lanes filled; store the first n values of a vector. */
 INLINE V load_part(size_t n, const float *x, float fill)
 {
     float lane[W];
@@ -21,7 +23,7 @@ INLINE void store_part(size_t n, float *x, V v)
     for (size_t i = 0; i < n; i++) x[i] = lane[i];
 }
 
-/* What is left of a row, filled up to LANES. */
+/* The last n values of a row, filled up to LANES. */
 INLINE const float *filled(float lane[LANES], size_t n, const float *x, float fill)
 {
     for (size_t i = 0; i < LANES; i++) lane[i] = i < n ? x[i] : fill;
@@ -70,7 +72,7 @@ static float sum_row(size_t n, const float *x)
     return (float)total;
 }
 
-/* NaN is passed over. */
+/* Ignores NaN. */
 static float max_row(size_t n, const float *x)
 {
     V max = all(-INFINITY);

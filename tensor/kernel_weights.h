@@ -1,11 +1,19 @@
-/* Rows of W brought to words (words.h): fp32 values widened from any number format, or pairs of bf16, FP8 codes as they are.
- * For kernel*.c only. */
+/* Weights converted to words (kernel_words.h), a row or a column of a panel at a time. For kernel_gemm*.c only.
+ *
+ *   fp32   F32, BF16 and FP8 are widened to floats; FP8 is multiplied with its scale
+ *   bf16   BF16 is copied; FP8 codes become bf16 (exactly), without their scale: tiles apply it to sums
+ *
+ *   fill_line    columns of one row of W, words side by side: for panels whose rows are rows of W (nt)
+ *   fill_column  columns of one row of W, or of the two rows of a bf16 pair, LANES words side by side: for panels whose
+ *                lanes are columns of W (nn)
+ *
+ * Weights need not be aligned, and no byte beyond the end of a weight is read. */
 #ifndef GRAFT_TENSOR_KERNEL_WEIGHTS_H
 #define GRAFT_TENSOR_KERNEL_WEIGHTS_H
 
 #include "tensor/kernel_words.h"
 
-/* The r floats of B that belong to column j of y, zeros for columns that the pair does not reach. */
+/* The r floats of B for column j of y; zeros where the LoRA does not reach the column. */
 INLINE const float *lora_line(const GemmLora *lora, size_t j)
 {
     static const float zeros[SHORT];
@@ -52,24 +60,24 @@ INLINE __m512i halves_of(DType dtype, size_t n, const char *data)
     return dtype == DTYPE_BF16 ? _mm512_loadu_si512(data) : halves_of_codes(data);
 }
 
-INLINE void line_run(DType dtype, size_t n, const char *data, float *out)
+INLINE void bf16_line(DType dtype, size_t n, const char *data, float *out)
 {
     for (size_t i = 0; i < n; i += HALVES)
         _mm512_storeu_si512(out + i / 2,
                             halves_of(dtype, size_min(n - i, HALVES), data + i * (dtype == DTYPE_BF16 ? 2 : 1)));
 }
 
-/* Columns [col, col + n) of one row to words of neighbouring columns, whole vectors of them. */
+/* Columns [col, col + n) of one row to words of neighbouring columns, whole vectors of words. */
 static inline void fill_line(const Weight *w, size_t row, size_t col, size_t n, float *out)
 {
     const char *data = (const char *)w->data + (row * w->cols + col) * dtype_bytes(w->dtype);
     if (w->dtype == DTYPE_BF16)
-        line_run(DTYPE_BF16, n, data, out);
+        bf16_line(DTYPE_BF16, n, data, out);
     else
-        line_run(DTYPE_F8_E4M3, n, data, out);
+        bf16_line(DTYPE_F8_E4M3, n, data, out);
 }
 
-INLINE void column_run(DType dtype, size_t n, const char *first, const char *second, float *out, size_t step)
+INLINE void bf16_column(DType dtype, size_t n, const char *first, const char *second, float *out, size_t step)
 {
     static const uint16_t order[2][HALVES] = {{0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                                8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
@@ -86,16 +94,17 @@ INLINE void column_run(DType dtype, size_t n, const char *first, const char *sec
     }
 }
 
-/* Columns [col, col + n) of one row, or of two, to a word for each column: every LANES of them `step` floats further. */
+/* Columns [col, col + n) of one row, or of two, to one word for each column; groups of LANES columns are `step` floats
+ * apart. */
 static inline void fill_column(const Weight *w, size_t row, size_t rows, size_t col, size_t n, float *out, size_t step)
 {
     size_t bytes = dtype_bytes(w->dtype);
     const char *first = (const char *)w->data + (row * w->cols + col) * bytes,
                *second = rows == 2 ? first + w->cols * bytes : NULL;
     if (w->dtype == DTYPE_BF16)
-        column_run(DTYPE_BF16, n, first, second, out, step);
+        bf16_column(DTYPE_BF16, n, first, second, out, step);
     else
-        column_run(DTYPE_F8_E4M3, n, first, second, out, step);
+        bf16_column(DTYPE_F8_E4M3, n, first, second, out, step);
 }
 
 /* n values times s, rounded, to whole vectors of words. */
@@ -116,7 +125,7 @@ static inline void round_words(size_t n, float s, const float *x, float *out)
 #else
 /* ---- words of fp32 ------------------------------------------------------------------------------------------- */
 
-/* Lanes first .. first + W - 1 of LANES: all ones below n. */
+/* A mask for lanes first .. first + W - 1 of LANES: all ones below n. */
 INLINE I before(size_t n, size_t first)
 {
     static const int32_t lane[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -140,8 +149,8 @@ INLINE I load_16(const void *data)
 }
 
 #if defined KERNEL_avx512
-/* As half precision, whose exponent is one bit wider and its bias 8 larger: shifted, a value is 2^-8 of itself, subnormal
- * or not; S.1111.111, no NaN there, gets all bits of the exponent. */
+/* As half precision, whose exponent is one bit wider and its bias 8 larger: shifted, a value is 2^-8 of itself,
+ * subnormal or not; S.1111.111, no NaN there, gets all bits of the exponent. */
 INLINE V widen_f8(const void *data, V scale)
 {
     __m256i half = _mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128(data)), 7);
@@ -164,7 +173,8 @@ INLINE I load_8(const void *data)
 #endif
 }
 
-/* Exponents move from bias 7 to 127. A subnormal m 2^-9 is made as (1 + m/8) 2^-6 - 2^-6, so no slow fp32 subnormals. */
+/* Exponents move from bias 7 to 127. A subnormal m 2^-9 is made as (1 + m/8) 2^-6 - 2^-6, so no slow fp32 subnormals.
+ * */
 INLINE V widen_f8(const void *data, V scale)
 {
     I x = load_8(data), size = x & 0x7F;
@@ -189,10 +199,10 @@ INLINE V widen_one(DType dtype, const char *data, V scale)
                                 : widen_f8(data, scale);
 }
 
-/* n values of one dtype: every LANES of them go `step` floats further; the last LANES are filled up with zeros.
- * beyond: values that may be read after the n. */
-INLINE void widen_run(DType dtype, size_t bytes, size_t n, size_t beyond, const char *data, float scale, float *out,
-                      size_t step)
+/* n values of one dtype to floats; groups of LANES are `step` floats apart, and zeros fill the last group.
+ * beyond: how many values after the n may be read. */
+INLINE void widen_values(DType dtype, size_t bytes, size_t n, size_t beyond, const char *data, float scale, float *out,
+                         size_t step)
 {
     V factor = all(scale);
     char rest[LANES * 4];
@@ -207,18 +217,18 @@ INLINE void widen_run(DType dtype, size_t bytes, size_t n, size_t beyond, const 
         store(out + p * W, (V)((I)widen_one(dtype, data + p * W * bytes, factor) & before(n, p * W)));
 }
 
-/* Columns [col, col + n) of one row: every LANES of them `step` floats further. col is a multiple of LANES. */
+/* Columns [col, col + n) of one row to floats; groups of LANES are `step` floats apart. col is a multiple of LANES. */
 static inline void widen(const Weight *w, size_t row, size_t col, size_t n, float *out, size_t step)
 {
     size_t bytes = dtype_bytes(w->dtype), at = row * w->cols + col, beyond = w->rows * w->cols - at - n;
     const char *data = (const char *)w->data + at * bytes;
-    if (w->dtype == DTYPE_BF16) widen_run(DTYPE_BF16, 2, n, beyond, data, 1, out, step);
-    if (w->dtype == DTYPE_F32) widen_run(DTYPE_F32, 4, n, beyond, data, 1, out, step);
+    if (w->dtype == DTYPE_BF16) widen_values(DTYPE_BF16, 2, n, beyond, data, 1, out, step);
+    if (w->dtype == DTYPE_F32) widen_values(DTYPE_F32, 4, n, beyond, data, 1, out, step);
     if (w->dtype != DTYPE_F8_E4M3) return;
     for (size_t i = 0, take; i < n; i += take) { /* factors change at multiples of WEIGHT_BLOCK */
         take = size_min(n - i, WEIGHT_BLOCK - (col + i) % WEIGHT_BLOCK);
-        widen_run(DTYPE_F8_E4M3, 1, take, beyond + n - i - take, data + i, factor_at(w, row, col + i),
-                  out + i / LANES * step, step);
+        widen_values(DTYPE_F8_E4M3, 1, take, beyond + n - i - take, data + i, factor_at(w, row, col + i),
+                     out + i / LANES * step, step);
     }
 }
 
@@ -234,7 +244,7 @@ static inline void fill_column(const Weight *w, size_t row, size_t rows, size_t 
 }
 #endif
 
-/* LANES rows of n columns to [n][LANES]. */
+/* LANES rows of n columns, transposed to [n][LANES] and multiplied by s. */
 static inline void rows_to_lanes(size_t n, const float *row[LANES], float s, float *out)
 {
     size_t k = 0;

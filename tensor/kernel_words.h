@@ -1,6 +1,11 @@
-/* What a lane multiplies in one step: a float, or (KERNEL_bf16) two bf16 that follow each other along the inner index, the
- * first in the lower half, zero where the inner length ends between them. Words of bf16 pass through vectors of floats
- * as bits: they are moved, never computed with. For kernel*.c only. */
+/* Words: what a lane multiplies in one step. For kernel_*.c that are compiled for bf16, too.
+ *
+ *   fp32               a word is a float
+ *   bf16 (KERNEL_bf16) a word is a bf16 pair: two numbers that follow each other along the inner index, the first in the
+ *                      lower half. The second is zero where the inner length ends between them.
+ *
+ * Both are four bytes and share the vectors and arrays of floats. A bf16 pair is only moved as a float, never computed
+ * with. */
 #ifndef GRAFT_TENSOR_KERNEL_WORDS_H
 #define GRAFT_TENSOR_KERNEL_WORDS_H
 
@@ -26,8 +31,8 @@ INLINE V word_at(const float *word)
 #endif
 }
 
-/* sum + x y. Of pairs: fma(x[0], y[0], fma(x[1], y[1], sum)), to nearest, ties to even, subnormal numbers as zeros on
- * the way in and out. Source: Intel SDM vol. 2, VDPBF16PS. */
+/* sum + x y. For bf16 pairs fma(x[0], y[0], fma(x[1], y[1], sum)), to nearest, ties to even; subnormal operands and
+ * results count as zeros. Source: Intel SDM vol. 2, VDPBF16PS. */
 INLINE V add_product(V sum, V x, V y)
 {
 #if defined KERNEL_bf16
@@ -38,11 +43,11 @@ INLINE V add_product(V sum, V x, V y)
 }
 
 #if defined KERNEL_bf16
-/* Two vectors of values, rounded: 32 halves, those of `low` first. */
+/* Two vectors of floats, rounded to 32 bf16, those of `low` first. */
 INLINE __m512i halves(V low, V high) { return (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low); }
 
-/* A word of low[i] and high[i] in lane i. */
-INLINE V pairs(V low, V high)
+/* Lane i: the bf16 pair of low[i] and high[i]. */
+INLINE V bf16_pairs(V low, V high)
 {
     static const uint16_t order[2 * LANES] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                               8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};

@@ -1,5 +1,5 @@
-/* Attention over shared keys: how one query's work is cut. Keys go in runs that stay in L2 while every group of heads meets
- * them. */
+/* Attention over shared keys: how the work of one query is cut. Keys are processed KEYS_AT_ONCE at a time, which stay
+ * in L2 while every group of heads uses them. Equations are in latent.h. */
 #include "tensor/latent.h"
 
 #include <string.h>
@@ -9,7 +9,7 @@ enum { KEYS_AT_ONCE = 512 };
 static size_t words(const LatentKeys *keys, size_t n) { return n / keys->kernels->gemm->per_word; }
 static size_t groups_of(const LatentKeys *keys) { return (keys->n_heads + LANES - 1) / LANES; }
 
-/* A part is packed in whole lines; an odd number of them, so that keys do not collide in L1. */
+/* A part is packed in whole cache lines. Their number is odd, so that keys do not collide in L1. */
 size_t latent_stride(const LatentKeys *keys) { return ((words(keys, keys->K) + 2 * LANES - 2) / LANES | 1) * LANES; }
 
 void latent_pack(const LatentKeys *keys, size_t begin, size_t n, size_t col, size_t width, Rows x)
@@ -20,9 +20,9 @@ void latent_pack(const LatentKeys *keys, size_t begin, size_t n, size_t col, siz
         for (size_t t = 0; t < n; t++) to[t * keys->stride + width] = 0;
 }
 
-/* What one query's work needs of memory. */
+/* The scratch of one query. */
 typedef struct {
-    float *S, *dP;      /* [group][room][LANES] */
+    float *S, *dP;      /* [group][key, and LATENT_MARGIN][LANES] */
     float *q, *d_o;     /* [group][words][LANES] */
     float *interleaved; /* KEYS_AT_ONCE keys as words along keys */
     size_t score_step;  /* from group to group */
@@ -40,15 +40,15 @@ static float *take(float **at, size_t n, size_t *sum)
 
 static Workspace workspace_of(const LatentKeys *keys, size_t n, float *scratch)
 {
-    size_t G = groups_of(keys), sum = 0, run = n < KEYS_AT_ONCE ? n + 1 : KEYS_AT_ONCE;
-    Workspace b = {.score_step = (n + LATENT_MARGIN) * LANES};
-    b.S = take(&scratch, G * b.score_step, &sum);
-    b.dP = take(&scratch, G * b.score_step, &sum);
-    b.q = take(&scratch, G * keys->K * LANES, &sum);
-    b.d_o = take(&scratch, G * keys->C * LANES, &sum);
-    b.interleaved = take(&scratch, keys->kernels->interleave_keys ? run * keys->stride : 0, &sum);
-    b.n_floats = sum;
-    return b;
+    size_t G = groups_of(keys), sum = 0, at_once = n < KEYS_AT_ONCE ? n + 1 : KEYS_AT_ONCE;
+    Workspace w = {.score_step = (n + LATENT_MARGIN) * LANES};
+    w.S = take(&scratch, G * w.score_step, &sum);
+    w.dP = take(&scratch, G * w.score_step, &sum);
+    w.q = take(&scratch, G * keys->K * LANES, &sum);
+    w.d_o = take(&scratch, G * keys->C * LANES, &sum);
+    w.interleaved = take(&scratch, keys->kernels->interleave_keys ? at_once * keys->stride : 0, &sum);
+    w.n_floats = sum;
+    return w;
 }
 
 size_t latent_scratch(const LatentKeys *keys, size_t n) { return workspace_of(keys, n, NULL).n_floats; }
@@ -65,7 +65,7 @@ static void to_lanes(const LatentKeys *keys, size_t columns, const float *x, siz
         }
 }
 
-/* S of all groups over the first `columns` columns of the keys. */
+/* S of all groups, over the first `columns` columns of the keys. */
 static void score(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t columns, const float *q, float *S,
                   size_t step)
 {
@@ -76,19 +76,19 @@ static void score(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t 
                                   S + g * step + at * LANES);
 }
 
-/* The first `columns` of the sum over keys, into rows of heads. */
-static void sum_keys(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t columns, const Workspace *b,
+/* The first `columns` columns of the sum over keys, to rows of heads. */
+static void sum_keys(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t columns, const Workspace *w,
                      float *out, size_t stride)
 {
     const LatentKernels *latent = keys->kernels;
     size_t per_word = latent->gemm->per_word;
     for (size_t at = 0; at < n; at += KEYS_AT_ONCE) {
         size_t some = size_min(KEYS_AT_ONCE, n - at), rows = (some + per_word - 1) / per_word;
-        if (latent->interleave_keys) latent->interleave_keys(some, ids + at, keys->keys, keys->stride, b->interleaved);
+        if (latent->interleave_keys) latent->interleave_keys(some, ids + at, keys->keys, keys->stride, w->interleaved);
         for (size_t g = 0; g < groups_of(keys); g++)
             latent->values(rows, latent->interleave_keys ? NULL : ids + at,
-                           latent->interleave_keys ? b->interleaved : keys->keys, keys->stride * per_word, columns,
-                           b->S + g * b->score_step + at / per_word * LANES, at > 0,
+                           latent->interleave_keys ? w->interleaved : keys->keys, keys->stride * per_word, columns,
+                           w->S + g * w->score_step + at / per_word * LANES, at > 0,
                            size_min(LANES, keys->n_heads - g * LANES), out + g * LANES * stride, stride);
     }
 }
@@ -96,71 +96,73 @@ static void sum_keys(const LatentKeys *keys, size_t n, const uint32_t *ids, size
 void latent_attend(const LatentKeys *keys, size_t n, const uint32_t *ids, const float *q, size_t q_stride, float *o,
                    size_t o_stride, float *lse, float *scratch)
 {
-    Workspace b = workspace_of(keys, n, scratch);
+    Workspace w = workspace_of(keys, n, scratch);
     float lanes[LANES];
-    to_lanes(keys, keys->K, q, q_stride, b.q);
-    score(keys, n, ids, keys->K, b.q, b.S, b.score_step);
+    to_lanes(keys, keys->K, q, q_stride, w.q);
+    score(keys, n, ids, keys->K, w.q, w.S, w.score_step);
     for (size_t g = 0; g < groups_of(keys); g++) {
-        keys->kernels->softmax(n, b.S + g * b.score_step, lanes);
+        keys->kernels->softmax(n, w.S + g * w.score_step, lanes);
         memcpy(lse + g * LANES, lanes, size_min(LANES, keys->n_heads - g * LANES) * sizeof *lse);
     }
-    sum_keys(keys, n, ids, keys->C, &b, o, o_stride);
+    sum_keys(keys, n, ids, keys->C, &w, o, o_stride);
 }
 
-static LatentSums sums_of(const LatentKeys *keys, size_t n, float *at, size_t *n_floats)
+/* Where `kept` has what; offsets in floats. */
+typedef struct {
+    LatentSums sizes; /* its pointers are not set */
+    size_t coef, q, d_o, n_floats;
+} KeptLayout;
+
+static KeptLayout kept_layout(const LatentKeys *keys, size_t n)
 {
-    size_t per_word = keys->kernels->gemm->per_word, heads = (keys->n_heads + per_word - 1) / per_word, sum = 0;
-    LatentSums k = {.n_heads = keys->n_heads,
-                    .K = keys->K,
-                    .C = keys->C,
-                    .group_step = n * LATENT_COEF / per_word,
-                    .q_stride = round_up(keys->K, LANES),
-                    .o_stride = round_up(keys->C, LANES)};
-    k.coef = take(&at, groups_of(keys) * k.group_step + LATENT_MARGIN * LATENT_COEF,
-                  &sum); /* tiles reach beyond the last key */
-    k.q = take(&at, heads * k.q_stride, &sum);
-    k.d_o = take(&at, heads * k.o_stride, &sum);
-    *n_floats = sum;
-    return k;
+    size_t per_word = keys->kernels->gemm->per_word, heads = (keys->n_heads + per_word - 1) / per_word;
+    KeptLayout l = {.sizes = {.n_heads = keys->n_heads,
+                              .K = keys->K,
+                              .C = keys->C,
+                              .group_step = n * LATENT_COEF / per_word,
+                              .q_stride = round_up(keys->K, LANES),
+                              .o_stride = round_up(keys->C, LANES)}};
+    size_t n_coef = groups_of(keys) * l.sizes.group_step +
+                    LATENT_MARGIN * LATENT_COEF; /* tiles reach beyond the last key */
+    l.q = l.coef + round_up(n_coef, LANES);
+    l.d_o = l.q + heads * l.sizes.q_stride;
+    l.n_floats = l.d_o + heads * l.sizes.o_stride;
+    return l;
 }
 
-size_t latent_kept(const LatentKeys *keys, size_t n)
-{
-    size_t n_floats;
-    sums_of(keys, n, NULL, &n_floats);
-    return n_floats;
-}
+size_t latent_kept(const LatentKeys *keys, size_t n) { return kept_layout(keys, n).n_floats; }
 
 void latent_backward(const LatentKeys *exact, const LatentKeys *keys, size_t n, const uint32_t *ids, const float *q,
                      size_t q_stride, const float *d_o, size_t o_stride, const float *lse, const float *delta,
                      float *dq, float *kept, float *scratch)
 {
     const LatentKernels *latent = keys->kernels;
-    Workspace b = workspace_of(keys, n, scratch);
-    size_t n_floats;
-    LatentSums k = sums_of(keys, n, kept, &n_floats);
-    to_lanes(exact, keys->K, q, q_stride, b.q);
-    to_lanes(exact, keys->C, d_o, o_stride, b.d_o);
-    score(exact, n, ids, keys->K, b.q, b.S, b.score_step);
-    score(exact, n, ids, keys->C, b.d_o, b.dP, b.score_step);
+    Workspace w = workspace_of(keys, n, scratch);
+    KeptLayout layout = kept_layout(keys, n);
+    to_lanes(exact, keys->K, q, q_stride, w.q);
+    to_lanes(exact, keys->C, d_o, o_stride, w.d_o);
+    score(exact, n, ids, keys->K, w.q, w.S, w.score_step);
+    score(exact, n, ids, keys->C, w.d_o, w.dP, w.score_step);
     for (size_t g = 0; g < groups_of(keys); g++) {
         float lanes[2][LANES] = {{0}};
         size_t some = size_min(LANES, keys->n_heads - g * LANES) * sizeof *lse;
         memcpy(lanes[0], lse + g * LANES, some);
         memcpy(lanes[1], delta + g * LANES, some);
-        latent->gradients(n, b.S + g * b.score_step, b.dP + g * b.score_step, lanes[0], lanes[1],
-                          k.coef + g * k.group_step);
+        latent->gradients(n, w.S + g * w.score_step, w.dP + g * w.score_step, lanes[0], lanes[1],
+                          kept + layout.coef + g * layout.sizes.group_step);
     }
-    sum_keys(keys, n, ids, keys->K, &b, dq, q_stride);
-    latent->pack_heads(keys->n_heads, keys->K, q, q_stride, k.q, k.q_stride);
-    latent->pack_heads(keys->n_heads, keys->C, d_o, o_stride, k.d_o, k.o_stride);
+    sum_keys(keys, n, ids, keys->K, &w, dq, q_stride);
+    latent->pack_heads(keys->n_heads, keys->K, q, q_stride, kept + layout.q, layout.sizes.q_stride);
+    latent->pack_heads(keys->n_heads, keys->C, d_o, o_stride, kept + layout.d_o, layout.sizes.o_stride);
 }
 
 void latent_scatter(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t from, size_t n_some,
                     const float *kept, float *dkey, size_t dkey_stride)
 {
-    size_t n_floats;
-    LatentSums k = sums_of(keys, n, (float *)(size_t)kept, &n_floats);
-    k.coef += from * LATENT_COEF / keys->kernels->gemm->per_word;
-    if (n_some) keys->kernels->scatter(&k, n_some, ids + from, dkey, dkey_stride);
+    KeptLayout layout = kept_layout(keys, n);
+    LatentSums sums = layout.sizes;
+    sums.coef = kept + layout.coef + from * LATENT_COEF / keys->kernels->gemm->per_word;
+    sums.q = kept + layout.q;
+    sums.d_o = kept + layout.d_o;
+    if (n_some) keys->kernels->scatter(&sums, n_some, ids + from, dkey, dkey_stride);
 }

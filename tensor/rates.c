@@ -1,3 +1,5 @@
+/* Measures GFLOP/s of products with frozen weights, for the plan of a run. Every thread multiplies matrices of its own,
+ * which together are larger than its caches, so weights come from memory as they do in a run. */
 #include "tensor/rates.h"
 
 #include "base/memory.h"
@@ -8,7 +10,7 @@
 
 enum { OUT = 1024, IN = 2048, MATRICES = 8 };
 
-/* What one thread multiplies; the matrices together are larger than its caches. */
+/* What one thread multiplies. */
 typedef struct {
     char *bytes;
     float *x, *y, *pack;
@@ -30,7 +32,8 @@ static void trial_free(Trial *b)
     free(b->pack);
 }
 
-/* GFLOP/s of the calling thread with n rows in the mean: half as many up to one and a half times, as experts meet tokens. */
+/* GFLOP/s of the calling thread with a mean of `mean` rows: from half to one and a half times as many, as experts have.
+ * */
 static double rate_of(const Trial *b, size_t mean)
 {
     const double min_seconds = 0.05;

@@ -1,6 +1,6 @@
-/* Functions along a row: arithmetic goes to the kernels, choices are made here.
+/* Functions along a row: kernels do the arithmetic, choices are made here.
  *
- * Choices order floats by an integer key: sign and magnitude turned into one unsigned number, zeros made equal, NaN
+ * Choices order floats by an integer key: sign and magnitude made one unsigned number, zeros made equal, NaN
  * below -INFINITY so that it is chosen last. row_top_k keeps the k best in a heap with the worst on top. */
 #include "tensor/rows.h"
 
@@ -56,7 +56,7 @@ static inline bool worse(const float *x, int32_t a, int32_t b)
     return key_a < key_b || (key_a == key_b && a > b);
 }
 
-/* Put id at `at` of a heap of n and let it sink below all that are worse. */
+/* Put id at `at` of a heap of n, and let it sink below all ids that are worse. */
 static void sink(size_t n, int32_t *heap, size_t at, int32_t id, const float *x)
 {
     for (size_t child; (child = 2 * at + 1) < n; at = child) {
@@ -81,7 +81,7 @@ void row_top_k(size_t n, size_t k, int32_t *ids, const float *x)
     for (size_t i = 0; i < k; i++) ids[i] = (int32_t)i;
     for (size_t i = k / 2; i-- > 0;) sink(k, ids, i, ids[i], x);
     for (size_t i = k; i < n; i++)
-        if (key_of(x[i]) > key_of(x[ids[0]])) sink(k, ids, 0, (int32_t)i, x); /* a tie is lost to the lower id */
+        if (key_of(x[i]) > key_of(x[ids[0]])) sink(k, ids, 0, (int32_t)i, x); /* of equals the lower id is kept */
     for (size_t left = k - 1; left > 0; left--) {                             /* the worst goes last */
         int32_t last = ids[left];
         ids[left] = ids[0];

@@ -1,6 +1,7 @@
-/* The reader checks in two rounds: each tensor by itself (dtype, shape, bytes), then all of them together (sorted by
- * place they must tile the buffer, sorted by name each must differ from the next). Both rounds are sorts and walks, so
- * the 115,000 tensors of a large shard cost no more than parsing their header. */
+/* Reading checks twice: first each tensor by itself (dtype, shape, bytes), then all of them together. Sorted by place,
+ * they must tile the buffer; sorted by name, each must differ from the next. Both checks are a sort and one pass, so
+ * the 115,000 tensors of a large shard cost no more than parsing their header. Writing goes to a draft, which takes the
+ * file's place when it is complete. */
 #include "tensor/safetensors.h"
 
 #include "base/json.h"

@@ -41,8 +41,8 @@ const TensorView *safetensors_find(const Safetensors *file, const char *name);
 /* Write a file whole or not at all, tensors in the order given, metadata {"format": "pt"}, header padded to 8 bytes. */
 MUST_USE Err *safetensors_write(const char *path, const TensorView *tensors, size_t n_tensors);
 
-/* The same for tensors that no memory holds at once: fill writes bytes [at, at + n) of a tensor into out, piece by piece
- * in their order, each a whole number of elements. */
+/* The same for tensors that no memory holds at once: fill writes bytes [at, at + n) of a tensor into out, piece by
+ * piece in their order, each a whole number of elements. */
 typedef Err *(*TensorFill)(void *context, const TensorView *view, size_t at, size_t n, void *out);
 MUST_USE Err *safetensors_write_filled(const char *path, const TensorView *tensors, size_t n_tensors, TensorFill fill,
                                        void *context);

@@ -1,4 +1,11 @@
-/* One vector of floats or integers for the instruction set that KERNEL names: avx512, avx2 or plain. For kernel*.c only. */
+/* Vectors for the instruction set that KERNEL names (avx512, avx2 or plain), so that a kernel is written once. For
+ * kernel_*.c only.
+ *
+ *   V, I    a vector of W floats or 32-bit integers: 16 lanes on avx512, 8 on avx2, 4 on plain
+ *   PARTS   vectors for LANES (16) lanes. Sums run over LANES lanes on every CPU, so that they have the same bits
+ *   fma_v   rounds once on avx512 and avx2. plain rounds twice: its bits differ
+ *
+ * Everything is inlined: a function of this file costs what its instructions cost. */
 #ifndef GRAFT_TENSOR_VECTOR_H
 #define GRAFT_TENSOR_VECTOR_H
 
@@ -49,7 +56,7 @@ INLINE void store(float *x, V v) { memcpy(x, &v, sizeof v); }
 INLINE V pick(I mask, V yes, V no) { return (V)((mask & (I)yes) | (~mask & (I)no)); }
 INLINE V max_v(V a, V b) { return pick(a > b, a, b); }
 
-/* LANES sums to one, halves onto each other: always (l, l + 8), (l, l + 4), (l, l + 2), (l, l + 1). */
+/* The sum of LANES sums, by halves in the same order on every CPU: (l, l + 8), (l, l + 4), (l, l + 2), (l, l + 1). */
 INLINE float fold(const V part[PARTS])
 {
 #if !defined KERNEL_avx512 && !defined KERNEL_avx2
@@ -67,7 +74,7 @@ INLINE float fold(const V part[PARTS])
 #endif
 }
 
-/* A small square, rows to columns: in[i][j] -> out[j][i], times s; for s = 1 only moved, which words of bf16 need. */
+/* Transpose a small square: in[i][j] -> out[j][i], times s. With s = 1 values are only moved, as words of bf16 need. */
 #if !defined KERNEL_avx512 && !defined KERNEL_avx2
 enum { SQUARE = 4 };
 INLINE void transpose(const float *const in[SQUARE], float *out, size_t step, float s)
@@ -84,7 +91,7 @@ INLINE void transpose(const float *const in[SQUARE], float *out, size_t step, fl
     for (int i = 0; i < 8; i++)
         a[i] = s == 1 ? _mm256_loadu_ps(in[i]) : _mm256_mul_ps(_mm256_loadu_ps(in[i]), _mm256_set1_ps(s));
 #pragma GCC unroll 4
-    for (int i = 0; i < 8; i += 2) { /* pairs, then fours, then halves */
+    for (int i = 0; i < 8; i += 2) { /* two by two, then four by four, then halves */
         b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
         b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
     }
@@ -104,9 +111,9 @@ INLINE void transpose(const float *const in[SQUARE], float *out, size_t step, fl
 #endif
 
 /* x = n ln 2 + r, |r| <= ln 2 / 2, exp(r) by the polynomial of Cephes, expf (Moshier, netlib.org/cephes), error below
- * 2 ulp; n ln2_hi is exact without fma, too. Below -104 the result is zero, above 89 infinite; in between 2^n is applied
- * in two factors, as it may be no normal number itself. Dead lanes compute exp(0): subnormal results cost a hundred
- * cycles each. */
+ * 2 ulp; n ln2_hi is exact without fma, too. Below -104 the result is zero, above 89 infinite; in between 2^n is
+ * applied in two factors, because it may not be a normal number itself. Dead lanes (below -104) compute exp(0):
+ * subnormal results cost a hundred cycles each. */
 INLINE V exp_v(V x)
 {
     I dead = x < all(-104);

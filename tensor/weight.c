@@ -1,3 +1,5 @@
+/* A part of one row of a weight as floats: for embeddings, exports and small copies. Products widen weights in
+ * kernel_weights.h. */
 #include "tensor/weight.h"
 
 /* The factor of the block that holds (row, col); 1 for dtypes without scales. */

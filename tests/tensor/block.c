@@ -1,5 +1,5 @@
-/* Products of packed blocks against scalar chains on every path: packings, tiles and trims of block.h; and block_nt, block_nn
- * and block_tn against double precision. */
+/* Products of packed blocks against scalar chains on every path: packings, tiles and trims of block.h; and block_nt,
+ * block_nn and block_tn against double precision. */
 #include "tests/support/chains.h"
 
 #include "base/rng.h"

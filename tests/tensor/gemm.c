@@ -1,5 +1,5 @@
-/* Products against a scalar chain of fmaf. The avx512 and avx2 paths must give its bits, plain (two roundings) nearly its
- * value, and bf16 the bits of a chain of bf16 pairs. A path that this CPU lacks is skipped with a message. */
+/* Products against a scalar chain of fmaf. The avx512 and avx2 paths must give its bits, plain (two roundings) nearly
+ * its value, and bf16 the bits of a chain of bf16 pairs. A path that this CPU lacks is skipped with a message. */
 #include "tests/support/chains.h"
 
 #include "base/rng.h"
@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BLOCK = 512, MAX_FUSED_R = 64 }; /* words of a block; the largest r of a pair that fused along */
+enum { BLOCK = 512, MAX_FUSED_R = 64 }; /* words of a block; the largest r of a fused LoRA */
 
 static const DType dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3};
 

@@ -88,7 +88,8 @@ static void adding_and_scaling_touch_their_row_only(void **state)
         }
 }
 
-/* exp errs by 2 ulp (2^-22), the argument by 2^-24 |x - max| <= 40 2^-24, the sum as above: 5e-5 is generous for all. */
+/* exp errs by 2 ulp (2^-22), the argument by 2^-24 |x - max| <= 40 2^-24, the sum as above: 5e-5 is generous for all.
+ * */
 static void softmax_and_its_logarithm_agree_with_double(void **state)
 {
     (void)state;

@@ -1,163 +1,102 @@
-/* Causal attention of latent attention's expanded heads, a tile of QUERIES x KEYS at a time:
- *     S = scale (qn kn' + qr kr'),  P = softmax(S) over the chosen keys,  o = P v
- *     dP = do v',  dS = P (dP - rowsum(do o)),  dq = scale dS k,  dk = scale dS' q,  dv = P' do
- * kr is shared by all heads: its gradient is added over heads in their order.
+/* Causal attention over expanded heads, a tile of TILE_QUERIES x TILE_KEYS scores at a time. For each head:
+ *     S = scale (qn kn' + qr kr'),   P = softmax(S) over the chosen keys,   o = P v
+ *     dP = do v',   dS = P (dP - rowsum(do o)),   dq = scale dS k,   dk = scale dS' q,   dv = P' do
+ * q [T][nope + rope] = [qn | qr], k [T][nope + rope] = [kn | kr], v, o [T][v]. kr is shared by all heads: its gradient
+ * is the sum over heads, in their order. P is recomputed backward from S and the saved logsumexp of each row.
  *
- * Keys go outermost: those of a tile are packed once and meet all queries behind them, while softmax keeps a running
- * maximum of each row. Tiles lie at multiples of QUERIES and KEYS and every sum goes over them in order, so a row's bits
- * depend on its document alone, however documents are cut into pieces for threads. A piece is some queries and keys of a
- * document, of one head: on the way up all keys; on the way down all of both, unless one document would keep threads
- * waiting: then dk and dv by keys, dq by queries, which computes S and dP twice.
+ * Keys are the outer loop: those of a tile are packed once and used by all queries behind them, while softmax keeps a
+ * running maximum of each row. Tiles begin at multiples of TILE_QUERIES and TILE_KEYS, and every sum goes over them in
+ * order, so the bits of a row depend on its document alone, however documents are cut into pieces for threads
+ * (attention_pieces.h).
  * On the bf16 path dq, dk and dv are products of factors rounded to bf16; all else is fp32 (docs/design.md, section 3).
- * Source: docs/glm5.md; Dao et al. 2022 (arXiv:2205.14135). */
-#include "autograd/op.h"
-#include "tensor/block.h"
+ * Source: docs/glm5.md, section 5; Dao et al. 2022, section 3 (arXiv:2205.14135). */
+#include "autograd/attention_pieces.h"
+#include "autograd/attention_workspace.h"
+#include "base/minmax.h"
 #include "tensor/rows.h"
 
 #include <math.h>
 #include <omp.h>
-#include <stdlib.h>
 #include <string.h>
-
-enum { QUERIES = 96, KEYS = 192, LINES = QUERIES + BLOCK_BAND, MOST_QUERIES = 8 * QUERIES };
 
 typedef struct {
     AttentionShape shape;
     size_t kr_col;
-    Keys keys;  /* of NULL: every key is seen; the caller's */
-    float *lse; /* [H][T] */
+    Keys keys;  /* the caller's; of NULL: every key is seen */
+    float *lse; /* [H][T] logsumexp of each row of S */
 } AttentionState;
 
-/* One head of one document: its rows, and those of what is computed. */
+/* What the threads of a forward or backward pass share. */
+typedef struct {
+    const Group *group;
+    const AttentionState *state;
+    const Tensor *q, *kv, *kr, *o;
+    bool first_q, first_kv; /* backward: the first write to the gradients of q and of kv */
+    float *dkr;             /* backward: [H][T][rope], each head's part of the gradient of kr */
+    float *delta;           /* backward: [H][T] rowsum(do o) */
+} AttentionPass;
+
+/* One head of one document: rows of its inputs, results and gradients. */
 typedef struct {
     const AttentionShape *shape;
-    const BlockKernels *exact, *sums; /* for o, S and dP; for dq, dk and dv */
+    const BlockKernels *exact, *sums; /* kernels for o, S and dP; for dq, dk and dv */
     size_t n, words;
     Rows q, kn, kr, v, o;
     Rows d_o, dq, dkn, dkr, dv;
-    bool first_q, first_kv; /* dq; dkn and dv: written, not added to */
+    bool first_q, first_kv; /* dq; dkn and dv: stored instead of added */
     const uint64_t *chosen;
     float *lse;
     const float *delta;
-} Head;
-
-/* ---- a thread's room ------------------------------------------------------------------------------------------- */
-
-/* Columns of a key's parts and of a value, in whole groups. */
-typedef struct {
-    size_t nope, key, v;
-} Columns;
-
-static Columns columns_of(const AttentionShape *s)
-{
-    size_t nope = round_up(s->nope, LANES);
-    return (Columns){nope, nope + round_up(s->rope, LANES), round_up(s->v, LANES)};
-}
-
-/* Groups of columns, and rows of results, so many floats apart: never a power of two. */
-enum { QUERY_STEP = QUERIES * LANES + LANES, KEY_STEP = KEYS * LANES + LANES };
-static size_t lane_step(size_t n) { return n * LANES + LANES; }
-static size_t row_step(size_t columns) { return columns + LANES; }
-static size_t blocks_of(size_t n) { return (n + BLOCK_WORDS - 1) / BLOCK_WORDS; }
-
-typedef struct {
-    Columns columns;
-    float *k_lanes, *v_lanes, *k_columns, *v_columns;       /* of KEYS keys */
-    float *q_lines, *do_lines, *q_columns, *do_columns;     /* of QUERIES queries */
-    float *s, *ds, *p_transposed, *ds_rows, *ds_transposed; /* a tile of scores: block.h */
-    float *out, *dk, *dv;                                   /* products, before they are added to what they belong to */
-    float *max, *sums, *factor;                             /* of softmax, MOST_QUERIES rows */
-} Room;
-
-typedef enum { UP, DOWN } Way;
-
-/* Lay out a room from `base` on, NULL to know its size only; returns how many floats it takes. */
-static size_t room_lay(Room *room, const AttentionShape *shape, Way way, float *base)
-{
-    Columns c = columns_of(shape);
-    size_t key = shape->nope + shape->rope, v = shape->v, tile = LINES * BLOCK_STRIDE, used = 0;
-    bool loras = block_kernels(true) != block_kernels(false);
-    const struct {
-        float **at;
-        size_t up, down;
-    } parts[] = {
-        {&room->q_lines, blocks_of(key) * tile, blocks_of(key) * tile},
-        {&room->k_lanes, KEYS / LANES * lane_step(key), KEYS / LANES * lane_step(key)},
-        {&room->s, tile, tile},
-        {&room->out, LINES * row_step(c.v), LINES * row_step(c.key)},
-        {&room->v_columns, c.v / LANES * KEY_STEP, 0},
-        {&room->max, MOST_QUERIES, 0},
-        {&room->sums, MOST_QUERIES * LANES, 0},
-        {&room->factor, QUERIES, 0},
-        {&room->v_lanes, 0, KEYS / LANES * lane_step(v)},
-        {&room->do_lines, 0, blocks_of(v) * tile},
-        {&room->k_columns, 0, c.key / LANES * KEY_STEP},
-        {&room->q_columns, 0, c.key / LANES * QUERY_STEP},
-        {&room->do_columns, 0, c.v / LANES * QUERY_STEP},
-        {&room->ds, 0, tile},
-        {&room->p_transposed, 0, loras ? tile : 0},
-        {&room->ds_rows, 0, loras ? tile : 0},
-        {&room->ds_transposed, 0, loras ? tile : 0},
-        {&room->dk, 0, (KEYS + BLOCK_BAND) * row_step(c.key)},
-        {&room->dv, 0, (KEYS + BLOCK_BAND) * row_step(c.v)},
-    };
-    room->columns = c;
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        *parts[i].at = base ? base + used : NULL;
-        used += round_up(way == UP ? parts[i].up : parts[i].down, LANES);
-    }
-    if (!loras) room->p_transposed = room->s, room->ds_rows = room->ds_transposed = room->ds;
-    return used;
-}
+} AttentionHead;
 
 /* ---- packing --------------------------------------------------------------------------------------------------- */
 
-/* n columns of m queries to lines; every BLOCK_WORDS columns begin anew, LINES rows further. */
-static void pack_lines(const Head *head, size_t m, size_t n, float s, Rows x, float *out)
+/* Pack n columns of m queries, times s, in rows: a block of TILE_ROWS rows for every BLOCK_WORDS columns. */
+static void pack_rows(const AttentionHead *head, size_t m, size_t n, float s, Rows x, float *out)
 {
-    for (size_t j = 0; j < n; j += BLOCK_WORDS, out += LINES * BLOCK_STRIDE)
+    for (size_t j = 0; j < n; j += BLOCK_WORDS, out += TILE_ROWS * BLOCK_STRIDE)
         head->exact->gemm->pack_rows(m, size_min(BLOCK_WORDS, n - j), BLOCK_STRIDE, s, rows_right(x, j), out);
 }
 
-/* n columns of so many keys to lanes. */
-static void pack_lanes(const Head *head, size_t keys, size_t n, Rows x, float *out, size_t step)
+/* Pack n columns of keys in lanes. */
+static void pack_lanes(const AttentionHead *head, size_t keys, size_t n, Rows x, float *out, size_t step)
 {
     for (size_t j = 0; j < n; j += BLOCK_WORDS)
         head->exact->gemm->pack_lanes(keys, size_min(BLOCK_WORDS, n - j), 1, rows_right(x, j), out + j * LANES, step);
 }
 
-static void pack_keys(const Head *head, size_t at, size_t n, const Room *room)
+static void pack_keys(const AttentionHead *head, size_t at, size_t n, const AttentionWorkspace *ws)
 {
     const AttentionShape *s = head->shape;
     size_t step = lane_step(s->nope + s->rope);
-    pack_lanes(head, n, s->nope, rows_from(head->kn, at), room->k_lanes, step);
-    pack_lanes(head, n, s->rope, rows_from(head->kr, at), room->k_lanes + s->nope * LANES, step);
+    pack_lanes(head, n, s->nope, rows_from(head->kn, at), ws->k_lanes, step);
+    pack_lanes(head, n, s->rope, rows_from(head->kr, at), ws->k_lanes + s->nope * LANES, step);
 }
 
-static void pack_queries(const Head *head, size_t at, size_t m, const Room *room)
+static void pack_queries(const AttentionHead *head, size_t at, size_t m, const AttentionWorkspace *ws)
 {
     const AttentionShape *s = head->shape;
-    pack_lines(head, m, s->nope + s->rope, s->scale, rows_from(head->q, at), room->q_lines);
+    pack_rows(head, m, s->nope + s->rope, s->scale, rows_from(head->q, at), ws->q_rows);
 }
 
 /* ---- tiles ----------------------------------------------------------------------------------------------------- */
 
-static ScoreTile tile_of(const Head *head, size_t key, size_t at, const Room *room)
+static ScoreTile tile_of(const AttentionHead *head, size_t key, size_t at, const AttentionWorkspace *ws)
 {
-    size_t m = size_min(QUERIES, head->n - at);
+    size_t m = size_min(TILE_QUERIES, head->n - at);
     return (ScoreTile){.m = m,
-                       .n = size_min(KEYS, at + m - key),
+                       .n = size_min(TILE_KEYS, at + m - key),
                        .diagonal = at - key,
                        .words = head->words,
                        .chosen = head->chosen ? head->chosen + at * head->words + key / 64 : NULL,
-                       .s = room->s,
-                       .ds = room->ds,
-                       .p_transposed = room->p_transposed,
-                       .ds_rows = room->ds_rows,
-                       .ds_transposed = room->ds_transposed};
+                       .s = ws->s,
+                       .ds = ws->ds,
+                       .p_transposed = ws->p_transposed,
+                       .ds_rows = ws->ds_rows,
+                       .ds_transposed = ws->ds_transposed};
 }
 
-/* False when no query of the tile chose a key of it. */
+/* False if no query of the tile chose any of its keys. */
 static bool has_keys(const ScoreTile *t)
 {
     uint64_t any = !t->chosen;
@@ -166,15 +105,15 @@ static bool has_keys(const ScoreTile *t)
     return any;
 }
 
-/* c [queries][keys] = lines lanes', of inner length n. */
-static void times_lanes(const Head *head, const ScoreTile *t, size_t n, const float *lines, const float *lanes,
+/* c [queries][keys] = rows lanes', of inner length n. */
+static void times_lanes(const AttentionHead *head, const ScoreTile *t, size_t n, const float *rows, const float *lanes,
                         float *c)
 {
-    for (size_t j = 0; j < n; j += BLOCK_WORDS, lines += LINES * BLOCK_STRIDE)
+    for (size_t j = 0; j < n; j += BLOCK_WORDS, rows += TILE_ROWS * BLOCK_STRIDE)
         head->exact->product(&(BlockProduct){.M = t->m,
                                              .N = t->n,
                                              .K = size_min(BLOCK_WORDS, n - j),
-                                             .a = lines,
+                                             .a = rows,
                                              .b = lanes + j * LANES,
                                              .step = lane_step(n),
                                              .c = c,
@@ -184,14 +123,14 @@ static void times_lanes(const Head *head, const ScoreTile *t, size_t n, const fl
                                              .diagonal = t->diagonal});
 }
 
-/* out [queries][columns] = words of a tile times columns of its keys. */
-static void times_keys(const BlockKernels *blocks, const ScoreTile *t, size_t columns, const float *lines,
+/* out [queries][columns] = the words of a tile times columns of its keys. */
+static void times_keys(const BlockKernels *blocks, const ScoreTile *t, size_t columns, const float *rows,
                        const float *b, float *out)
 {
     blocks->product(&(BlockProduct){.M = t->m,
                                     .N = columns,
                                     .K = t->n,
-                                    .a = lines,
+                                    .a = rows,
                                     .b = b,
                                     .step = KEY_STEP,
                                     .c = out,
@@ -200,15 +139,15 @@ static void times_keys(const BlockKernels *blocks, const ScoreTile *t, size_t co
                                     .diagonal = t->diagonal});
 }
 
-/* sums [keys][columns] (+)= words of a tile, turned, times columns of its queries. */
-static void times_queries(const Head *head, const ScoreTile *t, size_t keys, size_t columns, const float *turned,
-                          const float *b, float *sums, bool add)
+/* sums [keys][columns] (+)= the transposed words of a tile times columns of its queries. */
+static void times_queries(const AttentionHead *head, const ScoreTile *t, size_t keys, size_t columns,
+                          const float *transposed, const float *b, float *sums, bool add)
 {
     head->sums->product(&(BlockProduct){.M = keys,
                                         .N = columns,
                                         .K = t->m,
                                         .transposed = true,
-                                        .a = turned,
+                                        .a = transposed,
                                         .b = b,
                                         .step = QUERY_STEP,
                                         .c = sums,
@@ -218,114 +157,111 @@ static void times_queries(const Head *head, const ScoreTile *t, size_t keys, siz
                                         .diagonal = t->diagonal});
 }
 
-/* ---- up -------------------------------------------------------------------------------------------------------- */
+/* ---- forward --------------------------------------------------------------------------------------------------------
+ * */
 
-static void tile_forward(const Head *head, const ScoreTile *t, size_t at, float *max, float *sums, const Room *room)
+static void tile_forward(const AttentionHead *head, const ScoreTile *t, size_t at, float *max, float *sums,
+                         const AttentionWorkspace *ws)
 {
-    size_t v = head->shape->v, step = row_step(room->columns.v);
-    pack_queries(head, at, t->m, room);
-    times_lanes(head, t, head->shape->nope + head->shape->rope, room->q_lines, room->k_lanes, t->s);
-    head->exact->softmax(t, max, sums, room->factor);
-    times_keys(head->exact, t, room->columns.v, t->s, room->v_columns, room->out);
+    size_t v = head->shape->v, step = row_step(ws->columns.v);
+    pack_queries(head, at, t->m, ws);
+    times_lanes(head, t, head->shape->nope + head->shape->rope, ws->q_rows, ws->k_lanes, t->s);
+    head->exact->softmax(t, max, sums, ws->factor);
+    times_keys(head->exact, t, ws->columns.v, t->s, ws->v_columns, ws->out);
     for (size_t i = 0; i < t->m; i++) {
         float *o = row_of(head->o, at + i);
-        if (room->factor[i] != 1) row_scale(v, o, room->factor[i], o);
-        row_add(v, o, room->out + i * step);
+        if (ws->factor[i] != 1) row_scale(v, o, ws->factor[i], o);
+        row_add(v, o, ws->out + i * step);
     }
 }
 
-/* Queries [begin, end), at most MOST_QUERIES; begin is a multiple of QUERIES. */
-static void piece_forward(const Head *head, size_t begin, size_t end, const Room *room)
+/* Queries [begin, end), at most MAX_PIECE_QUERIES; begin is a multiple of TILE_QUERIES. */
+static void piece_forward(const AttentionHead *head, size_t begin, size_t end, const AttentionWorkspace *ws)
 {
     size_t v = head->shape->v;
     for (size_t i = begin; i < end; i++) memset(row_of(head->o, i), 0, v * sizeof(float));
-    for (size_t i = 0; i < end - begin; i++) room->max[i] = -INFINITY;
-    memset(room->sums, 0, (end - begin) * LANES * sizeof(float));
-    for (size_t key = 0; key < end; key += KEYS) {
-        size_t n = size_min(KEYS, end - key);
-        pack_keys(head, key, n, room);
-        head->exact->pack_columns(n, v, 1, rows_from(head->v, key), room->v_columns, KEY_STEP);
-        for (size_t at = begin > key ? begin : key; at < end; at += QUERIES) {
-            ScoreTile t = tile_of(head, key, at, room);
-            if (has_keys(&t))
-                tile_forward(head, &t, at, room->max + at - begin, room->sums + (at - begin) * LANES, room);
+    for (size_t i = 0; i < end - begin; i++) ws->max[i] = -INFINITY;
+    memset(ws->sums, 0, (end - begin) * LANES * sizeof(float));
+    for (size_t key = 0; key < end; key += TILE_KEYS) {
+        size_t n = size_min(TILE_KEYS, end - key);
+        pack_keys(head, key, n, ws);
+        head->exact->pack_columns(n, v, 1, rows_from(head->v, key), ws->v_columns, KEY_STEP);
+        for (size_t at = begin > key ? begin : key; at < end; at += TILE_QUERIES) {
+            ScoreTile t = tile_of(head, key, at, ws);
+            if (has_keys(&t)) tile_forward(head, &t, at, ws->max + at - begin, ws->sums + (at - begin) * LANES, ws);
         }
     }
     for (size_t i = begin; i < end; i++) {
-        float *o = row_of(head->o, i), sum = row_sum(LANES, room->sums + (i - begin) * LANES);
+        float *o = row_of(head->o, i), sum = row_sum(LANES, ws->sums + (i - begin) * LANES);
         row_scale(v, o, 1 / sum, o);
-        head->lse[i] = (float)((double)room->max[i - begin] + log((double)sum));
+        head->lse[i] = (float)((double)ws->max[i - begin] + log((double)sum));
     }
 }
 
-/* ---- down ------------------------------------------------------------------------------------------------------ */
+/* ---- backward ------------------------------------------------------------------------------------------------------
+ * */
 
-/* A piece of the way down: its keys, its queries, and which gradients it computes. */
-typedef struct {
-    size_t d, key, key_end, query, query_end;
-    bool dq, dkv;
-    double cost;
-} Piece;
-
-static void pack_keys_backward(const Head *head, size_t at, size_t n, bool dq, const Room *room)
+static void pack_keys_backward(const AttentionHead *head, size_t at, size_t n, bool dq, const AttentionWorkspace *ws)
 {
     const AttentionShape *s = head->shape;
-    pack_keys(head, at, n, room);
-    pack_lanes(head, n, s->v, rows_from(head->v, at), room->v_lanes, lane_step(s->v));
+    pack_keys(head, at, n, ws);
+    pack_lanes(head, n, s->v, rows_from(head->v, at), ws->v_lanes, lane_step(s->v));
     if (!dq) return;
-    head->sums->pack_columns(n, s->nope, 1, rows_from(head->kn, at), room->k_columns, KEY_STEP);
+    head->sums->pack_columns(n, s->nope, 1, rows_from(head->kn, at), ws->k_columns, KEY_STEP);
     head->sums->pack_columns(n, s->rope, 1, rows_from(head->kr, at),
-                             room->k_columns + room->columns.nope / LANES * KEY_STEP, KEY_STEP);
+                             ws->k_columns + ws->columns.nope / LANES * KEY_STEP, KEY_STEP);
 }
 
-static void pack_queries_backward(const Head *head, size_t at, size_t m, bool dkv, const Room *room)
+static void pack_queries_backward(const AttentionHead *head, size_t at, size_t m, bool dkv,
+                                  const AttentionWorkspace *ws)
 {
     const AttentionShape *s = head->shape;
     Rows q = rows_from(head->q, at), d_o = rows_from(head->d_o, at);
-    pack_queries(head, at, m, room);
-    pack_lines(head, m, s->v, 1, d_o, room->do_lines);
+    pack_queries(head, at, m, ws);
+    pack_rows(head, m, s->v, 1, d_o, ws->do_rows);
     if (!dkv) return;
-    head->sums->pack_columns(m, s->v, 1, d_o, room->do_columns, QUERY_STEP);
-    head->sums->pack_columns(m, s->nope, s->scale, q, room->q_columns, QUERY_STEP);
+    head->sums->pack_columns(m, s->v, 1, d_o, ws->do_columns, QUERY_STEP);
+    head->sums->pack_columns(m, s->nope, s->scale, q, ws->q_columns, QUERY_STEP);
     head->sums->pack_columns(m, s->rope, s->scale, rows_right(q, s->nope),
-                             room->q_columns + room->columns.nope / LANES * QUERY_STEP, QUERY_STEP);
+                             ws->q_columns + ws->columns.nope / LANES * QUERY_STEP, QUERY_STEP);
 }
 
 /* dq of a tile's queries. */
-static void add_dq(const Head *head, const ScoreTile *t, size_t at, const Room *room)
+static void add_dq(const AttentionHead *head, const ScoreTile *t, size_t at, const AttentionWorkspace *ws)
 {
     const AttentionShape *s = head->shape;
-    size_t step = row_step(room->columns.key);
-    times_keys(head->sums, t, room->columns.key, t->ds_rows, room->k_columns, room->out);
+    size_t step = row_step(ws->columns.key);
+    times_keys(head->sums, t, ws->columns.key, t->ds_rows, ws->k_columns, ws->out);
     for (size_t i = 0; i < t->m; i++) {
-        float *dq = row_of(head->dq, at + i), *from = room->out + i * step;
+        float *dq = row_of(head->dq, at + i), *from = ws->out + i * step;
         row_axpy(s->nope, dq, s->scale, from);
-        row_axpy(s->rope, dq + s->nope, s->scale, from + room->columns.nope);
+        row_axpy(s->rope, dq + s->nope, s->scale, from + ws->columns.nope);
     }
 }
 
-/* One tile: dS; dq is added, dk and dv of n keys go to the room, to what is there when `add`. */
-static void tile_backward(const Head *head, const Piece *piece, const ScoreTile *t, size_t at, size_t n, bool add,
-                          const Room *room)
+/* One tile: dS; adds dq; dk and dv of n keys go to the workspace, or, if `add`, are added to it. */
+static void tile_backward(const AttentionHead *head, const AttentionPiece *piece, const ScoreTile *t, size_t at,
+                          size_t n, bool add, const AttentionWorkspace *ws)
 {
     const AttentionShape *s = head->shape;
-    pack_queries_backward(head, at, t->m, piece->dkv, room);
-    times_lanes(head, t, s->nope + s->rope, room->q_lines, room->k_lanes, t->s);
-    times_lanes(head, t, s->v, room->do_lines, room->v_lanes, t->ds);
+    pack_queries_backward(head, at, t->m, piece->dkv, ws);
+    times_lanes(head, t, s->nope + s->rope, ws->q_rows, ws->k_lanes, t->s);
+    times_lanes(head, t, s->v, ws->do_rows, ws->v_lanes, t->ds);
     head->sums->softmax_backward(t, head->lse + at, head->delta + at);
-    if (piece->dq) add_dq(head, t, at, room);
+    if (piece->dq) add_dq(head, t, at, ws);
     if (!piece->dkv) return;
-    times_queries(head, t, n, room->columns.key, t->ds_transposed, room->q_columns, room->dk, add);
-    times_queries(head, t, n, room->columns.v, t->p_transposed, room->do_columns, room->dv, add);
+    times_queries(head, t, n, ws->columns.key, t->ds_transposed, ws->q_columns, ws->dk, add);
+    times_queries(head, t, n, ws->columns.v, t->p_transposed, ws->do_columns, ws->dv, add);
 }
 
-/* dk and dv of n keys to where they belong; dkr is this head's own and has nothing in it yet. */
-static void write_keys(const Head *head, size_t key, size_t n, bool any, const Room *room)
+/* Add dk and dv of n keys to the gradients; dkr belongs to this head alone, so it is stored. any: some tile had keys.
+ * */
+static void write_keys(const AttentionHead *head, size_t key, size_t n, bool any, const AttentionWorkspace *ws)
 {
     const AttentionShape *s = head->shape;
-    const Columns *c = &room->columns;
+    const AttentionColumns *c = &ws->columns;
     for (size_t t = 0; t < n; t++) {
-        const float *dk = room->dk + t * row_step(c->key);
+        const float *dk = ws->dk + t * row_step(c->key);
         float *dkr = row_of(head->dkr, key + t);
         if (any)
             memcpy(dkr, dk + c->nope, s->rope * sizeof *dkr);
@@ -334,186 +270,144 @@ static void write_keys(const Head *head, size_t key, size_t n, bool any, const R
         if (head->first_kv) memset(row_of(head->dkn, key + t), 0, (s->nope + s->v) * sizeof *dkr);
         if (!any) continue;
         row_add(s->nope, row_of(head->dkn, key + t), dk);
-        row_add(s->v, row_of(head->dv, key + t), room->dv + t * row_step(c->v));
+        row_add(s->v, row_of(head->dv, key + t), ws->dv + t * row_step(c->v));
     }
 }
 
-static void piece_backward(const Head *head, const Piece *piece, const Room *room)
+static void piece_backward(const AttentionHead *head, const AttentionPiece *piece, const AttentionWorkspace *ws)
 {
     const AttentionShape *s = head->shape;
     for (size_t i = piece->query; i < piece->query_end && piece->dq && head->first_q; i++)
         memset(row_of(head->dq, i), 0, (s->nope + s->rope) * sizeof(float));
-    for (size_t key = piece->key; key < piece->key_end; key += KEYS) {
-        size_t n = size_min(KEYS, head->n - key);
+    for (size_t key = piece->key; key < piece->key_end; key += TILE_KEYS) {
+        size_t n = size_min(TILE_KEYS, head->n - key);
         bool any = false;
-        pack_keys_backward(head, key, n, piece->dq, room);
-        for (size_t at = piece->query > key ? piece->query : key; at < piece->query_end; at += QUERIES) {
-            ScoreTile t = tile_of(head, key, at, room);
+        pack_keys_backward(head, key, n, piece->dq, ws);
+        for (size_t at = piece->query > key ? piece->query : key; at < piece->query_end; at += TILE_QUERIES) {
+            ScoreTile t = tile_of(head, key, at, ws);
             if (!has_keys(&t)) continue;
-            tile_backward(head, piece, &t, at, n, any, room);
+            tile_backward(head, piece, &t, at, n, any, ws);
             any = true;
         }
-        if (piece->dkv) write_keys(head, key, n, any, room);
+        if (piece->dkv) write_keys(head, key, n, any, ws);
     }
-}
-
-/* ---- pieces ---------------------------------------------------------------------------------------------------- */
-
-static int by_cost(const void *a, const void *b)
-{
-    const Piece *x = a, *y = b;
-    return (x->cost < y->cost) - (x->cost > y->cost);
-}
-
-static size_t rows_of_document(const Group *group, size_t d) { return group->doc_start[d + 1] - group->doc_start[d]; }
-
-/* Rows of a piece: so few that every thread gets several, whole tiles of keys. */
-static size_t piece_rows(size_t T, size_t H)
-{
-    size_t rows = round_up(T * H / (4 * (size_t)omp_get_max_threads()) + 1, KEYS);
-    return size_min(rows, MOST_QUERIES);
-}
-
-/* Room for every piece of cut_*. */
-static size_t most_pieces(size_t T, size_t n_docs) { return 2 * (T / KEYS + n_docs); }
-
-/* Queries of every document in pieces, all their keys. Documents that attend to latents have none. */
-static size_t cut_queries(const Group *group, const AttentionState *state, size_t rows, Piece *pieces, size_t n,
-                          bool dq)
-{
-    for (size_t d = 0; d < group->n_docs; d++)
-        for (size_t at = attends_latents(&state->shape, group, &state->keys, d) ? SIZE_MAX : 0,
-                    all = rows_of_document(group, d);
-             at < all; at += rows) {
-            size_t end = size_min(at + rows, all);
-            pieces[n++] = (Piece){.d = d,
-                                  .key_end = end,
-                                  .query = at,
-                                  .query_end = end,
-                                  .dq = dq,
-                                  .cost = (double)(end - at) * (double)(end + at)};
-        }
-    return n;
-}
-
-static size_t cut_keys(const Group *group, const AttentionState *state, size_t rows, Piece *pieces, size_t n)
-{
-    for (size_t d = 0; d < group->n_docs; d++)
-        for (size_t at = attends_latents(&state->shape, group, &state->keys, d) ? SIZE_MAX : 0,
-                    all = rows_of_document(group, d);
-             at < all; at += rows) {
-            size_t end = size_min(at + rows, all);
-            pieces[n++] = (Piece){.d = d,
-                                  .key = at,
-                                  .key_end = end,
-                                  .query_end = all,
-                                  .dkv = true,
-                                  .cost = (double)(end - at) * (double)(2 * all - end - at)};
-        }
-    return n;
-}
-
-/* Whole documents, unless the longest is more than a thread's share. */
-static size_t cut_backward(const Group *group, const AttentionState *state, Piece *pieces)
-{
-    size_t n = cut_queries(group, state, group->T, pieces, 0, true), H = state->shape.n_heads;
-    double sum = 0, most = 0;
-    for (size_t i = 0; i < n; i++) {
-        pieces[i].dkv = true;
-        sum += pieces[i].cost * (double)H;
-        if (pieces[i].cost > most) most = pieces[i].cost;
-    }
-    if (most * (double)omp_get_max_threads() <= sum) return n;
-    size_t rows = piece_rows(group->T, H);
-    return cut_keys(group, state, rows, pieces, cut_queries(group, state, rows, pieces, 0, true));
 }
 
 /* ---- the operation --------------------------------------------------------------------------------------------- */
 
-static Head head_of(const Tape *tape, const AttentionState *state, Tensor *q, Tensor *kv, Tensor *kr, Tensor *o,
-                    size_t d, size_t h)
+/* The rows of document d, from column `col` on, of a tensor's values or gradients. */
+static Rows document_rows(const AttentionPass *pass, const Tensor *x, const float *values, size_t d, size_t col)
 {
+    return rows_right(rows_from(rows_of(values, x->shape[1]), pass->group->doc_start[d]), col);
+}
+
+static AttentionHead head_of(const AttentionPass *pass, size_t d, size_t h)
+{
+    const AttentionState *state = pass->state;
     const AttentionShape *s = &state->shape;
-    const Group *group = tape->group;
-    size_t begin = group->doc_start[d], T = q->shape[0], q_col = h * (s->nope + s->rope), kv_col = h * (s->nope + s->v);
-    Rows kvs = rows_right(rows_from(rows_of(kv->data, kv->shape[1]), begin), kv_col);
-    return (Head){.shape = s,
-                  .exact = block_kernels(false),
-                  .sums = block_kernels(true),
-                  .n = rows_of_document(group, d),
-                  .words = keys_words(group, d),
-                  .q = rows_right(rows_from(rows_of(q->data, q->shape[1]), begin), q_col),
-                  .kn = kvs,
-                  .v = rows_right(kvs, s->nope),
-                  .kr = rows_right(rows_from(rows_of(kr->data, kr->shape[1]), begin), state->kr_col),
-                  .o = rows_right(rows_from(rows_of(o->data, o->shape[1]), begin), h * s->v),
-                  .chosen = state->keys.of ? state->keys.of[d] : NULL,
-                  .lse = state->lse + h * T + begin};
+    size_t begin = pass->group->doc_start[d], T = pass->group->T, kv_col = h * (s->nope + s->v);
+    return (AttentionHead){.shape = s,
+                           .exact = block_kernels(false),
+                           .sums = block_kernels(true),
+                           .n = rows_of_document(pass->group, d),
+                           .words = keys_words(pass->group, d),
+                           .q = document_rows(pass, pass->q, pass->q->data, d, h * (s->nope + s->rope)),
+                           .kn = document_rows(pass, pass->kv, pass->kv->data, d, kv_col),
+                           .v = document_rows(pass, pass->kv, pass->kv->data, d, kv_col + s->nope),
+                           .kr = document_rows(pass, pass->kr, pass->kr->data, d, state->kr_col),
+                           .o = document_rows(pass, pass->o, pass->o->data, d, h * s->v),
+                           .chosen = state->keys.of ? state->keys.of[d] : NULL,
+                           .lse = state->lse + h * T + begin};
 }
 
-/* The same rows of another array of that shape. */
-static Rows like(Rows rows, const float *data, const float *other)
+static AttentionHead head_of_backward(const AttentionPass *pass, size_t d, size_t h)
 {
-    return rows_of(other + (rows.data - data), rows.stride);
+    const AttentionShape *s = &pass->state->shape;
+    size_t begin = pass->group->doc_start[d], T = pass->group->T, kv_col = h * (s->nope + s->v);
+    AttentionHead head = head_of(pass, d, h);
+    head.d_o = document_rows(pass, pass->o, pass->o->grad, d, h * s->v);
+    head.dq = document_rows(pass, pass->q, pass->q->grad, d, h * (s->nope + s->rope));
+    head.dkn = document_rows(pass, pass->kv, pass->kv->grad, d, kv_col);
+    head.dv = document_rows(pass, pass->kv, pass->kv->grad, d, kv_col + s->nope);
+    head.dkr = rows_of(pass->dkr + (h * T + begin) * s->rope, s->rope);
+    head.delta = pass->delta + h * T + begin;
+    head.first_q = pass->first_q;
+    head.first_kv = pass->first_kv;
+    return head;
 }
 
-/* Rows of documents that attend to latents get nothing here. */
-static void zero_others(const Group *group, const AttentionState *state, float *grad, size_t width)
+/* op_attention adds nothing to the gradients of documents that attend over latents: store zeros. */
+static void zero_latent_documents(const AttentionPass *pass, const Tensor *x)
 {
+    const Group *group = pass->group;
+    size_t width = x->shape[1];
     for (size_t d = 0; d < group->n_docs; d++)
-        if (attends_latents(&state->shape, group, &state->keys, d))
-            memset(grad + group->doc_start[d] * width, 0, rows_of_document(group, d) * width * sizeof *grad);
+        if (attends_latents(&pass->state->shape, group, &pass->state->keys, d))
+            memset(x->grad + group->doc_start[d] * width, 0, rows_of_document(group, d) * width * sizeof *x->grad);
+}
+
+/* delta = rowsum(do o), for every row and head. Called by all threads. */
+static void compute_delta(const AttentionPass *pass)
+{
+    size_t T = pass->group->T, H = pass->state->shape.n_heads, v = pass->state->shape.v;
+#pragma omp for schedule(static)
+    for (size_t t = 0; t < T; t++)
+        for (size_t h = 0; h < H; h++)
+            pass->delta[h * T + t] = row_dot(v, pass->o->grad + (t * H + h) * v, pass->o->data + (t * H + h) * v);
+}
+
+/* The gradient of kr: the sum over heads. Called by all threads. */
+static void sum_dkr(const AttentionPass *pass)
+{
+    const AttentionState *state = pass->state;
+    const Group *group = pass->group;
+    size_t T = group->T, H = state->shape.n_heads, rope = state->shape.rope, width = pass->kr->shape[1];
+    for (size_t d = 0; d < group->n_docs; d++) {
+        if (attends_latents(&state->shape, group, &state->keys, d)) continue;
+#pragma omp for schedule(static) nowait
+        for (size_t t = group->doc_start[d]; t < group->doc_start[d + 1]; t++)
+            for (size_t h = 0; h < H; h++)
+                row_add(rope, pass->kr->grad + t * width + state->kr_col, pass->dkr + (h * T + t) * rope);
+    }
+}
+
+static AttentionPiece *pieces_new(Tape *tape, size_t T)
+{
+    size_t n = attention_max_pieces(T, tape->group->n_docs);
+    return (AttentionPiece *)(void *)tape_scratch(tape, n * sizeof(AttentionPiece) / sizeof(float));
 }
 
 static void attention_backward(Node *node)
 {
     Tape *tape = node->tape;
-    const Group *group = tape->group;
-    Tensor *q = node->in[0], *kv = node->in[1], *kr = node->in[2], *o = node->out;
+    Tensor *q = node->in[0], *kv = node->in[1], *kr = node->in[2];
     const AttentionState *state = node->state;
     const AttentionShape *s = &state->shape;
-    Room layout;
-    size_t T = q->shape[0], H = s->n_heads, each = room_lay(&layout, s, DOWN, NULL);
-    float *dkr = tape_scratch(tape, H * T * s->rope), *delta = tape_scratch(tape, H * T);
-    float *scratch = tape_scratch(tape, tape_threads(tape) * each);
-    Piece *pieces = (Piece *)(void *)tape_scratch(tape, most_pieces(T, group->n_docs) * sizeof *pieces / sizeof(float));
-    bool first_q = tape_first_write(q), first_kv = tape_first_write(kv);
-    float *dq = tape_seed(tape, q), *dkv = tape_seed(tape, kv), *dkr_sum = tape_seed(tape, kr);
+    AttentionWorkspace layout;
+    size_t T = q->shape[0], H = s->n_heads, ws_floats = attention_workspace_layout(&layout, s, true, NULL);
+    AttentionPass pass = {.group = tape->group, .state = state, .q = q, .kv = kv, .kr = kr, .o = node->out};
+    pass.dkr = tape_scratch(tape, H * T * s->rope);
+    pass.delta = tape_scratch(tape, H * T);
+    float *workspaces = tape_scratch(tape, tape_threads(tape) * ws_floats);
+    AttentionPiece *pieces = pieces_new(tape, T);
+    pass.first_q = tape_first_write(q);
+    pass.first_kv = tape_first_write(kv);
+    for (size_t i = 0; i < 3; i++) tape_seed(tape, node->in[i]); /* pieces write all three */
     if (!tape_computes(tape)) return;
-    if (first_q) zero_others(group, state, dq, q->shape[1]);
-    if (first_kv) zero_others(group, state, dkv, kv->shape[1]);
-    size_t n = cut_backward(group, state, pieces);
-    qsort(pieces, n, sizeof *pieces, by_cost);
+    if (pass.first_q) zero_latent_documents(&pass, q);
+    if (pass.first_kv) zero_latent_documents(&pass, kv);
+    size_t n = attention_cut_backward(tape->group, s, &state->keys, pieces);
 #pragma omp parallel
     {
-        Room room;
-        room_lay(&room, s, DOWN, scratch + (size_t)omp_get_thread_num() * each);
-#pragma omp for schedule(static)
-        for (size_t t = 0; t < T; t++)
-            for (size_t h = 0; h < H; h++)
-                delta[h * T + t] = row_dot(s->v, o->grad + (t * H + h) * s->v, o->data + (t * H + h) * s->v);
+        AttentionWorkspace ws;
+        attention_workspace_layout(&ws, s, true, workspaces + (size_t)omp_get_thread_num() * ws_floats);
+        compute_delta(&pass);
 #pragma omp for schedule(dynamic)
         for (size_t i = 0; i < n * H; i++) {
-            const Piece *piece = &pieces[i / H];
-            size_t h = i % H, begin = group->doc_start[piece->d];
-            Head head = head_of(tape, state, q, kv, kr, o, piece->d, h);
-            head.delta = delta + h * T + begin;
-            head.d_o = like(head.o, o->data, o->grad);
-            head.dq = like(head.q, q->data, dq);
-            head.dkn = like(head.kn, kv->data, dkv);
-            head.dv = like(head.v, kv->data, dkv);
-            head.first_q = first_q;
-            head.first_kv = first_kv;
-            head.dkr = rows_of(dkr + (h * T + begin) * s->rope, s->rope);
-            piece_backward(&head, piece, &room);
+            AttentionHead head = head_of_backward(&pass, pieces[i / H].d, i % H);
+            piece_backward(&head, &pieces[i / H], &ws);
         }
-        for (size_t d = 0; d < group->n_docs; d++) {
-            if (attends_latents(s, group, &state->keys, d)) continue;
-#pragma omp for schedule(static) nowait
-            for (size_t t = group->doc_start[d]; t < group->doc_start[d + 1]; t++)
-                for (size_t h = 0; h < H; h++)
-                    row_add(s->rope, dkr_sum + t * kr->shape[1] + state->kr_col, dkr + (h * T + t) * s->rope);
-        }
+        sum_dkr(&pass);
     }
 }
 
@@ -523,12 +417,12 @@ Tensor *op_attention(Tape *tape, const AttentionShape *shape, Tensor *q, Tensor 
                      const Keys *keys)
 {
     const Group *group = tape->group;
-    Room layout;
-    size_t T = q->shape[0], H = shape->n_heads, each = room_lay(&layout, shape, UP, NULL);
+    AttentionWorkspace layout;
+    size_t T = q->shape[0], H = shape->n_heads, ws_floats = attention_workspace_layout(&layout, shape, false, NULL);
     Tensor *o = tape_tensor(tape, T, H * shape->v);
     AttentionState *state = tape_alloc(tape, sizeof *state);
-    float *lse = tape_floats(tape, H * T), *scratch = tape_scratch(tape, tape_threads(tape) * each);
-    Piece *pieces = (Piece *)(void *)tape_scratch(tape, most_pieces(T, group->n_docs) * sizeof *pieces / sizeof(float));
+    float *lse = tape_floats(tape, H * T), *workspaces = tape_scratch(tape, tape_threads(tape) * ws_floats);
+    AttentionPiece *pieces = pieces_new(tape, T);
     if (!tape_expect(tape,
                      q->shape[1] == H * (shape->nope + shape->rope) && kv->shape[1] == H * (shape->nope + shape->v) &&
                          kr_col + shape->rope <= kr->shape[1] && T == group->T && kv->shape[0] == T &&
@@ -537,16 +431,16 @@ Tensor *op_attention(Tape *tape, const AttentionShape *shape, Tensor *q, Tensor 
                      kv->shape[0], kv->shape[1], kr->shape[0], kr->shape[1], group->T))
         return &tape->dummy;
     *state = (AttentionState){*shape, kr_col, keys ? *keys : (Keys){0}, lse};
-    size_t n = tape_computes(tape) ? cut_queries(group, state, piece_rows(T, H), pieces, 0, false) : 0;
-    qsort(pieces, n, sizeof *pieces, by_cost);
+    AttentionPass pass = {.group = group, .state = state, .q = q, .kv = kv, .kr = kr, .o = o};
+    size_t n = tape_computes(tape) ? attention_cut_forward(group, shape, &state->keys, pieces) : 0;
 #pragma omp parallel
     {
-        Room room;
-        room_lay(&room, shape, UP, scratch + (size_t)omp_get_thread_num() * each);
+        AttentionWorkspace ws;
+        attention_workspace_layout(&ws, shape, false, workspaces + (size_t)omp_get_thread_num() * ws_floats);
 #pragma omp for schedule(dynamic)
         for (size_t i = 0; i < n * H; i++) {
-            Head head = head_of(tape, state, q, kv, kr, o, pieces[i / H].d, i % H);
-            piece_forward(&head, pieces[i / H].query, pieces[i / H].query_end, &room);
+            AttentionHead head = head_of(&pass, pieces[i / H].d, i % H);
+            piece_forward(&head, pieces[i / H].query, pieces[i / H].query_end, &ws);
         }
     }
     return tape_record(tape, &attention, o, state, false, 3, (Tensor *[]){q, kv, kr});

@@ -11,7 +11,7 @@ void expert_lora_add(ExpertLoraSum *sum, const ExpertSchedule *schedule, const G
                      const ExpertLoraFactors *factors)
 {
     const Lora *lora = sum->lora;
-    if (!lora || !param_trains(lora->A)) return;
+    if (!lora_trains(lora)) return;
     const uint32_t *token = schedule->token;
     size_t r = lora_r(lora), piece_end = p.begin + p.n, expert_end = schedule->begin[sum->e + 1];
     for (; sum->m < group->n_micro_batches; sum->m++) {

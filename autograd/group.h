@@ -19,8 +19,8 @@ typedef struct {
     const size_t *micro_batch_start;           /* [n_micro_batches + 1] */
 } Group;
 
-/* The group of n_docs documents and n_micro_batches micro-batches that start where the two arrays say; the first of each is number
- * 0, and no cache is behind it. */
+/* The group of n_docs documents and n_micro_batches micro-batches that start where the two arrays say; the first of
+ * each is number 0, and no cache is behind it. */
 static inline Group group_init(size_t n_docs, const size_t *doc_start, size_t n_micro_batches,
                                const size_t *micro_batch_start)
 {

@@ -228,8 +228,8 @@ typedef struct {
     const double *load_all_layers; /* [E] the same, summed over all sparse layers */
 } BalanceStep;
 
-/* One layer's statistics of a micro-batch, or of a whole step when the rows of its micro-batches are added: the parts of a
- * row of balance_width(E) numbers. */
+/* One layer's statistics of a micro-batch, or of a whole step when the rows of its micro-batches are added: the parts
+ * of a row of balance_width(E) numbers. */
 typedef struct {
     double *affinity; /* [E] sum over tokens of p[t,e] */
     double *softmax;  /* [E] sum over tokens of softmax(z)[t,e] */

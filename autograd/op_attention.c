@@ -157,8 +157,7 @@ static void times_queries(const AttentionHead *head, const ScoreTile *t, size_t 
                                         .diagonal = t->diagonal});
 }
 
-/* ---- forward --------------------------------------------------------------------------------------------------------
- * */
+/* ---- forward --------------------------------------------------------------------------------------------------- */
 
 static void tile_forward(const AttentionHead *head, const ScoreTile *t, size_t at, float *max, float *sums,
                          const AttentionWorkspace *ws)
@@ -198,8 +197,7 @@ static void piece_forward(const AttentionHead *head, size_t begin, size_t end, c
     }
 }
 
-/* ---- backward ------------------------------------------------------------------------------------------------------
- * */
+/* ---- backward -------------------------------------------------------------------------------------------------- */
 
 static void pack_keys_backward(const AttentionHead *head, size_t at, size_t n, bool dq, const AttentionWorkspace *ws)
 {

@@ -1,153 +1,32 @@
-/* Attention over chosen keys without expanding them: what all heads share, the latents, is a key (and a value) by itself
- * once Wk is moved to the query and Wv behind the sum. With u = drop(c) A' of the pair on kv_up:
+/* Attention over chosen keys without expanding them: the latents, which all heads share, serve as keys and values once
+ * Wk is applied to the query and Wv to the weighted sum. With u = drop(c) A' of the LoRA on kv_up, B = [Bk; Bv], per
+ * head h:
  *
  *     key[t] = [c | u | kr],   value[t] = [c | u],   q_h = scale [qn Wk | s qn Bk | qr]
- *     P = softmax(q key'),   z = P value = [zc | zu],   o = zc Wv' + s zu Bv'
+ *     P = softmax(q_h key'),   z = P value = [zc | zu],   o = zc Wv' + s zu Bv'
  *
- *     dz = [do Wv | s do Bv],   dP = dz value',   dS = P (dP - rowsum(do o)),   dq_h = scale dS key
- *     dqn = dq_c Wk' + s dq_u Bk',   dBk = s qn' dq_u,   dBv = s do' zu,   dkey = dS' q_h + P' dz over heads and queries
+ *     dz = [do Wv | s do Bv],   dP = dz value',   dS = P (dP - rowsum(do o)),   dq_h = dS key = [dq_c | dq_u | dq_r]
+ *     dqn = scale (dq_c Wk' + s dq_u Bk'),   dqr = scale dq_r,   dBk = scale s qn' dq_u,   dBv = s do' zu
+ *     dkey = dS' q_h + P' dz, summed over heads and queries
  *
- * A document goes in blocks of queries, each in passes on all threads: heads (products with Wk, Wv, B), queries (the sums
- * over their own keys), and on the way back runs of keys: each key adds what its queries send, in their order. So nothing
- * depends on the block or the threads.
+ * c [T][R], u [T][r], kr [T][rope], Wk [nope][R], Wv [v][R], o [T][v].
+ *
+ * A document is computed in blocks of queries. Each block takes several passes of all threads: over heads (products
+ * with Wk, Wv, B), over queries (sums over their own keys), and in the backward pass over ranges of keys: each key adds
+ * what the queries contribute, in their order. So no bit depends on the block or the threads.
  * Source: DeepSeek-V2 report, section 2.1.2 (arXiv:2405.04434); docs/glm5.md, section 5. */
+#include "autograd/latent_document.h"
 #include "autograd/lora.h"
-#include "tensor/latent.h"
 #include "tensor/rows.h"
 
-#include <omp.h>
 #include <string.h>
 
-enum { QUERIES = 256, BLOCK_BYTES = 32 << 20, RUNS_PER_THREAD = 2 };
+enum { RANGES_PER_THREAD = 2 }; /* of keys, in the backward pass */
 
-typedef struct {
-    AttentionShape shape;
-    LatentInputs in;
-    Keys keys;
-    float *lse; /* [T][H] */
-    float *zu;  /* [T][H][r]; NULL: no pair */
-} LatentState;
+/* ---- products of one head -------------------------------------------------------------------------------------- */
 
-/* One document, and where a block of its queries does its work. Columns of a key: c, u, kr, each part even. */
-typedef struct {
-    const AttentionShape *shape;
-    const LatentInputs *in;
-    size_t R, r, u_col, kr_col;
-    LatentKeys exact, keys;       /* fp32, and of the path: sums on the way back only */
-    size_t first, n, words, most; /* rows of the document; the most keys of a query */
-    const uint64_t *chosen;
-    size_t m;              /* queries in a block */
-    size_t q_wide, z_wide; /* floats of a row of q_h and z: [query][head][..] */
-    float *q, *z, *dq;     /* dz is z */
-    float *dkey;           /* [n][q_wide] */
-    uint32_t *ids;         /* [query][most] */
-    size_t *n_ids;         /* [query] */
-    float *state;          /* [query][kept_step] */
-    size_t kept_step;
-    float *scratch; /* [thread][scratch_step] */
-    size_t scratch_step;
-} Work;
-
-static size_t even(size_t n) { return n + n % 2; }
-static size_t whole_lanes(size_t n) { return (n + LANES - 1) / LANES * LANES; }
-
-/* ---- keys ---------------------------------------------------------------------------------------------------- */
-
-static void list_keys(Work *w, size_t at, size_t i)
-{
-    const uint64_t *bits = w->chosen + (at + i) * w->words;
-    uint32_t *ids = w->ids + i * w->most;
-    size_t n = 0, seen = at + i + 1;
-    for (size_t word = 0; word * 64 < seen; word++)
-        for (uint64_t left = bits[word]; left; left &= left - 1)
-            ids[n++] = (uint32_t)(word * 64 + (size_t)__builtin_ctzll(left));
-    w->n_ids[i] = n;
-}
-
-static size_t most_keys(const uint64_t *chosen, size_t n, size_t words)
-{
-    size_t most = 1;
-    for (size_t i = 0; i < n; i++) {
-        size_t count = 0;
-        for (size_t word = 0; word < words; word++) count += (size_t)__builtin_popcountll(chosen[i * words + word]);
-        if (count > most) most = count;
-    }
-    return most;
-}
-
-static void pack_keys(const Work *w, const LatentKeys *keys)
-{
-    const LatentInputs *in = w->in;
-    size_t n_runs = (w->n + QUERIES - 1) / QUERIES, kr_wide = in->kr->shape[1];
-#pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < n_runs; i++) {
-        size_t at = i * QUERIES, n = size_min(QUERIES, w->n - at), row = w->first + at;
-        latent_pack(keys, at, n, 0, w->R, rows_of(in->latent->data + row * w->R, w->R));
-        if (w->r) latent_pack(keys, at, n, w->u_col, w->r, rows_of(in->u->data + row * w->r, w->r));
-        latent_pack(keys, at, n, w->kr_col, w->shape->rope,
-                    rows_of(in->kr->data + row * kr_wide + in->kr_col, kr_wide));
-    }
-}
-
-/* ---- a block's memory ------------------------------------------------------------------------------------------ */
-
-/* Scratch of one document. The block is as large as BLOCK_BYTES allow; no bit depends on it. */
-static bool work_open(Work *w, Tape *tape, const LatentState *state, size_t d, bool back)
-{
-    const LatentInputs *in = &state->in;
-    const AttentionShape *s = &state->shape;
-    const Group *group = tape->group;
-    size_t R = in->kv_up->cols, r = in->lora ? in->lora->B->cols : 0, H = s->n_heads, n_threads = tape_threads(tape);
-    *w = (Work){.shape = s,
-                .in = in,
-                .R = R,
-                .r = r,
-                .u_col = even(R),
-                .kr_col = even(R) + even(r),
-                .first = group->doc_start[d],
-                .n = group->doc_start[d + 1] - group->doc_start[d],
-                .words = keys_words(group, d),
-                .chosen = state->keys.of[d]};
-    w->exact = w->keys =
-        (LatentKeys){.kernels = latent_kernels(false), .n_heads = H, .K = w->kr_col + even(s->rope), .C = w->kr_col};
-    if (back) w->keys.kernels = latent_kernels(true);
-    w->exact.stride = latent_stride(&w->exact);
-    w->keys.stride = latent_stride(&w->keys);
-    w->most = state->keys.max_keys ? size_min(w->n, state->keys.max_keys) : most_keys(w->chosen, w->n, w->words);
-    w->q_wide = whole_lanes(w->keys.K);
-    w->z_wide = whole_lanes(w->keys.C);
-    w->kept_step = back ? latent_kept(&w->keys, w->most) : 0;
-    size_t each = (H * (w->q_wide * (back ? 2 : 1) + w->z_wide) + w->kept_step + w->most) * sizeof(float);
-    w->m = size_min(size_min(w->n, QUERIES), BLOCK_BYTES / each + 1);
-    size_t widest = size_max(s->nope, s->v), copy = whole_lanes(widest * R);
-    size_t product = copy + gemm_scratch(w->m, size_max(widest, w->q_wide), w->r),
-           attend = size_max(latent_scratch(&w->exact, w->most), latent_scratch(&w->keys, w->most));
-    w->scratch_step = whole_lanes(size_max(size_max(product, attend), widest * r));
-    w->exact.keys = tape_scratch(tape, w->n * w->exact.stride + LANES);
-    w->keys.keys = w->keys.kernels == w->exact.kernels ? w->exact.keys
-                                                       : tape_scratch(tape, w->n * w->keys.stride + LANES);
-    w->q = tape_scratch(tape, w->m * H * w->q_wide);
-    w->z = tape_scratch(tape, w->m * H * w->z_wide);
-    w->dq = tape_scratch(tape, back ? w->m * H * w->q_wide : 1);
-    w->dkey = tape_scratch(tape, back ? w->n * w->q_wide : 1);
-    w->ids = (uint32_t *)(void *)tape_scratch(tape, w->m * w->most);
-    w->n_ids = (size_t *)(void *)tape_scratch(tape, w->m * sizeof(size_t) / sizeof(float));
-    w->state = tape_scratch(tape, w->m * w->kept_step + 1);
-    w->scratch = tape_scratch(tape, n_threads * w->scratch_step);
-    if (!tape_computes(tape)) return false;
-    memset(w->q, 0, w->m * H * w->q_wide * sizeof *w->q); /* columns between parts stay zero */
-    memset(w->z, 0, w->m * H * w->z_wide * sizeof *w->z);
-    pack_keys(w, &w->exact);
-    if (w->keys.keys != w->exact.keys) pack_keys(w, &w->keys);
-    return true;
-}
-
-static float *my_scratch(const Work *w) { return w->scratch + (size_t)omp_get_thread_num() * w->scratch_step; }
-
-/* ---- products of one head --------------------------------------------------------------------------------------- */
-
-/* Rows [first, first + n) of kv_up: in place, or widened into `copy` where blocks of factors would be cut. */
-static Weight some_rows(const Weight *W, size_t first, size_t n, float *copy)
+/* Rows [first, first + n) of kv_up: in place, or, for FP8, whose blocks of factors would be cut, as floats in copy. */
+static Weight weight_rows(const Weight *W, size_t first, size_t n, float *copy)
 {
     Weight rows = *W;
     rows.rows = n;
@@ -159,7 +38,7 @@ static Weight some_rows(const Weight *W, size_t first, size_t n, float *copy)
     return weight_of(W->name, n, W->cols, copy);
 }
 
-/* The rows of one head that belong to keys or to values. */
+/* The rows of kv_up and B of one head, for keys or for values. */
 typedef struct {
     Weight W, B; /* [n][R], [n][r] */
     size_t n;
@@ -167,124 +46,138 @@ typedef struct {
     float *scratch;
 } HeadRows;
 
-static HeadRows head_rows(const Work *w, size_t h, bool values)
+static HeadRows head_rows(const LatentDocument *doc, size_t h, bool values)
 {
-    const AttentionShape *s = w->shape;
-    const LatentInputs *in = w->in;
+    const AttentionShape *s = doc->shape;
+    const LatentInputs *in = doc->in;
     size_t first = h * (s->nope + s->v) + (values ? s->nope : 0), n = values ? s->v : s->nope;
-    float *copy = my_scratch(w);
+    float *copy = latent_scratch_of_thread(doc);
     HeadRows rows = {.n = n,
-                     .W = some_rows(in->kv_up, first, n, copy),
-                     .scratch = copy + whole_lanes(size_max(s->nope, s->v) * w->R)};
+                     .W = weight_rows(in->kv_up, first, n, copy),
+                     .scratch = copy + latent_round_up(size_max(s->nope, s->v) * doc->R)};
     if (!in->lora) return rows;
-    rows.B = weight_of(in->lora->B->name, n, w->r, in->lora->B->data + first * w->r);
+    rows.B = weight_of(in->lora->B->name, n, doc->r, in->lora->B->data + first * doc->r);
     rows.s = in->lora->scale;
     return rows;
 }
 
-/* y = s [x W | lora x B], rows of y at the columns of a key. */
-static void project_in(const Work *w, size_t m, const HeadRows *rows, float s, Rows x, Rows y)
+/* y = s [x W | lora x B]; rows of y have the columns of a key. */
+static void project_in(const LatentDocument *doc, size_t m, const HeadRows *rows, float s, Rows x, Rows y)
 {
     gemm_nn(m, y, false, s, x, &rows->W, NULL, rows->scratch);
-    if (w->r) gemm_narrow_nn(m, rows_right(y, w->u_col), s * rows->s, x, w->r, rows->n, rows->B.data);
+    if (doc->r) gemm_narrow_nn(m, rows_right(y, doc->u_col), s * rows->s, x, doc->r, rows->n, rows->B.data);
 }
 
 /* y (+)= s (x_c W' + lora x_u B'). */
-static void project_out(const Work *w, size_t m, const HeadRows *rows, bool add, float s, Rows x, Rows y)
+static void project_out(const LatentDocument *doc, size_t m, const HeadRows *rows, bool add, float s, Rows x, Rows y)
 {
-    GemmLora term = {w->r, rows->B.data, 0, rows->n, rows_right(x, w->u_col), s * rows->s};
+    GemmLora term = {doc->r, rows->B.data, 0, rows->n, rows_right(x, doc->u_col), s * rows->s};
     gemm_nt(m, y, add, s, x, &rows->W, &term, rows->scratch);
 }
 
-/* Row i of head h in a block, in q, in o. */
-static Rows block_rows(const Work *w, float *x, size_t wide, size_t h)
+/* The rows of head h: in an array of a block; of queries from `at` on, in q and in o. */
+static Rows block_rows(const LatentDocument *doc, float *x, size_t width, size_t h)
 {
-    return rows_of(x + h * wide, w->shape->n_heads * wide);
+    return rows_of(x + h * width, doc->shape->n_heads * width);
 }
 
-static Rows q_rows(const Work *w, const float *q, size_t at, size_t h)
+static Rows q_rows(const LatentDocument *doc, const float *q, size_t at, size_t h)
 {
-    size_t per_head = w->shape->nope + w->shape->rope, wide = w->shape->n_heads * per_head;
-    return rows_of(q + (w->first + at) * wide + h * per_head, wide);
+    size_t per_head = doc->shape->nope + doc->shape->rope, width = doc->shape->n_heads * per_head;
+    return rows_of(q + (doc->first + at) * width + h * per_head, width);
 }
 
-static Rows o_rows(const Work *w, const float *o, size_t at, size_t h)
+static Rows o_rows(const LatentDocument *doc, const float *o, size_t at, size_t h)
 {
-    size_t wide = w->shape->n_heads * w->shape->v;
-    return rows_of(o + (w->first + at) * wide + h * w->shape->v, wide);
+    size_t width = doc->shape->n_heads * doc->shape->v;
+    return rows_of(o + (doc->first + at) * width + h * doc->shape->v, width);
 }
 
 /* q_h of the queries [at, at + m). */
-static void absorb(const Work *w, size_t at, size_t m, size_t h)
+static void absorb(const LatentDocument *doc, size_t at, size_t m, size_t h)
 {
-    const AttentionShape *s = w->shape;
-    HeadRows rows = head_rows(w, h, false);
-    Rows from = q_rows(w, w->in->q->data, at, h), to = block_rows(w, w->q, w->q_wide, h);
-    project_in(w, m, &rows, s->scale, from, to);
-    for (size_t i = 0; i < m; i++) row_scale(s->rope, row_of(to, i) + w->kr_col, s->scale, row_of(from, i) + s->nope);
+    const AttentionShape *s = doc->shape;
+    HeadRows rows = head_rows(doc, h, false);
+    Rows from = q_rows(doc, doc->in->q->data, at, h), to = block_rows(doc, doc->q, doc->q_width, h);
+    project_in(doc, m, &rows, s->scale, from, to);
+    for (size_t i = 0; i < m; i++) row_scale(s->rope, row_of(to, i) + doc->kr_col, s->scale, row_of(from, i) + s->nope);
 }
 
 /* Columns u of one head's rows into [query][H][r]. */
-static void keep_u(const Work *w, size_t m, size_t h, Rows from, float *to)
+static void copy_u(const LatentDocument *doc, size_t m, size_t h, Rows from, float *to)
 {
-    size_t H = w->shape->n_heads;
-    for (size_t i = 0; i < m && w->r; i++)
-        memcpy(to + (i * H + h) * w->r, row_of(from, i) + w->u_col, w->r * sizeof *to);
+    size_t H = doc->shape->n_heads;
+    for (size_t i = 0; i < m && doc->r; i++)
+        memcpy(to + (i * H + h) * doc->r, row_of(from, i) + doc->u_col, doc->r * sizeof *to);
 }
 
-/* ---- the way up -------------------------------------------------------------------------------------------------- */
+/* ---- forward ---------------------------------------------------------------------------------------------------- */
 
-static void attend(Work *w, size_t at, size_t i, float *lse)
+/* The ids of the keys that query `at + i` of the document chose. */
+static void list_keys(LatentDocument *doc, size_t at, size_t i)
 {
-    size_t H = w->shape->n_heads;
-    list_keys(w, at, i);
-    latent_attend(&w->exact, w->n_ids[i], w->ids + i * w->most, w->q + i * H * w->q_wide, w->q_wide,
-                  w->z + i * H * w->z_wide, w->z_wide, lse + (w->first + at + i) * H, my_scratch(w));
+    const uint64_t *bits = doc->chosen + (at + i) * doc->words;
+    uint32_t *ids = doc->ids + i * doc->max_keys;
+    size_t n = 0, seen = at + i + 1;
+    for (size_t word = 0; word * 64 < seen; word++)
+        for (uint64_t left = bits[word]; left; left &= left - 1)
+            ids[n++] = (uint32_t)(word * 64 + (size_t)__builtin_ctzll(left));
+    doc->n_ids[i] = n;
 }
 
-static void document_forward(Work *w, const LatentState *state, float *o)
+static void attend(LatentDocument *doc, size_t at, size_t i, float *lse)
 {
-    size_t H = w->shape->n_heads;
-    for (size_t at = 0; at < w->n; at += w->m) {
-        size_t m = size_min(w->m, w->n - at);
+    size_t H = doc->shape->n_heads;
+    list_keys(doc, at, i);
+    latent_attend(&doc->exact, doc->n_ids[i], doc->ids + i * doc->max_keys, doc->q + i * H * doc->q_width, doc->q_width,
+                  doc->z + i * H * doc->z_width, doc->z_width, lse + (doc->first + at + i) * H,
+                  latent_scratch_of_thread(doc));
+}
+
+static void document_forward(LatentDocument *doc, const LatentState *state, float *o)
+{
+    size_t H = doc->shape->n_heads;
+    for (size_t at = 0; at < doc->n; at += doc->block_queries) {
+        size_t m = size_min(doc->block_queries, doc->n - at);
 #pragma omp parallel
         {
 #pragma omp for schedule(static)
-            for (size_t h = 0; h < H; h++) absorb(w, at, m, h);
+            for (size_t h = 0; h < H; h++) absorb(doc, at, m, h);
 #pragma omp for schedule(dynamic, 4)
-            for (size_t i = 0; i < m; i++) attend(w, at, i, state->lse);
+            for (size_t i = 0; i < m; i++) attend(doc, at, i, state->lse);
 #pragma omp for schedule(static)
             for (size_t h = 0; h < H; h++) {
-                HeadRows rows = head_rows(w, h, true);
-                Rows z = block_rows(w, w->z, w->z_wide, h);
-                project_out(w, m, &rows, false, 1, z, o_rows(w, o, at, h));
-                keep_u(w, m, h, z, state->zu + (w->first + at) * H * w->r);
+                HeadRows rows = head_rows(doc, h, true);
+                Rows z = block_rows(doc, doc->z, doc->z_width, h);
+                project_out(doc, m, &rows, false, 1, z, o_rows(doc, o, at, h));
+                copy_u(doc, m, h, z, state->zu + (doc->first + at) * H * doc->r);
             }
         }
     }
 }
 
-/* ---- the way back ------------------------------------------------------------------------------------------------ */
+/* ---- backward --------------------------------------------------------------------------------------------------- */
 
-/* Gradients of inputs; NULL where none is wanted. dB: of the document's micro-batch. */
+/* Gradients of the inputs, NULL if not required; dB: of the document's micro-batch. */
 typedef struct {
     const float *o, *d_o;
-    float *dq, *dlatent, *dlow, *dkr, *dB;
+    float *dq, *dlatent, *du, *dkr, *dB;
     float *dq_u; /* [rows of the document][H][r] */
-} Gradients;
+} LatentGradients;
 
-static void query_backward(Work *w, const LatentState *state, const Gradients *g, size_t at, size_t i)
+static void query_backward(LatentDocument *doc, const LatentState *state, const LatentGradients *g, size_t at, size_t i)
 {
-    size_t H = w->shape->n_heads, v = w->shape->v, row = w->first + at + i;
-    float *delta = w->dq + i * H * w->q_wide; /* read before dq is written */
-    list_keys(w, at, i);
+    size_t H = doc->shape->n_heads, v = doc->shape->v, row = doc->first + at + i;
+    float *delta = doc->dq + i * H * doc->q_width; /* read before dq is written */
+    list_keys(doc, at, i);
     for (size_t h = 0; h < H; h++) delta[h] = row_dot(v, g->d_o + row * H * v + h * v, g->o + row * H * v + h * v);
-    latent_backward(&w->exact, &w->keys, w->n_ids[i], w->ids + i * w->most, w->q + i * H * w->q_wide, w->q_wide,
-                    w->z + i * H * w->z_wide, w->z_wide, state->lse + row * H, delta, w->dq + i * H * w->q_wide,
-                    w->state + i * w->kept_step, my_scratch(w));
+    latent_backward(&doc->exact, &doc->keys, doc->n_ids[i], doc->ids + i * doc->max_keys, doc->q + i * H * doc->q_width,
+                    doc->q_width, doc->z + i * H * doc->z_width, doc->z_width, state->lse + row * H, delta,
+                    doc->dq + i * H * doc->q_width, doc->state + i * doc->state_floats, latent_scratch_of_thread(doc));
 }
 
-static size_t first_from(size_t n, const uint32_t *ids, size_t key)
+/* The first i with ids[i] >= key; ids ascend. */
+static size_t lower_bound(size_t n, const uint32_t *ids, size_t key)
 {
     size_t low = 0, high = n;
     while (low < high) {
@@ -297,83 +190,83 @@ static size_t first_from(size_t n, const uint32_t *ids, size_t key)
     return low;
 }
 
-/* Keys [begin, end) add what the block's queries send, query after query. */
-static void keys_backward(const Work *w, size_t m, size_t begin, size_t end)
+/* dkey of keys [begin, end): add the contributions of a block's queries, in order of queries. */
+static void keys_backward(const LatentDocument *doc, size_t m, size_t begin, size_t end)
 {
     for (size_t i = 0; i < m; i++) {
-        const uint32_t *ids = w->ids + i * w->most;
-        size_t n = w->n_ids[i], from = first_from(n, ids, begin), some = first_from(n, ids, end) - from;
-        latent_scatter(&w->keys, n, ids, from, some, w->state + i * w->kept_step, w->dkey, w->q_wide);
+        const uint32_t *ids = doc->ids + i * doc->max_keys;
+        size_t n = doc->n_ids[i], from = lower_bound(n, ids, begin), count = lower_bound(n, ids, end) - from;
+        latent_scatter(&doc->keys, n, ids, from, count, doc->state + i * doc->state_floats, doc->dkey, doc->q_width);
     }
 }
 
-static void hand_over(const Work *w, const Gradients *g, size_t t)
+/* Add dkey of row t of the document to the gradients of latent, u and kr. */
+static void add_dkey(const LatentDocument *doc, const LatentGradients *g, size_t t)
 {
-    const float *dkey = w->dkey + t * w->q_wide;
-    size_t row = w->first + t;
-    if (g->dlatent) row_add(w->R, g->dlatent + row * w->R, dkey);
-    if (g->dlow) row_add(w->r, g->dlow + row * w->r, dkey + w->u_col);
-    if (g->dkr) row_add(w->shape->rope, g->dkr + row * w->in->kr->shape[1] + w->in->kr_col, dkey + w->kr_col);
+    const float *dkey = doc->dkey + t * doc->q_width;
+    size_t row = doc->first + t;
+    if (g->dlatent) row_add(doc->R, g->dlatent + row * doc->R, dkey);
+    if (g->du) row_add(doc->r, g->du + row * doc->r, dkey + doc->u_col);
+    if (g->dkr) row_add(doc->shape->rope, g->dkr + row * doc->in->kr->shape[1] + doc->in->kr_col, dkey + doc->kr_col);
 }
 
-static void head_backward(const Work *w, const Gradients *g, size_t at, size_t m, size_t h)
+static void head_backward(const LatentDocument *doc, const LatentGradients *g, size_t at, size_t m, size_t h)
 {
-    const AttentionShape *s = w->shape;
-    HeadRows rows = head_rows(w, h, false);
-    Rows from = block_rows(w, w->dq, w->q_wide, h);
-    keep_u(w, m, h, from, g->dq_u + at * s->n_heads * w->r);
+    const AttentionShape *s = doc->shape;
+    HeadRows rows = head_rows(doc, h, false);
+    Rows from = block_rows(doc, doc->dq, doc->q_width, h);
+    copy_u(doc, m, h, from, g->dq_u + at * s->n_heads * doc->r);
     if (!g->dq) return;
-    Rows to = q_rows(w, g->dq, at, h);
-    project_out(w, m, &rows, true, s->scale, from, to);
-    for (size_t i = 0; i < m; i++) row_axpy(s->rope, row_of(to, i) + s->nope, s->scale, row_of(from, i) + w->kr_col);
+    Rows to = q_rows(doc, g->dq, at, h);
+    project_out(doc, m, &rows, true, s->scale, from, to);
+    for (size_t i = 0; i < m; i++) row_axpy(s->rope, row_of(to, i) + s->nope, s->scale, row_of(from, i) + doc->kr_col);
 }
 
-static void document_backward(Work *w, const LatentState *state, const Gradients *g)
+static void document_backward(LatentDocument *doc, const LatentState *state, const LatentGradients *g)
 {
-    size_t H = w->shape->n_heads, n_runs = RUNS_PER_THREAD * (size_t)omp_get_max_threads();
-    memset(w->dkey, 0, w->n * w->q_wide * sizeof *w->dkey);
-    for (size_t at = 0; at < w->n; at += w->m) {
-        size_t m = size_min(w->m, w->n - at), seen = at + m;
+    size_t H = doc->shape->n_heads, n_ranges = RANGES_PER_THREAD * (size_t)omp_get_max_threads();
+    memset(doc->dkey, 0, doc->n * doc->q_width * sizeof *doc->dkey);
+    for (size_t at = 0; at < doc->n; at += doc->block_queries) {
+        size_t m = size_min(doc->block_queries, doc->n - at), seen = at + m;
 #pragma omp parallel
         {
 #pragma omp for schedule(static) nowait
-            for (size_t h = 0; h < H; h++) absorb(w, at, m, h);
+            for (size_t h = 0; h < H; h++) absorb(doc, at, m, h);
 #pragma omp for schedule(static)
             for (size_t h = 0; h < H; h++) { /* dz */
-                HeadRows rows = head_rows(w, h, true);
-                project_in(w, m, &rows, 1, o_rows(w, g->d_o, at, h), block_rows(w, w->z, w->z_wide, h));
+                HeadRows rows = head_rows(doc, h, true);
+                project_in(doc, m, &rows, 1, o_rows(doc, g->d_o, at, h), block_rows(doc, doc->z, doc->z_width, h));
             }
 #pragma omp for schedule(dynamic, 4)
-            for (size_t i = 0; i < m; i++) query_backward(w, state, g, at, i);
+            for (size_t i = 0; i < m; i++) query_backward(doc, state, g, at, i);
 #pragma omp for schedule(dynamic) nowait
-            for (size_t run = 0; run < n_runs; run++)
-                keys_backward(w, m, seen * run / n_runs, seen * (run + 1) / n_runs);
+            for (size_t i = 0; i < n_ranges; i++) keys_backward(doc, m, seen * i / n_ranges, seen * (i + 1) / n_ranges);
 #pragma omp for schedule(static)
-            for (size_t h = 0; h < H; h++) head_backward(w, g, at, m, h);
+            for (size_t h = 0; h < H; h++) head_backward(doc, g, at, m, h);
         }
     }
 #pragma omp parallel for schedule(static)
-    for (size_t t = 0; t < w->n; t++) hand_over(w, g, t);
+    for (size_t t = 0; t < doc->n; t++) add_dkey(doc, g, t);
 }
 
-/* What the document adds to dB of its micro-batch: heads on threads. */
-static void lora_backward(const Work *w, const LatentState *state, const Gradients *g)
+/* Add the document's part to dB of its micro-batch; threads take heads. */
+static void lora_B_gradient(const LatentDocument *doc, const LatentState *state, const LatentGradients *g)
 {
-    const AttentionShape *s = w->shape;
-    size_t H = s->n_heads, r = w->r;
-    float scale = w->in->lora->scale;
+    const AttentionShape *s = doc->shape;
+    size_t H = s->n_heads, r = doc->r;
+    float scale = doc->in->lora->scale;
 #pragma omp parallel for schedule(static)
     for (size_t h = 0; h < H; h++) {
-        float *dB = g->dB + h * (s->nope + s->v) * r, *sum = my_scratch(w);
-        Rows q = q_rows(w, w->in->q->data, 0, h), d_o = o_rows(w, g->d_o, 0, h);
-        gemm_tn(w->n, s->nope, r, sum, false, s->scale * scale, q, rows_of(g->dq_u + h * r, H * r));
+        float *dB = g->dB + h * (s->nope + s->v) * r, *sum = latent_scratch_of_thread(doc);
+        Rows q = q_rows(doc, doc->in->q->data, 0, h), d_o = o_rows(doc, g->d_o, 0, h);
+        gemm_tn(doc->n, s->nope, r, sum, false, s->scale * scale, q, rows_of(g->dq_u + h * r, H * r));
         row_add(s->nope * r, dB, sum);
-        gemm_tn(w->n, s->v, r, sum, false, scale, d_o, rows_of(state->zu + (w->first * H + h) * r, H * r));
+        gemm_tn(doc->n, s->v, r, sum, false, scale, d_o, rows_of(state->zu + (doc->first * H + h) * r, H * r));
         row_add(s->v * r, dB + s->nope * r, sum);
     }
 }
 
-static float *wanted(const Tensor *x) { return x && x->requires_grad ? x->grad : NULL; }
+static float *gradient_of(const Tensor *x) { return x && x->requires_grad ? x->grad : NULL; }
 
 static void attention_latent_backward(Node *node)
 {
@@ -381,23 +274,23 @@ static void attention_latent_backward(Node *node)
     const LatentState *state = node->state;
     const LatentInputs *in = &state->in;
     const Group *group = tape->group;
-    Gradients g = {.o = node->out->data,
-                   .d_o = node->out->grad,
-                   .dq = wanted(in->q),
-                   .dlatent = wanted(in->latent),
-                   .dlow = wanted(in->u),
-                   .dkr = wanted(in->kr)};
+    LatentGradients g = {.o = node->out->data,
+                         .d_o = node->out->grad,
+                         .dq = gradient_of(in->q),
+                         .dlatent = gradient_of(in->latent),
+                         .du = gradient_of(in->u),
+                         .dkr = gradient_of(in->kr)};
     for (size_t d = 0, m = 0; d < group->n_docs; d++) {
         while (in->lora && m + 1 < group->n_micro_batches && group->micro_batch_start[m + 1] <= group->doc_start[d])
             m++;
         if (!attends_latents(&state->shape, group, &state->keys, d)) continue;
-        Work work;
-        work_open(&work, tape, state, d, true);
-        g.dq_u = tape_scratch(tape, work.n * state->shape.n_heads * work.r + 1);
+        LatentDocument doc;
+        latent_document_init(&doc, tape, state, d, true);
+        g.dq_u = tape_scratch(tape, doc.n * state->shape.n_heads * doc.r + 1);
         if (tape_computes(tape)) {
-            document_backward(&work, state, &g);
-            g.dB = in->lora && group->n_micro_batches ? wanted(in->B[m]) : NULL;
-            if (g.dB) lora_backward(&work, state, &g);
+            document_backward(&doc, state, &g);
+            g.dB = in->lora && group->n_micro_batches ? gradient_of(in->B[m]) : NULL;
+            if (g.dB) lora_B_gradient(&doc, state, &g);
         }
         tape_scratch_reset(tape);
     }
@@ -435,7 +328,7 @@ Tensor *op_attention_latent(Tape *tape, const AttentionShape *shape, const Laten
     if (!tape_expect(tape, true, " ") || !fits(tape, shape, in, o)) return &tape->dummy;
     size_t T = group->T, H = shape->n_heads, r = in->lora ? in->lora->B->cols : 0,
            n_in = 5 + (r ? group->n_micro_batches : 0);
-    Tensor *others = o; /* NULL: this one makes it */
+    Tensor *others = o; /* NULL: o is made here */
     if (!o) o = tape_tensor(tape, T, H * shape->v);
     LatentState *state = tape_alloc(tape, sizeof *state);
     Tensor **inputs = tape_alloc(tape, n_in * sizeof *inputs);
@@ -444,10 +337,10 @@ Tensor *op_attention_latent(Tape *tape, const AttentionShape *shape, const Laten
     *state = (LatentState){*shape, *in, *keys, lse, zu};
     memcpy(inputs, (Tensor *[]){others, in->q, in->latent, in->kr, in->u}, 5 * sizeof *inputs);
     for (size_t m = 5; m < n_in; m++) inputs[m] = in->B[m - 5];
-    Work work;
+    LatentDocument doc;
     for (size_t d = 0; d < group->n_docs && !tape->err; d++) {
         if (!attends_latents(shape, group, keys, d)) continue;
-        if (work_open(&work, tape, state, d, false)) document_forward(&work, state, o->data);
+        if (latent_document_init(&doc, tape, state, d, false)) document_forward(&doc, state, o->data);
         tape_scratch_reset(tape);
     }
     return tape_record(tape, &attention_latent, o, state, false, n_in, inputs);

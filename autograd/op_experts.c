@@ -80,10 +80,9 @@ static void columns_of_thread(size_t width, size_t i, size_t n, size_t *begin, s
 }
 
 /* Where the packed rows of each expert of a batch begin in the block. */
-static void place_packed(const ExpertSchedule *s, size_t factors, size_t begin, size_t end, float *block,
-                         float **packed)
+static void place_packed(const ExpertSchedule *s, size_t factors, size_t begin, size_t end, float *at, float **packed)
 {
-    for (size_t e = begin; e < end; block += expert_packed_size(s, factors, e++)) packed[e] = block;
+    for (size_t e = begin; e < end; at += expert_packed_size(s, factors, e++)) packed[e] = at;
 }
 
 /* [g | u] = [x Wg' | x Wu'] + LoRA of n rows. One packing of x serves both products if the formats of gate and up
@@ -102,7 +101,7 @@ static void gate_up_forward(const ExpertSchedule *s, const Expert *expert, size_
     gemm_nt_slice(n, rows_of(out.gate_up + F, 2 * F), false, packing, expert->up, &of_up, 0, F, (GemmNext){next, 0});
 }
 
-/* ---- forward ---------------------------------------------------------------------------------------------------- */
+/* ---- forward --------------------------------------------------------------------------------------------------- */
 
 /* A thread's workspace; each block has max_piece_rows rows. */
 typedef struct {
@@ -216,7 +215,7 @@ static void experts_forward(Tape *tape, const ExpertsState *state, const Tensor 
     }
 }
 
-/* ---- backward --------------------------------------------------------------------------------------------------- */
+/* ---- backward -------------------------------------------------------------------------------------------------- */
 
 /* A thread's workspace; each block has max_piece_rows rows. */
 typedef struct {
@@ -288,7 +287,7 @@ static void lora_down_backward(ExpertBackward *back, ExpertPiece p, const Backwa
 {
     const ExpertSchedule *s = back->pass->schedule;
     const Lora *lora = back->down.lora;
-    if (!lora || !param_trains(lora->A)) return;
+    if (!lora_trains(lora)) return;
     size_t r = lora_r(lora);
     float *u = ws->gate_up; /* if g and u were recomputed here, they are no longer needed */
     gemm_narrow_nt(p.n, rows_of(u, r), 1, rows_of(ws->a, s->F), r, s->F, lora->A->data);
@@ -422,16 +421,14 @@ static void experts_backward(Node *node)
     }
 }
 
-/* ---- the operation ---------------------------------------------------------------------------------------------- */
+/* ---- the operation --------------------------------------------------------------------------------------------- */
 
 static const Op experts_op = {.name = "experts", .backward = experts_backward};
 
 static bool trains(size_t E, const Expert *experts)
 {
     for (size_t e = 0; e < E; e++)
-        if ((experts[e].lora_gate_up && param_trains(experts[e].lora_gate_up->A)) ||
-            (experts[e].lora_down && param_trains(experts[e].lora_down->A)))
-            return true;
+        if (lora_trains(experts[e].lora_gate_up) || lora_trains(experts[e].lora_down)) return true;
     return false;
 }
 

@@ -39,7 +39,7 @@ static size_t max_r(const LinearState *state)
     return max;
 }
 
-/* ---- backward ------------------------------------------------------------------------------------------------- */
+/* ---- backward -------------------------------------------------------------------------------------------------- */
 
 static void trained_weight_backward(const Tape *tape, const Param *param, const Tensor *x, const Tensor *y)
 {
@@ -101,7 +101,7 @@ static void linear_backward(Node *node)
 
 static const Op linear = {.name = "linear", .backward = linear_backward, .overwrites_grad = 1};
 
-/* ---- forward -------------------------------------------------------------------------------------------------- */
+/* ---- forward --------------------------------------------------------------------------------------------------- */
 
 static bool lora_fits(Tape *tape, const Lora *lora, size_t T, size_t D, size_t O)
 {
@@ -133,7 +133,7 @@ static bool fits(Tape *tape, const Tensor *x, size_t n, const Weight *const W[],
 static bool trains(const LinearState *state)
 {
     bool some = param_trains(state->param);
-    for (size_t i = 0; i < state->n_loras; i++) some = some || param_trains(state->loras[i]->A);
+    for (size_t i = 0; i < state->n_loras; i++) some = some || lora_trains(state->loras[i]);
     return some;
 }
 

@@ -97,7 +97,7 @@ void lora_A_backward_input(Tape *tape, const Lora *lora, Tensor *x, const float 
     for (size_t t = 0; t < T; t++) row_add(D, x->grad + t * D, dx + t * D);
 }
 
-/* ---- A and B as operations of their own ---------------------------------------------------------------------- */
+/* ---- A and B as operations of their own ------------------------------------------------------------------------ */
 
 static void lora_A_op_backward(Node *node)
 {

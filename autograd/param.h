@@ -81,4 +81,6 @@ typedef struct Lora {
 /* The inner size r; 0 without LoRA. */
 static inline size_t lora_r(const Lora *lora) { return lora ? lora->A->rows : 0; }
 
+static inline bool lora_trains(const Lora *lora) { return lora && param_trains(lora->A); }
+
 #endif

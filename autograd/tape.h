@@ -106,7 +106,7 @@ float *tape_seed(Tape *tape, Tensor *tensor);
 /* The backward pass: calls backward of every recorded operation, from the last to the first. */
 MUST_USE Err *tape_backward(Tape *tape);
 
-/* ---- for operations ------------------------------------------------------------------------------------------- */
+/* ---- for operations -------------------------------------------------------------------------------------------- */
 
 /* False after an error, and if memory is only counted. An operation checks this before it reads or writes floats. */
 static inline bool tape_computes(const Tape *tape) { return !tape->err && !tape->count_only; }

@@ -167,7 +167,7 @@ static void documents_grouping_and_threads_change_no_bit(void **state)
     trials_check(make, N_CASES, assert_same_bits);
 }
 
-/* ---- against the expanded form, at sizes that cut runs of keys and groups of heads -------------------------------- */
+/* ---- against the expanded form, at sizes that cut runs of keys and groups of heads ----------------------------- */
 
 static void large(Trial *trial)
 {
@@ -258,7 +258,7 @@ static void avx2_has_the_bits_of_avx512(void **state)
     assert_true(dispatch_init("fp32"));
 }
 
-/* ---- what does not fit --------------------------------------------------------------------------------------------- */
+/* ---- what does not fit ----------------------------------------------------------------------------------------- */
 
 static void refused(size_t qw, size_t latent, size_t krw, size_t ow, size_t low, const char *part)
 {

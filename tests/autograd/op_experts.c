@@ -212,7 +212,7 @@ static void an_expert_without_tokens_has_a_gradient_of_zeros(void **state)
     trial_free(&trial);
 }
 
-/* ---- experts that come and go ------------------------------------------------------------------------------------ */
+/* ---- experts that come and go ---------------------------------------------------------------------------------- */
 
 /* Weights have data only while their run is borrowed. */
 typedef struct {
@@ -402,7 +402,7 @@ static void the_order_of_experts_changes_no_more_than_rounding(void **state)
     trial_free(&trial);
 }
 
-/* ---- what does not fit ------------------------------------------------------------------------------------------- */
+/* ---- what does not fit ----------------------------------------------------------------------------------------- */
 
 /* Two experts that fit x [3][4], their pairs, and one thing made wrong. */
 typedef struct {

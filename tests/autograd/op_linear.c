@@ -71,7 +71,7 @@ static void company_and_threads_change_no_bit(void **state)
     trials_check(make, N_CASES, assert_same_bits);
 }
 
-/* ---- a trained weight -------------------------------------------------------------------------------------------- */
+/* ---- a trained weight ------------------------------------------------------------------------------------------ */
 
 static Tensor *build_trained(Tape *tape, const Trial *trial, Call *call)
 {
@@ -130,7 +130,7 @@ static void without_a_parameter_the_frozen_weight_counts(void **state)
     trial_free(&trial);
 }
 
-/* ---- what does not fit ------------------------------------------------------------------------------------------- */
+/* ---- what does not fit ----------------------------------------------------------------------------------------- */
 
 static void weights_that_do_not_fit_are_an_error(void **state)
 {

@@ -169,7 +169,7 @@ static void one_pair_for_both_weights_equals_its_halves(void **state)
     free(values);
 }
 
-/* ---- dropout ----------------------------------------------------------------------------------------------------- */
+/* ---- dropout --------------------------------------------------------------------------------------------------- */
 
 static void no_dropout_equals_dropout_of_zero(void **state)
 {
@@ -257,7 +257,7 @@ static void the_mask_follows_the_number_of_the_document(void **state)
     trial_free(&trial);
 }
 
-/* ---- what does not fit ------------------------------------------------------------------------------------------- */
+/* ---- what does not fit ----------------------------------------------------------------------------------------- */
 
 static void refused(size_t rows, size_t D, size_t O, size_t col, const char *part)
 {

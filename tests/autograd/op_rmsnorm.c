@@ -58,7 +58,7 @@ static void company_and_threads_change_no_bit(void **state)
     trials_check(make, N_CASES, assert_same_bits);
 }
 
-/* ---- layer norm ------------------------------------------------------------------------------------------------- */
+/* ---- layer norm ------------------------------------------------------------------------------------------------ */
 
 static Tensor *build_layer(Tape *tape, const Trial *trial, Call *call)
 {
@@ -101,7 +101,7 @@ static void layer_norm_has_no_gradient(void **state)
     tape_free(&tape);
 }
 
-/* ---- what does not fit ------------------------------------------------------------------------------------------- */
+/* ---- what does not fit ----------------------------------------------------------------------------------------- */
 
 static void columns_outside_of_x_are_an_error(void **state)
 {

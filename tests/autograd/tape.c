@@ -247,7 +247,7 @@ static void a_tape_that_counts_takes_what_one_that_computes_does(void **state)
     assert_int_equal(high[0], high[1]);
 }
 
-/* ---- guard ------------------------------------------------------------------------------------------------------- */
+/* ---- guard ----------------------------------------------------------------------------------------------------- */
 
 static Tensor *run(Tape *tape, int op, Tensor *x)
 {
@@ -335,7 +335,7 @@ static void guard_lets_finite_numbers_pass_unchanged(void **state)
     tape_free(&tape);
 }
 
-/* ---- memory ------------------------------------------------------------------------------------------------------ */
+/* ---- memory ---------------------------------------------------------------------------------------------------- */
 
 static void no_memory_is_an_error_that_says_how_much(void **state)
 {

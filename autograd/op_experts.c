@@ -283,71 +283,71 @@ typedef struct {
 
 /* The gradient of the LoRA on down, whose input is a: u = a A'. The routing weight is applied to u and du instead of a.
  * */
-static void lora_down_backward(ExpertBackward *back, ExpertPiece p, const BackwardWorkspace *ws)
+static void lora_down_backward(ExpertBackward *bwd, ExpertPiece p, const BackwardWorkspace *ws)
 {
-    const ExpertSchedule *s = back->pass->schedule;
-    const Lora *lora = back->down.lora;
+    const ExpertSchedule *s = bwd->pass->schedule;
+    const Lora *lora = bwd->down.lora;
     if (!lora_trains(lora)) return;
     size_t r = lora_r(lora);
     float *u = ws->gate_up; /* if g and u were recomputed here, they are no longer needed */
     gemm_narrow_nt(p.n, rows_of(u, r), 1, rows_of(ws->a, s->F), r, s->F, lora->A->data);
     for (size_t i = 0; i < p.n; i++) {
-        float weight = weight_of_assignment(s, back->pass->w->data, p.begin + i);
+        float weight = weight_of_assignment(s, bwd->pass->w->data, p.begin + i);
         row_scale(r, u + i * r, weight, u + i * r);
         row_scale(r, ws->lora_du + i * r, weight, ws->lora_du + i * r);
     }
-    ExpertLoraFactors f = {rows_of_piece(s, back->pass->y->grad, p), rows_of(ws->a, s->F), u, ws->lora_du};
-    expert_lora_add(&back->down, s, back->pass->group, p, &f);
+    ExpertLoraFactors f = {rows_of_piece(s, bwd->pass->y->grad, p), rows_of(ws->a, s->F), u, ws->lora_du};
+    expert_lora_add(&bwd->down, s, bwd->pass->group, p, &f);
 }
 
 /* The gradient of the LoRA on [gate | up], and its du. */
-static void lora_gate_up_backward(ExpertBackward *back, ExpertPiece p, Rows x, const float *u,
+static void lora_gate_up_backward(ExpertBackward *bwd, ExpertPiece p, Rows x, const float *u,
                                   const BackwardWorkspace *ws)
 {
-    const Lora *lora = back->gate_up.lora;
+    const Lora *lora = bwd->gate_up.lora;
     if (!lora) return;
-    Rows dy = rows_of(ws->dgate_up + lora->col, 2 * back->pass->schedule->F);
+    Rows dy = rows_of(ws->dgate_up + lora->col, 2 * bwd->pass->schedule->F);
     size_t r = lora_r(lora);
     gemm_narrow_nn(p.n, rows_of(ws->lora_du, r), lora->scale, dy, r, lora->B->rows, lora->B->data);
-    expert_lora_add(&back->gate_up, back->pass->schedule, back->pass->group, p,
+    expert_lora_add(&bwd->gate_up, bwd->pass->schedule, bwd->pass->group, p,
                     &(ExpertLoraFactors){.dy = dy, .x = x, .u = u, .du = ws->lora_du});
 }
 
 /* Step 1 for a piece. packed: where dg, du and LoRA's du are packed; NULL: x requires no gradient. */
-static void piece_backward(ExpertBackward *back, ExpertPiece p, float *packed, const BackwardWorkspace *ws,
+static void piece_backward(ExpertBackward *bwd, ExpertPiece p, float *packed, const BackwardWorkspace *ws,
                            const Expert *next)
 {
-    const ExpertsPass *pass = back->pass;
+    const ExpertsPass *pass = bwd->pass;
     const ExpertSchedule *s = pass->schedule;
-    const Expert *expert = back->expert;
+    const Expert *expert = bwd->expert;
     size_t F = s->F;
     GateUp rows = gate_up_of_piece(pass, p, (GateUp){ws->gate_up, ws->lora_u});
     Rows x = rows_of_piece(s, pass->x->data, p);
     down_backward(s, expert, p.n, rows_of_piece(s, pass->y->grad, p), ws, next);
     if (!pass->saved.gate_up) gate_up_forward(s, expert, p.n, x, rows, ws->packing, NULL);
     swiglu_backward(pass, p, rows.gate_up, ws);
-    lora_down_backward(back, p, ws);
-    lora_gate_up_backward(back, p, x, rows.lora_u, ws);
+    lora_down_backward(bwd, p, ws);
+    lora_gate_up_backward(bwd, p, x, rows.lora_u, ws);
     if (!packed) return;
     GemmLora term = lora_term_A(expert->lora_gate_up, ws->lora_du);
     gemm_pack_nn(p.n, 1, rows_of(ws->dgate_up, 2 * F), expert->gate, NULL, packed);
     gemm_pack_nn(p.n, 1, rows_of(ws->dgate_up + F, 2 * F), expert->up, &term, packed + gemm_scratch(p.n, F, 0));
 }
 
-static void expert_backward(ExpertBackward *back, const BackwardWorkspace *ws, const Expert *next)
+static void expert_backward(ExpertBackward *bwd, const BackwardWorkspace *ws, const Expert *next)
 {
-    const ExpertSchedule *s = back->pass->schedule;
-    float *packed = back->pass->packed ? back->pass->packed[back->e] : NULL;
-    size_t n = pieces_of(s, assignments_of(s, back->e));
+    const ExpertSchedule *s = bwd->pass->schedule;
+    float *packed = bwd->pass->packed ? bwd->pass->packed[bwd->e] : NULL;
+    size_t n = pieces_of(s, assignments_of(s, bwd->e));
     for (size_t i = 0; i < n; i++) {
-        ExpertPiece p = expert_piece(s, back->e, i);
-        piece_backward(back, p, packed, ws, i + 1 < n ? back->expert : next);
+        ExpertPiece p = expert_piece(s, bwd->e, i);
+        piece_backward(bwd, p, packed, ws, i + 1 < n ? bwd->expert : next);
         if (packed) packed += expert_packed_piece(s, BACKWARD_FACTORS, p.n);
     }
     if (n) return;
-    ExpertPiece none = {s->begin[back->e], 0}; /* no tokens: the gradients are zeros, and are written */
-    expert_lora_add(&back->down, s, back->pass->group, none, &(ExpertLoraFactors){0});
-    expert_lora_add(&back->gate_up, s, back->pass->group, none, &(ExpertLoraFactors){0});
+    ExpertPiece none = {s->begin[bwd->e], 0}; /* no tokens: the gradients are zeros, and are written */
+    expert_lora_add(&bwd->down, s, bwd->pass->group, none, &(ExpertLoraFactors){0});
+    expert_lora_add(&bwd->gate_up, s, bwd->pass->group, none, &(ExpertLoraFactors){0});
 }
 
 /* Step 2: columns [begin, end) of dx += dg Wg + du Wu of one expert. next: the gate that comes next, or NULL. */
@@ -388,9 +388,9 @@ static void batch_backward(const ExpertsPass *pass, size_t first, size_t end)
             next = expert_turn_take(&next_turn);
             size_t e = s->order[turn].expert, begin = s->begin[e];
             const Expert *expert = &s->experts[e];
-            ExpertBackward back = {
+            ExpertBackward bwd = {
                 pass, expert, e, {expert->lora_gate_up, e, 0, begin}, {expert->lora_down, e, 0, begin}};
-            expert_backward(&back, &ws, expert_of_turn(s, end, next));
+            expert_backward(&bwd, &ws, expert_of_turn(s, end, next));
         }
 #pragma omp barrier
         size_t col_begin, col_end;

@@ -1,3 +1,4 @@
+/* Attention over expanded heads: values and gradients, documents, chosen keys, every length on every path. */
 #include "tests/support/chains.h"
 #include "tests/support/gradients.h"
 
@@ -30,8 +31,8 @@ static const struct {
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
-/* Up to `top_k` random keys of every query's past, of the last `recent` ones, never none; documents not longer than that see
- * everything. */
+/* Up to `top_k` random keys of every query's past, of the last `recent` ones, never none; documents not longer than
+ * that see everything. */
 static Keys *choose(Trial *trial, size_t top_k, size_t recent)
 {
     const Group *group = &trial->group;
@@ -125,7 +126,7 @@ static void a_bitmap_of_all_keys_equals_none(void **state)
     trial_free(&trial);
 }
 
-static void the_future_and_other_documents_have_no_say(void **state)
+static void the_future_and_other_documents_change_nothing(void **state)
 {
     (void)state;
     Arena arena = {0};
@@ -159,24 +160,24 @@ typedef struct {
     size_t n, width[4]; /* of q, kv, kr, o */
     float *in[4];       /* q, kv, kr, do */
     float *out[4];      /* dq, dkv, dkr: the tape's; o */
-} Single;
+} SingleHead;
 
-static Single single_new(size_t n, AttentionShape s)
+static SingleHead single_new(size_t n, AttentionShape s)
 {
-    Single x = {
+    SingleHead x = {
         s, n, {s.n_heads * (s.nope + s.rope), s.n_heads * (s.nope + s.v), s.rope, s.n_heads * s.v}, {NULL}, {NULL}};
     for (size_t i = 0; i < 4; i++) x.in[i] = normal(i + 1, n * x.width[i]);
     x.out[3] = normal(0, n * x.width[3]);
     return x;
 }
 
-static void single_free(Single *x)
+static void single_free(SingleHead *x)
 {
     for (size_t i = 0; i < 4; i++) free(x->in[i]);
     free(x->out[3]);
 }
 
-static void single_run(Single *x, Tape *tape)
+static void single_run(SingleHead *x, Tape *tape)
 {
     const Group group = {.T = x->n, .n_docs = 1, .doc_start = (size_t[]){0, x->n}};
     Tensor *in[3];
@@ -190,7 +191,7 @@ static void single_run(Single *x, Tape *tape)
 }
 
 /* The equations as loops, in double: want[0 .. 3] are dq, dkv, dkr, o, zeroed. */
-static void single_plainly(const Single *x, double *const want[4])
+static void single_plainly(const SingleHead *x, double *const want[4])
 {
     const AttentionShape *s = &x->s;
     double *P = calloc(x->n, sizeof *P), *dP = calloc(x->n, sizeof *dP);
@@ -222,24 +223,24 @@ static void single_plainly(const Single *x, double *const want[4])
     free(P), free(dP);
 }
 
-/* Differences as a share of the largest element: rounding of fp32 sums; of factors to bf16 (2^-9 each) where gradients are
- * products of pairs. */
-static void assert_plain(const Single *x)
+/* Differences as a share of the largest element: rounding of fp32 sums; of factors to bf16 (2^-9 each) where gradients
+ * are products of factors rounded to bf16. */
+static void assert_plain(const SingleHead *x)
 {
     static const char *const name[4] = {"dq", "dkv", "dkr", "o"};
-    bool pairs = strncmp(dispatch_path(), "bf16/", 5) == 0;
+    bool bf16 = strncmp(dispatch_path(), "bf16/", 5) == 0;
     double *want[4];
     for (size_t i = 0; i < 4; i++) want[i] = calloc(x->n * x->width[i], sizeof *want[i]);
     single_plainly(x, want);
     for (size_t i = 0; i < 4; i++) {
-        double most = 1e-3, worst = 0;
+        double max = 1e-3, worst = 0;
         for (size_t k = 0; k < x->n * x->width[i]; k++) {
-            most = fmax(most, fabs(want[i][k]));
+            max = fmax(max, fabs(want[i][k]));
             worst = fmax(worst, fabs(want[i][k] - (double)x->out[i][k]));
         }
-        if (!(worst <= most * (pairs && i < 3 ? 1e-2 : 3e-6)))
+        if (!(worst <= max * (bf16 && i < 3 ? 1e-2 : 3e-6)))
             fail_msg("%s: %s of %zu tokens, heads %zu: %zu %zu %zu, is off by %g of %g", dispatch_path(), name[i], x->n,
-                     x->s.n_heads, x->s.nope, x->s.rope, x->s.v, worst, most);
+                     x->s.n_heads, x->s.nope, x->s.rope, x->s.v, worst, max);
     }
     for (size_t i = 0; i < 4; i++) free(want[i]);
 }
@@ -252,7 +253,8 @@ static void every_length_agrees_with_plain_loops_on_every_path(void **state)
     for (size_t p = 0; p < N_PATHS; p++) {
         if (!has_path(p)) continue;
         for (size_t n = 1; n <= 130; n++) {
-            Single x = single_new(n, (AttentionShape){1 + n % 3, odd[n % 7], odd[n / 2 % 5], odd[n / 3 % 7], 0.3f, 0});
+            SingleHead x = single_new(n,
+                                      (AttentionShape){1 + n % 3, odd[n % 7], odd[n / 2 % 5], odd[n / 3 % 7], 0.3f, 0});
             single_run(&x, &tape);
             assert_plain(&x);
             single_free(&x);
@@ -262,12 +264,12 @@ static void every_length_agrees_with_plain_loops_on_every_path(void **state)
     dispatch_init("fp32");
 }
 
-/* avx2 and avx512 give the same bits; pairs of bf16 touch gradients alone. */
-static void paths_differ_where_they_may_only(void **state)
+/* avx2 and avx512 give the same bits; bf16 changes gradients only. */
+static void paths_differ_only_where_they_may(void **state)
 {
     (void)state;
     static Tape tapes[N_PATHS];
-    Single of[N_PATHS];
+    SingleHead of[N_PATHS];
     bool has[N_PATHS];
     for (size_t p = 0; p < N_PATHS; p++) {
         of[p] = single_new(230, (AttentionShape){2, 13, 6, 21, 0.3f, 0});
@@ -316,10 +318,10 @@ int main(void)
         cmocka_unit_test(backward_matches_finite_differences),
         cmocka_unit_test(a_document_alone_equals_the_document_among_others),
         cmocka_unit_test(a_bitmap_of_all_keys_equals_none),
-        cmocka_unit_test(the_future_and_other_documents_have_no_say),
+        cmocka_unit_test(the_future_and_other_documents_change_nothing),
         cmocka_unit_test(the_first_row_is_its_own_value),
         cmocka_unit_test(every_length_agrees_with_plain_loops_on_every_path),
-        cmocka_unit_test(paths_differ_where_they_may_only),
+        cmocka_unit_test(paths_differ_only_where_they_may),
         cmocka_unit_test(what_does_not_fit_is_an_error),
     };
     dispatch_init("fp32");

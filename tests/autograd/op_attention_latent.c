@@ -1,3 +1,4 @@
+/* Attention over latents: values and gradients, its independence of grouping and threads, and the expanded form. */
 #include "tests/support/gradients.h"
 
 #include "base/rng.h"

@@ -1,3 +1,4 @@
+/* The balance losses: their values, gradients and statistics. */
 #include "tests/support/gradients.h"
 
 #include "tensor/dispatch.h"
@@ -64,7 +65,7 @@ static Tensor *build(Tape *tape, const Trial *trial, Call *call)
     return call->in[0];
 }
 
-static void reference(const Trial *trial, void *const *in, void *out) /* values pass through */
+static void reference(const Trial *trial, void *const *in, void *out) /* the values are unchanged */
 {
     memcpy(out, in[0], trial->group.T * trial->cols * sizeof(double));
 }
@@ -120,7 +121,7 @@ static void make(Trial *trial, size_t i)
     trial->op = b;
 }
 
-static void logits_pass_through(void **state)
+static void logits_are_unchanged(void **state)
 {
     (void)state;
     trials_check(make, N_CASES, assert_forward);
@@ -199,7 +200,7 @@ static void statistics_of_a_micro_batch_do_not_depend_on_the_call(void **state)
     trial_free(&trial);
 }
 
-static void the_step_is_read_on_the_way_back(void **state)
+static void the_step_is_read_in_the_backward_pass(void **state)
 {
     (void)state;
     Arena arena = {0};
@@ -266,13 +267,13 @@ static void what_does_not_fit_is_an_error(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(logits_pass_through),
+        cmocka_unit_test(logits_are_unchanged),
         cmocka_unit_test(gradients_of_all_four_losses_match_finite_differences),
         cmocka_unit_test(grouping_and_threads_change_no_bit),
         cmocka_unit_test(values_of_all_four_losses_agree_with_double),
         cmocka_unit_test(an_even_router_has_the_known_values),
         cmocka_unit_test(statistics_of_a_micro_batch_do_not_depend_on_the_call),
-        cmocka_unit_test(the_step_is_read_on_the_way_back),
+        cmocka_unit_test(the_step_is_read_in_the_backward_pass),
         cmocka_unit_test(coefficients_of_zero_leave_the_gradient_alone),
         cmocka_unit_test(what_does_not_fit_is_an_error),
     };

@@ -39,13 +39,13 @@ static void backward_matches_finite_differences(void **state)
     trials_check(make_add, 3, assert_gradients);
 }
 
-static void company_and_threads_change_no_bit(void **state)
+static void grouping_and_threads_change_no_bit(void **state)
 {
     (void)state;
     trials_check(make_add, 3, assert_same_bits);
 }
 
-static void rows_of_the_table_are_widened_and_never_trained(void **state)
+static void rows_of_the_table_are_converted_and_never_trained(void **state)
 {
     (void)state;
     static const DType dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3};
@@ -85,7 +85,7 @@ static void a_token_outside_of_the_vocabulary_is_an_error(void **state)
     }
 }
 
-static void tensors_of_two_shapes_do_not_add(void **state)
+static void adding_tensors_of_two_shapes_is_an_error(void **state)
 {
     (void)state;
     Tape tape = {0};
@@ -107,10 +107,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(adding_agrees_with_double),
         cmocka_unit_test(backward_matches_finite_differences),
-        cmocka_unit_test(company_and_threads_change_no_bit),
-        cmocka_unit_test(rows_of_the_table_are_widened_and_never_trained),
+        cmocka_unit_test(grouping_and_threads_change_no_bit),
+        cmocka_unit_test(rows_of_the_table_are_converted_and_never_trained),
         cmocka_unit_test(a_token_outside_of_the_vocabulary_is_an_error),
-        cmocka_unit_test(tensors_of_two_shapes_do_not_add),
+        cmocka_unit_test(adding_tensors_of_two_shapes_is_an_error),
     };
     dispatch_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);

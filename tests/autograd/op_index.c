@@ -1,3 +1,4 @@
+/* The choice of keys by the indexer. */
 #include "tests/support/gradients.h"
 
 #include "base/rng.h"
@@ -8,17 +9,17 @@
 #include <omp.h>
 #include <string.h>
 
-/* The rows of some documents: q, k, w and room for every document's bitmap. */
+/* The rows of some documents: q, k, w and a bitmap for every document. */
 typedef struct {
     Trial trial; /* owns all */
     IndexShape shape;
     float *q, *k, *w;
     Keys keys;
-} Index;
+} IndexInputs;
 
-static void index_open(Index *x, const char *documents, size_t n_heads, size_t dim, size_t top_k)
+static void index_open(IndexInputs *x, const char *documents, size_t n_heads, size_t dim, size_t top_k)
 {
-    *x = (Index){.shape = {n_heads, dim, top_k, 1 / sqrtf((float)dim), 1 / sqrtf((float)n_heads)}};
+    *x = (IndexInputs){.shape = {n_heads, dim, top_k, 1 / sqrtf((float)dim), 1 / sqrtf((float)n_heads)}};
     trial_init(&x->trial, documents, NULL, NULL, 1);
     const Group *group = &x->trial.group;
     x->q = trial_normal(&x->trial, "q", group->T * n_heads * dim, 1);
@@ -32,7 +33,7 @@ static void index_open(Index *x, const char *documents, size_t n_heads, size_t d
     }
 }
 
-static void run(Index *x, const Group *group, size_t row, const float *const *past, Keys *keys)
+static void run(IndexInputs *x, const Group *group, size_t row, const float *const *past, Keys *keys)
 {
     Tape tape = {0};
     size_t n = x->shape.n_heads, dim = x->shape.dim;
@@ -46,7 +47,7 @@ static void run(Index *x, const Group *group, size_t row, const float *const *pa
 
 /* As many as there may be, none of the future, and none of the chosen below one left out: float errors are 1e-5 of the
  * largest scores near 10. Words behind the last key are empty. */
-static void assert_best(const Index *x, const Group *group, size_t row0, size_t first_key, size_t d,
+static void assert_best(const IndexInputs *x, const Group *group, size_t row0, size_t first_key, size_t d,
                         const uint64_t *bits)
 {
     size_t begin = row0 + group->doc_start[d], n = group->doc_start[d + 1] - group->doc_start[d],
@@ -83,7 +84,7 @@ static void the_best_keys_of_the_past_are_chosen(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        Index x;
+        IndexInputs x;
         index_open(&x, cases[i].documents, cases[i].n_heads, cases[i].dim, cases[i].top_k);
         const Group *group = &x.trial.group;
         run(&x, group, 0, NULL, &x.keys);
@@ -95,7 +96,7 @@ static void the_best_keys_of_the_past_are_chosen(void **state)
 static void documents_and_threads_change_no_choice(void **state)
 {
     (void)state;
-    Index x, alone;
+    IndexInputs x, alone;
     index_open(&x, "100 1 65 64", 4, 16, 20);
     index_open(&alone, "100 1 65 64", 4, 16, 20);
     const Group *group = &x.trial.group;
@@ -115,7 +116,7 @@ static void documents_and_threads_change_no_choice(void **state)
 static void equal_scores_go_to_the_lower_position(void **state)
 {
     (void)state;
-    Index x;
+    IndexInputs x;
     index_open(&x, "150", 2, 4, 70);
     for (size_t i = 0; i < 150 * 8; i++) x.q[i] = -fabsf(x.q[i]);
     for (size_t i = 0; i < 150 * 4; i++) x.k[i] = fabsf(x.k[i]); /* every ReLU is zero */
@@ -129,7 +130,7 @@ static void equal_scores_go_to_the_lower_position(void **state)
 static void documents_without_a_bitmap_are_left_out(void **state)
 {
     (void)state;
-    Index x;
+    IndexInputs x;
     index_open(&x, "3 9 2", 2, 5, 3);
     x.keys.of[0] = x.keys.of[2] = NULL;
     run(&x, &x.trial.group, 0, NULL, &x.keys);
@@ -142,7 +143,7 @@ static void documents_without_a_bitmap_are_left_out(void **state)
 static void new_rows_choose_among_cached_keys(void **state)
 {
     (void)state;
-    Index x;
+    IndexInputs x;
     index_open(&x, "90 40", 2, 5, 7);
     const float *past[] = {x.k, x.k + 90 * 5};
     uint64_t first[3 * 2], second[1];

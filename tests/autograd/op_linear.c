@@ -1,3 +1,4 @@
+/* Frozen projections, and the trained weight of a router. LoRA is tested in op_lora.c. */
 #include "tests/support/gradients.h"
 
 #include "tensor/dispatch.h"
@@ -65,7 +66,7 @@ static void backward_matches_finite_differences(void **state)
     trials_check(make, N_CASES, assert_gradients);
 }
 
-static void company_and_threads_change_no_bit(void **state)
+static void grouping_and_threads_change_no_bit(void **state)
 {
     (void)state;
     trials_check(make, N_CASES, assert_same_bits);
@@ -95,7 +96,7 @@ static void make_trained(Trial *trial, size_t i)
     trial->samples = i < 3 ? 200 : 20;
 }
 
-static void a_trained_weight_stands_for_the_frozen_one(void **state)
+static void a_trained_weight_replaces_the_frozen_one(void **state)
 {
     (void)state;
     trials_check(make_trained, 4, assert_forward);
@@ -113,7 +114,7 @@ static void grouping_changes_no_bit_of_a_trained_weight(void **state)
     trials_check(make_trained, 4, assert_same_bits);
 }
 
-static void without_a_parameter_the_frozen_weight_counts(void **state)
+static void without_a_parameter_the_frozen_weight_is_used(void **state)
 {
     (void)state;
     Trial trial;
@@ -157,7 +158,7 @@ static void weights_that_do_not_fit_are_an_error(void **state)
     tape_free(&tape);
 }
 
-static void a_trained_weight_wants_the_rows_of_the_group(void **state)
+static void a_trained_weight_requires_the_rows_of_the_group(void **state)
 {
     (void)state;
     Tape tape = {0};
@@ -181,13 +182,13 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forward_agrees_with_double),
         cmocka_unit_test(backward_matches_finite_differences),
-        cmocka_unit_test(company_and_threads_change_no_bit),
-        cmocka_unit_test(a_trained_weight_stands_for_the_frozen_one),
+        cmocka_unit_test(grouping_and_threads_change_no_bit),
+        cmocka_unit_test(a_trained_weight_replaces_the_frozen_one),
         cmocka_unit_test(a_trained_weight_and_its_input_match_finite_differences),
         cmocka_unit_test(grouping_changes_no_bit_of_a_trained_weight),
-        cmocka_unit_test(without_a_parameter_the_frozen_weight_counts),
+        cmocka_unit_test(without_a_parameter_the_frozen_weight_is_used),
         cmocka_unit_test(weights_that_do_not_fit_are_an_error),
-        cmocka_unit_test(a_trained_weight_wants_the_rows_of_the_group),
+        cmocka_unit_test(a_trained_weight_requires_the_rows_of_the_group),
     };
     dispatch_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,3 +1,4 @@
+/* LoRA with a projection: values, gradients, dropout. */
 #include "tests/support/gradients.h"
 
 #include "base/rng.h"
@@ -9,7 +10,7 @@
 #include <string.h>
 
 typedef struct {
-    Weight W; /* [O][D] that the pair joins */
+    Weight W; /* [O][D] that the LoRA is added to */
     size_t col, N, R;
     bool dropout;
     double *keep; /* [T][D] what dropout multiplies with, taken from the operation; NULL: ones */
@@ -103,7 +104,7 @@ static void forward_agrees_with_double(void **state)
     trials_check(make, N_CASES, assert_forward);
 }
 
-/* With dropout, too: the reference has the mask of the way up, so the way back must use the same. */
+/* Also with dropout: the reference uses the mask of the forward pass, so the backward pass must use the same. */
 static void backward_matches_finite_differences(void **state)
 {
     (void)state;
@@ -137,7 +138,7 @@ static void a_fresh_adapter_changes_nothing(void **state)
 }
 
 /* Two weights side by side: one pair for both, or one for each. */
-static void one_pair_for_both_weights_equals_its_halves(void **state)
+static void one_lora_on_both_weights_equals_one_on_each(void **state)
 {
     (void)state;
     enum { T = 9, D = 20, F = 33, R = 3 };
@@ -193,7 +194,7 @@ static void no_dropout_equals_dropout_of_zero(void **state)
 }
 
 /* 200 x 101 draws: the share of kept ones has a standard deviation of at most 0.0035, the mean at most 0.011. */
-static void the_share_kept_is_one_minus_p_and_the_mean_stays(void **state)
+static void the_share_kept_is_one_minus_p_and_the_mean_is_unchanged(void **state)
 {
     (void)state;
     static const float ps[] = {0.05f, 0.1f, 0.5f, 0.9f};
@@ -222,7 +223,7 @@ static double agreement(const double *a, const double *b, size_t n)
     return (double)same / (double)n;
 }
 
-static void documents_modules_rows_and_columns_drop_on_their_own(void **state)
+static void documents_modules_rows_and_columns_have_masks_of_their_own(void **state)
 {
     (void)state;
     enum { D = 100, ROWS = 50 };
@@ -285,7 +286,7 @@ static void refused(size_t rows, size_t D, size_t O, size_t col, const char *par
     tape_free(&tape);
 }
 
-static void what_does_not_fit_is_an_error_that_names_the_pair(void **state)
+static void what_does_not_fit_is_an_error_that_names_the_lora(void **state)
 {
     (void)state;
     refused(3, 2, 4, 0, "q.lora_A: x is [3][2], y [3][4], A [2][3], B [4][2] at column 0");
@@ -301,12 +302,12 @@ int main(void)
         cmocka_unit_test(backward_matches_finite_differences),
         cmocka_unit_test(grouping_and_threads_change_no_bit),
         cmocka_unit_test(a_fresh_adapter_changes_nothing),
-        cmocka_unit_test(one_pair_for_both_weights_equals_its_halves),
+        cmocka_unit_test(one_lora_on_both_weights_equals_one_on_each),
         cmocka_unit_test(no_dropout_equals_dropout_of_zero),
-        cmocka_unit_test(the_share_kept_is_one_minus_p_and_the_mean_stays),
-        cmocka_unit_test(documents_modules_rows_and_columns_drop_on_their_own),
+        cmocka_unit_test(the_share_kept_is_one_minus_p_and_the_mean_is_unchanged),
+        cmocka_unit_test(documents_modules_rows_and_columns_have_masks_of_their_own),
         cmocka_unit_test(the_mask_follows_the_number_of_the_document),
-        cmocka_unit_test(what_does_not_fit_is_an_error_that_names_the_pair),
+        cmocka_unit_test(what_does_not_fit_is_an_error_that_names_the_lora),
     };
     dispatch_init("fp32");
     return cmocka_run_group_tests(tests, NULL, NULL);

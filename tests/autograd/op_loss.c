@@ -1,3 +1,4 @@
+/* Cross-entropy: values, gradients, rows in several blocks, large logits. */
 #include "tests/support/gradients.h"
 
 #include "base/rng.h"
@@ -10,7 +11,7 @@
 typedef struct {
     const Weight *W;
     int32_t *targets;
-} Head;
+} LossCase;
 
 static const struct {
     const char *documents;
@@ -26,13 +27,13 @@ enum { N_CASES = sizeof cases / sizeof *cases };
 
 static Tensor *build(Tape *tape, const Trial *trial, Call *call)
 {
-    const Head *head = trial->op;
+    const LossCase *head = trial->op;
     return op_loss(tape, call->in[0], head->W, head->targets + call->row);
 }
 
 static void reference(const Trial *trial, void *const *in, void *out)
 {
-    const Head *head = trial->op;
+    const LossCase *head = trial->op;
     reference_loss(trial->group.T, trial->in[0].cols, out, in[0], head->W, head->targets);
 }
 
@@ -40,7 +41,7 @@ static void make_head(Trial *trial, const char *documents, DType dtype, size_t D
 {
     trial_init(trial, documents, build, reference, 1);
     trial_tensor(trial, "x", D);
-    Head *head = trial_alloc(trial, sizeof *head);
+    LossCase *head = trial_alloc(trial, sizeof *head);
     head->W = trial_weight(trial, "lm_head", dtype, V, D);
     head->targets = trial_alloc(trial, trial->group.T * sizeof *head->targets);
     for (size_t t = 0; t < trial->group.T; t++) head->targets[t] = (int32_t)rng_below(3, t, V);
@@ -64,7 +65,7 @@ static void backward_matches_finite_differences(void **state)
     trials_check(make, N_CASES, assert_gradients);
 }
 
-static void company_and_threads_change_no_bit(void **state)
+static void grouping_and_threads_change_no_bit(void **state)
 {
     (void)state;
     trials_check(make, N_CASES, assert_same_bits);
@@ -91,7 +92,7 @@ static void without_a_gradient_the_value_is_the_same_to_the_bit(void **state)
     Trial trial;
     Tape tape = {0};
     make(&trial, 2);
-    const Head *head = trial.op;
+    const LossCase *head = trial.op;
     float nll[2][6];
     for (int off = 0; off < 2; off++) {
         tape_begin(&tape, &trial.group, off ? TAPE_OFF : TAPE_RECORD);
@@ -148,7 +149,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forward_agrees_with_double),
         cmocka_unit_test(backward_matches_finite_differences),
-        cmocka_unit_test(company_and_threads_change_no_bit),
+        cmocka_unit_test(grouping_and_threads_change_no_bit),
         cmocka_unit_test(rows_in_several_pieces_are_the_same),
         cmocka_unit_test(without_a_gradient_the_value_is_the_same_to_the_bit),
         cmocka_unit_test(large_logits_keep_a_finite_loss_and_gradient),

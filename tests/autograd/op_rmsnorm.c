@@ -1,3 +1,4 @@
+/* RMSNorm and LayerNorm. */
 #include "tests/support/gradients.h"
 
 #include "tensor/dispatch.h"
@@ -16,17 +17,17 @@ typedef struct {
     size_t col;
     double eps;
     float *weight, *bias;
-} Norm;
+} NormCase;
 
 static Tensor *build(Tape *tape, const Trial *trial, Call *call)
 {
-    const Norm *norm = trial->op;
+    const NormCase *norm = trial->op;
     return op_rmsnorm(tape, call->in[0], norm->col, trial->cols, norm->weight, norm->eps);
 }
 
 static void reference(const Trial *trial, void *const *in, void *out)
 {
-    const Norm *norm = trial->op;
+    const NormCase *norm = trial->op;
     reference_rmsnorm(trial->group.T, trial->in[0].cols, trial->cols, out, in[0], norm->col, norm->weight, norm->eps);
 }
 
@@ -35,8 +36,8 @@ static void make(Trial *trial, size_t i)
     trial_init(trial, cases[i].documents, build, reference, cases[i].n);
     size_t x = trial_tensor(trial, "x", cases[i].D);
     trial->in[x].values = trial_normal(trial, "x", trial->group.T * cases[i].D, cases[i].scale);
-    Norm *norm = trial_alloc(trial, sizeof *norm);
-    *norm = (Norm){cases[i].col, cases[i].eps, trial_normal(trial, "weight", cases[i].n, 1), NULL};
+    NormCase *norm = trial_alloc(trial, sizeof *norm);
+    *norm = (NormCase){cases[i].col, cases[i].eps, trial_normal(trial, "weight", cases[i].n, 1), NULL};
     trial->op = norm;
 }
 
@@ -52,7 +53,7 @@ static void backward_matches_finite_differences(void **state)
     trials_check(make, N_CASES, assert_gradients);
 }
 
-static void company_and_threads_change_no_bit(void **state)
+static void grouping_and_threads_change_no_bit(void **state)
 {
     (void)state;
     trials_check(make, N_CASES, assert_same_bits);
@@ -62,13 +63,13 @@ static void company_and_threads_change_no_bit(void **state)
 
 static Tensor *build_layer(Tape *tape, const Trial *trial, Call *call)
 {
-    const Norm *norm = trial->op;
+    const NormCase *norm = trial->op;
     return op_layernorm(tape, call->in[0], norm->weight, norm->bias, norm->eps);
 }
 
 static void reference_layer(const Trial *trial, void *const *in, void *out)
 {
-    const Norm *norm = trial->op;
+    const NormCase *norm = trial->op;
     reference_layernorm(trial->group.T, trial->cols, out, in[0], norm->weight, norm->bias, norm->eps);
 }
 
@@ -77,8 +78,8 @@ static void make_layer(Trial *trial, size_t i)
     static const size_t widths[] = {2, 7, 128};
     trial_init(trial, "3 1 | 5 | 2 2", build_layer, reference_layer, widths[i]);
     trial_tensor(trial, "x", widths[i]);
-    Norm *norm = trial_alloc(trial, sizeof *norm);
-    *norm = (Norm){0, 1e-6, trial_normal(trial, "weight", widths[i], 1), trial_normal(trial, "bias", widths[i], 1)};
+    NormCase *norm = trial_alloc(trial, sizeof *norm);
+    *norm = (NormCase){0, 1e-6, trial_normal(trial, "weight", widths[i], 1), trial_normal(trial, "bias", widths[i], 1)};
     trial->op = norm;
     trial->forward_within = 5e-6; /* x - mean cancels */
 }
@@ -131,9 +132,9 @@ static void a_row_of_zeros_stays_zero(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(forward_agrees_with_double),        cmocka_unit_test(backward_matches_finite_differences),
-        cmocka_unit_test(company_and_threads_change_no_bit), cmocka_unit_test(layer_norm_agrees_with_double),
-        cmocka_unit_test(layer_norm_has_no_gradient),        cmocka_unit_test(columns_outside_of_x_are_an_error),
+        cmocka_unit_test(forward_agrees_with_double),         cmocka_unit_test(backward_matches_finite_differences),
+        cmocka_unit_test(grouping_and_threads_change_no_bit), cmocka_unit_test(layer_norm_agrees_with_double),
+        cmocka_unit_test(layer_norm_has_no_gradient),         cmocka_unit_test(columns_outside_of_x_are_an_error),
         cmocka_unit_test(a_row_of_zeros_stays_zero),
     };
     dispatch_init("fp32");

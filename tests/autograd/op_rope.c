@@ -1,3 +1,4 @@
+/* Rotary positions: rotation, its gradient, positions after a cache. */
 #include "tests/support/gradients.h"
 
 #include "tensor/dispatch.h"
@@ -11,7 +12,7 @@ typedef struct {
     RopeTable table;
     size_t col, heads, stride;
     bool interleaved;
-} Rope;
+} RopeCase;
 
 static const struct {
     const char *documents;
@@ -25,13 +26,13 @@ enum { N_CASES = sizeof cases / sizeof *cases };
 
 static Tensor *build(Tape *tape, const Trial *trial, Call *call)
 {
-    const Rope *rope = trial->op;
+    const RopeCase *rope = trial->op;
     return op_rope(tape, call->in[0], &rope->table, rope->col, rope->heads, rope->stride, rope->interleaved);
 }
 
 static void reference(const Trial *trial, void *const *in, void *out)
 {
-    const Rope *rope = trial->op;
+    const RopeCase *rope = trial->op;
     memcpy(out, in[0], trial->group.T * trial->cols * sizeof(double));
     reference_rope(&trial->group, trial->cols, out, &rope->table, rope->col, rope->heads, rope->stride,
                    rope->interleaved);
@@ -48,9 +49,9 @@ static void make(Trial *trial, size_t i)
             c[p * half + j] = cosf((float)p / (float)(1 + 10 * j));
             s[p * half + j] = sinf((float)p / (float)(1 + 10 * j));
         }
-    Rope *rope = trial_alloc(trial, sizeof *rope);
-    *rope =
-        (Rope){{POSITIONS, cases[i].dim, c, s}, cases[i].col, cases[i].heads, cases[i].stride, cases[i].interleaved};
+    RopeCase *rope = trial_alloc(trial, sizeof *rope);
+    *rope = (RopeCase){
+        {POSITIONS, cases[i].dim, c, s}, cases[i].col, cases[i].heads, cases[i].stride, cases[i].interleaved};
     trial->op = rope;
     trial->samples = 200;
 }
@@ -67,18 +68,18 @@ static void backward_matches_finite_differences(void **state)
     trials_check(make, N_CASES, assert_gradients);
 }
 
-static void company_and_threads_change_no_bit(void **state)
+static void grouping_and_threads_change_no_bit(void **state)
 {
     (void)state;
     trials_check(make, N_CASES, assert_same_bits);
 }
 
-static void positions_go_on_behind_a_cache(void **state)
+static void positions_continue_after_a_cache(void **state)
 {
     (void)state;
     Trial trial;
     make(&trial, 1);
-    const Rope *rope = trial.op;
+    const RopeCase *rope = trial.op;
     Tape tape = {0};
     float first[21], later[5 * 21];
     memcpy(first, trial.in[0].values, sizeof first);
@@ -121,8 +122,8 @@ static void what_does_not_fit_is_an_error(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(forward_agrees_with_double),        cmocka_unit_test(backward_matches_finite_differences),
-        cmocka_unit_test(company_and_threads_change_no_bit), cmocka_unit_test(positions_go_on_behind_a_cache),
+        cmocka_unit_test(forward_agrees_with_double),         cmocka_unit_test(backward_matches_finite_differences),
+        cmocka_unit_test(grouping_and_threads_change_no_bit), cmocka_unit_test(positions_continue_after_a_cache),
         cmocka_unit_test(what_does_not_fit_is_an_error),
     };
     dispatch_init("fp32");

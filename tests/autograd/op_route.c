@@ -1,3 +1,4 @@
+/* The router: the choice, its ties and groups, the weights and their gradient. */
 #include "tests/support/gradients.h"
 
 #include "base/rng.h"
@@ -10,7 +11,7 @@ typedef struct {
     RouterShape shape;
     float *bias;
     int32_t *ids; /* [T][K] of the reference */
-} Router;
+} RouterCase;
 
 static const struct {
     const char *documents;
@@ -29,7 +30,7 @@ enum { N_CASES = sizeof cases / sizeof *cases };
 
 static Tensor *build(Tape *tape, const Trial *trial, Call *call)
 {
-    const Router *router = trial->op;
+    const RouterCase *router = trial->op;
     size_t K = router->shape.K;
     int32_t *ids = tape_alloc(tape, tape->group->T * K * sizeof *ids);
     Route route = op_route(tape, call->in[0], router->bias, &router->shape, ids, false);
@@ -40,7 +41,7 @@ static Tensor *build(Tape *tape, const Trial *trial, Call *call)
 
 static void reference(const Trial *trial, void *const *in, void *out)
 {
-    const Router *router = trial->op;
+    const RouterCase *router = trial->op;
     reference_route(trial->group.T, &router->shape, out, in[0], router->ids);
 }
 
@@ -49,8 +50,8 @@ static void make(Trial *trial, size_t i)
     const RouterShape *shape = &cases[i].shape;
     trial_init(trial, cases[i].documents, build, reference, shape->K);
     trial_tensor(trial, "logits", shape->E);
-    Router *router = trial_alloc(trial, sizeof *router);
-    *router = (Router){*shape, trial_normal(trial, "bias", shape->E, 0.3), NULL};
+    RouterCase *router = trial_alloc(trial, sizeof *router);
+    *router = (RouterCase){*shape, trial_normal(trial, "bias", shape->E, 0.3), NULL};
     router->ids = trial_alloc(trial, trial->group.T * shape->K * sizeof *router->ids);
     double *logits = trial_alloc(trial, shape->E * sizeof *logits);
     for (size_t t = 0; t < trial->group.T; t++) {
@@ -72,7 +73,7 @@ static void backward_matches_finite_differences(void **state)
     trials_check(make, N_CASES, assert_gradients);
 }
 
-static void company_and_threads_change_no_bit(void **state)
+static void grouping_and_threads_change_no_bit(void **state)
 {
     (void)state;
     trials_check(make, N_CASES, assert_same_bits);
@@ -114,7 +115,7 @@ static void equal_groups_go_to_the_lower_one(void **state)
 }
 
 /* The best expert of all stands in a group whose two best together are weak. */
-static void the_two_best_of_a_group_speak_for_it(void **state)
+static void a_group_counts_by_its_two_best_experts(void **state)
 {
     (void)state;
     RouterShape shape = {6, 2, 2, 1, true, 1};
@@ -139,7 +140,7 @@ static void the_bias_steers_the_choice_but_not_the_weights(void **state)
     assert_true(fabs((double)weights[0] - 2 * a / (a + b)) < 1e-6 && fabs((double)weights[1] - 2 * b / (a + b)) < 1e-6);
 }
 
-static void a_negative_bias_does_not_call_in_a_hidden_group(void **state)
+static void a_negative_bias_does_not_choose_an_excluded_group(void **state)
 {
     (void)state;
     RouterShape shape = {6, 3, 2, 1, true, 1};
@@ -149,7 +150,7 @@ static void a_negative_bias_does_not_call_in_a_hidden_group(void **state)
     assert_memory_equal(ids, ((int32_t[]){0, 1, 2}), sizeof ids);
 }
 
-static void a_choice_already_made_is_used_as_it_is(void **state)
+static void given_ids_are_used_as_they_are(void **state)
 {
     (void)state;
     Tape tape = {0};
@@ -169,7 +170,7 @@ static void a_choice_already_made_is_used_as_it_is(void **state)
     tape_free(&tape);
 }
 
-static void a_chosen_expert_with_no_score_has_no_infinite_weight(void **state)
+static void a_chosen_expert_with_a_score_of_zero_has_a_finite_weight(void **state)
 {
     (void)state;
     RouterShape shape = {3, 2, 1, 1, true, 1};
@@ -216,14 +217,14 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(experts_and_weights_agree_with_double),
         cmocka_unit_test(backward_matches_finite_differences),
-        cmocka_unit_test(company_and_threads_change_no_bit),
+        cmocka_unit_test(grouping_and_threads_change_no_bit),
         cmocka_unit_test(ties_go_to_the_lower_id),
         cmocka_unit_test(equal_groups_go_to_the_lower_one),
-        cmocka_unit_test(the_two_best_of_a_group_speak_for_it),
+        cmocka_unit_test(a_group_counts_by_its_two_best_experts),
         cmocka_unit_test(the_bias_steers_the_choice_but_not_the_weights),
-        cmocka_unit_test(a_negative_bias_does_not_call_in_a_hidden_group),
-        cmocka_unit_test(a_choice_already_made_is_used_as_it_is),
-        cmocka_unit_test(a_chosen_expert_with_no_score_has_no_infinite_weight),
+        cmocka_unit_test(a_negative_bias_does_not_choose_an_excluded_group),
+        cmocka_unit_test(given_ids_are_used_as_they_are),
+        cmocka_unit_test(a_chosen_expert_with_a_score_of_zero_has_a_finite_weight),
         cmocka_unit_test(what_does_not_fit_is_an_error),
     };
     dispatch_init("fp32");

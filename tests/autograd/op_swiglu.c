@@ -1,3 +1,4 @@
+/* SwiGLU: values, gradients, large gates. */
 #include "tests/support/gradients.h"
 
 #include "tensor/dispatch.h"
@@ -37,7 +38,7 @@ static void backward_matches_finite_differences(void **state)
     trials_check(make, N_CASES, assert_gradients);
 }
 
-static void company_and_threads_change_no_bit(void **state)
+static void grouping_and_threads_change_no_bit(void **state)
 {
     (void)state;
     trials_check(make, N_CASES, assert_same_bits);
@@ -74,7 +75,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forward_agrees_with_double),
         cmocka_unit_test(backward_matches_finite_differences),
-        cmocka_unit_test(company_and_threads_change_no_bit),
+        cmocka_unit_test(grouping_and_threads_change_no_bit),
         cmocka_unit_test(an_odd_width_is_an_error),
         cmocka_unit_test(large_gates_neither_overflow_nor_lose_their_gradient),
     };

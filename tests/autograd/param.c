@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { N = 3, MOST = 40 };
+enum { N = 3, MAX_LEAVES = 40 };
 
 /* Sums whose last bits show their order: sizes from 2^-12 to 2^12, both signs. */
 static float leaf(size_t number, size_t i)
@@ -96,12 +96,12 @@ static void the_largest_forest_fits_its_cover(void **state)
     assert_int_equal(cover[n - 1].begin + cover[n - 1].size, end);
 }
 
-static void slots_hold_the_subtrees_of_the_cover(void **state)
+static void nodes_hold_the_subtrees_of_the_cover(void **state)
 {
     (void)state;
     Forest forest = {0};
-    for (size_t first = 0; first <= MOST; first++)
-        for (size_t end = first; end <= MOST; end++) {
+    for (size_t first = 0; first <= MAX_LEAVES; first++)
+        for (size_t end = first; end <= MAX_LEAVES; end++) {
             Subtree cover[FOREST_MAX_SUBTREES];
             size_t n = forest_cover(first, end, cover);
             grow(&forest, first, end);
@@ -119,7 +119,7 @@ static void three_ranks_equal_one_for_every_split(void **state)
 {
     (void)state;
     Forest forest = {0};
-    for (size_t end = 1; end <= MOST; end++) {
+    for (size_t end = 1; end <= MAX_LEAVES; end++) {
         float want[N], roots[64 * N];
         grow(&forest, 0, end);
         forest_total(forest_depth(0, end), N, forest.subtrees);
@@ -149,7 +149,7 @@ static void the_order_of_the_sum_shows_in_these_numbers(void **state)
     (void)state;
     Forest forest = {0};
     size_t differ = 0;
-    for (size_t end = 3; end <= MOST; end++) {
+    for (size_t end = 3; end <= MAX_LEAVES; end++) {
         float forward[N] = {0};
         grow(&forest, 0, end);
         forest_total(forest_depth(0, end), N, forest.subtrees);
@@ -157,7 +157,7 @@ static void the_order_of_the_sum_shows_in_these_numbers(void **state)
             for (size_t i = 0; i < N; i++) forward[i] += leaf(m, i);
         differ += memcmp(forward, forest.subtrees, sizeof forward) != 0;
     }
-    assert_true(differ > MOST / 2); /* else the tests above would prove little */
+    assert_true(differ > MAX_LEAVES / 2); /* else the tests above would prove little */
     forest_free(&forest);
 }
 
@@ -172,7 +172,7 @@ static void roots_are_added_from_the_youngest(void **state)
     assert_true(one[0] == 7 && one[1] == 8);
 }
 
-static void parameters_share_a_block_and_leave_each_other_alone(void **state)
+static void parameters_share_a_forest_and_leave_each_other_alone(void **state)
 {
     (void)state;
     Forest forest = {0};
@@ -217,7 +217,7 @@ static void memory_is_kept_for_smaller_layers_and_grows_for_larger_ones(void **s
     forest_free(&forest);
 }
 
-static void memory_is_a_few_blocks_whatever_the_number_of_leaves(void **state)
+static void memory_is_a_few_nodes_whatever_the_number_of_leaves(void **state)
 {
     (void)state;
     Forest forest = {0};
@@ -228,7 +228,7 @@ static void memory_is_a_few_blocks_whatever_the_number_of_leaves(void **state)
     forest_free(&forest);
 }
 
-static void a_parameter_trains_when_it_has_a_forest(void **state)
+static void a_parameter_with_a_forest_is_trained(void **state)
 {
     (void)state;
     Forest forest = {0};
@@ -246,14 +246,14 @@ int main(void)
         cmocka_unit_test(a_cover_is_the_fewest_aligned_powers_of_two),
         cmocka_unit_test(no_micro_batches_have_no_cover),
         cmocka_unit_test(the_largest_forest_fits_its_cover),
-        cmocka_unit_test(slots_hold_the_subtrees_of_the_cover),
+        cmocka_unit_test(nodes_hold_the_subtrees_of_the_cover),
         cmocka_unit_test(three_ranks_equal_one_for_every_split),
         cmocka_unit_test(the_order_of_the_sum_shows_in_these_numbers),
         cmocka_unit_test(roots_are_added_from_the_youngest),
-        cmocka_unit_test(parameters_share_a_block_and_leave_each_other_alone),
+        cmocka_unit_test(parameters_share_a_forest_and_leave_each_other_alone),
         cmocka_unit_test(memory_is_kept_for_smaller_layers_and_grows_for_larger_ones),
-        cmocka_unit_test(memory_is_a_few_blocks_whatever_the_number_of_leaves),
-        cmocka_unit_test(a_parameter_trains_when_it_has_a_forest),
+        cmocka_unit_test(memory_is_a_few_nodes_whatever_the_number_of_leaves),
+        cmocka_unit_test(a_parameter_with_a_forest_is_trained),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,3 +1,4 @@
+/* The tape: errors, what is recorded, accumulation of gradients, memory, the guard. */
 #include "autograd/op.h"
 
 #include "tensor/dispatch.h"
@@ -93,7 +94,7 @@ static void a_tape_that_failed_can_begin_again(void **state)
     tape_free(&tape);
 }
 
-static void nothing_is_recorded_where_nothing_wants_a_gradient(void **state)
+static void nothing_is_recorded_if_nothing_requires_a_gradient(void **state)
 {
     (void)state;
     Tape tape = {0};
@@ -187,8 +188,8 @@ static void a_used_tape_gives_the_bits_of_a_new_one(void **state)
     tape_free(&tape);
 }
 
-/* On the way back a result goes once its maker has been walked, and the next gradient takes its place. */
-static void what_has_served_makes_room(void **state)
+/* The backward pass frees a result once the operation that made it is done; the next gradient takes its place. */
+static void what_is_no_longer_needed_is_freed(void **state)
 {
     (void)state;
     enum { DEEP = 30 };
@@ -222,7 +223,7 @@ static void what_has_served_makes_room(void **state)
 }
 
 /* Shapes alone: no number is read or written, and what is taken is what a tape that computes takes. */
-static void a_tape_that_counts_takes_what_one_that_computes_does(void **state)
+static void a_tape_that_counts_takes_as_much_as_one_that_computes(void **state)
 {
     (void)state;
     float x[12] = {0}, values[16] = {0};
@@ -372,13 +373,13 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_first_error_is_kept_and_later_operations_do_nothing),
         cmocka_unit_test(a_tape_that_failed_can_begin_again),
-        cmocka_unit_test(nothing_is_recorded_where_nothing_wants_a_gradient),
+        cmocka_unit_test(nothing_is_recorded_if_nothing_requires_a_gradient),
         cmocka_unit_test(a_tensor_used_twice_gets_the_sum_of_both_gradients),
         cmocka_unit_test(a_branch_that_leads_nowhere_adds_nothing),
         cmocka_unit_test(a_seed_is_zeros_and_is_made_once),
         cmocka_unit_test(a_used_tape_gives_the_bits_of_a_new_one),
-        cmocka_unit_test(what_has_served_makes_room),
-        cmocka_unit_test(a_tape_that_counts_takes_what_one_that_computes_does),
+        cmocka_unit_test(what_is_no_longer_needed_is_freed),
+        cmocka_unit_test(a_tape_that_counts_takes_as_much_as_one_that_computes),
         cmocka_unit_test(guard_names_the_operation_and_the_element),
         cmocka_unit_test(guard_calls_infinity_by_its_name),
         cmocka_unit_test(guard_lets_finite_numbers_pass_unchanged),

@@ -10,7 +10,8 @@
  *     evaluation   R(0)
  *     training     R(0) + R(lowest) - min(R(lowest), B) - (lowest == 0 ? min(R(0), B) : 0)
  *
- * for buffers still hold the last parts of a pass when the next pass begins where it ended (docs/streaming.md). */
+ * for buffers still hold the last parts of a pass when the next pass begins where it ended. They are taken for full of
+ * parts that come next; plan/stream_time.c follows the parts themselves, and may read a few more. */
 #include "plan/budget.h"
 
 #include "base/byte_size.h"
@@ -54,8 +55,8 @@ static size_t lowest_layer(const Model *model, const Adapter *adapter)
     return adapter ? adapter_lowest_layer(adapter) : model->n_layers;
 }
 
-/* Of one rank: the inputs of the layers from the lowest on, the last hidden states and, in training, their gradient. In a
- * file, two of them are in memory at a time. */
+/* Of one rank: the inputs of the layers from the lowest on, the last hidden states and, in training, their gradient.
+ * In a file, two of them are in memory at a time. */
 static size_t layer_input_bytes(const Model *model, const Adapter *adapter, const StepWork *work, bool spilled)
 {
     size_t rows = rank_tokens(work), buffers = model->n_layers - lowest_layer(model, adapter) + 1;
@@ -88,8 +89,8 @@ static size_t held_bytes(const Budget *b)
     return b->program + b->data + b->adapter + b->moments + b->layer_inputs + b->tapes;
 }
 
-/* Bytes of the streamed parts of the layers from `from` on, experts once for every group pass. From the second group pass
- * on, the buffers still hold as much of the experts as fits in all buffers but one. */
+/* Bytes of the streamed parts of the layers from `from` on, experts once for every group pass. From the second group
+ * pass on, the buffers still hold as much of the experts as fits in all buffers but one. */
 static size_t streamed_bytes(const StreamedParts *parts, const bool *resident, const StreamRing *chunks, size_t from,
                              size_t group_passes)
 {
@@ -103,8 +104,8 @@ static size_t streamed_bytes(const StreamedParts *parts, const bool *resident, c
     return sum;
 }
 
-/* Bytes that a step reads. The backward pass finds the last parts of the forward pass in the buffers, and the next forward
- * pass finds the last parts of the backward pass there if that reaches layer 0. */
+/* Bytes that a step reads. The backward pass finds the last parts of the forward pass in the buffers, and the next
+ * forward pass finds the last parts of the backward pass there if that reaches layer 0. */
 static size_t step_bytes(const StreamedParts *parts, const bool *resident, const StreamBudget *w, size_t lowest,
                          size_t group_passes)
 {
@@ -133,8 +134,8 @@ static Err *fit_parts(Budget *b, Model *model, Adapter *adapter, size_t group_pa
     return err;
 }
 
-/* With several groups, experts in parts are read once for each group: the better of whole layers and parts. The smallest parts
- * where neither fits. */
+/* With several groups, experts in parts are read once for each group: the better of whole layers and parts. The
+ * smallest parts where neither fits. */
 static Err *fit_weights(Budget *b, Model *model, Adapter *adapter, size_t group_passes)
 {
     size_t parts[3] = {STREAM_WHOLE, 0, 0}, best = SIZE_MAX;
@@ -161,8 +162,8 @@ static Err *fit_group(Budget *b, Model *model, Adapter *adapter, const StepWork 
     return fit_weights(b, model, adapter, (rank_tokens(work) + T - 1) / T);
 }
 
-/* Groups as asked for, or halved while that saves a quarter of the bytes read: smaller tapes leave more memory to weights, but
- * large groups multiply faster. Fails: when no size fits. */
+/* Groups as asked for, or halved while that saves a quarter of the bytes read: smaller tapes leave more memory to
+ * weights, but large groups multiply faster. Fails: when no size fits. */
 static Err *choose_group(Budget *b, Model *model, Adapter *adapter, const StepWork *work)
 {
     size_t rows = rank_tokens(work), floor = size_min(size_max(work->longest, work->micro_batch_tokens), rows);

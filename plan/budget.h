@@ -2,9 +2,9 @@
  *
  *     limit = program + data + adapter + moments + layer inputs + tapes + weights
  *
- * Program, data, adapter and moments are given. Layer inputs go to a file when they take a quarter of what then remains.
- * Groups become smaller while that saves a quarter of the bytes read. Weights get the rest: embedding and head, resident
- * parts, stream buffers. Bytes are those of all ranks of one host. */
+ * Program, data, adapter and moments are given. Layer inputs go to a file when they take a quarter of what then
+ * remains. Groups become smaller while that saves a quarter of the bytes read. Weights get the rest: embedding and
+ * head, resident parts, stream buffers. Bytes are those of all ranks of one host. */
 #ifndef GRAFT_PLAN_BUDGET_H
 #define GRAFT_PLAN_BUDGET_H
 
@@ -33,7 +33,8 @@ typedef struct {
 } Budget;
 
 /* Divide the limit.
- *   adapter   NULL: evaluation. Else its parameters have a forest during the call and none afterwards (plan/tape_bytes.h)
+ *   adapter   NULL: evaluation. Otherwise its parameters have a forest during the call and none afterwards, as
+ *             plan/tape_bytes.h says
  * Fails: ERR_MEMORY naming the smallest limit that works and what would help; *budget is filled then, too. */
 MUST_USE Err *budget_make(Budget *budget, Model *model, Adapter *adapter, const StepWork *work, size_t limit);
 

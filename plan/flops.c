@@ -8,7 +8,8 @@
  *     LoRA                  2 T r (in + out) (forward + recompute + 2 backward): gradients of the input and of A and B
  *     head                  2 T V D, twice in training: its gradient is computed in the same pass
  *
- * LoRA modules of routed experts see T K / E rows each. The factors of moved_bytes count how often a number is written or read. */
+ * LoRA modules of routed experts see T K / E rows each. The factors of moved_bytes count how often a number is
+ * written or read. */
 #include "plan/flops.h"
 
 #include "model/count.h"
@@ -78,7 +79,8 @@ static double lora_size(const Lora *lora)
     return lora ? (double)param_count(lora->A) + (double)param_count(lora->B) : 0;
 }
 
-/* Operations for each number of A and B: forward one product; backward one for the gradient of its input and one for its own. */
+/* Operations for each number of A and B: forward one product; backward one for the gradient of its input and one for
+ * its own. */
 static double lora_passes(const StepWork *work, PassCounts p)
 {
     return 2 * (double)work->step_tokens * (forwards(p) + 2 * p.backward);
@@ -107,7 +109,7 @@ LayerFlops flops_of_layer(const Model *model, const Adapter *adapter, const Step
     add_attention(&f.core, model, x, work, p);
     add_mlp(&f.core, x, work, p);
     if (adapter) add_lora(&f.core, &adapter->layers[l], work, p);
-    /* results are written and read; the backward pass reads them once more, and writes, adds to and reads their gradients */
+    /* results: written, read. backward: results read once more; gradients written, added to (two moves) and read */
     f.core.moved_bytes += sizeof(float) * (double)work->step_tokens * (double)row * (2 * forwards(p) + 5 * p.backward);
     if (x->dense) return f;
     add_experts(&f.experts, model, x, work, p);

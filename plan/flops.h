@@ -1,12 +1,12 @@
-/* What a step computes and moves, from shapes alone: for plans, and for the rate that a run reports. Documents are counted as
- * if all were as long as the longest. */
+/* What a step computes and moves, from shapes alone: for plans, and for the rate that a run reports. Documents are
+ * counted as if all were as long as the longest. */
 #ifndef GRAFT_PLAN_FLOPS_H
 #define GRAFT_PLAN_FLOPS_H
 
 #include "plan/budget.h"
 
-/* Floating-point operations of a step's tokens, a multiply-add as 2: of the forward pass, of recomputation unless tapes are
- * kept, and of the backward pass. */
+/* Floating-point operations of a step's tokens, a multiply-add as 2: of the forward pass, of recomputation unless
+ * tapes are kept, and of the backward pass. */
 typedef struct {
     double frozen, experts; /* products with frozen weights on the compute path: of all others, of routed experts */
     double exact; /* products with weights that are multiplied in fp32: routers, indexers, an indexer's input */

@@ -4,8 +4,8 @@
  *     products in fp32             r = machine_rate(rows) of the fp32 path, share 1
  *     attention, latents, indexer, LoRA   r = the fp32 peak, shares 0.7, 0.65, 0.7 and 0.4
  *
- * The shares were measured with `graft bench --parts operations` and `--parts products`; docs/speed.md has the tables. They are a
- * mean of forward and backward at the lengths that training has. A plan that disagrees with a run is corrected here. */
+ * The shares were set from measurements: `graft bench --parts operations`, and `--parts products` for FP8.
+ * docs/speed.md has such tables. A plan that disagrees with a run is corrected here. */
 #include "plan/step_time.h"
 
 #include "base/memory.h"
@@ -17,8 +17,8 @@
 
 const char *const bound_names[BOUNDS] = {"arithmetic", "disk", "memory", "network"};
 
-/* On the bf16 path FP8 codes are widened before they are multiplied, and products reach this share of the rate of bf16. In
- * fp32 widening costs nothing measurable. */
+/* On the bf16 path FP8 codes are widened before they are multiplied, and products reach this share of the rate of
+ * bf16. In fp32 widening costs nothing measurable. */
 static const double fp8_share = 0.91;
 
 /* Shares of the fp32 peak. */

@@ -1,8 +1,9 @@
 /* What a step will take, from shapes and a few numbers of a machine, before anything is read.
  *
- *     arithmetic   experts at the rate of the mean number of rows of an expert, other products at the rate of a group's rows, as
- *                  `graft doctor` measured them on this compute path; attention, indexer and LoRA at shares of the fp32 peak;
- *                  then the bytes that activations move, at the memory's rate: caches save some of it, and packing costs as much
+ *     arithmetic   experts at the rate of the mean number of rows of an expert, other products at the rate of a
+ *                  group's rows, as `graft doctor` measured them on this compute path; attention, indexer and LoRA at
+ *                  shares of the fp32 peak; then the bytes that activations move, at the memory's rate: caches save
+ *                  some of it, and packing costs as much
  *     disk         bytes of a step / rate
  *     memory       every weight 3 times a step / rate
  *     network      adapter twice (gradients there, values back) / rate

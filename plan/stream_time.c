@@ -1,6 +1,6 @@
-/* A step is played with two clocks: `clock` for arithmetic, `disk` for reading. Passes over layers go visit by visit, as
- * model/stream_order.h orders them; what is read next is decided by the policy of a real run (model/stream_policy.h).
- * Reading and arithmetic overlap as far as buffers allow. */
+/* A step is played with two clocks: `clock` for arithmetic, `disk` for reading. Passes over layers go visit by
+ * visit, as model/stream_order.h orders them; what is read next is decided by the policy of a real run
+ * (model/stream_policy.h). Reading and arithmetic overlap as far as buffers allow. */
 #include "plan/stream_time.h"
 
 #include "base/memory.h"

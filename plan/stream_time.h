@@ -1,13 +1,14 @@
-/* How long a step takes whose weights stream: its passes are played through, part after part, with one clock for arithmetic
- * and one for the disk. They overlap as far as buffers allow: while a layer's attention is at work, readers fill free buffers,
- * and then wait. What is read next, and into which buffer, is the policy of a run (model/stream_policy.h). */
+/* How long a step takes whose weights stream: its passes are played through, part after part, with one clock for
+ * arithmetic and one for the disk. They overlap as far as buffers allow: while a layer's attention is at work,
+ * readers fill free buffers, and then wait. What is read next, and into which buffer, is the policy of a run
+ * (model/stream_policy.h). */
 #ifndef GRAFT_PLAN_STREAM_TIME_H
 #define GRAFT_PLAN_STREAM_TIME_H
 
 #include "model/stream_parts.h"
 
-/* Seconds of arithmetic of a layer: its core (all but its experts) and its experts; core_recompute is the core's second forward
- * pass, before its backward pass. */
+/* Seconds of arithmetic of a layer: its core (all but its experts) and its experts; core_recompute is the core's
+ * second forward pass, before its backward pass. */
 typedef struct {
     double core_forward, core_recompute, core_backward;
     double experts_forward, experts_backward;

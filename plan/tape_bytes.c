@@ -1,7 +1,9 @@
-/* A tape whose pools only count (Tape.count_only) goes through one layer of each kind, as train/step.c does, and through the
- * head. Layers that ask for the same blocks (is_alike) are counted once. The bytes are
+/* A tape whose pools only count (Tape.count_only) goes through one layer of each kind, as train/step.c does, and
+ * through the head. Layers that ask for the same blocks (is_alike) are counted once. The bytes are
  *
- *     most of any layer: workspace (activations, gradients, scratch) + nodes + for each kept layer: groups * (results + nodes)
+ *     max over layers of workspace (activations, gradients, scratch)
+ *     + max over layers of nodes
+ *     + sum over kept layers of groups * (results + nodes)
  *
  * with every pool rounded up to huge pages, which is how memory is touched. What always holds:
  *   1. No float is read or written, so data pointers of leaves are NULL.
@@ -31,8 +33,8 @@ typedef struct {
     Choices choices;
 } TapeCounter;
 
-/* Documents attend in one of two ways, to all keys or (long ones) to chosen keys over latents. How many of each a group has
- * is not known before: one of the longest among others that attend to all keys, or only such others. */
+/* Documents attend in one of two ways, over expanded keys and values or, long ones, over latents. How many of each a
+ * group has is not known before: one of the longest among others that attend to all keys, or only such others. */
 typedef enum { MIX_ONE_LONGEST, MIX_ALL_SHORT } DocumentMix;
 
 static void counter_close(TapeCounter *c)
@@ -117,7 +119,8 @@ static void note_use(const TapeCounter *c, bool keep, TapeUse *use)
         use->nodes = size_max(use->nodes, c->tape.node_pool.high_bytes);
 }
 
-/* One layer: the forward pass and, if `backward`, the backward pass, after a second forward pass unless its tape is kept. */
+/* One layer: the forward pass and, if `backward`, the backward pass, after a second forward pass unless its tape is
+ * kept. */
 static Err *count_layer(TapeCounter *c, size_t l, bool backward, bool keep, TapeUse *use)
 {
     counter_begin(c, keep ? TAPE_RECORD : TAPE_OFF, keep);

@@ -1,5 +1,6 @@
-/* What tapes take: the operations of every layer run on shapes alone, in pools that count (autograd/tape.h, counts). So a
- * plan has what operations ask for, block by block. Where documents may attend in two ways, it is the larger of both. */
+/* What tapes take: the operations of every layer run on shapes alone, in pools that count (autograd/tape.h, counts).
+ * So a plan has what operations ask for, block by block. Where documents may attend in two ways, it is the larger of
+ * both. */
 #ifndef GRAFT_PLAN_TAPE_BYTES_H
 #define GRAFT_PLAN_TAPE_BYTES_H
 
@@ -14,11 +15,12 @@ typedef struct {
 } TapeWork;
 
 /* Bytes of the tape at work and of the tapes that are kept.
- *   adapter   its parameters have a forest during the call, as in training, and have none afterwards. NULL: forward only
+ *   adapter   its parameters have a forest during the call, as in training, and none afterwards. NULL: forward only
  * Fails: as operations do on shapes that do not fit. */
 MUST_USE Err *tapes_bytes(size_t *bytes, const Model *model, Adapter *adapter, const TapeWork *work);
 
-/* Floats of a row of each layer [n_layers] that operations return and keep in the forward pass, in a document of n tokens. */
+/* Floats of a row of each layer [n_layers] that operations return and keep in the forward pass, in a document of n
+ * tokens. */
 MUST_USE Err *tapes_rows(size_t *floats, const Model *model, size_t n);
 
 #endif

@@ -1,4 +1,4 @@
-/* What is counted from shapes is what tapes take, whatever the group and what is kept. */
+/* Tapes of real steps hold the bytes that are counted from shapes, whatever the group size and the kept layers. */
 #include "tests/support/check.h"
 
 #include "base/memory.h"
@@ -38,7 +38,7 @@ static int close_model(void **state)
 }
 
 /* Bytes that the tapes of a step hold. */
-static size_t held(size_t length, size_t group_tokens, size_t keep)
+static size_t held_bytes(size_t length, size_t group_tokens, size_t keep)
 {
     static int32_t ids[N_DOCS][LENGTH], targets[N_DOCS][LENGTH];
     static Document docs[N_DOCS];
@@ -64,9 +64,11 @@ static size_t held(size_t length, size_t group_tokens, size_t keep)
     return bytes;
 }
 
-static void check(size_t length, size_t groups, size_t keep, size_t more)
+/* groups: documents of a group, 0: all. The count is never too small, and too large by `more` bytes beyond whole
+ * pages at most. */
+static void check_count(size_t length, size_t groups, size_t keep, size_t more)
 {
-    size_t T = groups ? groups * length : N_DOCS * length, counted, really = held(length, groups * length, keep);
+    size_t T = groups ? groups * length : N_DOCS * length, counted, held = held_bytes(length, groups * length, keep);
     TapeWork work = {.rows = N_DOCS * length,
                      .T = T,
                      .longest = length,
@@ -74,28 +76,29 @@ static void check(size_t length, size_t groups, size_t keep, size_t more)
                      .threads = (size_t)omp_get_max_threads(),
                      .kept_layers = keep};
     assert_ok(tapes_bytes(&counted, model, adapter, &work));
-    if (really > counted || counted - really > (2 + 2 * keep) * HUGE_PAGE + more)
+    if (held > counted || counted - held > (2 + 2 * keep) * HUGE_PAGE + more)
         fail_msg("%zu tokens, groups of %zu, %zu layers kept: %.1f MB counted, %.1f MB held", length, groups, keep,
-                 1e-6 * (double)counted, 1e-6 * (double)really);
+                 1e-6 * (double)counted, 1e-6 * (double)held);
 }
 
 static const struct {
     size_t groups, keep;
-} ways[] = {{0, 0}, {1, 0}, {2, 2}, {0, 6}};
-enum { N_WAYS = sizeof ways / sizeof *ways };
+} cases[] = {{0, 0}, {1, 0}, {2, 2}, {0, 6}};
+enum { N_CASES = sizeof cases / sizeof *cases };
 
 static void tapes_take_what_is_counted(void **state)
 {
     (void)state;
     assert_true(model->attention.latent_from > 1 && model->attention.latent_from <= LENGTH);
-    for (size_t i = 0; i < N_WAYS; i++) check(model->attention.latent_from - 1, ways[i].groups, ways[i].keep, 0);
+    for (size_t i = 0; i < N_CASES; i++)
+        check_count(model->attention.latent_from - 1, cases[i].groups, cases[i].keep, 0);
 }
 
-/* How many documents attend to latents is not known: what is counted is enough for none and for all. */
+/* How many documents attend to latents is not known, so the count is enough if none does and if all do. */
 static void long_documents_take_no_more(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < N_WAYS; i++) check(LENGTH, ways[i].groups, ways[i].keep, SIZE_MAX / 2);
+    for (size_t i = 0; i < N_CASES; i++) check_count(LENGTH, cases[i].groups, cases[i].keep, SIZE_MAX / 2);
 }
 
 int main(void)

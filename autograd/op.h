@@ -9,8 +9,7 @@
 #include "autograd/tape.h"
 #include "tensor/weight.h"
 
-/* Loops over fewer elements run on one thread, which finishes before the other threads would wake up. Never changes a
- * bit. */
+/* Loops over fewer elements run on one thread, which is done before other threads would wake up. No bit changes. */
 enum { MIN_ELEMENTS_FOR_THREADS = 1 << 14 };
 
 /* ---- op_embed.c ------------------------------------------------------------------------------------------------ */
@@ -251,15 +250,13 @@ void balance_gather(Tape *tape, const RouterShape *shape, Tensor *logits, double
 /* The losses from the statistics of the whole step. rows [L][width], already summed over micro-batches. */
 BalanceValues balance_values(size_t L, size_t E, size_t K, size_t tokens, size_t documents, double *rows);
 
-/* In the backward pass, add the gradient of  sum coefficient * loss  to that of the logits. `step` is read then, not
- * now. */
+/* In the backward pass, add the gradient of  sum coefficient * loss  to that of the logits. `step` is read then. */
 void op_balance(Tape *tape, Tensor *logits, const RouterShape *shape, const BalanceValues *coefficient,
                 const BalanceStep *step);
 
 /* ---- op_loss.c ------------------------------------------------------------------------------------------------- */
 
-/* Cross-entropy of every row with its target, in nats: returns nll [rows][1]. Logits x W' exist for a few rows at a
- * time.
+/* Cross-entropy of every row with its target, in nats: returns nll [rows][1]. Logits x W' exist for a few rows only.
  *   x       [rows][D], W [V][D]
  *   targets [rows]   token ids
  * If x requires a gradient, the forward pass computes it, too. */

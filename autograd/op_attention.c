@@ -252,8 +252,7 @@ static void tile_backward(const AttentionHead *head, const AttentionPiece *piece
     times_queries(head, t, n, ws->columns.v, t->p_transposed, ws->do_columns, ws->dv, add);
 }
 
-/* Add dk and dv of n keys to the gradients; dkr belongs to this head alone, so it is stored. any: some tile had keys.
- * */
+/* Add dk and dv of n keys to the gradients; dkr belongs to this head alone, so it is stored. any: a tile had keys. */
 static void write_keys(const AttentionHead *head, size_t key, size_t n, bool any, const AttentionWorkspace *ws)
 {
     const AttentionShape *s = head->shape;

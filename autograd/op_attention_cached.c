@@ -82,8 +82,7 @@ static void gather(const uint64_t *bits, size_t n, const float *x, size_t width,
             memcpy(to, x + (w * 64 + (size_t)__builtin_ctzll(left)) * width, width * sizeof *to);
 }
 
-/* The keys of one row: pointers into the cache, or, if they were chosen, gathered into scratch. Returns their number.
- * */
+/* The keys of one row: pointers into the cache, or, if they were chosen, gathered in scratch. Returns how many. */
 static size_t keys_of_row(const CachedAttention *a, size_t d, size_t row, const float **c, const float **kr,
                           float **scratch)
 {

@@ -1,11 +1,10 @@
 /* Auxiliary losses of one layer's router, exact over the whole step. With s = sigmoid(z), p = s / (sum s + 1e-20),
  * n_e the number of tokens with e among their K largest s, N tokens in the step, B documents, T_d tokens of document d:
- *     seq_aux_loss          mean over documents of  E / (K T_d^2) sum_e n_e(d) sum_t p[t,e]      (DeepSeek-V3,
- *     Megatron) aux_loss              E / (K N^2) sum_e n_e sum_t p[t,e]                                   (Megatron)
- *     z_loss                mean over tokens of (logsumexp z)^2                                  (Megatron)
- *     load_balancing_loss   E sum_e (n_e / M) (sum softmax(z)_e / M), over the rows of all layers together, M = layers
- *     N
- *                                                                                                (transformers)
+ *     seq_aux_loss          mean over documents of  E / (K T_d^2) sum_e n_e(d) sum_t p[t,e]   (DeepSeek-V3, Megatron)
+ *     aux_loss              E / (K N^2) sum_e n_e sum_t p[t,e]                                (Megatron)
+ *     z_loss                mean over tokens of (logsumexp z)^2                               (Megatron)
+ *     load_balancing_loss   E sum_e (n_e / M) (sum softmax(z)_e / M)                          (transformers)
+ * load_balancing_loss sums over the rows of all layers together, M = layers N.
  * The first three are summed over layers. Counts n_e are constants. The gradients are
  *     dz = c (f_e - sum_j f_j p_j) / sum(s) * s (1 - s)     f, c of the loss
  *     dz = p (F_e - sum_j F_j p_j) / M                      p = softmax(z), F_e = E n_e / M

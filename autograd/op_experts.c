@@ -281,8 +281,7 @@ typedef struct {
     ExpertLoraSum gate_up, down;
 } ExpertBackward;
 
-/* The gradient of the LoRA on down, whose input is a: u = a A'. The routing weight is applied to u and du instead of a.
- * */
+/* The gradient of the LoRA on down, whose input is a: u = a A'. The routing weight is applied to u and du, not to a. */
 static void lora_down_backward(ExpertBackward *bwd, ExpertPiece p, const BackwardWorkspace *ws)
 {
     const ExpertSchedule *s = bwd->pass->schedule;

@@ -35,8 +35,7 @@ typedef struct {
 
 enum { FOREST_MAX_SUBTREES = 128 }; /* no forest of 2^63 leaves has more subtrees */
 
-/* Allocate for a layer of n floats and micro-batches [first, end); contents are undefined. Memory is kept and reused.
- * */
+/* Allocate for a layer of n floats and micro-batches [first, end); contents are undefined. Memory is reused. */
 MUST_USE Err *forest_begin(Forest *forest, size_t n, size_t first, size_t end);
 void forest_free(Forest *forest);
 
@@ -48,8 +47,7 @@ size_t forest_depth(size_t first, size_t end); /* that number alone */
  * of those that remain, at the beginning. */
 size_t forest_merge(size_t n_trees, Subtree *trees, size_t n, float *nodes);
 
-/* Add the roots of a step's whole forest [0, end) from the youngest to the oldest: roots [n_roots][n]; the total is
- * roots[0]. */
+/* Add the roots of a step's whole forest [0, end), the youngest first: roots [n_roots][n]; roots[0] is the total. */
 void forest_total(size_t n_roots, size_t n, float *roots);
 
 typedef struct Param {

@@ -2,8 +2,7 @@
  *
  * Three pools: results of a resident tape lie in own_pool, all other floats in the workspace that tapes share (own_pool
  * if there is none), nodes and small blocks in node_pool. A pool places a block in the lowest gap that holds it, so the
- * highest address that a step reaches depends on the order of calls alone and can be counted beforehand (count_only).
- * */
+ * highest address that a step reaches depends on the order of calls alone and can be counted before (count_only). */
 #include "autograd/tape.h"
 
 #include "base/minmax.h"

@@ -176,8 +176,7 @@ static void grouping_and_threads_change_no_bit(void **state)
     trials_check(make, N_CASES, assert_same_bits);
 }
 
-/* Workspaces of a few rows and a block for one expert only: pieces and batches end inside documents and micro-batches.
- * */
+/* Workspaces of a few rows and a block for one expert only: pieces and batches end inside documents. */
 static void pieces_and_batches_change_no_bit(void **state)
 {
     (void)state;

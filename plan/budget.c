@@ -1,6 +1,6 @@
 /* Every kind of memory of plan/budget.h has its function here; plan/tape_bytes counts tapes. The order of decisions:
  *
- *     share_out       what is given; then the smallest limit (find_min_limit), which also refuses
+ *     divide_limit    what is given; then the smallest limit (find_min_limit), which also refuses
  *     choose_group    group_tokens as asked for, halved while that saves a quarter of the bytes read
  *     fit_weights     parts of layers: whole layers, or parts of the size that the limit suggests, or the smallest
  *     fit_parts       which parts are resident (model/stream_budget), and the bytes that a step reads
@@ -216,7 +216,7 @@ static Err *find_min_limit(Budget *b, Model *model, Adapter *adapter, const Step
     return b->limit < b->min_limit ? too_small(b, work) : NULL;
 }
 
-static Err *share_out(Budget *b, Model *model, Adapter *adapter, const StepWork *work)
+static Err *divide_limit(Budget *b, Model *model, Adapter *adapter, const StepWork *work)
 {
     size_t choices = choice_bytes(model, work) * work->local_ranks;
     b->program = work->local_ranks * (PROGRAM_BYTES + model->rope.n * 8) + choices;
@@ -242,7 +242,7 @@ static Err *share_out(Budget *b, Model *model, Adapter *adapter, const StepWork 
 Err *budget_make(Budget *b, Model *model, Adapter *adapter, const StepWork *work, size_t limit)
 {
     *b = (Budget){.limit = limit};
-    TRY(share_out(b, model, adapter, work));
+    TRY(divide_limit(b, model, adapter, work));
     const StreamBudget *w = &b->weights;
     b->total = held_bytes(b) + (b->streamed ? stream_budget_bytes(w) : w->fixed_bytes + stream_budget_layer_bytes(w));
     if (b->spilled)

@@ -31,7 +31,7 @@ static double passes_flop(PassCounts p, Cost forward, Cost backward)
 }
 
 /* All documents as long as the longest. */
-static void add_attention(Flops *f, const Model *model, const Layer *x, const StepWork *work, PassCounts p)
+static void add_attention_flops(Flops *f, const Model *model, const Layer *x, const StepWork *work, PassCounts p)
 {
     const AttentionShape *a = &model->attention;
     size_t n = work->longest, top_k = model->index.top_k, R = x->kv_up.cols;
@@ -58,7 +58,7 @@ static void add_attention(Flops *f, const Model *model, const Layer *x, const St
     *(x->indexer ? &f->exact : &f->frozen) += 2 * tokens * count_numbers(&x->q_down) * all_passes(p);
 }
 
-static void add_mlp(Flops *f, const Layer *x, const StepWork *work, PassCounts p)
+static void add_mlp_flops(Flops *f, const Layer *x, const StepWork *work, PassCounts p)
 {
     double tokens = (double)work->step_tokens;
     f->frozen += 2 * tokens * (count_numbers(&x->gate) + count_numbers(&x->up) + count_numbers(&x->down)) *
@@ -66,7 +66,7 @@ static void add_mlp(Flops *f, const Layer *x, const StepWork *work, PassCounts p
     if (!x->dense) f->exact += 2 * tokens * count_numbers(&x->router) * all_passes(p);
 }
 
-static void add_experts(Flops *f, const Model *model, const Layer *x, const StepWork *work, PassCounts p)
+static void add_experts_flops(Flops *f, const Model *model, const Layer *x, const StepWork *work, PassCounts p)
 {
     double N = (double)work->step_tokens * (double)model->router.K, D = (double)model->config.hidden_size,
            F = (double)x->expert_weights[0].rows;
@@ -86,14 +86,15 @@ static double lora_passes(const StepWork *work, PassCounts p)
     return 2 * (double)work->step_tokens * (forwards(p) + 2 * p.backward);
 }
 
-static void add_lora(Flops *f, const LayerAdapter *lora, const StepWork *work, PassCounts p)
+static void add_lora_flops(Flops *f, const LayerAdapter *lora, const StepWork *work, PassCounts p)
 {
     double size = 0;
     for (size_t i = 0; i < LORA_PLACES; i++) size += lora_size(lora->places[i]) + lora_size(lora->places_up[i]);
     f->lora += size * lora_passes(work, p);
 }
 
-static void add_routed_lora(Flops *f, const Model *model, const LayerAdapter *lora, const StepWork *work, PassCounts p)
+static void add_routed_lora_flops(Flops *f, const Model *model, const LayerAdapter *lora, const StepWork *work,
+                                  PassCounts p)
 {
     double size = 0, share = (double)model->router.K / (double)model->router.E;
     for (size_t e = 0; lora->experts && e < model->router.E; e++)
@@ -106,14 +107,14 @@ LayerFlops flops_of_layer(const Model *model, const Adapter *adapter, const Step
 {
     const Layer *x = &model->layers[l];
     LayerFlops f = {0};
-    add_attention(&f.core, model, x, work, p);
-    add_mlp(&f.core, x, work, p);
-    if (adapter) add_lora(&f.core, &adapter->layers[l], work, p);
+    add_attention_flops(&f.core, model, x, work, p);
+    add_mlp_flops(&f.core, x, work, p);
+    if (adapter) add_lora_flops(&f.core, &adapter->layers[l], work, p);
     /* results: written, read. backward: results read once more; gradients written, added to (two moves) and read */
     f.core.moved_bytes += sizeof(float) * (double)work->step_tokens * (double)row * (2 * forwards(p) + 5 * p.backward);
     if (x->dense) return f;
-    add_experts(&f.experts, model, x, work, p);
-    if (adapter) add_routed_lora(&f.experts, model, &adapter->layers[l], work, p);
+    add_experts_flops(&f.experts, model, x, work, p);
+    if (adapter) add_routed_lora_flops(&f.experts, model, &adapter->layers[l], work, p);
     return f;
 }
 

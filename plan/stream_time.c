@@ -29,14 +29,14 @@ typedef struct {
     size_t core;        /* the part that is held meanwhile */
 } Simulation;
 
-static size_t layers(const Simulation *w) { return w->input->parts->n_layers; }
-static const size_t *first(const Simulation *w) { return w->input->parts->first; }
+static size_t n_layers(const Simulation *sim) { return sim->input->parts->n_layers; }
+static const size_t *first_parts(const Simulation *sim) { return sim->input->parts->first; }
 
 static BufferView view_buffer(const void *context, size_t i)
 {
-    const Simulation *w = context;
-    const Buffer *b = &w->buffers[i];
-    return (BufferView){b->part, b->chunk, !b->full, b->full && b->part == w->core};
+    const Simulation *sim = context;
+    const Buffer *b = &sim->buffers[i];
+    return (BufferView){b->part, b->chunk, !b->full, b->full && b->part == sim->core};
 }
 
 static long view_place(const void *context, size_t part)
@@ -45,87 +45,89 @@ static long view_place(const void *context, size_t part)
 }
 
 /* Begin to read the part that is next; false: the readers wait. */
-static bool read_one(Simulation *w)
+static bool read_one(Simulation *sim)
 {
-    const StreamedParts *parts = w->input->parts;
-    StreamView view = {parts, &w->order, w->n_buffers, false, w, view_buffer, view_place};
+    const StreamedParts *parts = sim->input->parts;
+    StreamView view = {parts, &sim->order, sim->n_buffers, false, sim, view_buffer, view_place};
     size_t part, i;
-    if (!stream_policy_next(&view, w->visit, &part, &i)) return false;
-    if (w->buffers[i].full) w->ready[w->buffers[i].part] = INFINITY;
-    w->buffers[i] = (Buffer){part, parts->parts[part].chunk, true};
-    w->disk += (double)parts->parts[part].bytes / w->input->bytes_per_second;
-    w->ready[part] = w->disk;
+    if (!stream_policy_next(&view, sim->visit, &part, &i)) return false;
+    if (sim->buffers[i].full) sim->ready[sim->buffers[i].part] = INFINITY;
+    sim->buffers[i] = (Buffer){part, parts->parts[part].chunk, true};
+    sim->disk += (double)parts->parts[part].bytes / sim->input->bytes_per_second;
+    sim->ready[part] = sim->disk;
     return true;
 }
 
 /* Arithmetic, while readers work as long as they find something. */
-static void compute(Simulation *w, double seconds)
+static void play_arithmetic(Simulation *sim, double seconds)
 {
-    w->clock += seconds;
-    while (w->disk < w->clock)
-        if (!read_one(w)) w->disk = w->clock;
+    sim->clock += seconds;
+    while (sim->disk < sim->clock)
+        if (!read_one(sim)) sim->disk = sim->clock;
 }
 
-static void need(Simulation *w, size_t part)
+/* Until the part is in memory; readers go on meanwhile. */
+static void wait_for_part(Simulation *sim, size_t part)
 {
-    while (!(w->ready[part] < INFINITY) && read_one(w)) continue;
-    if (w->ready[part] > w->clock && w->ready[part] < INFINITY) w->clock = w->ready[part];
+    while (!(sim->ready[part] < INFINITY) && read_one(sim)) continue;
+    if (sim->ready[part] > sim->clock && sim->ready[part] < INFINITY) sim->clock = sim->ready[part];
 }
 
 /* The chunks of a layer once: rising in the forward pass, falling in the backward pass. */
-static void pass_chunks(Simulation *w, size_t l, bool backward, double seconds)
+static void play_chunks(Simulation *sim, size_t l, bool backward, double seconds)
 {
-    size_t core = first(w)[l], n = first(w)[l + 1] - core - 1;
-    for (size_t i = 0; i < n; i++, w->visit++) {
-        need(w, core + 1 + (backward ? n - 1 - i : i));
-        compute(w, seconds / (double)n);
+    size_t core = first_parts(sim)[l], n = first_parts(sim)[l + 1] - core - 1;
+    for (size_t i = 0; i < n; i++, sim->visit++) {
+        wait_for_part(sim, core + 1 + (backward ? n - 1 - i : i));
+        play_arithmetic(sim, seconds / (double)n);
     }
-    if (n == 0) compute(w, seconds);
+    if (n == 0) play_arithmetic(sim, seconds);
 }
 
-static void pass_layer(Simulation *w, size_t l, bool backward)
+static void play_layer(Simulation *sim, size_t l, bool backward)
 {
-    const LayerSeconds *s = &w->input->layers[l];
-    size_t core = first(w)[l];
-    need(w, core);
-    w->core = core;
-    w->visit++;
-    for (size_t group_pass = 0; group_pass < w->input->group_passes; group_pass++) {
-        double each = 1 / (double)w->input->group_passes;
-        compute(w, each * (backward ? s->core_recompute : s->core_forward));
-        pass_chunks(w, l, backward, each * (backward ? s->experts_backward : s->experts_forward));
-        if (backward) compute(w, each * s->core_backward);
+    const LayerSeconds *s = &sim->input->layers[l];
+    size_t core = first_parts(sim)[l];
+    wait_for_part(sim, core);
+    sim->core = core;
+    sim->visit++;
+    for (size_t group_pass = 0; group_pass < sim->input->group_passes; group_pass++) {
+        double each = 1 / (double)sim->input->group_passes;
+        play_arithmetic(sim, each * (backward ? s->core_recompute : s->core_forward));
+        play_chunks(sim, l, backward, each * (backward ? s->experts_backward : s->experts_forward));
+        if (backward) play_arithmetic(sim, each * s->core_backward);
     }
-    w->core = SIZE_MAX;
+    sim->core = SIZE_MAX;
 }
 
-static void step(Simulation *w)
+static void play_step(Simulation *sim)
 {
-    w->order.passes[w->order.n++ % ORDER_PASSES] = (OrderPass){w->visit, w->input->lowest, w->input->group_passes};
-    for (size_t l = 0; l < layers(w); l++) pass_layer(w, l, false);
-    compute(w, w->input->head);
-    for (size_t l = layers(w); l-- > w->input->lowest;) pass_layer(w, l, true);
+    sim->order.passes[sim->order.n++ % ORDER_PASSES] = (OrderPass){sim->visit, sim->input->lowest,
+                                                                   sim->input->group_passes};
+    for (size_t l = 0; l < n_layers(sim); l++) play_layer(sim, l, false);
+    play_arithmetic(sim, sim->input->head);
+    for (size_t l = n_layers(sim); l-- > sim->input->lowest;) play_layer(sim, l, true);
 }
 
-static void add_buffers(Simulation *w, const StreamRing *ring, bool chunk)
+static void add_buffers(Simulation *sim, const StreamRing *ring, bool chunk)
 {
-    for (size_t i = 0; i < ring->n_buffers && w->n_buffers < MAX_BUFFERS; i++)
-        w->buffers[w->n_buffers++] = (Buffer){.chunk = chunk};
+    for (size_t i = 0; i < ring->n_buffers && sim->n_buffers < MAX_BUFFERS; i++)
+        sim->buffers[sim->n_buffers++] = (Buffer){.chunk = chunk};
 }
 
 Err *stream_time(double *seconds, const StreamTimeInput *input)
 {
-    Simulation w = {.input = input, .core = SIZE_MAX};
-    TRY(mem_new(&w.ready, input->parts->n, sizeof *w.ready));
-    for (size_t p = 0; p < input->parts->n; p++) w.ready[p] = input->resident[p] ? 0 : INFINITY;
-    add_buffers(&w, &input->budget->cores, false);
-    add_buffers(&w, &input->budget->chunks, true);
+    Simulation sim = {.input = input, .core = SIZE_MAX};
+    TRY(mem_new(&sim.ready, input->parts->n, sizeof *sim.ready));
+    for (size_t p = 0; p < input->parts->n; p++) sim.ready[p] = input->resident[p] ? 0 : INFINITY;
+    add_buffers(&sim, &input->budget->cores, false);
+    add_buffers(&sim, &input->budget->chunks, true);
     double began = 0;
     for (int i = 0; i < STEPS; i++) {
-        began = w.clock;
-        step(&w);
+        began = sim.clock;
+        play_step(&sim);
     }
-    *seconds = w.clock - began;
-    free(w.ready);
+    *seconds = sim.clock - began;
+    free(sim.ready);
     return NULL;
 }

@@ -223,7 +223,7 @@ Err *tapes_bytes(size_t *bytes, const Model *model, Adapter *adapter, const Tape
     return NULL;
 }
 
-static Err *count_rows(TapeCounter *c, size_t *floats)
+static Err *count_row_floats(TapeCounter *c, size_t *floats)
 {
     for (size_t l = 0; l < c->model->n_layers; l++) {
         floats[l] = l > 0 ? floats[l - 1] : 0;
@@ -241,7 +241,7 @@ Err *tapes_rows(size_t *floats, const Model *model, size_t n)
     TapeCounter counter;
     TapeWork work = {.T = n, .longest = n, .micro_batch_tokens = 2 * n, .threads = 1};
     Err *err = counter_open(&counter, model, NULL, &work, MIX_ONE_LONGEST);
-    if (!err) err = count_rows(&counter, floats);
+    if (!err) err = count_row_floats(&counter, floats);
     counter_close(&counter);
     return err;
 }

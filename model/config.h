@@ -5,17 +5,11 @@
 
 #include "base/err.h"
 #include "base/json.h"
+#include "model/family.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-
-typedef enum {
-    FAMILY_GLM_MOE_DSA,   /* GLM-5, 5.1, 5.2, 5.3 */
-    FAMILY_GLM4_MOE_LITE, /* GLM-4.7-Flash */
-    FAMILY_DEEPSEEK_V3,   /* DeepSeek-V3, Moonlight, Kimi-K2 (kimi_k2) */
-    FAMILY_DEEPSEEK_V32,
-} Family;
 
 typedef struct {
     double rope_theta;
@@ -58,7 +52,6 @@ typedef struct {
  * Fails: ERR_IO, ERR_FORMAT: key missing, wrong or unsupported (by its name), model type unknown. */
 MUST_USE Err *model_config_read(ModelConfig *config, const char *path);
 void model_config_free(ModelConfig *config);
-const char *family_name(Family family);
 
 /* One tensor that a checkpoint of this config must hold. */
 typedef struct {

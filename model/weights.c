@@ -1,9 +1,8 @@
-/* All shards are opened and their tensors put into one table sorted by name. One walk over what the config expects
- * (compare) then marks what is there and lists what is missing, extra or wrong; weights_open turns such a list into
- * its error, weights_survey hands it on. */
+/* All shards are opened, and their tensors are put into one table sorted by name. `compare` then goes through the tensors that
+ * the config expects, marks those that are there and lists those that are missing, extra or wrong. weights_open turns such a
+ * list into its error, weights_survey hands it on. */
 #include "model/weights.h"
 
-#include "base/digest.h"
 #include "base/json.h"
 #include "base/memory.h"
 
@@ -74,7 +73,7 @@ static const Safetensors *find_shard(const Weights *w, const char *const *names,
     return at ? &w->shards[at - names] : NULL;
 }
 
-/* Open the shards that the index names, and check that each holds what the index says. names: room for all entries. */
+/* Open the shards that the index names, and check that each holds what the index says. names: space for all entries. */
 static Err *open_indexed(Weights *w, const char *directory, const Json *map, const char **names)
 {
     size_t n = 0, n_names = 0;
@@ -266,52 +265,16 @@ void weights_locate(const Weights *w, const void *data, size_t *shard, size_t *o
     ASSERT(false, "%p is in none of %zu shards", data, w->n_shards);
 }
 
-/* ---- finite numbers ------------------------------------------------------------------------------------------- */
-
-static size_t first_bad_f32(const unsigned char *data, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        uint32_t x;
-        memcpy(&x, data + 4 * i, sizeof x);
-        if ((x & 0x7F800000) == 0x7F800000) return i;
-    }
-    return n;
-}
-
-static size_t first_bad_bf16(const unsigned char *data, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        uint16_t x;
-        memcpy(&x, data + 2 * i, sizeof x);
-        if ((x & 0x7F80) == 0x7F80) return i;
-    }
-    return n;
-}
-
-static size_t first_bad_f8(const unsigned char *data, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        if ((data[i] & 0x7F) == 0x7F) return i;
-    return n;
-}
-
-static Err *check_finite(const Entry *entry)
-{
-    const TensorView *view = entry->view;
-    size_t n = view->bytes / dtype_bytes(view->dtype), bad = n;
-    if (view->dtype == DTYPE_F32) bad = first_bad_f32(view->data, n);
-    if (view->dtype == DTYPE_BF16) bad = first_bad_bf16(view->data, n);
-    if (view->dtype == DTYPE_F8_E4M3) bad = first_bad_f8(view->data, n);
-    if (bad == n) return NULL;
-    return err_new(ERR_NUMERIC, "%s: tensor %s: element %zu is not finite", entry->shard->path, view->name, bad);
-}
+/* ---- over all weights ------------------------------------------------------------------------------------------ */
 
 Err *weights_check_finite(const Weights *w)
 {
     for (size_t i = 0; i < w->n_entries; i++)
-        if (w->entries[i].expected) TRY(check_finite(&w->entries[i]));
+        if (w->entries[i].expected) TRY(tensor_check_finite(w->entries[i].view, w->entries[i].shard->path));
     return NULL;
 }
+
+void weights_digest(const Weights *w, char digest[DIGEST_BYTES]) { shards_digest(w->n_shards, w->shards, digest); }
 
 /* ---- against the config --------------------------------------------------------------------------------------- */
 
@@ -354,7 +317,7 @@ static Err *compare_one(void *context, const char *name, const TensorSpec *spec)
     entry->expected = true;
     c->survey->n_mtp += spec->mtp;
     Err *err = err_wrap(check_entry(c->weights, entry, spec), "%s: tensor %s", entry->shard->path, name);
-    if (!err && spec->vector) err = check_finite(entry);
+    if (!err && spec->vector) err = tensor_check_finite(entry->view, entry->shard->path);
     if (!err) return NULL;
     Err *full = list_add(&c->survey->wrong, err_message(err));
     c->first = err_first(c->first, err);
@@ -448,38 +411,4 @@ void weights_survey_free(WeightsSurvey *survey)
     list_free(&survey->extra);
     list_free(&survey->wrong);
     *survey = (WeightsSurvey){0};
-}
-
-/* ---- fingerprint ---------------------------------------------------------------------------------------------- */
-
-static void digest_number(Digest *digest, uint64_t number)
-{
-    unsigned char bytes[8];
-    for (int i = 0; i < 8; i++) bytes[i] = (unsigned char)(number >> (8 * i));
-    digest_add(digest, bytes, sizeof bytes);
-}
-
-/* A shard's size, its header, and blocks spread evenly over its data, first and last bytes included. */
-static void digest_shard(Digest *digest, const Safetensors *shard)
-{
-    enum { BLOCKS = 16, BLOCK_BYTES = 4096 };
-    const unsigned char *data = shard->map.data;
-    size_t header = 8, bytes = shard->map.bytes;
-    for (int i = 0; i < 8; i++) header += (size_t)data[i] << (8 * i);
-    digest_number(digest, bytes);
-    digest_add(digest, data, header);
-    size_t body = bytes - header, block = body < BLOCK_BYTES ? body : BLOCK_BYTES;
-    for (size_t i = 0; i < BLOCKS; i++) digest_add(digest, data + header + (body - block) / (BLOCKS - 1) * i, block);
-    digest_add(digest, data + bytes - block, block);
-}
-
-void weights_digest(const Weights *w, char digest[DIGEST_BYTES])
-{
-    Digest all;
-    unsigned char sum[DIGEST_SUM_BYTES];
-    digest_init(&all);
-    digest_number(&all, w->n_shards);
-    for (size_t s = 0; s < w->n_shards; s++) digest_shard(&all, &w->shards[s]);
-    digest_end(&all, sum);
-    digest_hex(sum, (DIGEST_BYTES - 1) / 2, digest);
 }

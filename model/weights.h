@@ -6,7 +6,7 @@
 #define GRAFT_MODEL_WEIGHTS_H
 
 #include "model/config.h"
-#include "tensor/safetensors.h"
+#include "model/shard_checks.h"
 #include "tensor/weight.h"
 
 typedef struct Weights Weights;
@@ -35,8 +35,7 @@ void weights_locate(const Weights *weights, const void *data, size_t *shard, siz
 /* A vector or small matrix widened to float. Owner: the caller, until free(). */
 MUST_USE Err *weights_get_floats(const Weights *weights, const char *name, size_t n, float **out);
 
-/* 32 hexadecimal digits and a zero: over headers, sizes and sampled blocks of every shard; the same for the same files. */
-enum { DIGEST_BYTES = 33 };
+/* The fingerprint of all shards (shards_digest). */
 void weights_digest(const Weights *weights, char digest[DIGEST_BYTES]);
 
 /* A check of all weights for NaN and infinity (reads everything). Fails: ERR_NUMERIC naming file, tensor and element. */

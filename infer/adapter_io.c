@@ -315,6 +315,6 @@ Err *adapter_export(const Adapter *adapter, const char *directory, const char *b
     free(out.loras);
     free(out.extras);
     arena_free(&out.names);
-    lora_modules_free(loras, n);
+    lora_modules_free(loras);
     return err_wrap(err, "export adapter to %s", directory);
 }

@@ -14,9 +14,9 @@ typedef struct {
     LayerAdapter *layer;
     const Model *model;
     size_t l, next_param, next_lora;
-} Builder;
+} LayerBuilder;
 
-static Err *add_param(Builder *b, const char *stem, const char *suffix, size_t rows, size_t cols, Param **out)
+static Err *add_param(LayerBuilder *b, const char *stem, const char *suffix, size_t rows, size_t cols, Param **out)
 {
     Param *p = &b->layer->params[b->next_param++];
     TRY(mem_format(&p->name, "%s.%s", stem, suffix));
@@ -32,8 +32,8 @@ static void place_param(LayerAdapter *layer, Param *p)
     layer->n += param_count(p);
 }
 
-/* A pair without a place in the block yet. */
-static Err *add_pair(Builder *b, const LoraSite *site, const LoraSpec *spec, Lora **out)
+/* A LoRA whose values have no place in the block yet. */
+static Err *add_lora(LayerBuilder *b, const LoraSite *site, const LoraSpec *spec, Lora **out)
 {
     char stem[MODULE_BYTES];
     const Weight *w = lora_site_weight(b->model, site);
@@ -53,14 +53,14 @@ static Err *add_pair(Builder *b, const LoraSite *site, const LoraSpec *spec, Lor
 }
 
 /* Experts of one kind lie stacked: all A, then all B. */
-static Err *add_experts(Builder *b, LoraSiteKind kind, const LoraSpec *specs)
+static Err *add_experts(LayerBuilder *b, LoraSiteKind kind, const LoraSpec *specs)
 {
     LayerAdapter *layer = b->layer;
     for (size_t e = 0; e < b->model->router.E; e++) {
         LoraSite site = {.kind = kind, .l = b->l, .expert = e, .half = specs[e].halves == 2};
         Lora *lora;
         if (!specs[e].halves) continue;
-        TRY(add_pair(b, &site, &specs[e], &lora));
+        TRY(add_lora(b, &site, &specs[e], &lora));
         if (kind == SITE_EXPERT_IN)
             layer->experts[e].lora_gate_up = lora;
         else
@@ -74,7 +74,7 @@ static Err *add_experts(Builder *b, LoraSiteKind kind, const LoraSpec *specs)
     return NULL;
 }
 
-static size_t count_scores(const Model *model, const LayerLoraSpec *spec)
+static size_t count_loras(const Model *model, const LayerLoraSpec *spec)
 {
     size_t n = 0;
     for (size_t i = 0; i < LORA_PLACES; i++) n += (spec->places[i].halves != 0) + (spec->places[i].r_up != 0);
@@ -83,29 +83,29 @@ static size_t count_scores(const Model *model, const LayerLoraSpec *spec)
     return n;
 }
 
-static Err *build_pair(Builder *b, const LoraSite *site, const LoraSpec *spec, Lora **out)
+static Err *build_lora(LayerBuilder *b, const LoraSite *site, const LoraSpec *spec, Lora **out)
 {
-    TRY(add_pair(b, site, spec, out));
+    TRY(add_lora(b, site, spec, out));
     place_param(b->layer, (*out)->A);
     place_param(b->layer, (*out)->B);
     return NULL;
 }
 
-static Err *build_place(Builder *b, LoraPlace place, const LoraSpec *spec)
+static Err *build_place(LayerBuilder *b, LoraPlace place, const LoraSpec *spec)
 {
     LoraSite site = {.kind = SITE_PLACE, .l = b->l, .place = place, .half = spec->halves == 2};
     if (!spec->halves) return NULL;
-    if (!spec->r_up) return build_pair(b, &site, spec, &b->layer->places[place]);
-    TRY(build_pair(b, &site, &(LoraSpec){.halves = 1, .r = spec->r, .scale = spec->scale}, &b->layer->places[place]));
+    if (!spec->r_up) return build_lora(b, &site, spec, &b->layer->places[place]);
+    TRY(build_lora(b, &site, &(LoraSpec){.halves = 1, .r = spec->r, .scale = spec->scale}, &b->layer->places[place]));
     site.half = 1;
-    return build_pair(b, &site, &(LoraSpec){.halves = 2, .r = spec->r_up, .scale = spec->scale_up},
+    return build_lora(b, &site, &(LoraSpec){.halves = 2, .r = spec->r_up, .scale = spec->scale_up},
                       &b->layer->places_up[place]);
 }
 
 static Err *build_layer(const Model *model, size_t l, const LayerLoraSpec *spec, LayerAdapter *layer)
 {
-    Builder b = {.layer = layer, .model = model, .l = l};
-    layer->n_lora = count_scores(model, spec);
+    LayerBuilder b = {.layer = layer, .model = model, .l = l};
+    layer->n_lora = count_loras(model, spec);
     layer->n_params = 2 * layer->n_lora + spec->router;
     TRY(mem_new(&layer->params, layer->n_params, sizeof *layer->params));
     TRY(mem_new(&layer->loras, layer->n_lora, sizeof *layer->loras));
@@ -178,14 +178,20 @@ void adapter_free(Adapter *adapter)
     free(adapter);
 }
 
+/* The adapter's own LoRA that an expert points to; NULL stays NULL. */
+static Lora *own(const LayerAdapter *layer, const Lora *lora)
+{
+    return lora ? &layer->loras[lora - layer->loras] : NULL;
+}
+
 Lora *adapter_lora(const Adapter *adapter, const LoraSite *site)
 {
     const LayerAdapter *layer = &adapter->layers[site->l];
     switch (site->kind) {
     case SITE_PLACE:
         return site->half && layer->places_up[site->place] ? layer->places_up[site->place] : layer->places[site->place];
-    case SITE_EXPERT_IN: return layer->experts ? (Lora *)(size_t)layer->experts[site->expert].lora_gate_up : NULL;
-    case SITE_EXPERT_OUT: return layer->experts ? (Lora *)(size_t)layer->experts[site->expert].lora_down : NULL;
+    case SITE_EXPERT_IN: return layer->experts ? own(layer, layer->experts[site->expert].lora_gate_up) : NULL;
+    case SITE_EXPERT_OUT: return layer->experts ? own(layer, layer->experts[site->expert].lora_down) : NULL;
     case SITE_ROUTER: break;
     }
     return NULL;

@@ -1,4 +1,4 @@
-/* Which weights carry LoRA pairs. An Adapter owns its values: one flat block, layer after layer.
+/* Which weights carry LoRA. An Adapter owns its values: one flat block, layer after layer.
  *
  *     values   | layer 0: A B A B ... | layer 1: ... |     a layer's block is what one tree of gradients adds up
  *
@@ -13,7 +13,7 @@
 
 typedef struct Model Model;
 
-/* Where a pair may sit; in this order pairs lie in a layer's block. */
+/* The places of a layer that may carry LoRA, but for its routed experts; in this order they lie in the layer's block. */
 typedef enum {
     LORA_Q,
     LORA_Q_DOWN,
@@ -48,12 +48,12 @@ typedef struct {
     Param *params;                /* in the order of the block */
     size_t offset, n;             /* of the block in Adapter.values, in floats */
     Lora *places[LORA_PLACES];    /* NULL: none */
-    Lora *places_up[LORA_PLACES]; /* the up half, where an imported MLP has two A's; pairs then holds gate's */
+    Lora *places_up[LORA_PLACES]; /* the up half, where an imported MLP has two A's; places has the gate half then */
     Param *router;                /* NULL: frozen */
     float *router_bias;           /* [E] instead of the base's correction bias, in Adapter.biases; NULL: the base's */
-    Expert *experts;              /* [E] base weights with this adapter's pairs; NULL in dense layers */
+    Expert *experts;              /* [E] base weights with this adapter's LoRA; NULL in dense layers */
     size_t n_lora;
-    Lora *loras;    /* behind pairs and experts */
+    Lora *loras;    /* [n_lora] to which places and experts point */
     Forest *forest; /* not owned */
 } LayerAdapter;
 
@@ -78,7 +78,7 @@ MUST_USE Err *lora_experts_read(Json **table, const Json *experts);
 MUST_USE Err *adapter_new(Adapter **adapter, const Model *model, const LoraConfig *config, uint64_t seed);
 void adapter_free(Adapter *adapter);
 
-/* A pair or a trained router from outside: module is "model.layers.3.self_attn.q_a_proj", "...mlp.experts.7.up_proj"
+/* One LoRA module, or a trained router, as files hold it: module is "model.layers.3.self_attn.q_a_proj", "...mlp.experts.7.up_proj"
  * or, with A NULL, "model.layers.3.mlp.gate" and its weight [out][in] in B. */
 typedef struct {
     const char *module;
@@ -87,15 +87,15 @@ typedef struct {
     float *A, *B; /* [r][in], [out][r] */
 } LoraModule;
 
-/* Make an adapter of given pairs. Gate and up with equal A become one pair; with unequal A they stay two in an MLP, and
- * become one of rank 2 r in a routed expert.
+/* Make an adapter of given modules. Gate and up with equal A become one LoRA; with unequal A they remain two in an MLP, and
+ * become one of r_gate + r_up in a routed expert.
  * Fails: ERR_FORMAT naming the module that this model does not have, or whose shape differs. */
 MUST_USE Err *adapter_from_modules(Adapter **adapter, const Model *model, size_t n, const LoraModule *places);
 
-/* The opposite: gate and up as two pairs. A and B point into the adapter's values, B of `out` rows each.
+/* The opposite: gate and up as two modules. A and B point into the adapter's values, B of `out` rows each.
  * Owner of the array and the module names: the caller, lora_modules_free. */
-MUST_USE Err *adapter_modules(const Adapter *adapter, LoraModule **places, size_t *n);
-void lora_modules_free(LoraModule *places, size_t n);
+MUST_USE Err *adapter_modules(const Adapter *adapter, LoraModule **modules, size_t *n);
+void lora_modules_free(LoraModule *modules);
 
 /* The layout for checkpoints: arrays of the flat block, experts of a kind stacked. */
 typedef struct {

@@ -73,7 +73,7 @@ static size_t count_latent(const Group *group, const AttentionShape *shape, cons
     return n;
 }
 
-/* Documents without a past: each the cheaper of two ways, over expanded keys and values or over latents. The pair on kv_up
+/* Documents without a past: each the cheaper of two ways, over expanded keys and values or over latents. The LoRA on kv_up
  * serves both, and goes in halves always: a document's bits must not depend on whether the group has others. */
 static Tensor *attend(Tape *tape, const AttentionShape *shape, LatentInputs in, const Keys *chosen)
 {

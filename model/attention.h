@@ -8,7 +8,7 @@
 Tensor *attention_forward(Tape *tape, const Model *model, size_t l, const LayerAdapter *lora, Tensor *h,
                           const LayerPass *pass);
 
-/* x W' with the adapter's pair of this place, if it has one. */
+/* x W' with the adapter's LoRA of this place, if it has one. */
 Tensor *project(Tape *tape, Tensor *x, const Weight *W, const LayerAdapter *lora, LoraPlace place);
 
 #endif

@@ -1,3 +1,5 @@
+/* The counts of each operation are written out once, here. A product of [T][K] and [N][K] has 2 T K N operations. Checked by
+ * hand on small shapes in tests/model/count.c. */
 #include "model/count.h"
 
 static const double word = sizeof(float);
@@ -6,18 +8,18 @@ static double elements(const Weight *W) { return (double)W->rows * (double)W->co
 
 static double weight_bytes(const Weight *W) { return elements(W) * (double)dtype_bytes(W->dtype); }
 
-Cost count_linear(size_t T, const Weight *W, TimingPass way)
+Cost count_linear(size_t T, const Weight *W, TimingPass pass)
 {
     double rows = (double)T, in = (double)W->cols, out = (double)W->rows;
-    double numbers = way == TIMING_FORWARD ? in + out : out + 2 * in; /* down: dx is read and written */
+    double numbers = pass == TIMING_FORWARD ? in + out : out + 2 * in; /* backward: dx is read and written */
     return (Cost){2 * rows * in * out, weight_bytes(W) + word * rows * numbers};
 }
 
-Cost count_lora(size_t T, size_t in, size_t out, size_t r, TimingPass way)
+Cost count_lora(size_t T, size_t in, size_t out, size_t r, TimingPass pass)
 {
-    double rows = (double)T, D = (double)in, O = (double)out, R = (double)r, pair = R * (D + O);
-    if (way == TIMING_FORWARD) return (Cost){2 * rows * pair, word * (pair + rows * D)};
-    return (Cost){4 * rows * pair, word * (2 * pair + rows * (O + D))}; /* dy and x once more; A, B, dA, dB */
+    double rows = (double)T, D = (double)in, O = (double)out, R = (double)r, size = R * (D + O);
+    if (pass == TIMING_FORWARD) return (Cost){2 * rows * size, word * (size + rows * D)};
+    return (Cost){4 * rows * size, word * (2 * size + rows * (O + D))}; /* dy and x once more; A, B, dA, dB */
 }
 
 double count_scores(size_t n, size_t top_k)
@@ -26,20 +28,20 @@ double count_scores(size_t n, size_t top_k)
     return full * (full + 1) / 2 + past * full;
 }
 
-Cost count_attention(size_t T, double scores, const AttentionShape *shape, TimingPass way)
+Cost count_attention(size_t T, double scores, const AttentionShape *shape, TimingPass pass)
 {
     double H = (double)shape->n_heads, qk = (double)(shape->nope + shape->rope), v = (double)shape->v;
     double q = H * qk, kv = H * ((double)shape->nope + v) + (double)shape->rope, out = H * v, rows = (double)T;
-    if (way == TIMING_FORWARD) return (Cost){2 * H * scores * (qk + v), word * rows * (q + kv + out)};
+    if (pass == TIMING_FORWARD) return (Cost){2 * H * scores * (qk + v), word * rows * (q + kv + out)};
     return (Cost){2 * H * scores * (3 * qk + 2 * v), word * rows * (3 * q + 3 * kv + 2 * out)};
 }
 
-Cost count_attention_latent(size_t T, double scores, const AttentionShape *shape, size_t R, TimingPass way)
+Cost count_attention_latent(size_t T, double scores, const AttentionShape *shape, size_t R, TimingPass pass)
 {
     double H = (double)shape->n_heads, nope = (double)shape->nope, rope = (double)shape->rope, v = (double)shape->v,
            latent = (double)R, rows = (double)T;
     double io = H * (nope + rope + v) + latent + rope;
-    if (way == TIMING_FORWARD)
+    if (pass == TIMING_FORWARD)
         return (Cost){2 * H * (scores * (2 * latent + rope) + rows * latent * (nope + v)), word * rows * io};
     return (Cost){2 * H * (scores * (5 * latent + 3 * rope) + rows * latent * (2 * nope + v)),
                   word * rows * (3 * io - H * v)};
@@ -51,14 +53,13 @@ Cost count_index(size_t T, double scores, const IndexShape *shape)
     return (Cost){2 * H * scores * dim, word * (double)T * (H * dim + dim + H) + (double)T * (double)T / 8};
 }
 
-Cost count_experts(size_t T, size_t K, size_t E, const Expert *expert, size_t r, TimingPass way)
+Cost count_experts(size_t T, size_t K, size_t E, const Expert *expert, size_t r, TimingPass pass)
 {
     double D = (double)expert->gate->cols, F = (double)expert->gate->rows, R = (double)r, N = (double)T * (double)K;
     double weights = weight_bytes(expert->gate) + weight_bytes(expert->up) + weight_bytes(expert->down);
-    double scores = R * (D + 2 * F) + R * (F + D), times = way == TIMING_FORWARD ? 1 : 2;
-    double rows = (way == TIMING_FORWARD ? 2 : 4) * (double)T * D; /* x and y; dy, x, and dx twice */
-    return (Cost){2 * N * 3 * D * F + 2 * times * N * scores,
-                  (double)E * (weights + word * times * scores) + word * rows};
+    double lora = R * (D + 2 * F) + R * (F + D), times = pass == TIMING_FORWARD ? 1 : 2;
+    double rows = (pass == TIMING_FORWARD ? 2 : 4) * (double)T * D; /* x and y; dy, x, and dx twice */
+    return (Cost){2 * N * 3 * D * F + 2 * times * N * lora, (double)E * (weights + word * times * lora) + word * rows};
 }
 
 Cost count_loss(size_t T, const Weight *W)
@@ -73,7 +74,7 @@ Cost count_elements(size_t n, double flop, double arrays)
 
 /* ---- a step --------------------------------------------------------------------------------------------------- */
 
-/* What one token multiplies with: weights walked both ways, those without a gradient, and the bytes of all. */
+/* Elements that one token multiplies with: of weights with forward and backward, of those without a gradient; bytes of all. */
 typedef struct {
     double both, once, bytes;
 } Sum;

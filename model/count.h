@@ -11,26 +11,26 @@ typedef struct {
     double flop, bytes;
 } Cost;
 
-/* y = x W' for T rows; down: dx += dy W. */
-Cost count_linear(size_t T, const Weight *W, TimingPass way);
+/* y = x W' for T rows; backward: dx += dy W. */
+Cost count_linear(size_t T, const Weight *W, TimingPass pass);
 
-/* What a pair adds to a linear: y += s (x A') B'; down: dx, dA and dB. y and dx are written there anyhow. */
-Cost count_lora(size_t T, size_t in, size_t out, size_t r, TimingPass way);
+/* What a LoRA adds to a linear: y += s (x A') B'; backward: dx, dA and dB. The linear writes y and dx anyhow. */
+Cost count_lora(size_t T, size_t in, size_t out, size_t r, TimingPass pass);
 
-/* Query-key pairs of a document of n tokens when a query sees its past, or the top_k of it (0: all). */
+/* Query-key scores of a document of n tokens when a query sees its past, or the top_k of it (0: all). */
 double count_scores(size_t n, size_t top_k);
 
-/* Two products a pair up; down five: scores again, and the gradients of queries, keys, values and probabilities. */
-Cost count_attention(size_t T, double scores, const AttentionShape *shape, TimingPass way);
+/* Two products a score; backward five: scores again, and the gradients of queries, keys, values and probabilities. */
+Cost count_attention(size_t T, double scores, const AttentionShape *shape, TimingPass pass);
 
 /* The same over latents of R numbers, with the products that bring queries and results there and back. */
-Cost count_attention_latent(size_t T, double scores, const AttentionShape *shape, size_t R, TimingPass way);
+Cost count_attention_latent(size_t T, double scores, const AttentionShape *shape, size_t R, TimingPass pass);
 
-/* One product a pair; no way down. */
+/* One product a score; no backward pass. */
 Cost count_index(size_t T, double scores, const IndexShape *shape);
 
-/* T tokens, K experts each, all E experts used; r: of a pair on gate|up and one on down, 0: none. */
-Cost count_experts(size_t T, size_t K, size_t E, const Expert *expert, size_t r, TimingPass way);
+/* T tokens, K experts each, all E experts used; r: of the LoRA on [gate | up] and on down, 0: none. */
+Cost count_experts(size_t T, size_t K, size_t E, const Expert *expert, size_t r, TimingPass pass);
 
 /* Logits and, in the same pass, their gradient. */
 Cost count_loss(size_t T, const Weight *W);
@@ -43,13 +43,13 @@ Cost count_elements(size_t n, double flop, double arrays);
  * often a step really computes them. */
 double count_frozen(const Model *model);
 
-/* Of a token on its way up alone. */
+/* Of a token in a forward pass alone. */
 double count_forward(const Model *model);
 
-/* Both ways, and attention's own products of a document of `n` tokens that sees its whole past, index scores included. */
+/* Forward and backward, and attention's own products of a document of `n` tokens that sees its whole past, index scores included. */
 double count_with_attention(const Model *model, size_t n);
 
-/* A step of T tokens: frozen arithmetic, and all weights up and down once. */
+/* A step of T tokens: frozen arithmetic, and all weights once in each pass. */
 Cost count_step(const Model *model, size_t T);
 
 #endif

@@ -124,7 +124,7 @@ static Err *read_layer(Model *model, size_t l)
 }
 
 /* Documents of so many tokens attend to their chosen latents, shorter ones to all keys, expanded: whichever has fewer
- * multiply-adds, up and down again. A query and head has 7 R + 4 rope for each chosen latent, 4 (nope + rope) + 3 v for each
+ * multiply-adds, forward and backward. A query and head has 7 R + 4 rope for each chosen latent, 4 (nope + rope) + 3 v for each
  * key of half a document (docs/design.md, section 3, has the times). */
 static size_t latent_from(const ModelConfig *c)
 {
@@ -225,18 +225,19 @@ void model_close(Model *model)
 
 Err *model_reserve_positions(Model *model, size_t n)
 {
-    size_t most = (size_t)model->config.max_position_embeddings, half = (size_t)model->config.qk_rope_head_dim / 2;
-    if (n > most)
+    size_t max_positions = (size_t)model->config.max_position_embeddings,
+           half = (size_t)model->config.qk_rope_head_dim / 2;
+    if (n > max_positions)
         return err_new(ERR_DATA, "%zu tokens in a row; %s says max_position_embeddings is %zu", n, model->config.path,
-                       most);
+                       max_positions);
     if (n <= model->rope.n) return NULL;
-    size_t room = n < FIRST_POSITIONS ? FIRST_POSITIONS : n;
+    size_t capacity = n < FIRST_POSITIONS ? FIRST_POSITIONS : n;
     float *values;
-    TRY(mem_new(&values, 2 * room * half, sizeof *values));
-    rope_fill(&model->config, room, values, values + room * half);
+    TRY(mem_new(&values, 2 * capacity * half, sizeof *values));
+    rope_fill(&model->config, capacity, values, values + capacity * half);
     free(model->rope_values);
     model->rope_values = values;
-    model->rope = (RopeTable){room, 2 * half, values, values + room * half};
+    model->rope = (RopeTable){capacity, 2 * half, values, values + capacity * half};
     return NULL;
 }
 

@@ -7,35 +7,35 @@
 
 enum { MODULE_BYTES = 128 };
 
-/* Gate and up are two modules in one slot: half 0 and 1. */
+/* One place of one layer, or one projection of one expert. Gate and up are two modules at one site: half 0 and 1. */
 typedef enum { SITE_PLACE, SITE_EXPERT_IN, SITE_EXPERT_OUT, SITE_ROUTER } LoraSiteKind;
 typedef struct {
     LoraSiteKind kind;
     size_t l;
     LoraPlace place; /* of SITE_PLACE */
-    size_t expert;   /* of SLOT_EXPERT_* */
+    size_t expert;   /* of SITE_EXPERT_* */
     unsigned half;
 } LoraSite;
 
 /* The frozen weight behind a module. */
 const Weight *lora_site_weight(const Model *model, const LoraSite *site);
 
-/* "model.layers.3.mlp.experts.7.up_proj" and the slot it names; false: this model has no such module. A router's name gives
- * the place of its pair. */
+/* "model.layers.3.mlp.experts.7.up_proj" and the site it names; false: this model has no such module. A router's name gives
+ * the site of its LoRA. */
 void lora_site_module(const LoraSite *site, char module[MODULE_BYTES]);
 bool lora_site_find(const Model *model, const char *module, LoraSite *site);
 
-/* "gate_up_proj" for a slot of two halves, else the module's own last name: what parameters are named by. */
+/* "gate_up_proj" for a site of two halves, else the module's own last name: what parameters are named by. */
 void lora_site_stem(const LoraSite *site, char stem[MODULE_BYTES]);
 
 /* Every module of a layer that can carry LoRA, experts and the router included. Stops at the first error. */
 typedef Err *(*LoraSiteVisit)(void *context, const LoraSite *site, const char *module);
 MUST_USE Err *lora_sites_visit(const Model *model, size_t l, LoraSiteVisit visit, void *context);
 
-/* What sits in a slot: halves is 0 for nothing, 1, or a mask of gate (1) and up (2). */
+/* What sits at a site: halves is 0 for nothing, 1, or a mask of gate (1) and up (2). */
 typedef struct {
     unsigned halves;
-    size_t r, r_up; /* r_up > 0: gate and up have pairs of their own */
+    size_t r, r_up; /* r_up > 0: gate and up have a LoRA each */
     float scale, scale_up;
 } LoraSpec;
 
@@ -49,13 +49,13 @@ MUST_USE Err *lora_specs_new(LayerLoraSpec **specs, const Model *model); /* [n_l
 void lora_specs_free(LayerLoraSpec *specs, const Model *model);
 LoraSpec *lora_spec_of(LayerLoraSpec *specs, const LoraSite *site);
 
-/* What the settings ask for (targets.c). Fails: ERR_USAGE, as adapter_new says. */
+/* What the settings ask for (lora_targets.c). Fails: ERR_USAGE, as adapter_new says. */
 MUST_USE Err *lora_targets_resolve(const Model *model, const LoraConfig *config, LayerLoraSpec *specs);
 
 /* Build an adapter with every value zero but the routers', which are the base's. Fails also when nothing is filled. */
 MUST_USE Err *adapter_build(Adapter **adapter, const Model *model, const LayerLoraSpec *specs);
 
-/* The pair in a slot, NULL when there is none. */
+/* The LoRA at a site, NULL when there is none. */
 Lora *adapter_lora(const Adapter *adapter, const LoraSite *site);
 
 #endif

@@ -49,17 +49,18 @@ void model_close(Model *model);
 /* Make the rotary table at least n positions long. Fails: ERR_DATA beyond max_position_embeddings. */
 MUST_USE Err *model_reserve_positions(Model *model, size_t n);
 
-/* Say which layers come: all of them upward, then down to `lowest` (n_layers: up only), each at work for so many groups (of
- * the rank that has most). Only speed depends on it. */
+/* Announce which layers come: all of them forward, then backward to `lowest` (n_layers: forward only), each for so many
+ * groups (of the rank that has most). Only speed depends on it. model/forward.h calls this. */
 void layers_announce(Model *model, size_t lowest, size_t groups);
 
 /* A layer's weights may be read between the two; nobody else's pointer into them holds outside. */
 MUST_USE Err *layer_acquire(Model *model, size_t l);
 void layer_release(Model *model, size_t l);
 
-/* ---- what a group of documents chose on the way up ------------------------------------------------------------- */
+/* ---- what a group's tokens chose -------------------------------------------------------------------------------- */
 
-/* Experts of every token and keys of every query, layer by layer: chosen once, used again on the way down. */
+/* Experts of every token and keys of every query, layer by layer: chosen once, in the forward
+ * pass, and used again in the backward pass. */
 typedef struct {
     size_t n_layers;
     int32_t **experts; /* [n_layers] of [T][K]; NULL in dense layers */
@@ -86,7 +87,7 @@ typedef struct {
 /* What one layer's pass over one group reads and writes besides x. */
 typedef struct {
     Choices *choices;
-    bool made;                        /* choices were made on the way up and stand */
+    bool made;                        /* choices were made in the forward pass and are used */
     double *balance_stats;            /* [n_micro_batches][balance_width(E)] to gather into, or NULL */
     const BalanceValues *coefficient; /* of the balance losses, or NULL */
     const BalanceStep *balance;

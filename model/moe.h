@@ -4,7 +4,7 @@
 
 #include "model/model.h"
 
-/* silu(h Wg') (h Wu') Wd' with the layer's gate, up and down; the pairs are at place (gate|up) and place + 1 (down). */
+/* silu(h Wg') (h Wu') Wd' with the layer's gate, up and down; the LoRA are at place (gate|up) and place + 1 (down). */
 Tensor *mlp_forward(Tape *tape, const Layer *layer, const LayerAdapter *lora, LoraPlace place, Tensor *h);
 
 /* Routed experts plus the shared one. */

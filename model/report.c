@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_PARTS = 16 };
+enum { MAX_PARTS = 16 };
 
 typedef struct {
     const char *name;
@@ -22,7 +22,7 @@ typedef struct {
 typedef struct {
     const ModelConfig *config;
     size_t n_parts;
-    Part parts[MOST_PARTS];
+    Part parts[MAX_PARTS];
     Part total, mtp;
     int64_t parameters; /* as transformers counts: without correction biases and MTP */
     bool has_weights;
@@ -36,7 +36,7 @@ static Part *find_part(Report *r, const char *name)
     if (strcmp(name, "MTP") == 0) return &r->mtp;
     for (size_t i = 0; i < r->n_parts; i++)
         if (strcmp(r->parts[i].name, name) == 0) return &r->parts[i];
-    ASSERT(r->n_parts < MOST_PARTS, "%zu parts", r->n_parts);
+    ASSERT(r->n_parts < MAX_PARTS, "%zu parts", r->n_parts);
     r->parts[r->n_parts].name = name;
     return &r->parts[r->n_parts++];
 }

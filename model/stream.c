@@ -6,7 +6,7 @@
  *     a mapping  lock, order of the passes, place of every rank in it, buffers, buffer of each part | bytes of the buffers
  *
  * What always holds, with the lock: where[part] names a buffer whose part it is, or nowhere; a buffer that is LOADING or has
- * holders keeps its part; a rank's place never goes back but for a group pass that nobody announced. */
+ * holders keeps its part; a rank's place only grows, but for a group pass that nobody announced. */
 #define _GNU_SOURCE
 #include "model/stream.h"
 
@@ -282,7 +282,7 @@ void stream_release(Stream *s, size_t l)
     pthread_mutex_unlock(&s->shared->lock);
 }
 
-/* A group pass that nobody announced goes back to the layer's first one. */
+/* A group pass that nobody announced begins at the layer's first one again. */
 static Err *acquire_chunk(void *context, size_t chunk)
 {
     ExpertLease *lease = context;

@@ -1,3 +1,5 @@
+/* Tensors of a part that lie near each other in a shard are read as one span; spans are cut into pieces of at most 8 MiB, which
+ * reader threads share. Offsets and sizes are whole blocks, as direct reads need them. */
 #include "model/stream_parts.h"
 
 #include "base/direct_io.h"
@@ -85,7 +87,7 @@ static void drop(StreamedPart *part)
     part->pieces = NULL;
 }
 
-/* n matrices, and the experts' of [begin, end). */
+/* A part of n matrices and the experts [begin, end). */
 static Err *make_part(StreamedPart *part, const Weights *weights, size_t n, Weight *const *list, Weight *experts,
                       size_t begin, size_t end, bool sizes_only)
 {
@@ -110,7 +112,7 @@ static void core_of(Layer *x, Weight *list[CORE_WEIGHTS])
 }
 
 /* At most what a weight takes; its ends share blocks with others. */
-static size_t room_of(const Weight *w)
+static size_t max_bytes_of(const Weight *w)
 {
     return w->data ? direct_round(data_bytes(w)) + DIRECT_ALIGN +
                          (w->scale ? direct_round(scale_bytes(w)) + DIRECT_ALIGN : 0)
@@ -122,8 +124,8 @@ static StreamLayer size_of(const Model *model, Layer *x)
     StreamLayer size = {.n_experts = x->dense ? 0 : model->router.E};
     Weight *list[CORE_WEIGHTS];
     core_of(x, list);
-    for (size_t i = 0; i < CORE_WEIGHTS; i++) size.core += room_of(list[i]);
-    for (size_t i = 0; i < 3 && size.n_experts; i++) size.expert += room_of(&x->expert_weights[i]);
+    for (size_t i = 0; i < CORE_WEIGHTS; i++) size.core += max_bytes_of(list[i]);
+    for (size_t i = 0; i < 3 && size.n_experts; i++) size.expert += max_bytes_of(&x->expert_weights[i]);
     return size;
 }
 
@@ -138,14 +140,14 @@ static Err *sizes_of(Model *model, StreamLayer **sizes)
 Err *parts_size(Model *model, size_t limit, size_t *part_bytes)
 {
     StreamLayer *sizes;
-    size_t fixed = room_of(&model->embed_tokens) + room_of(&model->lm_head);
+    size_t fixed = max_bytes_of(&model->embed_tokens) + max_bytes_of(&model->lm_head);
     TRY(sizes_of(model, &sizes));
     *part_bytes = stream_budget_part_max(limit > fixed ? limit - fixed : 0, model->n_layers, sizes);
     free(sizes);
     return NULL;
 }
 
-/* How many runs each layer has, into first[]: the numbers of cores. */
+/* Fill first[], the number of each layer's core, from how many chunks each layer has. */
 static Err *number_parts(StreamedParts *p, Model *model, size_t part_bytes)
 {
     StreamLayer *sizes;
@@ -202,12 +204,12 @@ void parts_free(StreamedParts *p)
     *p = (StreamedParts){0};
 }
 
-Err *parts_budget(const StreamedParts *p, size_t limit, StreamBudget *plan, bool *resident)
+Err *parts_budget(const StreamedParts *p, size_t limit, StreamBudget *budget, bool *resident)
 {
     StreamPart *sizes;
     TRY(mem_new(&sizes, p->n, sizeof *sizes));
     for (size_t i = 0; i < p->n; i++) sizes[i] = (StreamPart){p->parts[i].bytes, p->parts[i].chunk};
-    Err *err = stream_budget(plan, limit, p->parts[p->n].bytes, p->n, sizes, resident);
+    Err *err = stream_budget(budget, limit, p->parts[p->n].bytes, p->n, sizes, resident);
     free(sizes);
     return err;
 }

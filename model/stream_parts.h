@@ -1,6 +1,6 @@
 /* The parts that a model's weights are read in, with what they take from which file.
  *
- *     part    0 .. n - 1: the cores and runs of all layers, in their order; n: embedding and head
+ *     part    0 .. n - 1: the cores and chunks of all layers, in their order; n: embedding and head
  *     bytes   a part's spans of all shards, one after another; a PartRef says which pointer of which Weight goes where
  *     pieces  the spans, cut for reading */
 #ifndef GRAFT_MODEL_STREAM_PARTS_H
@@ -29,9 +29,9 @@ typedef struct {
 
 typedef struct {
     size_t n_layers, n;
-    size_t *first; /* [n_layers + 1] a layer's core; its runs follow */
+    size_t *first; /* [n_layers + 1] a layer's core; its chunks follow */
     size_t *
-        begin; /* first expert of each run of layer l and E: from begin[first[l]] on, one number for each part of the layer */
+        begin; /* first expert of each chunk of layer l and E: from begin[first[l]] on, one number for each part of the layer */
     StreamedPart *parts; /* [n + 1] */
 } StreamedParts;
 
@@ -43,7 +43,7 @@ MUST_USE Err *parts_cut(StreamedParts *parts, Model *model, size_t part_bytes, b
 MUST_USE Err *parts_size(Model *model, size_t limit_bytes, size_t *part_bytes);
 void parts_free(StreamedParts *parts);
 
-/* The plan for parts; resident [n], or NULL. */
-MUST_USE Err *parts_budget(const StreamedParts *parts, size_t limit_bytes, StreamBudget *plan, bool *resident);
+/* The budget of parts; resident [n], or NULL. */
+MUST_USE Err *parts_budget(const StreamedParts *parts, size_t limit_bytes, StreamBudget *budget, bool *resident);
 
 #endif

@@ -14,13 +14,12 @@ typedef struct {
     const TensorView *view;
     const Safetensors *shard;
     bool expected; /* by the config, or the scales of one that is */
-} Entry;
+} WeightEntry;
 
 struct Weights {
-    bool outlined; /* by weights_outline */
     size_t n_shards, n_entries;
-    Safetensors *shards; /* sorted by name */
-    Entry *entries;      /* sorted by tensor name */
+    Safetensors *shards;  /* sorted by name */
+    WeightEntry *entries; /* sorted by tensor name */
 };
 
 static const char index_name[] = "model.safetensors.index.json", single_name[] = "model.safetensors";
@@ -37,13 +36,13 @@ static int compare_texts(const void *a, const void *b)
 
 static int compare_entries(const void *a, const void *b)
 {
-    return strcmp(((const Entry *)a)->view->name, ((const Entry *)b)->view->name);
+    return strcmp(((const WeightEntry *)a)->view->name, ((const WeightEntry *)b)->view->name);
 }
 
-static Entry *find(const Weights *w, const char *name)
+static WeightEntry *find_entry(const Weights *w, const char *name)
 {
     TensorView view = {.name = name};
-    Entry key = {.view = &view};
+    WeightEntry key = {.view = &view};
     return w->n_entries ? bsearch(&key, w->entries, w->n_entries, sizeof key, compare_entries) : NULL;
 }
 
@@ -122,7 +121,7 @@ static Err *collect(Weights *w)
     TRY(mem_new(&w->entries, n, sizeof *w->entries));
     for (size_t s = 0; s < w->n_shards; s++)
         for (size_t t = 0; t < w->shards[s].n_tensors; t++)
-            w->entries[w->n_entries++] = (Entry){.view = &w->shards[s].tensors[t], .shard = &w->shards[s]};
+            w->entries[w->n_entries++] = (WeightEntry){.view = &w->shards[s].tensors[t], .shard = &w->shards[s]};
     qsort(w->entries, n, sizeof *w->entries, compare_entries);
     for (size_t i = 1; i < n; i++)
         if (compare_entries(&w->entries[i - 1], &w->entries[i]) == 0)
@@ -162,10 +161,7 @@ void weights_close(Weights *w)
 {
     if (!w) return;
     for (size_t s = 0; s < w->n_shards; s++) {
-        if (w->outlined)
-            weights_outline_free(&w->shards[s]);
-        else
-            safetensors_close(&w->shards[s]);
+        safetensors_close(&w->shards[s]);
     }
     free(w->shards);
     free(w->entries);
@@ -193,13 +189,13 @@ static Err *check_shape(const TensorView *view, size_t n_dims, const size_t *exp
 }
 
 /* The factors of an FP8 matrix: beside it, under its name with a suffix. */
-static Err *find_scale(const Weights *w, const TensorView *view, Entry **out)
+static Err *find_scale(const Weights *w, const TensorView *view, WeightEntry **out)
 {
     char name[NAME_BYTES];
     size_t blocks[] = {(view->shape[0] + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK,
                        (view->shape[1] + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK};
     int n = snprintf(name, sizeof name, "%s%s", view->name, scale_suffix);
-    *out = n < NAME_BYTES ? find(w, name) : NULL;
+    *out = n < NAME_BYTES ? find_entry(w, name) : NULL;
     if (!*out) return err_new(ERR_FORMAT, "dtype is F8_E4M3, but there is no %s", name);
     if ((*out)->view->dtype != DTYPE_F32)
         return err_new(ERR_FORMAT, "%s: dtype is %s; expected F32", name, dtype_name((*out)->view->dtype));
@@ -207,7 +203,7 @@ static Err *find_scale(const Weights *w, const TensorView *view, Entry **out)
 }
 
 /* A tensor as a Weight; *scale is its factors' entry or NULL. Whether it is FP8 is for the file to say, not the config. */
-static Err *view_weight(const Weights *w, const TensorView *view, Weight *out, Entry **scale)
+static Err *view_weight(const Weights *w, const TensorView *view, Weight *out, WeightEntry **scale)
 {
     *scale = NULL;
     if (view->n_dims != 1 && view->n_dims != 2)
@@ -228,8 +224,8 @@ static Err *view_weight(const Weights *w, const TensorView *view, Weight *out, E
 
 Err *weights_get(const Weights *w, const char *name, Weight *out)
 {
-    const Entry *entry = find(w, name);
-    Entry *scale;
+    const WeightEntry *entry = find_entry(w, name);
+    WeightEntry *scale;
     if (!entry) return err_new(ERR_FORMAT, "tensor %s is missing", name);
     return err_wrap(view_weight(w, entry->view, out, &scale), "%s: tensor %s", entry->shard->path, name);
 }
@@ -282,7 +278,7 @@ typedef struct {
     Weights *weights;
     WeightsSurvey *survey;
     Err *first; /* of what is wrong */
-} Comparison;
+} ConfigComparison;
 
 static Err *list_add(SurveyList *list, const char *name)
 {
@@ -296,10 +292,10 @@ static void list_free(SurveyList *list)
     for (size_t i = 0; i < SURVEY_NAMES; i++) free(list->names[i]);
 }
 
-static Err *check_entry(const Weights *w, const Entry *entry, const TensorSpec *spec)
+static Err *check_entry(const Weights *w, const WeightEntry *entry, const TensorSpec *spec)
 {
     Weight weight;
-    Entry *scale;
+    WeightEntry *scale;
     size_t shape[] = {spec->rows, spec->cols};
     TRY(check_shape(entry->view, spec->vector ? 1 : 2, spec->vector ? shape + 1 : shape));
     TRY(view_weight(w, entry->view, &weight, &scale));
@@ -311,8 +307,8 @@ static Err *check_entry(const Weights *w, const Entry *entry, const TensorSpec *
 
 static Err *compare_one(void *context, const char *name, const TensorSpec *spec)
 {
-    Comparison *c = context;
-    Entry *entry = find(c->weights, name);
+    ConfigComparison *c = context;
+    WeightEntry *entry = find_entry(c->weights, name);
     if (!entry) return spec->mtp ? NULL : list_add(&c->survey->missing, name);
     entry->expected = true;
     c->survey->n_mtp += spec->mtp;
@@ -328,7 +324,7 @@ static Err *compare_one(void *context, const char *name, const TensorSpec *spec)
 static Err *compare(Weights *w, const ModelConfig *config, WeightsSurvey *survey, Err **wrong)
 {
     *survey = (WeightsSurvey){0};
-    Comparison c = {.weights = w, .survey = survey};
+    ConfigComparison c = {.weights = w, .survey = survey};
     Err *err = model_config_tensors(config, true, compare_one, &c);
     for (size_t i = 0; i < w->n_entries && !err; i++)
         if (!w->entries[i].expected) err = list_add(&survey->extra, w->entries[i].view->name);
@@ -369,7 +365,6 @@ Err *weights_outline(Weights **out, const ModelConfig *config, DType matrices)
     Weights *w;
     *out = NULL;
     TRY(mem_new(&w, 1, sizeof *w));
-    w->outlined = true;
     Err *err = mem_new(&w->shards, 1, sizeof *w->shards);
     if (!err) err = weights_outline_file(&w->shards[0], config, matrices);
     if (!err) {

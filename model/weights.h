@@ -20,9 +20,8 @@ void weights_close(Weights *weights);
  * dtype of those that FP8 repositories quantise, F8_E4M3 or BF16. */
 MUST_USE Err *weights_outline(Weights **weights, const ModelConfig *config, DType matrices);
 
-/* Its one file (model/weights_outline.c). */
+/* Its one file (model/weights_outline.c); closed by safetensors_close. */
 MUST_USE Err *weights_outline_file(Safetensors *file, const ModelConfig *config, DType matrices);
-void weights_outline_free(Safetensors *file);
 
 /* The tensor of that name as a Weight with its FP8 scales, if any. Fails: ERR_FORMAT when absent. */
 MUST_USE Err *weights_get(const Weights *weights, const char *name, Weight *out);

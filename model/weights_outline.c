@@ -4,26 +4,30 @@
 #include "base/memory.h"
 #include "model/weights.h"
 
-#include <stdlib.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 
 typedef struct {
     Safetensors *file;
     DType matrices;
     size_t capacity, bytes;
+    size_t name_bytes, name_capacity; /* of file->names */
 } Outline;
 
 static Err *add(Outline *o, const char *name, const char *suffix, DType dtype, size_t n_dims, size_t rows, size_t cols)
 {
-    char *copy;
-    size_t n = o->file->n_tensors;
-    TRY(mem_grow(&o->file->tensors, &o->capacity, n + 1, sizeof *o->file->tensors));
-    TRY(mem_format(&copy, "%s%s", name, suffix));
-    TensorView *view = &o->file->tensors[n];
-    *view = (TensorView){.name = copy, .dtype = dtype, .n_dims = n_dims, .shape = {n_dims == 1 ? cols : rows, cols}};
+    Safetensors *file = o->file;
+    size_t n = file->n_tensors, length = strlen(name) + strlen(suffix) + 1;
+    TRY(mem_grow(&file->tensors, &o->capacity, n + 1, sizeof *file->tensors));
+    TRY(mem_grow(&file->names, &o->name_capacity, o->name_bytes + length, 1));
+    snprintf(file->names + o->name_bytes, length, "%s%s", name, suffix);
+    o->name_bytes += length;
+    TensorView *view = &file->tensors[n];
+    *view = (TensorView){.dtype = dtype, .n_dims = n_dims, .shape = {n_dims == 1 ? cols : rows, cols}};
     view->bytes = rows * cols * dtype_bytes(dtype);
     o->bytes += view->bytes;
-    o->file->n_tensors++;
+    file->n_tensors++;
     return NULL;
 }
 
@@ -51,18 +55,16 @@ Err *weights_outline_file(Safetensors *file, const ModelConfig *config, DType ma
     void *at = err ? MAP_FAILED : mmap(NULL, o.bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (!err && at == MAP_FAILED) err = err_errno("reserve %zu bytes of addresses", o.bytes);
     if (err) {
-        weights_outline_free(file);
+        safetensors_close(file);
         return err;
     }
     file->map = (FileMap){at, o.bytes, at};
     size_t used = 0;
-    for (size_t i = 0; i < file->n_tensors; used += file->tensors[i++].bytes)
+    const char *name = file->names; /* they no longer move */
+    for (size_t i = 0; i < file->n_tensors; used += file->tensors[i++].bytes) {
         file->tensors[i].data = (const char *)at + used;
+        file->tensors[i].name = name;
+        name += strlen(name) + 1;
+    }
     return NULL;
-}
-
-void weights_outline_free(Safetensors *file)
-{
-    for (size_t i = 0; i < file->n_tensors; i++) free((char *)(size_t)file->tensors[i].name);
-    safetensors_close(file);
 }

@@ -193,8 +193,8 @@ static Err *too_small(const Budget *b, const StepWork *work)
         "memory_limit is %s; this run needs at least %zuMiB: weights %s (embedding, head, the largest part of a "
         "layer), tapes %s, layer inputs %s, adapter and moments %s, program and data %s. "
         "What else would help: shorter documents (max_length is %zu)%s%s, fewer ranks on the host, FP8 weights",
-        BYTES(b->limit), (b->min_limit >> 20) + 1, BYTES(b->weights.least_bytes), BYTES(b->tapes),
-        BYTES(b->layer_inputs), BYTES(b->adapter + b->moments), BYTES(b->program + b->data), work->longest,
+        BYTES(b->limit), (b->min_limit >> 20) + 1, BYTES(b->weights.min_bytes), BYTES(b->tapes), BYTES(b->layer_inputs),
+        BYTES(b->adapter + b->moments), BYTES(b->program + b->data), work->longest,
         work->keep_layers ? ", keep_layers 0" : "", work->may_spill ? "" : ", a scratch_dir");
 }
 
@@ -209,7 +209,7 @@ static Err *find_min_limit(Budget *b, Model *model, Adapter *adapter, const Step
                     size_min(size_max(work->longest, work->micro_batch_tokens), rank_tokens(work))));
     b->layer_inputs = work->local_ranks * layer_input_bytes(model, adapter, work, work->may_spill);
     size_t tables = (b->weights.fixed_bytes + stream_budget_layer_bytes(&b->weights)) / PAGE_TABLES,
-           sum = held_bytes(b) + b->weights.least_bytes;
+           sum = held_bytes(b) + b->weights.min_bytes;
     b->min_limit = sum +
                    size_min(sum / (PAGE_TABLES - 1) + 1, tables); /* page tables take a share of the limit itself */
     b->program += size_min(b->limit / PAGE_TABLES, tables);
@@ -226,7 +226,7 @@ static Err *divide_limit(Budget *b, Model *model, Adapter *adapter, const StepWo
         b->moments = work->local_ranks * (3 * adapter->n / work->ranks * sizeof(float) + forest_bytes(adapter, work));
     }
     TRY(find_min_limit(b, model, adapter, work));
-    size_t left = b->limit - (b->program + b->data + b->adapter + b->moments + b->weights.least_bytes);
+    size_t left = b->limit - (b->program + b->data + b->adapter + b->moments + b->weights.min_bytes);
     b->layer_inputs = work->local_ranks * layer_input_bytes(model, adapter, work, false);
     bool may_spill = work->may_spill && adapter;
     if (!may_spill || b->layer_inputs <= left / 4) {

@@ -88,7 +88,7 @@ static Err *compare_gradients(Case *c, Step *step, Adapter *adapter)
         snprintf(name, sizeof name, "%sgrad.%s.lora_A.weight", c->prefix, modules[i].module);
         figures_compare_rows(&c->figures, name, 0, modules[i].r, modules[i].in, modules[i].A);
     }
-    if (!err) lora_modules_free(modules, n);
+    if (!err) lora_modules_free(modules);
     memcpy(adapter->values, values, bytes);
     free(values);
     return err;
@@ -287,7 +287,7 @@ static Err *run_curve(Case *c, const char *folder)
         snprintf(name, sizeof name, "curve.final.%s.lora_B.weight", modules[i].module);
         figures_compare_rows(&c->figures, name, 0, modules[i].out, modules[i].r, modules[i].B);
     }
-    if (!err) lora_modules_free(modules, n);
+    if (!err) lora_modules_free(modules);
     for (size_t d = 0; d < 4; d++) {
         free(docs[d].ids);
         free(docs[d].targets);

@@ -329,7 +329,7 @@ Err *audit_export(const Adapter *adapter, const char *directory)
         for (size_t i = 0; i < n && !err; i++)
             err = loras[i].A ? compare_lora(file, &loras[i]) : compare_router(file, &loras[i]);
         for (size_t i = 0; i < file->n_loras && !err; i++) err = check_zero(&file->loras[i], n, loras);
-        lora_modules_free(loras, n);
+        lora_modules_free(loras);
     }
     adapter_file_close(file);
     return err_wrap(err, "read %s back", directory);

@@ -89,7 +89,7 @@ static void one_half_alone_adds_to_its_own_columns(void **state)
 
 /* The same numbers as halves of one pair, and as pairs alone: their changes to the model add up where it is linear, so
  * compare a pair of both whose B has zeros in one half with the other half alone. */
-static void a_half_alone_equals_the_whole_pair_with_zeros(void **state)
+static void a_half_alone_equals_the_whole_lora_with_zeros(void **state)
 {
     (void)state;
     Document doc = tiny_document(T, 256, 3);
@@ -151,15 +151,15 @@ static void first_values_lie_within_pefts_bounds(void **state)
     for (size_t l = 0; l < adapter->n_layers; l++)
         for (size_t i = 0; i < adapter->layers[l].n_lora; i++) {
             const Param *A = adapter->layers[l].loras[i].A, *B = adapter->layers[l].loras[i].B;
-            double bound = 1 / sqrt((double)A->cols), sum = 0, square = 0, most = 0, n = (double)param_count(A);
+            double bound = 1 / sqrt((double)A->cols), sum = 0, square = 0, max_value = 0, n = (double)param_count(A);
             for (size_t j = 0; j < param_count(A); j++) {
                 double x = (double)A->data[j];
                 sum += x;
                 square += x * x;
-                most = fmax(most, fabs(x));
+                max_value = fmax(max_value, fabs(x));
             }
-            assert_true(most <= bound * (1 + 1e-7));
-            assert_true(most > 0.8 * bound);                      /* 48 numbers or more: 0.8^48 is 2e-5 */
+            assert_true(max_value <= bound * (1 + 1e-7));
+            assert_true(max_value > 0.8 * bound);                 /* 48 numbers or more: 0.8^48 is 2e-5 */
             assert_true(fabs(sum / n) < 5 * bound / sqrt(3 * n)); /* five deviations of the mean */
             assert_true(fabs(3 * square / n / (bound * bound) - 1) < 5 * sqrt(0.8 / n));
             for (size_t j = 0; j < param_count(B); j++) assert_true(B->data[j] == 0);
@@ -200,7 +200,7 @@ static void first_values_do_not_depend_on_other_targets(void **state)
     adapter_free(many);
 }
 
-static void no_two_pairs_begin_alike(void **state)
+static void no_two_loras_begin_alike(void **state)
 {
     (void)state;
     Adapter *adapter = adapter_of("'all-linear'", NULL);
@@ -381,12 +381,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gate_and_up_share_one_A),
         cmocka_unit_test(one_half_alone_adds_to_its_own_columns),
-        cmocka_unit_test(a_half_alone_equals_the_whole_pair_with_zeros),
+        cmocka_unit_test(a_half_alone_equals_the_whole_lora_with_zeros),
         cmocka_unit_test(a_fresh_adapter_changes_no_logit),
         cmocka_unit_test(first_values_lie_within_pefts_bounds),
         cmocka_unit_test(first_values_are_a_function_of_the_seed),
         cmocka_unit_test(first_values_do_not_depend_on_other_targets),
-        cmocka_unit_test(no_two_pairs_begin_alike),
+        cmocka_unit_test(no_two_loras_begin_alike),
         cmocka_unit_test(rslora_scales_by_the_root_of_r),
         cmocka_unit_test(a_trained_router_begins_as_the_base_has_it),
         cmocka_unit_test(dropout_is_for_all_but_routed_experts),

@@ -1,4 +1,4 @@
-/* Adapters to single modules' pairs and back. */
+/* Adapters to single LoRA modules and back. */
 #include "base/rng.h"
 #include "model/lora_sites.h"
 #include "tests/support/tiny.h"
@@ -35,7 +35,7 @@ static float *numbers(size_t n, uint64_t seed)
     return x;
 }
 
-static LoraModule pair_of(const char *module, size_t r, size_t in, size_t out, uint64_t seed)
+static LoraModule module_of(const char *module, size_t r, size_t in, size_t out, uint64_t seed)
 {
     return (LoraModule){module, r, in, out, 2, numbers(r * in, seed), numbers(out * r, seed + 1000)};
 }
@@ -65,7 +65,7 @@ static void same_logits(Model *model, const Adapter *a, const Adapter *b)
     free(y);
 }
 
-static void adapters_go_through_pairs_and_come_back_the_same(void **state)
+static void adapters_survive_modules_and_back(void **state)
 {
     (void)state;
     static const struct {
@@ -94,14 +94,14 @@ static void adapters_go_through_pairs_and_come_back_the_same(void **state)
         assert_int_equal(a->n, b->n);
         assert_memory_equal(a->values, b->values, a->n * sizeof(float));
         same_logits(model, a, b);
-        lora_modules_free(modules, n);
+        lora_modules_free(modules);
         adapter_free(a);
         adapter_free(b);
         model_close(model);
     }
 }
 
-static void a_trained_router_goes_through_pairs(void **state)
+static void a_trained_router_survives_modules_and_back(void **state)
 {
     (void)state;
     Adapter *a = NULL, *b;
@@ -116,12 +116,12 @@ static void a_trained_router_goes_through_pairs(void **state)
     assert_ok(adapter_from_modules(&b, dense, n, modules));
     assert_memory_equal(a->values, b->values, a->n * sizeof(float));
     same_logits(dense, a, b);
-    lora_modules_free(modules, n);
+    lora_modules_free(modules);
     adapter_free(a);
     adapter_free(b);
 }
 
-static void the_order_of_pairs_does_not_matter(void **state)
+static void the_order_of_modules_does_not_matter(void **state)
 {
     (void)state;
     Adapter *a, *b;
@@ -137,7 +137,7 @@ static void the_order_of_pairs_does_not_matter(void **state)
     }
     assert_ok(adapter_from_modules(&b, dense, n, modules));
     assert_memory_equal(a->values, b->values, a->n * sizeof(float));
-    lora_modules_free(modules, n);
+    lora_modules_free(modules);
     adapter_free(a);
     adapter_free(b);
 }
@@ -165,11 +165,11 @@ static void check_share(const Lora *lora, const LoraModule *given, size_t row)
     free(x);
 }
 
-static void unequal_As_stay_two_pairs_in_an_mlp(void **state)
+static void unequal_As_remain_two_loras_in_an_mlp(void **state)
 {
     (void)state;
-    LoraModule modules[] = {pair_of("model.layers.1.mlp.shared_experts.gate_proj", 2, D, F, 1),
-                            pair_of("model.layers.1.mlp.shared_experts.up_proj", 5, D, F, 2)};
+    LoraModule modules[] = {module_of("model.layers.1.mlp.shared_experts.gate_proj", 2, D, F, 1),
+                            module_of("model.layers.1.mlp.shared_experts.up_proj", 5, D, F, 2)};
     Adapter *a;
     modules[1].scale = 0.5;
     assert_ok(adapter_from_modules(&a, dense, 2, modules));
@@ -192,16 +192,16 @@ static void unequal_As_stay_two_pairs_in_an_mlp(void **state)
         assert_memory_equal(back[i].A, modules[i].A, modules[i].r * D * sizeof(float));
         assert_memory_equal(back[i].B, modules[i].B, modules[i].r * F * sizeof(float));
     }
-    lora_modules_free(back, n);
+    lora_modules_free(back);
     adapter_free(a);
     drop(modules, 2);
 }
 
-static void unequal_As_become_one_pair_of_both_ranks_in_an_expert(void **state)
+static void unequal_As_become_one_lora_of_both_r_in_an_expert(void **state)
 {
     (void)state;
-    LoraModule modules[] = {pair_of("model.layers.1.mlp.experts.7.gate_proj", 2, D, F, 1),
-                            pair_of("model.layers.1.mlp.experts.7.up_proj", 2, D, F, 2)};
+    LoraModule modules[] = {module_of("model.layers.1.mlp.experts.7.gate_proj", 2, D, F, 1),
+                            module_of("model.layers.1.mlp.experts.7.up_proj", 2, D, F, 2)};
     Adapter *a;
     modules[1].scale = 3;
     assert_ok(adapter_from_modules(&a, dense, 2, modules));
@@ -216,13 +216,13 @@ static void unequal_As_become_one_pair_of_both_ranks_in_an_expert(void **state)
 
 /* The same pairs in an MLP and one by one must give the logits that their exact sum gives: an MLP's two pairs against
  * two adapters of one half each, in the other half zeros. */
-static void two_pairs_of_an_mlp_do_what_each_does(void **state)
+static void two_loras_of_an_mlp_do_what_each_does(void **state)
 {
     (void)state;
-    LoraModule modules[] = {pair_of("model.layers.0.mlp.gate_proj", 2, D, 128, 1),
-                            pair_of("model.layers.0.mlp.up_proj", 2, D, 128, 2)};
-    LoraModule one[] = {pair_of("model.layers.0.mlp.gate_proj", 4, D, 128, 1),
-                        pair_of("model.layers.0.mlp.up_proj", 4, D, 128, 1)};
+    LoraModule modules[] = {module_of("model.layers.0.mlp.gate_proj", 2, D, 128, 1),
+                            module_of("model.layers.0.mlp.up_proj", 2, D, 128, 2)};
+    LoraModule one[] = {module_of("model.layers.0.mlp.gate_proj", 4, D, 128, 1),
+                        module_of("model.layers.0.mlp.up_proj", 4, D, 128, 1)};
     for (size_t h = 0; h < 2; h++) { /* one A of rank 4: gate's rows first, then up's; zeros where the other's belong */
         memcpy(one[h].A, modules[0].A, 2 * D * sizeof(float));
         memcpy(one[h].A + 2 * D, modules[1].A, 2 * D * sizeof(float));
@@ -267,7 +267,7 @@ static void a_module_that_is_not_there_is_named(void **state)
                                         "",
                                         "model.layers.18446744073709551617.self_attn.o_proj"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        LoraModule given = pair_of(names[i], 2, D, 128, 1);
+        LoraModule given = module_of(names[i], 2, D, 128, 1);
         char part[160];
         snprintf(part, sizeof part, "no module %s", names[i]);
         refused(1, &given, part);
@@ -277,8 +277,8 @@ static void a_module_that_is_not_there_is_named(void **state)
 static void a_wrong_shape_is_told_with_both(void **state)
 {
     (void)state;
-    LoraModule a = pair_of("model.layers.1.self_attn.o_proj", 2, D, 128, 1),
-               b = pair_of("model.layers.1.mlp.experts.3.up_proj", 2, F, D, 1);
+    LoraModule a = module_of("model.layers.1.self_attn.o_proj", 2, D, 128, 1),
+               b = module_of("model.layers.1.mlp.experts.3.up_proj", 2, F, D, 1);
     refused(1, &a, "model.layers.1.self_attn.o_proj is for a weight [128][64]; the model's is [64][128]");
     refused(1, &b, "model.layers.1.mlp.experts.3.up_proj");
 }
@@ -286,11 +286,11 @@ static void a_wrong_shape_is_told_with_both(void **state)
 static void a_module_that_is_there_twice_is_refused(void **state)
 {
     (void)state;
-    LoraModule modules[] = {pair_of("model.layers.1.self_attn.o_proj", 2, 128, D, 1),
-                            pair_of("model.layers.1.self_attn.o_proj", 2, 128, D, 2)};
+    LoraModule modules[] = {module_of("model.layers.1.self_attn.o_proj", 2, 128, D, 1),
+                            module_of("model.layers.1.self_attn.o_proj", 2, 128, D, 2)};
     refused(2, modules, "model.layers.1.self_attn.o_proj is there twice");
-    LoraModule up[] = {pair_of("model.layers.1.mlp.experts.3.up_proj", 2, D, F, 1),
-                       pair_of("model.layers.1.mlp.experts.3.up_proj", 2, D, F, 1)};
+    LoraModule up[] = {module_of("model.layers.1.mlp.experts.3.up_proj", 2, D, F, 1),
+                       module_of("model.layers.1.mlp.experts.3.up_proj", 2, D, F, 1)};
     refused(2, up, "there twice");
     LoraModule routers[] = {
         {.module = "model.layers.1.mlp.gate", .in = D, .out = 16, .scale = 1, .B = numbers(D * 16, 1)},
@@ -298,19 +298,19 @@ static void a_module_that_is_there_twice_is_refused(void **state)
     refused(2, routers, "model.layers.1.mlp.gate is there twice");
 }
 
-static void a_router_is_a_pair_or_whole_and_a_projection_no_whole_weight(void **state)
+static void a_router_trains_by_lora_or_in_full_and_a_projection_only_by_lora(void **state)
 {
     (void)state;
     LoraModule whole = {
         .module = "model.layers.1.self_attn.o_proj", .in = 128, .out = D, .scale = 1, .B = numbers(D * 128, 1)};
     refused(1, &whole, "only a router is trained in full");
     LoraModule both[] = {
-        pair_of("model.layers.1.mlp.gate", 2, D, 16, 1),
+        module_of("model.layers.1.mlp.gate", 2, D, 16, 1),
         {.module = "model.layers.1.mlp.gate", .in = D, .out = 16, .scale = 1, .B = numbers(D * 16, 1)}};
-    refused(2, both, "is there by a pair and in full");
+    refused(2, both, "is trained both by LoRA and in full");
 }
 
-static void no_pairs_at_all_are_refused(void **state)
+static void no_modules_at_all_are_refused(void **state)
 {
     (void)state;
     Adapter *adapter;
@@ -320,17 +320,17 @@ static void no_pairs_at_all_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(adapters_go_through_pairs_and_come_back_the_same),
-        cmocka_unit_test(a_trained_router_goes_through_pairs),
-        cmocka_unit_test(the_order_of_pairs_does_not_matter),
-        cmocka_unit_test(unequal_As_stay_two_pairs_in_an_mlp),
-        cmocka_unit_test(unequal_As_become_one_pair_of_both_ranks_in_an_expert),
-        cmocka_unit_test(two_pairs_of_an_mlp_do_what_each_does),
+        cmocka_unit_test(adapters_survive_modules_and_back),
+        cmocka_unit_test(a_trained_router_survives_modules_and_back),
+        cmocka_unit_test(the_order_of_modules_does_not_matter),
+        cmocka_unit_test(unequal_As_remain_two_loras_in_an_mlp),
+        cmocka_unit_test(unequal_As_become_one_lora_of_both_r_in_an_expert),
+        cmocka_unit_test(two_loras_of_an_mlp_do_what_each_does),
         cmocka_unit_test(a_module_that_is_not_there_is_named),
         cmocka_unit_test(a_wrong_shape_is_told_with_both),
         cmocka_unit_test(a_module_that_is_there_twice_is_refused),
-        cmocka_unit_test(a_router_is_a_pair_or_whole_and_a_projection_no_whole_weight),
-        cmocka_unit_test(no_pairs_at_all_are_refused),
+        cmocka_unit_test(a_router_trains_by_lora_or_in_full_and_a_projection_only_by_lora),
+        cmocka_unit_test(no_modules_at_all_are_refused),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
 }

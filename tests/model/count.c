@@ -19,7 +19,7 @@ static void a_projection_multiplies_every_row_with_every_weight(void **state)
     assert_cost(count_linear(1, &W, TIMING_FORWARD), 70, 35 + 4 * 12);
 }
 
-static void a_pair_costs_twice_as_much_on_the_way_back(void **state)
+static void a_lora_costs_twice_as_much_backward(void **state)
 {
     (void)state; /* 3 rows, 7 -> 2 -> 5: A has 14 numbers, B 10 */
     assert_cost(count_lora(3, 7, 5, 2, TIMING_FORWARD), 2 * 3 * 24, 4 * (24 + 3 * 7));
@@ -94,7 +94,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_projection_multiplies_every_row_with_every_weight),
-        cmocka_unit_test(a_pair_costs_twice_as_much_on_the_way_back),
+        cmocka_unit_test(a_lora_costs_twice_as_much_backward),
         cmocka_unit_test(a_query_sees_its_past_or_the_best_of_it),
         cmocka_unit_test(attention_has_two_products_up_and_five_down),
         cmocka_unit_test(attention_over_latents_counts_what_a_chosen_latent_costs),

@@ -1,3 +1,4 @@
+/* A model from its files: shapes, names, and the digest. */
 #include "model/model.h"
 
 #include "base/memory.h"

@@ -1,3 +1,4 @@
+/* Names of LoRA sites, there and back, on every family. */
 #include "model/lora_sites.h"
 
 #include "tests/support/tiny.h"

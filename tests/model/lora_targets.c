@@ -36,7 +36,7 @@ static char *modules_of(const Model *model, const char *targets, const char *lay
     assert_non_null(text);
     strcpy(text, " ");
     for (size_t i = 0; i < n; i++) strcat(strcat(text, loras[i].module), " ");
-    lora_modules_free(loras, n);
+    lora_modules_free(loras);
     adapter_free(adapter);
     return text;
 }
@@ -117,7 +117,7 @@ static void regular_expressions_are_read_as_python_reads_them(void **state)
     refused("'.*[\\\\w]_proj'", NULL, NULL, "is not supported");
 }
 
-static void all_linear_is_every_module_that_can_carry_a_pair(void **state)
+static void all_linear_is_every_module_that_can_carry_lora(void **state)
 {
     (void)state;
     chosen(dense, "'all-linear'", NULL, "'none'", 3 * 5 + 3 + 2 * 3, NULL);
@@ -126,7 +126,7 @@ static void all_linear_is_every_module_that_can_carry_a_pair(void **state)
 }
 
 /* It is no Linear in transformers: nothing but its own name asks for it. */
-static void a_router_carries_a_pair_when_it_is_named(void **state)
+static void a_router_carries_lora_when_it_is_named(void **state)
 {
     (void)state;
     chosen(dense, "['gate']", NULL, NULL, 2, " model.layers.1.mlp.gate ");
@@ -223,7 +223,7 @@ static void a_name_that_matches_nothing_meets_the_nearest(void **state)
     refused("['completely_else']", NULL, NULL, "completely_else matches no module");
 }
 
-static void what_cannot_carry_a_pair_says_why(void **state)
+static void what_cannot_carry_lora_says_why(void **state)
 {
     (void)state;
     refused("['mlp.gate']", "0", NULL, "no router is in the chosen layers");
@@ -247,14 +247,14 @@ int main(void)
         cmocka_unit_test(without_experts_names_choose_experts_too),
         cmocka_unit_test(a_regular_expression_must_match_the_whole_name),
         cmocka_unit_test(regular_expressions_are_read_as_python_reads_them),
-        cmocka_unit_test(all_linear_is_every_module_that_can_carry_a_pair),
-        cmocka_unit_test(a_router_carries_a_pair_when_it_is_named),
+        cmocka_unit_test(all_linear_is_every_module_that_can_carry_lora),
+        cmocka_unit_test(a_router_carries_lora_when_it_is_named),
         cmocka_unit_test(layers_to_transform_is_a_number_or_a_list),
         cmocka_unit_test(experts_are_all_none_or_listed),
         cmocka_unit_test(expert_lists_that_do_not_fit_are_refused),
         cmocka_unit_test(nothing_is_asked_for_in_vain),
         cmocka_unit_test(a_name_that_matches_nothing_meets_the_nearest),
-        cmocka_unit_test(what_cannot_carry_a_pair_says_why),
+        cmocka_unit_test(what_cannot_carry_lora_says_why),
     };
     return cmocka_run_group_tests(tests, open_models, close_models);
 }

@@ -1,3 +1,4 @@
+/* What `graft inspect` says of a model: counts against transformers, files against the config. */
 #include "model/report.h"
 #include "base/json.h"
 #include "tests/support/check.h"

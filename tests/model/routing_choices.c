@@ -1,4 +1,4 @@
-/* Room for choices exists where something is chosen, and nowhere else. */
+/* Memory for choices exists where something is chosen, and nowhere else. */
 #include "tests/support/tiny.h"
 
 static Choices choices_for(const Model *model, size_t n_docs, const size_t *doc_start, const size_t *past)
@@ -75,7 +75,7 @@ static void a_model_without_indexer_has_no_keys(void **state)
     model_close(model);
 }
 
-static void no_documents_need_no_room(void **state)
+static void no_documents_need_no_memory(void **state)
 {
     (void)state;
     Model *model = tiny_model("sparse");
@@ -92,7 +92,7 @@ int main(void)
         cmocka_unit_test(what_a_cache_holds_counts),
         cmocka_unit_test(layers_that_share_have_no_keys_of_their_own),
         cmocka_unit_test(a_model_without_indexer_has_no_keys),
-        cmocka_unit_test(no_documents_need_no_room),
+        cmocka_unit_test(no_documents_need_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,16 +13,16 @@
 
 static const char fixture[] = "tests/fixtures/model/sparse";
 
-/* What the smallest parts want with so many slots more than one. */
-static size_t least_of(Model *model, size_t extra_slots)
+/* The limit for the smallest parts with so many buffers more than one. */
+static size_t min_limit_of(Model *model, size_t extra_buffers)
 {
     StreamedParts parts;
-    StreamBudget plan;
+    StreamBudget budget;
     assert_ok(parts_cut(&parts, model, 0, true));
-    assert_fails(parts_budget(&parts, 0, &plan, NULL), ERR_MEMORY, "at least");
-    size_t buffer = (plan.cores.buffer_bytes + plan.chunks.buffer_bytes), least = plan.least_bytes;
+    assert_fails(parts_budget(&parts, 0, &budget, NULL), ERR_MEMORY, "at least");
+    size_t buffer = (budget.cores.buffer_bytes + budget.chunks.buffer_bytes), min_limit = budget.min_bytes;
     parts_free(&parts);
-    return least + extra_slots * buffer;
+    return min_limit + extra_buffers * buffer;
 }
 
 static bool same(const Weight *w, const Weight *plain)
@@ -48,7 +48,7 @@ static void check_experts(const Model *model, const Model *plain, size_t l, size
     for (size_t i = 3 * begin; i < 3 * end; i++) assert_true(same(&x->expert_weights[i], &y->expert_weights[i]));
 }
 
-/* Runs come and go while the layer is there: rising, then falling, or in a lap that nobody announced. */
+/* Runs come and go while the layer is there: rising, then falling, or in a group_pass that nobody announced. */
 static void check_runs(Model *model, const Model *plain, size_t l, bool falling)
 {
     const ExpertChunks *chunks = model->layers[l].chunks;
@@ -66,7 +66,7 @@ static void check_runs(Model *model, const Model *plain, size_t l, bool falling)
     }
 }
 
-static void visit_laps(Model *model, const Model *plain, size_t l, bool falling, size_t group_passes)
+static void visit_group_passes(Model *model, const Model *plain, size_t l, bool falling, size_t group_passes)
 {
     assert_ok(layer_acquire(model, l));
     check_layer(model, plain, l);
@@ -74,7 +74,7 @@ static void visit_laps(Model *model, const Model *plain, size_t l, bool falling,
     layer_release(model, l);
 }
 
-static void visit(Model *model, const Model *plain, size_t l) { visit_laps(model, plain, l, false, 1); }
+static void visit(Model *model, const Model *plain, size_t l) { visit_group_passes(model, plain, l, false, 1); }
 
 static void every_order_of_layers_finds_their_bytes(const char *directory)
 {
@@ -83,18 +83,18 @@ static void every_order_of_layers_finds_their_bytes(const char *directory)
     for (size_t extra = 0; extra < 4; extra++) {
         assert_ok(model_open(&model, directory));
         size_t L = model->n_layers;
-        assert_ok(stream_open(model, least_of(model, extra), 0, NULL));
-        for (int walk = 0; walk < 3; walk++) {
-            size_t lowest = walk < 2 ? (size_t)walk : L;
-            layers_announce(model, lowest, 1 + (size_t)walk);
-            for (size_t l = 0; l < L; l++) visit_laps(model, plain, l, false, 1 + (size_t)walk);
-            for (size_t l = L; l-- > lowest;) visit_laps(model, plain, l, true, 1 + (size_t)walk);
+        assert_ok(stream_open(model, min_limit_of(model, extra), 0, NULL));
+        for (int round = 0; round < 3; round++) {
+            size_t lowest = round < 2 ? (size_t)round : L;
+            layers_announce(model, lowest, 1 + (size_t)round);
+            for (size_t l = 0; l < L; l++) visit_group_passes(model, plain, l, false, 1 + (size_t)round);
+            for (size_t l = L; l-- > lowest;) visit_group_passes(model, plain, l, true, 1 + (size_t)round);
         }
         layers_announce(model, 0, 1); /* given up half-way, then visits that nobody announced */
         visit(model, plain, 0);
         layers_announce(model, L, 1);
         for (size_t i = 0; i < 3 * L; i++)
-            visit_laps(model, plain, i * 5 % L, i % 2, i % 3); /* laps that nobody announced, too */
+            visit_group_passes(model, plain, i * 5 % L, i % 2, i % 3); /* group passes that nobody announced, too */
         assert_true(same(&model->lm_head, &plain->lm_head) && same(&model->embed_tokens, &plain->embed_tokens));
         assert_true(stream_stats(model->stream).read_bytes > 0);
         model_close(model);
@@ -113,7 +113,7 @@ static void so_have_runs_of_experts(void **state)
     Model *model;
     (void)state;
     assert_ok(model_open(&model, "examples/tiny-glm5"));
-    assert_ok(stream_open(model, least_of(model, 0), 0, NULL));
+    assert_ok(stream_open(model, min_limit_of(model, 0), 0, NULL));
     assert_non_null(model->layers[model->n_layers - 1].chunks);
     model_close(model);
     every_order_of_layers_finds_their_bytes("examples/tiny-glm5");
@@ -125,9 +125,9 @@ static void so_have_streamed_fp8_weights_and_their_scales(void **state)
     every_order_of_layers_finds_their_bytes("tests/fixtures/model/fp8");
 }
 
-/* Two ranks of a host, here in one process: while one takes all laps of its groups, the other has fewer groups, and waits at
- * the layer's end. What it does not ask for must not keep its slots. */
-static void a_rank_with_fewer_groups_keeps_no_slot(void **state)
+/* Two ranks of a host, here in one process: while one makes all its group passes, the other has fewer groups, and waits at
+ * the layer's end. What it does not ask for must not hold its buffers. */
+static void a_rank_with_fewer_groups_holds_no_buffer(void **state)
 {
     Model *ranks[2], *plain;
     StreamHost host[2] = {{.rank = 0, .size = 2}, {.rank = 1, .size = 2}};
@@ -136,7 +136,7 @@ static void a_rank_with_fewer_groups_keeps_no_slot(void **state)
     for (size_t r = 0; r < 2; r++) {
         assert_ok(model_open(&ranks[r], "examples/tiny-glm5"));
         if (r) host[r].leader = host[0].leader, host[r].fd = host[0].fd;
-        assert_ok(stream_open(ranks[r], least_of(plain, 0), 0, &host[r]));
+        assert_ok(stream_open(ranks[r], min_limit_of(plain, 0), 0, &host[r]));
     }
     size_t L = plain->n_layers;
     for (size_t r = 0; r < 2; r++) layers_announce(ranks[r], 0, 3);
@@ -144,7 +144,7 @@ static void a_rank_with_fewer_groups_keeps_no_slot(void **state)
 #pragma omp parallel num_threads(2)
     for (size_t i = 0; i < 2 * L; i++) {
         size_t r = (size_t)omp_get_thread_num(), l = i < L ? i : 2 * L - 1 - i;
-        visit_laps(ranks[r], plain, l, i >= L, r ? i % 3 : 3);
+        visit_group_passes(ranks[r], plain, l, i >= L, r ? i % 3 : 3);
 #pragma omp barrier /* ranks agree after each layer */
     }
     alarm(0);
@@ -175,7 +175,7 @@ static void a_file_that_shrinks_is_named(void **state)
         copy_file(from, to);
     }
     assert_ok(model_open(&model, directory));
-    assert_ok(stream_open(model, least_of(model, 0), 0, NULL));
+    assert_ok(stream_open(model, min_limit_of(model, 0), 0, NULL));
     for (size_t i = 0; i < 2 * model->n_layers; i++) {
         assert_ok(layer_acquire(model, i % model->n_layers));
         layer_release(model, i % model->n_layers);
@@ -218,7 +218,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(streamed_weights_have_the_bytes_of_their_file),
                                        cmocka_unit_test(so_have_runs_of_experts),
                                        cmocka_unit_test(so_have_streamed_fp8_weights_and_their_scales),
-                                       cmocka_unit_test(a_rank_with_fewer_groups_keeps_no_slot),
+                                       cmocka_unit_test(a_rank_with_fewer_groups_holds_no_buffer),
                                        scratch_test(a_file_that_shrinks_is_named),
                                        cmocka_unit_test(an_outline_has_the_shapes_and_sizes_of_the_files)};
     return cmocka_run_group_tests(tests, NULL, NULL);

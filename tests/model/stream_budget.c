@@ -31,7 +31,7 @@ static void plans_of_whole_layers_keep_their_limit_and_use_it(void **state)
     (void)state;
     for (size_t l = 0; l < L; l++) parts[l] = (StreamPart){l < 3 ? 100 : 1000, false};
     assert_fails(stream_budget(&plan, 1499, 500, L, parts, NULL), ERR_MEMORY, "at least");
-    assert_int_equal(plan.least_bytes, 1500);
+    assert_int_equal(plan.min_bytes, 1500);
     for (size_t limit = 1500; limit < 45000; limit += 377) {
         assert_ok(stream_budget(&plan, limit, 500, L, parts, resident));
         what_stays_and_what_passes_are_all(&plan, L, parts, resident);
@@ -47,9 +47,9 @@ static size_t cut_layers(size_t left, StreamPart *parts)
     StreamLayer layers[L];
     size_t n = 0;
     for (size_t l = 0; l < L; l++) layers[l] = l < 3 ? dense : sparse;
-    size_t most = stream_budget_part_max(left, L, layers);
+    size_t max_bytes = stream_budget_part_max(left, L, layers);
     for (size_t l = 0; l < L; l++) {
-        size_t chunks = stream_budget_chunks(&layers[l], most);
+        size_t chunks = stream_budget_chunks(&layers[l], max_bytes);
         parts[n++] = (StreamPart){layers[l].core + (chunks ? 0 : layers[l].n_experts * layers[l].expert), false};
         for (size_t i = 0; i < chunks; i++)
             parts[n++] = (StreamPart){(E * (i + 1) / chunks - E * i / chunks) * layers[l].expert, true};
@@ -62,12 +62,12 @@ static void large_layers_are_cut_into_runs_that_fit(void **state)
     StreamPart parts[L * (1 + E)];
     bool resident[L * (1 + E)];
     StreamBudget plan;
-    size_t least = 500 + 100 + STREAM_MIN_CHUNK * 10, last_runs = SIZE_MAX;
+    size_t min_limit = 500 + 100 + STREAM_MIN_CHUNK * 10, last_runs = SIZE_MAX;
     (void)state;
     size_t n = cut_layers(0, parts);
-    assert_fails(stream_budget(&plan, least - 1, 500, n, parts, NULL), ERR_MEMORY, "at least");
-    assert_int_equal(plan.least_bytes, least);
-    for (size_t limit = least; limit < 30000; limit += 61) {
+    assert_fails(stream_budget(&plan, min_limit - 1, 500, n, parts, NULL), ERR_MEMORY, "at least");
+    assert_int_equal(plan.min_bytes, min_limit);
+    for (size_t limit = min_limit; limit < 30000; limit += 61) {
         n = cut_layers(limit - 500, parts);
         assert_ok(stream_budget(&plan, limit, 500, n, parts, resident));
         what_stays_and_what_passes_are_all(&plan, n, parts, resident);

@@ -35,7 +35,7 @@ static Changed change(const char *directory)
     assert_ok(file_join(path, directory, "model.safetensors"));
     assert_ok(safetensors_open(&c.source, path));
     c.n = c.source.n_tensors;
-    c.views = malloc((c.n + 1) * sizeof *c.views); /* room for one more */
+    c.views = malloc((c.n + 1) * sizeof *c.views); /* one more than there are */
     assert_non_null(c.views);
     memcpy(c.views, c.source.tensors, c.n * sizeof *c.views);
     return c;

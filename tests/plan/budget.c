@@ -175,7 +175,7 @@ static void expect_streamed(const Budget *b)
 {
     assert_true(b->streamed);
     expect("share of weights", b->weights.limit_bytes, SHARE);
-    expect("smallest share", b->weights.least_bytes, FIXED + CORE + CHUNK);
+    expect("smallest share", b->weights.min_bytes, FIXED + CORE + CHUNK);
     expect_ring("cores", &b->weights.cores, (StreamRing){4, 0, 0, 2, CORE, CORES});
     expect_ring("chunks", &b->weights.chunks, (StreamRing){6, 1, RESIDENT_CHUNK, 2, CHUNK, 5 * CHUNK});
 }

@@ -28,6 +28,19 @@ Err *mem_new(void *out, size_t n, size_t size)
     return NULL;
 }
 
+Err *mem_renew(void *array, size_t *capacity, size_t need, size_t size)
+{
+    void *block = NULL, *old;
+    if (need <= *capacity) return NULL;
+    memcpy(&old, array, sizeof old);
+    free(old); /* first, so that both are never held */
+    memcpy(array, &block, sizeof block);
+    *capacity = 0;
+    TRY(mem_new(array, need, size));
+    *capacity = need;
+    return NULL;
+}
+
 Err *mem_grow(void *array, size_t *capacity, size_t need, size_t size)
 {
     if (need <= *capacity) return NULL;

@@ -68,10 +68,10 @@ static void cut_reading(Scoring *w, size_t max_bytes)
         w->T += w->documents[w->end++]->n;
 }
 
-static Err *make_group(Scoring *w, size_t first, size_t row, size_t most, ScoreGroup *g)
+static Err *make_group(Scoring *w, size_t first, size_t row, size_t max_tokens, ScoreGroup *g)
 {
     size_t n = 0, T = 0;
-    while (first + n < w->end && (n == 0 || !most || T + w->documents[first + n]->n <= most))
+    while (first + n < w->end && (n == 0 || !max_tokens || T + w->documents[first + n]->n <= max_tokens))
         T += w->documents[first + n++]->n;
     TRY(mem_new(&g->doc_start, n + 1, sizeof *g->doc_start));
     for (size_t d = 0; d < n; d++) {
@@ -86,14 +86,14 @@ static Err *make_group(Scoring *w, size_t first, size_t row, size_t most, ScoreG
     return NULL;
 }
 
-static Err *make_groups(Scoring *w, size_t most)
+static Err *make_groups(Scoring *w, size_t max_tokens)
 {
     size_t at = w->begin, row = 0;
     TRY(mem_new(&w->ids, w->T, sizeof *w->ids));
     TRY(mem_new(&w->groups, w->end - w->begin, sizeof *w->groups));
     while (at < w->end) {
         ScoreGroup *g = &w->groups[w->n_groups++];
-        TRY(make_group(w, at, row, most, g));
+        TRY(make_group(w, at, row, max_tokens, g));
         at += g->group.n_docs;
         row += g->group.T;
     }
@@ -397,14 +397,14 @@ void scores_free(Scores *e)
 RoutingShift scores_routing(const Scores *e, size_t v, size_t l)
 {
     const uint64_t *load = e->variants[v].load + l * e->n_experts;
-    double all = 0, most = 0, entropy = 0, E = (double)e->n_experts;
+    double all = 0, max_load = 0, entropy = 0, E = (double)e->n_experts;
     for (size_t i = 0; i < e->n_experts; i++) {
         all += (double)load[i];
-        most = fmax(most, (double)load[i]);
+        max_load = fmax(max_load, (double)load[i]);
     }
     if (all == 0) return (RoutingShift){0};
     for (size_t i = 0; i < e->n_experts; i++)
         entropy -= load[i] ? (double)load[i] / all * log((double)load[i] / all) : 0;
     return (RoutingShift){(double)e->variants[v].changed[l] / (double)e->tokens, E > 1 ? entropy / log(E) : 1,
-                          most * E / all};
+                          max_load * E / all};
 }

@@ -7,7 +7,7 @@
 #include "data/records/dataset.h"
 #include "model/model.h"
 
-/* Sums over one document's scored tokens, in nats. */
+/* Sums over one document's tokens in the loss, in nats. */
 typedef struct {
     double nll;
     double right;   /* tokens whose best guess is the target */
@@ -41,7 +41,7 @@ MUST_USE Err *evaluate(Scores *scores, Model *model, size_t n_variants, const Ad
                        size_t n_documents, const Document *const *documents, const EvaluateConfig *config);
 void scores_free(Scores *scores);
 
-/* What a layer's load says: entropy over log E (1: even), and the busiest expert over the mean. */
+/* What a layer's load says: entropy over log E (1: even), and the maximum load over the mean. */
 typedef struct {
     double changed; /* share of tokens */
     double entropy, max_over_mean;

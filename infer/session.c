@@ -31,7 +31,8 @@ void session_set(Session *s, size_t n, const int32_t *ids)
 {
     size_t same = 0;
     ASSERT(n <= s->capacity, "%zu tokens, capacity %zu", n, s->capacity);
-    while (same < s->seen && same + 1 < n && s->ids[same] == ids[same]) same++; /* the last token is always run again */
+    while (same < s->seen && same + 1 < n && s->ids[same] == ids[same])
+        same++; /* the last token is always recomputed */
     memcpy(s->ids, ids, n * sizeof *ids);
     s->n = n;
     s->seen = same;

@@ -19,13 +19,10 @@
 #include "model/stream_parts.h"
 #include "model/stream_policy.h"
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 enum { READERS = 4, MAX_RANKS = 256, MESSAGE_BYTES = 1024 };
 static const size_t nowhere = SIZE_MAX;
@@ -67,7 +64,7 @@ typedef struct {
 
 struct Stream {
     StreamBudget budget;
-    StreamHost host;
+    HostRanks host;
     Model *model;
     size_t n_files;
     StreamedParts parts;
@@ -331,24 +328,8 @@ static size_t shared_bytes(const Stream *s, size_t n_buffers)
 
 static Err *map_memory(Stream *s, size_t bytes)
 {
-    bool leader = s->host.rank == 0, alone = s->host.size == 1;
-    char path[64];
-    int fd = -1;
-    if (!alone && leader) {
-        fd = s->host.fd = memfd_create("graft", MFD_CLOEXEC);
-        s->host.leader = (int)getpid();
-        if (fd < 0 || ftruncate(fd, (off_t)bytes))
-            return err_errno("share %zu bytes among the ranks of this host", bytes);
-    } else if (!alone) {
-        snprintf(path, sizeof path, "/proc/%d/fd/%d", s->host.leader, s->host.fd);
-        fd = open(path, O_RDWR | O_CLOEXEC);
-        if (fd < 0) return err_errno("open the memory of this host's first rank, %s", path);
-    }
-    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                    alone ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED, fd, 0);
-    if (!alone && !leader) close(fd);
-    if (at == MAP_FAILED) return err_errno("reserve %zu bytes for weights", bytes);
-    if (alone) madvise(at, bytes, MADV_HUGEPAGE);
+    void *at;
+    TRY(host_memory_map(&s->host, bytes, &at));
     s->shared = at;
     s->mapped_bytes = bytes;
     s->bytes = at;
@@ -420,12 +401,12 @@ static Err *open_into(Stream *s, size_t limit, size_t part_bytes)
     return err ? err : lend_chunks(s);
 }
 
-Err *stream_open(Model *model, size_t limit, size_t part_bytes, StreamHost *host)
+Err *stream_open(Model *model, size_t limit, size_t part_bytes, HostRanks *host)
 {
     Stream *s;
     TRY(mem_new(&s, 1, sizeof *s));
     s->model = model;
-    s->host = host ? *host : (StreamHost){.size = 1};
+    s->host = host ? *host : (HostRanks){.size = 1};
     Err *err = open_into(s, limit, part_bytes);
     if (!err) {
         if (host) *host = s->host;
@@ -452,8 +433,7 @@ void stream_close(Stream *s)
     for (size_t i = 0; i < s->n_readers; i++) pthread_join(s->readers[i], NULL);
     for (size_t i = 0; i < s->n_files; i++) direct_close(&s->files[i]);
     for (size_t l = 0; l < s->parts.n_layers && s->leases; l++) s->model->layers[l].chunks = NULL;
-    if (s->shared) munmap(s->shared, s->mapped_bytes);
-    if (s->host.size > 1 && s->host.rank == 0 && s->host.fd > 0) close(s->host.fd);
+    if (s->shared) host_memory_unmap(&s->host, s->shared, s->mapped_bytes);
     parts_free(&s->parts);
     free(s->holds);
     free(s->leases);

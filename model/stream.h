@@ -21,21 +21,15 @@
 #ifndef GRAFT_MODEL_STREAM_H
 #define GRAFT_MODEL_STREAM_H
 
+#include "model/host_memory.h"
 #include "model/model.h"
 #include "model/stream_budget.h"
 
 typedef struct Stream Stream;
 
-/* This process among those of its host. The leader makes the shared memory, others open it by the leader's process and
- * descriptor. */
-typedef struct {
-    int rank, size; /* leader: rank 0 */
-    int leader, fd; /* of the leader: process id, descriptor of its memory; out for the leader, in for others */
-} StreamHost;
-
 /* Move the model's weights from the mapping into at most limit_bytes of memory, in parts of at most part_bytes (StreamBudget).
  * host NULL: one process. The leader of several processes calls first. model_close ends it. */
-MUST_USE Err *stream_open(Model *model, size_t limit_bytes, size_t part_bytes, StreamHost *host);
+MUST_USE Err *stream_open(Model *model, size_t limit_bytes, size_t part_bytes, HostRanks *host);
 void stream_close(Stream *stream);
 
 /* The order of the layers to come: forward, then backward down to `lowest`; n_layers: forward only. group_passes: how often

@@ -6,12 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static Err *cut_micro(Batch *b, const Document *const *docs, size_t most)
+static Err *cut_micro(Batch *b, const Document *const *docs, size_t max_tokens)
 {
     size_t in_this = 0;
     TRY(mem_new(&b->micro_doc, b->n_docs + 1, sizeof *b->micro_doc));
     for (size_t d = 0; d < b->n_docs; d++) {
-        if (d == 0 || in_this + docs[d]->n > most) {
+        if (d == 0 || in_this + docs[d]->n > max_tokens) {
             b->micro_doc[b->n_micro_batches++] = d;
             in_this = 0;
         }
@@ -54,18 +54,18 @@ static void copy_rows(Batch *b, const Document *doc)
 }
 
 /* How many groups micro-batches [m, end) make. */
-static size_t count_groups(const Batch *b, const Document *const *docs, size_t m, size_t end, size_t most)
+static size_t count_groups(const Batch *b, const Document *const *docs, size_t m, size_t end, size_t max_tokens)
 {
     size_t n = 0;
     for (size_t rows = 0; m < end; rows += micro_tokens(b, docs, m++)) {
-        if (n && (most == 0 || rows + micro_tokens(b, docs, m) <= most)) continue;
+        if (n && (max_tokens == 0 || rows + micro_tokens(b, docs, m) <= max_tokens)) continue;
         rows = 0;
         n++;
     }
     return n;
 }
 
-static Err *make_groups(Batch *b, const Dp *dp, const Document *const *docs, size_t most)
+static Err *make_groups(Batch *b, const Dp *dp, const Document *const *docs, size_t max_tokens)
 {
     size_t first = b->rank_micro[dp->rank], end = b->rank_micro[dp->rank + 1], n_micro_batches = end - first;
     size_t begin_doc = b->rank_doc[dp->rank], n_docs = b->rank_doc[dp->rank + 1] - begin_doc, rows = 0;
@@ -88,7 +88,7 @@ static Err *make_groups(Batch *b, const Dp *dp, const Document *const *docs, siz
                 copy_rows(b, docs[d]);
             }
             m++;
-        } while (m < end && (most == 0 || b->T - g->row + micro_tokens(b, docs, m) <= most));
+        } while (m < end && (max_tokens == 0 || b->T - g->row + micro_tokens(b, docs, m) <= max_tokens));
         *doc_start++ = *micro_batch_start++ = b->T - g->row;
         g->group = group_init(b->micro_doc[m] - first_doc, docs_from, m - first_micro_batch, micro_from);
         g->group.first_doc = first_doc;
@@ -106,7 +106,7 @@ Err *batch_new(Batch *batch, const Dp *dp, size_t n_docs, const Document *const 
     if (!err) err = make_groups(batch, dp, docs, group_tokens);
     for (int r = 0; r < dp->size && !err; r++) {
         size_t n = count_groups(batch, docs, batch->rank_micro[r], batch->rank_micro[r + 1], group_tokens);
-        if (n > batch->most_groups) batch->most_groups = n;
+        if (n > batch->max_groups) batch->max_groups = n;
     }
     if (err) batch_free(batch);
     return err;

@@ -18,7 +18,7 @@ typedef struct {
     Group group;
     size_t row;             /* of its first row among the rank's */
     const int32_t *ids;     /* [T] */
-    const int32_t *targets; /* [T], -1: not scored */
+    const int32_t *targets; /* [T], -1: not in the loss */
 } BatchGroup;
 
 typedef struct {
@@ -31,7 +31,7 @@ typedef struct {
     int32_t *ids, *targets; /* [T] */
     size_t *doc_start;      /* offsets for all groups, each from 0 */
     size_t *micro_batch_start;
-    size_t n_groups, most_groups; /* of this rank, of the rank that has most */
+    size_t n_groups, max_groups; /* of this rank, the most of any rank */
     BatchGroup *groups;
     size_t longest; /* tokens of the longest document */
 } Batch;

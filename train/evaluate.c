@@ -40,7 +40,7 @@ static Err *stop_between_layers(void *context)
     return err_new(ERR_STOPPED, "stopped inside an evaluation");
 }
 
-/* Also a rank without documents walks through the layers: ranks of one host share what streams. */
+/* A rank without documents goes through the layers, too: ranks of one host share what streams. */
 static Err *score_own(Work *w)
 {
     size_t from = w->first[w->dp->rank], n = w->first[w->dp->rank + 1] - from;

@@ -6,7 +6,7 @@
 #include "model/model.h"
 #include "train/dp.h"
 
-/* Sums over scored tokens, added document by document. */
+/* Sums over tokens in the loss, added document by document. */
 typedef struct {
     const char *domain; /* NULL: the whole file. Borrowed from the data set */
     double nll, right;

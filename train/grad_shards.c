@@ -1,3 +1,5 @@
+/* Slices of layers lie one after another, in layer order; so does all that belongs to them. The norm is a sum of doubles, one
+ * for each CLIP_CHUNK of a layer's block, added in order: the same bits whatever the number of ranks. */
 #include "train/grad_shards.h"
 
 #include "base/memory.h"
@@ -41,7 +43,7 @@ static Err *set_spans(Slices *s)
             const Param *p = &layer->params[i];
             RateKind kind = p == layer->router ? RATE_ROUTER
                             : i % 2            ? RATE_B
-                                               : RATE_A; /* pairs come first, A before B */
+                                               : RATE_A; /* LoRA come first, A before B */
             span[i] = (RateSpan){p->offset, p->offset + param_count(p), kind};
         }
         s->span_at[l + 1] = s->span_at[l] + (layer->n_params ? merge_spans(layer->n_params, span) : 0);

@@ -1,6 +1,6 @@
 /* What a rank owns of the trained values: its slice of every layer's block, with gradient and AdamW's moments.
  *
- *     for every layer, downward:   slices_reduce    everyone's gradients of the layer, added; each rank keeps its slice
+ *     for every layer, backward:   slices_reduce    everyone's gradients of the layer, added; each rank keeps its slice
  *     then                         slices_norm      of all slices of all ranks
  *                                  slices_update    AdamW on the own ones; all ranks get all new values */
 #ifndef GRAFT_TRAIN_GRAD_SHARDS_H

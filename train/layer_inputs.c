@@ -1,3 +1,5 @@
+/* In two buffers, state i lies in buffer i mod 2: while layer i works, its input is in one and its output goes to the other. The
+ * last two states are never written to the file, because the backward pass begins with them. */
 #include "train/layer_inputs.h"
 
 #include "base/direct_io.h"
@@ -14,14 +16,8 @@ Err *layer_inputs_begin(LayerInputs *b, size_t n, size_t floats, const char *dir
     b->state_bytes = direct_round(floats * sizeof(float));
     b->directory = n > 2 ? directory : NULL;
     size_t need = (b->directory ? 2 : n) * b->state_bytes + DIRECT_ALIGN;
-    if (need > b->capacity) {
-        free(b->block);
-        b->block = NULL;
-        b->capacity = 0;
-        TRY(mem_new(&b->block, need, 1));
-        b->capacity = need;
-        b->states = b->block + (DIRECT_ALIGN - (uintptr_t)b->block % DIRECT_ALIGN) % DIRECT_ALIGN;
-    }
+    TRY(mem_renew(&b->block, &b->capacity, need, 1));
+    b->states = b->block + (DIRECT_ALIGN - (uintptr_t)b->block % DIRECT_ALIGN) % DIRECT_ALIGN;
     size_t file = (n - 2) * b->state_bytes;
     if (!b->directory || (b->scratch.open && b->scratch.bytes >= file)) return NULL;
     scratch_file_close(&b->scratch);

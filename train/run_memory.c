@@ -37,9 +37,9 @@ static Err *share_infos(const Dp *dp, RankInfo *infos)
 }
 
 /* This rank among the ranks of its host; *leader: the first of them, by its rank in the job. */
-static StreamHost host_of(const Dp *dp, const RankInfo *infos, int *leader)
+static HostRanks host_of(const Dp *dp, const RankInfo *infos, int *leader)
 {
-    StreamHost host = {0};
+    HostRanks host = {0};
     *leader = -1;
     for (int r = 0; r < dp->size; r++) {
         if (infos[r].host != infos[dp->rank].host) continue;
@@ -120,7 +120,7 @@ static Err *make_budget(Run *run, int local_ranks, size_t limit)
 }
 
 /* The leader of a host creates the shared memory, then the other ranks open it. */
-static Err *start_stream(Run *run, StreamHost host, int leader, RankInfo *infos)
+static Err *start_stream(Run *run, HostRanks host, int leader, RankInfo *infos)
 {
     Err *err = NULL;
     bool streamed = run->budget.streamed;
@@ -151,7 +151,7 @@ Err *run_fit_memory(Run *run)
     gethostname(name, sizeof name - 1);
     infos[run->dp.rank] = (RankInfo){.host = (double)(rng_name(0, name) >> 11), .limit = (double)limit};
     if ((err = share_infos(&run->dp, infos))) goto done;
-    StreamHost host = host_of(&run->dp, infos, &leader);
+    HostRanks host = host_of(&run->dp, infos, &leader);
     err = make_budget(run, host.size, (size_t)infos[leader].limit);
     if (run->dp.rank != leader) { /* the other ranks of a host would repeat their leader */
         err_free(err);

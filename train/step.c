@@ -120,17 +120,6 @@ LayerCounts step_counts(const Step *s, size_t l) { return routing_counts_of(&s->
 
 /* ---- one batch's buffers -------------------------------------------------------------------------------------- */
 
-static Err *grow_floats(float **at, size_t *have, size_t need)
-{
-    if (need <= *have) return NULL;
-    free(*at);
-    *at = NULL;
-    *have = 0;
-    TRY(mem_new(at, need, sizeof **at));
-    *have = need;
-    return NULL;
-}
-
 static size_t width_of(const Step *s) { return (size_t)s->model->config.hidden_size; }
 
 /* x[l], the hidden state below layer l, of this rank's rows. */
@@ -146,7 +135,7 @@ static Err *prepare(Pass *p)
     size_t L = s->model->n_layers, floats = batch->T * width_of(s);
     TRY(model_reserve_positions(s->model, batch->longest));
     TRY(layer_inputs_begin(&s->hidden, L - p->lowest + 1, floats, s->config.scratch_dir));
-    TRY(grow_floats(&s->dx, &s->dx_floats, floats));
+    TRY(mem_renew(&s->dx, &s->dx_floats, floats, sizeof *s->dx));
     drop_choices(s);
     TRY(mem_new(&s->choices, batch->n_groups, sizeof *s->choices));
     for (; s->n_choices < batch->n_groups; s->n_choices++)
@@ -278,7 +267,7 @@ static Err *stop_between_layers(void *context)
 static Err *forward_pass(Pass *p)
 {
     return layers_forward(p->s->model, &(LayerLoop){.lowest = p->lowest,
-                                                    .group_passes = p->batch->most_groups,
+                                                    .group_passes = p->batch->max_groups,
                                                     .timing = p->s->config.timing,
                                                     .embed = embed,
                                                     .before_layer = stop_between_layers,

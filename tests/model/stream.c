@@ -130,7 +130,7 @@ static void so_have_streamed_fp8_weights_and_their_scales(void **state)
 static void a_rank_with_fewer_groups_holds_no_buffer(void **state)
 {
     Model *ranks[2], *plain;
-    StreamHost host[2] = {{.rank = 0, .size = 2}, {.rank = 1, .size = 2}};
+    HostRanks host[2] = {{.rank = 0, .size = 2}, {.rank = 1, .size = 2}};
     (void)state;
     assert_ok(model_open(&plain, "examples/tiny-glm5"));
     for (size_t r = 0; r < 2; r++) {

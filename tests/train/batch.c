@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST = 40 };
+enum { MAX_DOCS = 40 };
 
-static Document docs[MOST];
-static const Document *list[MOST];
+static Document docs[MAX_DOCS];
+static const Document *list[MAX_DOCS];
 
 static void make_docs(size_t n, const size_t *lengths)
 {
@@ -45,21 +45,21 @@ static void micro_batches_are_consecutive_documents_up_to_a_limit(void **state)
 static void ranks_get_near_to_even_shares(void **state)
 {
     (void)state;
-    size_t lengths[MOST];
-    for (size_t d = 0; d < MOST; d++) lengths[d] = 5 + d % 4;
-    make_docs(MOST, lengths);
+    size_t lengths[MAX_DOCS];
+    for (size_t d = 0; d < MAX_DOCS; d++) lengths[d] = 5 + d % 4;
+    make_docs(MAX_DOCS, lengths);
     for (int size = 1; size <= 8; size++) {
         Batch batch;
-        assert_ok(batch_new(&batch, &(Dp){.size = size}, MOST, list, 1, 0));
+        assert_ok(batch_new(&batch, &(Dp){.size = size}, MAX_DOCS, list, 1, 0));
         for (int r = 0; r < size; r++) {
             size_t tokens = 0;
             for (size_t d = batch.rank_doc[r]; d < batch.rank_doc[r + 1]; d++) tokens += lengths[d];
             assert_true(tokens * (size_t)size <=
-                        batch.tokens + 8 * (size_t)size); /* a document more than even at the most */
+                        batch.tokens + 8 * (size_t)size); /* at most one document more than even */
         }
         batch_free(&batch);
     }
-    free_docs(MOST);
+    free_docs(MAX_DOCS);
 }
 
 static void more_ranks_than_micro_batches_leave_some_without_work(void **state)
@@ -117,7 +117,7 @@ static void rows_of_all_ranks_one_after_another_are_the_documents(void **state)
     (void)state;
     for (uint64_t trial = 0; trial < 300; trial++) {
         uint64_t key = rng_key(99, trial);
-        size_t n = 1 + rng_below(key, 0, MOST), lengths[MOST], most = 1 + rng_below(key, 1, 30),
+        size_t n = 1 + rng_below(key, 0, MAX_DOCS), lengths[MAX_DOCS], micro_batch = 1 + rng_below(key, 1, 30),
                group = rng_below(key, 2, 3) ? 1 + rng_below(key, 3, 80) : 0, tokens = 0;
         int size = 1 + (int)rng_below(key, 4, 7);
         for (size_t d = 0; d < n; d++) tokens += lengths[d] = 1 + rng_below(key, 10 + d, 20);
@@ -126,13 +126,13 @@ static void rows_of_all_ranks_one_after_another_are_the_documents(void **state)
         size_t *cuts = NULL;
         for (int rank = 0; rank < size; rank++) {
             Batch batch;
-            assert_ok(batch_new(&batch, &(Dp){.size = size, .rank = rank}, n, list, most, group));
+            assert_ok(batch_new(&batch, &(Dp){.size = size, .rank = rank}, n, list, micro_batch, group));
             check_rank(&batch, rank, group, &row, &micro);
             assert_int_equal(batch.tokens, tokens);
             n_micro_batches = batch.n_micro_batches;
             if (!cuts) { /* the cuts know neither ranks nor groups */
                 Batch alone;
-                assert_ok(batch_new(&alone, &(Dp){.size = 1}, n, list, most, 0));
+                assert_ok(batch_new(&alone, &(Dp){.size = 1}, n, list, micro_batch, 0));
                 assert_int_equal(alone.n_micro_batches, batch.n_micro_batches);
                 assert_memory_equal(alone.micro_doc, batch.micro_doc, (n_micro_batches + 1) * sizeof *cuts);
                 batch_free(&alone);

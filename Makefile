@@ -165,7 +165,7 @@ interop-chat: $(BUILD)/tests/chat_cases
 	@sh tests/interop/chat.sh $(BUILD)/tests/chat_cases $(INTEROP_CONVERSATIONS) $(TEMPLATES)
 
 ## check      source layout, links, headers, format, gcc and clang without a warning, sanitizers
-check: layers links headers format clang asan
+check: words layers links source headers format clang asan
 
 ## clang      everything compiles under clang without a warning
 CLANG = clang $(filter-out -MMD -MP,$(FLAGS)) -fsyntax-only

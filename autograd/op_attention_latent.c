@@ -125,13 +125,25 @@ static void list_keys(LatentDocument *doc, size_t at, size_t i)
     doc->n_ids[i] = n;
 }
 
+/* Query i of the block at work. */
+static LatentQuery query_of(const LatentDocument *doc, size_t i, float *lse, float *scratch)
+{
+    return (LatentQuery){.n = doc->n_ids[i],
+                         .ids = doc->ids + i * doc->max_keys,
+                         .q = doc->q + i * doc->shape->n_heads * doc->q_width,
+                         .q_stride = doc->q_width,
+                         .o_stride = doc->z_width,
+                         .lse = lse,
+                         .kept = doc->state ? doc->state + i * doc->state_floats : NULL,
+                         .scratch = scratch};
+}
+
 static void attend(LatentDocument *doc, size_t at, size_t i, float *lse)
 {
     size_t H = doc->shape->n_heads;
     list_keys(doc, at, i);
-    latent_attend(&doc->exact, doc->n_ids[i], doc->ids + i * doc->max_keys, doc->q + i * H * doc->q_width, doc->q_width,
-                  doc->z + i * H * doc->z_width, doc->z_width, lse + (doc->first + at + i) * H,
-                  latent_scratch_of_thread(doc));
+    LatentQuery query = query_of(doc, i, lse + (doc->first + at + i) * H, latent_scratch_of_thread(doc));
+    latent_attend(&doc->exact, &query, doc->z + i * H * doc->z_width);
 }
 
 static void document_forward(LatentDocument *doc, const LatentState *state, float *o)
@@ -171,9 +183,9 @@ static void query_backward(LatentDocument *doc, const LatentState *state, const 
     float *delta = doc->dq + i * H * doc->q_width; /* read before dq is written */
     list_keys(doc, at, i);
     for (size_t h = 0; h < H; h++) delta[h] = row_dot(v, g->d_o + row * H * v + h * v, g->o + row * H * v + h * v);
-    latent_backward(&doc->exact, &doc->keys, doc->n_ids[i], doc->ids + i * doc->max_keys, doc->q + i * H * doc->q_width,
-                    doc->q_width, doc->z + i * H * doc->z_width, doc->z_width, state->lse + row * H, delta,
-                    doc->dq + i * H * doc->q_width, doc->state + i * doc->state_floats, latent_scratch_of_thread(doc));
+    LatentQuery query = query_of(doc, i, state->lse + row * H, latent_scratch_of_thread(doc));
+    latent_backward(&doc->exact, &doc->keys, &query, doc->z + i * H * doc->z_width, delta,
+                    doc->dq + i * H * doc->q_width);
 }
 
 /* The first i with ids[i] >= key; ids ascend. */
@@ -194,9 +206,9 @@ static size_t lower_bound(size_t n, const uint32_t *ids, size_t key)
 static void keys_backward(const LatentDocument *doc, size_t m, size_t begin, size_t end)
 {
     for (size_t i = 0; i < m; i++) {
-        const uint32_t *ids = doc->ids + i * doc->max_keys;
-        size_t n = doc->n_ids[i], from = lower_bound(n, ids, begin), count = lower_bound(n, ids, end) - from;
-        latent_scatter(&doc->keys, n, ids, from, count, doc->state + i * doc->state_floats, doc->dkey, doc->q_width);
+        LatentQuery query = query_of(doc, i, NULL, NULL);
+        size_t from = lower_bound(query.n, query.ids, begin), count = lower_bound(query.n, query.ids, end) - from;
+        latent_scatter(&doc->keys, &query, from, count, doc->dkey, doc->q_width);
     }
 }
 

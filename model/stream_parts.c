@@ -87,13 +87,19 @@ static void drop(StreamedPart *part)
     part->pieces = NULL;
 }
 
-/* A part of n matrices and the experts [begin, end). */
-static Err *make_part(StreamedPart *part, const Weights *weights, size_t n, Weight *const *list, Weight *experts,
-                      size_t begin, size_t end, bool sizes_only)
+/* What a part is made of: n matrices, and the experts [begin, end). */
+typedef struct {
+    size_t n;
+    Weight *const *list;
+    Weight *experts; /* [E][3] */
+    size_t begin, end;
+} PartContent;
+
+static Err *make_part(StreamedPart *part, const Weights *weights, PartContent c, bool sizes_only)
 {
-    TRY(mem_new(&part->refs, 2 * (n + 3 * (end - begin)), sizeof *part->refs));
-    for (size_t i = 0; i < n; i++) add_weight(part, weights, list[i]);
-    for (size_t i = 3 * begin; i < 3 * end; i++) add_weight(part, weights, &experts[i]);
+    TRY(mem_new(&part->refs, 2 * (c.n + 3 * (c.end - c.begin)), sizeof *part->refs));
+    for (size_t i = 0; i < c.n; i++) add_weight(part, weights, c.list[i]);
+    for (size_t i = 3 * c.begin; i < 3 * c.end; i++) add_weight(part, weights, &c.experts[i]);
     Err *err = cut_pieces(part);
     if (sizes_only) drop(part);
     return err;
@@ -165,13 +171,13 @@ static Err *make_layer(StreamedParts *p, Model *model, size_t l, bool sizes_only
     size_t E = x->dense ? 0 : model->router.E, core = p->first[l], chunks = p->first[l + 1] - core - 1;
     Weight *list[CORE_WEIGHTS];
     core_of(x, list);
-    TRY(make_part(&p->parts[core], model->weights, CORE_WEIGHTS, list, x->expert_weights, 0, chunks ? 0 : E,
-                  sizes_only));
+    TRY(make_part(&p->parts[core], model->weights,
+                  (PartContent){CORE_WEIGHTS, list, x->expert_weights, 0, chunks ? 0 : E}, sizes_only));
     for (size_t i = 0; i <= chunks && chunks; i++) p->begin[core + i] = E * i / chunks;
     for (size_t i = 0; i < chunks; i++) {
         p->parts[core + 1 + i].chunk = true;
-        TRY(make_part(&p->parts[core + 1 + i], model->weights, 0, NULL, x->expert_weights, p->begin[core + i],
-                      p->begin[core + i + 1], sizes_only));
+        PartContent experts = {0, NULL, x->expert_weights, p->begin[core + i], p->begin[core + i + 1]};
+        TRY(make_part(&p->parts[core + 1 + i], model->weights, experts, sizes_only));
     }
     return NULL;
 }
@@ -181,8 +187,8 @@ static Err *cut(StreamedParts *p, Model *model, size_t part_bytes, bool sizes_on
     size_t L = model->n_layers;
     StreamedPart ends = {0};
     TRY(mem_new(&p->first, L + 1, sizeof *p->first));
-    Err *err = make_part(&ends, model->weights, 2, (Weight *[]){&model->embed_tokens, &model->lm_head}, NULL, 0, 0,
-                         sizes_only);
+    Err *err = make_part(&ends, model->weights,
+                         (PartContent){2, (Weight *[]){&model->embed_tokens, &model->lm_head}, NULL, 0, 0}, sizes_only);
     if (!err) err = number_parts(p, model, part_bytes);
     if (!err) err = mem_new(&p->begin, p->n, sizeof *p->begin);
     if (!err) err = mem_new(&p->parts, p->n + 1, sizeof *p->parts);

@@ -93,18 +93,18 @@ static void sum_keys(const LatentKeys *keys, size_t n, const uint32_t *ids, size
     }
 }
 
-void latent_attend(const LatentKeys *keys, size_t n, const uint32_t *ids, const float *q, size_t q_stride, float *o,
-                   size_t o_stride, float *lse, float *scratch)
+void latent_attend(const LatentKeys *keys, const LatentQuery *query, float *o)
 {
-    Workspace w = workspace_of(keys, n, scratch);
+    size_t n = query->n;
+    Workspace w = workspace_of(keys, n, query->scratch);
     float lanes[LANES];
-    to_lanes(keys, keys->K, q, q_stride, w.q);
-    score(keys, n, ids, keys->K, w.q, w.S, w.score_step);
+    to_lanes(keys, keys->K, query->q, query->q_stride, w.q);
+    score(keys, n, query->ids, keys->K, w.q, w.S, w.score_step);
     for (size_t g = 0; g < groups_of(keys); g++) {
         keys->kernels->softmax(n, w.S + g * w.score_step, lanes);
-        memcpy(lse + g * LANES, lanes, size_min(LANES, keys->n_heads - g * LANES) * sizeof *lse);
+        memcpy(query->lse + g * LANES, lanes, size_min(LANES, keys->n_heads - g * LANES) * sizeof *lanes);
     }
-    sum_keys(keys, n, ids, keys->C, &w, o, o_stride);
+    sum_keys(keys, n, query->ids, keys->C, &w, o, query->o_stride);
 }
 
 /* Where `kept` has what; offsets in floats. */
@@ -132,37 +132,39 @@ static KeptLayout kept_layout(const LatentKeys *keys, size_t n)
 
 size_t latent_kept(const LatentKeys *keys, size_t n) { return kept_layout(keys, n).n_floats; }
 
-void latent_backward(const LatentKeys *exact, const LatentKeys *keys, size_t n, const uint32_t *ids, const float *q,
-                     size_t q_stride, const float *d_o, size_t o_stride, const float *lse, const float *delta,
-                     float *dq, float *kept, float *scratch)
+void latent_backward(const LatentKeys *exact, const LatentKeys *keys, const LatentQuery *query, const float *d_o,
+                     const float *delta, float *dq)
 {
     const LatentKernels *latent = keys->kernels;
-    Workspace w = workspace_of(keys, n, scratch);
+    size_t n = query->n;
+    const uint32_t *ids = query->ids;
+    float *kept = query->kept;
+    Workspace w = workspace_of(keys, n, query->scratch);
     KeptLayout layout = kept_layout(keys, n);
-    to_lanes(exact, keys->K, q, q_stride, w.q);
-    to_lanes(exact, keys->C, d_o, o_stride, w.d_o);
+    to_lanes(exact, keys->K, query->q, query->q_stride, w.q);
+    to_lanes(exact, keys->C, d_o, query->o_stride, w.d_o);
     score(exact, n, ids, keys->K, w.q, w.S, w.score_step);
     score(exact, n, ids, keys->C, w.d_o, w.dP, w.score_step);
     for (size_t g = 0; g < groups_of(keys); g++) {
         float lanes[2][LANES] = {{0}};
-        size_t some = size_min(LANES, keys->n_heads - g * LANES) * sizeof *lse;
-        memcpy(lanes[0], lse + g * LANES, some);
+        size_t some = size_min(LANES, keys->n_heads - g * LANES) * sizeof **lanes;
+        memcpy(lanes[0], query->lse + g * LANES, some);
         memcpy(lanes[1], delta + g * LANES, some);
         latent->gradients(n, w.S + g * w.score_step, w.dP + g * w.score_step, lanes[0], lanes[1],
                           kept + layout.coef + g * layout.sizes.group_step);
     }
-    sum_keys(keys, n, ids, keys->K, &w, dq, q_stride);
-    latent->pack_heads(keys->n_heads, keys->K, q, q_stride, kept + layout.q, layout.sizes.q_stride);
-    latent->pack_heads(keys->n_heads, keys->C, d_o, o_stride, kept + layout.d_o, layout.sizes.o_stride);
+    sum_keys(keys, n, ids, keys->K, &w, dq, query->q_stride);
+    latent->pack_heads(keys->n_heads, keys->K, query->q, query->q_stride, kept + layout.q, layout.sizes.q_stride);
+    latent->pack_heads(keys->n_heads, keys->C, d_o, query->o_stride, kept + layout.d_o, layout.sizes.o_stride);
 }
 
-void latent_scatter(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t from, size_t n_some,
-                    const float *kept, float *dkey, size_t dkey_stride)
+void latent_scatter(const LatentKeys *keys, const LatentQuery *query, size_t from, size_t n_some, float *dkey,
+                    size_t dkey_stride)
 {
-    KeptLayout layout = kept_layout(keys, n);
+    KeptLayout layout = kept_layout(keys, query->n);
     LatentSums sums = layout.sizes;
-    sums.coef = kept + layout.coef + from * LATENT_COEF / keys->kernels->gemm->per_word;
-    sums.q = kept + layout.q;
-    sums.d_o = kept + layout.d_o;
-    if (n_some) keys->kernels->scatter(&sums, n_some, ids + from, dkey, dkey_stride);
+    sums.coef = query->kept + layout.coef + from * LATENT_COEF / keys->kernels->gemm->per_word;
+    sums.q = query->kept + layout.q;
+    sums.d_o = query->kept + layout.d_o;
+    if (n_some) keys->kernels->scatter(&sums, n_some, query->ids + from, dkey, dkey_stride);
 }

@@ -32,32 +32,34 @@ size_t latent_stride(const LatentKeys *keys);
  * col is even. Parts of a key are packed from left to right. */
 void latent_pack(const LatentKeys *keys, size_t begin, size_t n, size_t col, size_t width, Rows x);
 
-/* The forward pass of one query.
- *   q        [H] rows of K, q_stride floats apart, a multiple of LANES
- *   o        [H] rows of C, o_stride floats apart, a multiple of LANES
- *   lse      [H] out: log(sum(exp(S)))
- *   n        number of keys, at least 1
- *   scratch  latent_scratch(keys, n) floats
- * Rows may be read and written up to the next multiple of LANES. */
+/* One query. Rows may be read and written up to the next multiple of LANES; strides are multiples of LANES. */
+typedef struct {
+    size_t n;            /* number of its keys, at least 1 */
+    const uint32_t *ids; /* [n] */
+    const float *q;      /* [H] rows of K, q_stride floats apart */
+    size_t q_stride, o_stride;
+    float *lse;     /* [H] log(sum(exp(S))): out of the forward pass, into the backward pass */
+    float *kept;    /* of the backward pass: latent_kept(keys, n) floats */
+    float *scratch; /* latent_scratch(keys, n) floats */
+} LatentQuery;
 size_t latent_scratch(const LatentKeys *keys, size_t n);
-void latent_attend(const LatentKeys *keys, size_t n, const uint32_t *ids, const float *q, size_t q_stride, float *o,
-                   size_t o_stride, float *lse, float *scratch);
+size_t latent_kept(const LatentKeys *keys, size_t n);
 
-/* The backward pass of one query:  dP = do key[:C]',  dS = P (dP - delta),  dq = dS key.  P, dS, q and do are stored in
- * `kept` (latent_kept(keys, n) floats) for
+/* The forward pass of a query. o: [H] rows of C, o_stride floats apart. */
+void latent_attend(const LatentKeys *keys, const LatentQuery *query, float *o);
+
+/* The backward pass of a query:  dP = do key[:C]',  dS = P (dP - delta),  dq = dS key.  d_o as o, delta [H], dq as q.  P, dS, q
+ * and do are stored in `kept` for
  *     dkey[ids[j]] += dS[:, j]' q + P[:, j]' do      (the second in the first C columns)
  * which latent_scatter does for the keys [from, from + n_some) of the n. dkey has rows of dkey_stride floats, a
  * multiple of LANES and at least K. A key's sum over queries has the order of the calls.
  * exact: the keys of latent_attend, for S and dP; keys: the same numbers, where sums may have other words. */
-size_t latent_kept(const LatentKeys *keys, size_t n);
-void latent_backward(const LatentKeys *exact, const LatentKeys *keys, size_t n, const uint32_t *ids, const float *q,
-                     size_t q_stride, const float *d_o, size_t o_stride, const float *lse, const float *delta,
-                     float *dq, float *kept, float *scratch);
-void latent_scatter(const LatentKeys *keys, size_t n, const uint32_t *ids, size_t from, size_t n_some,
-                    const float *kept, float *dkey, size_t dkey_stride);
+void latent_backward(const LatentKeys *exact, const LatentKeys *keys, const LatentQuery *query, const float *d_o,
+                     const float *delta, float *dq);
+void latent_scatter(const LatentKeys *keys, const LatentQuery *query, size_t from, size_t n_some, float *dkey,
+                    size_t dkey_stride);
 
-/* ---- the kernels of each instruction set: kernel_latent.c
- * ----------------------------------------------------------------- */
+/* ---- the kernels of each instruction set: kernel_latent.c ------------------------------------------------------ */
 
 enum {
     LATENT_MARGIN = 24,      /* tiles write scores for up to this many keys beyond the last */

@@ -3,6 +3,7 @@
 #include "train/grad_shards.h"
 
 #include "base/memory.h"
+#include "base/minmax.h"
 #include "optim/clip.h"
 
 #include <math.h>
@@ -130,29 +131,36 @@ Err *slices_norm(Slices *s, double *norm)
 
 /* ---- update --------------------------------------------------------------------------------------------------- */
 
-/* AdamW on the own part [begin, end) of a layer's block, stretch by stretch of one learning rate. */
-static void update_layer(Slices *s, size_t l, const AdamW *adamw, uint64_t t, const StepRates *rates, double scale,
-                         size_t begin, size_t end)
+/* AdamW with the gradient times scale, number t. */
+typedef struct {
+    const AdamW *adamw;
+    uint64_t t;
+    const StepRates *rates;
+    double scale;
+} Update;
+
+/* The own part [begin, end) of a layer's block, span by span of one learning rate. */
+static void update_layer(Slices *s, size_t l, const Update *u, size_t begin, size_t end)
 {
     float *values = s->adapter->values + s->adapter->layers[l].offset;
     for (const RateSpan *span = s->spans + s->span_at[l]; span < s->spans + s->span_at[l + 1]; span++) {
-        size_t from = span->begin > begin ? span->begin : begin, to = span->end < end ? span->end : end,
-               at = s->at[l] + from - begin;
-        double rate = span->kind == RATE_ROUTER ? rates->router : span->kind == RATE_B ? rates->B : rates->A;
+        size_t from = size_max(span->begin, begin), to = size_min(span->end, end), at = s->at[l] + from - begin;
+        double rate = span->kind == RATE_ROUTER ? u->rates->router : span->kind == RATE_B ? u->rates->B : u->rates->A;
         if (from < to)
-            adamw_update(adamw, &(AdamWStep){t, rate, scale}, to - from, values + from, s->m + at, s->v + at,
+            adamw_update(u->adamw, &(AdamWStep){u->t, rate, u->scale}, to - from, values + from, s->m + at, s->v + at,
                          s->gradient + at);
     }
 }
 
 Err *slices_update(Slices *s, const AdamW *adamw, uint64_t t, const StepRates *rates, double scale)
 {
+    const Update update = {adamw, t, rates, scale};
     for (size_t l = 0; l < s->n_layers; l++) {
         const LayerAdapter *layer = &s->adapter->layers[l];
         size_t begin, end;
         if (layer->n == 0) continue;
         dp_slice(s->dp, s->dp->rank, layer->n, &begin, &end);
-        update_layer(s, l, adamw, t, rates, scale, begin, end);
+        update_layer(s, l, &update, begin, end);
         TRY(dp_share(s->dp, layer->n, s->adapter->values + layer->offset));
     }
     return NULL;

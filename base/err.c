@@ -3,6 +3,8 @@
 #define _GNU_SOURCE
 #include "base/err.h"
 
+#include "base/safe_text.h"
+
 #include <errno.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -89,26 +91,12 @@ Err *err_first(Err *first, Err *second)
     return first;
 }
 
-/* A message may quote a file, and its bytes must not control the terminal: control characters of C0, and of C1 in
- * UTF-8, are printed as \x1b. */
-static void print_safely(const char *text)
-{
-    for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
-        bool c1 = *c == 0xC2 && c[1] >= 0x80 && c[1] < 0xA0;
-        if (c1) c++;
-        if (c1 || (*c < 0x20 && *c != '\n') || *c == 0x7F)
-            fprintf(stderr, "\\x%02x", *c);
-        else
-            fputc(*c, stderr);
-    }
-}
-
 int err_report(const char *who, Err *err)
 {
     if (!err) return 0;
     int code = (int)err->kind;
     fprintf(stderr, "graft %s: ", who);
-    print_safely(err->message);
+    safe_print(stderr, err->message, true); /* it may quote a file */
     fputc('\n', stderr);
     err_free(err);
     return code;

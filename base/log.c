@@ -3,9 +3,13 @@
 #define _GNU_SOURCE
 #include "base/log.h"
 
+#include "base/safe_text.h"
+
 #include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
@@ -13,6 +17,18 @@
 static bool enabled = true, showing;
 
 void log_enable(bool on) { enabled = on; }
+
+bool log_is_terminal(int fd)
+{
+    const char *term = getenv("TERM");
+    return isatty(fd) && !(term && strcmp(term, "dumb") == 0);
+}
+
+bool log_has_colors(int fd)
+{
+    const char *no_color = getenv("NO_COLOR");
+    return log_is_terminal(fd) && !(no_color && *no_color);
+}
 
 static void clear_progress(void)
 {
@@ -24,10 +40,14 @@ void log_line(const char *format, ...)
 {
     if (!enabled) return;
     clear_progress();
+    char *line;
     va_list args;
     va_start(args, format);
-    vfprintf(stderr, format, args);
+    int n = vasprintf(&line, format, args);
     va_end(args);
+    if (n < 0) return;              /* out of memory */
+    safe_print(stderr, line, true); /* it may quote a file */
+    free(line);
     fputc('\n', stderr);
     fflush(stderr);
 }
@@ -43,15 +63,16 @@ static int row_width(void)
 void log_progress(bool keep, const char *format, ...)
 {
     char line[1024];
-    if (!enabled || (!isatty(STDERR_FILENO) && !keep)) return;
+    if (!enabled || (!log_is_terminal(STDERR_FILENO) && !keep)) return;
     clear_progress();
     va_list args;
     va_start(args, format);
     vsnprintf(line, sizeof line, format, args);
     va_end(args);
-    if (keep)
-        fprintf(stderr, "%s\n", line);
-    else
+    if (keep) {
+        safe_print(stderr, line, true);
+        fputc('\n', stderr);
+    } else
         fprintf(stderr, "%.*s", row_width(), line);
     showing = !keep;
     fflush(stderr);

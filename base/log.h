@@ -7,6 +7,12 @@
 
 #include <stdbool.h>
 
+/* Whether a file descriptor is a terminal that moves its cursor: not one with TERM=dumb. */
+bool log_is_terminal(int fd);
+
+/* Whether colours may be used there: also not where NO_COLOR is set and not empty (https://no-color.org). */
+bool log_has_colors(int fd);
+
 /* Turn all lines on or off. One rank prints; the others turn their lines off. */
 void log_enable(bool on);
 
@@ -14,7 +20,7 @@ void log_enable(bool on);
 void log_line(const char *format, ...) PRINTF(1, 2);
 
 /* Print a line that the next line overwrites, cut to the terminal's width. With `keep` it is an ordinary line. Where
- * stderr is not a terminal, only lines with `keep` are printed. */
+ * stderr is not a terminal (log_is_terminal), only lines with `keep` are printed. */
 void log_progress(bool keep, const char *format, ...) PRINTF(2, 3);
 
 /* Seconds of a monotonic clock. */

@@ -209,7 +209,7 @@ static Err *open_parts(ChatSession *c)
     if (s->tools) TRY(read_tools(c));
     if (s->system) TRY(mem_copy_text(&c->system, s->system));
     c->messages = json_new_array();
-    c->terminal = isatty(STDOUT_FILENO);
+    c->colors = log_has_colors(STDOUT_FILENO);
     return open_session(c);
 }
 

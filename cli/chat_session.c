@@ -13,7 +13,7 @@
 
 static void set_dim(ChatSession *c, bool dim)
 {
-    if (c->terminal && dim != c->dim) fputs(dim ? "\033[2m" : "\033[0m", stdout);
+    if (c->colors && dim != c->dim) fputs(dim ? "\033[2m" : "\033[0m", stdout);
     c->dim = dim;
 }
 

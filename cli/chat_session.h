@@ -30,7 +30,7 @@ typedef struct {
     uint64_t answers; /* so far; each has its own seed */
     Answer answer;    /* the current one */
     size_t printed;   /* bytes of it that were handled */
-    bool terminal, dim;
+    bool colors, dim;
     Err *err;
 } ChatSession;
 

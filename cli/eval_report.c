@@ -3,6 +3,7 @@
 #include "cli/eval_report.h"
 
 #include "base/file.h"
+#include "base/safe_text.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -27,18 +28,27 @@ static void print_metric(const Metric *m)
     printf("    %-15s %s\n", m->name, text);
 }
 
+static void print_name(const Eval *e, const char *before, size_t v)
+{
+    fputs(before, stdout);
+    safe_print(stdout, candidate_name(&e->candidate, v), false);
+    putchar('\n');
+}
+
 static void print_subset(const Eval *e, const EvalSubset *subset)
 {
     const EvalFile *file = &e->files[subset->file];
     double denominator = 0;
     for (size_t i = 0; i < e->n_records; i++)
         denominator += eval_score_is_in(subset, &e->records[i]) ? e->records[i].denominator : 0;
-    printf("%s%s%s: %zu records", file->path, subset->domain ? ", " : "", subset->domain ? subset->domain : "",
-           subset->n);
+    safe_print(stdout, file->path, false);
+    if (subset->domain) printf(", ");
+    if (subset->domain) safe_print(stdout, subset->domain, false);
+    printf(": %zu records", subset->n);
     if (file->kind == RECORD_LOSS) printf(", %.0f tokens in the loss", denominator);
     printf("\n");
     for (size_t v = 0; v < e->n_variants; v++) {
-        printf("  %s\n", candidate_name(&e->candidate, v));
+        print_name(e, "  ", v);
         for (size_t m = 0; m < subset->summaries[v].n; m++) print_metric(&subset->summaries[v].metrics[m]);
     }
 }
@@ -51,8 +61,9 @@ static void print_routing(const Eval *e)
             if (e->candidate.model->layers[l].dense) continue;
             RoutingShift shift = scores_routing(&e->evaluated, v, l);
             if (e->settings.routing)
-                printf("  layer %-3zu %6.1f%%  %6.3f  %6.2f  %s\n", l, 100 * shift.changed, shift.entropy,
-                       shift.max_over_mean, candidate_name(&e->candidate, v));
+                printf("  layer %-3zu %6.1f%%  %6.3f  %6.2f", l, 100 * shift.changed, shift.entropy,
+                       shift.max_over_mean);
+            if (e->settings.routing) print_name(e, "  ", v);
         }
     for (size_t v = 1; v < e->n_variants && !e->settings.routing; v++) {
         double sum = 0, highest = 0, n = 0;
@@ -63,8 +74,8 @@ static void print_routing(const Eval *e)
             highest = fmax(highest, changed);
             n++;
         }
-        printf("  %5.1f%% on average, %.1f%% in the layer that changed most  %s\n", 100 * sum / n, 100 * highest,
-               candidate_name(&e->candidate, v));
+        printf("  %5.1f%% on average, %.1f%% in the layer that changed most", 100 * sum / n, 100 * highest);
+        print_name(e, "  ", v);
     }
 }
 

@@ -1,10 +1,12 @@
 /* The progress line on a terminal, and on a pipe. */
 #define _GNU_SOURCE
 #include "base/log.h"
+#include "base/safe_text.h"
 
 #include "tests/support/check.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -35,6 +37,7 @@ static void a_terminal_shows_one_row_that_is_overwritten(void **state)
 {
     (void)state;
     char text[1024];
+    setenv("TERM", "xterm", 1);
     int master = posix_openpt(O_RDWR | O_NOCTTY);
     assert_true(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0);
     int slave = open(ptsname(master), O_RDWR | O_NOCTTY);
@@ -59,11 +62,49 @@ static void without_a_terminal_only_kept_lines_are_printed(void **state)
                         "step 3/9  a line that is kept is printed whole, whatever its length\nan ordinary line\n");
 }
 
+static void a_dumb_terminal_has_no_colors_and_no_progress(void **state)
+{
+    (void)state;
+    char text[1024];
+    int master = posix_openpt(O_RDWR | O_NOCTTY), slave;
+    assert_true(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0);
+    assert_true((slave = open(ptsname(master), O_RDWR | O_NOCTTY)) >= 0);
+    setenv("TERM", "xterm", 1);
+    setenv("NO_COLOR", "", 1);
+    assert_true(log_has_colors(slave));
+    setenv("NO_COLOR", "1", 1);
+    assert_true(log_is_terminal(slave) && !log_has_colors(slave));
+    unsetenv("NO_COLOR");
+    setenv("TERM", "dumb", 1);
+    assert_false(log_has_colors(slave));
+    write_lines(slave, master, text, sizeof text);
+    close(master);
+    setenv("TERM", "xterm", 1);
+    assert_null(strchr(text, '\033'));
+    assert_null(strstr(text, "step 2/9"));
+}
+
+static void a_line_does_not_steer_the_terminal(void **state)
+{
+    (void)state;
+    char *text;
+    size_t bytes;
+    FILE *stream = open_memstream(&text, &bytes);
+    assert_non_null(stream);
+    safe_print(stream, "a\033[2J\a\t\x7f \xc2\x9b\x31 \xc2\xa9\n", true);
+    safe_print(stream, "b\nc", false);
+    fclose(stream);
+    assert_string_equal(text, "a\\x1b[2J\\x07\\x09\\x7f \\x9b1 \xc2\xa9\nb\\x0ac");
+    free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_terminal_shows_one_row_that_is_overwritten),
         cmocka_unit_test(without_a_terminal_only_kept_lines_are_printed),
+        cmocka_unit_test(a_dumb_terminal_has_no_colors_and_no_progress),
+        cmocka_unit_test(a_line_does_not_steer_the_terminal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

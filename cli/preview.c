@@ -10,6 +10,7 @@
 #include "data/text/lines.h"
 #include "data/records/settings.h"
 #include "data/text/unicode.h"
+#include "model/model.h"
 
 #include <stddef.h>
 #include <stdlib.h>
@@ -308,8 +309,7 @@ static Err *write_page(const Preview *v, const char *path)
 static Err *report(const Previewer *p)
 {
     const PreviewSettings *s = &p->settings;
-    bool color = strcmp(s->color, "always") == 0 ||
-                 (strcmp(s->color, "auto") == 0 && isatty(STDOUT_FILENO) && !getenv("NO_COLOR"));
+    bool color = strcmp(s->color, "always") == 0 || (strcmp(s->color, "auto") == 0 && log_has_colors(STDOUT_FILENO));
     if (s->record && !p->preview.n_records)
         return err_new(ERR_USAGE, "there is no record %lld; the files have %zu records", (long long)s->record,
                        p->n_seen);
@@ -324,6 +324,7 @@ static Err *open_parts(Previewer *p)
 {
     const PreviewSettings *s = &p->settings;
     char path[PATH_BYTES];
+    TRY(model_expect_directory(s->model));
     TRY(data_settings_read(&p->options, &s->data, s->model));
     TRY(file_join(path, s->model, "tokenizer.json"));
     TRY(tokenizer_open(&p->tokenizer, path));

@@ -1,6 +1,7 @@
 /* From a directory to a Model: every tensor by its published name. */
 #include "model/model.h"
 
+#include "base/file.h"
 #include "base/memory.h"
 #include "model/rope.h"
 #include "model/stream.h"
@@ -165,9 +166,29 @@ static Err *read_all(Model *model)
     return model_reserve_positions(model, 1);
 }
 
+/* "zai-org/GLM-5": two words with one slash between them. */
+static bool looks_like_hub_name(const char *path)
+{
+    const char *slash = strchr(path, '/');
+    return slash && slash > path && slash[1] && !strchr(slash + 1, '/') && *path != '.' && *path != '~';
+}
+
+Err *model_expect_directory(const char *path)
+{
+    if (file_is_directory(path)) return NULL;
+    if (file_exists(path)) return err_new(ERR_IO, "%s is a file; expected the directory of a model", path);
+    if (!looks_like_hub_name(path)) return err_new(ERR_IO, "%s: there is no such directory", path);
+    return err_new(
+        ERR_IO,
+        "%s: there is no such directory; graft downloads nothing: if this is a name on the Hugging Face hub, "
+        "fetch it first (hf download %s --local-dir DIR) and give DIR",
+        path, path);
+}
+
 static Err *open_into(Model *model, const char *directory)
 {
     char path[PATH_BYTES];
+    TRY(model_expect_directory(directory));
     TRY(file_join(path, directory, "config.json"));
     TRY(model_config_read(&model->config, path));
     TRY(weights_open(&model->weights, &model->config, directory));

@@ -39,6 +39,9 @@ typedef struct Model {
     struct Stream *stream; /* NULL: every layer lies in the mapping */
 } Model;
 
+/* Fails: ERR_IO, when the path is no directory; a name of the Hugging Face hub is explained. */
+MUST_USE Err *model_expect_directory(const char *path);
+
 /* Open a Hugging Face directory. */
 MUST_USE Err *model_open(Model **model, const char *directory);
 

@@ -45,11 +45,11 @@ static Err *inspect(int argc, char **argv)
     }
     if (n_paths == 0) return err_new(ERR_USAGE, "no path given: graft inspect MODEL|RUN|CHECKPOINT|ADAPTER [--json]");
     bool known;
-    TRY(inspect_path(path, config.json, &text, &known));
-    if (!known) TRY(model_report(path, config.json, &text));
-    printf("%s%s", text, config.json ? "\n" : "");
+    Err *err = inspect_path(path, config.json, &text, &known);
+    if (!err && !known) err = model_report(path, config.json, &text);
+    if (text) printf("%s%s", text, config.json ? "\n" : ""); /* what is faulty is described before it is refused */
     free(text);
-    if (!config.check) return NULL;
+    if (err || !config.check) return err;
     return known ? err_new(ERR_USAGE, "--check is for models; %s is not one", path) : check_numbers(path);
 }
 

@@ -4,7 +4,8 @@
 
 #include "base/file.h"
 #include "base/memory.h"
-#include "model/weights.h"
+#include "base/safe_text.h"
+#include "model/model.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -97,11 +98,16 @@ static const char *grouped(char text[GROUPED_BYTES], int64_t number) /* 1,234,56
 static void line(FILE *out, const char *label, const char *format, ...) PRINTF(3, 4);
 static void line(FILE *out, const char *label, const char *format, ...)
 {
+    char *text;
     va_list args;
     fprintf(out, "%-12s  ", label);
     va_start(args, format);
-    vfprintf(out, format, args);
+    int n = vasprintf(&text, format, args);
     va_end(args);
+    if (n >= 0) { /* it may quote a file */
+        safe_print(out, text, false);
+        free(text);
+    }
     fputc('\n', out);
 }
 
@@ -275,6 +281,17 @@ static Err *report_json(const Report *r, char **text)
 
 /* ---- together ------------------------------------------------------------------------------------------------- */
 
+static Err *check_survey(const Report *r, const char *path)
+{
+    const SurveyList *missing = &r->survey.missing, *wrong = &r->survey.wrong;
+    if (missing->count + wrong->count == 0) return NULL;
+    return err_new(
+        ERR_FORMAT,
+        "%s: the files do not fit config.json: %zu tensors are missing, such as %s; %zu are wrong, such as %s", path,
+        missing->count, missing->count ? missing->names[0] : "none", wrong->count,
+        wrong->count ? wrong->names[0] : "none");
+}
+
 Err *model_report(const char *path, bool as_json, char **text)
 {
     ModelConfig config = {0};
@@ -282,6 +299,7 @@ Err *model_report(const char *path, bool as_json, char **text)
     char config_path[PATH_BYTES];
     bool directory = file_is_directory(path);
     *text = NULL;
+    if (!file_exists(path)) TRY(model_expect_directory(path));
     if (directory) TRY(file_join(config_path, path, "config.json"));
     Err *err = model_config_read(&config, directory ? config_path : path);
     if (!err) err = model_config_tensors(&config, true, count, &r);
@@ -290,6 +308,7 @@ Err *model_report(const char *path, bool as_json, char **text)
     r.has_weights = directory && weights_exist(path);
     if (r.has_weights && (err = weights_survey(&r.survey, &config, path))) goto done;
     err = as_json ? report_json(&r, text) : report_text(&r, text);
+    if (!err) err = check_survey(&r, path);
 done:
     weights_survey_free(&r.survey);
     model_config_free(&config);

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/safe_text.h"
 #include "ckpt/adapter_file.h"
 #include "ckpt/checkpoint.h"
 #include "plot/run.h"
@@ -91,40 +92,80 @@ static void kind_of(const char *module, char kind[128])
         snprintf(kind, 128, "%s", module);
 }
 
-static Err *is_zero(const AdapterLora *lora, bool *zero)
+/* What the numbers of one LoRA module are. */
+typedef struct {
+    bool zero; /* B is: the module does nothing */
+    bool finite;
+} Content;
+
+static bool all_finite(size_t n, const float *x)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(x[i])) return false;
+    return true;
+}
+
+static Err *look_at(const AdapterLora *lora, Content *content)
 {
     float *A, *B;
-    TRY(mem_new(&A, lora->r * lora->in, sizeof *A));
-    Err *err = mem_new(&B, lora->out * lora->r, sizeof *B);
+    size_t in = lora->r * lora->in, out = lora->out * lora->r;
+    TRY(mem_new(&A, in, sizeof *A));
+    Err *err = mem_new(&B, out, sizeof *B);
     if (!err) {
         adapter_file_read_lora(lora, A, B);
-        *zero = true;
-        for (size_t i = 0; i < lora->out * lora->r; i++) *zero = *zero && B[i] == 0;
+        *content = (Content){.zero = true, .finite = all_finite(in, A) && all_finite(out, B)};
+        for (size_t i = 0; i < out; i++) content->zero = content->zero && B[i] == 0;
         free(B);
     }
     free(A);
     return err;
 }
 
+/* Note a name whose values are not finite; the report lists the first of them. */
+static void note_broken(Json *broken, size_t *n_broken, const char *name)
+{
+    enum { NAMES = 5 };
+    if (++*n_broken <= NAMES) json_add_string(broken, NULL, name);
+}
+
+static Err *look_at_extra(const AdapterExtra *extra, bool *finite)
+{
+    float *values;
+    TRY(mem_new(&values, extra->rows * extra->cols, sizeof *values));
+    adapter_file_read_extra(extra, values);
+    *finite = all_finite(extra->rows * extra->cols, values);
+    free(values);
+    return NULL;
+}
+
 static Err *adapter(Json *out, const char *path)
 {
     AdapterFile *file;
-    size_t zeros = 0, values = 0;
-    Json *modules = json_new_object();
+    size_t zeros = 0, values = 0, n_broken = 0;
+    Json *modules = json_new_object(), *extras = json_new_array(), *broken = json_new_array();
     Err *err = adapter_file_open(&file, path);
     if (err) {
         json_free(modules);
+        json_free(extras);
+        json_free(broken);
         return err;
     }
     for (size_t i = 0; i < file->n_loras && !err; i++) {
         const AdapterLora *lora = &file->loras[i];
-        bool zero = false;
+        Content content = {.finite = true};
         char kind[128];
         kind_of(lora->module, kind);
         add_one(modules, kind);
         values += lora->r * (lora->in + lora->out);
-        err = is_zero(lora, &zero);
-        zeros += zero;
+        err = look_at(lora, &content);
+        zeros += content.zero;
+        if (!content.finite) note_broken(broken, &n_broken, lora->module);
+    }
+    for (size_t i = 0; i < file->n_extras && !err; i++) {
+        bool finite = true;
+        json_add_string(extras, NULL, file->extras[i].name);
+        err = look_at_extra(&file->extras[i], &finite);
+        if (!finite) note_broken(broken, &n_broken, file->extras[i].name);
     }
     json_add_string(out, "kind", "adapter (PEFT)");
     if (file->config.base_model) json_add_string(out, "base_model", file->config.base_model);
@@ -135,9 +176,10 @@ static Err *adapter(Json *out, const char *path)
     json_add_number(out, "pairs_that_do_nothing", (double)zeros);
     json_add_number(out, "values", (double)values);
     json_add(out, "modules", modules);
-    Json *extras = json_new_array();
-    for (size_t i = 0; i < file->n_extras; i++) json_add_string(extras, NULL, file->extras[i].name);
     json_add(out, "trained_whole", extras);
+    json_add_number(out, "not_finite", (double)n_broken);
+    if (n_broken) json_add(out, "first_not_finite", broken);
+    if (!n_broken) json_free(broken);
     adapter_file_close(file);
     return err;
 }
@@ -205,7 +247,10 @@ static Err *print_value(FILE *stream, const Json *value);
 static Err *print_members(FILE *stream, const Json *value)
 {
     for (const Json *member = json_first(value); member; member = json_next(member)) {
-        if (json_kind(value) == JSON_OBJECT) fprintf(stream, "%s ", json_key(member));
+        if (json_kind(value) == JSON_OBJECT) {
+            safe_print(stream, json_key(member), false);
+            fputc(' ', stream);
+        }
         TRY(print_value(stream, member));
         if (json_next(member)) fputs(", ", stream);
     }
@@ -218,7 +263,7 @@ static Err *print_value(FILE *stream, const Json *value)
     JsonKind kind = json_kind(value);
     if (kind == JSON_OBJECT || kind == JSON_ARRAY) return print_members(stream, value);
     if (kind == JSON_STRING) {
-        fputs(json_string(value), stream);
+        safe_print(stream, json_string(value), false);
     } else if (kind == JSON_NUMBER && json_number(value) != floor(json_number(value))) {
         fprintf(stream, "%.5g", json_number(value));
     } else {
@@ -237,12 +282,22 @@ static Err *to_text(const Json *out, char **text)
     for (const Json *member = json_first(out); member; member = json_next(member))
         if (strlen(json_key(member)) > width) width = strlen(json_key(member));
     for (const Json *member = json_first(out); member && !err; member = json_next(member)) {
-        fprintf(stream, "%-*s  ", (int)width, json_key(member));
+        safe_print(stream, json_key(member), false);
+        fprintf(stream, "%*s  ", (int)(width - strlen(json_key(member))), "");
         err = print_value(stream, member);
         fputc('\n', stream);
     }
     if (stream) fclose(stream);
     return err;
+}
+
+/* An adapter with numbers that are not finite is described, and then refused. */
+static Err *check_finite(const Json *out, const char *path)
+{
+    const Json *broken = json_find(out, "first_not_finite");
+    if (!broken) return NULL;
+    return err_new(ERR_NUMERIC, "%s: numbers of %.0f modules are NaN or infinite, the first is %s", path,
+                   json_number(json_find(out, "not_finite")), json_string(json_first(broken)));
 }
 
 static bool holds(const char *directory, const char *name)
@@ -259,11 +314,13 @@ Err *inspect_path(const char *path, bool as_json, char **text, bool *known)
     size_t n = strlen(path);
     bool is_checkpoint = n > 3 && strcmp(path + n - 3, ".h5") == 0, is_adapter = holds(path, "adapter_config.json"),
          is_run = holds(path, "metrics.jsonl");
+    *text = NULL;
     *known = is_checkpoint || is_adapter || is_run;
     if (!*known) return NULL;
     Json *out = json_new_object();
     Err *err = is_checkpoint ? checkpoint(out, path) : is_run ? run(out, path) : adapter(out, path);
     if (!err) err = as_json ? json_print(out, true, text) : to_text(out, text);
+    if (!err) err = check_finite(out, path);
     json_free(out);
     return err;
 }

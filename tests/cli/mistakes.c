@@ -24,6 +24,20 @@ static int shell(void **state, const char *line)
 /* $D/model: the bundled model, linked file by file, so that a test replaces one. */
 #define LINK "mkdir $D/model && ln -s $PWD/" BASE "/* $D/model/ && "
 
+static void inspect_refuses_what_it_finds_faulty(void **state)
+{
+    program_expect(shell(state, "cp tests/fixtures/model/lite/config.json $D && cp "
+                                "tests/fixtures/model/lite_noqlora/model.safetensors $D && $G inspect $D"),
+                   ERR_FORMAT, "missing       68\n", "68 tensors are missing, such as model.");
+    /* the last four bytes are the last number: a NaN of bf16 and of fp32 */
+    program_expect(shell(state,
+                         "cp -r tests/fixtures/adapter/e_experts_partial $D/a; chmod -R u+w $D/a; "
+                         "f=$D/a/adapter_model.safetensors; truncate -s -4 $f; printf '\\300\\177\\300\\177' >>$f; "
+                         "$G inspect $D/a"),
+                   ERR_NUMERIC, "first_not_finite  ", "numbers of 1 modules are NaN or infinite, the first is ");
+    program_expect(shell(state, "$G inspect $D/a --json"), ERR_NUMERIC, "\"not_finite\": 1", NULL);
+}
+
 #define GREEDY "--raw --prompt 'A devil is' --temperature 0 --max_new_tokens 3 --logprobs"
 
 static void a_hub_name_is_explained(void **state)
@@ -34,10 +48,35 @@ static void a_hub_name_is_explained(void **state)
     program_expect(shell(state, "$G preview --model zai-org/GLM-5 " PROGRAM_DATA), ERR_IO, hint, NULL);
 }
 
+static void no_record_or_file_steers_the_terminal(void **state)
+{
+    static const char record[] =
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":"
+        "\"b\"}],\"domain\":\"d\\u001b]0;title\\u0007\"}";
+    char line[COMMAND_BYTES];
+    snprintf(line, sizeof line,
+             "printf '%%s\\n' '%s' >$D/d.jsonl; cp $D/d.jsonl \"$D/e$(printf '\\033')[2J.jsonl\"; $G eval --model " BASE
+             " --data $D/d.jsonl,\"$D/e$(printf '\\033')[2J.jsonl\" --bootstrap 10",
+             record);
+    program_expect(shell(state, line), 0, "d\\x1b]0;title\\x07", "/e\\x1b[2J.jsonl");
+    assert_null(strchr(program_output, 0x1B));
+    program_expect(shell(state, "$G train --model_name_or_path " BASE " --train_file $D/d.jsonl --output_dir $D/run "
+                                "--target_modules '[\"o_proj\"]' --max_steps 1 --train_batch_size 1"),
+                   0, "domain d\\x1b]0;title\\x07", NULL);
+    assert_null(strchr(program_output, 0x1B));
+    program_expect(shell(state, "cp -r tests/fixtures/adapter/e_experts_partial $D/a; chmod -R u+w $D/a; sed -i "
+                                "'s/\"base_model_name_or_path\": *[^,]*,/\"base_model_name_or_path\": "
+                                "\"x\\\\u001b[31m\",/' $D/a/adapter_config.json; $G inspect $D/a"),
+                   0, "x\\x1b[31m", NULL);
+    assert_null(strchr(program_output, 0x1B));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        scratch_test(inspect_refuses_what_it_finds_faulty),
         scratch_test(a_hub_name_is_explained),
+        scratch_test(no_record_or_file_steers_the_terminal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

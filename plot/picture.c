@@ -321,13 +321,29 @@ static Err *rename_duplicates(RunPicture *picture, const char *const *paths)
     return NULL;
 }
 
+static bool is_empty(const PlotRun *run)
+{
+    size_t points = run->loss.n + run->grad_norm.n + run->load.n + run->n_loads + run->n_evals;
+    for (size_t i = 0; i < PLOT_RATES; i++) points += run->rates[i].n;
+    return points == 0;
+}
+
 static Err *add_panels(RunPicture *picture, size_t n_runs, const char *const *paths)
 {
     size_t n_evals = 0;
     TRY(mem_new(&picture->runs, n_runs, sizeof *picture->runs));
     for (; picture->n_runs < n_runs; picture->n_runs++) {
-        TRY(plot_run_read(&picture->runs[picture->n_runs], paths[picture->n_runs]));
-        n_evals += picture->runs[picture->n_runs].n_evals;
+        PlotRun *run = &picture->runs[picture->n_runs];
+        const char *path = paths[picture->n_runs];
+        TRY(plot_run_read(run, path));
+        n_evals += run->n_evals;
+        if (is_empty(run)) {
+            picture->n_runs++; /* picture_free frees it */
+            return err_new(ERR_FORMAT,
+                           "%s: no line has a loss or an eval_loss, so there is no curve to draw; expected the "
+                           "directory of a run, or its metrics.jsonl",
+                           path);
+        }
     }
     TRY(rename_duplicates(picture, paths));
     TRY(loss_panel(picture, n_evals));

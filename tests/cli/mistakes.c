@@ -24,6 +24,15 @@ static int shell(void **state, const char *line)
 /* $D/model: the bundled model, linked file by file, so that a test replaces one. */
 #define LINK "mkdir $D/model && ln -s $PWD/" BASE "/* $D/model/ && "
 
+static void a_plot_of_no_run_is_an_error(void **state)
+{
+    program_expect(shell(state, "echo '{\"note\":1}' >$D/other.jsonl; $G plot $D/other.jsonl --output $D/p.png"),
+                   ERR_FORMAT, "other.jsonl: no line has a loss or an eval_loss", NULL);
+    program_expect(shell(state,
+                         ": >$D/empty.jsonl; $G plot $D/empty.jsonl --output $D/p.png; c=$?; ls $D/p.png; exit $c"),
+                   ERR_FORMAT, "empty.jsonl: no line", "p.png': No such file");
+}
+
 static void inspect_refuses_what_it_finds_faulty(void **state)
 {
     program_expect(shell(state, "cp tests/fixtures/model/lite/config.json $D && cp "
@@ -74,6 +83,7 @@ static void no_record_or_file_steers_the_terminal(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        scratch_test(a_plot_of_no_run_is_an_error),
         scratch_test(inspect_refuses_what_it_finds_faulty),
         scratch_test(a_hub_name_is_explained),
         scratch_test(no_record_or_file_steers_the_terminal),

@@ -105,8 +105,30 @@ static Err *read_fail_conditions(Eval *e)
 {
     const TextList *conditions = &e->settings.fail_if;
     TRY(mem_new(&e->fail_conditions, conditions->count, sizeof *e->fail_conditions));
-    for (; e->n_fail_conditions < conditions->count; e->n_fail_conditions++)
-        TRY(fail_condition_read(&e->fail_conditions[e->n_fail_conditions], conditions->items[e->n_fail_conditions]));
+    for (; e->n_fail_conditions < conditions->count; e->n_fail_conditions++) {
+        FailCondition *condition = &e->fail_conditions[e->n_fail_conditions];
+        TRY(fail_condition_read(condition, conditions->items[e->n_fail_conditions]));
+        if (e->n_variants == 1 && (condition->with_base || strncmp(condition->metric, "kl", 2) == 0))
+            return err_new(ERR_USAGE, "fail-if: %s compares an adapter with the base; give --adapter",
+                           conditions->items[e->n_fail_conditions]);
+    }
+    return NULL;
+}
+
+/* Every fail condition can hold for at least one file. */
+static Err *check_fail_conditions(const Eval *e)
+{
+    for (size_t g = 0; g < e->n_fail_conditions; g++) {
+        const FailCondition *condition = &e->fail_conditions[g];
+        size_t f = 0;
+        while (f < e->n_files && !fail_condition_applies(condition, e->files[f].kind)) f++;
+        if (f == e->n_files)
+            return err_new(
+                ERR_USAGE,
+                "fail-if: no file of --data has the metric %s (loss, perplexity, token_accuracy and kl are of "
+                "texts, accuracy of questions with choices, exact_match of questions without)",
+                condition->metric);
+    }
     return NULL;
 }
 
@@ -122,6 +144,7 @@ Err *eval_score_open(Eval *e)
     TRY(data_settings_read(&options, &s->data_settings, s->candidate.model));
     TRY(mem_new(&e->files, s->data.count, sizeof *e->files));
     for (; e->n_files < s->data.count; e->n_files++) TRY(open_file(e, e->n_files, &options));
+    TRY(check_fail_conditions(e));
     CandidateWork work = work_of(e);
     TRY(candidate_fit(&e->candidate, &s->candidate, &work, &s->group_tokens));
     TRY(candidate_add_all(&e->candidate, &s->candidate));

@@ -101,12 +101,18 @@ static bool parse_condition(FailCondition *condition, const char *text)
     return read_right_side(condition, skip_blanks(at + condition->equal));
 }
 
-bool fail_condition_known(const FailCondition *condition)
+bool fail_condition_applies(const FailCondition *condition, RecordKind kind)
 {
-    for (size_t k = 0; k < RECORD_KINDS; k++)
-        for (size_t m = 0; metrics[k][m]; m++)
-            if (strcmp(condition->metric, metrics[k][m]) == 0) return true;
-    return strcmp(condition->metric, "perplexity") == 0;
+    for (size_t m = 0; metrics[kind][m]; m++)
+        if (strcmp(condition->metric, metrics[kind][m]) == 0) return true;
+    return kind == RECORD_LOSS && strcmp(condition->metric, "perplexity") == 0;
+}
+
+static bool is_known(const FailCondition *condition)
+{
+    bool known = false;
+    for (RecordKind kind = 0; kind < RECORD_KINDS; kind++) known |= fail_condition_applies(condition, kind);
+    return known;
 }
 
 Err *fail_condition_read(FailCondition *condition, const char *text)
@@ -116,7 +122,7 @@ Err *fail_condition_read(FailCondition *condition, const char *text)
         return err_new(ERR_USAGE,
                        "fail-if: %s; expected METRIC < NUMBER, METRIC > base, METRIC > base + NUMBER or the like",
                        text);
-    if (fail_condition_known(condition)) return NULL;
+    if (is_known(condition)) return NULL;
     return err_new(ERR_USAGE,
                    "fail-if: there is no metric %s; there are loss, perplexity, token_accuracy, kl, kl_base, accuracy, "
                    "accuracy_sum and exact_match",

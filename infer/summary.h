@@ -53,7 +53,7 @@ typedef struct {
 } FailCondition;
 
 MUST_USE Err *fail_condition_read(FailCondition *condition, const char *text);
-bool fail_condition_known(const FailCondition *condition); /* is there a kind of record with this metric? */
+bool fail_condition_applies(const FailCondition *condition, RecordKind kind); /* has this kind the metric? */
 
 /* Is the condition true? false when the summary has no such metric. */
 bool fail_condition_holds(const FailCondition *condition, const Summary *summary, const Summary *base);

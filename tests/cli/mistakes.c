@@ -33,6 +33,23 @@ static void a_plot_of_no_run_is_an_error(void **state)
                    ERR_FORMAT, "empty.jsonl: no line", "p.png': No such file");
 }
 
+static void a_condition_that_cannot_hold_is_refused(void **state)
+{
+    static const char *const cases[][2] = {
+        {"kl > 0.5", "kl > 0.5 compares an adapter with the base; give --adapter"},
+        {"loss > base", "loss > base compares an adapter with the base; give --adapter"},
+        {"accuracy < 0.5", "no file of --data has the metric accuracy"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char line[512];
+        snprintf(line, sizeof line,
+                 "head -n 1 " PROGRAM_DATA " >$D/d.jsonl; $G eval --model " BASE
+                 " --data $D/d.jsonl --max_length 64 --bootstrap 10 --fail-if '%s'",
+                 cases[i][0]);
+        program_expect(shell(state, line), ERR_USAGE, cases[i][1], NULL);
+    }
+}
+
 static void inspect_refuses_what_it_finds_faulty(void **state)
 {
     program_expect(shell(state, "cp tests/fixtures/model/lite/config.json $D && cp "
@@ -84,6 +101,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         scratch_test(a_plot_of_no_run_is_an_error),
+        scratch_test(a_condition_that_cannot_hold_is_refused),
         scratch_test(inspect_refuses_what_it_finds_faulty),
         scratch_test(a_hub_name_is_explained),
         scratch_test(no_record_or_file_steers_the_terminal),

@@ -18,8 +18,10 @@ Err *candidate_open(Candidate *c, const CandidateSettings *settings)
     if (!dispatch_init(settings->compute))
         return err_new(ERR_USAGE, "compute %s: this CPU has no such instructions", settings->compute);
     TRY(model_open(&c->model, settings->model));
+    TRY(model_config_end_tokens(&c->model->config, settings->model));
     TRY(file_join(path, settings->model, "tokenizer.json"));
-    return tokenizer_open(&c->tokenizer, path);
+    TRY(tokenizer_open(&c->tokenizer, path));
+    return tokenizer_check_size(c->tokenizer, path, (size_t)c->model->config.vocab_size);
 }
 
 void candidate_close(Candidate *c)

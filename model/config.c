@@ -4,6 +4,7 @@
  * Source: transformers 5.23.0, configuration_{glm_moe_dsa,glm4_moe_lite,deepseek_v3,deepseek_v32}.py. */
 #include "model/config.h"
 
+#include "base/file.h"
 #include "base/memory.h"
 
 #include <math.h>
@@ -370,6 +371,7 @@ static Err *read_eos(ModelConfig *c, const Json *root)
 {
     const Json *ids = json_find(root, "eos_token_id");
     if (!is_given(root, "eos_token_id")) return NULL;
+    c->n_eos = 0;
     bool list = json_kind(ids) == JSON_ARRAY;
     for (const Json *id = list ? json_first(ids) : ids; id; id = list ? json_next(id) : NULL) {
         if (c->n_eos == MAX_EOS) return err_new(ERR_FORMAT, "key eos_token_id has more than %d entries", MAX_EOS);
@@ -414,6 +416,18 @@ Err *model_config_read(ModelConfig *config, const char *path)
     if (!err) err = read_all(config, root);
     json_free(root);
     if (err) model_config_free(config);
+    return err_wrap(err, "%s", path);
+}
+
+Err *model_config_end_tokens(ModelConfig *config, const char *directory)
+{
+    char path[PATH_BYTES];
+    Json *card;
+    TRY(file_join(path, directory, "generation_config.json"));
+    if (!file_exists(path)) return NULL;
+    TRY(json_read_file(&card, path));
+    Err *err = read_eos(config, card);
+    json_free(card);
     return err_wrap(err, "%s", path);
 }
 

@@ -51,6 +51,10 @@ typedef struct {
  * the default of their transformers class; values that graft does not compute are refused, by name.
  * Fails: ERR_IO, ERR_FORMAT: key missing, wrong or unsupported (by its name), model type unknown. */
 MUST_USE Err *model_config_read(ModelConfig *config, const char *path);
+
+/* Take eos_token_id from the generation_config.json of a directory, if it is there and has one: for generation it has
+ * precedence over config.json's, as in transformers. Fails: ERR_IO, ERR_FORMAT. */
+MUST_USE Err *model_config_end_tokens(ModelConfig *config, const char *directory);
 void model_config_free(ModelConfig *config);
 
 /* One tensor that a checkpoint of this config must hold. */

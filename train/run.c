@@ -86,9 +86,7 @@ static Err *open_data(Run *run)
     DataFiles files;
     TRY(file_join(path, s->model_name_or_path, "tokenizer.json"));
     TRY(tokenizer_open(&run->tokenizer, path));
-    if (tokenizer_size(run->tokenizer) > (size_t)run->model->config.vocab_size)
-        return err_new(ERR_FORMAT, "%s has ids up to %zu; the model's vocab_size is %lld", path,
-                       tokenizer_size(run->tokenizer) - 1, (long long)run->model->config.vocab_size);
+    TRY(tokenizer_check_size(run->tokenizer, path, (size_t)run->model->config.vocab_size));
     TRY(file_join(directory, s->output_dir, "data"));
     TRY(data_settings_read(&options.document, &s->data, s->model_name_or_path));
     TRY(data_files_read(&files, s->train_file));

@@ -191,6 +191,13 @@ Err *token_stream_end(TokenStream *stream, Text *out)
 
 /* ---- tokens by name ---- */
 
+Err *tokenizer_check_size(const Tokenizer *tokenizer, const char *path, size_t vocab_size)
+{
+    size_t n = tokenizer_size(tokenizer);
+    if (n <= vocab_size) return NULL;
+    return err_new(ERR_FORMAT, "%s has ids up to %zu; the model's vocab_size is %zu", path, n - 1, vocab_size);
+}
+
 size_t tokenizer_size(const Tokenizer *tok) { return tok->spec.vocabulary.n; }
 
 int32_t tokenizer_id_of(const Tokenizer *tok, const char *token)

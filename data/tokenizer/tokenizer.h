@@ -48,6 +48,9 @@ typedef struct {
 MUST_USE Err *token_stream_put(TokenStream *stream, int32_t id, Text *out);
 MUST_USE Err *token_stream_end(TokenStream *stream, Text *out);
 
+/* Fails: ERR_FORMAT, when the tokenizer of this file has ids beyond a model's vocabulary. */
+MUST_USE Err *tokenizer_check_size(const Tokenizer *tokenizer, const char *path, size_t vocab_size);
+
 size_t tokenizer_size(const Tokenizer *tokenizer);                      /* the largest id plus one */
 int32_t tokenizer_id_of(const Tokenizer *tokenizer, const char *token); /* spelled as in the file; -1: none */
 const char *tokenizer_token(const Tokenizer *tokenizer, int32_t id);    /* its spelling in the file; NULL: none */

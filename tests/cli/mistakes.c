@@ -64,7 +64,33 @@ static void inspect_refuses_what_it_finds_faulty(void **state)
     program_expect(shell(state, "$G inspect $D/a --json"), ERR_NUMERIC, "\"not_finite\": 1", NULL);
 }
 
+static void a_tokenizer_beyond_the_vocabulary_is_refused_at_once(void **state)
+{
+    static const char larger[] = LINK "rm $D/model/tokenizer.json && sed 's/\"id\": *4095/\"id\": 5000/' " BASE
+                                      "/tokenizer.json >$D/model/tokenizer.json; ";
+    char line[COMMAND_BYTES];
+    snprintf(line, sizeof line, "%s$G generate --model $D/model --prompt x --max_new_tokens 1", larger);
+    program_expect(shell(state, line), ERR_FORMAT, "tokenizer.json has ids up to 5000; the model's vocab_size is 4096",
+                   NULL);
+    program_expect(shell(state, "$G eval --model $D/model --data " PROGRAM_DATA), ERR_FORMAT,
+                   "tokenizer.json has ids up to 5000; the model's vocab_size is 4096", NULL);
+}
+
 #define GREEDY "--raw --prompt 'A devil is' --temperature 0 --max_new_tokens 3 --logprobs"
+
+static void the_end_tokens_are_those_of_the_generation_config(void **state)
+{
+    char line[COMMAND_BYTES];
+    program_expect(shell(state, "$G generate --model " BASE " " GREEDY), 0, "\"finish_reason\":\"length\"", NULL);
+    const char *id = strstr(program_output, "\"id\":");
+    assert_non_null(id);
+    snprintf(line, sizeof line,
+             LINK
+             "rm $D/model/generation_config.json && echo '{\"eos_token_id\":[%d]}' >$D/model/generation_config.json "
+             "&& $G generate --model $D/model " GREEDY,
+             atoi(id + 5));
+    program_expect(shell(state, line), 0, "\"finish_reason\":\"stop\"", NULL);
+}
 
 static void a_hub_name_is_explained(void **state)
 {
@@ -103,6 +129,8 @@ int main(void)
         scratch_test(a_plot_of_no_run_is_an_error),
         scratch_test(a_condition_that_cannot_hold_is_refused),
         scratch_test(inspect_refuses_what_it_finds_faulty),
+        scratch_test(a_tokenizer_beyond_the_vocabulary_is_refused_at_once),
+        scratch_test(the_end_tokens_are_those_of_the_generation_config),
         scratch_test(a_hub_name_is_explained),
         scratch_test(no_record_or_file_steers_the_terminal),
     };

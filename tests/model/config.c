@@ -347,6 +347,30 @@ static void a_file_that_is_no_object_is_refused(void **state)
     assert_fails(model_config_read(&c, "nowhere/config.json"), ERR_IO, "nowhere/config.json");
 }
 
+static void the_generation_config_decides_the_end_tokens(void **state)
+{
+    ModelConfig c;
+    char path[PATH_BYTES];
+    static const char *const cards[][2] = {{"{\"eos_token_id\": [7, 8]}", NULL},
+                                           {"{\"eos_token_id\": null}", NULL},
+                                           {"{\"eos_token_id\": \"7\"}", "generation_config.json: key eos_token_id"}};
+    scratch_path(state, "generation_config.json", path);
+    for (size_t i = 0; i < sizeof cards / sizeof *cards; i++) {
+        assert_ok(model_config_read(&c, "tests/fixtures/configs/glm-5.2.config.json"));
+        assert_ok(model_config_end_tokens(&c, "tests/fixtures/configs")); /* it has none */
+        assert_int_equal(c.n_eos, 3);
+        assert_ok(file_write(path, cards[i][0], strlen(cards[i][0])));
+        Err *err = model_config_end_tokens(&c, *state);
+        if (cards[i][1])
+            assert_fails(err, ERR_FORMAT, cards[i][1]);
+        else
+            assert_ok(err);
+        if (i == 0) assert_true(c.n_eos == 2 && c.eos_token_id[0] == 7 && c.eos_token_id[1] == 8);
+        if (i == 1) assert_int_equal(c.n_eos, 3);
+        model_config_free(&c);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -363,6 +387,7 @@ int main(void)
         scratch_test(defaults_are_those_of_the_class),
         scratch_test(experts_are_read_under_their_aliases),
         scratch_test(eos_is_a_number_or_a_list),
+        scratch_test(the_generation_config_decides_the_end_tokens),
         scratch_test(unknown_model_types_are_refused_by_name),
         scratch_test(each_missing_size_is_named),
         scratch_test(sizes_that_make_no_sense_are_refused),

@@ -39,6 +39,35 @@ Err *json_parse(Json **root, const char *text, size_t bytes)
     return err_wrap(syntax_error(text, bytes, end), "more text after the value");
 }
 
+static int compare_keys(const void *a, const void *b)
+{
+    return strcmp(json_key(*(const Json *const *)a), json_key(*(const Json *const *)b));
+}
+
+/* The members sorted by key, because the index of a large model has a hundred thousand of them. */
+static Err *refuse_duplicate_members(const Json *object)
+{
+    const Json **members;
+    size_t n = 0, count = json_count(object);
+    if (count < 2) return NULL;
+    TRY(mem_new(&members, count, sizeof *members));
+    for (const Json *member = json_first(object); member; member = json_next(member)) members[n++] = member;
+    qsort(members, n, sizeof *members, compare_keys);
+    Err *err = NULL;
+    for (size_t i = 1; i < n && !err; i++)
+        if (compare_keys(&members[i - 1], &members[i]) == 0)
+            err = err_new(ERR_FORMAT, "key %s stands twice in one object; keep one of them", json_key(members[i]));
+    free(members);
+    return err;
+}
+
+Err *json_refuse_duplicates(const Json *value)
+{
+    if (json_kind(value) == JSON_OBJECT) TRY(refuse_duplicate_members(value));
+    for (const Json *inner = json_first(value); inner; inner = json_next(inner)) TRY(json_refuse_duplicates(inner));
+    return NULL;
+}
+
 Err *json_read_file(Json **root, const char *path)
 {
     char *text;
@@ -47,6 +76,10 @@ Err *json_read_file(Json **root, const char *path)
     TRY(file_read(&text, &bytes, path));
     Err *err = json_parse(root, text, bytes);
     free(text);
+    if (!err && (err = json_refuse_duplicates(*root))) {
+        json_free(*root);
+        *root = NULL;
+    }
     return err_wrap(err, "%s", path);
 }
 

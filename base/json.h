@@ -13,8 +13,12 @@ typedef struct cJSON Json;
 /* Parse text of `bytes` bytes, which need not end with a zero. White space may follow the value; anything else is an
  * error that gives line and column. Nesting is limited (cJSON: 1000). Owner of *root: the caller, until json_free. */
 MUST_USE Err *json_parse(Json **root, const char *text, size_t bytes);
-MUST_USE Err *json_read_file(Json **root, const char *path);
+MUST_USE Err *json_read_file(Json **root, const char *path); /* also refuses duplicate keys */
 void json_free(Json *root);
+
+/* Refuse an object, at any depth, that has a key twice: readers of JSON disagree on which of the two values counts.
+ * json_read_file calls it. Fails: ERR_FORMAT, naming the key. */
+MUST_USE Err *json_refuse_duplicates(const Json *value);
 
 /* The values of a JSON Lines file as one array. Fails: also on a blank line; errors name the record. */
 MUST_USE Err *json_read_lines(Json **array, const char *path);

@@ -166,6 +166,9 @@ static Err *set_json(void *field, const char *text)
         json_add_string(holder, NULL, text);
         value = holder && json_first(holder) ? json_duplicate(json_first(holder)) : NULL;
         json_free(holder);
+    } else if ((err = json_refuse_duplicates(value))) {
+        json_free(value);
+        return err;
     }
     if (!value) return err_new(ERR_MEMORY, "out of memory");
     json_free(*(Json **)field);

@@ -188,6 +188,20 @@ static void a_file_is_named_in_errors(void **state)
     assert_fails(json_read_file(&root, "nowhere.json"), ERR_IO, "nowhere.json");
 }
 
+static void a_key_that_stands_twice_in_a_file_is_named(void **state)
+{
+    char path[PATH_BYTES];
+    Json *root;
+    static const char twice[] = "{\"a\": [{\"r\": 8, \"b\": 1, \"\\u0072\": 16}], \"r\": 1}",
+                      once[] = "{\"r\": {\"r\": {\"r\": 1}}, \"R\": 2}";
+    assert_ok(file_write(scratch_path(state, "twice.json", path), twice, strlen(twice)));
+    assert_fails(json_read_file(&root, path), ERR_FORMAT, "twice.json: key r stands twice in one object; keep one");
+    assert_null(root);
+    assert_ok(file_write(path, once, strlen(once)));
+    assert_ok(json_read_file(&root, path));
+    json_free(root);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -201,6 +215,7 @@ int main(void)
         cmocka_unit_test(every_number_reads_back_as_itself),
         cmocka_unit_test(pretty_text_is_indented_by_two),
         scratch_test(a_file_is_named_in_errors),
+        scratch_test(a_key_that_stands_twice_in_a_file_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -45,6 +45,12 @@ static void keys_that_depend_on_ranks_explain_themselves(void **state)
     assert_fails(file_holds(state, "{\"gradient_accumulation_steps\": 4}"), ERR_USAGE, "all ranks together");
 }
 
+static void a_key_that_stands_twice_is_refused(void **state)
+{
+    assert_fails(file_holds(state, "{\"r\": 4, \"r\": 8}"), ERR_FORMAT, "key r stands twice");
+    assert_fails(arguments("--experts", "{\"1\": [0], \"1\": [1]}"), ERR_FORMAT, "key 1 stands twice");
+}
+
 static void the_command_line_wins_over_the_file_and_the_file_over_defaults(void **state)
 {
     assert_int_equal(settings.r, 16);
@@ -140,6 +146,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         with_settings(keys_that_depend_on_ranks_explain_themselves),
+        with_settings(a_key_that_stands_twice_is_refused),
         with_settings(the_command_line_wins_over_the_file_and_the_file_over_defaults),
         with_settings(the_old_name_of_timing_still_works),
         with_settings(an_unknown_key_meets_the_nearest),

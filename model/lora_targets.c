@@ -128,17 +128,29 @@ static Err *check_targets(const Json *targets)
     return NULL;
 }
 
-/* Say why a name matched nothing, and what it may have meant. */
-static Err *no_match(const char *entry)
+/* Where in the whole model a name or expression matches, whichever layers are chosen. */
+typedef struct {
+    const Targets *targets;
+    const char *entry; /* NULL: the regular expression, or all-linear */
+    bool place, expert;
+    size_t l; /* of the first match */
+} Matches;
+
+static Err *find_matches(void *context, const LoraSite *site, const char *module)
 {
-    static const struct {
-        const char *name, *why;
-    } refused[] = {
-        {"gate", "no router is in the chosen layers"},  {"embed_tokens", "the embedding is not trained"},
-        {"lm_head", "the head is not trained"},         {"wq_b", "the indexer's choice has no gradient"},
-        {"wk", "the indexer's choice has no gradient"}, {"weights_proj", "the indexer's choice has no gradient"},
-    };
-    static const char *const known[] = {"q_proj",
+    Matches *m = context;
+    const regex_t *regex = m->targets->regex;
+    if (m->entry ? !entry_matches(m->entry, module) : regex && !whole_match(regex, module)) return NULL;
+    if (!m->place && !m->expert) m->l = site->l;
+    m->place |= site->kind == SITE_PLACE;
+    m->expert |= site->kind != SITE_PLACE;
+    return NULL;
+}
+
+/* The name that an unknown one may have meant: of those that are in the model. */
+static Err *nearest_in_model(const Targets *t, const char *entry, const char **near)
+{
+    static const char *const names[] = {"q_proj",
                                         "q_a_proj",
                                         "q_b_proj",
                                         "kv_a_proj_with_mqa",
@@ -153,14 +165,55 @@ static Err *no_match(const char *entry)
                                         "mlp.gate",
                                         "mlp.gate_proj",
                                         "mlp.up_proj",
-                                        "mlp.down_proj",
-                                        NULL};
-    const char *dot = strrchr(entry, '.'), *last = dot ? dot + 1 : entry;
+                                        "mlp.down_proj"};
+    enum { N_NAMES = sizeof names / sizeof *names };
+    const char *there[N_NAMES + 1] = {0};
+    size_t n = 0;
+    *near = NULL;
+    for (size_t i = 0; i < N_NAMES; i++) {
+        Matches m = {.targets = t, .entry = names[i]};
+        if (strcmp(names[i], entry) == 0) return NULL; /* it is spelled right: this model does not have it */
+        for (size_t l = 0; l < t->model->n_layers && !m.place && !m.expert; l++)
+            TRY(lora_sites_visit(t->model, l, find_matches, &m));
+        if (m.place || m.expert) there[n++] = names[i];
+    }
+    *near = options_nearest(entry, there);
+    return NULL;
+}
+
+/* Say why a name (NULL: the expression) matched nothing, and what it may have meant. */
+static Err *no_match(const Targets *t, const char *entry)
+{
+    static const struct {
+        const char *name, *why;
+    } refused[] = {
+        {"gate", "no router is in the chosen layers"},  {"embed_tokens", "the embedding is not trained"},
+        {"lm_head", "the head is not trained"},         {"wq_b", "the indexer's choice has no gradient"},
+        {"wk", "the indexer's choice has no gradient"}, {"weights_proj", "the indexer's choice has no gradient"},
+    };
+    const char *name = entry ? entry : json_string(t->config->target_modules), *dot = strrchr(name, '.'),
+               *last = dot ? dot + 1 : name, *near;
+    Matches m = {.targets = t, .entry = entry};
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
         if (strcmp(last, refused[i].name) == 0)
-            return err_new(ERR_USAGE, "target_modules: %s cannot carry LoRA here: %s", entry, refused[i].why);
-    const char *near = options_nearest(entry, known);
-    return err_new(ERR_USAGE, "target_modules: %s matches no module of this model in the chosen layers%s%s", entry,
+            return err_new(ERR_USAGE, "target_modules: %s cannot carry LoRA here: %s", name, refused[i].why);
+    for (size_t l = 0; l < t->model->n_layers; l++) TRY(lora_sites_visit(t->model, l, find_matches, &m));
+    if (m.place || (m.expert && t->by_name))
+        return err_new(ERR_USAGE,
+                       "target_modules: %s matches no module in the chosen layers (layers_to_transform); the first "
+                       "layer of this model that has one is %zu",
+                       name, m.l);
+    if (m.expert)
+        return err_new(
+            ERR_USAGE,
+            "target_modules: %s matches routed experts only, and the option experts chooses those; leave out "
+            "one of the two",
+            name);
+    if (strcmp(last, "q_proj") == 0 || strcmp(last, "q_a_proj") == 0 || strcmp(last, "q_b_proj") == 0)
+        return err_new(ERR_USAGE, "target_modules: %s matches no module of this model; its queries are made by %s",
+                       name, t->model->config.q_lora_rank ? "q_a_proj and q_b_proj" : "q_proj");
+    TRY(nearest_in_model(t, name, &near));
+    return err_new(ERR_USAGE, "target_modules: %s matches no module of this model%s%s", name,
                    near ? "; the nearest name is " : "", near ? near : "");
 }
 
@@ -168,10 +221,10 @@ static Err *check_hits(const Targets *t)
 {
     const Json *targets = t->config->target_modules;
     if (!targets || json_kind(targets) == JSON_NULL) return NULL;
-    if (json_kind(targets) == JSON_STRING) return t->hits[0] ? NULL : no_match(json_string(targets));
+    if (json_kind(targets) == JSON_STRING) return t->hits[0] ? NULL : no_match(t, NULL);
     size_t i = 0;
     for (const Json *entry = json_first(targets); entry; entry = json_next(entry), i++)
-        if (t->hits[i] == 0) return no_match(json_string(entry));
+        if (t->hits[i] == 0) return no_match(t, json_string(entry));
     return NULL;
 }
 

@@ -216,11 +216,21 @@ static void nothing_is_asked_for_in_vain(void **state)
 static void a_name_that_matches_nothing_meets_the_nearest(void **state)
 {
     (void)state;
-    refused("['q_proj']", NULL, NULL, "q_proj matches no module of this model");
+    refused("['q_proj']", NULL, NULL, "its queries are made by q_a_proj and q_b_proj");
     refused("['q_a_prj']", NULL, NULL, "the nearest name is q_a_proj");
     refused("['o_proj', 'dwn_proj']", NULL, NULL, "the nearest name is down_proj");
     refused("['kv_a_proj']", NULL, NULL, "kv_a_proj");
     refused("['completely_else']", NULL, NULL, "completely_else matches no module");
+}
+
+static void a_known_name_says_why_it_matches_nothing(void **state)
+{
+    (void)state;
+    refused("['mlp.shared_experts.up_proj']", "[0]", NULL,
+            "in the chosen layers (layers_to_transform); the first layer of this model that has one is 1");
+    refused("['mlp.experts.0.up_proj']", NULL, "'all'", "matches routed experts only, and the option experts chooses");
+    refused("'.*shared_experts.*'", "[0]", NULL, "the first layer of this model that has one is 1");
+    refused("'.*nowhere.*'", NULL, NULL, "matches no module of this model");
 }
 
 static void what_cannot_carry_lora_says_why(void **state)
@@ -254,6 +264,7 @@ int main(void)
         cmocka_unit_test(expert_lists_that_do_not_fit_are_refused),
         cmocka_unit_test(nothing_is_asked_for_in_vain),
         cmocka_unit_test(a_name_that_matches_nothing_meets_the_nearest),
+        cmocka_unit_test(a_known_name_says_why_it_matches_nothing),
         cmocka_unit_test(what_cannot_carry_lora_says_why),
     };
     return cmocka_run_group_tests(tests, open_models, close_models);

@@ -4,6 +4,7 @@
 #include "base/byte_size.h"
 #include "base/file.h"
 #include "base/machine.h"
+#include "base/memory.h"
 #include "base/options.h"
 #include "base/proc_memory.h"
 #include "cli/verbs.h"
@@ -17,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 typedef struct {
@@ -160,6 +162,25 @@ static void show_command(const char *label, const char *command, const char *mis
     if (!*line && advice) advise(d, advice);
 }
 
+/* What is read to measure the disk must lie on one: from a device or a pipe the figure would be wrong, and plans would
+ * use it. A directory is where the trial file is written. */
+static Err *check_file(const char **file, DoctorSettings *s)
+{
+    struct stat st;
+    if (!*file) return NULL;
+    if (stat(*file, &st)) return err_errno("%s", *file);
+    if (S_ISREG(st.st_mode) && st.st_size > 0) return NULL;
+    if (!S_ISDIR(st.st_mode))
+        return err_new(ERR_USAGE,
+                       "%s is %s; expected a file of the disk that models are read from, or a directory on it", *file,
+                       S_ISREG(st.st_mode) ? "empty" : "not a regular file");
+    free(s->directory);
+    s->directory = NULL;
+    TRY(mem_copy_text(&s->directory, *file));
+    *file = NULL;
+    return NULL;
+}
+
 static Err *doctor(int argc, char **argv, DoctorSettings *s)
 {
     Doctor d = {0};
@@ -168,10 +189,11 @@ static Err *doctor(int argc, char **argv, DoctorSettings *s)
     TRY(options_defaults(s, doctor_table));
     TRY(options_arguments(s, doctor_table, argc, argv, &file, 1, &n));
     if (s->help) {
-        printf("graft doctor [FILE to read, such as a shard]\n");
+        printf("graft doctor [FILE to read, such as a shard, or a directory]\n");
         options_help(stdout, doctor_table);
         return NULL;
     }
+    TRY(check_file(&file, s));
     dispatch_init(NULL);
     show_cpu(&d);
     TRY(show_products(&d));

@@ -100,6 +100,12 @@ static void a_hub_name_is_explained(void **state)
     program_expect(shell(state, "$G preview --model zai-org/GLM-5 " PROGRAM_DATA), ERR_IO, hint, NULL);
 }
 
+static void the_doctor_reads_files_only(void **state)
+{
+    program_expect(shell(state, "$G doctor /dev/zero"), ERR_USAGE, "/dev/zero is not a regular file", NULL);
+    program_expect(shell(state, ": >$D/empty; $G doctor $D/empty"), ERR_USAGE, "is empty", NULL);
+}
+
 static void no_record_or_file_steers_the_terminal(void **state)
 {
     static const char record[] =
@@ -132,6 +138,7 @@ int main(void)
         scratch_test(a_tokenizer_beyond_the_vocabulary_is_refused_at_once),
         scratch_test(the_end_tokens_are_those_of_the_generation_config),
         scratch_test(a_hub_name_is_explained),
+        scratch_test(the_doctor_reads_files_only),
         scratch_test(no_record_or_file_steers_the_terminal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

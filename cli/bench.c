@@ -33,8 +33,8 @@ static const Option bench_table[] = {
     {"compute", OPT_TEXT, AT(compute), .preset = "auto", .choices = COMPUTE_CHOICES, .help = "compute path"},
     {"threads", OPT_INT, AT(threads), .preset = "0", .min = 0, .max = 1024, .help = "threads; 0: as OpenMP chooses"},
     {.help = "Without a DIR: products, operations, generation and training steps of random models"},
-    {"directory", OPT_TEXT, AT(directory), .preset = "build/bench",
-     .help = "directory of the random models; they are made there (2.5 GB) if they are missing"},
+    {"directory", OPT_TEXT, AT(directory),
+     .help = "directory of the random models; they are made there (2.5 GB) if they are missing. Must be given"},
     {"parts", OPT_LIST, AT(parts), .help = "only these of " SUITE_PARTS},
     {"rounds", OPT_INT, AT(suite.rounds), .preset = "3", .min = 1, .max = 16,
      .help = "rounds of training steps; the configurations take turns"},
@@ -111,6 +111,9 @@ static Err *choose_parts(BenchSettings *s)
 static Err *bench_suite(BenchSettings *s)
 {
     TRY(choose_parts(s));
+    if (!s->directory)
+        return err_new(ERR_USAGE, "these measurements write random models of 2.5 GB once and keep them: say where with "
+                                  "--directory DIR; graft bench MODEL measures a model that you have");
     s->suite.json = s->json;
     s->suite.directory = s->directory;
     s->suite.compute = s->compute;

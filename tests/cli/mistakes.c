@@ -106,6 +106,11 @@ static void the_doctor_reads_files_only(void **state)
     program_expect(shell(state, ": >$D/empty; $G doctor $D/empty"), ERR_USAGE, "is empty", NULL);
 }
 
+static void a_benchmark_asks_where_to_write(void **state)
+{
+    program_expect(shell(state, "$G bench"), ERR_USAGE, "write random models of 2.5 GB", "--directory");
+}
+
 static void no_record_or_file_steers_the_terminal(void **state)
 {
     static const char record[] =
@@ -139,6 +144,7 @@ int main(void)
         scratch_test(the_end_tokens_are_those_of_the_generation_config),
         scratch_test(a_hub_name_is_explained),
         scratch_test(the_doctor_reads_files_only),
+        scratch_test(a_benchmark_asks_where_to_write),
         scratch_test(no_record_or_file_steers_the_terminal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,6 +3,7 @@
  * has it. */
 #define _GNU_SOURCE
 #include "base/log.h"
+#include "base/memory.h"
 #include "cli/verbs.h"
 #include "train/run.h"
 
@@ -15,8 +16,6 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-enum { MAX_ARGUMENTS = 512 };
 
 /* The value of --ranks, or of "ranks" in the configuration file; 1 under mpirun. */
 static long wanted_ranks(int argc, char **argv)
@@ -70,24 +69,29 @@ static Err *start_ranks(long ranks, int argc, char **argv, int *code)
     if (n <= 0) return err_errno("find this program's own path");
     self[n] = 0;
     snprintf(count, sizeof count, "%ld", ranks);
-    char *words[MAX_ARGUMENTS + 16] = {"mpirun",
-                                       "--allow-run-as-root",
-                                       "--oversubscribe",
-                                       "--bind-to",
-                                       "none",
-                                       "--mca",
-                                       "mpi_yield_when_idle",
-                                       "1",
-                                       "-n",
-                                       count,
-                                       self,
-                                       "train"};
-    size_t at = 12;
-    for (int i = 0; i < argc && i < MAX_ARGUMENTS; i++) words[at++] = argv[i];
+    char *const first[] = {"mpirun",
+                           "--allow-run-as-root",
+                           "--oversubscribe",
+                           "--bind-to",
+                           "none",
+                           "--mca",
+                           "mpi_yield_when_idle",
+                           "1",
+                           "-n",
+                           count,
+                           self,
+                           "train"};
+    const size_t n_first = sizeof first / sizeof *first;
+    char **words;
+    TRY(mem_new(&words, n_first + (size_t)argc + 1, sizeof *words)); /* NULL last */
+    memcpy(words, first, sizeof first);
+    memcpy(words + n_first, argv, (size_t)argc * sizeof *words);
     fflush(NULL);
     pid_t pid = fork();
-    if (pid < 0) return err_errno("start mpirun for %ld ranks", ranks);
+    Err *err = pid < 0 ? err_errno("start mpirun for %ld ranks", ranks) : NULL;
     if (pid == 0) become_mpirun(words);
+    free(words);
+    if (err) return err;
     mpirun_pid = pid;
     struct sigaction action = {.sa_handler = forward_signal};
     sigaction(SIGTERM, &action, NULL);

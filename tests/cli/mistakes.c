@@ -134,6 +134,16 @@ static void no_record_or_file_steers_the_terminal(void **state)
     assert_null(strchr(program_output, 0x1B));
 }
 
+/* Beyond 512 arguments, those of --ranks were dropped: the last one decides here. */
+static void every_argument_reaches_the_ranks(void **state)
+{
+    program_expect(shell(state, "set --; i=0; while [ $i -lt 600 ]; do set -- \"$@\" --seed $i; i=$((i+1)); done; "
+                                "$G train --ranks 2 --model_name_or_path " BASE
+                                " --output_dir $D/run --target_modules '[\"o_proj\"]' "
+                                "\"$@\" --train_file $D/nowhere.jsonl"),
+                   ERR_IO, "nowhere.jsonl", NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -146,6 +156,7 @@ int main(void)
         scratch_test(the_doctor_reads_files_only),
         scratch_test(a_benchmark_asks_where_to_write),
         scratch_test(no_record_or_file_steers_the_terminal),
+        scratch_test(every_argument_reaches_the_ranks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -87,8 +87,9 @@ static Err *compare(ExactMatchWork *w, double *hits)
         text_clear(&w->text);
         text_add(&w->text, "", 0);
         TRY(tokenizer_decode(w->exact->tokenizer, made->tokens, made->n, true, &w->text));
-        TRY(exact_match_extract(w->pattern, w->matcher, w->text.data, w->text.n, &w->found));
-        TRY(exact_match_extract(w->pattern, w->matcher, q->written, strlen(q->written), &w->expected));
+        Err *err = exact_match_extract(w->pattern, w->matcher, w->text.data, w->text.n, &w->found);
+        if (!err) err = exact_match_extract(w->pattern, w->matcher, q->written, strlen(q->written), &w->expected);
+        if (err) return err_wrap(err, "extract %s", w->exact->extract);
         if (!w->expected.n) { /* it is the answer alone */
             text_put(&w->expected, q->written);
             drop_decoration(&w->expected);

@@ -10,6 +10,7 @@
 #include "data/tokenizer/regex.h"
 
 #include "base/memory.h"
+#include "base/minmax.h"
 #include "data/text/text.h"
 
 #include <pcre2.h>
@@ -210,10 +211,7 @@ Err *regex_matcher_new(RegexMatcher **out)
         return err_new(ERR_MEMORY, "out of memory for a matcher");
     }
     pcre2_jit_stack_assign(matcher->context, NULL, matcher->stack);
-    /* The interpreter counts a step for each character that a repetition gives back, so a megabyte of blanks takes
-     * millions of steps. The step limits are therefore lifted; the heap limit, in KiB, still bounds a match. */
-    pcre2_set_match_limit(matcher->context, UINT32_MAX);
-    pcre2_set_depth_limit(matcher->context, UINT32_MAX);
+    pcre2_set_depth_limit(matcher->context, UINT32_MAX); /* max_steps and the heap limit, in KiB, bound a match */
     pcre2_set_heap_limit(matcher->context, 1 << 20);
     *out = matcher;
     return NULL;
@@ -228,6 +226,26 @@ void regex_matcher_free(RegexMatcher *matcher)
     free(matcher);
 }
 
+/* The interpreter counts a step for each character that a repetition gives back, so a megabyte of blanks takes millions of
+ * steps: as many as the text is long, a few times over. A pattern such as (a+)+b takes 2^n steps for n characters. */
+static uint32_t max_steps(size_t bytes)
+{
+    enum { ALWAYS = 20000000, PER_BYTE = 100 };
+    return bytes > UINT32_MAX / PER_BYTE ? UINT32_MAX : (uint32_t)size_max(ALWAYS, PER_BYTE * bytes);
+}
+
+static Err *refuse_match(int code, size_t from, size_t bytes)
+{
+    PCRE2_UCHAR why[256];
+    if (code == PCRE2_ERROR_MATCHLIMIT)
+        return err_new(ERR_DATA,
+                       "the pattern took more than %u steps at byte %zu of %zu and was given up: it can match the same "
+                       "text in too many ways, as (a+)+ does",
+                       max_steps(bytes), from, bytes);
+    pcre2_get_error_message(code, why, sizeof why);
+    return err_new(ERR_DATA, "pattern at byte %zu of %zu: %s", from, bytes, (char *)why);
+}
+
 Err *regex_find(const Regex *regex, RegexMatcher *matcher, const char *text, size_t bytes, size_t from, size_t *begin,
                 size_t *end)
 {
@@ -235,17 +253,14 @@ Err *regex_find(const Regex *regex, RegexMatcher *matcher, const char *text, siz
     *begin = *end = bytes;
     if (from >= bytes) return NULL;
     int n = PCRE2_ERROR_JIT_STACKLIMIT;
+    pcre2_set_match_limit(matcher->context, max_steps(bytes));
     if (regex->jit)
         n = pcre2_jit_match(regex->code, units, bytes, from, PCRE2_NOTEMPTY, matcher->data, matcher->context);
     if (n == PCRE2_ERROR_JIT_STACKLIMIT) /* the compiled code ran out of stack, or there is none */
         n = pcre2_match(regex->code, units, bytes, from, PCRE2_NOTEMPTY | PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
                         matcher->data, matcher->context);
     if (n == PCRE2_ERROR_NOMATCH) return NULL;
-    if (n < 0) {
-        PCRE2_UCHAR why[256];
-        pcre2_get_error_message(n, why, sizeof why);
-        return err_new(ERR_DATA, "pattern at byte %zu of %zu: %s", from, bytes, (char *)why);
-    }
+    if (n < 0) return refuse_match(n, from, bytes);
     const PCRE2_SIZE *pair = pcre2_get_ovector_pointer(matcher->data);
     *begin = pair[0];
     *end = pair[1];

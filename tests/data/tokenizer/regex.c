@@ -98,6 +98,22 @@ static void backtracking_over_a_megabyte_exceeds_no_limit(void **state)
     free(text);
 }
 
+static void a_pattern_without_end_is_given_up(void **state)
+{
+    char text[64];
+    Regex *pattern;
+    RegexMatcher *matcher;
+    size_t begin, end;
+    (void)state;
+    memset(text, 'a', sizeof text);
+    assert_ok(regex_open(&pattern, "(?:a|aa|a+)+[bc]", false));
+    assert_ok(regex_matcher_new(&matcher));
+    assert_fails(regex_find(pattern, matcher, text, sizeof text, 0, &begin, &end), ERR_DATA,
+                 "took more than 20000000 steps at byte 0 of 64");
+    regex_matcher_free(matcher);
+    regex_close(pattern);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -106,6 +122,7 @@ int main(void)
         cmocka_unit_test(a_literal_is_not_a_pattern),
         cmocka_unit_test(what_would_mean_something_else_is_refused),
         cmocka_unit_test(backtracking_over_a_megabyte_exceeds_no_limit),
+        cmocka_unit_test(a_pattern_without_end_is_given_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

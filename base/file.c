@@ -132,6 +132,10 @@ Err *file_read(char **text, size_t *bytes, const char *path)
         size_t n = fread(block + used, 1, capacity - used - 1, stream);
         used += n;
         if (n == 0) {
+            if (ferror(stream) && errno == EINTR) { /* a signal, not the end */
+                clearerr(stream);
+                continue;
+            }
             if (ferror(stream)) err = err_errno("read %s", path);
             break;
         }

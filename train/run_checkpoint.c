@@ -216,6 +216,7 @@ static Err *report_changes(const Run *run, const char *before)
                                                  "memory_limit",
                                                  "scratch_dir",
                                                  "preload_mb",
+                                                 "unpack_limit",
                                                  "guard",
                                                  "logging_steps",
                                                  "save_steps",

@@ -11,6 +11,7 @@
 #include "base/rng.h"
 #include "data/text/inflate.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -91,6 +92,7 @@ static Err *read_chunk(int fd, char *chunk, uint64_t at, size_t *n)
     *n = 0;
     while (*n < CHUNK_BYTES) { /* full chunks, because the digest depends on where chunks end */
         ssize_t got = pread(fd, chunk + *n, CHUNK_BYTES - *n, (off_t)(at + *n));
+        if (got < 0 && errno == EINTR) continue;
         if (got < 0) return err_errno("read");
         if (got == 0) break;
         *n += (size_t)got;
@@ -306,6 +308,7 @@ Err *record_index_read(const RecordIndex *index, size_t i, Text *line)
     TRY(mem_grow(&line->data, &line->capacity, n + 1, 1));
     while (line->n < n) {
         ssize_t got = pread(index->fd, line->data + line->n, n - line->n, (off_t)(from + line->n));
+        if (got < 0 && errno == EINTR) continue;
         if (got < 0) return err_errno("read %s", index->text_path);
         if (got == 0) return err_new(ERR_IO, "read %s: the file has become shorter", index->text_path);
         line->n += (size_t)got;

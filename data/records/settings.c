@@ -2,6 +2,8 @@
  */
 #include "data/records/settings.h"
 
+#include "data/text/inflate.h"
+
 #include <string.h>
 
 static ChatSwitch switch_of(const char *word)
@@ -11,6 +13,7 @@ static ChatSwitch switch_of(const char *word)
 
 Err *data_settings_read(DocumentOptions *options, const DataSettings *s, const char *model_directory)
 {
+    inflate_limit((size_t)s->unpack_limit);
     *options = (DocumentOptions){.max_length = (size_t)s->max_length,
                                  .plain_prompts = s->plain_prompts,
                                  .format = record_format_of(s->data_format),

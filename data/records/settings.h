@@ -10,7 +10,7 @@
 #include <stddef.h>
 
 typedef struct {
-    int64_t max_length;
+    int64_t max_length, unpack_limit;
     char *truncation, *data_format, *train_on, *chat_template, *enable_thinking, *clear_thinking, *reasoning_effort;
     bool train_on_reasoning, plain_prompts;
 } DataSettings;
@@ -47,6 +47,8 @@ typedef struct {
          .help = "which tokens are in the loss: all assistant turns, the last one, or everything but tool results"},   \
         {"train_on_reasoning", OPT_FLAG, DATA_AT(at, train_on_reasoning), .preset = "true",                            \
          .help = "the thinking is in the loss, too"},                                                                  \
+        {"unpack_limit",  OPT_INT,    DATA_AT(at, unpack_limit),                                                       \
+         .preset = "200", .max = 1e9, .help = "how many times its size a packed file may become; 0: no limit"},        \
         {"chat_template", OPT_TEXT, DATA_AT(at, chat_template),                                                        \
          .help = "name of a chat template; default: the one in the model directory"},                                  \
         {"enable_thinking",                                                                                            \

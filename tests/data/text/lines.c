@@ -1,9 +1,20 @@
 /* Lines of plain, gzip and Zstandard files, also of damaged ones. */
+#define _GNU_SOURCE
 #include "data/text/lines.h"
+#include "data/text/inflate.h"
+#include "data/text/text.h"
 #include "tests/support/check.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static void lines_come_without_their_ends_and_are_counted(void **state)
 {
@@ -97,6 +108,84 @@ static void a_missing_file_or_a_directory_is_an_error(void **state)
     assert_fails(lines_open(&reader, "/nowhere/at/all"), ERR_IO, "/nowhere/at/all");
 }
 
+/* The shell makes the file; *state is the folder. */
+static void make(void **state, const char *command)
+{
+    char text[2 * PATH_BYTES];
+    snprintf(text, sizeof text, "cd %s && %s", (const char *)*state, command);
+    assert_int_equal(system(text), 0);
+}
+
+static Err *read_through(const char *path)
+{
+    LineReader *reader;
+    const char *line = "";
+    size_t bytes;
+    TRY(lines_open(&reader, path));
+    Err *err = NULL;
+    while (line && !err) err = lines_next(reader, &line, &bytes);
+    lines_close(reader);
+    return err;
+}
+
+static void gzip_members_follow_one_another(void **state)
+{
+    char path[PATH_BYTES];
+    Text text;
+    make(state, "(printf 'one\\ntwo' | gzip; printf '\\nthree' | gzip; head -c 512 /dev/zero) > members.gz");
+    assert_ok(lines_read_file(&text, scratch_path(state, "members.gz", path)));
+    assert_string_equal(text.data, "one\ntwo\nthree");
+    text_free(&text);
+}
+
+static void a_file_that_becomes_far_too_large_is_refused(void **state)
+{
+    char path[PATH_BYTES];
+    make(state, "yes 'the same line again' | head -c 70000000 | gzip -9 > bomb.gz");
+    scratch_path(state, "bomb.gz", path);
+    assert_fails(read_through(path), ERR_DATA, "set unpack_limit to 0");
+    inflate_limit(0);
+    assert_ok(read_through(path));
+    inflate_limit(INFLATE_LIMIT);
+}
+
+static void on_signal(int number) { (void)number; }
+
+/* A pipe's writer is slow, and a signal comes while the reader waits. */
+static void a_signal_does_not_end_a_file(void **state)
+{
+    char path[PATH_BYTES];
+    int code;
+    LineReader *reader;
+    const char *line;
+    size_t bytes;
+    struct sigaction action = {.sa_handler = on_signal}, before; /* without SA_RESTART */
+    assert_int_equal(mkfifo(scratch_path(state, "pipe", path), 0600), 0);
+    assert_int_equal(sigaction(SIGUSR1, &action, &before), 0);
+    pid_t parent = getpid(), child = fork();
+    if (child == 0) {
+        int fd = open(path, O_WRONLY);
+        bool wrote = write(fd, "one\n", 4) == 4;
+        for (int i = 0; i < 3; i++) {
+            usleep(30000);
+            kill(parent, SIGUSR1);
+        }
+        usleep(30000);
+        wrote = wrote && write(fd, "two\n", 4) == 4;
+        _exit(!wrote);
+    }
+    assert_ok(lines_open(&reader, path));
+    assert_ok(lines_next(reader, &line, &bytes));
+    assert_memory_equal(line, "one", bytes);
+    assert_ok(lines_next(reader, &line, &bytes));
+    assert_non_null(line);
+    assert_memory_equal(line, "two", bytes);
+    lines_close(reader);
+    while (waitpid(child, &code, 0) < 0) assert_int_equal(errno, EINTR);
+    assert_int_equal(code, 0);
+    sigaction(SIGUSR1, &before, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -105,6 +194,9 @@ int main(void)
         scratch_test(a_damaged_gzip_file_is_an_error),
         scratch_test(zstandard_is_decompressed_frame_by_frame),
         scratch_test(a_missing_file_or_a_directory_is_an_error),
+        scratch_test(gzip_members_follow_one_another),
+        scratch_test(a_file_that_becomes_far_too_large_is_refused),
+        scratch_test(a_signal_does_not_end_a_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,7 +8,9 @@
 #include "cli/candidate.h"
 #include "cli/verbs.h"
 #include "data/chat/chat.h"
+#include "data/text/inflate.h"
 #include "data/text/lines.h"
+#include "data/text/unicode.h"
 #include "infer/answer.h"
 #include "infer/generate.h"
 
@@ -21,7 +23,7 @@ typedef struct {
     CandidateSettings candidate;
     char *prompt, *data, *output, *system, *chat_template;
     TextList stop;
-    int64_t samples, at_once, group_tokens;
+    int64_t samples, at_once, group_tokens, unpack_limit;
     SamplingSettings sampling;
 } GenerateSettings;
 
@@ -32,6 +34,8 @@ static const Option generate_table[] = {
     {"prompt", OPT_TEXT, AT(prompt), .help = "the message of the user"},
     {"data", OPT_TEXT, AT(data),
      .help = "prompts from a file: JSON Lines with messages, question or prompt; or plain text, one prompt per line"},
+    {"unpack_limit", OPT_INT, AT(unpack_limit), .preset = "200", .max = 1e9,
+     .help = "how many times its size a packed --data file may become; 0: no limit"},
     {"output", OPT_TEXT, AT(output), .help = "file for the answers to --data, as JSON Lines; default: standard output"},
     {"system", OPT_TEXT, AT(system), .help = "a system message"},
     {"raw", OPT_FLAG, AT(raw), .help = "no chat template: the prompt is the beginning of a text"},
@@ -104,6 +108,15 @@ static Err *add_messages(Writer *w, JsonView messages, JsonView tools, size_t li
     return add_prompt(w, w->chat.text.data, w->chat.text.n, line);
 }
 
+/* A template takes whole characters; the tokenizer of a raw prompt takes any bytes. */
+static Err *check_utf8(const char *what, const char *text, size_t bytes)
+{
+    size_t valid = unicode_valid(text, bytes);
+    if (valid == bytes) return NULL;
+    return err_new(ERR_DATA, "%s is not UTF-8: byte %zu of %zu is \\x%02x", what, valid + 1, bytes,
+                   (unsigned char)text[valid]);
+}
+
 /* One message of the user, after --system. content is a JSON string. */
 static Err *add_content(Writer *w, const char *content, size_t bytes, JsonView tools, size_t line)
 {
@@ -111,6 +124,7 @@ static Err *add_content(Writer *w, const char *content, size_t bytes, JsonView t
     text_clear(&w->messages);
     text_put(&w->messages, "[");
     if (w->settings.system) {
+        TRY(check_utf8("--system", w->settings.system, strlen(w->settings.system)));
         Json *system = json_new_object();
         char *text;
         json_add_string(system, "role", "system");
@@ -134,6 +148,7 @@ static Err *add_plain(Writer *w, const char *text, size_t bytes, size_t line)
 {
     char *copy, *quoted;
     if (w->settings.raw) return add_prompt(w, text, bytes, line);
+    TRY(check_utf8(w->settings.data ? "the prompt" : "--prompt", text, bytes));
     TRY(mem_copy_bytes(&copy, text, bytes));
     Json *list = json_new_array();
     json_add_string(list, NULL, copy);
@@ -176,6 +191,7 @@ static Err *make_prompts(Writer *w)
 {
     LineReader *reader;
     if (!w->settings.data) return add_plain(w, w->settings.prompt, strlen(w->settings.prompt), 1);
+    inflate_limit((size_t)w->settings.unpack_limit);
     TRY(lines_open(&reader, w->settings.data));
     Err *err = read_prompts(w, reader);
     lines_close(reader);

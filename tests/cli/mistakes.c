@@ -106,6 +106,14 @@ static void the_doctor_reads_files_only(void **state)
     program_expect(shell(state, ": >$D/empty; $G doctor $D/empty"), ERR_USAGE, "is empty", NULL);
 }
 
+static void what_is_no_utf8_is_called_so(void **state)
+{
+    program_expect(shell(state, "$G generate --model " BASE " --prompt \"$(printf 'ab\\377c')\""), ERR_DATA,
+                   "--prompt is not UTF-8: byte 3 of 4 is \\xff", NULL);
+    program_expect(shell(state, "$G generate --model " BASE " --prompt x --system \"$(printf '\\200')\""), ERR_DATA,
+                   "--system is not UTF-8: byte 1", NULL);
+}
+
 static void a_benchmark_asks_where_to_write(void **state)
 {
     program_expect(shell(state, "$G bench"), ERR_USAGE, "write random models of 2.5 GB", "--directory");
@@ -154,6 +162,7 @@ int main(void)
         scratch_test(the_end_tokens_are_those_of_the_generation_config),
         scratch_test(a_hub_name_is_explained),
         scratch_test(the_doctor_reads_files_only),
+        scratch_test(what_is_no_utf8_is_called_so),
         scratch_test(a_benchmark_asks_where_to_write),
         scratch_test(no_record_or_file_steers_the_terminal),
         scratch_test(every_argument_reaches_the_ranks),

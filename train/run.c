@@ -3,7 +3,8 @@
  *   1. Every rank opens everything. After each part the ranks agree, so an error on one of them stops all.
  *   2. The ranks compare digests of settings, model files, data and compute path before they plan memory.
  *   3. A run that is refused has not changed its output directory.
- *   4. run_close frees a run that was opened only in part. */
+ *   4. Rank 0 locks the output directory before any rank writes there, and gives it up last.
+ *   5. run_close frees a run that was opened only in part. */
 #define _GNU_SOURCE
 #include "train/run.h"
 
@@ -263,8 +264,9 @@ Err *run_open(Run *run, int argc, char **argv)
 {
     Err *err = read_settings(run, argc, argv);
     if (!err && run->settings.help) return NULL;
-    if (!err) err = open_parts(run);
+    if (!err && run->dp.rank == 0) err = lock_file_take(&run->lock, run->settings.output_dir);
     TRY(dp_agree(&run->dp, err));
+    TRY(dp_agree(&run->dp, open_parts(run)));
     TRY(dp_same(&run->dp, rng_name(0, run->config_json), "the settings"));
     TRY(dp_same(&run->dp, rng_name(0, run->base_digest), "the base model's files"));
     TRY(dp_same(&run->dp, rng_name(0, run->data_digest), "the training data"));
@@ -290,5 +292,6 @@ void run_close(Run *run)
     model_close(run->model);
     timing_free(&run->run_timing.timing);
     free(run->config_json);
+    lock_file_release(&run->lock);
     options_free(&run->settings, settings_table);
 }

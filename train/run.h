@@ -7,6 +7,7 @@
 #define GRAFT_TRAIN_RUN_H
 
 #include "base/digest.h"
+#include "base/lock_file.h"
 #include "data/records/loader.h"
 #include "infer/adapter_io.h"
 #include "optim/schedule.h"
@@ -43,6 +44,7 @@ typedef struct {
 typedef struct {
     Settings settings;
     Dp dp;
+    LockFile lock; /* of output_dir; rank 0 holds it for the whole run */
     Model *model;
     Adapter *adapter;
     Tokenizer *tokenizer;

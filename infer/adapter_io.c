@@ -6,9 +6,11 @@
 #include "infer/adapter_io.h"
 
 #include "base/arena.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "ckpt/adapter_file.h"
 #include "infer/adapter_checkpoint.h"
+#include "infer/adapter_path.h"
 #include "model/lora_sites.h"
 #include "tensor/safetensors.h"
 
@@ -16,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
 
@@ -214,16 +217,11 @@ static Err *open_peft(Adapter **adapter, const Model *model, const char *path)
 
 Err *adapter_open(Adapter **adapter, const Model *model, const char *path)
 {
-    char inner[PATH_BYTES], config[PATH_BYTES], checkpoint[PATH_BYTES];
-    bool found = false;
-    if (ends_with(path, ".h5")) return adapter_checkpoint_open(adapter, model, path, adapter_open);
-    TRY(file_join(inner, path, "adapter"));
-    TRY(file_join(config, inner, "adapter_config.json"));
-    if (file_exists(config)) return open_peft(adapter, model, inner);
-    TRY(file_join(config, path, "adapter_config.json"));
-    if (!file_exists(config) && file_exists(path)) TRY(checkpoint_newest(path, checkpoint, &found));
-    if (found) return adapter_checkpoint_open(adapter, model, checkpoint, adapter_open);
-    return open_peft(adapter, model, path);
+    AdapterPath found;
+    TRY(adapter_path_find(&found, path));
+    if (*found.says) log_line("  adapter   %s", found.says);
+    return found.is_checkpoint ? adapter_checkpoint_open(adapter, model, found.path, adapter_open)
+                               : open_peft(adapter, model, found.path);
 }
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
@@ -317,4 +315,17 @@ Err *adapter_export(const Adapter *adapter, const char *directory, const char *b
     arena_free(&out.names);
     lora_modules_free(loras);
     return err_wrap(err, "export adapter to %s", directory);
+}
+
+/* The config goes first: without it nobody takes the rest for an adapter. */
+Err *adapter_remove(const char *directory)
+{
+    static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors", BIAS_FILE};
+    char path[PATH_BYTES];
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        TRY(file_join(path, directory, files[i]));
+        if (unlink(path) && errno != ENOENT && errno != ENOTDIR) return err_errno("remove %s", path);
+    }
+    rmdir(directory); /* fails when other files are in it, which is as it should be */
+    return NULL;
 }

@@ -7,7 +7,7 @@
 /* Open an adapter. path is one of
  *     a PEFT directory;
  *     a checkpoint of graft, .h5;
- *     the directory of a run: its exported adapter/ is opened, or its newest checkpoint if there is no export yet.
+ *     the directory of a run, or best/ in it: infer/adapter_path says what is opened, and a line says which step.
  * Fails: ERR_IO, ERR_FORMAT, and as adapter_from_modules does.   Owner: the caller, adapter_free. */
 MUST_USE Err *adapter_open(Adapter **adapter, const Model *model, const char *path);
 
@@ -15,5 +15,9 @@ MUST_USE Err *adapter_open(Adapter **adapter, const Model *model, const char *pa
  * without LoRA are written as zeros when other experts of the layer have it. Correction biases that training moved are
  * written beside them into router_bias.safetensors, which only graft reads. */
 MUST_USE Err *adapter_export(const Adapter *adapter, const char *directory, const char *base_model, bool bf16);
+
+/* Remove the files of an exported adapter, and then the directory unless it holds other files. Nothing happens when they
+ * are not there. */
+MUST_USE Err *adapter_remove(const char *directory);
 
 #endif

@@ -171,15 +171,6 @@ static Err *make_step(Run *run)
 
 /* ---- the output directory ------------------------------------------------------------------------------------- */
 
-static Err *holds_a_run(const char *directory, bool *holds)
-{
-    char path[PATH_BYTES];
-    TRY(checkpoint_newest(directory, path, holds));
-    TRY(file_join(path, directory, "metrics.jsonl"));
-    *holds = *holds || file_exists(path);
-    return NULL;
-}
-
 /* The checkpoint to resume from. *found is false when the run starts from the beginning. */
 static Err *find_checkpoint(const Run *run, char path[PATH_BYTES], bool *found)
 {
@@ -204,17 +195,13 @@ static Err *prepare_output(const Run *run)
     bool used;
     TRY(file_make_directory(directory));
     if (access(directory, W_OK)) return err_errno("write to %s", directory);
-    TRY(holds_a_run(directory, &used));
-    if (!used) return NULL;
-    if (!run->settings.overwrite_output_dir)
+    TRY(run_is_in(directory, &used));
+    if (used && !run->settings.overwrite_output_dir)
         return err_new(
             ERR_USAGE,
             "%s holds a run; resume it with --resume_from_checkpoint auto, or start over with --overwrite_output_dir",
             directory);
-    char best[PATH_BYTES];
-    TRY(run_best_directory(run, best));
-    TRY(checkpoint_remove_from(best, 0));
-    return checkpoint_remove_from(directory, 0);
+    return used ? run_overwrite(run) : NULL;
 }
 
 static Err *write_settings(const Run *run)

@@ -103,6 +103,15 @@ MUST_USE Err *run_resume(Run *run, const char *path);
 /* The directory of the best step: output_dir/best. */
 MUST_USE Err *run_best_directory(const Run *run, char path[PATH_BYTES]);
 
+/* ---- run_overwrite.c -------------------------------------------------------------------------------------------- */
+
+/* Whether a directory holds a run: metrics, a checkpoint, or an exported adapter. */
+MUST_USE Err *run_is_in(const char *directory, bool *holds);
+
+/* Remove everything that a run wrote into output_dir, and nothing else. Fails: ERR_USAGE when this run begins with an
+ * adapter of that directory. */
+MUST_USE Err *run_overwrite(const Run *run);
+
 /* ---- run_describe.c --------------------------------------------------------------------------------------------- */
 
 /* Print what is trained, on which data and how. */

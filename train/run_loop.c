@@ -164,7 +164,7 @@ static Err *export_adapter(Run *run, const char *path)
 {
     TRY(adapter_export(run->adapter, path, run->settings.model_name_or_path, run->settings.bf16_adapter));
     TRY(audit_export(run->adapter, path));
-    log_line("  adapter   %s, read back and compared", path);
+    log_line("  adapter   %s: step %llu, read back and compared", path, (unsigned long long)run->done);
     return NULL;
 }
 

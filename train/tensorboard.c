@@ -134,19 +134,34 @@ static Err *write_event(TensorBoard *board, Message *event)
 
 /* ---- the file ------------------------------------------------------------------------------------------------- */
 
+/* events.out.tfevents.SECONDS.graft.PID */
+static bool is_ours(const char *name)
+{
+    return strncmp(name, "events.out.tfevents.", strlen("events.out.tfevents.")) == 0 && strstr(name, ".graft.");
+}
+
 static Err *remove_events(const char *directory)
 {
     DIR *stream = opendir(directory);
     char path[PATH_BYTES];
-    if (!stream) return err_errno("list %s", directory);
+    if (!stream) return errno == ENOENT || errno == ENOTDIR ? NULL : err_errno("list %s", directory);
     Err *err = NULL;
     for (struct dirent *entry; !err && (entry = readdir(stream));) {
-        if (strncmp(entry->d_name, "events.out.tfevents.", strlen("events.out.tfevents.")) != 0) continue;
+        if (!is_ours(entry->d_name) && strcmp(entry->d_name, "expert_load.png") != 0) continue;
         err = file_join(path, directory, entry->d_name);
         if (!err && unlink(path) && errno != ENOENT) err = err_errno("remove %s", path);
     }
     closedir(stream);
     return err;
+}
+
+Err *tensorboard_remove(const char *directory)
+{
+    char path[PATH_BYTES];
+    TRY(file_join(path, directory, "tensorboard"));
+    TRY(remove_events(path));
+    rmdir(path); /* unless it holds other files */
+    return NULL;
 }
 
 static Err *write_header(TensorBoard *board, uint64_t done)

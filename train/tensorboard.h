@@ -18,6 +18,9 @@ typedef struct TensorBoard TensorBoard;
 MUST_USE Err *tensorboard_open(TensorBoard **board, const char *directory, uint64_t done);
 MUST_USE Err *tensorboard_close(TensorBoard *board);
 
+/* Remove the event files that graft wrote below a run's directory. */
+MUST_USE Err *tensorboard_remove(const char *directory);
+
 /* Write every number of a metrics line. */
 MUST_USE Err *tensorboard_line(TensorBoard *board, const Json *line);
 

@@ -1,9 +1,10 @@
 /* Values can be read only into an adapter whose arrays are those of the file. So the settings are read first, and an
- * adapter is made as the run made it: from the settings, or from the adapter that the run began with (init_adapter).
- * Then its values are read. */
+ * adapter is made as the run made it: from the settings, or in the shape of the adapter that the run began with
+ * (init_adapter), which is in the checkpoint's settings under "init_adapter_shape". Then its values are read. */
 #include "infer/adapter_checkpoint.h"
 
 #include "base/memory.h"
+#include "model/adapter_shape.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -54,14 +55,54 @@ static Err *make_from_settings(Adapter **adapter, const Model *model, const Json
     return err;
 }
 
+static const char SHAPE[] = "init_adapter_shape";
+
+Err *adapter_checkpoint_settings(const Adapter *adapter, const char *settings, char **text)
+{
+    Json *root, *shape;
+    const char *began_with = NULL;
+    TRY(json_parse(&root, settings, strlen(settings)));
+    Err *err = json_may_string(root, "init_adapter", &began_with);
+    if (!err && !began_with) {
+        err = mem_copy_text(text, settings);
+    } else if (!err && !(err = adapter_shape_json(adapter, &shape))) {
+        json_set(root, SHAPE, shape);
+        err = json_print(root, true, text);
+    }
+    json_free(root);
+    return err;
+}
+
+Err *adapter_checkpoint_shape(Adapter **adapter, const Model *model, const char *settings)
+{
+    Json *root;
+    *adapter = NULL;
+    TRY(json_parse(&root, settings, strlen(settings)));
+    const Json *shape = json_find(root, SHAPE);
+    Err *err = shape ? err_wrap(adapter_from_shape(adapter, model, shape), "%s", SHAPE) : NULL;
+    json_free(root);
+    return err;
+}
+
+static Err *make_from_path(Adapter **adapter, const Model *model, const char *began_with, AdapterOpener *open_init)
+{
+    return err_wrap(
+        open_init(adapter, model, began_with),
+        "init_adapter %s: this older checkpoint holds only the path of the adapter that its run began with; "
+        "put that adapter back where it was",
+        began_with);
+}
+
 static Err *make_as_the_run_did(Adapter **adapter, const Model *model, const char *config, AdapterOpener *open_init)
 {
     Json *settings;
     const char *began_with = NULL;
+    Err *err = adapter_checkpoint_shape(adapter, model, config);
+    if (err || *adapter) return err_wrap(err, "its settings");
     TRY(json_parse(&settings, config, strlen(config)));
-    Err *err = json_may_string(settings, "init_adapter", &began_with);
+    err = json_may_string(settings, "init_adapter", &began_with);
     if (!err && began_with)
-        err = err_wrap(open_init(adapter, model, began_with), "init_adapter, with which the run began");
+        err = make_from_path(adapter, model, began_with, open_init);
     else if (!err)
         err = make_from_settings(adapter, model, settings);
     json_free(settings);

@@ -11,6 +11,7 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "ckpt/checkpoint.h"
+#include "infer/adapter_checkpoint.h"
 #include "tensor/dispatch.h"
 #include "tensor/gemm.h"
 #include "train/balance.h"
@@ -113,10 +114,44 @@ static Err *plan_steps(Run *run)
                          run->total);
 }
 
+/* The checkpoint to resume from. *found is false when the run starts from the beginning. */
+static Err *find_checkpoint(const Run *run, char path[PATH_BYTES], bool *found)
+{
+    const char *from = run->settings.resume_from_checkpoint;
+    *found = false;
+    if (!from) return NULL;
+    if (strcmp(from, "auto") == 0) {
+        TRY(checkpoint_newest(run->settings.output_dir, path, found));
+        return *found
+                   ? NULL
+                   : err_new(ERR_USAGE, "resume_from_checkpoint auto: %s has no checkpoint", run->settings.output_dir);
+    }
+    *found = true;
+    snprintf(path, PATH_BYTES, "%s", from);
+    return NULL;
+}
+
+/* The adapter that the run begins with. A resume takes all values from a checkpoint, and here the shape, so that the
+ * adapter need not be there any more. */
+static Err *attach_init(Run *run)
+{
+    char path[PATH_BYTES];
+    bool resumes;
+    CkptInfo info;
+    TRY(find_checkpoint(run, path, &resumes));
+    if (resumes) {
+        TRY(checkpoint_peek(&info, path));
+        Err *err = adapter_checkpoint_shape(&run->adapter, run->model, info.config_json);
+        checkpoint_info_free(&info);
+        if (err || run->adapter) return err_wrap(err, "resume %s", path);
+    }
+    return adapter_open(&run->adapter, run->model, run->settings.init_adapter);
+}
+
 static Err *attach(Run *run)
 {
     const Settings *s = &run->settings;
-    if (s->init_adapter) return adapter_open(&run->adapter, run->model, s->init_adapter);
+    if (s->init_adapter) return attach_init(run);
     LoraConfig lora = {.r = s->r,
                        .lora_alpha = s->lora_alpha,
                        .lora_dropout = s->lora_dropout,
@@ -170,23 +205,6 @@ static Err *make_step(Run *run)
 }
 
 /* ---- the output directory ------------------------------------------------------------------------------------- */
-
-/* The checkpoint to resume from. *found is false when the run starts from the beginning. */
-static Err *find_checkpoint(const Run *run, char path[PATH_BYTES], bool *found)
-{
-    const char *from = run->settings.resume_from_checkpoint;
-    *found = false;
-    if (!from) return NULL;
-    if (strcmp(from, "auto") == 0) {
-        TRY(checkpoint_newest(run->settings.output_dir, path, found));
-        return *found
-                   ? NULL
-                   : err_new(ERR_USAGE, "resume_from_checkpoint auto: %s has no checkpoint", run->settings.output_dir);
-    }
-    *found = true;
-    snprintf(path, PATH_BYTES, "%s", from);
-    return NULL;
-}
 
 /* For a run that starts from the beginning: a directory that can be written and holds no other run. */
 static Err *prepare_output(const Run *run)

@@ -121,8 +121,9 @@ static Err *progress_parse(Progress *p, const char *text)
 static Err *write_file(Run *run, Saved *saved, const char *directory, size_t keep)
 {
     digest_state(run, saved);
-    char path[PATH_BYTES], *progress;
+    char path[PATH_BYTES], *progress, *settings = NULL;
     TRY(progress_print(&run->progress, &progress));
+    Err *err = adapter_checkpoint_settings(run->adapter, run->config_json, &settings);
     uint64_t per_epoch = loader_steps_per_epoch(run->loader);
     saved->ckpt.info = (CkptInfo){.step = run->done,
                                   .seed = (uint64_t)run->settings.seed,
@@ -130,14 +131,15 @@ static Err *write_file(Run *run, Saved *saved, const char *directory, size_t kee
                                   .epoch_position = run->done % per_epoch * (uint64_t)run->settings.train_batch_size,
                                   .tokens = run->loss_tokens_seen,
                                   .metrics_bytes = run->metrics.bytes,
-                                  .config_json = run->config_json,
+                                  .config_json = settings,
                                   .progress_json = progress,
                                   .compute_path = dispatch_path(),
                                   .base_digest = run->base_digest,
                                   .data_digest = run->data_digest};
-    Err *err = file_make_directory(directory);
+    if (!err) err = file_make_directory(directory);
     if (!err) err = checkpoint_path(path, directory, run->done);
     if (!err) err = checkpoint_save(&saved->ckpt, path);
+    free(settings);
     free(progress);
     return err ? err : checkpoint_rotate(directory, keep);
 }

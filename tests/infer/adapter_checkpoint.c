@@ -1,5 +1,7 @@
 /* An adapter read from a checkpoint is the one that was saved; a checkpoint that does not fit the model is refused. */
 #include "infer/adapter_io.h"
+
+#include "base/memory.h"
 #include "infer/adapter_checkpoint.h"
 #include "tests/support/tiny.h"
 
@@ -107,9 +109,39 @@ static void routers_and_their_biases_are_read_too(void **state)
     model_close(model);
 }
 
-static void a_run_that_began_with_an_adapter_keeps_its_shape(void **state)
+/* Save a checkpoint of a run that began with an adapter at `init`, and open it. */
+static Err *save_and_open(Adapter **out, const Adapter *a, const char *init, bool with_shape, const char *path)
 {
-    char first[PATH_BYTES], path[PATH_BYTES], config[2 * PATH_BYTES];
+    char config[2 * PATH_BYTES], *text;
+    snprintf(config, sizeof config, "{\"r\": 99, \"lora_alpha\": 1, \"init_adapter\": \"%s\"}", init);
+    if (with_shape)
+        assert_ok(adapter_checkpoint_settings(a, config, &text));
+    else
+        assert_ok(mem_copy_text(&text, config));
+    save(a, text, NULL, path);
+    free(text);
+    return adapter_open(out, a->model, path);
+}
+
+static void a_checkpoint_of_a_run_that_began_with_an_adapter_needs_no_other_file(void **state)
+{
+    char path[PATH_BYTES];
+    scratch_path(state, "later.h5", path);
+    Model *model = tiny_model("dense");
+    Adapter *a = plain_adapter(model, 3), *b;
+    assert_ok(adapter_own_biases(a));
+    a->layers[1].router_bias[5] += 0.25f;
+    assert_ok(save_and_open(&b, a, "gone", true, path));
+    assert_same(a, b);
+    assert_memory_equal(a->layers[1].router_bias, b->layers[1].router_bias, model->router.E * sizeof(float));
+    adapter_free(b);
+    adapter_free(a);
+    model_close(model);
+}
+
+static void an_older_checkpoint_opens_the_adapter_that_its_run_began_with(void **state)
+{
+    char first[PATH_BYTES], path[PATH_BYTES];
     scratch_path(state, "first", first);
     scratch_path(state, "later.h5", path);
     Model *model = tiny_model("dense");
@@ -117,13 +149,12 @@ static void a_run_that_began_with_an_adapter_keeps_its_shape(void **state)
     assert_ok(adapter_export(a, first, "base", false));
     assert_ok(adapter_open(&b, model, first));
     tiny_fill(b, 11, 0.2);
-    snprintf(config, sizeof config, "{'r': 99, 'lora_alpha': 1, 'init_adapter': '%s'}", first);
-    save(b, config, NULL, path);
-    assert_ok(adapter_open(&c, model, path));
+    assert_ok(save_and_open(&c, b, first, false, path));
     assert_same(b, c);
     adapter_free(c);
-    save(b, "{'r': 99, 'lora_alpha': 1, 'init_adapter': 'gone'}", NULL, path);
-    assert_fails(adapter_open(&c, model, path), ERR_IO, "init_adapter, with which the run began: adapter gone");
+    assert_fails(save_and_open(&c, b, "gone", false, path), ERR_IO,
+                 "init_adapter gone: this older checkpoint holds only the path");
+    assert_fails(adapter_open(&c, model, path), ERR_IO, "put that adapter back where it was: adapter gone");
     adapter_free(a);
     adapter_free(b);
     model_close(model);
@@ -201,7 +232,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         scratch_test(a_checkpoint_gives_back_the_adapter),
         scratch_test(routers_and_their_biases_are_read_too),
-        scratch_test(a_run_that_began_with_an_adapter_keeps_its_shape),
+        scratch_test(a_checkpoint_of_a_run_that_began_with_an_adapter_needs_no_other_file),
+        scratch_test(an_older_checkpoint_opens_the_adapter_that_its_run_began_with),
         scratch_test(every_r_that_can_be_trained_can_be_opened),
         scratch_test(an_older_checkpoint_may_name_a_file_of_experts),
         scratch_test(a_checkpoint_that_does_not_fit_is_refused),

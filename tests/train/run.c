@@ -1,9 +1,12 @@
 /* Whole runs: a second stage from an adapter, balance losses, correction biases, and options that are refused. */
 #include "tests/support/small_run.h"
 
+#include "ckpt/checkpoint.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static void a_second_stage_begins_where_the_first_ended(void **state)
 {
@@ -28,6 +31,32 @@ static void a_second_stage_begins_where_the_first_ended(void **state)
     assert_fails(SMALL_RUN_OPEN(&second, next, "--init_adapter", out, "--overwrite_output_dir", SMALL_TARGETS),
                  ERR_USAGE, "init_adapter says what is trained");
     run_close(&second);
+}
+
+static void a_second_stage_goes_on_without_the_adapter_of_the_first(void **state)
+{
+    Run run;
+    Adapter *adapter;
+    char out[PATH_BYTES], next[PATH_BYTES], path[PATH_BYTES], digest[80];
+    scratch_path(state, "first", out);
+    scratch_path(state, "second", next);
+    assert_ok(SMALL_RUN(&run, out, SMALL_TARGETS, "--experts", "{\"experts\":{\"2\":[1,4]}}", "--train_router",
+                        "--max_steps", "1"));
+    run_close(&run);
+    assert_ok(SMALL_RUN(&run, next, "--init_adapter", out, "--max_steps", "2", "--save_steps", "1"));
+    snprintf(digest, sizeof digest, "%s", run.state_digest);
+    run_close(&run);
+    assert_ok(checkpoint_path(path, next, 2));
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(rename(out, scratch_path(state, "moved", path)), 0);
+    assert_ok(SMALL_RUN(&run, next, "--init_adapter", out, "--max_steps", "2", "--save_steps", "1",
+                        "--resume_from_checkpoint", "auto"));
+    assert_string_equal(run.state_digest, digest);
+    assert_ok(checkpoint_path(path, next, 2));
+    assert_ok(adapter_open(&adapter, run.model, path));
+    assert_memory_equal(adapter->values, run.adapter->values, adapter->n * sizeof(float));
+    adapter_free(adapter);
+    run_close(&run);
 }
 
 static void a_router_is_trained_with_lora_and_given_to_the_next_stage(void **state)
@@ -143,6 +172,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         small_run_test(a_second_stage_begins_where_the_first_ended),
+        small_run_test(a_second_stage_goes_on_without_the_adapter_of_the_first),
         small_run_test(a_router_is_trained_with_lora_and_given_to_the_next_stage),
         small_run_test(coefficients_by_layer_are_those_of_one_number),
         small_run_test(options_without_effect_are_refused),

@@ -3,7 +3,12 @@
  *
  * A file system may refuse O_DIRECT when the file is opened or only when it is read. `direct` then becomes false for
  * the rest of the file's life: reads go through the page cache, and their pages are dropped afterwards. Before each
- * read the size and the time of the last change are compared with those at opening. */
+ * read the size and the time of the last change are compared with those at opening.
+ *
+ * Several threads may find out at once that direct reads are refused:
+ *   1. The descriptor stays the same. Each of them takes O_DIRECT from it, which makes no difference the second time.
+ *   2. `direct` becomes false only after that, so who finds it false reads through the page cache.
+ *   3. A read that began while `direct` was true is made again, whatever the others have done since. */
 #define _GNU_SOURCE
 #include "base/direct_io.h"
 
@@ -54,12 +59,14 @@ static Err *check_unchanged(const DirectFile *file)
     return NULL;
 }
 
-/* A file system may take O_DIRECT when opening and refuse it when reading. */
-static bool give_up_direct(DirectFile *file)
+/* Was the read refused because it was direct? Then the next one is not. */
+static bool give_up_direct(DirectFile *file, bool was_direct)
 {
-    if (!file->direct || errno != EINVAL) return false;
+    if (!was_direct || errno != EINVAL) return false;
+    int flags = fcntl(file->fd, F_GETFL);
+    if (flags < 0 || fcntl(file->fd, F_SETFL, flags & ~O_DIRECT)) return false;
     file->direct = false;
-    return fcntl(file->fd, F_SETFL, fcntl(file->fd, F_GETFL) & ~O_DIRECT) == 0;
+    return true;
 }
 
 Err *direct_read(DirectFile *file, size_t at, size_t bytes, void *to)
@@ -68,8 +75,9 @@ Err *direct_read(DirectFile *file, size_t at, size_t bytes, void *to)
     TRY(check_unchanged(file));
     while (done < end) {
         /* A direct read ends at a block or at the end of the file, so the rest stays aligned. */
+        bool was_direct = file->direct;
         ssize_t n = pread(file->fd, (char *)to + (done - at), at + bytes - done, (off_t)done);
-        if (n < 0 && (errno == EINTR || give_up_direct(file))) continue;
+        if (n < 0 && (errno == EINTR || give_up_direct(file, was_direct))) continue;
         if (n < 0) return err_errno("read %s at %zu", file->path, done);
         if (n == 0)
             return err_new(ERR_IO, "%s ends at %zu; it had %zu bytes when the run began", file->path, done,

@@ -8,6 +8,7 @@
 
 #include "base/err.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -15,7 +16,7 @@ enum { DIRECT_ALIGN = 4096 }; /* bytes; offsets, sizes and addresses are multipl
 
 typedef struct {
     int fd;
-    bool direct;                   /* reads bypass the page cache; false once the file system has refused that */
+    atomic_bool direct;            /* reads bypass the page cache; false once the file system has refused that */
     const char *path;              /* borrowed */
     size_t bytes;                  /* the size when it was opened */
     int64_t changed_s, changed_ns; /* the time of the last change before that */

@@ -1,13 +1,15 @@
 /* Files on POSIX. Every writer goes through a draft: write `name.draft.PID`, sync it, rename it over the target, sync
  * the folder. So a reader, or a run after a crash, sees the old file or the new one.
  *
- * Maps are listed while file_watch_maps is on, because a signal handler has to name the file whose page cannot be
- * read. One thread opens and closes maps; the handler only reads the list. */
+ * Maps are listed, because a signal handler has to name the file whose page cannot be read. Any thread opens and closes
+ * maps, so the list has a lock, which the handler takes as well. */
 #define _GNU_SOURCE
 #include "base/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +28,7 @@ typedef struct Watched {
 } Watched;
 
 static Watched *watched;
+static pthread_mutex_t watched_lock = PTHREAD_MUTEX_INITIALIZER; /* of the list; held for a few instructions */
 
 /* Without memory for an entry the handler cannot name this file; nothing else is lost. */
 static void watch(const FileMap *map, const char *path)
@@ -33,20 +36,22 @@ static void watch(const FileMap *map, const char *path)
     size_t n = strlen(path) + 1;
     Watched *entry = malloc(sizeof *entry + n);
     if (!entry) return;
-    *entry = (Watched){.next = watched, .data = map->data, .bytes = map->bytes};
+    *entry = (Watched){.data = map->data, .bytes = map->bytes};
     memcpy(entry->path, path, n);
+    pthread_mutex_lock(&watched_lock);
+    entry->next = watched;
     watched = entry;
+    pthread_mutex_unlock(&watched_lock);
 }
 
 static void unwatch(const FileMap *map)
 {
-    Watched *before = NULL, *entry = watched;
-    for (; entry && entry->data != map->data; entry = entry->next) before = entry;
-    if (!entry) return;
-    if (before)
-        before->next = entry->next;
-    else
-        watched = entry->next;
+    pthread_mutex_lock(&watched_lock);
+    Watched **link = &watched;
+    while (*link && (*link)->data != map->data) link = &(*link)->next;
+    Watched *entry = *link;
+    if (entry) *link = entry->next;
+    pthread_mutex_unlock(&watched_lock);
     free(entry);
 }
 
@@ -56,13 +61,24 @@ static void write_stderr(const char *text)
     if (write(STDERR_FILENO, text, strlen(text)) < 0) _exit(ERR_IO);
 }
 
+/* Take the lock in a signal handler, which must not wait for ever: the thread that holds it may be the one that got the
+ * signal. poll is a sleep that is safe in a handler; trylock is one atomic instruction. */
+static bool lock_within(int ms)
+{
+    while (pthread_mutex_trylock(&watched_lock)) {
+        if (ms-- == 0) return false;
+        poll(NULL, 0, 1);
+    }
+    return true;
+}
+
 static void on_fault(int number, siginfo_t *info, void *context)
 {
     const unsigned char *at = info->si_addr;
     (void)number;
     (void)context;
     write_stderr("graft: ");
-    for (const Watched *w = watched; w; w = w->next)
+    for (const Watched *w = lock_within(1000) ? watched : NULL; w; w = w->next) /* never unlocked: the program ends */
         if (w->bytes && at >= w->data && at < w->data + (w->bytes + 4095) / 4096 * 4096) {
             write_stderr(w->path);
             write_stderr(": ");

@@ -1,10 +1,13 @@
-/* Files written, read, mapped and replaced; paths and directories that are refused. */
+/* Files written, read, mapped and replaced, also by many threads; a map whose file was cut short; paths and directories
+ * that are refused. */
 #include "base/file.h"
 #include "tests/support/check.h"
 
 #include <dirent.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static int count_entries(const char *path)
@@ -34,6 +37,59 @@ static void a_written_file_is_read_and_mapped(void **state)
     file_unmap(&map);
     free(text);
     assert_int_equal(count_entries(*state), 1); /* no draft is left */
+}
+
+enum { MAPPERS = 4, MAPS = 1000, ROUNDS = 8000 };
+
+/* An assertion of a child and of its threads. */
+static void need(bool good)
+{
+    if (!good) _exit(100);
+}
+
+/* Map a file many times; each map is closed when MAPS more have been opened. */
+static void *map_and_unmap(void *path)
+{
+    FileMap maps[MAPS] = {0};
+    for (size_t i = 0; i < ROUNDS; i++) {
+        FileMap *map = &maps[i % MAPS];
+        file_unmap(map);
+        need(!file_map(map, path));
+    }
+    for (size_t i = 0; i < MAPS; i++) file_unmap(&maps[i]);
+    return NULL;
+}
+
+/* In a child: map a file, cut it short and read it, while other threads map and unmap. Never returns. */
+static void read_what_was_cut_short(char *path, char *other, const char *messages)
+{
+    pthread_t thread;
+    FileMap map;
+    need(freopen(messages, "w", stderr));
+    file_watch_maps();
+    need(!file_map(&map, path));
+    for (size_t i = 0; i < MAPPERS; i++) need(!pthread_create(&thread, NULL, map_and_unmap, other));
+    map_and_unmap(other);
+    need(!truncate(path, 0));
+    _exit(*(const volatile unsigned char *)map.data); /* the read raises SIGBUS */
+}
+
+static void a_map_that_was_cut_short_is_named_while_others_map(void **state)
+{
+    char path[PATH_BYTES], other[PATH_BYTES], messages[PATH_BYTES], expected[PATH_BYTES + 100], *text;
+    int status;
+    assert_ok(file_write(scratch_path(state, "weights", path), "a", 1));
+    assert_ok(file_write(scratch_path(state, "other", other), "a", 1));
+    scratch_path(state, "messages", messages);
+    pid_t child = fork();
+    if (child == 0) read_what_was_cut_short(path, other, messages);
+    waitpid(child, &status, 0);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), ERR_IO);
+    assert_ok(file_read(&text, NULL, messages));
+    snprintf(expected, sizeof expected, "graft: %s: its bytes can no longer be read", path);
+    assert_int_equal(strncmp(text, expected, strlen(expected)), 0);
+    free(text);
 }
 
 static void an_empty_file_is_read_and_mapped(void **state)
@@ -138,6 +194,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         scratch_test(a_written_file_is_read_and_mapped),
+        scratch_test(a_map_that_was_cut_short_is_named_while_others_map),
         scratch_test(an_empty_file_is_read_and_mapped),
         scratch_test(a_large_file_is_read_whole),
         scratch_test(a_path_that_is_not_a_file_is_refused),

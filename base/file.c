@@ -1,5 +1,6 @@
-/* Files on POSIX. Every writer goes through a draft: write `name.draft.PID`, sync it, rename it over the target, sync
- * the folder. So a reader, or a run after a crash, sees the old file or the new one.
+/* Files on POSIX. Every writer goes through a draft: write `name.draft.KEY`, sync it, rename it over the target, sync
+ * the folder. So a reader, or a run after a crash, sees the old file or the new one. KEY is random, so two writers of
+ * one target never share a draft, in whatever threads, processes and hosts they are; the last one to rename wins.
  *
  * Maps are listed, because a signal handler has to name the file whose page cannot be read. Any thread opens and closes
  * maps, so the list has a lock, which the handler takes as well. */
@@ -8,12 +9,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -203,9 +206,24 @@ Err *file_make_directory(const char *path)
 
 Err *file_draft_name(char draft[PATH_BYTES], const char *path)
 {
-    int n = snprintf(draft, PATH_BYTES, "%s.draft.%ld", path, (long)getpid());
-    if (n < 0 || n >= PATH_BYTES) return err_new(ERR_IO, "path too long: %.60s...", path);
-    return NULL;
+    uint64_t key;
+    *draft = 0;
+    if (getrandom(&key, sizeof key, 0) != sizeof key) return err_errno("draw a name for the draft of %s", path);
+    int n = snprintf(draft, PATH_BYTES, "%s.draft.%016" PRIx64, path, key);
+    if (n > 0 && n < PATH_BYTES) return NULL;
+    *draft = 0;
+    return err_new(ERR_IO, "path too long: %.60s...", path);
+}
+
+Err *file_draft_open(FILE **stream, char draft[PATH_BYTES], const char *path)
+{
+    *stream = NULL;
+    TRY(file_draft_name(draft, path));
+    *stream = fopen(draft, "wbxe"); /* x: O_EXCL */
+    if (*stream) return NULL;
+    Err *err = err_errno("create %s", draft);
+    *draft = 0;
+    return err;
 }
 
 static Err *sync_path(const char *path, int flags)
@@ -241,9 +259,8 @@ Err *file_replace(const char *draft, const char *path)
 Err *file_write(const char *path, const void *data, size_t bytes)
 {
     char draft[PATH_BYTES];
-    TRY(file_draft_name(draft, path));
-    FILE *stream = fopen(draft, "wbe");
-    if (!stream) return err_errno("create %s", draft);
+    FILE *stream;
+    TRY(file_draft_open(&stream, draft, path));
     Err *err = NULL;
     if (bytes && fwrite(data, 1, bytes, stream) != bytes) err = err_errno("write %s", draft);
     err = err_first(err, file_close(&stream, draft));

@@ -1,7 +1,7 @@
 /* Files: read whole, mapped read-only, or replaced whole.
  *
- * Writing goes to a draft beside the target (`name.draft.PID`), which is synced and renamed: readers see the old
- * file or the new one, never half of it. */
+ * Writing goes to a draft beside the target (`name.draft.KEY`, KEY of 16 hexadecimal digits), which is synced and
+ * renamed: readers see the old file or the new one, never half of it. */
 #ifndef GRAFT_BASE_FILE_H
 #define GRAFT_BASE_FILE_H
 
@@ -39,9 +39,12 @@ MUST_USE Err *file_join(char path[PATH_BYTES], const char *directory, const char
 /* Make a directory and its parents. Nothing happens when it exists. */
 MUST_USE Err *file_make_directory(const char *path);
 
-/* The name of the draft of a target; and the replacement of the target: sync the draft, rename it over the target,
- * sync the folder. On failure the draft is removed. */
+/* A new name for a draft of a target, which no other thread, process or host gets; or such a draft, made and open to be
+ * written. It is never a file that was there before. Fails: ERR_IO; then draft is empty and *stream NULL. */
 MUST_USE Err *file_draft_name(char draft[PATH_BYTES], const char *path);
+MUST_USE Err *file_draft_open(FILE **stream, char draft[PATH_BYTES], const char *path);
+
+/* Replace the target: sync the draft, rename it over the target, sync the folder. On failure the draft is removed. */
 MUST_USE Err *file_replace(const char *draft, const char *path);
 
 /* Replace a file by `bytes` bytes of data. */

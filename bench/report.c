@@ -18,9 +18,7 @@ struct BenchReport {
 static Err *open_stream(BenchReport *report, const char *path)
 {
     TRY(mem_copy_text(&report->path, path));
-    TRY(file_draft_name(report->draft, path));
-    report->stream = fopen(report->draft, "we");
-    return report->stream ? NULL : err_errno("create %s", report->draft);
+    return file_draft_open(&report->stream, report->draft, path);
 }
 
 Err *report_open(BenchReport **report, const char *path)

@@ -1,5 +1,5 @@
 /* The checkpoints of a run: which files in its directory are checkpoints, which is the newest, and which are removed. A
- * file is known by its name alone: checkpoint-DIGITS.h5, or checkpoint-DIGITS.h5.draft.DIGITS for a draft (base/file.h)
+ * file is known by its name alone: checkpoint-DIGITS.h5, or checkpoint-DIGITS.h5.draft.KEY for a draft (base/file.h)
  * that a killed run left behind. Files with other names are never removed. */
 #include "ckpt/checkpoint.h"
 
@@ -20,7 +20,8 @@ Err *checkpoint_path(char path[PATH_BYTES], const char *directory, uint64_t step
     return file_join(path, directory, name);
 }
 
-/* Is the name checkpoint-DIGITS.h5? *draft is set when `.draft.DIGITS` follows. */
+/* Is the name checkpoint-DIGITS.h5? *draft is set when `.draft.KEY` follows. KEY has hexadecimal digits, in drafts of
+ * an older graft decimal ones. */
 static bool parse_name(const char *name, uint64_t *step, bool *draft)
 {
     static const char HEAD[] = "checkpoint-", TAIL[] = ".h5", DRAFT[] = ".draft.";
@@ -31,7 +32,7 @@ static bool parse_name(const char *name, uint64_t *step, bool *draft)
     if (errno || strncmp(end, TAIL, strlen(TAIL)) != 0) return false;
     end += strlen(TAIL);
     *draft = !strncmp(end, DRAFT, strlen(DRAFT)) && end[strlen(DRAFT)];
-    return *draft ? strspn(end + strlen(DRAFT), "0123456789") == strlen(end + strlen(DRAFT)) : *end == 0;
+    return *draft ? strspn(end + strlen(DRAFT), "0123456789abcdef") == strlen(end + strlen(DRAFT)) : *end == 0;
 }
 
 /* A checkpoint or a draft in a directory. Sorted, the newest checkpoint comes first and drafts come last. */

@@ -107,7 +107,7 @@ Err *h5_create(H5File *file, const char *path)
     TRY(remember_path(file, path));
     hid_t access = access_list(), creation = H5Pcreate(H5P_FILE_CREATE);
     H5Pset_obj_track_times(creation, false);
-    hid_t id = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
+    hid_t id = H5Fcreate(path, H5F_ACC_EXCL, creation, access);
     Err *err = id < 0 ? failed(ERR_IO, "create", path) : NULL;
     drop(creation);
     drop(access);

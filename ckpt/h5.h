@@ -29,7 +29,7 @@ typedef struct {
     char path[PATH_BYTES];
 } H5File;
 
-MUST_USE Err *h5_create(H5File *file, const char *path);
+MUST_USE Err *h5_create(H5File *file, const char *path); /* fails when there is such a file */
 MUST_USE Err *h5_open(H5File *file, const char *path); /* to read */
 MUST_USE Err *h5_close(H5File *file);
 void h5_discard(H5File *file);

@@ -289,11 +289,11 @@ static Err *write_file(const char *path, const TensorView *tensors, size_t n_ten
 {
     char draft[PATH_BYTES], *text = NULL;
     for (size_t i = 0; i < n_tensors; i++) TRY(err_wrap(check_written(&tensors[i]), "write %s", path));
-    TRY(file_draft_name(draft, path));
     TRY(header_text(tensors, n_tensors, &text));
-    FILE *stream = fopen(draft, "wbe");
-    Err *err = stream ? put_all(stream, text, tensors, n_tensors, source, draft) : err_errno("create %s", draft);
-    if (stream) err = err_first(err, file_close(&stream, draft));
+    FILE *stream;
+    Err *err = file_draft_open(&stream, draft, path);
+    if (!err) err = put_all(stream, text, tensors, n_tensors, source, draft);
+    err = err_first(err, file_close(&stream, draft));
     free(text);
     if (!err) return file_replace(draft, path);
     unlink(draft);

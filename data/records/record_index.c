@@ -1,6 +1,7 @@
 /* The thread opens a stored index that is still valid, or scans the file and writes a new one.
  *
- *   - Index and decompressed copy are written as drafts and renamed, so a file under its name is complete.
+ *   - Index and decompressed copy are written as drafts and renamed, so a file under its name is complete. Indexes of the
+ *     same file, of other threads, ranks or runs, each write drafts of their own; all of them have the same bytes.
  *   - The thread alone writes the struct until record_index_wait has joined it; afterwards nothing changes. */
 #define _GNU_SOURCE
 #include "data/records/record_index.h"
@@ -120,20 +121,19 @@ static Err *scan_all(RecordIndex *index, IndexScan *scan)
 
 static Err *decompress(RecordIndex *index, const char *to)
 {
-    char draft[PATH_BYTES], *chunk = NULL;
+    char draft[PATH_BYTES] = "", *chunk = NULL;
     Inflater *inflater = NULL;
     FILE *out = NULL;
     size_t n = 1;
-    TRY(file_draft_name(draft, to));
     Err *err = mem_new(&chunk, CHUNK_BYTES, 1);
     if (!err) err = inflate_open(&inflater, index->path);
-    if (!err && !(out = fopen(draft, "wbe"))) err = err_errno("create %s", draft);
+    if (!err) err = file_draft_open(&out, draft, to);
     while (!err && n) {
         err = index->stop ? err_new(ERR_STOPPED, "closed before the end")
                           : inflate_read(inflater, chunk, CHUNK_BYTES, &n);
         if (!err && fwrite(chunk, 1, n, out) != n) err = err_errno("write %s", draft);
     }
-    if (out) err = err_first(err, file_close(&out, draft));
+    err = err_first(err, file_close(&out, draft));
     inflate_close(inflater);
     free(chunk);
     if (!err) return file_replace(draft, to);
@@ -151,9 +151,7 @@ static Err *write_index(RecordIndex *index)
 {
     char draft[PATH_BYTES];
     IndexScan scan = {.blank = true, .lanes = {1, 2, 3, 4}};
-    TRY(file_draft_name(draft, index->index_path));
-    scan.out = fopen(draft, "wbe");
-    if (!scan.out) return err_errno("create %s", draft);
+    TRY(file_draft_open(&scan.out, draft, index->index_path));
     fwrite(&index->header, sizeof index->header, 1, scan.out); /* written again when it is complete */
     Err *err = scan_all(index, &scan);
     if (!err) {

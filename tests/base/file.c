@@ -7,8 +7,20 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+/* The program's own getrandom, in place of libc's: the same number again and again while it is not 0. */
+static uint64_t drawn;
+
+ssize_t getrandom(void *to, size_t bytes, unsigned flags)
+{
+    if (!drawn) return syscall(SYS_getrandom, to, bytes, flags);
+    memcpy(to, &drawn, bytes);
+    return (ssize_t)bytes;
+}
 
 static int count_entries(const char *path)
 {
@@ -153,6 +165,39 @@ static void a_draft_replaces_its_target_or_is_removed(void **state)
     assert_true(file_exists(path));
 }
 
+static void writers_of_one_target_have_drafts_of_their_own(void **state)
+{
+    char path[PATH_BYTES], drafts[2][PATH_BYTES], *text;
+    FILE *streams[2];
+    scratch_path(state, "x", path);
+    for (size_t i = 0; i < 2; i++) assert_ok(file_draft_open(&streams[i], drafts[i], path));
+    for (size_t i = 0; i < 2; i++) {
+        fputs(i ? "second" : "first", streams[i]);
+        assert_ok(file_close(&streams[i], drafts[i]));
+        assert_ok(file_replace(drafts[i], path));
+    }
+    assert_ok(file_read(&text, NULL, path));
+    assert_string_equal(text, "second");
+    free(text);
+    assert_int_equal(count_entries(*state), 1);
+}
+
+static void a_draft_is_never_a_file_that_was_there(void **state)
+{
+    char path[PATH_BYTES], draft[PATH_BYTES];
+    FILE *stream, *other;
+    scratch_path(state, "x", path);
+    drawn = 0x1234;
+    assert_ok(file_draft_open(&stream, draft, path));
+    assert_true(strstr(draft, "/x.draft.0000000000001234") != NULL);
+    assert_fails(file_draft_open(&other, draft, path), ERR_IO, "File exists");
+    drawn = 0;
+    assert_null(other);
+    assert_string_equal(draft, "");
+    fclose(stream);
+    assert_int_equal(count_entries(*state), 1); /* the first one is untouched */
+}
+
 static void directories_are_made_with_their_parents(void **state)
 {
     char path[PATH_BYTES], file[PATH_BYTES];
@@ -199,6 +244,8 @@ int main(void)
         scratch_test(a_large_file_is_read_whole),
         scratch_test(a_path_that_is_not_a_file_is_refused),
         scratch_test(a_draft_replaces_its_target_or_is_removed),
+        scratch_test(writers_of_one_target_have_drafts_of_their_own),
+        scratch_test(a_draft_is_never_a_file_that_was_there),
         scratch_test(directories_are_made_with_their_parents),
         scratch_test(paths_that_do_not_fit_are_refused),
         scratch_test(closing_reports_a_failed_write),

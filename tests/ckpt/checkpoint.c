@@ -274,9 +274,11 @@ static void other_files_are_refused(void **state)
     assert_fails(checkpoint_peek(&info, path), ERR_IO, "No such file");
     assert_ok(file_write(path, "text", 4));
     assert_fails(checkpoint_peek(&info, path), ERR_FORMAT, "is not an HDF5 file");
+    unlink(path);
     assert_ok(h5_create(&file, path));
     assert_ok(h5_close(&file));
     assert_fails(checkpoint_peek(&info, path), ERR_FORMAT, "not a checkpoint of graft: attribute format is missing");
+    unlink(path);
     assert_ok(h5_create(&file, path));
     assert_ok(h5_set_text(&file, "/", "format", "graft checkpoint"));
     assert_ok(h5_set_u64(&file, "/", "format_version", 3));
@@ -337,12 +339,14 @@ static void rotation_keeps_the_newest_and_removes_drafts(void **state)
 {
     (void)state;
     bool found;
-    char newest[PATH_BYTES], expected[PATH_BYTES];
+    char newest[PATH_BYTES], expected[PATH_BYTES], draft[PATH_BYTES];
     assert_ok(checkpoint_newest("/tmp/graft/no/such/folder", newest, &found));
     assert_false(found);
     assert_ok(checkpoint_newest(folder, newest, &found));
     assert_false(found);
-    touch("checkpoint-000020.h5.draft.17");
+    assert_ok(file_draft_name(draft, path)); /* of a run that was killed */
+    assert_ok(file_write(draft, "", 0));
+    touch("checkpoint-000020.h5.draft.17"); /* of an older graft */
     assert_ok(checkpoint_newest(folder, newest, &found));
     assert_false(found);
     touch("checkpoint-000005.h5");
@@ -357,7 +361,7 @@ static void rotation_keeps_the_newest_and_removes_drafts(void **state)
     assert_true(found);
     assert_string_equal(newest, expected);
     assert_ok(checkpoint_rotate(folder, 0));
-    assert_int_equal(files_in_folder(), 7); /* only the draft is gone */
+    assert_int_equal(files_in_folder(), 7); /* only the drafts are gone */
     assert_ok(checkpoint_rotate(folder, 2));
     assert_true(there("checkpoint-1000000.h5") && there("checkpoint-000100.h5"));
     assert_false(there("checkpoint-000020.h5") || there("checkpoint-000005.h5"));

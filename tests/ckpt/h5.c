@@ -168,6 +168,9 @@ static void discard_removes_what_is_not_whole_and_nothing_else(void **state)
     assert_ok(h5_close(&file));
     h5_discard(&file);
     assert_true(file_exists(path));
+    assert_fails(h5_create(&file, path), ERR_IO, "File exists");
+    h5_discard(&file);
+    assert_true(file_exists(path));
     assert_ok(h5_open(&file, path));
     h5_discard(&file);
     assert_true(file_exists(path));

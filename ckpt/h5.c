@@ -4,53 +4,15 @@
 #include "ckpt/h5.h"
 
 #include "base/memory.h"
+#include "ckpt/h5_storage.h"
 
 #include <hdf5.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-enum { CHUNK_BYTES = 1 << 20, TEXT_BYTES_MAX = 1 << 26, REASON_BYTES = 512 };
-
-static const struct {
-    const char *name;
-    size_t bytes;
-} types[H5_TYPES] = {
-    [H5_F32] = {"float32", 4}, [H5_F64] = {"float64", 8}, [H5_I32] = {"int32", 4},
-    [H5_I64] = {"int64", 8},   [H5_U64] = {"uint64", 8},
-};
-
-const char *h5_type_name(H5Type type) { return types[type].name; }
-
-static hid_t stored_type(H5Type type)
-{
-    switch (type) {
-    case H5_F32: return H5T_IEEE_F32LE;
-    case H5_F64: return H5T_IEEE_F64LE;
-    case H5_I32: return H5T_STD_I32LE;
-    case H5_I64: return H5T_STD_I64LE;
-    default: return H5T_STD_U64LE;
-    }
-}
-
-static hid_t memory_type(H5Type type)
-{
-    switch (type) {
-    case H5_F32: return H5T_NATIVE_FLOAT;
-    case H5_F64: return H5T_NATIVE_DOUBLE;
-    case H5_I32: return H5T_NATIVE_INT32;
-    case H5_I64: return H5T_NATIVE_INT64;
-    default: return H5T_NATIVE_UINT64;
-    }
-}
-
-H5Dims h5_dims(size_t n_dims, const size_t *dims)
-{
-    H5Dims out = {"[]"};
-    for (size_t i = 0, at = 0; i < n_dims && at < sizeof out.text; i++)
-        at += (size_t)snprintf(out.text + at, sizeof out.text - at, "[%zu]", dims[i]);
-    return out;
-}
+enum { TEXT_BYTES_MAX = 1 << 26, REASON_BYTES = 512 };
 
 /* ---- reasons ---- */
 
@@ -86,6 +48,7 @@ static hid_t access_list(void)
 {
     H5dont_atexit(); /* after a failed write, HDF5 1.10 crashes in its exit handler; our files are all closed by then */
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* reasons go into an Err, not to stderr */
+    H5PLset_loading_state(0);              /* no libraries of HDF5_PLUGIN_PATH, or of HDF5's own folder for them */
     hid_t list = H5Pcreate(H5P_FILE_ACCESS);
     H5Pset_fclose_degree(list, H5F_CLOSE_STRONG);
     H5Pset_libver_bounds(list, H5F_LIBVER_V110, H5F_LIBVER_V110); /* with checksums; every HDF5 from 1.10 on reads it */
@@ -120,9 +83,12 @@ Err *h5_create(H5File *file, const char *path)
 Err *h5_open(H5File *file, const char *path)
 {
     TRY(remember_path(file, path));
+    struct stat st;
     FILE *stream = fopen(path, "rbe");
     if (!stream) return err_errno("open %s", path);
     TRY(file_close(&stream, path));
+    if (stat(path, &st)) return err_errno("stat %s", path);
+    file->bytes = (uint64_t)st.st_size;
     hid_t access = access_list();
     hid_t id = H5Fis_hdf5(path) > 0 ? H5Fopen(path, H5F_ACC_RDONLY, access) : 0;
     Err *err = NULL;
@@ -196,29 +162,17 @@ static Err *check_dims(const char *name, size_t n_dims, const size_t *dims)
                    h5_dims(n_dims < H5_DIMS ? n_dims : H5_DIMS, dims).text);
 }
 
-/* As many whole elements of a row, then whole rows, then whole planes as fit into CHUNK_BYTES. */
-static void choose_chunk(hsize_t chunk[H5_DIMS], H5Type type, size_t n_dims, const size_t *dims)
-{
-    size_t remaining = CHUNK_BYTES / types[type].bytes; /* elements */
-    for (size_t i = n_dims; i-- > 0;) {
-        chunk[i] = dims[i] < remaining ? dims[i] : remaining;
-        remaining /= chunk[i]; /* at least 1, since chunk[i] <= remaining */
-    }
-}
-
 Err *h5_make(H5File *file, const char *name, H5Type type, size_t n_dims, const size_t *dims)
 {
     TRY(check_dims(name, n_dims, dims));
     TRY(groups_above(file, name));
-    hsize_t size[H5_DIMS], chunk[H5_DIMS];
+    hsize_t size[H5_DIMS];
     for (size_t i = 0; i < n_dims; i++) size[i] = dims[i];
-    choose_chunk(chunk, type, n_dims, dims);
     Err *err = NULL;
-    hid_t creation = H5Pcreate(H5P_DATASET_CREATE), array = 0;
+    hid_t creation = h5_storage_new(h5_type_bytes(type), n_dims, dims), array = 0;
     hid_t space = H5Screate_simple((int)n_dims, size, NULL);
-    if (H5Pset_obj_track_times(creation, false) < 0 || H5Pset_chunk(creation, (int)n_dims, chunk) < 0 ||
-        H5Pset_fletcher32(creation) < 0 ||
-        (array = H5Dcreate2(file->id, name, stored_type(type), space, H5P_DEFAULT, creation, H5P_DEFAULT)) < 0)
+    if (creation < 0 ||
+        (array = H5Dcreate2(file->id, name, h5_type_stored(type), space, H5P_DEFAULT, creation, H5P_DEFAULT)) < 0)
         err = failed(ERR_IO, "make array", name);
     drop(array);
     drop(space);
@@ -256,7 +210,7 @@ Err *h5_write_slab(H5File *file, const char *name, H5Type type, size_t n_dims, c
     hid_t stored = 0, memory = 0, array = H5Dopen2(file->id, name, H5P_DEFAULT);
     if (array < 0) return failed(ERR_IO, "open array", name);
     if ((err = select_slab(array, name, n_dims, begin, count, &stored, &memory))) goto done;
-    if (H5Dwrite(array, memory_type(type), memory, stored, H5P_DEFAULT, data) < 0) {
+    if (H5Dwrite(array, h5_type_memory(type), memory, stored, H5P_DEFAULT, data) < 0) {
         err = failed(ERR_IO, "write array", name);
         goto done;
     }
@@ -279,19 +233,30 @@ Err *h5_write(H5File *file, const char *name, H5Type type, size_t n_dims, const 
 static Err *type_of(hid_t array, const char *name, H5Type *type)
 {
     hid_t stored = H5Dget_type(array);
-    int found = 0;
-    while (found < H5_TYPES && H5Tequal(stored, stored_type((H5Type)found)) <= 0) found++;
+    *type = h5_type_find(stored);
     drop(stored);
-    *type = (H5Type)found;
-    return found < H5_TYPES ? NULL : err_new(ERR_FORMAT, "array %s has a type that no checkpoint has", name);
+    return *type < H5_TYPES ? NULL : err_new(ERR_FORMAT, "array %s has a type that no checkpoint has", name);
+}
+
+/* Open an array to read it, if it lies in the file as a checkpoint's arrays do. */
+static Err *open_array(const H5File *file, const char *name, hid_t *array)
+{
+    *array = 0;
+    TRY(h5_storage_check_path(file->id, name));
+    *array = H5Dopen2(file->id, name, H5P_DEFAULT);
+    return *array < 0 ? failed(ERR_FORMAT, "open array", name) : h5_storage_check(*array, name, file->bytes);
 }
 
 Err *h5_shape(const H5File *file, const char *name, H5Type *type, size_t *n_dims, size_t dims[H5_DIMS])
 {
-    hid_t array = H5Dopen2(file->id, name, H5P_DEFAULT), space;
-    if (array < 0) return failed(ERR_FORMAT, "open array", name);
+    hid_t array, space;
+    Err *err = open_array(file, name, &array);
+    if (!err) err = type_of(array, name, type);
+    if (err) {
+        drop(array);
+        return err;
+    }
     hsize_t size[H5_DIMS] = {0};
-    Err *err = type_of(array, name, type);
     space = H5Dget_space(array);
     int n = H5Sget_simple_extent_ndims(space);
     if (!err && (n < 1 || n > H5_DIMS))
@@ -308,17 +273,17 @@ Err *h5_shape(const H5File *file, const char *name, H5Type *type, size_t *n_dims
 Err *h5_read_slab(const H5File *file, const char *name, H5Type type, size_t n_dims, const size_t *begin,
                   const size_t *count, void *data)
 {
-    Err *err = NULL;
     H5Type found;
-    hid_t stored = 0, memory = 0, array = H5Dopen2(file->id, name, H5P_DEFAULT);
-    if (array < 0) return failed(ERR_FORMAT, "open array", name);
+    hid_t stored = 0, memory = 0, array;
+    Err *err = open_array(file, name, &array);
+    if (err) goto done;
     if ((err = type_of(array, name, &found))) goto done;
     if (found != type) {
-        err = err_new(ERR_FORMAT, "array %s is %s; expected %s", name, types[found].name, types[type].name);
+        err = err_new(ERR_FORMAT, "array %s is %s; expected %s", name, h5_type_name(found), h5_type_name(type));
         goto done;
     }
     if ((err = select_slab(array, name, n_dims, begin, count, &stored, &memory))) goto done;
-    if (H5Dread(array, memory_type(type), memory, stored, H5P_DEFAULT, data) < 0)
+    if (H5Dread(array, h5_type_memory(type), memory, stored, H5P_DEFAULT, data) < 0)
         err = failed(ERR_FORMAT, "read array", name);
 done:
     drop(memory);
@@ -365,6 +330,7 @@ static herr_t visit_link(hid_t group, const char *name, const H5L_info_t *link, 
 Err *h5_visit(const H5File *file, const char *group, Err *(*visit)(void *context, const char *name), void *context)
 {
     Visit each = {visit, context, NULL};
+    TRY(h5_storage_check_path(file->id, group));
     if (H5Lvisit_by_name(file->id, group, H5_INDEX_NAME, H5_ITER_INC, visit_link, &each, H5P_DEFAULT) < 0 && !each.err)
         return failed(ERR_FORMAT, "list group", group);
     return each.err;
@@ -403,6 +369,7 @@ Err *h5_set_u64(H5File *file, const char *object, const char *key, uint64_t valu
 static Err *open_attribute(const H5File *file, const char *object, const char *key, hid_t *attribute, hid_t *type)
 {
     *attribute = *type = 0;
+    TRY(h5_storage_check_path(file->id, object));
     htri_t exists = H5Aexists_by_name(file->id, object, key, H5P_DEFAULT);
     if (exists < 0) return failed(ERR_FORMAT, "look for attribute", key);
     if (!exists) return err_new(ERR_FORMAT, "attribute %s is missing", key);
@@ -422,8 +389,13 @@ Err *h5_get_text(const H5File *file, const char *object, const char *key, char *
     Err *err = open_attribute(file, object, key, &attribute, &type);
     if (err) goto done;
     size_t bytes = H5Tget_size(type);
-    if (H5Tget_class(type) != H5T_STRING || H5Tis_variable_str(type) > 0 || bytes > TEXT_BYTES_MAX) {
+    if (H5Tget_class(type) != H5T_STRING || H5Tis_variable_str(type) > 0) {
         err = err_new(ERR_FORMAT, "attribute %s is not a text of fixed length", key);
+        goto done;
+    }
+    if (bytes > TEXT_BYTES_MAX || bytes > file->bytes) {
+        err = err_new(ERR_FORMAT, "attribute %s is a text of %zu bytes; the whole file has %llu, and a text at most %d",
+                      key, bytes, (unsigned long long)file->bytes, TEXT_BYTES_MAX);
         goto done;
     }
     if ((err = mem_new(&out, bytes + 1, 1))) goto done;

@@ -1,4 +1,5 @@
-/* HDF5, checked: arrays and attributes in one file. The only wrapper of the library, which serves one thread at a time.
+/* HDF5, checked: arrays and attributes in one file. With h5_storage.c and h5_type.c, the wrapper of the library, which
+ * serves one thread at a time.
  *
  *     H5File file = {0};
  *     if ((err = h5_create(&file, path))) goto done;
@@ -9,28 +10,29 @@
  *
  * Arrays have 1 to 3 dimensions, none of them zero, and lie in chunks of at most 1 MiB under Fletcher32 checksums;
  * HDF5's own structures carry checksums as well (format 1.10). No times are stored: the same calls give the same bytes.
- * Groups in the path of a name are made as needed.
+ * Groups in the path of a name are made as needed. A file that is read is not trusted: it cannot make HDF5 read other
+ * files, load libraries or ask for more memory than the file is long (ckpt/h5_storage.h).
  * Fails: ERR_IO when creating and writing, ERR_FORMAT when reading what is not as asked, with HDF5's innermost reason.
  * Source: HDF5 reference manual, 1.10. */
 #ifndef GRAFT_CKPT_H5_H
 #define GRAFT_CKPT_H5_H
 
 #include "base/file.h"
+#include "ckpt/h5_type.h"
 
 #include <stdint.h>
 
 enum { H5_DIMS = 3 };
 
-typedef enum { H5_F32, H5_F64, H5_I32, H5_I64, H5_U64, H5_TYPES } H5Type;
-
 typedef struct {
-    int64_t id;    /* HDF5's; 0 when closed */
-    bool creating; /* not yet whole: h5_discard removes it */
+    int64_t id;     /* HDF5's; 0 when closed */
+    bool creating;  /* not yet whole: h5_discard removes it */
+    uint64_t bytes; /* the file's length when it was opened to be read */
     char path[PATH_BYTES];
 } H5File;
 
 MUST_USE Err *h5_create(H5File *file, const char *path); /* fails when there is such a file */
-MUST_USE Err *h5_open(H5File *file, const char *path); /* to read */
+MUST_USE Err *h5_open(H5File *file, const char *path);   /* to read */
 MUST_USE Err *h5_close(H5File *file);
 void h5_discard(H5File *file);
 
@@ -60,13 +62,5 @@ MUST_USE Err *h5_set_text(H5File *file, const char *object, const char *key, con
 MUST_USE Err *h5_set_u64(H5File *file, const char *object, const char *key, uint64_t value);
 MUST_USE Err *h5_get_text(const H5File *file, const char *object, const char *key, char **text); /* Owner: the caller */
 MUST_USE Err *h5_get_u64(const H5File *file, const char *object, const char *key, uint64_t *value);
-
-const char *h5_type_name(H5Type type);
-
-/* "[8][16][64]" for messages. */
-typedef struct {
-    char text[80];
-} H5Dims;
-H5Dims h5_dims(size_t n_dims, const size_t *dims);
 
 #endif

@@ -3,10 +3,9 @@
  *
  *     a buffer   EMPTY -- begin_load --> LOADING -- reader, last piece --> READY -- assign, for another part --> LOADING
  *                READY, holders > 0 -- acquire_part | release_part --> READY, one holder more or less
- *     a mapping  lock, order of the passes, place of every rank in it, buffers, buffer of each part | bytes of the buffers
  *
- * What always holds, with the lock: where[part] names a buffer whose part it is, or nowhere; a buffer that is LOADING or has
- * holders keeps its part; a rank's place only grows, but for a group pass that nobody announced. */
+ * What always holds, with the lock (model/stream_shared.h): where[part] names a buffer whose part it is, or nowhere; a buffer
+ * that is LOADING or has holders keeps its part; a rank's place only grows, but for a group pass that nobody announced. */
 #define _GNU_SOURCE
 #include "model/stream.h"
 
@@ -18,36 +17,15 @@
 #include "model/stream_order.h"
 #include "model/stream_parts.h"
 #include "model/stream_policy.h"
+#include "model/stream_shared.h"
 
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-enum { READERS = 4, MAX_RANKS = 256, MESSAGE_BYTES = 1024 };
+enum { READERS = 4, PATIENCE = 1800, CLOSING_PATIENCE = 30 }; /* seconds without any change on this host */
 static const size_t nowhere = SIZE_MAX;
-
-typedef enum { EMPTY, LOADING, READY } BufferState;
-
-typedef struct {
-    BufferState state;
-    bool resident, chunk; /* never overwritten; for expert chunks */
-    size_t part, at, holders;
-    size_t taken, done; /* pieces */
-} StreamBuffer;
-
-typedef struct {
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    bool closing, failed, direct;
-    ErrKind kind;
-    char message[MESSAGE_BYTES];
-    size_t read_bytes;
-    Order order;
-    size_t place[MAX_RANKS], said[MAX_RANKS]; /* visit of each rank, passes it has announced */
-    size_t n_buffers;
-    StreamBuffer buffers[]; /* then [n + 1] the buffer of each part, or nowhere */
-} Shared;
 
 /* What this process holds of a part. */
 typedef struct {
@@ -72,12 +50,13 @@ struct Stream {
     ExpertLease *leases; /* [n_layers] */
     size_t *where;       /* [n + 1], shared */
     DirectFile *files;
-    Shared *shared;
+    StreamShared *shared;
     size_t mapped_bytes;
     char *bytes; /* of all buffers */
     size_t n_readers;
     pthread_t readers[READERS];
-    double waited;
+    double waited, patience;
+    bool left; /* reads from the mapping */
 };
 
 /* ---- the order ------------------------------------------------------------------------------------------------ */
@@ -87,31 +66,26 @@ static size_t next_use(const Stream *s, size_t from, size_t part)
     return order_next(&s->shared->order, s->parts.n_layers, s->parts.first, from, part);
 }
 
-static size_t slowest(const Stream *s)
-{
-    size_t first = s->shared->place[0];
-    for (int r = 1; r < s->host.size; r++)
-        if (s->shared->place[r] < first) first = s->shared->place[r];
-    return first;
-}
+static StreamRank *this_rank(const Stream *s) { return &s->shared->ranks[s->host.rank]; }
 
 void stream_announce(Stream *s, size_t lowest, size_t group_passes)
 {
-    Shared *shared = s->shared;
+    StreamShared *shared = s->shared;
     Order *order = &shared->order;
-    size_t me = (size_t)s->host.rank;
-    pthread_mutex_lock(&shared->lock);
-    size_t k = shared->said[me]++;
+    StreamRank *me = this_rank(s);
+    if (s->left) return;
+    shared_lock(shared);
+    size_t k = me->said++;
     if (k >= order->n) {
         const OrderPass *last = k ? &order->passes[(k - 1) % ORDER_PASSES] : NULL;
         size_t start = last ? last->start + order_visits(last, s->parts.n_layers, s->parts.first) : 0;
-        while (start < shared->place[me]) start += s->parts.n; /* forward passes that nobody announced */
+        while (start < me->place) start += s->parts.n; /* forward passes that nobody announced */
         order->passes[k % ORDER_PASSES] = (OrderPass){start, lowest, group_passes};
         order->n = k + 1;
     }
-    shared->place[me] = order->passes[k % ORDER_PASSES].start;
-    pthread_cond_broadcast(&shared->changed);
-    pthread_mutex_unlock(&shared->lock);
+    me->place = order->passes[k % ORDER_PASSES].start;
+    shared_changed(shared);
+    shared_unlock(shared);
 }
 
 /* ---- readers -------------------------------------------------------------------------------------------------- */
@@ -126,27 +100,27 @@ static BufferView view_buffer(const void *context, size_t i)
     const StreamBuffer *buffer = &((const Stream *)context)->shared->buffers[i];
     return (BufferView){.part = buffer->part,
                         .chunk = buffer->chunk,
-                        .empty = buffer->state == EMPTY,
-                        .in_use = buffer->resident || buffer->holders || buffer->state == LOADING};
+                        .empty = buffer->state == BUFFER_EMPTY,
+                        .in_use = buffer->resident || buffer->holders || buffer->state == BUFFER_LOADING};
 }
 
 static long view_place(const void *context, size_t part)
 {
     const Stream *s = context;
     if (s->where[part] == nowhere) return PART_MISSING;
-    return s->shared->buffers[s->where[part]].state == EMPTY ? (long)s->where[part] : PART_IN_MEMORY;
+    return s->shared->buffers[s->where[part]].state == BUFFER_EMPTY ? (long)s->where[part] : PART_IN_MEMORY;
 }
 
 static StreamBuffer *begin_load(StreamBuffer *buffer)
 {
-    buffer->state = LOADING;
+    buffer->state = BUFFER_LOADING;
     buffer->taken = buffer->done = 0;
     return buffer;
 }
 
 static StreamBuffer *assign(const Stream *s, StreamBuffer *buffer, size_t part)
 {
-    if (buffer->state != EMPTY) s->where[buffer->part] = nowhere;
+    if (buffer->state != BUFFER_EMPTY) s->where[buffer->part] = nowhere;
     buffer->part = part;
     s->where[part] = (size_t)(buffer - s->shared->buffers);
     return begin_load(buffer);
@@ -155,7 +129,7 @@ static StreamBuffer *assign(const Stream *s, StreamBuffer *buffer, size_t part)
 /* A buffer with a piece to read: one that is being filled, else that of the part to read next. Lock held. */
 static StreamBuffer *next_load(const Stream *s)
 {
-    Shared *shared = s->shared;
+    StreamShared *shared = s->shared;
     const StreamedParts *parts = &s->parts;
     StreamView view = {.parts = parts,
                        .order = &shared->order,
@@ -165,52 +139,43 @@ static StreamBuffer *next_load(const Stream *s)
                        .place = view_place};
     for (size_t i = 0; i < shared->n_buffers; i++) {
         StreamBuffer *buffer = &shared->buffers[i];
-        if (buffer->state == LOADING && buffer->taken < parts->parts[buffer->part].n_pieces) return buffer;
-        view.any_reserved = view.any_reserved || (buffer->resident && buffer->state == EMPTY);
+        if (buffer->state == BUFFER_LOADING && buffer->taken < parts->parts[buffer->part].n_pieces) return buffer;
+        view.any_reserved = view.any_reserved || (buffer->resident && buffer->state == BUFFER_EMPTY);
     }
     StreamBuffer *always = buffer_of(s, parts->n); /* embedding and head come first */
-    if (always->state == EMPTY) return begin_load(always);
+    if (always->state == BUFFER_EMPTY) return begin_load(always);
     size_t part, i;
-    if (!stream_policy_next(&view, slowest(s), &part, &i)) return NULL;
+    int slowest = shared_slowest(shared, -1);
+    if (slowest < 0 || !stream_policy_next(&view, shared->ranks[slowest].place, &part, &i)) return NULL;
     StreamBuffer *buffer = &shared->buffers[i];
     return buffer->resident ? begin_load(buffer) : assign(s, buffer, part);
-}
-
-static void fail(Shared *shared, Err *err)
-{
-    if (!shared->failed) {
-        shared->failed = true;
-        shared->kind = err_kind(err);
-        snprintf(shared->message, sizeof shared->message, "%s", err_message(err));
-    }
-    err_free(err);
 }
 
 static void *reader(void *context)
 {
     Stream *s = context;
-    Shared *shared = s->shared;
-    pthread_mutex_lock(&shared->lock);
+    StreamShared *shared = s->shared;
+    shared_lock(shared);
     while (!shared->closing && !shared->failed) {
         StreamBuffer *buffer = next_load(s);
         if (!buffer) {
-            pthread_cond_wait(&shared->changed, &shared->lock);
+            shared_wait(shared);
             continue;
         }
         const StreamedPart *part = &s->parts.parts[buffer->part];
         const PartPiece *piece = &part->pieces[buffer->taken++];
         DirectFile *file = &s->files[piece->shard];
-        pthread_mutex_unlock(&shared->lock);
+        shared_unlock(shared);
         Err *err = direct_read(file, piece->offset, piece->bytes, s->bytes + buffer->at + piece->at);
-        pthread_mutex_lock(&shared->lock);
-        if (err) fail(shared, err);
+        shared_lock(shared);
+        if (err) shared_fail(shared, err);
         shared->read_bytes += piece->bytes;
         shared->direct = shared->direct && file->direct;
-        if (++buffer->done == part->n_pieces) buffer->state = READY;
-        if (err || buffer->state == READY) pthread_cond_broadcast(&shared->changed);
+        if (++buffer->done == part->n_pieces) buffer->state = BUFFER_READY;
+        if (buffer->state == BUFFER_READY) shared_changed(shared);
     }
-    pthread_cond_broadcast(&shared->changed);
-    pthread_mutex_unlock(&shared->lock);
+    shared_changed(shared);
+    shared_unlock(shared);
     return NULL;
 }
 
@@ -218,12 +183,18 @@ static void *reader(void *context)
 
 static Err *acquire_part(Stream *s, size_t p)
 {
-    Shared *shared = s->shared;
+    StreamShared *shared = s->shared;
     const StreamedPart *part = &s->parts.parts[p];
+    size_t layer = p < s->parts.n ? order_layer(s->parts.n_layers, s->parts.first, p) : SHARED_NO_LAYER;
     StreamBuffer *buffer = buffer_of(s, p);
-    double began = log_seconds();
-    while (!shared->failed && !(buffer && buffer->state == READY)) {
-        pthread_cond_wait(&shared->changed, &shared->lock);
+    double began = log_seconds(), moved = began;
+    while (!shared->failed && !(buffer && buffer->state == BUFFER_READY)) {
+        bool change = shared_wait(shared);
+        double now = log_seconds();
+        if (change)
+            moved = now;
+        else if (now - moved > (shared->closing ? CLOSING_PATIENCE : s->patience))
+            shared_fail(shared, shared_stuck(shared, s->host.rank, layer, now - began));
         buffer = buffer_of(s, p);
     }
     s->waited += log_seconds() - began;
@@ -237,10 +208,10 @@ static Err *acquire_part(Stream *s, size_t p)
 /* Acquire a part at its visit, from now on this rank's place. */
 static Err *acquire_at(Stream *s, size_t visit, size_t p)
 {
-    size_t *place = &s->shared->place[s->host.rank];
+    size_t *place = &this_rank(s)->place;
     if (visit != *place) {
         *place = visit;
-        pthread_cond_broadcast(&s->shared->changed);
+        shared_changed(s->shared);
     }
     return acquire_part(s, p);
 }
@@ -252,31 +223,56 @@ static void release_part(Stream *s, size_t p)
     for (size_t i = 0; i < part->n_refs; i++) *part->refs[i].pointer = part->refs[i].mapped;
     s->shared->buffers[s->holds[p].buffer].holders--;
     s->holds[p].held = false;
-    pthread_cond_broadcast(&s->shared->changed);
+    shared_changed(s->shared);
 }
 
 Err *stream_acquire(Stream *s, size_t l)
 {
     size_t p = s->parts.first[l];
-    pthread_mutex_lock(&s->shared->lock);
-    s->leases[l].visit = next_use(s, s->shared->place[s->host.rank], p);
+    StreamRank *me = this_rank(s);
+    if (s->left) return NULL;
+    shared_lock(s->shared);
+    s->leases[l].visit = next_use(s, me->place, p);
     Err *err = acquire_at(s, s->leases[l].visit, p);
-    if (!err) s->shared->place[s->host.rank]++;
-    pthread_mutex_unlock(&s->shared->lock);
+    if (!err) me->place++;
+    if (!err) me->layer = l;
+    shared_unlock(s->shared);
     return err;
 }
 
 void stream_release(Stream *s, size_t l)
 {
     size_t p = s->parts.first[l];
+    StreamRank *me = this_rank(s);
     if (!s->holds[p].held) return; /* acquire failed */
-    pthread_mutex_lock(&s->shared->lock);
-    size_t end = order_end(&s->shared->order, s->parts.n_layers, s->parts.first, s->leases[l].visit, l),
-           *place = &s->shared->place[s->host.rank];
-    if (*place < end)
-        *place = end; /* fewer groups than other ranks: those wait for buffers that this rank will not ask for */
+    shared_lock(s->shared);
+    size_t end = order_end(&s->shared->order, s->parts.n_layers, s->parts.first, s->leases[l].visit, l);
+    if (me->place < end)
+        me->place = end; /* fewer groups than other ranks: those wait for buffers that this rank will not ask for */
+    me->layer = SHARED_NO_LAYER;
     release_part(s, p);
-    pthread_mutex_unlock(&s->shared->lock);
+    shared_unlock(s->shared);
+}
+
+void stream_set_patience(Stream *s, double seconds) { s->patience = seconds; }
+
+/* This rank holds none of the parts below `end` any more, and holds nobody up. Lock held. */
+static void leave_order(Stream *s, size_t end)
+{
+    for (size_t p = 0; p < end; p++)
+        if (s->holds[p].held) release_part(s, p);
+    this_rank(s)->place = SHARED_LEFT;
+    this_rank(s)->layer = SHARED_NO_LAYER;
+    shared_changed(s->shared);
+}
+
+void stream_leave(Stream *s)
+{
+    shared_lock(s->shared);
+    leave_order(s, s->parts.n);
+    shared_unlock(s->shared);
+    for (size_t l = 0; l < s->parts.n_layers; l++) s->model->layers[l].chunks = NULL;
+    s->left = true;
 }
 
 /* A group pass that nobody announced begins at the layer's first one again. */
@@ -285,11 +281,11 @@ static Err *acquire_chunk(void *context, size_t chunk)
     ExpertLease *lease = context;
     Stream *s = lease->stream;
     size_t p = s->parts.first[lease->l] + 1 + chunk;
-    pthread_mutex_lock(&s->shared->lock);
-    size_t place = s->shared->place[s->host.rank], visit = next_use(s, place, p), first = next_use(s, lease->visit, p);
+    shared_lock(s->shared);
+    size_t place = this_rank(s)->place, visit = next_use(s, place, p), first = next_use(s, lease->visit, p);
     if (first < place && visit - place > lease->chunks.n) visit = first;
     Err *err = acquire_at(s, visit, p);
-    pthread_mutex_unlock(&s->shared->lock);
+    shared_unlock(s->shared);
     return err;
 }
 
@@ -297,10 +293,12 @@ static void release_chunk(void *context, size_t chunk)
 {
     ExpertLease *lease = context;
     Stream *s = lease->stream;
-    pthread_mutex_lock(&s->shared->lock);
-    s->shared->place[s->host.rank]++;
-    release_part(s, s->parts.first[lease->l] + 1 + chunk);
-    pthread_mutex_unlock(&s->shared->lock);
+    size_t p = s->parts.first[lease->l] + 1 + chunk;
+    if (!s->holds[p].held) return; /* acquire failed */
+    shared_lock(s->shared);
+    this_rank(s)->place++;
+    release_part(s, p);
+    shared_unlock(s->shared);
 }
 
 /* From now on the experts' operation acquires the chunks of the layers that have some. */
@@ -322,7 +320,7 @@ static Err *lend_chunks(Stream *s)
 
 static size_t shared_bytes(const Stream *s, size_t n_buffers)
 {
-    size_t bytes = sizeof(Shared) + n_buffers * sizeof(StreamBuffer) + (s->parts.n + 1) * sizeof *s->where;
+    size_t bytes = sizeof(StreamShared) + n_buffers * sizeof(StreamBuffer) + (s->parts.n + 1) * sizeof *s->where;
     return round_up(bytes, HUGE_PAGE);
 }
 
@@ -338,7 +336,7 @@ static Err *map_memory(Stream *s, size_t bytes)
 
 static void lay_out(Stream *s, const bool *resident, size_t n_buffers)
 {
-    Shared *shared = s->shared;
+    StreamShared *shared = s->shared;
     const StreamRing *const rings[] = {&s->budget.cores, &s->budget.chunks};
     size_t at = shared_bytes(s, n_buffers), n = 0;
     for (size_t p = 0; p <= s->parts.n; p++) {
@@ -353,16 +351,7 @@ static void lay_out(Stream *s, const bool *resident, size_t n_buffers)
             shared->buffers[n++] = (StreamBuffer){.chunk = chunk == 1, .at = at};
     shared->n_buffers = n_buffers;
     shared->direct = true;
-    pthread_mutexattr_t mutex;
-    pthread_condattr_t cond;
-    pthread_mutexattr_init(&mutex);
-    pthread_condattr_init(&cond);
-    pthread_mutexattr_setpshared(&mutex, PTHREAD_PROCESS_SHARED);
-    pthread_condattr_setpshared(&cond, PTHREAD_PROCESS_SHARED);
-    pthread_mutex_init(&shared->lock, &mutex);
-    pthread_cond_init(&shared->changed, &cond);
-    pthread_mutexattr_destroy(&mutex);
-    pthread_condattr_destroy(&cond);
+    shared_init(shared, s->host.size);
 }
 
 static Err *open_files(Stream *s, const Weights *weights)
@@ -384,8 +373,9 @@ static Err *start_readers(Stream *s)
 static Err *open_into(Stream *s, size_t limit, size_t part_bytes)
 {
     bool *resident;
-    if (s->host.size > MAX_RANKS)
-        return err_new(ERR_USAGE, "%d ranks on one host; weights are shared by %d at most", s->host.size, MAX_RANKS);
+    if (s->host.size > SHARED_MAX_RANKS)
+        return err_new(ERR_USAGE, "%d ranks on one host; weights are shared by %d at most", s->host.size,
+                       SHARED_MAX_RANKS);
     TRY(parts_cut(&s->parts, s->model, part_bytes, false));
     TRY(mem_new(&s->holds, s->parts.n + 1, sizeof *s->holds));
     TRY(mem_new(&resident, s->parts.n, sizeof *resident));
@@ -407,12 +397,14 @@ Err *stream_open(Model *model, size_t limit, size_t part_bytes, HostRanks *host)
     TRY(mem_new(&s, 1, sizeof *s));
     s->model = model;
     s->host = host ? *host : (HostRanks){.size = 1};
+    s->patience = PATIENCE;
     Err *err = open_into(s, limit, part_bytes);
     if (!err) {
         if (host) *host = s->host;
-        pthread_mutex_lock(&s->shared->lock);
+        shared_lock(s->shared);
+        this_rank(s)->process = (int)getpid();
         err = acquire_part(s, s->parts.n);
-        pthread_mutex_unlock(&s->shared->lock);
+        shared_unlock(s->shared);
     }
     if (err)
         stream_close(s);
@@ -424,11 +416,14 @@ Err *stream_open(Model *model, size_t limit, size_t part_bytes, HostRanks *host)
 void stream_close(Stream *s)
 {
     if (!s) return;
-    if (s->n_readers) {
-        pthread_mutex_lock(&s->shared->lock);
-        s->shared->closing = true;
-        pthread_cond_broadcast(&s->shared->changed);
-        pthread_mutex_unlock(&s->shared->lock);
+    if (s->shared) {
+        shared_lock(s->shared);
+        leave_order(s, s->parts.n + 1);
+        if (s->host.rank == 0)
+            s->shared->closing = true; /* others that wait see when its process ends */
+        else
+            this_rank(s)->process = 0;
+        shared_unlock(s->shared);
     }
     for (size_t i = 0; i < s->n_readers; i++) pthread_join(s->readers[i], NULL);
     for (size_t i = 0; i < s->n_files; i++) direct_close(&s->files[i]);
@@ -443,8 +438,8 @@ void stream_close(Stream *s)
 
 StreamStats stream_stats(const Stream *s)
 {
-    pthread_mutex_lock(&s->shared->lock);
+    shared_lock(s->shared);
     StreamStats stats = {s->budget, s->shared->read_bytes, s->waited, s->shared->direct};
-    pthread_mutex_unlock(&s->shared->lock);
+    shared_unlock(s->shared);
     return stats;
 }

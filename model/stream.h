@@ -17,7 +17,9 @@
  *      mapping. The same holds for an expert chunk between acquire and release of the layer's `chunks`, inside the former.
  *   2. A buffer that anybody holds, or that the slowest rank needs before the part that would replace it, is not overwritten.
  *   3. Ranks of a host share memory and readers: each byte is read once, by the first of them (the leader).
- *   4. After an error of a reader, every acquire fails with its message. */
+ *   4. After an error of a reader, every acquire fails with its message.
+ *   5. Nobody waits for ever: an acquire fails when a process of the host ends without a word, or when nothing has moved on the
+ *      host for half an hour (model/stream_shared.h). */
 #ifndef GRAFT_MODEL_STREAM_H
 #define GRAFT_MODEL_STREAM_H
 
@@ -38,6 +40,13 @@ void stream_announce(Stream *stream, size_t lowest, size_t group_passes);
 
 MUST_USE Err *stream_acquire(Stream *stream, size_t l);
 void stream_release(Stream *stream, size_t l);
+
+/* From now on this rank reads from the mapping, at its own pace, and no other rank waits for it: it may repeat layers while
+ * the others stand elsewhere. Only embedding and head remain in memory. It cannot come back. */
+void stream_leave(Stream *stream);
+
+/* How long an acquire waits while nothing moves on the host; at first 1800 s. */
+void stream_set_patience(Stream *stream, double seconds);
 
 typedef struct {
     StreamBudget budget;

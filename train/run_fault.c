@@ -4,8 +4,11 @@
  *
  * Two cases:
  *   1. A group of this rank failed: only its micro-batches are recomputed, on this rank alone, because other ranks may
- *      already wait in a collective call.
- *   2. The sums over all ranks were not finite: every rank is here, and all recompute the step together. */
+ *      already wait in a collective call. For the same reason this rank leaves the stream that it shares with them: they
+ *      would never release the buffers that it needs.
+ *   2. The sums over all ranks were not finite: every rank is here, and all recompute the step together. With --guard, every
+ *      operation was checked before; then a rank may be alone here (a slice of a sum), and nothing is recomputed. */
+#include "model/stream.h"
 #include "train/run.h"
 
 #include <stdio.h>
@@ -46,6 +49,7 @@ static Err *recompute_alone(const Run *run, size_t *first, size_t *end)
     StepResult result;
     size_t n, at, past;
     const Document *const *docs;
+    if (run->model->stream) stream_leave(run->model->stream);
     TRY(run_batch(run, 1, &whole));
     size_t from = whole.micro_doc[*first], to = whole.micro_doc[*end];
     batch_free(&whole);
@@ -83,6 +87,8 @@ Err *run_find_fault(Run *run, Err *err)
         found = recompute_alone(run, &first, &end);
         if (found) err_free(err);
         if (found) err = found;
+    } else if (run->settings.guard) {
+        first = end = 0;
     } else { /* the sums are not finite: every rank is here */
         step_guard(run->step);
         Err *cut = run_batch(run, 1, &batch);

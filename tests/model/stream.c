@@ -1,4 +1,5 @@
-/* Whatever streams has the bytes of its file, in any order of layers; a file that changes says so. */
+/* Whatever streams has the bytes of its file, in any order of layers; a file that changes says so; no rank of a host waits for
+ * ever. */
 #include "tests/support/check.h"
 
 #include "base/byte_size.h"
@@ -7,8 +8,10 @@
 #include "model/stream_parts.h"
 
 #include <omp.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static const char fixture[] = "tests/fixtures/model/sparse";
@@ -125,32 +128,158 @@ static void so_have_streamed_fp8_weights_and_their_scales(void **state)
     every_order_of_layers_finds_their_bytes("tests/fixtures/model/fp8");
 }
 
-/* Two ranks of a host, here in one process: while one makes all its group passes, the other has fewer groups, and waits at
- * the layer's end. What it does not ask for must not hold its buffers. */
-static void a_rank_with_fewer_groups_holds_no_buffer(void **state)
+/* ---- two ranks of a host ----------------------------------------------------------------------------------------- */
+
+/* Both in this process, with the fewest buffers. A test that waits for ever ends after a minute. */
+static void open_two_ranks(Model *ranks[2], Model **plain)
 {
-    Model *ranks[2], *plain;
     HostRanks host[2] = {{.rank = 0, .size = 2}, {.rank = 1, .size = 2}};
-    (void)state;
-    assert_ok(model_open(&plain, "examples/tiny-glm5"));
+    alarm(60);
+    assert_ok(model_open(plain, "examples/tiny-glm5"));
     for (size_t r = 0; r < 2; r++) {
         assert_ok(model_open(&ranks[r], "examples/tiny-glm5"));
         if (r) host[r].leader = host[0].leader, host[r].fd = host[0].fd;
-        assert_ok(stream_open(ranks[r], min_limit_of(plain, 0), 0, &host[r]));
+        assert_ok(stream_open(ranks[r], min_limit_of(*plain, 0), 0, &host[r]));
     }
+}
+
+static void close_two_ranks(Model *ranks[2], Model *plain)
+{
+    alarm(0);
+    for (size_t r = 2; r-- > 0;) model_close(ranks[r]);
+    model_close(plain);
+}
+
+/* While one makes all its group passes, the other has fewer groups, and waits at the layer's end. What it does not ask for
+ * must not hold its buffers. */
+static void a_rank_with_fewer_groups_holds_no_buffer(void **state)
+{
+    Model *ranks[2], *plain;
+    (void)state;
+    open_two_ranks(ranks, &plain);
     size_t L = plain->n_layers;
     for (size_t r = 0; r < 2; r++) layers_announce(ranks[r], 0, 3);
-    alarm(60); /* a rank that waits for ever ends the test */
 #pragma omp parallel num_threads(2)
     for (size_t i = 0; i < 2 * L; i++) {
         size_t r = (size_t)omp_get_thread_num(), l = i < L ? i : 2 * L - 1 - i;
         visit_group_passes(ranks[r], plain, l, i >= L, r ? i % 3 : 3);
 #pragma omp barrier /* ranks agree after each layer */
     }
-    alarm(0);
-    for (size_t r = 2; r-- > 0;) model_close(ranks[r]);
-    model_close(plain);
+    close_two_ranks(ranks, plain);
 }
+
+/* A step on this rank alone. */
+static void visit_up_and_down(Model *model, const Model *plain)
+{
+    size_t L = model->n_layers;
+    layers_announce(model, 0, 1);
+    for (size_t l = 0; l < L; l++) visit_group_passes(model, plain, l, false, 1);
+    for (size_t l = L; l-- > 0;) visit_group_passes(model, plain, l, true, 1);
+}
+
+/* It left inside a layer, with a chunk in its hands. Each may be the leader, whose readers go on. */
+static void a_rank_that_leaves_works_alone_and_holds_nobody_up(void **state)
+{
+    Model *ranks[2], *plain;
+    (void)state;
+    for (size_t leaver = 0; leaver < 2; leaver++) {
+        open_two_ranks(ranks, &plain);
+        Model *alone = ranks[leaver];
+        for (size_t r = 0; r < 2; r++) layers_announce(ranks[r], 0, 1);
+        for (size_t r = 0; r < 2; r++) visit(ranks[r], plain, 0);
+        assert_ok(layer_acquire(alone, 1));
+        const ExpertChunks *chunks = alone->layers[1].chunks;
+        assert_ok(chunks->acquire(chunks->context, 0));
+        stream_leave(alone->stream);
+        chunks->release(chunks->context, 0);
+        layer_release(alone, 1);
+        for (int i = 0; i < 2; i++) visit_up_and_down(alone, plain);
+        assert_true(same(&alone->lm_head, &plain->lm_head));
+        visit_up_and_down(ranks[1 - leaver], plain);
+        visit_up_and_down(ranks[1 - leaver], plain);
+        close_two_ranks(ranks, plain);
+    }
+}
+
+/* Of two passes over all layers. */
+static Err *first_error(Model *model)
+{
+    Err *err = NULL;
+    for (size_t i = 0; i < 2 * model->n_layers && !err; i++) {
+        size_t l = i % model->n_layers;
+        err = layer_acquire(model, l);
+        const ExpertChunks *chunks = err ? NULL : model->layers[l].chunks;
+        for (size_t c = 0; chunks && c < chunks->n && !err; c++) {
+            err = chunks->acquire(chunks->context, c);
+            chunks->release(chunks->context, c); /* also what was not acquired */
+        }
+        layer_release(model, l);
+    }
+    return err;
+}
+
+static void a_rank_that_waits_too_long_names_the_one_that_holds_it_up(void **state)
+{
+    Model *ranks[2], *plain;
+    (void)state;
+    open_two_ranks(ranks, &plain);
+    for (size_t r = 0; r < 2; r++) {
+        layers_announce(ranks[r], 0, 1);
+        stream_set_patience(ranks[r]->stream, 1);
+    }
+    assert_ok(layer_acquire(ranks[0], 0));
+    Err *err = first_error(ranks[1]);
+    assert_non_null(err);
+    assert_non_null(strstr(err_message(err), "rank 1 of this host waited "));
+    assert_fails(err, ERR_COMM, " holds layer 0");
+    close_two_ranks(ranks, plain);
+}
+
+/* The leader in a process of its own: opens the stream, says how to reach it and sleeps. */
+static pid_t start_leader(size_t limit, HostRanks *host)
+{
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        Model *model = NULL;
+        HostRanks mine = {.rank = 0, .size = 2};
+        Err *err = model_open(&model, "examples/tiny-glm5");
+        if (!err) err = stream_open(model, limit, 0, &mine);
+        if (err || write(ends[1], &mine, sizeof mine) != sizeof mine) _exit(1);
+        alarm(60);
+        for (;;) pause();
+    }
+    close(ends[1]);
+    assert_int_equal(read(ends[0], host, sizeof *host), sizeof *host);
+    close(ends[0]);
+    host->rank = 1;
+    return pid;
+}
+
+static void a_leader_that_is_killed_ends_the_waiting_of_others(void **state)
+{
+    Model *model;
+    HostRanks host;
+    int status;
+    (void)state;
+    alarm(60);
+    assert_ok(model_open(&model, "examples/tiny-glm5"));
+    size_t limit = min_limit_of(model, 0);
+    pid_t pid = start_leader(limit, &host);
+    assert_ok(stream_open(model, limit, 0, &host));
+    assert_ok(layer_acquire(model, 0));
+    layer_release(model, 0);
+    kill(pid, SIGKILL);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    Err *err = first_error(model);
+    assert_fails(err, ERR_COMM, ", which reads the weights, has ended");
+    model_close(model);
+    alarm(0);
+}
+
+/* ---- files ------------------------------------------------------------------------------------------------------- */
 
 static void copy_file(const char *from, const char *to)
 {
@@ -219,6 +348,9 @@ int main(void)
                                        cmocka_unit_test(so_have_runs_of_experts),
                                        cmocka_unit_test(so_have_streamed_fp8_weights_and_their_scales),
                                        cmocka_unit_test(a_rank_with_fewer_groups_holds_no_buffer),
+                                       cmocka_unit_test(a_rank_that_leaves_works_alone_and_holds_nobody_up),
+                                       cmocka_unit_test(a_rank_that_waits_too_long_names_the_one_that_holds_it_up),
+                                       cmocka_unit_test(a_leader_that_is_killed_ends_the_waiting_of_others),
                                        scratch_test(a_file_that_shrinks_is_named),
                                        cmocka_unit_test(an_outline_has_the_shapes_and_sizes_of_the_files)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "cli/verbs.h"
 #include "train/run.h"
+#include "train/signals.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -40,9 +41,12 @@ static long wanted_ranks(int argc, char **argv)
 
 static volatile sig_atomic_t mpirun_pid;
 
+/* The second signal to stop: mpirun kills the ranks within seconds. A third one ends this process. */
 static void forward_signal(int signal_number)
 {
-    if (mpirun_pid > 0) kill((pid_t)mpirun_pid, signal_number == SIGUSR1 ? SIGUSR1 : SIGUSR2);
+    bool save = signal_number == SIGUSR1, again = !save && signals_is_second();
+    if (mpirun_pid > 0) kill((pid_t)mpirun_pid, save ? SIGUSR1 : again ? SIGTERM : SIGUSR2);
+    if (again) signal(signal_number, SIG_DFL);
 }
 
 /* In the child process: the terminal's signals do not reach it, and it ends with its parent. */

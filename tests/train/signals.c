@@ -1,11 +1,14 @@
-/* Signals to a training run: it saves, and a resume ends with the same bits as a run that was never stopped. */
+/* Signals to a training run: it saves, and a resume ends with the same bits as a run that was never stopped. A second
+ * signal ends a run that cannot save. */
 #define _GNU_SOURCE
 #include "tests/support/program.h"
 
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 
 static void digest_of(const char *output, char digest[80])
@@ -85,11 +88,50 @@ static void a_signal_reaches_all_ranks_and_saves(void **state)
     assert_string_equal(one, two);
 }
 
+static long first_child(long process)
+{
+    char path[64];
+    long child = 0;
+    snprintf(path, sizeof path, "/proc/%ld/task/%ld/children", process, process);
+    FILE *children = fopen(path, "re");
+    if (children && fscanf(children, "%ld", &child) != 1) child = 0;
+    if (children) fclose(children);
+    return child;
+}
+
+/* One rank stands still, the other waits for it inside MPI, where nobody looks for a signal. */
+static void a_second_signal_ends_a_run_that_waits(void **state)
+{
+    char output[PATH_BYTES], path[PATH_BYTES];
+    char *words[PROGRAM_MAX_WORDS];
+    struct stat st = {0};
+    time_t began = time(NULL);
+    scratch_path(state, "run", output);
+    program_train_words(words, PROGRAM_BASE, PROGRAM_DATA, output,
+                        PROGRAM_WORDS("--ranks", "2", "--max_steps", "5000", "--save_steps", "0"));
+    pid_t pid = program_start(state, words);
+    assert_ok(file_join(path, output, "metrics.jsonl"));
+    while ((stat(path, &st) || st.st_size == 0) && time(NULL) - began < PROGRAM_SECONDS) program_pause();
+    long rank = first_child(first_child((long)pid)); /* of mpirun */
+    assert_true(rank > 0);
+    assert_int_equal(kill((pid_t)rank, SIGSTOP), 0);
+    kill(pid, SIGTERM);
+    kill(pid, SIGTERM); /* as timeout(1) does; both are one */
+    nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
+    assert_int_equal(waitpid(pid, NULL, WNOHANG), 0);
+    kill(pid, SIGTERM);
+    began = time(NULL);
+    assert_int_not_equal(program_wait(state, pid), 0);
+    while (kill((pid_t)rank, 0) == 0 && time(NULL) - began < 20) program_pause(); /* and nothing of it stays */
+    assert_true(time(NULL) - began < 20);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         scratch_test(a_signal_saves_and_a_resume_ends_as_if_there_had_been_none),
         scratch_test(a_signal_reaches_all_ranks_and_saves),
+        scratch_test(a_second_signal_ends_a_run_that_waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -202,9 +202,22 @@ static void one_run_or_several_make_a_picture(void **state)
     assert_png(700);
     assert_null(plot_runs(picture, NULL, 3, (const char *[]){run_a, run_a, run_b}));
     assert_png(700);
-    write_metrics(run_b, "");
-    assert_null(plot_runs(picture, NULL, 1, (const char *[]){run_b}));
-    assert_png(500);
+}
+
+static void a_run_without_a_curve_is_refused(void **state)
+{
+    static const char *const empty[] = {"", "{\"settings\":{\"r\":16},\"learning_rate\":0.003}\n"};
+    (void)state;
+    write_metrics(run_a, two_steps);
+    for (size_t i = 0; i < 2; i++) {
+        write_metrics(run_b, empty[i]);
+        Err *err = plot_runs(picture, NULL, 2, (const char *[]){run_a, run_b});
+        assert_non_null(err);
+        assert_int_equal(err_kind(err), ERR_FORMAT);
+        assert_non_null(strstr(err_message(err), "no line has a loss"));
+        err_free(err);
+        assert_false(file_exists(picture));
+    }
 }
 
 int main(void)
@@ -216,6 +229,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_run_is_named_after_its_directory_or_file, setup, teardown),
         cmocka_unit_test_setup_teardown(a_run_that_is_not_there_is_an_error, setup, teardown),
         cmocka_unit_test_setup_teardown(one_run_or_several_make_a_picture, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_run_without_a_curve_is_refused, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,6 +9,7 @@
 #include "base/arena.h"
 #include "base/digest.h"
 #include "base/memory.h"
+#include "base/rng.h"
 #include "data/records/record_index.h"
 #include "data/text/inflate.h"
 #include "data/text/lines.h"
@@ -43,6 +44,8 @@ struct Dataset {
     Arena arena; /* of ids and targets */
     Domain *domains;
     size_t n_domains, domain_capacity;
+    uint32_t *domain_slots; /* by name: 0 is a free slot, else the domain's number plus one */
+    size_t n_domain_slots;  /* a power of two, more than twice n_domains */
     DatasetTotals totals;
 };
 
@@ -89,13 +92,37 @@ void data_files_free(DataFiles *files)
 
 /* ---- preloaded documents ---- */
 
+/* The slot that has the domain of this name, or the free one where it belongs. */
+static uint32_t *slot_of(const Dataset *ds, const char *name)
+{
+    size_t mask = ds->n_domain_slots - 1, at = rng_name(0, name) & mask;
+    while (ds->domain_slots[at] && strcmp(ds->domains[ds->domain_slots[at] - 1].name, name) != 0) at = (at + 1) & mask;
+    return &ds->domain_slots[at];
+}
+
+static Err *widen_slots(Dataset *ds)
+{
+    size_t n = ds->n_domain_slots ? 2 * ds->n_domain_slots : 64;
+    uint32_t *slots;
+    TRY(mem_new(&slots, n, sizeof *slots));
+    free(ds->domain_slots);
+    ds->domain_slots = slots;
+    ds->n_domain_slots = n;
+    for (size_t i = 0; i < ds->n_domains; i++) *slot_of(ds, ds->domains[i].name) = (uint32_t)i + 1;
+    return NULL;
+}
+
+/* The number of a domain, in the order in which they first appear. */
 static Err *domain_of(Dataset *ds, const char *name, uint32_t *domain)
 {
-    for (*domain = 0; *domain < ds->n_domains; ++*domain)
-        if (strcmp(ds->domains[*domain].name, name) == 0) return NULL;
-    TRY(mem_grow(&ds->domains, &ds->domain_capacity, ds->n_domains + 1, sizeof *ds->domains));
-    TRY(mem_copy_text(&ds->domains[ds->n_domains].name, name));
-    ds->n_domains++;
+    if (2 * (ds->n_domains + 1) > ds->n_domain_slots) TRY(widen_slots(ds));
+    uint32_t *slot = slot_of(ds, name);
+    if (!*slot) {
+        TRY(mem_grow(&ds->domains, &ds->domain_capacity, ds->n_domains + 1, sizeof *ds->domains));
+        TRY(mem_copy_text(&ds->domains[ds->n_domains].name, name));
+        *slot = (uint32_t)++ds->n_domains;
+    }
+    *domain = *slot - 1;
     return NULL;
 }
 
@@ -261,6 +288,7 @@ void dataset_close(Dataset *ds)
     arena_free(&ds->arena);
     free(ds->sources);
     free(ds->domains);
+    free(ds->domain_slots);
     free(ds->documents);
     free(ds);
 }

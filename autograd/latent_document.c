@@ -64,7 +64,7 @@ bool latent_document_init(LatentDocument *doc, Tape *tape, const LatentState *st
                                          : max_keys(doc->chosen, doc->n, doc->words);
     doc->q_width = latent_round_up(doc->keys.K);
     doc->z_width = latent_round_up(doc->keys.C);
-    doc->state_floats = backward ? latent_kept(&doc->keys, doc->max_keys) : 0;
+    doc->state_floats = backward ? latent_state(&doc->keys, doc->max_keys) : 0;
     size_t each = (H * (doc->q_width * (backward ? 2 : 1) + doc->z_width) + doc->state_floats + doc->max_keys) *
                   sizeof(float);
     doc->block_queries = size_min(size_min(doc->n, MAX_BLOCK_QUERIES), MAX_BLOCK_BYTES / each + 1);

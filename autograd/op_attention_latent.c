@@ -134,7 +134,7 @@ static LatentQuery query_of(const LatentDocument *doc, size_t i, float *lse, flo
                          .q_stride = doc->q_width,
                          .o_stride = doc->z_width,
                          .lse = lse,
-                         .kept = doc->state ? doc->state + i * doc->state_floats : NULL,
+                         .state = doc->state ? doc->state + i * doc->state_floats : NULL,
                          .scratch = scratch};
 }
 

@@ -107,21 +107,21 @@ void latent_attend(const LatentKeys *keys, const LatentQuery *query, float *o)
     sum_keys(keys, n, query->ids, keys->C, &w, o, query->o_stride);
 }
 
-/* Where `kept` has what; offsets in floats. */
+/* Where `state` has what; offsets in floats. */
 typedef struct {
     LatentSums sizes; /* its pointers are not set */
     size_t coef, q, d_o, n_floats;
-} KeptLayout;
+} StateLayout;
 
-static KeptLayout kept_layout(const LatentKeys *keys, size_t n)
+static StateLayout state_layout(const LatentKeys *keys, size_t n)
 {
     size_t per_word = keys->kernels->gemm->per_word, heads = (keys->n_heads + per_word - 1) / per_word;
-    KeptLayout l = {.sizes = {.n_heads = keys->n_heads,
-                              .K = keys->K,
-                              .C = keys->C,
-                              .group_step = n * LATENT_COEF / per_word,
-                              .q_stride = round_up(keys->K, LANES),
-                              .o_stride = round_up(keys->C, LANES)}};
+    StateLayout l = {.sizes = {.n_heads = keys->n_heads,
+                               .K = keys->K,
+                               .C = keys->C,
+                               .group_step = n * LATENT_COEF / per_word,
+                               .q_stride = round_up(keys->K, LANES),
+                               .o_stride = round_up(keys->C, LANES)}};
     size_t n_coef = groups_of(keys) * l.sizes.group_step +
                     LATENT_MARGIN * LATENT_COEF; /* tiles reach beyond the last key */
     l.q = l.coef + round_up(n_coef, LANES);
@@ -130,7 +130,7 @@ static KeptLayout kept_layout(const LatentKeys *keys, size_t n)
     return l;
 }
 
-size_t latent_kept(const LatentKeys *keys, size_t n) { return kept_layout(keys, n).n_floats; }
+size_t latent_state(const LatentKeys *keys, size_t n) { return state_layout(keys, n).n_floats; }
 
 void latent_backward(const LatentKeys *exact, const LatentKeys *keys, const LatentQuery *query, const float *d_o,
                      const float *delta, float *dq)
@@ -138,9 +138,9 @@ void latent_backward(const LatentKeys *exact, const LatentKeys *keys, const Late
     const LatentKernels *latent = keys->kernels;
     size_t n = query->n;
     const uint32_t *ids = query->ids;
-    float *kept = query->kept;
+    float *state = query->state;
     Workspace w = workspace_of(keys, n, query->scratch);
-    KeptLayout layout = kept_layout(keys, n);
+    StateLayout layout = state_layout(keys, n);
     to_lanes(exact, keys->K, query->q, query->q_stride, w.q);
     to_lanes(exact, keys->C, d_o, query->o_stride, w.d_o);
     score(exact, n, ids, keys->K, w.q, w.S, w.score_step);
@@ -151,20 +151,20 @@ void latent_backward(const LatentKeys *exact, const LatentKeys *keys, const Late
         memcpy(lanes[0], query->lse + g * LANES, some);
         memcpy(lanes[1], delta + g * LANES, some);
         latent->gradients(n, w.S + g * w.score_step, w.dP + g * w.score_step, lanes[0], lanes[1],
-                          kept + layout.coef + g * layout.sizes.group_step);
+                          state + layout.coef + g * layout.sizes.group_step);
     }
     sum_keys(keys, n, ids, keys->K, &w, dq, query->q_stride);
-    latent->pack_heads(keys->n_heads, keys->K, query->q, query->q_stride, kept + layout.q, layout.sizes.q_stride);
-    latent->pack_heads(keys->n_heads, keys->C, d_o, query->o_stride, kept + layout.d_o, layout.sizes.o_stride);
+    latent->pack_heads(keys->n_heads, keys->K, query->q, query->q_stride, state + layout.q, layout.sizes.q_stride);
+    latent->pack_heads(keys->n_heads, keys->C, d_o, query->o_stride, state + layout.d_o, layout.sizes.o_stride);
 }
 
 void latent_scatter(const LatentKeys *keys, const LatentQuery *query, size_t from, size_t n_some, float *dkey,
                     size_t dkey_stride)
 {
-    KeptLayout layout = kept_layout(keys, query->n);
+    StateLayout layout = state_layout(keys, query->n);
     LatentSums sums = layout.sizes;
-    sums.coef = query->kept + layout.coef + from * LATENT_COEF / keys->kernels->gemm->per_word;
-    sums.q = query->kept + layout.q;
-    sums.d_o = query->kept + layout.d_o;
+    sums.coef = query->state + layout.coef + from * LATENT_COEF / keys->kernels->gemm->per_word;
+    sums.q = query->state + layout.q;
+    sums.d_o = query->state + layout.d_o;
     if (n_some) keys->kernels->scatter(&sums, n_some, query->ids + from, dkey, dkey_stride);
 }

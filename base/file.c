@@ -1,6 +1,7 @@
-/* Files on POSIX. Every writer goes through a draft: write `name.draft.KEY`, sync it, rename it over the target, sync
- * the folder. So a reader, or a run after a crash, sees the old file or the new one. KEY is random, so two writers of
- * one target never share a draft, in whatever threads, processes and hosts they are; the last one to rename wins.
+/* Files on POSIX. Every writer of a regular file goes through a draft: write `name.draft.KEY`, sync it, rename it over
+ * the target, sync the folder. So a reader, or a run after a crash, sees the old file or the new one. KEY is random, so
+ * two writers of one target never share a draft, in whatever threads, processes and hosts they are; the last one to
+ * rename wins.
  *
  * Maps are listed, because a signal handler has to name the file whose page cannot be read. Any thread opens and closes
  * maps, so the list has a lock, which the handler takes as well. */
@@ -256,21 +257,6 @@ Err *file_replace(const char *draft, const char *path)
     return sync_folder_of(path);
 }
 
-Err *file_write(const char *path, const void *data, size_t bytes)
-{
-    char draft[PATH_BYTES];
-    FILE *stream;
-    TRY(file_draft_open(&stream, draft, path));
-    Err *err = NULL;
-    if (bytes && fwrite(data, 1, bytes, stream) != bytes) err = err_errno("write %s", draft);
-    err = err_first(err, file_close(&stream, draft));
-    if (err) {
-        unlink(draft);
-        return err;
-    }
-    return file_replace(draft, path);
-}
-
 Err *file_close(FILE **stream, const char *path)
 {
     FILE *closing = *stream;
@@ -279,4 +265,114 @@ Err *file_close(FILE **stream, const char *path)
     bool failed = ferror(closing) != 0;
     if (fclose(closing)) return err_errno("write %s", path);
     return failed ? err_new(ERR_IO, "write %s failed", path) : NULL;
+}
+
+/* ---- where a path leads --------------------------------------------------------------------------------------- */
+
+/* What the symbolic links at `path` lead to, whether it exists or not. */
+static Err *follow_links(char target[PATH_BYTES], const char *path)
+{
+    enum { MAX_LINKS = 40 }; /* as Linux has it */
+    char link[PATH_BYTES];
+    size_t n = strlen(path), folder;
+    if (!n || n >= PATH_BYTES) return err_new(ERR_IO, "path is empty or too long: %.60s", path);
+    memcpy(target, path, n + 1);
+    for (int i = 0; i < MAX_LINKS; i++) {
+        ssize_t bytes = readlink(target, link, sizeof link);
+        if (bytes < 0) return NULL; /* no link */
+        const char *slash = *link == '/' ? NULL : strrchr(target, '/');
+        folder = slash ? (size_t)(slash - target) + 1 : 0;
+        if (folder + (size_t)bytes >= PATH_BYTES) return err_new(ERR_IO, "path too long: %s leads to it", path);
+        memcpy(target + folder, link, (size_t)bytes);
+        target[folder + (size_t)bytes] = 0;
+    }
+    return err_new(ERR_IO, "%s: too many symbolic links", path);
+}
+
+static bool is_one_file(const struct stat *a, const struct stat *b)
+{
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+bool file_is_same(const char *path, const char *other)
+{
+    struct stat a, b;
+    return !stat(path, &a) && !stat(other, &b) && S_ISREG(a.st_mode) && is_one_file(&a, &b);
+}
+
+/* The descriptor of standard output or standard error when it is open for writing and `found` is where it leads; -1
+ * otherwise. */
+static int standard_descriptor(const struct stat *found)
+{
+    for (int fd = STDOUT_FILENO; fd <= STDERR_FILENO; fd++) {
+        struct stat st;
+        int flags = fcntl(fd, F_GETFL);
+        if (flags >= 0 && (flags & O_ACCMODE) != O_RDONLY && !fstat(fd, &st) && is_one_file(&st, found)) return fd;
+    }
+    return -1;
+}
+
+/* ---- writing -------------------------------------------------------------------------------------------------- */
+
+static Err *open_draft(FileWriter *writer, const char *path, const struct stat *replaced)
+{
+    TRY(follow_links(writer->target, path));
+    TRY(file_draft_open(&writer->stream, writer->draft, writer->target));
+    if (!replaced || !fchmod(fileno(writer->stream), replaced->st_mode & 0777)) return NULL;
+    Err *err = err_errno("set the mode of %s", writer->draft);
+    file_writer_discard(writer);
+    return err;
+}
+
+/* Write to what is there: a standard stream by its descriptor, anything else by its name. */
+static Err *open_directly(FileWriter *writer, const char *path, int standard)
+{
+    fflush(stdout); /* what was printed before comes first */
+    int fd = standard >= 0 ? fcntl(standard, F_DUPFD_CLOEXEC, 0) : open(path, O_WRONLY | O_NOCTTY | O_CLOEXEC);
+    if (fd >= 0) writer->stream = fdopen(fd, "w");
+    if (writer->stream) return NULL;
+    Err *err = err_errno("open %s", writer->name);
+    if (fd >= 0) close(fd);
+    return err;
+}
+
+Err *file_writer_open(FileWriter *writer, const char *path)
+{
+    struct stat found;
+    bool dash = strcmp(path, "-") == 0, exists = !dash && stat(path, &found) == 0;
+    int standard = dash ? STDOUT_FILENO : exists ? standard_descriptor(&found) : -1;
+    writer->stream = NULL;
+    writer->name = dash ? "standard output" : path;
+    *writer->target = *writer->draft = 0;
+    if (standard >= 0 || (exists && !S_ISREG(found.st_mode))) return open_directly(writer, path, standard);
+    return open_draft(writer, path, exists ? &found : NULL);
+}
+
+Err *file_writer_close(FileWriter *writer)
+{
+    Err *err = file_close(&writer->stream, writer->name);
+    if (!err && *writer->draft) {
+        err = file_replace(writer->draft, writer->target);
+        *writer->draft = 0;
+    }
+    file_writer_discard(writer);
+    return err;
+}
+
+void file_writer_discard(FileWriter *writer)
+{
+    if (writer->stream) fclose(writer->stream);
+    if (*writer->draft) unlink(writer->draft);
+    writer->stream = NULL;
+    *writer->draft = 0;
+}
+
+Err *file_write(const char *path, const void *data, size_t bytes)
+{
+    FileWriter writer;
+    TRY(file_writer_open(&writer, path));
+    if (!bytes || fwrite(data, 1, bytes, writer.stream) == bytes) return file_writer_close(&writer);
+    Err *err = err_errno("write %s", writer.name);
+    file_writer_discard(&writer);
+    return err;
 }

@@ -1,7 +1,7 @@
 /* Files: read whole, mapped read-only, or replaced whole.
  *
  * Writing goes to a draft beside the target (`name.draft.KEY`, KEY of 16 hexadecimal digits), which is synced and
- * renamed: readers see the old file or the new one, never half of it. */
+ * renamed: readers see the old file or the new one, never half of it. Only regular files are replaced (FileWriter). */
 #ifndef GRAFT_BASE_FILE_H
 #define GRAFT_BASE_FILE_H
 
@@ -47,8 +47,31 @@ MUST_USE Err *file_draft_open(FILE **stream, char draft[PATH_BYTES], const char 
 /* Replace the target: sync the draft, rename it over the target, sync the folder. On failure the draft is removed. */
 MUST_USE Err *file_replace(const char *draft, const char *path);
 
-/* Replace a file by `bytes` bytes of data. */
+/* What is being written to a path. The path decides where it goes:
+ *   - `-`, or what is standard output or standard error already (/dev/stdout): there, after what was printed before;
+ *   - nothing there yet, or a regular file: a draft beside it, which replaces it on closing and keeps its mode;
+ *   - anything else (a device, a FIFO): it is written to.
+ * Symbolic links are followed: what they lead to is replaced, the links stay.
+ *
+ *     FileWriter out;
+ *     TRY(file_writer_open(&out, path));
+ *     fprintf(out.stream, ...);       // a failure shows in file_writer_close
+ *     return file_writer_close(&out); // or file_writer_discard: what was there before stays */
+typedef struct {
+    FILE *stream;
+    const char *name;                           /* for errors; the caller's path, or "standard output" */
+    char target[PATH_BYTES], draft[PATH_BYTES]; /* draft empty: written to directly */
+} FileWriter;
+
+MUST_USE Err *file_writer_open(FileWriter *writer, const char *path);
+MUST_USE Err *file_writer_close(FileWriter *writer);
+void file_writer_discard(FileWriter *writer);
+
+/* Write `bytes` bytes of data to a path, with a FileWriter. */
 MUST_USE Err *file_write(const char *path, const void *data, size_t bytes);
+
+/* Do both paths lead to one file on disk, by whatever names? */
+bool file_is_same(const char *path, const char *other);
 
 /* fclose that also reports errors of earlier buffered writes, such as a full disk. Sets *stream to NULL. */
 MUST_USE Err *file_close(FILE **stream, const char *path);

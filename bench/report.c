@@ -1,30 +1,22 @@
-/* Writes records to a draft of the file and renames it when the report is closed (base/file). Without a path records
- * are printed into memory and dropped, so callers need not distinguish the two. */
+/* Writes records to a file that is replaced when the report is closed (base/file). Without a path records are printed
+ * into memory and dropped, so callers need not distinguish the two. */
 #include "bench/report.h"
 
 #include "base/file.h"
 #include "base/memory.h"
 
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 struct BenchReport {
     char *path; /* NULL: records are dropped */
-    char draft[PATH_BYTES];
-    FILE *stream;
+    FileWriter writer;
 };
-
-static Err *open_stream(BenchReport *report, const char *path)
-{
-    TRY(mem_copy_text(&report->path, path));
-    return file_draft_open(&report->stream, report->draft, path);
-}
 
 Err *report_open(BenchReport **report, const char *path)
 {
     TRY(mem_new(report, 1, sizeof **report));
-    Err *err = path ? open_stream(*report, path) : NULL;
+    Err *err = path ? mem_copy_text(&(*report)->path, path) : NULL;
+    if (!err && path) err = file_writer_open(&(*report)->writer, (*report)->path);
     if (!err) return NULL;
     report_discard(*report);
     *report = NULL;
@@ -36,22 +28,15 @@ Err *report_add(BenchReport *report, Json *record)
     char *text;
     Err *err = json_print(record, false, &text);
     json_free(record);
-    if (err || !report->stream) {
-        if (!err) free(text);
-        return err;
-    }
-    if (fprintf(report->stream, "%s\n", text) < 0) err = err_errno("write %s", report->path);
+    if (err) return err;
+    if (report->path && fprintf(report->writer.stream, "%s\n", text) < 0) err = err_errno("write %s", report->path);
     free(text);
     return err;
 }
 
 Err *report_close(BenchReport *report)
 {
-    Err *err = report->stream ? file_close(&report->stream, report->path) : NULL;
-    if (!err && report->path) {
-        err = file_replace(report->draft, report->path);
-        *report->draft = 0;
-    }
+    Err *err = report->path ? file_writer_close(&report->writer) : NULL;
     report_discard(report);
     return err;
 }
@@ -59,8 +44,7 @@ Err *report_close(BenchReport *report)
 void report_discard(BenchReport *report)
 {
     if (!report) return;
-    if (report->stream) fclose(report->stream);
-    if (*report->draft) unlink(report->draft);
+    file_writer_discard(&report->writer);
     free(report->path);
     free(report);
 }

@@ -8,6 +8,7 @@
 #include "bench/steps.h"
 #include "bench/suite.h"
 #include "cli/candidate.h"
+#include "cli/output.h"
 #include "cli/verbs.h"
 #include "infer/cache.h"
 #include "tensor/dispatch.h"
@@ -197,6 +198,7 @@ static Err *bench(BenchSettings *s, int argc, char **argv)
     if (s->make && !directory) return err_new(ERR_USAGE, "make: in which DIR?");
     if (s->make) return random_model_make(s->make, directory, (uint64_t)s->step.seed);
     if (s->threads) omp_set_num_threads((int)s->threads);
+    TRY(output_check("--json", s->json, 2, (const char *[]){directory, s->step.init_adapter}));
     if (!directory) return bench_suite(s);
     return s->generate ? bench_generation(s, directory) : bench_model(s, directory);
 }

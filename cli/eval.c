@@ -2,6 +2,7 @@
  * options and the fail conditions; cli/eval_score.c computes the figures, cli/eval_report.c prints them. */
 #include "base/log.h"
 #include "cli/eval_report.h"
+#include "cli/output.h"
 #include "cli/verbs.h"
 
 #include <stdio.h>
@@ -63,6 +64,15 @@ static void check_fail_conditions(Eval *e)
             }
 }
 
+static Err *check_records(const EvalSettings *s)
+{
+    const TextList *lists[] = {&s->data, &s->candidate.adapter};
+    for (size_t i = 0; i < 2; i++)
+        TRY(output_check("--records", s->records, lists[i]->count, (const char *const *)lists[i]->items));
+    return output_check("--records", s->records, 2,
+                        (const char *[]){s->candidate.model, s->data_settings.chat_template});
+}
+
 static Err *eval(Eval *e, int argc, char **argv)
 {
     TRY(sampling_arguments(&e->settings, eval_table, argc, argv, AT(candidate.model)));
@@ -71,6 +81,7 @@ static Err *eval(Eval *e, int argc, char **argv)
         options_help(stdout, eval_table);
         return NULL;
     }
+    TRY(check_records(&e->settings));
     TRY(eval_score_open(e));
     TRY(eval_score_run(e));
     TRY(eval_score_sum_up(e));

@@ -194,10 +194,12 @@ Err *eval_report_write_records(const Eval *e)
 {
     const char *path = e->settings.records;
     if (!path) return NULL;
-    FILE *stream = fopen(path, "w");
-    if (!stream) return err_errno("open %s", path);
+    FileWriter out;
+    TRY(file_writer_open(&out, path));
     Err *err = NULL;
     for (size_t i = 0; i < e->n_records && !err; i++)
-        for (size_t v = 0; v < e->n_variants && !err; v++) err = write_record(e, stream, i, v);
-    return err_first(err, file_close(&stream, path));
+        for (size_t v = 0; v < e->n_variants && !err; v++) err = write_record(e, out.stream, i, v);
+    if (!err) return file_writer_close(&out);
+    file_writer_discard(&out);
+    return err;
 }

@@ -6,6 +6,7 @@
 #include "base/rng.h"
 #include "cli/sampling.h"
 #include "cli/candidate.h"
+#include "cli/output.h"
 #include "cli/verbs.h"
 #include "data/chat/chat.h"
 #include "data/text/inflate.h"
@@ -36,7 +37,8 @@ static const Option generate_table[] = {
      .help = "prompts from a file: JSON Lines with messages, question or prompt; or plain text, one prompt per line"},
     {"unpack_limit", OPT_INT, AT(unpack_limit), .preset = "200", .max = 1e9,
      .help = "how many times its size a packed --data file may become; 0: no limit"},
-    {"output", OPT_TEXT, AT(output), .help = "file for the answers to --data, as JSON Lines; default: standard output"},
+    {"output", OPT_TEXT, AT(output),
+     .help = "file for the answers to --data, as JSON Lines; -, the default: standard output"},
     {"system", OPT_TEXT, AT(system), .help = "a system message"},
     {"raw", OPT_FLAG, AT(raw), .help = "no chat template: the prompt is the beginning of a text"},
     {"chat_template", OPT_TEXT, AT(chat_template), .help = "overrides the one that the model directory ships"},
@@ -246,9 +248,8 @@ static Err *write_line(FILE *stream, const Writer *w, size_t i, const LiveAnswer
 
 static Err *write_all(const Writer *w, size_t n, LiveAnswer *answers, const Generated *made)
 {
-    const char *path = w->settings.output;
-    FILE *stream = path ? fopen(path, "w") : stdout;
-    if (!stream) return err_errno("open %s", path);
+    FileWriter out;
+    TRY(file_writer_open(&out, w->settings.output ? w->settings.output : "-"));
     Err *err = NULL;
     for (size_t i = 0; i < n && !err; i++) {
         size_t from;
@@ -258,9 +259,11 @@ static Err *write_all(const Writer *w, size_t n, LiveAnswer *answers, const Gene
         if (!err && answers[i].to_stdout) print_from(&answers[i], from);
         if (!err && answers[i].to_stdout) putchar('\n');
         if (!err && (!answers[i].to_stdout || w->settings.logprobs))
-            err = write_line(stream, w, i, &answers[i], &made[i]);
+            err = write_line(out.stream, w, i, &answers[i], &made[i]);
     }
-    return path ? err_first(err, file_close(&stream, path)) : err;
+    if (!err) return file_writer_close(&out);
+    file_writer_discard(&out);
+    return err;
 }
 
 static void set_generation(Writer *w, size_t i, Generation *g, LiveAnswer *live)
@@ -346,12 +349,20 @@ static CandidateWork work_of(const Writer *w)
     return (CandidateWork){at_once * PROMPT_TOKENS, PROMPT_TOKENS, cache_bytes(w->candidate.model, at_once, capacity)};
 }
 
+static Err *check_output(const GenerateSettings *s)
+{
+    const TextList *adapters = &s->candidate.adapter;
+    TRY(output_check("--output", s->output, adapters->count, (const char *const *)adapters->items));
+    return output_check("--output", s->output, 3, (const char *[]){s->data, s->candidate.model, s->chat_template});
+}
+
 static Err *open_parts(Writer *w)
 {
     GenerateSettings *s = &w->settings;
     if (!s->prompt == !s->data) return err_new(ERR_USAGE, "give --prompt or --data");
     if (s->candidate.adapter.count > 1)
         return err_new(ERR_USAGE, "--adapter: %zu are given; generate takes one", s->candidate.adapter.count);
+    TRY(check_output(s));
     TRY(candidate_open(&w->candidate, &s->candidate));
     CandidateWork work = work_of(w);
     TRY(candidate_fit(&w->candidate, &s->candidate, &work, &s->group_tokens));

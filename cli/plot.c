@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/options.h"
+#include "cli/output.h"
 #include "cli/verbs.h"
 #include "plot/picture.h"
 #include "plot/timing.h"
@@ -19,7 +20,8 @@ typedef struct {
 static const Option plot_options[] = {
     {"kind", OPT_TEXT, offsetof(PlotConfig, kind), .preset = "curves", .choices = "curves roofline timing profile",
      .help = "roofline and timing draw a file of graft bench --json; timing also draws timing.jsonl of a run"},
-    {"output", OPT_TEXT, offsetof(PlotConfig, output), .preset = "loss.png", .help = "PNG file to write"},
+    {"output", OPT_TEXT, offsetof(PlotConfig, output), .preset = "loss.png",
+     .help = "PNG file to write; -: standard output"},
     {"title", OPT_TEXT, offsetof(PlotConfig, title), .help = "title of the picture; default: the name of the run"},
     {"help", OPT_FLAG, offsetof(PlotConfig, help), .help = "print this list"},
     {0}};
@@ -49,12 +51,13 @@ static Err *plot(PlotConfig *config, int argc, char **argv, const char **runs)
     if (n_runs == 0) return err_new(ERR_USAGE, "no run given; see graft plot --help");
     bool curves = strcmp(config->kind, "curves") == 0;
     if (!curves && n_runs != 1) return err_new(ERR_USAGE, "kind %s takes one file, not %zu", config->kind, n_runs);
+    TRY(output_check("--output", config->output, n_runs, runs));
     if (curves)
         TRY(plot_runs(config->output, config->title, n_runs, runs));
     else
         TRY((strcmp(config->kind, "roofline") == 0 ? plot_roofline : plot_timing)(config->output, config->title,
                                                                                   runs[0]));
-    log_line("wrote %s", config->output);
+    if (strcmp(config->output, "-") != 0) log_line("wrote %s", config->output);
     return NULL;
 }
 

@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "cli/output.h"
 #include "cli/preview_page.h"
 #include "cli/verbs.h"
 #include "data/text/lines.h"
@@ -36,7 +37,8 @@ static const Option preview_table[] = {
     {"ids", OPT_FLAG, offsetof(PreviewSettings, ids), .help = "print the id after each token"},
     {"color", OPT_TEXT, offsetof(PreviewSettings, color), .preset = "auto", .choices = "auto always never",
      .help = "never: brackets mark the tokens in the loss"},
-    {"html", OPT_TEXT, offsetof(PreviewSettings, html), .help = "write one HTML page to this file instead"},
+    {"html", OPT_TEXT, offsetof(PreviewSettings, html),
+     .help = "write one HTML page to this file (-: standard output) instead"},
     {"json", OPT_FLAG, offsetof(PreviewSettings, json), .help = "print JSON instead"},
     DATA_OPTIONS(offsetof(PreviewSettings, data)),
     {"help", OPT_FLAG, offsetof(PreviewSettings, help), .help = "print this list"},
@@ -300,7 +302,7 @@ static Err *write_page(const Preview *v, const char *path)
     failed |= fclose(out) != 0;
     Err *err = failed ? err_new(ERR_MEMORY, "out of memory for %s", path) : file_write(path, text, bytes);
     free(text);
-    if (!err) log_line("wrote %s", path);
+    if (!err && strcmp(path, "-") != 0) log_line("wrote %s", path);
     return err;
 }
 
@@ -347,6 +349,9 @@ static Err *preview(Previewer *p, int argc, char **argv, const char **files)
     if (!p->settings.model || !n_files)
         return err_new(ERR_USAGE, "%s is missing: graft preview --model DIR DATA...",
                        p->settings.model ? "a data file" : "--model");
+    TRY(output_check("--html", p->settings.html, n_files, files));
+    TRY(output_check("--html", p->settings.html, 2,
+                     (const char *[]){p->settings.model, p->settings.data.chat_template}));
     TRY(open_parts(p));
     for (size_t i = 0; i < n_files && !p->preview.more; i++) TRY(read_file(p, files[i]));
     return report(p);

@@ -1,13 +1,16 @@
-/* Files written, read, mapped and replaced, also by many threads; a map whose file was cut short; paths and directories
- * that are refused. */
+/* Files written, read, mapped and replaced, also by many threads; links, FIFOs and devices written through; a map whose
+ * file was cut short; paths and directories that are refused. */
+#define _GNU_SOURCE
 #include "base/file.h"
 #include "tests/support/check.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -235,6 +238,123 @@ static void closing_reports_a_failed_write(void **state)
     assert_ok(file_close(&stream, "full"));
 }
 
+/* ---- where a path leads --------------------------------------------------------------------------------------- */
+
+static void assert_is_link(const char *path)
+{
+    struct stat st;
+    assert_int_equal(lstat(path, &st), 0);
+    assert_true(S_ISLNK(st.st_mode));
+}
+
+static void assert_holds(const char *path, const char *expected)
+{
+    char *text;
+    assert_ok(file_read(&text, NULL, path));
+    assert_string_equal(text, expected);
+    free(text);
+}
+
+static void links_stay_and_what_they_lead_to_is_replaced(void **state)
+{
+    char folder[PATH_BYTES], path[PATH_BYTES], link[PATH_BYTES], far[PATH_BYTES];
+    assert_ok(file_make_directory(scratch_path(state, "folder", folder)));
+    scratch_path(state, "folder/x", path);
+    assert_int_equal(symlink("folder/x", scratch_path(state, "link", link)), 0);
+    assert_int_equal(symlink(link, scratch_path(state, "far", far)), 0);
+    assert_ok(file_write(far, "new", 3)); /* nothing was there */
+    assert_holds(path, "new");
+    assert_true(file_is_same(far, path));
+    assert_ok(file_write(link, "newer", 5));
+    assert_holds(path, "newer");
+    assert_is_link(link);
+    assert_is_link(far);
+    assert_int_equal(count_entries(folder), 1); /* no draft */
+    assert_int_equal(count_entries(*state), 3);
+    assert_int_equal(symlink("loop", scratch_path(state, "loop", link)), 0);
+    assert_fails(file_write(link, "x", 1), ERR_IO, "too many symbolic links");
+    assert_fails(file_write("", "x", 1), ERR_IO, "path is empty");
+}
+
+static void a_replaced_file_keeps_its_mode(void **state)
+{
+    char path[PATH_BYTES];
+    struct stat st;
+    assert_ok(file_write(scratch_path(state, "secret", path), "old", 3));
+    assert_int_equal(chmod(path, 0600), 0);
+    assert_ok(file_write(path, "new", 3));
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+}
+
+static void a_fifo_is_written_to(void **state)
+{
+    char path[PATH_BYTES], text[8] = {0};
+    struct stat st;
+    assert_int_equal(mkfifo(scratch_path(state, "fifo", path), 0600), 0);
+    int reader = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    assert_true(reader >= 0);
+    assert_ok(file_write(path, "words", 5));
+    assert_int_equal(read(reader, text, sizeof text), 5);
+    assert_string_equal(text, "words");
+    close(reader);
+    assert_int_equal(stat(path, &st), 0);
+    assert_true(S_ISFIFO(st.st_mode));
+    assert_false(file_is_same(path, path)); /* not a file on disk */
+    assert_int_equal(count_entries(*state), 1);
+}
+
+/* By way of links, so that the machine keeps its devices should this fail. */
+static void a_device_is_written_to(void **state)
+{
+    char null[PATH_BYTES], full[PATH_BYTES];
+    struct stat st;
+    assert_int_equal(symlink("/dev/null", scratch_path(state, "null", null)), 0);
+    assert_int_equal(symlink("/dev/full", scratch_path(state, "full", full)), 0);
+    assert_ok(file_write(null, "x", 1));
+    assert_is_link(null);
+    assert_int_equal(stat(null, &st), 0);
+    assert_true(S_ISCHR(st.st_mode));
+    if (file_exists(full)) assert_fails(file_write(full, "x", 1), ERR_IO, "full: No space left on device");
+    assert_int_equal(count_entries(*state), 2);
+}
+
+static void a_writer_that_is_discarded_changes_nothing(void **state)
+{
+    char path[PATH_BYTES];
+    FileWriter writer;
+    assert_ok(file_write(scratch_path(state, "x", path), "old", 3));
+    assert_ok(file_writer_open(&writer, path));
+    fputs("new", writer.stream);
+    file_writer_discard(&writer);
+    assert_holds(path, "old");
+    assert_int_equal(count_entries(*state), 1);
+}
+
+static void standard_output_is_written_after_what_was_printed(void **state)
+{
+    char path[PATH_BYTES], link[PATH_BYTES];
+    const char *const names[] = {"-", link, path};
+    assert_int_equal(symlink("/dev/stdout", scratch_path(state, "link", link)), 0);
+    scratch_path(state, "printed", path);
+    fflush(stdout);
+    int saved = dup(STDOUT_FILENO), file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    assert_true(saved >= 0 && file >= 0 && dup2(file, STDOUT_FILENO) >= 0);
+    Err *err = NULL;
+    for (size_t i = 0; i < 3 && !err; i++) {
+        fputs("printed, ", stdout);
+        err = file_write(names[i], "written, ", 9);
+    }
+    fflush(stdout);
+    dup2(saved, STDOUT_FILENO);
+    close(saved);
+    close(file);
+    assert_ok(err);
+    assert_holds(path, "printed, written, printed, written, printed, written, ");
+    assert_is_link(link);
+    assert_false(file_exists("-"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -249,6 +369,12 @@ int main(void)
         scratch_test(directories_are_made_with_their_parents),
         scratch_test(paths_that_do_not_fit_are_refused),
         scratch_test(closing_reports_a_failed_write),
+        scratch_test(links_stay_and_what_they_lead_to_is_replaced),
+        scratch_test(a_replaced_file_keeps_its_mode),
+        scratch_test(a_fifo_is_written_to),
+        scratch_test(a_device_is_written_to),
+        scratch_test(a_writer_that_is_discarded_changes_nothing),
+        scratch_test(standard_output_is_written_after_what_was_printed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -161,7 +161,7 @@ static Err *converse(ChatSession *c)
 {
     char *line;
     bool quit = false;
-    while (!quit && (line = line_editor_read("> "))) {
+    while (!quit && !ferror(stdout) && (line = line_editor_read("> "))) {
         Err *err = *line == '/' ? command(c, line, &quit) : *line ? send_message(c, line) : NULL;
         free(line);
         TRY(report_mistake(err));

@@ -44,7 +44,7 @@ static bool on_token(void *context, int32_t token)
     size_t from;
     c->err = answer_put(&c->answer, token, &from);
     if (!c->err && c->answer.shown > from) show(c);
-    return !c->err && !c->answer.stopped && !line_editor_interrupted();
+    return !c->err && !c->answer.stopped && !ferror(stdout) && !line_editor_interrupted();
 }
 
 /* ---- tool calls ----------------------------------------------------------------------------------------------- */

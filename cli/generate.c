@@ -202,10 +202,14 @@ static Err *make_prompts(Writer *w)
 
 /* ---- answers -------------------------------------------------------------------------------------------------- */
 
-static void print_from(const LiveAnswer *live, size_t from)
+/* Fails when it does not arrive, so that the answer ends there and not after hours. */
+static Err *print_from(const LiveAnswer *live, size_t from)
 {
-    fwrite(live->answer.text.data + from, 1, live->answer.shown - from, stdout);
-    fflush(stdout);
+    size_t n = live->answer.shown - from;
+    if (fwrite(live->answer.text.data + from, 1, n, stdout) == n && !fflush(stdout)) return NULL;
+    Err *err = err_errno("write standard output");
+    clearerr(stdout); /* or the end of the program would say it again */
+    return err;
 }
 
 static bool on_token(void *context, int32_t token)
@@ -213,7 +217,7 @@ static bool on_token(void *context, int32_t token)
     LiveAnswer *live = context;
     size_t from;
     live->err = answer_put(&live->answer, token, &from);
-    if (!live->err && live->to_stdout) print_from(live, from);
+    if (!live->err && live->to_stdout) live->err = print_from(live, from);
     return !live->err && !live->answer.stopped;
 }
 
@@ -256,7 +260,7 @@ static Err *write_all(const Writer *w, size_t n, LiveAnswer *answers, const Gene
         err = answers[i].err;
         answers[i].err = NULL;
         if (!err) err = answer_end(&answers[i].answer, &from);
-        if (!err && answers[i].to_stdout) print_from(&answers[i], from);
+        if (!err && answers[i].to_stdout) err = print_from(&answers[i], from);
         if (!err && answers[i].to_stdout) putchar('\n');
         if (!err && (!answers[i].to_stdout || w->settings.logprobs))
             err = write_line(out.stream, w, i, &answers[i], &made[i]);

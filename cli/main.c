@@ -1,8 +1,10 @@
 /* graft VERB ...: a table of verbs. A new verb is one line here, one in cli/verbs.h and one file. */
-#define _GNU_SOURCE /* setenv */
+#define _GNU_SOURCE
 #include "base/file.h"
 #include "cli/verbs.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,10 +47,16 @@ static void restart_with_sleeping_threads(char **argv)
     execv("/proc/self/exe", argv); /* if this fails, the program continues and is slower */
 }
 
-int main(int argc, char **argv)
+/* A standard stream that was closed would leave its number to the next file that is opened, and what is printed would
+ * end up in there. Such a number gets a stream that can neither be read nor written. */
+static void hold_standard_streams(void)
 {
-    restart_with_sleeping_threads(argv);
-    file_watch_maps();
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF && open("/dev/null", fd ? O_RDONLY : O_WRONLY) != fd) return;
+}
+
+static int run_verb(int argc, char **argv)
+{
     if (argc < 2) return usage(stderr, 1);
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0 || strcmp(argv[1], "-h") == 0)
         return usage(stdout, 0);
@@ -56,4 +64,18 @@ int main(int argc, char **argv)
         if (strcmp(argv[1], verbs[i].name) == 0) return verbs[i].run(argc - 2, argv + 2);
     fprintf(stderr, "graft: there is no verb %s\n", argv[1]);
     return usage(stderr, 1);
+}
+
+/* Success is what has arrived: verbs print without checks, and a full disk shows here at the latest. (A reader that has
+ * seen enough, `| head`, ends the program by SIGPIPE and without a word; where the caller ignores that signal, this is
+ * an error as any other.) */
+int main(int argc, char **argv)
+{
+    hold_standard_streams();
+    restart_with_sleeping_threads(argv);
+    file_watch_maps();
+    int code = run_verb(argc, argv);
+    FILE *printed = stdout;
+    int lost = err_report(argc < 2 ? "" : argv[1], file_close(&printed, "standard output"));
+    return code ? code : lost;
 }

@@ -1,12 +1,15 @@
-/* Where the program's output goes: standard output, links, FIFOs; outputs that are also inputs are refused. GRAFT names the program. */
+/* Where the program's output goes: a full disk under standard output, closed streams, readers that stop reading,
+ * outputs that are also inputs. GRAFT names the program. */
 #define _GNU_SOURCE
 #include "tests/support/check.h"
 
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 
 #define MODEL "examples/tiny-glm5"
+#define FULL  ">/dev/full"
 
 static char said[1 << 16]; /* what the last program wrote on standard error, or where the shell sent it */
 
@@ -57,6 +60,86 @@ static void put_inputs(void **state)
     assert_ok(file_make_directory(scratch_path(state, "run", run)));
     put(state, "run/metrics.jsonl", metrics);
 }
+
+static int count(const char *part)
+{
+    int n = 0;
+    for (const char *at = said; (at = strstr(at, part)); at += strlen(part)) n++;
+    return n;
+}
+
+/* ---- standard output ------------------------------------------------------------------------------------------ */
+
+static void a_full_standard_output_is_a_failure(void **state)
+{
+    static const char *const commands[] = {
+        "help " FULL,
+        "train --help " FULL,
+        "eval --help " FULL,
+        "generate --help " FULL,
+        "preview --help " FULL,
+        "chat --help " FULL,
+        "inspect --help " FULL,
+        "plan --help " FULL,
+        "doctor --help " FULL,
+        "bench --help " FULL,
+        "plot --help " FULL,
+        "inspect " MODEL " " FULL,
+        "inspect --json " MODEL " " FULL,
+        "preview --model " MODEL " $D/data.jsonl " FULL,
+        "preview --json --model " MODEL " $D/data.jsonl " FULL,
+        "preview --model " MODEL " $D/data.jsonl --html - " FULL,
+        "plan " MODEL " --cores 2 --gflops 100 --memory_gib 8 --memory_gbs 10 --disk_gbs 1 " FULL,
+        "eval --model " MODEL " --data $D/data.jsonl " FULL,
+        "eval --json --model " MODEL " --data $D/data.jsonl " FULL,
+        "generate --raw --prompt x --max_new_tokens 500 --model " MODEL " " FULL,
+        "generate --data $D/data.jsonl --max_new_tokens 2 --model " MODEL " " FULL,
+        "plot $D/run --output - " FULL,
+        "plot $D/run --output $D/full", /* a link, so that the machine keeps its device should this fail */
+        "preview --model " MODEL " $D/data.jsonl --html $D/full",
+    };
+    if (!file_exists("/dev/full")) skip();
+    put_inputs(state);
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        int code = graft_after(state, i ? "" : "ln -s /dev/full $D/full;", commands[i]);
+        if (code != ERR_IO || count("No space left on device") != 1 || count("write ") != 1)
+            fail_msg("graft %s: code %d, and one line about the disk expected in:\n%s", commands[i], code, said);
+    }
+}
+
+static void another_failure_keeps_its_code(void **state)
+{
+    if (!file_exists("/dev/full")) skip();
+    put_inputs(state);
+    expect(graft(state, "eval --model " MODEL " --data $D/data.jsonl --fail-if 'loss > 0' " FULL), 10,
+           "write standard output: No space left on device");
+    expect(graft(state, "nothing " FULL), ERR_USAGE, "there is no verb nothing");
+}
+
+static void a_closed_standard_output_is_no_place_for_words(void **state)
+{
+    char path[PATH_BYTES], *text;
+    put_inputs(state);
+    expect(graft(state, "help >&-"), ERR_IO, "write standard output: Bad file descriptor");
+    expect(graft(state, "inspect " MODEL " >&-"), ERR_IO, "write standard output: Bad file descriptor");
+    expect(graft(state, "preview --model " MODEL " $D/data.jsonl --html $D/page.html >&- <&-"), 0, "wrote");
+    assert_ok(file_read(&text, NULL, scratch_path(state, "page.html", path)));
+    assert_int_equal(strncmp(text, "<!", 2), 0);
+    free(text);
+}
+
+/* By default SIGPIPE ends a program in a pipeline without a word; where it is ignored, one line says why. */
+static void a_reader_that_stops_is_no_storm(void **state)
+{
+    put_inputs(state);
+    signal(SIGPIPE, SIG_DFL);
+    graft_after(state, "{ sleep 0.3;", "help; echo code $? >&2; } | true");
+    assert_string_equal(said, "code 141\n");
+    graft_after(state, "trap '' PIPE; { sleep 0.3;", "help; echo code $? >&2; } | true");
+    assert_string_equal(said, "graft help: write standard output: Broken pipe\ncode 2\n");
+}
+
+/* ---- files ---------------------------------------------------------------------------------------------------- */
 
 static void a_dash_is_standard_output(void **state)
 {
@@ -133,6 +216,10 @@ static void an_output_that_cannot_be_written_is_refused_before_the_work(void **s
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        scratch_test(a_full_standard_output_is_a_failure),
+        scratch_test(another_failure_keeps_its_code),
+        scratch_test(a_closed_standard_output_is_no_place_for_words),
+        scratch_test(a_reader_that_stops_is_no_storm),
         scratch_test(a_dash_is_standard_output),
         scratch_test(links_and_fifos_are_written_through),
         scratch_test(an_output_that_is_an_input_is_refused),

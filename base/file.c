@@ -257,6 +257,12 @@ Err *file_replace(const char *draft, const char *path)
     return sync_folder_of(path);
 }
 
+Err *file_sync(FILE *stream, const char *path)
+{
+    if (fflush(stream)) return err_errno("write %s", path);
+    return fsync(fileno(stream)) && errno != EINVAL ? err_errno("sync %s", path) : NULL;
+}
+
 Err *file_close(FILE **stream, const char *path)
 {
     FILE *closing = *stream;

@@ -73,6 +73,9 @@ MUST_USE Err *file_write(const char *path, const void *data, size_t bytes);
 /* Do both paths lead to one file on disk, by whatever names? */
 bool file_is_same(const char *path, const char *other);
 
+/* Hand what was written to the disk: after it, a power failure does not lose it. */
+MUST_USE Err *file_sync(FILE *stream, const char *path);
+
 /* fclose that also reports errors of earlier buffered writes, such as a full disk. Sets *stream to NULL. */
 MUST_USE Err *file_close(FILE **stream, const char *path);
 

@@ -1,27 +1,67 @@
-/* metrics.jsonl. Every line is flushed as it is written, so the byte count that a checkpoint holds is always on
- * disk. */
+/* metrics.jsonl. Every line is flushed as it is written, which outlives the process, and synced before a checkpoint
+ * counts it, which outlives a power failure. */
 #define _GNU_SOURCE
 #include "train/metrics.h"
 
+#include "base/log.h"
+
+#include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-Err *metrics_open(Metrics *metrics, const char *directory, uint64_t bytes)
+static Err *open_file(Metrics *metrics)
 {
-    *metrics = (Metrics){.bytes = bytes};
-    TRY(file_join(metrics->path, directory, "metrics.jsonl"));
-    struct stat st;
-    uint64_t have = stat(metrics->path, &st) ? 0 : (uint64_t)st.st_size;
-    if (have < bytes)
-        return err_new(ERR_FORMAT, "%s has %llu bytes; the checkpoint was written after %llu", metrics->path,
-                       (unsigned long long)have, (unsigned long long)bytes);
     metrics->stream = fopen(metrics->path, "abe");
-    if (!metrics->stream) return err_errno("open %s", metrics->path);
-    if (ftruncate(fileno(metrics->stream), (off_t)bytes))
-        return err_errno("cut %s back to %llu bytes", metrics->path, (unsigned long long)bytes);
-    return NULL;
+    return metrics->stream ? NULL : err_errno("open %s", metrics->path);
+}
+
+Err *metrics_open(Metrics *metrics, const char *directory)
+{
+    *metrics = (Metrics){0};
+    TRY(file_join(metrics->path, directory, "metrics.jsonl"));
+    TRY(open_file(metrics));
+    return metrics_cut(metrics);
+}
+
+/* The end of the last whole line within the first `bytes` bytes, up to the first line of a later step. There is one
+ * where a run that had lost lines went on, and then again from the same checkpoint. */
+static Err *find_end(const char *path, uint64_t bytes, uint64_t step, uint64_t *end)
+{
+    char *line = NULL;
+    size_t capacity = 0;
+    uint64_t of;
+    ssize_t n;
+    *end = 0;
+    FILE *stream = fopen(path, "rbe");
+    if (!stream) return errno == ENOENT ? NULL : err_errno("open %s", path);
+    while ((n = getline(&line, &capacity, stream)) > 0 && *end + (uint64_t)n <= bytes) {
+        if (line[n - 1] != '\n' || sscanf(line, "{\"step\":%" SCNu64, &of) != 1 || of > step) break;
+        *end += (uint64_t)n;
+    }
+    Err *err = n < 0 && !feof(stream) ? err_errno("read %s", path) : NULL;
+    free(line);
+    fclose(stream);
+    return err;
+}
+
+Err *metrics_resume(Metrics *metrics, const char *directory, uint64_t bytes, uint64_t step)
+{
+    *metrics = (Metrics){0};
+    TRY(file_join(metrics->path, directory, "metrics.jsonl"));
+    TRY(find_end(metrics->path, bytes, step, &metrics->bytes));
+    if (metrics->bytes < bytes)
+        log_line("  warning   %s: %" PRIu64 " of %" PRIu64
+                 " bytes that the checkpoint counted are missing; lines of some steps are lost",
+                 metrics->path, bytes - metrics->bytes, bytes);
+    return open_file(metrics);
+}
+
+Err *metrics_cut(Metrics *metrics)
+{
+    if (!metrics->stream || ftruncate(fileno(metrics->stream), (off_t)metrics->bytes) == 0) return NULL;
+    return err_errno("cut %s back to %" PRIu64 " bytes", metrics->path, metrics->bytes);
 }
 
 Err *metrics_write(Metrics *metrics, Json *line)
@@ -37,5 +77,7 @@ Err *metrics_write(Metrics *metrics, Json *line)
     free(text);
     return err;
 }
+
+Err *metrics_sync(Metrics *metrics) { return metrics->stream ? file_sync(metrics->stream, metrics->path) : NULL; }
 
 Err *metrics_close(Metrics *metrics) { return file_close(&metrics->stream, metrics->path); }

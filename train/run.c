@@ -240,7 +240,7 @@ static Err *start_output(Run *run)
     if (resumes)
         err = run_resume(run, path);
     else if (writes)
-        err = metrics_open(&run->metrics, run->settings.output_dir, 0);
+        err = metrics_open(&run->metrics, run->settings.output_dir);
     TRY(dp_agree(&run->dp, err));
     if (!writes) return NULL;
     if (run->settings.tensorboard) TRY(tensorboard_open(&run->board, run->settings.output_dir, run->done));

@@ -1,8 +1,9 @@
 /* Save the state of a run to a checkpoint, and resume from one. Every rank owns a slice of the moments: to save, rank 0
  * collects and writes them; to resume, every rank reads the file and takes its own slice.
  *
- * A resume first checks everything that could refuse it. Only then does it cut metrics.jsonl back and remove the
- * checkpoints of later steps, so a refused resume leaves the directory as it was. */
+ * A resume first checks everything that could refuse it, so a refused resume leaves the directory as it was. Then it
+ * removes the checkpoints of later steps, the newest first, and last it cuts metrics.jsonl back. So wherever it is
+ * killed, the newest checkpoint has its metrics. */
 #include "base/log.h"
 #include "base/memory.h"
 #include "ckpt/checkpoint.h"
@@ -136,6 +137,7 @@ static Err *write_file(Run *run, Saved *saved, const char *directory, size_t kee
                                   .compute_path = dispatch_path(),
                                   .base_digest = run->base_digest,
                                   .data_digest = run->data_digest};
+    if (!err) err = metrics_sync(&run->metrics); /* first: the checkpoint counts its lines */
     if (!err) err = file_make_directory(directory);
     if (!err) err = checkpoint_path(path, directory, run->done);
     if (!err) err = checkpoint_save(&saved->ckpt, path);
@@ -314,8 +316,9 @@ static Err *read_file(Run *run, Saved *saved, const char *path)
     digest_state(run, saved);
     err = progress_parse(&run->progress, saved->ckpt.info.progress_json);
     if (!err && run->dp.rank == 0)
-        err = metrics_open(&run->metrics, run->settings.output_dir, saved->ckpt.info.metrics_bytes);
+        err = metrics_resume(&run->metrics, run->settings.output_dir, saved->ckpt.info.metrics_bytes, run->done);
     if (!err) err = forget_later_steps(run); /* nothing can refuse the resume any more */
+    if (!err) err = metrics_cut(&run->metrics);
     checkpoint_info_free(&saved->ckpt.info);
     return err;
 }

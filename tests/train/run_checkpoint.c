@@ -1,5 +1,5 @@
 /* Resuming: a resumed run ends with the same bits and files as one that never stopped. A refused resume leaves the
- * directory of the run as it was. */
+ * directory of the run as it was, and wherever a run ends there is something to resume. */
 #define _GNU_SOURCE
 #include "train/run.h"
 
@@ -296,18 +296,68 @@ static void nothing_to_resume_is_an_error(void **state)
     assert_false(file_exists(output));
 }
 
-/* The newer checkpoints must survive when the older one cannot be used. */
-static void a_metrics_file_that_is_too_short_refuses_the_resume(void **state)
+/* The bytes of metrics that the checkpoint of a step counted. */
+static uint64_t counted_bytes(const char *output, uint64_t step)
 {
-    char output[PATH_BYTES], path[PATH_BYTES];
+    char path[PATH_BYTES];
+    CkptInfo info;
+    assert_ok(checkpoint_path(path, output, step));
+    assert_ok(checkpoint_peek(&info, path));
+    uint64_t bytes = info.metrics_bytes;
+    checkpoint_info_free(&info);
+    return bytes;
+}
+
+/* As an older graft left it: metrics cut back to an older checkpoint, then killed before the newer ones were removed. */
+static void auto_takes_the_newest_checkpoint_also_after_a_cut(void **state)
+{
+    char output[PATH_BYTES], path[PATH_BYTES], one[128], two[128];
     scratch_path(state, "run", output);
-    assert_ok(train(output, NULL, NULL));
+    assert_ok(train(output, NULL, one));
+    remove_checkpoint(output, 6);
     assert_ok(file_join(path, output, "metrics.jsonl"));
-    assert_int_equal(truncate(path, 10), 0);
-    uint64_t before = fingerprint(output);
+    assert_int_equal(truncate(path, (off_t)counted_bytes(output, 2)), 0);
+    assert_ok(train(output, MORE("--resume_from_checkpoint", "auto"), two));
+    assert_string_equal(one, two);
+}
+
+/* The file that cannot be removed stands for the kill. */
+static void metrics_are_cut_after_the_newer_checkpoints_are_gone(void **state)
+{
+    char output[PATH_BYTES], path[PATH_BYTES], one[128], two[128];
+    scratch_path(state, "run", output);
+    assert_ok(train(output, NULL, one));
+    char *before = steady_metrics(output);
+    assert_ok(checkpoint_path(path, output, 5));
+    assert_ok(file_make_directory(path));
     assert_ok(checkpoint_path(path, output, 2));
-    assert_fails(train(output, MORE("--resume_from_checkpoint", path), NULL), ERR_FORMAT, "metrics.jsonl has 10 bytes");
-    assert_int_equal(fingerprint(output), before);
+    assert_fails(train(output, MORE("--resume_from_checkpoint", path), NULL), ERR_IO, "remove ");
+    char *after = steady_metrics(output);
+    assert_string_equal(before, after);
+    assert_ok(checkpoint_path(path, output, 6));
+    assert_false(file_exists(path));
+    assert_ok(checkpoint_path(path, output, 5));
+    assert_int_equal(rmdir(path), 0);
+    assert_ok(train(output, MORE("--resume_from_checkpoint", "auto"), two)); /* from step 4 */
+    assert_string_equal(one, two);
+    free(before);
+    free(after);
+}
+
+static void without_synced_metrics_there_is_no_checkpoint(void **state)
+{
+    char output[PATH_BYTES], path[PATH_BYTES], *words[MAX_WORDS];
+    size_t n = sizeof common / sizeof *common;
+    Run run = {.dp = {.size = 1}};
+    memcpy(words, common, sizeof common);
+    words[n++] = "--output_dir";
+    words[n++] = (char *)scratch_path(state, "run", output);
+    assert_ok(run_open(&run, (int)n, words));
+    close(fileno(run.metrics.stream));
+    assert_fails(run_save(&run, output, 0), ERR_IO, "sync ");
+    assert_ok(checkpoint_path(path, output, 0));
+    assert_false(file_exists(path));
+    run_close(&run);
 }
 
 int main(void)
@@ -320,7 +370,9 @@ int main(void)
         scratch_test(a_resume_that_does_not_match_the_checkpoint_is_refused_and_changes_nothing),
         scratch_test(a_damaged_checkpoint_is_refused_by_name),
         scratch_test(nothing_to_resume_is_an_error),
-        scratch_test(a_metrics_file_that_is_too_short_refuses_the_resume),
+        scratch_test(auto_takes_the_newest_checkpoint_also_after_a_cut),
+        scratch_test(metrics_are_cut_after_the_newer_checkpoints_are_gone),
+        scratch_test(without_synced_metrics_there_is_no_checkpoint),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -23,25 +23,32 @@ static void digest_of(const char *output, char digest[80])
     free(text);
 }
 
+/* Start a run, send it a signal when it has finished a step, and wait. Returns the exit code. */
+static int signal_a_run(void **state, char *output, char *const *steps, int number)
+{
+    char path[PATH_BYTES], *words[PROGRAM_MAX_WORDS];
+    struct stat st = {0};
+    time_t began = time(NULL);
+    program_train_words(words, PROGRAM_BASE, PROGRAM_DATA, output, steps);
+    pid_t pid = program_start(state, words);
+    assert_ok(file_join(path, output, "metrics.jsonl"));
+    while ((stat(path, &st) || st.st_size == 0) && time(NULL) - began < PROGRAM_SECONDS) program_pause();
+    kill(pid, number);
+    return program_wait(state, pid);
+}
+
 static void a_signal_saves_and_a_resume_ends_as_if_there_had_been_none(void **state)
 {
     char whole[PATH_BYTES], parts[PATH_BYTES], path[PATH_BYTES], one[80], two[80];
-    char *words[PROGRAM_MAX_WORDS];
     char *const steps[] = {"--max_steps", "60", "--save_steps", "0", "--lora_dropout", "0.1", NULL};
-    static const int signals[] = {SIGTERM, SIGINT};
+    static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
+    signal(SIGHUP, SIG_DFL); /* a run leaves it ignored where it was */
     scratch_path(state, "whole", whole);
     program_expect(program_train(state, PROGRAM_BASE, PROGRAM_DATA, whole, steps), 0, "step 60/60", NULL);
     digest_of(whole, one);
-    for (size_t i = 0; i < 2; i++) {
-        struct stat st = {0};
-        time_t began = time(NULL);
-        scratch_path(state, i ? "interrupted" : "terminated", parts);
-        program_train_words(words, PROGRAM_BASE, PROGRAM_DATA, parts, steps);
-        pid_t pid = program_start(state, words);
-        assert_ok(file_join(path, parts, "metrics.jsonl"));
-        while ((stat(path, &st) || st.st_size == 0) && time(NULL) - began < PROGRAM_SECONDS) program_pause();
-        kill(pid, signals[i]);
-        program_expect(program_wait(state, pid), ERR_STOPPED, "--resume_from_checkpoint auto",
+    for (size_t i = 0; i < 3; i++) {
+        scratch_path(state, (const char *[]){"terminated", "interrupted", "hung_up"}[i], parts);
+        program_expect(signal_a_run(state, parts, steps, signals[i]), ERR_STOPPED, "--resume_from_checkpoint auto",
                        "stopped by a signal after step ");
         assert_null(strstr(program_output, "step 60/60"));
         assert_ok(file_join(path, parts, "adapter"));
@@ -59,26 +66,22 @@ static void a_signal_saves_and_a_resume_ends_as_if_there_had_been_none(void **st
 /* mpirun kills its ranks two seconds after it gets a SIGTERM; a step of a large model takes longer. */
 static void a_signal_reaches_all_ranks_and_saves(void **state)
 {
-    char output[PATH_BYTES], path[PATH_BYTES], one[80], two[80];
-    char *words[PROGRAM_MAX_WORDS];
+    char output[PATH_BYTES], one[80], two[80];
     char *const steps[] = {"--ranks",      "2", "--max_steps", "60", "--micro_batch_tokens", "32",
                            "--save_steps", "0", NULL};
     char *const again[] = {
         "--max_steps", "60", "--micro_batch_tokens", "32", "--save_steps", "0", "--resume_from_checkpoint",
         "auto",        NULL};
     char *const alone[] = {"--max_steps", "60", "--micro_batch_tokens", "32", "--save_steps", "0", NULL};
-    struct stat st = {0};
-    time_t began = time(NULL);
     setenv("ASAN_OPTIONS", "detect_leaks=0", 1); /* Open MPI leaks memory, which would change the exit code */
-    scratch_path(state, "run", output);
-    program_train_words(words, PROGRAM_BASE, PROGRAM_DATA, output, steps);
-    pid_t pid = program_start(state, words);
-    unsetenv("ASAN_OPTIONS");
-    assert_ok(file_join(path, output, "metrics.jsonl"));
-    while ((stat(path, &st) || st.st_size == 0) && time(NULL) - began < PROGRAM_SECONDS) program_pause();
-    kill(pid, SIGTERM);
-    program_expect(program_wait(state, pid), ERR_STOPPED, "--resume_from_checkpoint auto",
+    signal(SIGHUP, SIG_DFL);
+    scratch_path(state, "hung_up", output);
+    program_expect(signal_a_run(state, output, steps, SIGHUP), ERR_STOPPED, "--resume_from_checkpoint auto",
                    "stopped by a signal after step ");
+    scratch_path(state, "run", output);
+    program_expect(signal_a_run(state, output, steps, SIGTERM), ERR_STOPPED, "--resume_from_checkpoint auto",
+                   "stopped by a signal after step ");
+    unsetenv("ASAN_OPTIONS");
     program_expect(program_train(state, PROGRAM_BASE, PROGRAM_DATA, output, again), 0, "step 60/60",
                    "resumed   after step ");
     digest_of(output, one);

@@ -60,6 +60,7 @@ typedef struct {
     uint64_t done, total;      /* steps */
     uint64_t first;            /* steps that were done when this process began */
     double started;            /* by log_seconds, when its first step began */
+    double saved;              /* by log_seconds, when it last saved a checkpoint, or began */
     uint64_t tokens_seen;      /* by this process */
     uint64_t loss_tokens_seen; /* since the start, resumed or not */
     char *config_json;

@@ -224,6 +224,7 @@ static Err *report_changes(const Run *run, const char *before)
                                                  "guard",
                                                  "logging_steps",
                                                  "save_steps",
+                                                 "save_minutes",
                                                  "save_total_limit",
                                                  "keep_best",
                                                  "tensorboard",

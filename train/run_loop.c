@@ -1,5 +1,5 @@
 /* Step after step: train, note, evaluate, save. What follows a step always has this order:
- *     metrics of the step, audit (after step 1 and before planned saves), evaluation, checkpoint, signals
+ *     metrics of the step, audit (after step 1 and before planned saves), evaluation, checkpoint, signals and the clock
  * so that a resume from a checkpoint writes exactly the lines that are missing. */
 #include "base/log.h"
 #include "train/balance.h"
@@ -108,10 +108,12 @@ static Err *audit_now(Run *run, bool planned)
 static Err *save_now(Run *run)
 {
     if (run->board) TRY(tensorboard_picture(run->board, run->done));
-    return run_save(run, run->settings.output_dir, (size_t)run->settings.save_total_limit);
+    TRY(run_save(run, run->settings.output_dir, (size_t)run->settings.save_total_limit));
+    run->saved = log_seconds();
+    return NULL;
 }
 
-/* ---- signals ---------------------------------------------------------------------------------------------------- */
+/* ---- signals and the clock ---------------------------------------------------------------------------------------- */
 
 /* The last finished step is saved, and how the run ends says so. Takes err. */
 static Err *stop(Run *run, Err *err)
@@ -127,16 +129,25 @@ static Err *stop(Run *run, Err *err)
                    (unsigned long long)run->done);
 }
 
-/* A signal on one rank counts for all, after the same step. */
-static Err *obey_signals(Run *run)
+/* save_minutes have passed since the last checkpoint, by the clock of rank 0. */
+static bool minutes_are_over(const Run *run)
 {
-    unsigned asked = dp_any(&run->dp, (signals_stop ? 1U : 0U) | (signals_save ? 2U : 0U));
-    if (asked & 1) return err_new(ERR_STOPPED, "stopped between two steps");
-    if (!(asked & 2)) return NULL;
-    signals_save = 0;
+    double minutes = run->settings.save_minutes;
+    return run->dp.rank == 0 && minutes > 0 && log_seconds() - run->saved >= 60 * minutes;
+}
+
+/* What one rank is asked to do all ranks do, after the same step. */
+static Err *obey(Run *run)
+{
+    enum { STOP = 1, SAVE = 2, MINUTES = 4 };
+    unsigned asked = (signals_stop ? STOP : 0U) | (signals_save ? SAVE : 0U) | (minutes_are_over(run) ? MINUTES : 0U);
+    asked = dp_any(&run->dp, asked);
+    if (asked & STOP) return err_new(ERR_STOPPED, "stopped between two steps");
+    if (!asked) return NULL;
+    if (asked & SAVE) signals_save = 0;
     TRY(audit_now(run, false));
     TRY(save_now(run));
-    log_line("  saved     step %llu, as SIGUSR1 asked", (unsigned long long)run->done);
+    if (asked & SAVE) log_line("  saved     step %llu, as SIGUSR1 asked", (unsigned long long)run->done);
     return NULL;
 }
 
@@ -155,7 +166,7 @@ static Err *step_after_step(Run *run)
         if (eval_due(run)) TRY(run_evaluate(run));
         if (run_is_out_of_patience(run) && !due) TRY(audit_now(run, false));
         if (due || run_is_out_of_patience(run)) TRY(save_now(run));
-        if (run->done < run->total) TRY(obey_signals(run));
+        if (run->done < run->total) TRY(obey(run));
     }
     return NULL;
 }
@@ -193,7 +204,7 @@ static Err *finish(Run *run)
 
 Err *loop_run(Run *run)
 {
-    run->started = log_seconds();
+    run->started = run->saved = log_seconds();
     run->first = run->done;
     signals_catch();
     run_describe(run);

@@ -102,6 +102,8 @@ const Option settings_table[] = {
      .help = "stop after this many evaluations in a row without a lower loss; 0: off"},
     {"save_steps", OPT_INT, AT(save_steps), .preset = "500", .min = 0, .max = 1e12,
      .help = "steps between checkpoints; 0: at the end only"},
+    {"save_minutes", OPT_NUMBER, AT(save_minutes), .preset = "30", .min = 0, .max = 1e9,
+     .help = "also save after a step when this many minutes have passed since the last checkpoint; 0: off"},
     {"save_total_limit", OPT_INT, AT(save_total_limit), .preset = "3", .min = 0, .max = 1e6,
      .help = "number of newest checkpoints to keep; 0: all"},
     {"keep_best", OPT_FLAG, AT(keep_best), .preset = "true",

@@ -32,6 +32,7 @@ typedef struct {
     double num_train_epochs;
     /* the run */
     int64_t seed, logging_steps, eval_steps, early_stopping_patience, save_steps, save_total_limit;
+    double save_minutes;
     bool keep_best, tensorboard;
     char *dump;
     char *resume_from_checkpoint;

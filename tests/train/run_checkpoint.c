@@ -360,6 +360,29 @@ static void without_synced_metrics_there_is_no_checkpoint(void **state)
     run_close(&run);
 }
 
+/* So short that a save follows every step. */
+static void save_minutes_saves_between_planned_saves_and_changes_nothing(void **state)
+{
+    char whole[PATH_BYTES], often[PATH_BYTES], path[PATH_BYTES], one[128], two[128];
+    scratch_path(state, "whole", whole);
+    assert_ok(train(whole, MORE("--save_minutes", "0"), one));
+    assert_ok(checkpoint_path(path, whole, 3));
+    assert_false(file_exists(path));
+    scratch_path(state, "often", often);
+    assert_ok(train(often, MORE("--save_minutes", "1e-9"), two));
+    assert_string_equal(one, two);
+    char *a = steady_metrics(whole), *b = steady_metrics(often);
+    assert_string_equal(a, b);
+    free(b);
+    for (uint64_t step = 6; step > 3; step--) remove_checkpoint(often, step);
+    assert_ok(train(often, MORE("--save_minutes", "30", "--resume_from_checkpoint", "auto"), two)); /* from step 3 */
+    assert_string_equal(one, two);
+    b = steady_metrics(often);
+    assert_string_equal(a, b);
+    free(a);
+    free(b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -373,6 +396,7 @@ int main(void)
         scratch_test(auto_takes_the_newest_checkpoint_also_after_a_cut),
         scratch_test(metrics_are_cut_after_the_newer_checkpoints_are_gone),
         scratch_test(without_synced_metrics_there_is_no_checkpoint),
+        scratch_test(save_minutes_saves_between_planned_saves_and_changes_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* A run as a process of its own: closed pipes, hang-ups, signals before the first step, and lost metrics. */
+/* A run as a process of its own: closed pipes, hang-ups, signals before the first step, lost metrics, and saving by the
+ * clock on two ranks. */
 #define _GNU_SOURCE
 #include "ckpt/checkpoint.h"
 #include "tests/support/program.h"
@@ -143,6 +144,18 @@ static void a_resume_warns_of_lost_metrics_and_goes_on(void **state)
     free(text);
 }
 
+static void the_clock_of_one_rank_makes_all_save(void **state)
+{
+    char output[PATH_BYTES];
+    scratch_path(state, "run", output);
+    setenv("ASAN_OPTIONS", "detect_leaks=0", 1); /* Open MPI leaks memory, which would change the exit code */
+    assert_int_equal(program_train(state, PROGRAM_BASE, PROGRAM_DATA, output,
+                                   PROGRAM_WORDS("--ranks", "2", "--save_minutes", "1e-9", "--save_total_limit", "0")),
+                     0);
+    unsetenv("ASAN_OPTIONS");
+    for (uint64_t step = 1; step <= 4; step++) check_checkpoint(output, step);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -151,6 +164,7 @@ int main(void)
         scratch_test(a_signal_to_save_before_the_first_step_saves_after_it),
         scratch_test(a_signal_to_stop_before_the_first_step_stops_at_once),
         scratch_test(a_resume_warns_of_lost_metrics_and_goes_on),
+        scratch_test(the_clock_of_one_rank_makes_all_save),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,4 @@
-/* Paths that a user gives for results. base/file.h (FileWriter) says where a path leads, this says which are refused. */
+/* Paths that a user gives for results. base/file.h (FileWriter) says where a path leads; here is what is refused. */
 #ifndef GRAFT_CLI_OUTPUT_H
 #define GRAFT_CLI_OUTPUT_H
 

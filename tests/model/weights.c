@@ -342,24 +342,26 @@ static void an_index_without_a_map_is_refused(void **state)
     refuses_index(state, "weights", "model.safetensors.index.json: not valid JSON");
 }
 
-static void write_two(void **state, const char *first,
-                      const char *second) /* a.safetensors, b.safetensors: a tensor each */
+/* a.safetensors with tensor x, b.safetensors with y and, if `both`, x. */
+static void write_two(void **state, bool both)
 {
     char path[PATH_BYTES];
     float one = 1;
-    TensorView view = {.name = first, .dtype = DTYPE_F32, .n_dims = 1, .shape = {1}, .bytes = 4, .data = &one};
-    assert_ok(safetensors_write(scratch_path(state, "a.safetensors", path), &view, 1));
-    view.name = second;
-    assert_ok(safetensors_write(scratch_path(state, "b.safetensors", path), &view, 1));
+    TensorView x = {.name = "x", .dtype = DTYPE_F32, .n_dims = 1, .shape = {1}, .bytes = 4, .data = &one}, y = x;
+    y.name = "y";
+    assert_ok(safetensors_write(scratch_path(state, "a.safetensors", path), &x, 1));
+    assert_ok(safetensors_write(scratch_path(state, "b.safetensors", path), (TensorView[]){y, x}, both ? 2 : 1));
 }
 
 static void an_index_that_the_shards_contradict_is_refused(void **state)
 {
-    write_two(state, "x", "y");
+    write_two(state, false);
     refuses_index(state, "{\"weight_map\":{\"x\":\"b.safetensors\",\"y\":\"b.safetensors\"}}",
                   "x is said to be in b.safetensors, which lacks it");
-    write_two(state, "x", "x");
     refuses_index(state, "{\"weight_map\":{\"x\":\"a.safetensors\",\"x\":\"b.safetensors\"}}",
+                  "key x stands twice in one object");
+    write_two(state, true);
+    refuses_index(state, "{\"weight_map\":{\"x\":\"a.safetensors\",\"y\":\"b.safetensors\"}}",
                   "tensor x is in two files");
 }
 

@@ -1,6 +1,6 @@
 /* One lock of the kernel, over the whole file, and a line of text in it. What always holds:
- *   1. The file is removed while its lock is held. So a process that opened it before may get the lock of a file that no
- *      longer has a name: after locking, the open file must be the one under the name, or it is opened anew.
+ *   1. The file is removed while its lock is held. So a process that opened it before may get the lock of a file that
+ *      no longer has a name: after locking, the open file must be the one under the name, or it is opened anew.
  *   2. The text only serves messages. Who holds the directory is decided by the kernel's lock alone.
  *   3. A file `lock` with another text is not graft's, and is neither changed nor removed.
  * Source: fcntl(2), "Advisory record locking"; nfs(5), "lock". */

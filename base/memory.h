@@ -9,8 +9,8 @@
  * Owner: the caller, until free(). */
 MUST_USE Err *mem_new(void *out, size_t n, size_t size);
 
-/* Have exactly `need` elements of `size` bytes, or the *capacity that there are already when those are more. What was in the
- * array is lost. `array` as for mem_grow, but for memory of mem_new. */
+/* Have exactly `need` elements of `size` bytes, or the *capacity that there are already when those are more. What was
+ * in the array is lost. `array` as for mem_grow, but for memory of mem_new. */
 MUST_USE Err *mem_renew(void *array, size_t *capacity, size_t need, size_t size);
 
 /* Grow an array to at least `need` elements of `size` bytes; *capacity is updated and new elements are zero.

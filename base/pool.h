@@ -20,8 +20,8 @@ typedef struct {
 } PoolBlock;
 
 typedef struct {
-    bool
-        counts; /* set by the caller: addresses without memory, to find out how much memory the same calls would take */
+    /* Set by the caller: addresses without memory, to find out how much memory the same calls would take. */
+    bool counts;
     char *base; /* [reserved]; the first `open` bytes are usable */
     size_t reserved, open;
     size_t used_bytes; /* of all blocks now */

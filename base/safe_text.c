@@ -1,5 +1,5 @@
-/* A terminal obeys what begins with ESC (0x1B) and, in UTF-8, with U+0080 to U+009F, which are C2 80 to C2 9F. All other
- * bytes above 0x7F pass; they are written in one piece, because stderr is not buffered.
+/* A terminal obeys what begins with ESC (0x1B) and, in UTF-8, with U+0080 to U+009F, which are C2 80 to C2 9F. All
+ * other bytes above 0x7F pass; they are written in one piece, because stderr is not buffered.
  * Source: ECMA-48, section 5.3. */
 #include "base/safe_text.h"
 

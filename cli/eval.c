@@ -46,7 +46,7 @@ static const Option eval_table[] = {
     {"help", OPT_FLAG, AT(help), .help = "print this list"},
     {0}};
 
-/* ---- fail conditions ------------------------------------------------------------------------------------------------- */
+/* ---- fail conditions --------------------------------------------------------------------------------------------- */
 
 /* Check every fail condition for every adapter on every whole file; for the base when there is no adapter. */
 static void check_fail_conditions(Eval *e)

@@ -1,5 +1,5 @@
-/* An adapter as training saved it: the checkpoint's settings say where LoRA sits, its arrays hold the values. A run that
- * began with another adapter (init_adapter) adds that adapter's shape to the settings of its checkpoints. */
+/* An adapter as training saved it: the checkpoint's settings say where LoRA sits, its arrays hold the values. A run
+ * that began with another adapter (init_adapter) adds that adapter's shape to the settings of its checkpoints. */
 #ifndef GRAFT_INFER_ADAPTER_CHECKPOINT_H
 #define GRAFT_INFER_ADAPTER_CHECKPOINT_H
 
@@ -13,8 +13,8 @@ typedef Err *AdapterOpener(Adapter **adapter, const Model *model, const char *pa
  * Owner: the caller, until free(). */
 MUST_USE Err *adapter_checkpoint_settings(const Adapter *adapter, const char *settings, char **text);
 
-/* An adapter of the shape in a checkpoint's settings, with the values of a new one. *adapter is NULL when they hold none:
- * the run did not begin with init_adapter, or an older version of graft saved it. */
+/* An adapter of the shape in a checkpoint's settings, with the values of a new one. *adapter is NULL when they hold
+ * none: the run did not begin with init_adapter, or an older version of graft saved it. */
 MUST_USE Err *adapter_checkpoint_shape(Adapter **adapter, const Model *model, const char *settings);
 
 /* Open a checkpoint, with trained routers and with the correction biases that training moved.

@@ -16,8 +16,8 @@ MUST_USE Err *adapter_open(Adapter **adapter, const Model *model, const char *pa
  * written beside them into router_bias.safetensors, which only graft reads. */
 MUST_USE Err *adapter_export(const Adapter *adapter, const char *directory, const char *base_model, bool bf16);
 
-/* Remove the files of an exported adapter, and then the directory unless it holds other files. Nothing happens when they
- * are not there. */
+/* Remove the files of an exported adapter, and then the directory unless it holds other files. Nothing happens when
+ * they are not there. */
 MUST_USE Err *adapter_remove(const char *directory);
 
 #endif

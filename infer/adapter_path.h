@@ -10,8 +10,8 @@ typedef struct {
     char says[2 * PATH_BYTES]; /* what was chosen in a run: "runs/x: step 120, adapter/"; else "" */
 } AdapterPath;
 
-/* In the directory of a run, or in its best/, the newest by step is taken: the newest checkpoint, or adapter/ when the run
- * ended with it and no checkpoint is of a later step. */
+/* In the directory of a run, or in its best/, the newest by step is taken: the newest checkpoint, or adapter/ when the
+ * run ended with it and no checkpoint is of a later step. */
 MUST_USE Err *adapter_path_find(AdapterPath *found, const char *path);
 
 #endif

@@ -1,12 +1,12 @@
-/* The driver over layers (model/forward.h) reads each layer once; in it, every group of documents goes through the layer
- * for every variant:  x = layer(x), in place. Below the lowest layer that an adapter changes, its hidden states are variant
- * 0's, so they are copied at that layer instead of computed. For the head, with z the logits of a row and lse their
- * logsumexp:
+/* The driver over layers (model/forward.h) reads each layer once; in it, every group of documents goes through the
+ * layer for every variant:  x = layer(x), in place. Below the lowest layer that an adapter changes, its hidden states
+ * are variant 0's, so they are copied at that layer instead of computed. For the head, with z the logits of a row and
+ * lse their logsumexp:
  *
  *     nll = lse(z) - z[target],   KL(a || b) = sum_v p_a(v) (z_a(v) - z_b(v)) - lse(z_a) + lse(z_b)
  *
  * A few rows of logits exist at a time. What always holds: a document's scores are sums in double over its own rows in
- * their order, so they depend on no other_tape document, no group and no thread. */
+ * their order, so they depend on no other document, no group and no thread. */
 #include "infer/evaluate.h"
 
 #include "base/memory.h"
@@ -202,7 +202,7 @@ static Err *forward_pass(Scoring *w)
 
 /* ---- head ----------------------------------------------------------------------------------------------------- */
 
-/* Sum of exp(z - max), and of exp(z - max) (z - other_tape) when there is another row. */
+/* Sum of exp(z - max), and of exp(z - max) (z - other) when there is another row. */
 typedef struct {
     double max, sum, weighted;
 } RowSums;
@@ -236,7 +236,7 @@ static DocumentScore score_row(size_t V, const float *z, const float *base, int3
     return score;
 }
 
-/* LossRows rows of one g. */
+/* The rows of one group whose next token is in the loss. */
 typedef struct {
     size_t n;
     size_t *row, *doc; /* of the reading's hidden states; of the scores */
@@ -311,7 +311,8 @@ static Err *head(Scoring *w)
 
 /* ---- all ------------------------------------------------------------------------------------------------------ */
 
-/* A variant groups from variant 0 at its lowest trained layer, or at the layer below it whose choice of keys it uses. */
+/* A variant differs from variant 0 from its lowest trained layer on, or from the layer below whose choice of keys that
+ * layer uses. */
 static size_t first_own_layer(const Model *model, const Adapter *const *adapters, size_t v)
 {
     if (v == 0 || adapters[0]) return 0;

@@ -27,7 +27,8 @@ typedef struct {
 } SessionWorkspace;
 void session_workspace_free(SessionWorkspace *workspace);
 
-/* Run the new tokens of n sessions (one at least each) through the model; logits [n][V] follow each sequence's last token. */
+/* Run the new tokens of n sessions (one at least each) through the model; logits [n][V] follow each sequence's last
+ * token. */
 MUST_USE Err *sessions_step(SessionWorkspace *workspace, Model *model, const Adapter *adapter, size_t n,
                             Session *const *sessions, float *logits);
 

@@ -13,7 +13,8 @@
 
 typedef struct Model Model;
 
-/* The places of a layer that may carry LoRA, but for its routed experts; in this order they lie in the layer's block. */
+/* The places of a layer that may carry LoRA, but for its routed experts; in this order they lie in the layer's
+ * block. */
 typedef enum {
     LORA_Q,
     LORA_Q_DOWN,
@@ -38,8 +39,8 @@ typedef struct {
     bool use_rslora;
     const Json *target_modules;      /* a list of names or suffixes, or one regular expression; NULL: none */
     const Json *layers_to_transform; /* a number, a list of them, or NULL: all */
-    const Json *
-        experts; /* "all", "none", or ESFT's expert_cfg.json: {"experts": {"3": [1, 2]}, ...}; NULL: by target_modules */
+    /* "all", "none", or ESFT's expert_cfg.json: {"experts": {"3": [1, 2]}, ...}; NULL: by target_modules */
+    const Json *experts;
     bool train_router;
 } LoraConfig;
 
@@ -73,13 +74,13 @@ MUST_USE Err *lora_experts_read(Json **table, const Json *experts);
 
 /* Make an adapter as the settings say, A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0 (PEFT's default), the router's values from
  * the base. Every random number is a function of (seed, parameter, index).
- * Fails: ERR_USAGE: a pattern that matches nothing (with the nearest names), an expert or layer that is not there, a router
- * both by LoRA and in full, nothing to train at all. */
+ * Fails: ERR_USAGE: a pattern that matches nothing (with the nearest names), an expert or layer that is not there, a
+ * router both by LoRA and in full, nothing to train at all. */
 MUST_USE Err *adapter_new(Adapter **adapter, const Model *model, const LoraConfig *config, uint64_t seed);
 void adapter_free(Adapter *adapter);
 
-/* One LoRA module, or a trained router, as files hold it: module is "model.layers.3.self_attn.q_a_proj", "...mlp.experts.7.up_proj"
- * or, with A NULL, "model.layers.3.mlp.gate" and its weight [out][in] in B. */
+/* One LoRA module, or a trained router, as files hold it: module is "model.layers.3.self_attn.q_a_proj",
+ * "...mlp.experts.7.up_proj" or, with A NULL, "model.layers.3.mlp.gate" and its weight [out][in] in B. */
 typedef struct {
     const char *module;
     size_t r, in, out;
@@ -87,8 +88,8 @@ typedef struct {
     float *A, *B; /* [r][in], [out][r] */
 } LoraModule;
 
-/* Make an adapter of given modules. Gate and up with equal A become one LoRA; with unequal A they remain two in an MLP, and
- * become one of r_gate + r_up in a routed expert.
+/* Make an adapter of given modules. Gate and up with equal A become one LoRA; with unequal A they remain two in an MLP,
+ * and become one of r_gate + r_up in a routed expert.
  * Fails: ERR_FORMAT naming the module that this model does not have, or whose shape differs. */
 MUST_USE Err *adapter_from_modules(Adapter **adapter, const Model *model, size_t n, const LoraModule *places);
 
@@ -106,7 +107,8 @@ typedef struct {
 MUST_USE Err *adapter_arrays(const Adapter *adapter, AdapterArray **arrays, size_t *n);
 void arrays_free(AdapterArray *arrays, size_t n);
 
-/* Give every router a correction bias of its own, at first the base's. It has no gradient: train/ moves it by the load. */
+/* Give every router a correction bias of its own, at first the base's. It has no gradient: train/ moves it by the
+ * load. */
 MUST_USE Err *adapter_own_biases(Adapter *adapter);
 
 /* The lowest layer with something to train; n_layers when there is none. */

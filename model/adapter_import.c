@@ -1,6 +1,6 @@
-/* Adapters from single LoRA modules and back. Files keep gate and up apart; an Adapter has one LoRA on [gate | up] where both
- * share an A. With unequal A's an MLP keeps two; a routed expert gets one of r_gate + r_up, gate's A above up's, and zeros in
- * B where they do not meet. */
+/* Adapters from single LoRA modules and back. Files keep gate and up apart; an Adapter has one LoRA on [gate | up]
+ * where both share an A. With unequal A's an MLP keeps two; a routed expert gets one of r_gate + r_up, gate's A above
+ * up's, and zeros in B where they do not meet. */
 #include "base/memory.h"
 #include "model/lora_sites.h"
 

@@ -1,5 +1,5 @@
-/* Written in the order of the adapter's layers; modules that follow each other with the same r and scale are one group. An
- * MLP whose gate and up have a LoRA each is two modules, gate_proj and then up_proj, of one site. */
+/* Written in the order of the adapter's layers; modules that follow each other with the same r and scale are one group.
+ * An MLP whose gate and up have a LoRA each is two modules, gate_proj and then up_proj, of one site. */
 #include "model/adapter_shape.h"
 
 #include "model/lora_sites.h"

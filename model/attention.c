@@ -3,7 +3,8 @@
  *     [kn | v] = c Wkvb' per head;   o = attention over the keys that the indexer chose;   out = o Wo'
  * The indexer (4.1 of its source) sees cq and h: q_I = cq Wq_I', k_I = layernorm(h Wk_I'), w = h Ww', the first `rope`
  * numbers of every index head rotated. A layer without one uses the choice of the layer below.
- * Source: DeepSeek-V2 report, section 2.1 (arXiv:2405.04434); DeepSeek-V3.2 report, section 2.1; transformers 5.23.0. */
+ * Source: DeepSeek-V2 report, section 2.1 (arXiv:2405.04434); DeepSeek-V3.2 report, section 2.1; transformers
+ * 5.23.0. */
 #include "model/attention.h"
 
 #include <string.h>
@@ -73,8 +74,8 @@ static size_t count_latent(const Group *group, const AttentionShape *shape, cons
     return n;
 }
 
-/* Documents without a past: each the cheaper of two ways, over expanded keys and values or over latents. The LoRA on kv_up
- * serves both, and goes in halves always: a document's bits must not depend on whether the group has others. */
+/* Documents without a past: each the cheaper of two ways, over expanded keys and values or over latents. The LoRA on
+ * kv_up serves both, and goes in halves always: a document's bits must not depend on whether the group has others. */
 static Tensor *attend(Tape *tape, const AttentionShape *shape, LatentInputs in, const Keys *chosen)
 {
     size_t n_latent = count_latent(tape->group, shape, chosen);

@@ -1,6 +1,6 @@
-/* Reads the keys of config.json, gives them the defaults of the family's transformers class (model/family.h), and refuses
- * every value that graft would not compute. What always holds: a config that was read is one that the equations of
- * docs/glm5.md cover; no size falls back to a default.
+/* Reads the keys of config.json, gives them the defaults of the family's transformers class (model/family.h), and
+ * refuses every value that graft would not compute. What always holds: a config that was read is one that the equations
+ * of docs/glm5.md cover; no size falls back to a default.
  * Source: transformers 5.23.0, configuration_{glm_moe_dsa,glm4_moe_lite,deepseek_v3,deepseek_v32}.py. */
 #include "model/config.h"
 
@@ -282,7 +282,8 @@ static Err *read_rope(ModelConfig *c, const Json *root)
     return NULL;
 }
 
-/* Which halves of a head rotate together. Some classes fix this and ignore the keys; a file that disagrees is refused. */
+/* Which halves of a head rotate together. Some classes fix this and ignore the keys; a file that disagrees is
+ * refused. */
 static Err *read_rope_style(ModelConfig *c, const Json *root)
 {
     const FamilyRules *r = family_rules(c->family);

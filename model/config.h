@@ -59,8 +59,9 @@ void model_config_free(ModelConfig *config);
 
 /* One tensor that a checkpoint of this config must hold. */
 typedef struct {
-    const char *
-        part; /* "embedding", "attention", "indexer", "dense MLP", "router", "experts", "shared experts", "norms", "head", "MTP" */
+    /* "embedding", "attention", "indexer", "dense MLP", "router", "experts", "shared experts", "norms", "head",
+     * "MTP" */
+    const char *part;
     size_t rows, cols; /* a vector has rows == 1 and one dimension in the file */
     bool vector;
     bool must_f32; /* e_score_correction_bias */

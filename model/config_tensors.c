@@ -1,5 +1,5 @@
-/* The tensors that a checkpoint of a config must hold, by their published names, layer by layer: what weights are checked
- * against, what an outline is made of and what `graft inspect` counts.
+/* The tensors that a checkpoint of a config must hold, by their published names, layer by layer: what weights are
+ * checked against, what an outline is made of and what `graft inspect` counts.
  * Source: the published index files of the families' repositories; docs/glm5.md names the matrices. */
 #include "model/config.h"
 

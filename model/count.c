@@ -1,5 +1,5 @@
-/* The counts of each operation are written out once, here. A product of [T][K] and [N][K] has 2 T K N operations. Checked by
- * hand on small shapes in tests/model/count.c. */
+/* The counts of each operation are written out once, here. A product of [T][K] and [N][K] has 2 T K N operations.
+ * Checked by hand on small shapes in tests/model/count.c. */
 #include "model/count.h"
 
 static const double word = sizeof(float);
@@ -74,7 +74,8 @@ Cost count_elements(size_t n, double flop, double arrays)
 
 /* ---- a step --------------------------------------------------------------------------------------------------- */
 
-/* Elements that one token multiplies with: of weights with forward and backward, of those without a gradient; bytes of all. */
+/* Elements that one token multiplies with: of weights with forward and backward, of those without a gradient; bytes of
+ * all. */
 typedef struct {
     double both, once, bytes;
 } Sum;

@@ -1,6 +1,6 @@
-/* Arithmetic and memory traffic of operations, from their shapes alone. A multiply-add counts 2; bytes are those that must
- * move however well caches serve: every weight, input and gradient once for each time the operation has to see it, fp32
- * activations. Whoever computes something again does more than is counted here, and shows a lower rate. */
+/* Arithmetic and memory traffic of operations, from their shapes alone. A multiply-add counts 2; bytes are those that
+ * must move however well caches serve: every weight, input and gradient once for each time the operation has to see it,
+ * fp32 activations. Whoever computes something again does more than is counted here, and shows a lower rate. */
 #ifndef GRAFT_MODEL_COUNT_H
 #define GRAFT_MODEL_COUNT_H
 
@@ -35,18 +35,19 @@ Cost count_experts(size_t T, size_t K, size_t E, const Expert *expert, size_t r,
 /* Logits and, in the same pass, their gradient. */
 Cost count_loss(size_t T, const Weight *W);
 
-/* n elements of which `arrays` fp32 numbers are read or written, at `flop` each: a nominal count, such operations wait for
- * memory. */
+/* n elements of which `arrays` fp32 numbers are read or written, at `flop` each: a nominal count, such operations wait
+ * for memory. */
 Cost count_elements(size_t n, double flop, double arrays);
 
-/* Of a token in a step, forward and input gradient of frozen products; once for the indexer, which has no gradient. However
- * often a step really computes them. */
+/* Of a token in a step, forward and input gradient of frozen products; once for the indexer, which has no gradient.
+ * However often a step really computes them. */
 double count_frozen(const Model *model);
 
 /* Of a token in a forward pass alone. */
 double count_forward(const Model *model);
 
-/* Forward and backward, and attention's own products of a document of `n` tokens that sees its whole past, index scores included. */
+/* Forward and backward, and attention's own products of a document of `n` tokens that sees its whole past, index scores
+ * included. */
 double count_with_attention(const Model *model, size_t n);
 
 /* A step of T tokens: frozen arithmetic, and all weights once in each pass. */

@@ -1,5 +1,5 @@
-/* Families differ in few things: the defaults of their transformers class, whether layers own an indexer, which keys their
- * class honours, and the tensors of the multi-token-prediction (MTP) layer.
+/* Families differ in few things: the defaults of their transformers class, whether layers own an indexer, which keys
+ * their class honours, and the tensors of the multi-token-prediction (MTP) layer.
  * Source: transformers 5.23.0, configuration_{glm_moe_dsa,glm4_moe_lite,deepseek_v3,deepseek_v32}.py. */
 #include "model/family.h"
 

@@ -1,5 +1,5 @@
-/* The driver over layers, and the steps that all its callers share. No arithmetic happens here: layer_forward (model.c) is
- * a layer, model_embed, model_loss and model_logits are what stands before and behind all of them. */
+/* The driver over layers, and the steps that all its callers share. No arithmetic happens here: layer_forward (model.c)
+ * is a layer, model_embed, model_loss and model_logits are what stands before and behind all of them. */
 #include "model/forward.h"
 
 #include <string.h>

@@ -2,8 +2,8 @@
  *
  *     announce the order | embed | for every layer:  acquire its weights, the caller's work on it, release them
  *
- * What the work is (which groups, which tapes, which adapters) belongs to the caller. Below the driver stand the steps that
- * every caller shares: the hidden states of a group, one layer over a group, and rows for the head. */
+ * What the work is (which groups, which tapes, which adapters) belongs to the caller. Below the driver stand the steps
+ * that every caller shares: the hidden states of a group, one layer over a group, and rows for the head. */
 #ifndef GRAFT_MODEL_FORWARD_H
 #define GRAFT_MODEL_FORWARD_H
 
@@ -39,8 +39,8 @@ MUST_USE Err *group_forward(Tape *tape, const Model *model, size_t l, const Adap
 
 /* ---- the head -------------------------------------------------------------------------------------------------- */
 
-/* Rows row[0 .. n) of hidden states x [..][D], gathered into a leaf [n][D], for model_loss or model_logits. Only rows that
- * somebody asks about go through the head: V is large. Owner: the tape. */
+/* Rows row[0 .. n) of hidden states x [..][D], gathered into a leaf [n][D], for model_loss or model_logits. Only rows
+ * that somebody asks about go through the head: V is large. Owner: the tape. */
 Tensor *head_rows(Tape *tape, const Model *model, size_t n, const size_t *row, const float *x, bool requires_grad);
 
 #endif

@@ -125,8 +125,8 @@ static Err *read_layer(Model *model, size_t l)
 }
 
 /* Documents of so many tokens attend to their chosen latents, shorter ones to all keys, expanded: whichever has fewer
- * multiply-adds, forward and backward. A query and head has 7 R + 4 rope for each chosen latent, 4 (nope + rope) + 3 v for each
- * key of half a document (docs/design.md, section 3, has the times). */
+ * multiply-adds, forward and backward. A query and head has 7 R + 4 rope for each chosen latent, 4 (nope + rope) + 3 v
+ * for each key of half a document (docs/design.md, section 3, has the times). */
 static size_t latent_from(const ModelConfig *c)
 {
     double latent = 7 * (double)c->kv_lora_rank + 4 * (double)c->qk_rope_head_dim;

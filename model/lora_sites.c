@@ -1,5 +1,5 @@
-/* Names of modules are PEFT's, which are the published tensors' without ".weight". What always holds: lora_site_find of the
- * name that lora_site_module writes is the same site. */
+/* Names of modules are PEFT's, which are the published tensors' without ".weight". What always holds: lora_site_find of
+ * the name that lora_site_module writes is the same site. */
 #include "model/lora_sites.h"
 
 #include "base/memory.h"

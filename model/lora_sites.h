@@ -20,8 +20,8 @@ typedef struct {
 /* The frozen weight behind a module. */
 const Weight *lora_site_weight(const Model *model, const LoraSite *site);
 
-/* "model.layers.3.mlp.experts.7.up_proj" and the site it names; false: this model has no such module. A router's name gives
- * the site of its LoRA. */
+/* "model.layers.3.mlp.experts.7.up_proj" and the site it names; false: this model has no such module. A router's name
+ * gives the site of its LoRA. */
 void lora_site_module(const LoraSite *site, char module[MODULE_BYTES]);
 bool lora_site_find(const Model *model, const char *module, LoraSite *site);
 

@@ -1,6 +1,7 @@
 /* From the settings (PEFT's target_modules, layers_to_transform, ESFT's expert lists) to what sits where.
  * Names match as PEFT's do: a list entry is a module's whole name or the end of it after a dot; a string is one regular
- * expression that the whole name must match.   Source: PEFT 0.21.2, tuners/tuners_utils.py, check_target_module_exists. */
+ * expression that the whole name must match.   Source: PEFT 0.21.2, tuners/tuners_utils.py,
+ * check_target_module_exists. */
 #include "base/memory.h"
 #include "model/lora_sites.h"
 

@@ -1,5 +1,5 @@
-/* Memory for what a group's tokens choose: K ids a token for experts; for keys a bitmap, only in documents so long that some
- * keys are left out. */
+/* Memory for what a group's tokens choose: K ids a token for experts; for keys a bitmap, only in documents so long that
+ * some keys are left out. */
 #include "model/model.h"
 
 #include "base/memory.h"

@@ -1,5 +1,5 @@
-/* Fingerprints sample each shard, so that opening a model costs no reading of it. Numbers are checked by their exponent bits:
- * all ones is an infinity or a NaN (docs/design.md; in FP8-E4M3 only S.1111.111 is a NaN). */
+/* Fingerprints sample each shard, so that opening a model costs no reading of it. Numbers are checked by their exponent
+ * bits: all ones is an infinity or a NaN (docs/design.md; in FP8-E4M3 only S.1111.111 is a NaN). */
 #include "model/shard_checks.h"
 
 #include "base/digest.h"

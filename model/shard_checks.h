@@ -6,8 +6,8 @@
 
 enum { DIGEST_BYTES = 33 };
 
-/* 32 hexadecimal digits and a zero: over headers, sizes and sampled blocks of every shard; the same for the same files. Not
- * over all bytes, because a model has up to 1.5 TB. */
+/* 32 hexadecimal digits and a zero: over headers, sizes and sampled blocks of every shard; the same for the same files.
+ * Not over all bytes, because a model has up to 1.5 TB. */
 void shards_digest(size_t n_shards, const Safetensors *shards, char digest[DIGEST_BYTES]);
 
 /* Fails: ERR_NUMERIC naming file, tensor and element, when a number of the tensor is NaN or infinite. */

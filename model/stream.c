@@ -1,11 +1,14 @@
-/* Resident parts have buffers that are never overwritten. The buffers of a ring have the size of the largest streamed part of
- * their kind. What to read next is decided by model/stream_policy.c.
+/* Resident parts have buffers that are never overwritten. The buffers of a ring have the size of the largest streamed
+ * part of their kind. What to read next is decided by model/stream_policy.c.
  *
- *     a buffer   EMPTY -- begin_load --> LOADING -- reader, last piece --> READY -- assign, for another part --> LOADING
- *                READY, holders > 0 -- acquire_part | release_part --> READY, one holder more or less
+ *     EMPTY    -- begin_load -->                    LOADING
+ *     LOADING  -- reader: the last piece -->        READY
+ *     READY    -- assign, for another part -->      LOADING
+ *     READY    -- acquire_part, release_part -->    READY, with one holder more or less
  *
- * What always holds, with the lock (model/stream_shared.h): where[part] names a buffer whose part it is, or nowhere; a buffer
- * that is LOADING or has holders keeps its part; a rank's place only grows, but for a group pass that nobody announced. */
+ * What always holds, with the lock (model/stream_shared.h): where[part] names a buffer whose part it is, or nowhere; a
+ * buffer that is LOADING or has holders keeps its part; a rank's place only grows, but for a group pass that nobody
+ * announced. */
 #define _GNU_SOURCE
 #include "model/stream.h"
 

@@ -1,5 +1,5 @@
-/* Why a resident share, and why it is spread evenly: if all memory were one ring, readers would have nothing to do around the
- * turn of a pass, where the last parts are still in memory, and everything to do in between. */
+/* Why a resident share, and why it is spread evenly: if all memory were one ring, readers would have nothing to do
+ * around the turn of a pass, where the last parts are still in memory, and everything to do in between. */
 #include "model/stream_budget.h"
 
 #include "base/byte_size.h"
@@ -57,8 +57,8 @@ static size_t set_ring(StreamRing *ring, bool chunk, size_t r, size_t buffers, s
     return stream_budget_ring_bytes(ring);
 }
 
-/* Three buffers hide the unevenness of a disk, two let reading and computing overlap, one works. Three only where they leave
- * half of the memory to resident parts. */
+/* Three buffers hide the unevenness of a disk, two let reading and computing overlap, one works. Three only where they
+ * leave half of the memory to resident parts. */
 static void fill_ring(StreamRing *ring, bool chunk, size_t left, size_t n, const StreamPart *parts, bool *resident)
 {
     size_t buffers = 1, r = ring->n;
@@ -69,8 +69,8 @@ static void fill_ring(StreamRing *ring, bool chunk, size_t left, size_t n, const
     set_ring(ring, chunk, r, buffers, n, parts, resident);
 }
 
-/* Cores between chunks are small: all are resident where they leave three quarters to the chunks, else they stream through
- * two buffers. */
+/* Cores between chunks are small: all are resident where they leave three quarters to the chunks, else they stream
+ * through two buffers. */
 static void fill_cores(StreamBudget *p, size_t left, size_t n, const StreamPart *parts, bool *resident)
 {
     size_t chunk = p->chunks.buffer_bytes, core = p->cores.buffer_bytes,

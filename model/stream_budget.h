@@ -53,8 +53,8 @@ size_t stream_budget_part_max(size_t left, size_t n, const StreamLayer *layers);
 MUST_USE Err *stream_budget(StreamBudget *budget, size_t limit_bytes, size_t fixed_bytes, size_t n,
                             const StreamPart *parts, bool *resident);
 
-/* "21 of 21 layers without their experts resident (1.2 GiB); 5 of 40 expert chunks resident (3.7 GiB), the others stream
- * through 3 buffers of 766 MiB". */
+/* "21 of 21 layers without their experts resident (1.2 GiB); 5 of 40 expert chunks resident (3.7 GiB), the others
+ * stream through 3 buffers of 766 MiB". */
 enum { STREAM_TEXT_BYTES = 256 };
 const char *stream_budget_describe(char text[STREAM_TEXT_BYTES], const StreamBudget *budget);
 

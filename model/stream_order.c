@@ -1,5 +1,6 @@
-/* Layer l begins after   rising_start(l) = l + group_passes (first[l] - l)   visits of the forward pass, since l cores and the
- * chunks of l layers came before it. The backward pass is the same in reverse, but that a layer begins with its core. */
+/* Layer l begins after   rising_start(l) = l + group_passes (first[l] - l)   visits of the forward pass, since l cores
+ * and the chunks of l layers came before it. The backward pass is the same in reverse, but that a layer begins with its
+ * core. */
 #include "model/stream_order.h"
 
 #include <stdbool.h>

@@ -20,7 +20,8 @@ typedef struct {
     size_t group_passes;
 } OrderPass;
 
-/* Passes (forward, and backward where one follows) announced so far, each beginning where the last one ends or later. */
+/* Passes (forward, and backward where one follows) announced so far, each beginning where the last one ends or
+ * later. */
 typedef struct {
     size_t n;
     OrderPass passes[ORDER_PASSES];

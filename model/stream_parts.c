@@ -1,5 +1,5 @@
-/* Tensors of a part that lie near each other in a shard are read as one span; spans are cut into pieces of at most 8 MiB, which
- * reader threads share. Offsets and sizes are whole blocks, as direct reads need them. */
+/* Tensors of a part that lie near each other in a shard are read as one span; spans are cut into pieces of at most 8
+ * MiB, which reader threads share. Offsets and sizes are whole blocks, as direct reads need them. */
 #include "model/stream_parts.h"
 
 #include "base/direct_io.h"
@@ -41,7 +41,8 @@ static void add_weight(StreamedPart *part, const Weights *weights, Weight *w)
     if (w->scale) add_ref(part, weights, &w->scale, scale_bytes(w));
 }
 
-/* Tensors that lie near each other in a shard share a span; tensors of a layer are neighbours in every published model. */
+/* Tensors that lie near each other in a shard share a span; tensors of a layer are neighbours in every published
+ * model. */
 static size_t set_places(StreamedPart *part, PartPiece *spans)
 {
     size_t n = 0;

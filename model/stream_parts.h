@@ -29,9 +29,8 @@ typedef struct {
 
 typedef struct {
     size_t n_layers, n;
-    size_t *first; /* [n_layers + 1] a layer's core; its chunks follow */
-    size_t *
-        begin; /* first expert of each chunk of layer l and E: from begin[first[l]] on, one number for each part of the layer */
+    size_t *first;       /* [n_layers + 1] a layer's core; its chunks follow */
+    size_t *begin;       /* [n] of layer l from first[l] on: the first expert of each of its chunks, then E */
     StreamedPart *parts; /* [n + 1] */
 } StreamedParts;
 

@@ -1,5 +1,5 @@
-/* The look-ahead ends after two rounds through all parts: beyond that the order repeats itself. Once no buffer of a kind
- * can be spared, later parts of that kind find none either, because they are needed later still. */
+/* The look-ahead ends after two rounds through all parts: beyond that the order repeats itself. Once no buffer of a
+ * kind can be spared, later parts of that kind find none either, because they are needed later still. */
 #include "model/stream_policy.h"
 
 bool stream_policy_buffer(const StreamView *view, bool chunk, size_t from, size_t visit, size_t *buffer)

@@ -1,8 +1,8 @@
-/* What is read next, and into which buffer: the policy of streaming, as pure functions. The reader threads (model/stream.c)
- * and the plan of a step's time (plan/stream_time.c) both ask here, so a plan decides as a run does.
+/* What is read next, and into which buffer: the policy of streaming, as pure functions. The reader threads
+ * (model/stream.c) and the plan of a step's time (plan/stream_time.c) both ask here, so a plan decides as a run does.
  *
- *     next part     the first along the order (model/stream_order.h) that is not in memory and finds a buffer of its kind
- *     its buffer    an empty one, else the one whose part is needed last, if that is later than the new part */
+ *     next part     the first along the order (model/stream_order.h) that is not in memory and finds a buffer
+ *     its buffer    of its kind: an empty one, else the one whose part is needed last, if later than the new part */
 #ifndef GRAFT_MODEL_STREAM_POLICY_H
 #define GRAFT_MODEL_STREAM_POLICY_H
 
@@ -37,7 +37,8 @@ typedef struct {
  * false: none, every part in memory is needed sooner. */
 bool stream_policy_buffer(const StreamView *view, bool chunk, size_t from, size_t visit, size_t *buffer);
 
-/* The part to read next, as seen from visit `from`, and the buffer to read it into. false: nothing is to be read now. */
+/* The part to read next, as seen from visit `from`, and the buffer to read it into. false: nothing is to be read
+ * now. */
 bool stream_policy_next(const StreamView *view, size_t from, size_t *part, size_t *buffer);
 
 #endif

@@ -1,6 +1,6 @@
-/* Changes are counted in a futex, and not signalled by a condition variable: glibc's makes those who signal wait for those who
- * wait, so that a process that was killed in its wait would block all others. A process that was killed between a change and
- * waking the others costs them a second. */
+/* Changes are counted in a futex, and not signalled by a condition variable: glibc's makes those who signal wait for
+ * those who wait, so that a process that was killed in its wait would block all others. A process that was killed
+ * between a change and waking the others costs them a second. */
 #define _GNU_SOURCE
 #include "model/stream_shared.h"
 

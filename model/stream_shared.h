@@ -3,7 +3,8 @@
  *     a mapping    StreamShared | buffers | buffer of each part | bytes of the buffers
  *
  * What always holds:
- *   1. Everything here is read and written with the lock. Whoever changes what others may wait for calls shared_changed.
+ *   1. Everything here is read and written with the lock. Whoever changes what others may wait for calls
+ *      shared_changed.
  *   2. A wait ends after a second at most. Then it looks whether a process of the host has ended without a word.
  *   3. A process that ends with the lock blocks nobody: the next one gets the lock, and the stream has failed.
  *   4. Once the stream has failed, it keeps its first message. */
@@ -62,15 +63,15 @@ void shared_unlock(StreamShared *shared);
 /* Wake everybody who waits. Lock held. */
 void shared_changed(StreamShared *shared);
 
-/* Give up the lock until something changes, a second at most. false: nothing did. The stream fails when a process of the host
- * has ended without a word. Lock held, also afterwards. */
+/* Give up the lock until something changes, a second at most. false: nothing did. The stream fails when a process of
+ * the host has ended without a word. Lock held, also afterwards. */
 bool shared_wait(StreamShared *shared);
 
 /* From now on every acquire fails with this error. Takes err. Lock held. */
 void shared_fail(StreamShared *shared, Err *err);
 
-/* The error of a rank of the host that waited so long for a layer (SHARED_NO_LAYER: embedding and head) while nothing moved:
- * says what holds it up. Lock held. */
+/* The error of a rank of the host that waited so long for a layer (SHARED_NO_LAYER: embedding and head) while nothing
+ * moved: says what holds it up. Lock held. */
 Err *shared_stuck(const StreamShared *shared, int rank, size_t layer, double seconds);
 
 /* The rank whose place comes first, of those that have not left, `except` aside; -1: none. Lock held. */

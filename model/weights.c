@@ -1,6 +1,6 @@
-/* All shards are opened, and their tensors are put into one table sorted by name. `compare` then goes through the tensors that
- * the config expects, marks those that are there and lists those that are missing, extra or wrong. weights_open turns such a
- * list into its error, weights_survey hands it on. */
+/* All shards are opened, and their tensors are put into one table sorted by name. `compare` then goes through the
+ * tensors that the config expects, marks those that are there and lists those that are missing, extra or wrong.
+ * weights_open turns such a list into its error, weights_survey hands it on. */
 #include "model/weights.h"
 
 #include "base/json.h"
@@ -202,7 +202,8 @@ static Err *find_scale(const Weights *w, const TensorView *view, WeightEntry **o
     return err_wrap(check_shape((*out)->view, 2, blocks), "%s", name);
 }
 
-/* A tensor as a Weight; *scale is its factors' entry or NULL. Whether it is FP8 is for the file to say, not the config. */
+/* A tensor as a Weight; *scale is its factors' entry or NULL. Whether it is FP8 is for the file to say, not the
+ * config. */
 static Err *view_weight(const Weights *w, const TensorView *view, Weight *out, WeightEntry **scale)
 {
     *scale = NULL;

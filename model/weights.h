@@ -37,7 +37,8 @@ MUST_USE Err *weights_get_floats(const Weights *weights, const char *name, size_
 /* The fingerprint of all shards (shards_digest). */
 void weights_digest(const Weights *weights, char digest[DIGEST_BYTES]);
 
-/* A check of all weights for NaN and infinity (reads everything). Fails: ERR_NUMERIC naming file, tensor and element. */
+/* A check of all weights for NaN and infinity (reads everything). Fails: ERR_NUMERIC naming file, tensor and
+ * element. */
 MUST_USE Err *weights_check_finite(const Weights *weights);
 
 /* What the files of a directory hold, measured against the config. Nothing here is an error, except files that cannot

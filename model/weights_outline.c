@@ -1,5 +1,6 @@
-/* A model whose files are not there: every tensor that the config asks for, laid out in a mapping of zeros that is never
- * touched beyond its norms. Whatever works on shapes and places works on it as on files: adapters, plans, reports. */
+/* A model whose files are not there: every tensor that the config asks for, laid out in a mapping of zeros that is
+ * never touched beyond its norms. Whatever works on shapes and places works on it as on files: adapters, plans,
+ * reports. */
 #define _GNU_SOURCE
 #include "base/memory.h"
 #include "model/weights.h"

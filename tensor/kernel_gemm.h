@@ -20,7 +20,8 @@
  * Packed x, one block after the other; inner lengths in words, the last one with r:
  *   nt of FEW_ROWS < T < TRANSPOSE_ROWS, inner length > SHORT
  *                              lanes are tokens: [group of LANES tokens][inner][LANES], absent tokens are zero
- *   nn, and nt otherwise       [token][stride], stride packed_stride(inner without r); ROW_TILE tokens of zeros follow the
+ *   nn, and nt otherwise       [token][stride], stride packed_stride(inner without r); ROW_TILE tokens of zeros follow
+ *   the
  *                              last token */
 #ifndef GRAFT_TENSOR_KERNEL_GEMM_H
 #define GRAFT_TENSOR_KERNEL_GEMM_H

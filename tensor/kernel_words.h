@@ -1,7 +1,8 @@
 /* Words: what a lane multiplies in one step. For kernel_*.c that are compiled for bf16, too.
  *
  *   fp32               a word is a float
- *   bf16 (KERNEL_bf16) a word is a bf16 pair: two numbers that follow each other along the inner index, the first in the
+ *   bf16 (KERNEL_bf16) a word is a bf16 pair: two numbers that follow each other along the inner index, the first in
+ *   the
  *                      lower half. The second is zero where the inner length ends between them.
  *
  * Both are four bytes and share the vectors and arrays of floats. A bf16 pair is only moved as a float, never computed

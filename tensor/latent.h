@@ -48,8 +48,8 @@ size_t latent_state(const LatentKeys *keys, size_t n);
 /* The forward pass of a query. o: [H] rows of C, o_stride floats apart. */
 void latent_attend(const LatentKeys *keys, const LatentQuery *query, float *o);
 
-/* The backward pass of a query:  dP = do key[:C]',  dS = P (dP - delta),  dq = dS key.  d_o as o, delta [H], dq as q.  P, dS, q
- * and do are stored in `state` for
+/* The backward pass of a query:  dP = do key[:C]',  dS = P (dP - delta),  dq = dS key.  d_o as o, delta [H], dq as q.
+ * P, dS, q and do are stored in `state` for
  *     dkey[ids[j]] += dS[:, j]' q + P[:, j]' do      (the second in the first C columns)
  * which latent_scatter does for the keys [from, from + n_some) of the n. dkey has rows of dkey_stride floats, a
  * multiple of LANES and at least K. A key's sum over queries has the order of the calls.

@@ -1,9 +1,11 @@
-/* same_bits GRAFT MODEL DATA [COMPUTE [KILLS]]: a run has one result, however it is shared out and whatever happens to it.
+/* same_bits GRAFT MODEL DATA [COMPUTE [KILLS]]: a run has one result, however it is shared out and whatever happens to
+ * it.
  *
- * Trains a small adapter over every combination of group, ranks, threads and kept tapes; stops runs half-way and resumes
- * them with other ranks and threads; interrupts them (tests/support/interruptions.h); evaluates and draws. Compares the
- * results (tests/support/shared_runs.h). Two controls show that the comparison can fail. Last, in one process: a document
- * alone and among others. With KILLS given, only interruptions, with that many kills at random moments.
+ * Trains a small adapter over every combination of group, ranks, threads and kept tapes; stops runs half-way and
+ * resumes them with other ranks and threads; interrupts them (tests/support/interruptions.h); evaluates and draws.
+ * Compares the results (tests/support/shared_runs.h). Two controls show that the comparison can fail. Last, in one
+ * process: a document alone and among others. With KILLS given, only interruptions, with that many kills at random
+ * moments.
  *
  * The random moments follow from a key, which is printed; SAME_BITS_KEY=KEY in the environment sets it. */
 #include "base/rng.h"

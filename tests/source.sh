@@ -2,8 +2,9 @@
 # source.sh [PATH...]: form of the source files, or of those under the paths. `make source` runs it.
 #   comments  every .c file opens with a comment: what it is for
 #   lengths   no .c file has more than 450 lines, except those listed here with the reason
+#   width     no line of a C file has more than 120 columns: clang-format leaves comments alone
 #   casts     no cast takes const away by way of an integer: (T *)(size_t)x
-# First a planted file that breaks all three must be found.
+# First a planted file that breaks all four must be found.
 cd "$(dirname "$0")/.." || exit 2
 limit=450
 longer() { # a line for each: FILE and the reason why it is not split
@@ -19,12 +20,13 @@ check() { # LIST: print a line for everything that is wrong in the files that it
         lines=$(wc -l <"$file")
         [ "$lines" -le $limit ] || longer | grep -q "^$file " || echo "$file: $lines lines, more than $limit"
     done
+    LC_ALL=C.UTF-8 xargs -r grep -nHE '^.{121}' <"$1" | sed 's/:[^:]*$/: more than 120 columns/; s/\(:[0-9]*\):.*/\1: more than 120 columns/'
     xargs -r grep -nHE '\*[ a-z]*\) ?\((size_t|u?intptr_t)\)' <"$1" | sed 's/$/   <- a cast takes const away/'
 }
 
 echo "$scratch/planted.c" >"$scratch/planted"
-{ echo 'char *f = (char *)(size_t)"";'; seq $limit; } >"$scratch/planted.c"
-[ "$(check "$scratch/planted" | wc -l)" = 3 ] || { echo "source: what was planted is not found"; exit 2; }
+{ echo 'char *f = (char *)(size_t)"";'; printf '/*%121s*/\n' ''; seq $limit; } >"$scratch/planted.c"
+[ "$(check "$scratch/planted" | wc -l)" = 4 ] || { echo "source: what was planted is not found"; exit 2; }
 
 git ls-files -co --exclude-standard -- "$@" | sort -u | grep '\.[ch]$' | while read -r file; do [ -f "$file" ] && echo "$file"; done >"$scratch/files"
 {
@@ -35,4 +37,4 @@ git ls-files -co --exclude-standard -- "$@" | sort -u | grep '\.[ch]$' | while r
 } >"$scratch/wrong"
 cat "$scratch/wrong"
 [ ! -s "$scratch/wrong" ] || exit 1
-echo "source: $(grep -c '\.c$' "$scratch/files") .c files open with a comment, none is too long, no cast takes const away"
+echo "source: $(grep -c '\.c$' "$scratch/files") .c files open with a comment, none is too long or too wide, no cast takes const away"

@@ -1,4 +1,5 @@
-/* Sums are of doubles, over micro-batches in the order of their numbers, whichever rank has them: the same bits always. */
+/* Sums are of doubles, over micro-batches in the order of their numbers, whichever rank has them: the same bits
+ * always. */
 #include "train/balance_sums.h"
 
 #include "base/memory.h"

@@ -1,5 +1,5 @@
-/* What the balance losses need of a whole step: each sparse layer's statistics, added over micro-batches and ranks. They
- * are gathered in the forward pass, so that the backward pass has the exact gradient. */
+/* What the balance losses need of a whole step: each sparse layer's statistics, added over micro-batches and ranks.
+ * They are gathered in the forward pass, so that the backward pass has the exact gradient. */
 #ifndef GRAFT_TRAIN_BALANCE_SUMS_H
 #define GRAFT_TRAIN_BALANCE_SUMS_H
 

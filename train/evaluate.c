@@ -78,7 +78,8 @@ static void add_score(EvalPart *part, const Document *doc, const DocumentScore *
     part->documents++;
 }
 
-/* Domain d of the data set is part d until those without documents are left out; 0 has no name: the whole takes its place. */
+/* Domain d of the data set is part d until those without documents are left out; 0 has no name: the whole takes its
+ * place. */
 static Err *sum_up(Evaluation *e, const Dataset *dataset, const DocumentScore *scores)
 {
     size_t n = dataset_n_domains(dataset);

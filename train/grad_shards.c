@@ -1,5 +1,5 @@
-/* Slices of layers lie one after another, in layer order; so does all that belongs to them. The norm is a sum of doubles, one
- * for each CLIP_CHUNK of a layer's block, added in order: the same bits whatever the number of ranks. */
+/* Slices of layers lie one after another, in layer order; so does all that belongs to them. The norm is a sum of
+ * doubles, one for each CLIP_CHUNK of a layer's block, added in order: the same bits whatever the number of ranks. */
 #include "train/grad_shards.h"
 
 #include "base/memory.h"

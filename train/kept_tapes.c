@@ -1,5 +1,5 @@
-/* Tapes that outlive the forward pass of their layer. Their results lie in pools of their own (Tape.resident); workspace
- * and gradients are the step's. */
+/* Tapes that outlive the forward pass of their layer. Their results lie in pools of their own (Tape.resident);
+ * workspace and gradients are the step's. */
 #include "train/kept_tapes.h"
 
 #include "base/memory.h"

@@ -15,7 +15,8 @@ typedef struct {
     KeptTape *tapes; /* [n] */
 } KeptTapes;
 
-/* Have n tapes. Those of the last step serve again when they are as many: fresh memory would cost more than used memory.
+/* Have n tapes. Those of the last step serve again when they are as many: fresh memory would cost more than used
+ * memory.
  * Fails: ERR_MEMORY. */
 MUST_USE Err *kept_tapes_begin(KeptTapes *kept, size_t n);
 void kept_tapes_free(KeptTapes *kept);

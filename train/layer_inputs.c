@@ -1,5 +1,5 @@
-/* In two buffers, state i lies in buffer i mod 2: while layer i works, its input is in one and its output goes to the other. The
- * last two states are never written to the file, because the backward pass begins with them. */
+/* In two buffers, state i lies in buffer i mod 2: while layer i works, its input is in one and its output goes to the
+ * other. The last two states are never written to the file, because the backward pass begins with them. */
 #include "train/layer_inputs.h"
 
 #include "base/direct_io.h"

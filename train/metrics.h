@@ -1,5 +1,5 @@
-/* metrics.jsonl: one JSON object per line, flushed as it is written, synced before a checkpoint that holds its length. A
- * resume cuts the file back to that length. The keys are a file format:
+/* metrics.jsonl: one JSON object per line, flushed as it is written, synced before a checkpoint that holds its length.
+ * A resume cuts the file back to that length. The keys are a file format:
  *   a step         step, epoch, loss, learning_rate, grad_norm, tokens, "scored" (tokens in the loss), the balance
  *                  losses that are on, and last the values that depend on the clock
  *   an evaluation  step, epoch, eval_loss, eval_accuracy, eval_file, eval_domain, "eval_scored" (tokens in the loss):

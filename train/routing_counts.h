@@ -26,8 +26,8 @@ LayerCounts routing_counts_of(const RoutingCounts *counts, size_t l);
 /* Begin a step: zeros, then the load of every sparse layer from choices [n_groups]. */
 void routing_counts_load(RoutingCounts *counts, const Model *model, const Batch *batch, const Choices *choices);
 
-/* Count the rows of a group with a gradient dx [T][D] on the output of layer l. A token that no token in the loss depends
- * on has none. */
+/* Count the rows of a group with a gradient dx [T][D] on the output of layer l. A token that no token in the loss
+ * depends on has none. */
 void routing_counts_live(RoutingCounts *counts, const Model *model, size_t l, const Group *group,
                          const Choices *choices, const float *dx);
 

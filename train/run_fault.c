@@ -4,10 +4,11 @@
  *
  * Two cases:
  *   1. A group of this rank failed: only its micro-batches are recomputed, on this rank alone, because other ranks may
- *      already wait in a collective call. For the same reason this rank leaves the stream that it shares with them: they
- *      would never release the buffers that it needs.
- *   2. The sums over all ranks were not finite: every rank is here, and all recompute the step together. With --guard, every
- *      operation was checked before; then a rank may be alone here (a slice of a sum), and nothing is recomputed. */
+ *      already wait in a collective call. For the same reason this rank leaves the stream that it shares with them:
+ *      they would never release the buffers that it needs.
+ *   2. The sums over all ranks were not finite: every rank is here, and all recompute the step together. With --guard,
+ *      every operation was checked before; then a rank may be alone here (a slice of a sum), and nothing is
+ *      recomputed. */
 #include "model/stream.h"
 #include "train/run.h"
 

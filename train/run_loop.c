@@ -113,7 +113,7 @@ static Err *save_now(Run *run)
     return NULL;
 }
 
-/* ---- signals and the clock ---------------------------------------------------------------------------------------- */
+/* ---- signals and the clock --------------------------------------------------------------------------------------- */
 
 /* The last finished step is saved, and how the run ends says so. Takes err. */
 static Err *stop(Run *run, Err *err)

@@ -1,7 +1,7 @@
-/* --overwrite_output_dir: what a run wrote is removed, file by file, by the names that graft gives. Other files stay, and
- * with them the directories that hold them. The order matters when the removal is interrupted: adapters come first, so
- * that none survives the run that it came from, and metrics.jsonl comes last, so that what is left is still a run. The
- * index of the data (data/) stays: it belongs to the data files, and this run already uses it. */
+/* --overwrite_output_dir: what a run wrote is removed, file by file, by the names that graft gives. Other files stay,
+ * and with them the directories that hold them. The order matters when the removal is interrupted: adapters come first,
+ * so that none survives the run that it came from, and metrics.jsonl comes last, so that what is left is still a run.
+ * The index of the data (data/) stays: it belongs to the data files, and this run already uses it. */
 #define _GNU_SOURCE
 #include "ckpt/checkpoint.h"
 #include "train/run.h"

@@ -1,5 +1,5 @@
-/* What a finished step reports: a line of progress for people, a line of metrics.jsonl for programs. The keys of the latter
- * are a file format: they keep their names. */
+/* What a finished step reports: a line of progress for people, a line of metrics.jsonl for programs. The keys of the
+ * latter are a file format: they keep their names. */
 #include "base/log.h"
 #include "base/proc_memory.h"
 #include "train/balance.h"

@@ -1,6 +1,6 @@
 /* The handlers only set a flag; the loop reads the flags between two steps, and step and evaluation between two layers.
- * SA_RESTART: a signal must not interrupt reads and writes. A loop may be stuck where no flag is read, in MPI say; therefore
- * the second signal to stop acts as if nobody caught it. */
+ * SA_RESTART: a signal must not interrupt reads and writes. A loop may be stuck where no flag is read, in MPI say;
+ * therefore the second signal to stop acts as if nobody caught it. */
 #define _GNU_SOURCE
 #include "train/signals.h"
 

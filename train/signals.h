@@ -16,8 +16,8 @@ void signals_catch_opening(void);
 /* From the first step on. */
 void signals_catch(void);
 
-/* Called by the handler of a signal to stop: is it the second one? Those within half a second of the first belong to it:
- * timeout(1) and batch systems send one to a process and one to its group. */
+/* Called by the handler of a signal to stop: is it the second one? Those within half a second of the first belong to
+ * it: timeout(1) and batch systems send one to a process and one to its group. */
 bool signals_is_second(void);
 
 /* Call handler on SIGTERM, SIGINT, and SIGHUP unless that is ignored. */

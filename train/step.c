@@ -1,4 +1,5 @@
-/* One optimizer step, as the header lists it. The driver over layers is model/forward.c; here is what happens in each layer:
+/* One optimizer step, as the header lists it. The driver over layers is model/forward.c; here is what happens in each
+ * layer:
  *
  *     forward    groups one after another: layer_forward, its result becomes the input of the next layer
  *     head       the loss of the tokens that have one, and the gradient of the last hidden state, dx
@@ -6,8 +7,8 @@
  *                what it gives for its input is the next dx; then the layer's gradients are added over ranks
  *
  * What always holds: dx has the rows of all groups, and is the gradient of the output of the layer at work; a choice of
- * experts or keys is made in the forward pass and used again in the backward pass; sums over micro-batches and ranks follow
- * the forest (autograd/param.h), so no bit depends on groups, ranks or kept tapes. */
+ * experts or keys is made in the forward pass and used again in the backward pass; sums over micro-batches and ranks
+ * follow the forest (autograd/param.h), so no bit depends on groups, ranks or kept tapes. */
 #include "train/step.h"
 
 #include "base/memory.h"

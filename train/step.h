@@ -1,9 +1,10 @@
 /* One optimizer step, layers outermost:
  *
- *     forward    for every layer:  x[l+1] = layer(l, x[l]), group by group; tapes off, but for kept ones of topmost layers
+ *     forward    for every layer:  x[l+1] = layer(l, x[l]), group by group; tapes off, but for kept ones of topmost
+ *                layers
  *     head       the loss of the tokens in the loss, and its gradient on x[L]
- *     backward   for every layer:  recompute it with the tape on (or use the kept tape) and go backward, group by group;
- *                then add the layer's gradients over micro-batches and ranks, each rank its slice
+ *     backward   for every layer:  recompute it with the tape on (or use the kept tape) and go backward, group by
+ *                group; then add the layer's gradients over micro-batches and ranks, each rank its slice
  *     update     clip by the global norm, AdamW on the own slices, share the new values
  *
  * Bits never depend on ranks, threads, groups, or on kept tapes. See docs/design.md. */
@@ -50,10 +51,10 @@ typedef struct Step Step;
 MUST_USE Err *step_new(Step **step, Dp *dp, Model *model, Adapter *adapter, const StepConfig *config);
 void step_free(Step *step);
 
-/* The forward pass of a batch, the losses, and the gradient of the last hidden state. number keys the dropout. The batch is
- * borrowed until step_backward returns. probe NULL: nobody observes.
- * Collective: an error on one rank is not agreed upon here, others may be waiting for it; the caller reports it and leaves
- * with dp_close(dp, code).
+/* The forward pass of a batch, the losses, and the gradient of the last hidden state. number keys the dropout. The
+ * batch is borrowed until step_backward returns. probe NULL: nobody observes.
+ * Collective: an error on one rank is not agreed upon here, others may be waiting for it; the caller reports it and
+ * leaves with dp_close(dp, code).
  * Fails: ERR_STOPPED on all ranks, after the same layer, when somebody's `stop` was set: nothing has changed. */
 MUST_USE Err *step_forward(Step *step, const Batch *batch, uint64_t number, const StepProbe *probe, StepResult *result);
 
@@ -74,8 +75,8 @@ void step_guard(Step *step);
 /* The micro-batches [first, end) that step_gradients was at when it failed; false: at none. */
 bool step_failed_at(const Step *step, size_t *first, size_t *end);
 
-/* How the whole step's tokens, all ranks', went to the experts of layer l: zeros in a dense layer. Layers below the lowest
- * trained one have no tokens with a gradient. Owner: the step, until the next one. */
+/* How the whole step's tokens, all ranks', went to the experts of layer l: zeros in a dense layer. Layers below the
+ * lowest trained one have no tokens with a gradient. Owner: the step, until the next one. */
 LayerCounts step_counts(const Step *step, size_t l);
 
 /* Give back what the last batch took, until the next one takes it again. */

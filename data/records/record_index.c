@@ -1,7 +1,7 @@
 /* The thread opens a stored index that is still valid, or scans the file and writes a new one.
  *
- *   - Index and decompressed copy are written as drafts and renamed, so a file under its name is complete. Indexes of the
- *     same file, of other threads, ranks or runs, each write drafts of their own; all of them have the same bytes.
+ *   - Index and decompressed copy are written as drafts and renamed, so a file under its name is complete. Indexes of
+ *     the same file, of other threads, ranks or runs, each write drafts of their own; all of them have the same bytes.
  *   - The thread alone writes the struct until record_index_wait has joined it; afterwards nothing changes. */
 #define _GNU_SOURCE
 #include "data/records/record_index.h"

@@ -1,9 +1,9 @@
-/* Files behind data/text/inflate.h. A file is read in chunks and decompressed here. A signal that interrupts a read does
- * not end it.
+/* Files behind data/text/inflate.h. A file is read in chunks and decompressed here. A signal that interrupts a read
+ * does not end it.
  *
  *   - `chunk[at .. end)` has been read and not yet decompressed; n_packed counts everything that was read.
- *   - A compressed file may end only between two gzip members or Zstandard frames (`between`). Bytes behind the last gzip
- *     member that do not begin another one are ignored, as gzip does it.
+ *   - A compressed file may end only between two gzip members or Zstandard frames (`between`). Bytes behind the last
+ *     gzip member that do not begin another one are ignored, as gzip does it.
  *   - What becomes too much larger (inflate_limit) is refused: a file of a megabyte can become a terabyte. */
 #define _GNU_SOURCE
 #include "data/text/inflate.h"

@@ -10,8 +10,8 @@
 
 typedef struct Inflater Inflater;
 
-/* How many times its size a compressed file may become, once it is more than 64 MiB; 0: no limit. For the whole process;
- * text that people write shrinks 3 to 20 times. */
+/* How many times its size a compressed file may become, once it is more than 64 MiB; 0: no limit. For the whole
+ * process; text that people write shrinks 3 to 20 times. */
 enum { INFLATE_LIMIT = 200 };
 void inflate_limit(size_t times);
 

@@ -226,8 +226,9 @@ void regex_matcher_free(RegexMatcher *matcher)
     free(matcher);
 }
 
-/* The interpreter counts a step for each character that a repetition gives back, so a megabyte of blanks takes millions of
- * steps: as many as the text is long, a few times over. A pattern such as (a+)+b takes 2^n steps for n characters. */
+/* The interpreter counts a step for each character that a repetition gives back, so a megabyte of blanks takes millions
+ * of steps: as many as the text is long, a few times over. A pattern such as (a+)+b takes 2^n steps for n
+ * characters. */
 static uint32_t max_steps(size_t bytes)
 {
     enum { ALWAYS = 20000000, PER_BYTE = 100 };

@@ -1,5 +1,5 @@
-/* A locked directory: who else asks is refused, what a killed process left is taken over. The kernel's lock belongs to a
- * process, so another process asks here. */
+/* A locked directory: who else asks is refused, what a killed process left is taken over. The kernel's lock belongs to
+ * a process, so another process asks here. */
 #define _GNU_SOURCE
 #include "base/lock_file.h"
 #include "tests/support/check.h"

@@ -151,9 +151,8 @@ static void each_family_decides_what_makes_a_layer_dense(void **state)
     c = reads(state, TINY_LITE, "{\"mlp_layer_types\":[\"sparse\",\"dense\"]}");
     assert_true(!c.dense[0] && c.dense[1]);
     model_config_free(&c);
-    c = reads(
-        state, V3,
-        "{\"num_hidden_layers\":2,\"first_k_dense_replace\":1,\"mlp_layer_types\":[\"sparse\",\"dense\"]}"); /* v3 the list */
+    c = reads(state, V3,
+              "{\"num_hidden_layers\":2,\"first_k_dense_replace\":1,\"mlp_layer_types\":[\"sparse\",\"dense\"]}");
     assert_true(c.dense[0] && !c.dense[1]);
     model_config_free(&c);
     c = reads(state, GLM5, "{\"num_hidden_layers\":2,\"mlp_layer_types\":[\"sparse\",\"dense\"]}"); /* the list wins */

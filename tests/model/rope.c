@@ -1,5 +1,6 @@
 /* The tables against the formulas in double. A float angle near 1e6 is off by up to half its last place, and so is the
- * reference that everybody trains with: the product of floats is checked as such, and its distance from the exact angle. */
+ * reference that everybody trains with: the product of floats is checked as such, and its distance from the exact
+ * angle. */
 #include "model/rope.h"
 
 #include "tests/support/check.h"

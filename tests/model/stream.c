@@ -1,5 +1,5 @@
-/* Whatever streams has the bytes of its file, in any order of layers; a file that changes says so; no rank of a host waits for
- * ever. */
+/* Whatever streams has the bytes of its file, in any order of layers; a file that changes says so; no rank of a host
+ * waits for ever. */
 #include "tests/support/check.h"
 
 #include "base/byte_size.h"
@@ -150,8 +150,8 @@ static void close_two_ranks(Model *ranks[2], Model *plain)
     model_close(plain);
 }
 
-/* While one makes all its group passes, the other has fewer groups, and waits at the layer's end. What it does not ask for
- * must not hold its buffers. */
+/* While one makes all its group passes, the other has fewer groups, and waits at the layer's end. What it does not ask
+ * for must not hold its buffers. */
 static void a_rank_with_fewer_groups_holds_no_buffer(void **state)
 {
     Model *ranks[2], *plain;

@@ -1,4 +1,5 @@
-/* What the ranks of a host share of a stream: no process that ends blocks the others, and whoever waits too long says for what. */
+/* What the ranks of a host share of a stream: no process that ends blocks the others, and whoever waits too long says
+ * for what. */
 #define _GNU_SOURCE
 #include "model/stream_shared.h"
 

@@ -1,5 +1,5 @@
-/* Running the cases of JSON Lines files. A case that fails is printed with its file and line and the rest still runs; an
- * error ends the run: the file itself cannot be read. */
+/* Running the cases of JSON Lines files. A case that fails is printed with its file and line and the rest still runs;
+ * an error ends the run: the file itself cannot be read. */
 #include "tests/support/cases.h"
 
 #include "base/memory.h"

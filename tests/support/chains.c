@@ -46,9 +46,10 @@ static float flushed(float x) { return fabsf(x) < 0x1p-126f ? copysignf(0, x) : 
 
 float rounded(float x) { return bf16_to_f32(bf16_from_f32(flushed(x))); }
 
-/* One lane of VDPBF16PS: two fused multiply-adds, each rounded to nearest, the upper half of the bf16 pair first; subnormal
- * inputs and results are zeros. Source: Intel SDM vol. 2, VDPBF16PS, operation; the order of the two was found by trying
- * six on 4 million random bf16 pairs, a quarter of them near the smallest number: only this one differed nowhere. */
+/* One lane of VDPBF16PS: two fused multiply-adds, each rounded to nearest, the upper half of the bf16 pair first;
+ * subnormal inputs and results are zeros. Source: Intel SDM vol. 2, VDPBF16PS, operation; the order of the two was
+ * found by trying six on 4 million random bf16 pairs, a quarter of them near the smallest number: only this one
+ * differed nowhere. */
 static float add_bf16_pair(float sum, const float x[2], const float y[2])
 {
     for (int i = 1; i >= 0; i--) sum = flushed(fmaf(flushed(x[i]), flushed(y[i]), flushed(sum)));
@@ -77,7 +78,8 @@ void assert_same(const char *what, const float *got, const float *want, size_t n
 {
     bool exact = strncmp(dispatch_path(), "fp32/plain", 10) != 0;
     for (size_t i = 0; i < n; i++) {
-        /* the plain path rounds products, too: at most 2 n 2^-24 sum|x w| apart, here well below 1e-4 of the largest element */
+        /* the plain path rounds products, too: at most 2 n 2^-24 sum|x w| apart, here well below 1e-4 of the largest
+         * element */
         bool same = exact ? !memcmp(got + i, want + i, 4) : fabsf(got[i] - want[i]) <= 1e-4f * (10 + fabsf(want[i]));
         if (!same)
             fail_msg("%s, %s: element %zu is %.9g, not %.9g", dispatch_path(), what, i, (double)got[i],

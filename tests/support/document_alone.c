@@ -1,5 +1,5 @@
-/* One step in one process, without `graft train`. Each document is a micro-batch, so the gradients of the parameters are
- * added in the order of the tree of three leaves: (0 + 1) + 2. */
+/* One step in one process, without `graft train`. Each document is a micro-batch, so the gradients of the parameters
+ * are added in the order of the tree of three leaves: (0 + 1) + 2. */
 #include "tests/support/document_alone.h"
 
 #include "base/json.h"

@@ -44,7 +44,8 @@ int64_t figures_integer(const TensorView *view, size_t i)
 
 /* ---- comparing ------------------------------------------------------------------------------------------------ */
 
-/* "adapter.grad.model.layers.1.mlp.gate.weight" -> "adapter.grad.gate", "hidden.3" -> "hidden.*": names of reference.json. */
+/* "adapter.grad.model.layers.1.mlp.gate.weight" -> "adapter.grad.gate", "hidden.3" -> "hidden.*": names of
+ * reference.json. */
 static void quantity_of(const char *tensor, char name[QUANTITY_NAME])
 {
     const char *model = strstr(tensor, "model.");

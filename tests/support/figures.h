@@ -1,10 +1,10 @@
 /* How far computed values are from a folder of reference values (tests/fixtures/model/README.md), and whether every
  * reference value was compared.
  *
- * A quantity is what reference.json's `float32_error` has one row for: "hidden.*" is hidden.0, hidden.1, ... Its figures
- * are the worst of its tensors: the RMS of the error over the RMS of the reference, and the largest error over that RMS.
- * What always holds after figures_report says yes: every tensor of reference.safetensors but the inputs, and every key of
- * `float32_error`, was compared, element by element; nothing was compared that the reference lacks. */
+ * A quantity is what reference.json's `float32_error` has one row for: "hidden.*" is hidden.0, hidden.1, ... Its
+ * figures are the worst of its tensors: the RMS of the error over the RMS of the reference, and the largest error over
+ * that RMS. What always holds after figures_report says yes: every tensor of reference.safetensors but the inputs, and
+ * every key of `float32_error`, was compared, element by element; nothing was compared that the reference lacks. */
 #ifndef GRAFT_TESTS_SUPPORT_FIGURES_H
 #define GRAFT_TESTS_SUPPORT_FIGURES_H
 
@@ -45,13 +45,13 @@ void figures_compare_choices(Figures *figures, const char *tensor, size_t at, si
 /* Compare a number of reference.json. */
 void figures_compare_scalar(Figures *figures, const char *name, double value, double reference);
 
-/* Print every quantity beside PyTorch float32's own error. True when all is compared, no choice differs, no RMS is above
- * four times PyTorch's and no maximum above eight times (figures below 1e-6 count as 1e-6). */
+/* Print every quantity beside PyTorch float32's own error. True when all is compared, no choice differs, no RMS is
+ * above four times PyTorch's and no maximum above eight times (figures below 1e-6 count as 1e-6). */
 bool figures_report(const Figures *figures);
 
-/* The same on a path that computes in bf16, without curve and greedy tokens: logits are no further off than transformers
- * in bf16; gradients of an adapter within 2 % when n_flipped is 0, the choices that differ with the adapter. Other
- * figures are only printed. */
+/* The same on a path that computes in bf16, without curve and greedy tokens: logits are no further off than
+ * transformers in bf16; gradients of an adapter within 2 % when n_flipped is 0, the choices that differ with the
+ * adapter. Other figures are only printed. */
 bool figures_report_bf16(const Figures *figures, size_t n_flipped);
 
 #endif

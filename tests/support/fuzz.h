@@ -9,8 +9,8 @@
 typedef int (*FuzzEntry)(const uint8_t *data, size_t bytes);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
-/* Run every file of the corpus as one CMocka test; returns its exit code. Each input must end in an answer, and leave no
- * memory allocated. */
+/* Run every file of the corpus as one CMocka test; returns its exit code. Each input must end in an answer, and leave
+ * no memory allocated. */
 int fuzz_corpus(const char *name, FuzzEntry entry);
 
 /* A path from which data can be read until the next call, for readers that take a file. */

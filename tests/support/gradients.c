@@ -1,6 +1,7 @@
-/* Trials. Gradients are checked on one number: the sum of the result's elements, each times a random weight, plus what the
- * operation adds to the loss itself. Its derivative by each input is compared with a central difference of the reference
- * in double:  (f(x + h) - f(x - h)) / 2h,  h = STEP. Gradients of parameters go through a forest, as in training. */
+/* Trials. Gradients are checked on one number: the sum of the result's elements, each times a random weight, plus what
+ * the operation adds to the loss itself. Its derivative by each input is compared with a central difference of the
+ * reference in double:  (f(x + h) - f(x - h)) / 2h,  h = STEP. Gradients of parameters go through a forest, as in
+ * training. */
 #include "tests/support/gradients.h"
 
 #include "base/rng.h"

@@ -1,5 +1,5 @@
-/* Interrupting runs. A kill takes every process of a run, mpirun and its ranks included, and returns when none of them is
- * left: a rank that outlived its kill would go on writing beside the run that resumes. */
+/* Interrupting runs. A kill takes every process of a run, mpirun and its ranks included, and returns when none of them
+ * is left: a rank that outlived its kill would go on writing beside the run that resumes. */
 #define _GNU_SOURCE
 #include "tests/support/interruptions.h"
 
@@ -183,8 +183,8 @@ void interrupt_by_kills(SharedRuns *runs, size_t kills)
     runs_compare(runs, what, directory, struck < kills ? -1 : code);
 }
 
-/* Kill a run as soon as the draft of its second checkpoint is there, so that the file is half written. A kill that comes
- * too late is tried again with a new run; false when all of them do. */
+/* Kill a run as soon as the draft of its second checkpoint is there, so that the file is half written. A kill that
+ * comes too late is tried again with a new run; false when all of them do. */
 static bool kill_while_writing(const SharedRuns *runs, const char *directory, const Sharing *sharing)
 {
     for (int i = 0; i < MAX_TRIES; i++) {
@@ -258,8 +258,8 @@ static int signal_run(const SharedRuns *runs, const char *directory, const Shari
     return runs_wait(child);
 }
 
-/* SIGUSR1 saves and goes on, SIGTERM saves and ends with ERR_STOPPED, for any number of ranks: mpirun hands on the code of
- * its ranks. Neither leaves a trace in the result. A run that ends before the signal (code 0) is tried again. */
+/* SIGUSR1 saves and goes on, SIGTERM saves and ends with ERR_STOPPED, for any number of ranks: mpirun hands on the code
+ * of its ranks. Neither leaves a trace in the result. A run that ends before the signal (code 0) is tried again. */
 static void interrupt_by_signals(SharedRuns *runs, const Sharing *before, const Sharing *after)
 {
     char directory[RUN_DIRECTORY], what[RUN_DESCRIPTION];

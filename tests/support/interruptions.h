@@ -1,6 +1,7 @@
 /* What can happen to a run of `graft train`: kills, signals, a full disk, a directory that cannot be written. Each test
  * interrupts a run, goes on with other ranks and threads, and compares the result with that of a run that nothing
- * happened to. An interruption that comes too late is tried again, and fails when none of several tries comes in time. */
+ * happened to. An interruption that comes too late is tried again, and fails when none of several tries comes in
+ * time. */
 #ifndef GRAFT_TESTS_SUPPORT_INTERRUPTIONS_H
 #define GRAFT_TESTS_SUPPORT_INTERRUPTIONS_H
 

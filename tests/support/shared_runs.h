@@ -1,4 +1,5 @@
-/* Runs of `graft train` as a program, each with the work shared out in another way, and the comparison of their results.
+/* Runs of `graft train` as a program, each with the work shared out in another way, and the comparison of their
+ * results.
  *
  * Every run has a directory below one scratch folder, and a log beside it. All train the same small adapter: dropout,
  * balance losses, moving biases, router and experts on. The result of a run is the SHA-256 of adapter and moments that

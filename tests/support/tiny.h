@@ -19,7 +19,8 @@ Err *tiny_adapter(Adapter **adapter, const Model *model, size_t r, const char *t
 /* Every value from U(-size, size); to the values of a router a tenth of that is added. */
 void tiny_fill(Adapter *adapter, uint64_t seed, double size);
 
-/* A document of n random tokens below `vocab`, every one but the last in the loss. Owner: the caller, tiny_document_free. */
+/* A document of n random tokens below `vocab`, every one but the last in the loss. Owner: the caller,
+ * tiny_document_free. */
 Document tiny_document(size_t n, size_t vocab, uint64_t seed);
 void tiny_document_free(Document *document);
 

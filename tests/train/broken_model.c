@@ -1,5 +1,5 @@
-/* Broken base models: the program refuses them within seconds, before it makes the output directory, and names the file and
- * what is wrong in it. */
+/* Broken base models: the program refuses them within seconds, before it makes the output directory, and names the file
+ * and what is wrong in it. */
 #define _GNU_SOURCE
 #include "base/json.h"
 #include "tests/support/program.h"

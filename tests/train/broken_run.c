@@ -1,5 +1,5 @@
-/* Broken data, output that cannot be written, and options that cannot work: the program ends within seconds, names the cause
- * and leaves no half-written file. */
+/* Broken data, output that cannot be written, and options that cannot work: the program ends within seconds, names the
+ * cause and leaves no half-written file. */
 #define _GNU_SOURCE
 #include "tests/support/program.h"
 

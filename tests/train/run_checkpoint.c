@@ -308,7 +308,8 @@ static uint64_t counted_bytes(const char *output, uint64_t step)
     return bytes;
 }
 
-/* As an older graft left it: metrics cut back to an older checkpoint, then killed before the newer ones were removed. */
+/* As an older graft left it: metrics cut back to an older checkpoint, then killed before the newer ones were
+ * removed. */
 static void auto_takes_the_newest_checkpoint_also_after_a_cut(void **state)
 {
     char output[PATH_BYTES], path[PATH_BYTES], one[128], two[128];

@@ -1,5 +1,5 @@
-/* Two ranks of a host share streamed weights, and only one of them meets a number that is not finite: it finds the fault while
- * the other waits, and the run ends. */
+/* Two ranks of a host share streamed weights, and only one of them meets a number that is not finite: it finds the
+ * fault while the other waits, and the run ends. */
 #define _GNU_SOURCE
 #include "tensor/safetensors.h"
 #include "tests/support/program.h"
@@ -41,8 +41,8 @@ static void copy_base(void **state, char directory[PATH_BYTES], const char *tens
     free(bytes);
 }
 
-/* Two documents, one for each rank. Only one of them has a token for this expert (elsewhere the test would prove nothing: with
- * both, each rank has the fault). */
+/* Two documents, one for each rank. Only one of them has a token for this expert (elsewhere the test would prove
+ * nothing: with both, each rank has the fault). */
 static void a_fault_that_one_rank_meets_ends_the_run_and_is_named(void **state)
 {
     static const char text[] =

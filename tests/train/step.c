@@ -119,8 +119,8 @@ static double loss_at(Step *step, const Model *model, uint64_t *print)
     return total(&balanced, &result);
 }
 
-/* Along every parameter's own gradient the loss must rise by the gradient's length, where no choice flips: by `rise`, small
- * enough that few do. */
+/* Along every parameter's own gradient the loss must rise by the gradient's length, where no choice flips: by `rise`,
+ * small enough that few do. */
 static void finite_differences(const char *name, Adapter *(*make)(const Model *model), double rise, size_t min_checked)
 {
     Model *model = tiny_model(name);

@@ -1,4 +1,5 @@
-/* A step over weights or adapters with a number that is not finite: refused, naming the layer, and nothing is trained. */
+/* A step over weights or adapters with a number that is not finite: refused, naming the layer, and nothing is
+ * trained. */
 #define _GNU_SOURCE
 #include "train/step.h"
 

@@ -193,7 +193,7 @@ int verb_train(int argc, char **argv)
             options_help(stdout, settings_table);
         }
     } else if (!err) {
-        err = loop_run(&run);
+        err = run_loop(&run);
     }
     bool failed = err && err_kind(err) != ERR_STOPPED,
          reported = err && (run.dp.rank == 0 || (failed && strncmp(err_message(err), "rank ", 5) != 0));

@@ -167,6 +167,6 @@ bool run_is_out_of_patience(const Run *run);
 /* ---- run_loop.c ------------------------------------------------------------------------------------------------- */
 
 /* Train to the end, or until a signal: then save the last finished step and return ERR_STOPPED. Collective. */
-MUST_USE Err *loop_run(Run *run);
+MUST_USE Err *run_loop(Run *run);
 
 #endif

@@ -202,7 +202,7 @@ static Err *finish(Run *run)
     return metrics_write(&run->metrics, line);
 }
 
-Err *loop_run(Run *run)
+Err *run_loop(Run *run)
 {
     run->started = run->saved = log_seconds();
     run->first = run->done;

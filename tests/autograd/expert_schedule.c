@@ -33,11 +33,7 @@ static void misfit_init(Misfit *m)
 static void refused(Misfit *m, const char *part)
 {
     Tape tape = {0};
-    Group group = {.T = 3,
-                   .n_docs = 1,
-                   .doc_start = (size_t[]){0, 3},
-                   .n_micro_batches = 1,
-                   .micro_batch_start = (size_t[]){0, 3}};
+    Group group = group_init(1, (size_t[]){0, 3}, 1, (size_t[]){0, 3});
     tape_begin(&tape, &group, TAPE_RECORD);
     Tensor *x = tape_leaf(&tape, m->rows, m->cols, m->values, true),
            *w = tape_leaf(&tape, m->weight_rows, 2, m->values, true);

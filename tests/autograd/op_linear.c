@@ -166,11 +166,7 @@ static void a_trained_weight_requires_the_rows_of_the_group(void **state)
     float values[8] = {0}, x[6] = {0};
     Weight base = weight_of("base", 4, 2, values);
     Param param = {.name = (char *)"router", .rows = 4, .cols = 2, .data = values, .forest = &forest};
-    Group group = {.T = 3,
-                   .n_docs = 1,
-                   .doc_start = (size_t[]){0, 3},
-                   .n_micro_batches = 1,
-                   .micro_batch_start = (size_t[]){0, 3}};
+    Group group = group_init(1, (size_t[]){0, 3}, 1, (size_t[]){0, 3});
     tape_begin(&tape, &group, TAPE_RECORD);
     assert_ptr_equal(op_linear_trained(&tape, tape_leaf(&tape, 2, 2, x, true), &base, &param), &tape.dummy);
     assert_fails(tape_error(&tape), ERR_FORMAT, "linear: router: 2 rows, 3 tokens");

@@ -267,11 +267,7 @@ static void refused(size_t rows, size_t D, size_t O, size_t col, const char *par
     Param A = {.name = (char *)"q.lora_A", .rows = 2, .cols = 3, .data = values};
     Param B = {.name = (char *)"q.lora_B", .rows = 4, .cols = 2, .data = values};
     Lora lora = {.A = &A, .B = &B, .col = col, .scale = 1};
-    Group group = {.T = 3,
-                   .n_docs = 1,
-                   .doc_start = (size_t[]){0, 3},
-                   .n_micro_batches = 1,
-                   .micro_batch_start = (size_t[]){0, 3}};
+    Group group = group_init(1, (size_t[]){0, 3}, 1, (size_t[]){0, 3});
     tape_begin(&tape, &group, TAPE_RECORD);
     Weight W = weight_of("W", O, D, values);
     assert_ptr_equal(op_linear(&tape, tape_leaf(&tape, rows, D, values, true), 1, (const Weight *[]){&W}, 1,

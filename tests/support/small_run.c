@@ -59,7 +59,7 @@ Err *small_run_open(Run *run, char *directory, char *const *extra)
 Err *small_run(Run *run, char *directory, char *const *extra)
 {
     Err *err = small_run_open(run, directory, extra);
-    return err ? err : loop_run(run);
+    return err ? err : run_loop(run);
 }
 
 bool small_run_has(const char *directory, const char *name)

@@ -23,7 +23,7 @@ static void a_second_stage_begins_where_the_first_ended(void **state)
     assert_memory_equal(second.adapter->values + second.adapter->layers[1].offset,
                         first.adapter->values + first.adapter->layers[1].offset,
                         first.adapter->layers[1].n * sizeof(float));
-    assert_ok(loop_run(&second));
+    assert_ok(run_loop(&second));
     assert_int_equal(second.done, 2);
     assert_int_equal(second.audit->n_errors, 0);
     run_close(&second);

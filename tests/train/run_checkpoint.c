@@ -61,7 +61,7 @@ static Err *train(char *output, char *const *more, char *digest)
     Run run = {.dp = {.size = 1}};
     log_enable(false);
     Err *err = run_open(&run, (int)n, words);
-    if (!err) err = loop_run(&run);
+    if (!err) err = run_loop(&run);
     if (digest) strcpy(digest, run.state_digest);
     run_close(&run);
     return err;
@@ -171,7 +171,7 @@ static void a_run_does_without_its_file_of_experts_once_it_has_begun(void **stat
     Run run = {.dp = {.size = 1}};
     remove_checkpoint(output, 6);
     assert_ok(run_open(&run, 3, (char *[]){path, "--resume_from_checkpoint", "auto"}));
-    assert_ok(loop_run(&run));
+    assert_ok(run_loop(&run));
     assert_int_equal(json_kind(run.settings.experts), JSON_OBJECT);
     strcpy(resumed, run.state_digest);
     run_close(&run);

@@ -22,7 +22,7 @@ static void check_named(char *out, char *guard)
     assert_non_null(copy);
     run.adapter->layers[2].places[LORA_O]->B->data[3] = NAN;
     memcpy(copy, values, run.adapter->n * sizeof *copy);
-    Err *err = loop_run(&run);
+    Err *err = run_loop(&run);
     assert_non_null(err);
     assert_int_equal(err_kind(err), ERR_NUMERIC);
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
@@ -53,13 +53,13 @@ static void a_signal_saves_and_goes_on_or_ends_inside_a_step(void **state)
     scratch_path(state, "run", out);
     assert_ok(SMALL_RUN_OPEN(&run, out, SMALL_TARGETS, "--max_steps", "3"));
     signals_save = 1;
-    assert_ok(loop_run(&run));
+    assert_ok(run_loop(&run));
     assert_true(small_run_has(out, "checkpoint-000001.h5") && !small_run_has(out, "checkpoint-000002.h5") &&
                 small_run_has(out, "checkpoint-000003.h5"));
     run_close(&run);
     assert_ok(SMALL_RUN_OPEN(&run, out, SMALL_TARGETS, "--max_steps", "3", "--overwrite_output_dir"));
     signals_stop = 1;
-    assert_fails(loop_run(&run), ERR_STOPPED, "after step 0, which is saved");
+    assert_fails(run_loop(&run), ERR_STOPPED, "after step 0, which is saved");
     signals_stop = 0;
     assert_true(small_run_has(out, "checkpoint-000000.h5"));
     run_close(&run);

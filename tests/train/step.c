@@ -5,6 +5,7 @@
 #include "base/rng.h"
 #include "infer/evaluate.h"
 #include "tensor/rows.h"
+#include "tests/support/step_fixture.h"
 #include "tests/support/tiny.h"
 
 #include <fcntl.h>
@@ -12,41 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-enum { N_DOCS = 3 };
-
-static Dp dp = {.size = 1};
-static Document docs[N_DOCS];
-static const Document *list[N_DOCS];
-
-static int make_docs(void **state)
-{
-    static const size_t lengths[N_DOCS] = {13, 30, 21};
-    (void)state;
-    for (size_t d = 0; d < N_DOCS; d++) {
-        docs[d] = tiny_document(lengths[d], 256, 50 + d);
-        list[d] = &docs[d];
-    }
-    return 0;
-}
-
-static int free_docs(void **state)
-{
-    (void)state;
-    for (size_t d = 0; d < N_DOCS; d++) tiny_document_free(&docs[d]);
-    return 0;
-}
-
-static Adapter *lora_everywhere(const Model *model, bool router)
-{
-    Adapter *adapter = NULL;
-    Json *all = tiny_json("'all-linear'");
-    assert_ok(adapter_new(&adapter, model,
-                          &(LoraConfig){.r = 2, .lora_alpha = 4, .target_modules = all, .train_router = router}, 7));
-    json_free(all);
-    tiny_fill(adapter, 21, 0.15);
-    return adapter;
-}
 
 static Adapter *routers_by_lora(const Model *model)
 {
@@ -56,24 +22,13 @@ static Adapter *routers_by_lora(const Model *model)
     return adapter;
 }
 
-static Adapter *everything(const Model *model) { return lora_everywhere(model, true); }
-
-static const StepConfig plain = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8}, .max_grad_norm = 1};
+static Adapter *everything(const Model *model) { return fixture_lora(model, true); }
 
 static const BalanceValues coefficients[16] = {
     [0 ... 15] = {.seq_aux_loss = 0.3, .aux_loss = 0.2, .load_balancing_loss = 0.1, .z_loss = 0.05}};
 static const StepConfig balanced = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8},
                                     .max_grad_norm = 1,
                                     .balance = coefficients};
-
-static Err *gradients(Step *step, size_t micro, size_t group, StepResult *result)
-{
-    Batch batch;
-    assert_ok(batch_new(&batch, &dp, N_DOCS, list, micro, group));
-    Err *err = step_gradients(step, &batch, 0, NULL, result);
-    batch_free(&batch);
-    return err;
-}
 
 static double total(const StepConfig *c, const StepResult *r)
 {
@@ -112,7 +67,7 @@ static double loss_at(Step *step, const Model *model, uint64_t *print)
     Batch batch;
     StepResult result;
     Chosen chosen = {.model = model};
-    assert_ok(batch_new(&batch, &dp, N_DOCS, list, 32, 0));
+    assert_ok(batch_new(&batch, &fixture_dp, FIXTURE_DOCS, fixture_list, 32, 0));
     assert_ok(step_gradients(step, &batch, 0, &(StepProbe){&chosen, see_choices}, &result));
     batch_free(&batch);
     *print = chosen.print;
@@ -127,8 +82,8 @@ static void finite_differences(const char *name, Adapter *(*make)(const Model *m
     Adapter *adapter = make(model);
     Step *step;
     StepResult result;
-    assert_ok(step_new(&step, &dp, model, adapter, &balanced));
-    assert_ok(gradients(step, 32, 0, &result));
+    assert_ok(step_new(&step, &fixture_dp, model, adapter, &balanced));
+    assert_ok(fixture_gradients(step, 32, 0, &result));
     float *g = malloc(adapter->n * sizeof *g);
     assert_non_null(g);
     for (size_t l = 0; l < model->n_layers; l++)
@@ -180,10 +135,10 @@ static double evaluated(Model *model, const Adapter *adapter)
 {
     Scores scores;
     double nll = 0, n_loss_tokens = 0;
-    assert_ok(evaluate(&scores, model, 1, &adapter, N_DOCS, list, &(EvaluateConfig){.group_tokens = 20}));
-    for (size_t d = 0; d < N_DOCS; d++) {
+    assert_ok(evaluate(&scores, model, 1, &adapter, FIXTURE_DOCS, fixture_list, &(EvaluateConfig){.group_tokens = 20}));
+    for (size_t d = 0; d < FIXTURE_DOCS; d++) {
         nll += scores.variants[0].documents[d].nll;
-        n_loss_tokens += (double)list[d]->n_loss_tokens;
+        n_loss_tokens += (double)fixture_list[d]->n_loss_tokens;
     }
     scores_free(&scores);
     return nll / n_loss_tokens;
@@ -198,8 +153,8 @@ static void evaluation_before_an_update_equals_the_training_loss(void **state)
         Adapter *adapter = everything(model);
         Step *step;
         StepResult result;
-        assert_ok(step_new(&step, &dp, model, adapter, &plain));
-        assert_ok(gradients(step, 32, 0, &result));
+        assert_ok(step_new(&step, &fixture_dp, model, adapter, &fixture_config));
+        assert_ok(fixture_gradients(step, 32, 0, &result));
         assert_true(fabs(evaluated(model, adapter) - result.loss) <
                     1e-6 * result.loss); /* one logarithm in double, one in float */
         assert_true(fabs(evaluated(model, NULL) - result.loss) > 1e-3 * result.loss);
@@ -225,8 +180,8 @@ static void kept_layers_and_groups_change_no_bit(void **state)
                 Step *step;
                 config.keep_layers = keep;
                 config.lora_dropout = 0.1;
-                assert_ok(step_new(&step, &dp, model, adapter, &config));
-                assert_ok(gradients(step, 20, group, keep + group ? &again : &result));
+                assert_ok(step_new(&step, &fixture_dp, model, adapter, &config));
+                assert_ok(fixture_gradients(step, 20, group, keep + group ? &again : &result));
                 for (size_t l = 0; l < model->n_layers; l++) {
                     const LayerAdapter *layer = &adapter->layers[l];
                     if (keep + group == 0)
@@ -254,8 +209,8 @@ static void a_loss_or_norm_that_is_not_finite_updates_nothing(void **state)
     StepResult result;
     float *before = malloc(adapter->n * sizeof *before);
     assert_non_null(before);
-    assert_ok(step_new(&step, &dp, model, adapter, &plain));
-    assert_ok(gradients(step, 32, 0, &result));
+    assert_ok(step_new(&step, &fixture_dp, model, adapter, &fixture_config));
+    assert_ok(fixture_gradients(step, 32, 0, &result));
     memcpy(before, adapter->values, adapter->n * sizeof *before);
     StepResult bad = result;
     bad.loss = NAN;
@@ -284,9 +239,9 @@ static void updates_lower_the_loss(void **state)
     StepResult result;
     double first = 0;
     assert_ok(tiny_adapter(&adapter, model, 4, "'all-linear'", NULL, NULL));
-    assert_ok(step_new(&step, &dp, model, adapter, &plain));
+    assert_ok(step_new(&step, &fixture_dp, model, adapter, &fixture_config));
     for (uint64_t t = 1; t <= 20; t++) {
-        assert_ok(gradients(step, 32, 0, &result));
+        assert_ok(fixture_gradients(step, 32, 0, &result));
         if (t == 1) first = result.loss;
         assert_ok(step_update(step, t, &(StepRates){1e-2, 1e-2, 1e-2}, &result));
     }
@@ -304,8 +259,8 @@ static void the_norm_is_that_of_all_gradients(void **state)
     Step *step;
     StepResult result;
     double square = 0;
-    assert_ok(step_new(&step, &dp, model, adapter, &plain));
-    assert_ok(gradients(step, 32, 0, &result));
+    assert_ok(step_new(&step, &fixture_dp, model, adapter, &fixture_config));
+    assert_ok(fixture_gradients(step, 32, 0, &result));
     for (size_t l = 0; l < model->n_layers; l++)
         for (size_t i = 0; i < adapter->layers[l].n; i++)
             square += (double)step_gradient(step, l)[i] * (double)step_gradient(step, l)[i];
@@ -325,5 +280,5 @@ int main(void)
         cmocka_unit_test(updates_lower_the_loss),
         cmocka_unit_test(the_norm_is_that_of_all_gradients),
     };
-    return cmocka_run_group_tests(tests, make_docs, free_docs);
+    return cmocka_run_group_tests(tests, fixture_open, fixture_close);
 }

@@ -4,6 +4,7 @@
 #include "train/step.h"
 
 #include "base/rng.h"
+#include "tests/support/step_fixture.h"
 #include "tests/support/tiny.h"
 
 #include <fcntl.h>
@@ -11,52 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-enum { N_DOCS = 3 };
-
-static Dp dp = {.size = 1};
-static Document docs[N_DOCS];
-static const Document *list[N_DOCS];
-
-static int make_docs(void **state)
-{
-    static const size_t lengths[N_DOCS] = {13, 30, 21};
-    (void)state;
-    for (size_t d = 0; d < N_DOCS; d++) {
-        docs[d] = tiny_document(lengths[d], 256, 50 + d);
-        list[d] = &docs[d];
-    }
-    return 0;
-}
-
-static int free_docs(void **state)
-{
-    (void)state;
-    for (size_t d = 0; d < N_DOCS; d++) tiny_document_free(&docs[d]);
-    return 0;
-}
-
-static Adapter *lora_everywhere(const Model *model, bool router)
-{
-    Adapter *adapter = NULL;
-    Json *all = tiny_json("'all-linear'");
-    assert_ok(adapter_new(&adapter, model,
-                          &(LoraConfig){.r = 2, .lora_alpha = 4, .target_modules = all, .train_router = router}, 7));
-    json_free(all);
-    tiny_fill(adapter, 21, 0.15);
-    return adapter;
-}
-
-static const StepConfig plain = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8}, .max_grad_norm = 1};
-
-static Err *gradients(Step *step, size_t micro, size_t group, StepResult *result)
-{
-    Batch batch;
-    assert_ok(batch_new(&batch, &dp, N_DOCS, list, micro, group));
-    Err *err = step_gradients(step, &batch, 0, NULL, result);
-    batch_free(&batch);
-    return err;
-}
 
 static void copy_model(void **state, const char *name, char directory[PATH_BYTES])
 {
@@ -103,7 +58,7 @@ static void poison_one(Poison *p, const TensorView *view, const Safetensors *fil
     if (sscanf(view->name, "model.layers.%zu.", &layer) == 1) snprintf(where, sizeof where, "layer %zu", layer);
     if (strncmp(view->name, "lm_head", 7) == 0) snprintf(where, sizeof where, "head");
     StepResult result = {0};
-    Err *err = gradients(p->step, 32, 0, &result);
+    Err *err = fixture_gradients(p->step, 32, 0, &result);
     p->seen++;
     if (!err) { /* nobody reads this number: an expert without tokens, a token that does not occur */
         if (result.loss != p->clean.loss || result.grad_norm != p->clean.grad_norm)
@@ -136,7 +91,7 @@ static void poison_file(Poison *p, const char *path)
         const char *at = strstr(view->name, ".experts.");
         if (at && sscanf(at, ".experts.%zu", &expert) == 1 && expert > 3) continue; /* one expert is like another */
         bool embedding = strstr(view->name, "embed_tokens") != NULL;
-        size_t row = embedding ? (size_t)docs[1].ids[3] * view->shape[1] : 0;
+        size_t row = embedding ? (size_t)fixture_docs[1].ids[3] * view->shape[1] : 0;
         poison_one(p, view, &file, row, false);
         if (!embedding) poison_one(p, view, &file, n - 1, false);
         poison_one(p, view, &file, row + n / view->shape[0] / 2, true);
@@ -154,9 +109,9 @@ static void a_bad_number_in_any_weight_is_an_error_that_names_its_layer(void **s
         Poison p = {.directory = directory};
         copy_model(state, names[i], directory);
         p.model = tiny_model(directory);
-        p.adapter = lora_everywhere(p.model, false); /* a trained router's own weight is not read */
-        assert_ok(step_new(&p.step, &dp, p.model, p.adapter, &plain));
-        assert_ok(gradients(p.step, 32, 0, &p.clean));
+        p.adapter = fixture_lora(p.model, false); /* a trained router's own weight is not read */
+        assert_ok(step_new(&p.step, &fixture_dp, p.model, p.adapter, &fixture_config));
+        assert_ok(fixture_gradients(p.step, 32, 0, &p.clean));
         for (size_t f = 0; f < 3; f++) {
             assert_ok(file_join(path, directory, files[f]));
             poison_file(&p, path);
@@ -172,16 +127,16 @@ static void a_bad_number_in_an_adapter_is_an_error_that_names_its_layer(void **s
 {
     (void)state;
     Model *model = tiny_model("dense");
-    Adapter *adapter = lora_everywhere(model, true);
+    Adapter *adapter = fixture_lora(model, true);
     Step *step;
     StepResult result;
-    assert_ok(step_new(&step, &dp, model, adapter, &plain));
+    assert_ok(step_new(&step, &fixture_dp, model, adapter, &fixture_config));
     for (size_t l = 0; l < model->n_layers; l++) {
         float *at = adapter->layers[l].places[LORA_O]->A->data, old = *at;
         char where[32];
         snprintf(where, sizeof where, "layer %zu", l);
         *at = NAN;
-        assert_fails(gradients(step, 32, 0, &result), ERR_NUMERIC, where);
+        assert_fails(fixture_gradients(step, 32, 0, &result), ERR_NUMERIC, where);
         *at = old;
     }
     step_free(step);
@@ -195,5 +150,5 @@ int main(void)
         scratch_test(a_bad_number_in_any_weight_is_an_error_that_names_its_layer),
         cmocka_unit_test(a_bad_number_in_an_adapter_is_an_error_that_names_its_layer),
     };
-    return cmocka_run_group_tests(tests, make_docs, free_docs);
+    return cmocka_run_group_tests(tests, fixture_open, fixture_close);
 }

@@ -2,39 +2,12 @@
 #include "data/records/dataset.h"
 #include "base/log.h"
 #include "tests/support/check.h"
+#include "tests/support/records.h"
 
 #include <stdio.h>
 #include <string.h>
 
-static Tokenizer *tokenizer;
 static const ChatOptions options = {.template = CHAT_GLM47};
-
-static Err *open_with(Dataset **ds, const char *name, const Tokenizer *with, const ChatOptions *chat, size_t max_length)
-{
-    return dataset_open_file(ds, with, name, &(DocumentOptions){.chat = *chat, .max_length = max_length});
-}
-
-static char path[PATH_BYTES];
-
-static const char *file_with(void **state, const char *text)
-{
-    assert_ok(file_write(scratch_path(state, "records.jsonl", path), text, strlen(text)));
-    return path;
-}
-
-static int open_tokenizer(void **state)
-{
-    (void)state;
-    assert_ok(tokenizer_open(&tokenizer, "examples/tiny-glm5/tokenizer.json"));
-    return 0;
-}
-
-static int close_tokenizer(void **state)
-{
-    (void)state;
-    tokenizer_close(tokenizer);
-    return 0;
-}
 
 static void the_demo_has_as_many_tokens_and_tokens_in_the_loss_as_with_peft(void **state)
 {
@@ -48,7 +21,7 @@ static void the_demo_has_as_many_tokens_and_tokens_in_the_loss_as_with_peft(void
         Dataset *ds;
         ChatOptions recognised = {0};
         assert_ok(template_recognise(&recognised.template, "examples/tiny-glm5", NULL));
-        assert_ok(open_with(&ds, splits[i].path, tokenizer, &recognised, 512));
+        assert_ok(records_open(&ds, splits[i].path, records_tokenizer, &recognised, 512));
         DatasetTotals totals = dataset_totals(ds);
         assert_int_equal(dataset_count(ds), splits[i].records);
         assert_int_equal(totals.tokens, splits[i].tokens);
@@ -72,14 +45,14 @@ static size_t assert_in_loss_with(void **state, const char *record, const Docume
 {
     Dataset *ds;
     Text text = {0};
-    assert_ok(dataset_open_file(&ds, tokenizer, file_with(state, record), how));
+    assert_ok(dataset_open_file(&ds, records_tokenizer, records_file(state, record), how));
     const Document *document = dataset_document(ds, 0);
     for (size_t i = 0; i < document->n; i++) {
         if (document->targets[i] < 0) continue;
         if (text.n) text_put(&text, "|");
         size_t n = 1;
         while (document->targets[i + n] >= 0) n++; /* the last is -1 */
-        assert_ok(tokenizer_decode(tokenizer, &document->targets[i], n, false, &text));
+        assert_ok(tokenizer_decode(records_tokenizer, &document->targets[i], n, false, &text));
         i += n - 1;
     }
     assert_string_equal(text.data, expected);
@@ -93,11 +66,6 @@ static void assert_in_loss(void **state, const char *record, const ChatOptions *
 {
     assert_in_loss_with(state, record, &(DocumentOptions){.chat = *how, .max_length = 512}, expected);
 }
-
-#define U(text)          "{\"role\":\"user\",\"content\":\"" text "\"}"
-#define A(text)          "{\"role\":\"assistant\",\"content\":\"" text "\"}"
-#define R(thought, text) "{\"role\":\"assistant\",\"content\":\"" text "\",\"reasoning_content\":\"" thought "\"}"
-#define M(list)          "{\"messages\":[" list "]}"
 
 static void the_loss_has_what_the_model_writes_itself(void **state)
 {
@@ -185,8 +153,8 @@ static void labels_belong_to_the_tokens_at_their_positions(void **state)
 {
     Dataset *ds;
     static const int32_t ids[] = {5, 6, 7, 8}, targets[] = {-1, 7, -1, -1};
-    file_with(state, "{\"input_ids\":[5,6,7,8],\"labels\":[-100,-100,7,-100]}\n{\"input_ids\":[5,6,7,8]}");
-    assert_ok(open_with(&ds, path, tokenizer, &options, 512));
+    records_file(state, "{\"input_ids\":[5,6,7,8],\"labels\":[-100,-100,7,-100]}\n{\"input_ids\":[5,6,7,8]}");
+    assert_ok(records_open(&ds, records_path, records_tokenizer, &options, 512));
     assert_memory_equal(dataset_document(ds, 0)->ids, ids, sizeof ids);
     assert_memory_equal(dataset_document(ds, 0)->targets, targets, sizeof targets);
     assert_int_equal(dataset_document(ds, 1)->n_loss_tokens, 3);
@@ -196,11 +164,12 @@ static void labels_belong_to_the_tokens_at_their_positions(void **state)
 static void the_input_of_alpaca_is_a_line_of_its_own(void **state)
 {
     Dataset *a, *b;
-    assert_ok(
-        open_with(&a, file_with(state, "{\"instruction\":\"i\\\"\",\"input\":\"x\",\"output\":\"a\",\"system\":\"s\"}"),
-                  tokenizer, &options, 512));
-    assert_ok(open_with(&b, file_with(state, M("{\"role\":\"system\",\"content\":\"s\"}," U("i\\\"\\nx") "," A("a"))),
-                        tokenizer, &options, 512));
+    assert_ok(records_open(
+        &a, records_file(state, "{\"instruction\":\"i\\\"\",\"input\":\"x\",\"output\":\"a\",\"system\":\"s\"}"),
+        records_tokenizer, &options, 512));
+    assert_ok(records_open(&b,
+                           records_file(state, M("{\"role\":\"system\",\"content\":\"s\"}," U("i\\\"\\nx") "," A("a"))),
+                           records_tokenizer, &options, 512));
     assert_int_equal(dataset_document(a, 0)->n, dataset_document(b, 0)->n);
     assert_memory_equal(dataset_document(a, 0)->ids, dataset_document(b, 0)->ids,
                         dataset_document(a, 0)->n * sizeof(int32_t));
@@ -232,10 +201,11 @@ static void long_conversations_are_cut_between_turns(void **state)
     how.max_length = whole;
     assert_in_loss_with(state, headed, &how, "two<|user|>|six<|endoftext|>");
     Dataset *ds;
-    assert_ok(dataset_open_file(&ds, tokenizer, file_with(state, headed), &how)); /* the system message is kept */
+    assert_ok(
+        dataset_open_file(&ds, records_tokenizer, records_file(state, headed), &how)); /* the system message is kept */
     Text text = {0};
     const Document *document = dataset_document(ds, 0);
-    assert_ok(tokenizer_decode(tokenizer, document->ids, document->n, false, &text));
+    assert_ok(tokenizer_decode(records_tokenizer, document->ids, document->n, false, &text));
     assert_string_equal(
         text.data,
         "[gMASK]<sop><|system|>s<|user|>2<|assistant|></think>two<|user|>3<|assistant|></think>six<|endoftext|>");
@@ -249,21 +219,22 @@ static void dropped_records_are_counted(void **state)
 {
     Dataset *ds;
     DocumentOptions how = {.max_length = 8, .truncation = TRUNCATE_DROP};
-    file_with(state, M(U("q") "," A("one two three four five six seven")) "\n" M(U("q") "," A("a")) "\n");
-    assert_ok(dataset_open_file(&ds, tokenizer, path, &how));
+    records_file(state, M(U("q") "," A("one two three four five six seven")) "\n" M(U("q") "," A("a")) "\n");
+    assert_ok(dataset_open_file(&ds, records_tokenizer, records_path, &how));
     assert_int_equal(dataset_count(ds), 1);
     assert_int_equal(dataset_totals(ds).dropped, 1);
     assert_int_equal(dataset_document(ds, 0)->record, 2);
     dataset_close(ds);
     how.max_length = 3;
-    assert_fails(dataset_open_file(&ds, tokenizer, path, &how), ERR_DATA, "all 2 records are longer than max_length");
+    assert_fails(dataset_open_file(&ds, records_tokenizer, records_path, &how), ERR_DATA,
+                 "all 2 records are longer than max_length");
 }
 
 static void domains_have_totals_of_their_own(void **state)
 {
     Dataset *ds;
-    file_with(state, "{\"text\":\"ab\",\"domain\":\"x\"}\n{\"text\":\"ab\"}\n{\"text\":\"ab\",\"domain\":\"x\"}\n");
-    assert_ok(open_with(&ds, path, tokenizer, &options, 512));
+    records_file(state, "{\"text\":\"ab\",\"domain\":\"x\"}\n{\"text\":\"ab\"}\n{\"text\":\"ab\",\"domain\":\"x\"}\n");
+    assert_ok(records_open(&ds, records_path, records_tokenizer, &options, 512));
     assert_int_equal(dataset_n_domains(ds), 2);
     assert_string_equal(dataset_domain(ds, dataset_document(ds, 2)->domain), "x");
     assert_int_equal(dataset_document(ds, 1)->domain, 0);
@@ -282,10 +253,10 @@ static void a_domain_for_every_record_takes_no_longer(void **state)
         snprintf(line, sizeof line, "{\"text\":\"ab\",\"domain\":\"domain %d\"}\n", i);
         text_put(&text, line);
     }
-    file_with(state, text.data);
+    records_file(state, text.data);
     text_free(&text);
     double began = log_cpu_seconds();
-    assert_ok(open_with(&ds, path, tokenizer, &options, 512));
+    assert_ok(records_open(&ds, records_path, records_tokenizer, &options, 512));
     if (log_cpu_seconds() - began > MAX_SECONDS) fail_msg("took %.1f s", log_cpu_seconds() - began);
     assert_int_equal(dataset_n_domains(ds), N + 1); /* and that of records without one */
     for (size_t i = 0; i < N; i += 9999) {
@@ -331,9 +302,9 @@ static void files_can_be_given_in_three_ways(void **state)
 static void long_records_lose_their_end(void **state)
 {
     Dataset *whole, *cut;
-    file_with(state, M(U("q") "," A("one two three four five six seven")) "\n\n" M(U("q") "," A("a")) "\n");
-    assert_ok(open_with(&whole, path, tokenizer, &options, 512));
-    assert_ok(open_with(&cut, path, tokenizer, &options, 8));
+    records_file(state, M(U("q") "," A("one two three four five six seven")) "\n\n" M(U("q") "," A("a")) "\n");
+    assert_ok(records_open(&whole, records_path, records_tokenizer, &options, 512));
+    assert_ok(records_open(&cut, records_path, records_tokenizer, &options, 8));
     const Document *a = dataset_document(whole, 0), *b = dataset_document(cut, 0);
     assert_int_equal(dataset_totals(whole).truncated, 0);
     assert_int_equal(dataset_totals(cut).truncated, 1);
@@ -366,5 +337,5 @@ int main(void)
         scratch_test(files_can_be_given_in_three_ways),
         scratch_test(long_records_lose_their_end),
     };
-    return cmocka_run_group_tests(tests, open_tokenizer, close_tokenizer);
+    return cmocka_run_group_tests(tests, records_open_tokenizer, records_close_tokenizer);
 }

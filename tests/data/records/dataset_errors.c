@@ -2,43 +2,12 @@
 #include "data/records/dataset.h"
 #include "base/log.h"
 #include "tests/support/check.h"
+#include "tests/support/records.h"
 
 #include <stdio.h>
 #include <string.h>
 
-#define U(text) "{\"role\":\"user\",\"content\":\"" text "\"}"
-#define A(text) "{\"role\":\"assistant\",\"content\":\"" text "\"}"
-#define M(list) "{\"messages\":[" list "]}"
-
-static Tokenizer *tokenizer;
 static const ChatOptions options = {.template = CHAT_GLM47};
-
-static Err *open_with(Dataset **ds, const char *name, const Tokenizer *with, const ChatOptions *chat, size_t max_length)
-{
-    return dataset_open_file(ds, with, name, &(DocumentOptions){.chat = *chat, .max_length = max_length});
-}
-
-static char path[PATH_BYTES];
-
-static const char *file_with(void **state, const char *text)
-{
-    assert_ok(file_write(scratch_path(state, "records.jsonl", path), text, strlen(text)));
-    return path;
-}
-
-static int open_tokenizer(void **state)
-{
-    (void)state;
-    assert_ok(tokenizer_open(&tokenizer, "examples/tiny-glm5/tokenizer.json"));
-    return 0;
-}
-
-static int close_tokenizer(void **state)
-{
-    (void)state;
-    tokenizer_close(tokenizer);
-    return 0;
-}
 
 static void a_bad_record_is_refused_with_file_line_and_what_was_seen(void **state)
 {
@@ -104,17 +73,18 @@ static void a_bad_record_is_refused_with_file_line_and_what_was_seen(void **stat
         char file[1000];
         Dataset *ds;
         snprintf(file, sizeof file, "%s%s\n", good, cases[i][0]);
-        file_with(state, file);
-        assert_fails(open_with(&ds, path, tokenizer, &options, 512), ERR_DATA, cases[i][1]);
-        assert_fails(open_with(&ds, path, tokenizer, &options, 512), ERR_DATA, path);
+        records_file(state, file);
+        assert_fails(records_open(&ds, records_path, records_tokenizer, &options, 512), ERR_DATA, cases[i][1]);
+        assert_fails(records_open(&ds, records_path, records_tokenizer, &options, 512), ERR_DATA, records_path);
     }
     Dataset *ds;
-    assert_fails(open_with(&ds, file_with(state, "\n \n"), tokenizer, &options, 512), ERR_DATA, "has no records");
-    assert_fails(open_with(&ds, "/nowhere.jsonl", tokenizer, &options, 512), ERR_IO, "/nowhere.jsonl");
-    assert_fails(open_with(&ds, "/", tokenizer, &options, 512), ERR_IO, "is a directory");
-    assert_fails(open_with(&ds, file_with(state, good), tokenizer, &options, 4), ERR_DATA,
+    assert_fails(records_open(&ds, records_file(state, "\n \n"), records_tokenizer, &options, 512), ERR_DATA,
+                 "has no records");
+    assert_fails(records_open(&ds, "/nowhere.jsonl", records_tokenizer, &options, 512), ERR_IO, "/nowhere.jsonl");
+    assert_fails(records_open(&ds, "/", records_tokenizer, &options, 512), ERR_IO, "is a directory");
+    assert_fails(records_open(&ds, records_file(state, good), records_tokenizer, &options, 4), ERR_DATA,
                  "no token of the record is in the loss within max_length");
-    assert_fails(open_with(&ds, file_with(state, good), tokenizer, &options, 0), ERR_USAGE, "max_length");
+    assert_fails(records_open(&ds, records_file(state, good), records_tokenizer, &options, 0), ERR_USAGE, "max_length");
 }
 
 /* Byte order marks, blank lines, line ends of other systems; and what only looks like a record. */
@@ -123,17 +93,20 @@ static void careless_files_are_read(void **state)
     static const char text[] = "\xEF\xBB\xBF" M(U("q") "," A("a")) "\r\n\r\n \t\r\n" M(U("q") "," A("b")),
                       zero[] = M(U("q") "," A("a")) "\n{\"text\":\"\0\"}\n";
     Dataset *ds;
-    assert_ok(open_with(&ds, file_with(state, text), tokenizer, &options, 512));
+    assert_ok(records_open(&ds, records_file(state, text), records_tokenizer, &options, 512));
     assert_int_equal(dataset_count(ds), 2);
     assert_int_equal(dataset_document(ds, 0)->n, dataset_document(ds, 1)->n);
     assert_int_equal(dataset_document(ds, 1)->record, 4);
     dataset_close(ds);
-    assert_ok(file_write(path, zero, sizeof zero - 1));
-    assert_fails(open_with(&ds, path, tokenizer, &options, 512), ERR_DATA,
+    assert_ok(file_write(records_path, zero, sizeof zero - 1));
+    assert_fails(records_open(&ds, records_path, records_tokenizer, &options, 512), ERR_DATA,
                  "line 2: not valid JSON at line 1, column 10: byte 0x00; expected a control character to be escaped");
-    assert_fails(open_with(&ds, file_with(state, ""), tokenizer, &options, 512), ERR_DATA, "has no records");
-    assert_fails(open_with(&ds, file_with(state, "\x1f\x8b\x08"), tokenizer, &options, 512), ERR_IO, path);
-    assert_fails(open_with(&ds, file_with(state, "\x28\xb5\x2f\xfdxyz"), tokenizer, &options, 512), ERR_IO, path);
+    assert_fails(records_open(&ds, records_file(state, ""), records_tokenizer, &options, 512), ERR_DATA,
+                 "has no records");
+    assert_fails(records_open(&ds, records_file(state, "\x1f\x8b\x08"), records_tokenizer, &options, 512), ERR_IO,
+                 records_path);
+    assert_fails(records_open(&ds, records_file(state, "\x28\xb5\x2f\xfdxyz"), records_tokenizer, &options, 512),
+                 ERR_IO, records_path);
 }
 
 int main(void)
@@ -142,5 +115,5 @@ int main(void)
         scratch_test(a_bad_record_is_refused_with_file_line_and_what_was_seen),
         scratch_test(careless_files_are_read),
     };
-    return cmocka_run_group_tests(tests, open_tokenizer, close_tokenizer);
+    return cmocka_run_group_tests(tests, records_open_tokenizer, records_close_tokenizer);
 }

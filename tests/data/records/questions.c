@@ -2,30 +2,15 @@
 #include "data/records/questions.h"
 
 #include "tests/support/check.h"
+#include "tests/support/records.h"
 
 #include <string.h>
-
-static Tokenizer *tokenizer;
-
-static int open_tokenizer(void **state)
-{
-    (void)state;
-    assert_ok(tokenizer_open(&tokenizer, "examples/tiny-glm5/tokenizer.json"));
-    return 0;
-}
-
-static int close_tokenizer(void **state)
-{
-    (void)state;
-    tokenizer_close(tokenizer);
-    return 0;
-}
 
 static Err *open_text(void **state, const char *text, Questions **questions, size_t max_length)
 {
     char path[PATH_BYTES];
     assert_ok(file_write(scratch_path(state, "q.jsonl", path), text, strlen(text)));
-    return questions_open(questions, path, tokenizer, &(ChatOptions){.enable_thinking = CHAT_NO}, max_length);
+    return questions_open(questions, path, records_tokenizer, &(ChatOptions){.enable_thinking = CHAT_NO}, max_length);
 }
 
 static void only_the_choice_is_in_the_loss(void **state)
@@ -42,7 +27,7 @@ static void only_the_choice_is_in_the_loss(void **state)
     assert_int_equal(q->answer, 1);
     for (size_t i = 0; i < q->choices[1].n; i++)
         if (q->choices[1].targets[i] >= 0)
-            assert_ok(tokenizer_decode(tokenizer, &q->choices[1].targets[i], 1, false, &text));
+            assert_ok(tokenizer_decode(records_tokenizer, &q->choices[1].targets[i], 1, false, &text));
     assert_string_equal(text.data, "that other one");
     text_free(&text);
     questions_close(questions);
@@ -57,7 +42,7 @@ static void a_written_answer_has_a_prompt_that_ends_where_the_model_begins(void 
         "{\"messages\": [{\"role\": \"user\", \"content\": \"2 + 2?\"}], \"answer\": \"#### 4\", \"domain\": \"sums\"}",
         &questions, 64));
     const Question *q = questions_get(questions, 0);
-    assert_ok(tokenizer_decode(tokenizer, q->prompt, q->n_prompt, false, &text));
+    assert_ok(tokenizer_decode(records_tokenizer, q->prompt, q->n_prompt, false, &text));
     assert_string_equal(text.data, "[gMASK]<sop><|user|>2 + 2?<|assistant|></think>");
     assert_string_equal(q->written, "#### 4");
     assert_string_equal(q->domain, "sums");
@@ -73,7 +58,7 @@ static void a_line_of_zero_bytes_is_a_record(void **state)
     bool asks;
     assert_ok(file_write(scratch_path(state, "zeros.jsonl", path), text, sizeof text - 1));
     assert_fails(questions_recognise(&asks, path), ERR_FORMAT, "zeros.jsonl: line 2: not valid JSON");
-    assert_fails(questions_open(&questions, path, tokenizer, &(ChatOptions){0}, 64), ERR_FORMAT,
+    assert_fails(questions_open(&questions, path, records_tokenizer, &(ChatOptions){0}, 64), ERR_FORMAT,
                  "zeros.jsonl: line 2: not valid JSON");
 }
 
@@ -108,5 +93,5 @@ int main(void)
         scratch_test(a_line_of_zero_bytes_is_a_record),
         scratch_test(a_record_that_is_no_question_is_refused_with_its_line),
     };
-    return cmocka_run_group_tests(tests, open_tokenizer, close_tokenizer);
+    return cmocka_run_group_tests(tests, records_open_tokenizer, records_close_tokenizer);
 }

@@ -4,7 +4,6 @@
 #include "base/file.h"
 #include "tests/support/check.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -23,16 +22,6 @@ ssize_t getrandom(void *to, size_t bytes, unsigned flags)
     if (!drawn) return syscall(SYS_getrandom, to, bytes, flags);
     memcpy(to, &drawn, bytes);
     return (ssize_t)bytes;
-}
-
-static int count_entries(const char *path)
-{
-    int n = 0;
-    DIR *directory = opendir(path);
-    assert_non_null(directory);
-    for (struct dirent *entry; (entry = readdir(directory));) n += entry->d_name[0] != '.';
-    closedir(directory);
-    return n;
 }
 
 static void a_written_file_is_read_and_mapped(void **state)

@@ -4,19 +4,8 @@
 #include "base/direct_io.h"
 #include "tests/support/check.h"
 
-#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
-
-static size_t count_entries(const char *directory)
-{
-    size_t n = 0;
-    DIR *stream = opendir(directory);
-    assert_non_null(stream);
-    for (struct dirent *entry; (entry = readdir(stream));) n += entry->d_name[0] != '.';
-    closedir(stream);
-    return n;
-}
 
 static void blocks_are_read_back_and_the_file_has_no_name(void **state)
 {

@@ -4,7 +4,6 @@
 #include "ckpt/h5.h"
 #include "tests/support/check.h"
 
-#include <dirent.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,15 +72,6 @@ static Checkpoint empty(void)
         Checkpoint){.n_arrays = N_ARRAYS, .arrays = layout, .n = N, .values = read_values, .m = read_m, .v = read_v};
 }
 
-static size_t files_in_folder(void)
-{
-    size_t n = 0;
-    DIR *stream = opendir(folder);
-    for (struct dirent *entry; (entry = readdir(stream));) n += entry->d_name[0] != '.';
-    closedir(stream);
-    return n;
-}
-
 static void what_is_saved_is_loaded_bit_for_bit(void **state)
 {
     (void)state;
@@ -102,7 +92,7 @@ static void what_is_saved_is_loaded_bit_for_bit(void **state)
     assert_string_equal(loaded.info.compute_path, "fp32/avx512");
     assert_string_equal(loaded.info.data_digest, "");
     checkpoint_info_free(&loaded.info);
-    assert_int_equal(files_in_folder(), 1);
+    assert_int_equal(count_entries(folder), 1);
 }
 
 static void the_same_state_gives_the_same_bytes(void **state)
@@ -307,7 +297,7 @@ static void a_full_disk_leaves_the_old_file_and_no_draft(void **state)
         int status;
         waitpid(child, &status, 0);
         assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-        assert_int_equal(files_in_folder(), 1);
+        assert_int_equal(count_entries(folder), 1);
     }
     Checkpoint ckpt = empty();
     assert_ok(checkpoint_load(&ckpt, path));
@@ -361,7 +351,7 @@ static void rotation_keeps_the_newest_and_removes_drafts(void **state)
     assert_true(found);
     assert_string_equal(newest, expected);
     assert_ok(checkpoint_rotate(folder, 0));
-    assert_int_equal(files_in_folder(), 7); /* only the drafts are gone */
+    assert_int_equal(count_entries(folder), 7); /* only the drafts are gone */
     assert_ok(checkpoint_rotate(folder, 2));
     assert_true(there("checkpoint-1000000.h5") && there("checkpoint-000100.h5"));
     assert_false(there("checkpoint-000020.h5") || there("checkpoint-000005.h5"));

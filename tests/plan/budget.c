@@ -16,6 +16,7 @@
  *     chunk of 8 experts    385 = 8 * 48 + 1
  *
  * All layers: 3,243 whole, or cores 942 and chunks 6 * 385 = 2,310 in parts. */
+#include "tests/support/planned_model.h"
 #include "tests/support/tiny.h"
 
 #include "plan/budget.h"
@@ -50,25 +51,6 @@ enum {
     HELD_EVALUATION = PROGRAM + DATA + TAPES_EVALUATION + HIDDEN,
 };
 
-static Model *model;
-static Adapter *adapter;
-
-static int open_model(void **state)
-{
-    (void)state;
-    assert_ok(model_outline(&model, "tests/fixtures/plan/config.json", DTYPE_BF16));
-    assert_ok(tiny_adapter(&adapter, model, 2, "['o_proj']", "[2, 3]", NULL));
-    return 0;
-}
-
-static int close_model(void **state)
-{
-    (void)state;
-    adapter_free(adapter);
-    model_close(model);
-    return 0;
-}
-
 static const StepWork work = {.ranks = 1,
                               .local_ranks = 1,
                               .threads = 1,
@@ -101,7 +83,7 @@ static void an_evaluation_that_fits_reads_nothing(void **state)
 {
     (void)state;
     Budget b;
-    assert_ok(budget_make(&b, model, NULL, &work, 1024 * MIB));
+    assert_ok(budget_make(&b, planned_model, NULL, &work, 1024 * MIB));
     expect("program", b.program, PROGRAM);
     expect("data", b.data, DATA);
     expect("adapter", b.adapter, 0);
@@ -120,7 +102,7 @@ static void training_adds_moments_and_layer_inputs(void **state)
 {
     (void)state;
     Budget b;
-    assert_ok(budget_make(&b, model, adapter, &work, 1024 * MIB));
+    assert_ok(budget_make(&b, planned_model, planned_adapter, &work, 1024 * MIB));
     expect("program", b.program, PROGRAM);
     expect("adapter", b.adapter, ADAPTER);
     expect("moments", b.moments, MOMENTS);
@@ -128,7 +110,7 @@ static void training_adds_moments_and_layer_inputs(void **state)
     expect("tapes", b.tapes, TAPES);
     expect("total", b.total, PROGRAM + DATA + ADAPTER + MOMENTS + 4 * HIDDEN + TAPES + FIXED + WHOLE);
     assert_false(b.streamed || b.spilled);
-    for (size_t l = 0; l < 4; l++) assert_null(adapter->layers[l].forest);
+    for (size_t l = 0; l < 4; l++) assert_null(planned_adapter->layers[l].forest);
 }
 
 /* One tape of its own in layer 3, of less than a huge page, for each of 16 / 8 groups. */
@@ -139,7 +121,7 @@ static void kept_tapes_take_memory_for_every_group(void **state)
     StepWork keep = work;
     keep.keep_layers = 1;
     keep.group_tokens = 8;
-    assert_ok(budget_make(&b, model, adapter, &keep, 1024 * MIB));
+    assert_ok(budget_make(&b, planned_model, planned_adapter, &keep, 1024 * MIB));
     expect("tapes", b.tapes, TAPES + 2 * HUGE);
 }
 
@@ -153,7 +135,7 @@ static void ranks_of_a_host_share_the_weights(void **state)
     StepWork two = work;
     two.ranks = two.local_ranks = 2;
     two.step_tokens = 64;
-    assert_ok(budget_make(&b, model, adapter, &two, 1024 * MIB));
+    assert_ok(budget_make(&b, planned_model, planned_adapter, &two, 1024 * MIB));
     expect("program", b.program, 2 * (32 * MIB + ROPE + 40 * 2 * 4 * 3) + PAGE_TABLES);
     expect("data", b.data, 2 * DATA);
     expect("adapter", b.adapter, 2 * ADAPTER);
@@ -185,7 +167,7 @@ static void an_evaluation_reads_streamed_parts_once(void **state)
 {
     (void)state;
     Budget b;
-    assert_ok(budget_make(&b, model, NULL, &work, HELD_EVALUATION + SHARE));
+    assert_ok(budget_make(&b, planned_model, NULL, &work, HELD_EVALUATION + SHARE));
     expect_streamed(&b);
     expect("total", b.total, HELD_EVALUATION + FIXED + BUFFERS + RESIDENT_CHUNK);
     expect("bytes read", b.read_bytes, (size_t)2867 * BLOCK);
@@ -198,7 +180,7 @@ static void training_reads_the_layers_that_train_again(void **state)
     (void)state;
     Budget b;
     size_t held = PROGRAM + DATA + ADAPTER + MOMENTS + 4 * HIDDEN + TAPES;
-    assert_ok(budget_make(&b, model, adapter, &work, held + SHARE));
+    assert_ok(budget_make(&b, planned_model, planned_adapter, &work, held + SHARE));
     expect_streamed(&b);
     expect("total", b.total, held + FIXED + BUFFERS + RESIDENT_CHUNK);
     expect("bytes read", b.read_bytes, (size_t)(2867 + 1556 - 1452) * BLOCK);
@@ -210,9 +192,9 @@ static void passes_over_all_layers_find_full_buffers_at_both_ends(void **state)
     (void)state;
     Budget b;
     Adapter *all;
-    assert_ok(tiny_adapter(&all, model, 2, "['o_proj']", NULL, NULL));
+    assert_ok(tiny_adapter(&all, planned_model, 2, "['o_proj']", NULL, NULL));
     size_t held = PROGRAM + DATA + 2 * ADAPTER + 3 * 2 * ADAPTER + 3 * 1024 * 4 + 6 * HIDDEN + TAPES;
-    assert_ok(budget_make(&b, model, all, &work, held + SHARE));
+    assert_ok(budget_make(&b, planned_model, all, &work, held + SHARE));
     expect_streamed(&b);
     expect("total", b.total, held + FIXED + BUFFERS + RESIDENT_CHUNK);
     expect("bytes read", b.read_bytes, (size_t)2 * (2867 - 1452) * BLOCK);
@@ -228,7 +210,7 @@ static void groups_make_whole_layers_cheaper(void **state)
     Budget b;
     StepWork groups = work;
     groups.group_tokens = 8;
-    assert_ok(budget_make(&b, model, NULL, &groups, HELD_EVALUATION + SHARE));
+    assert_ok(budget_make(&b, planned_model, NULL, &groups, HELD_EVALUATION + SHARE));
     expect("group tokens", b.group_tokens, 8);
     expect_ring("layers", &b.weights.cores, (StreamRing){4, 0, 0, 2, 968 * BLOCK, WHOLE});
     expect("chunks", b.weights.chunks.n, 0);
@@ -248,12 +230,12 @@ static void layer_inputs_go_to_a_file_where_they_may(void **state)
     many.step_tokens = 4096;
     many.group_tokens = 8;
     many.may_spill = true;
-    assert_ok(budget_make(&b, model, adapter, &many, 80 * MIB));
+    assert_ok(budget_make(&b, planned_model, planned_adapter, &many, 80 * MIB));
     assert_true(b.spilled);
     expect("layer inputs", b.layer_inputs, 3 * 4 * MIB);
     expect("scratch bytes", b.scratch_bytes, 2 * 4 * MIB);
     many.may_spill = false;
-    assert_ok(budget_make(&b, model, adapter, &many, 80 * MIB));
+    assert_ok(budget_make(&b, planned_model, planned_adapter, &many, 80 * MIB));
     assert_false(b.spilled);
     expect("layer inputs", b.layer_inputs, 4 * 4 * MIB);
     expect("scratch bytes", b.scratch_bytes, 0);
@@ -268,11 +250,11 @@ static void expect_smallest(Adapter *trained, size_t held)
     size_t smallest = held + FIXED + CORE + CHUNK;
     char named[64];
     snprintf(named, sizeof named, "at least %zuMiB", (smallest >> 20) + 1);
-    assert_fails(budget_make(&b, model, trained, &work, smallest - 1), ERR_MEMORY, named);
+    assert_fails(budget_make(&b, planned_model, trained, &work, smallest - 1), ERR_MEMORY, named);
     expect("smallest limit", b.min_limit, smallest);
-    assert_fails(budget_make(&b, model, trained, &work, 0), ERR_MEMORY, named);
+    assert_fails(budget_make(&b, planned_model, trained, &work, 0), ERR_MEMORY, named);
     expect("smallest limit for no memory", b.min_limit, smallest);
-    assert_ok(budget_make(&b, model, trained, &work, smallest));
+    assert_ok(budget_make(&b, planned_model, trained, &work, smallest));
     expect("smallest limit when it is given", b.min_limit, smallest);
     expect("total", b.total, smallest);
     assert_true(b.streamed);
@@ -284,7 +266,7 @@ static void a_byte_less_than_the_smallest_limit_is_refused(void **state)
 {
     (void)state;
     expect_smallest(NULL, HELD_EVALUATION);
-    expect_smallest(adapter, PROGRAM + DATA + ADAPTER + MOMENTS + 4 * HIDDEN + TAPES);
+    expect_smallest(planned_adapter, PROGRAM + DATA + ADAPTER + MOMENTS + 4 * HIDDEN + TAPES);
 }
 
 /* The limit in the message is in whole MiB, and it works. */
@@ -292,8 +274,8 @@ static void the_limit_that_a_message_names_works(void **state)
 {
     (void)state;
     Budget b;
-    assert_fails(budget_make(&b, model, adapter, &work, MIB), ERR_MEMORY, "memory_limit is 1.00 MiB");
-    assert_ok(budget_make(&b, model, adapter, &work, ((b.min_limit >> 20) + 1) << 20));
+    assert_fails(budget_make(&b, planned_model, planned_adapter, &work, MIB), ERR_MEMORY, "memory_limit is 1.00 MiB");
+    assert_ok(budget_make(&b, planned_model, planned_adapter, &work, ((b.min_limit >> 20) + 1) << 20));
 }
 
 static void a_refusal_advises_only_what_is_not_done_yet(void **state)
@@ -301,10 +283,12 @@ static void a_refusal_advises_only_what_is_not_done_yet(void **state)
     (void)state;
     Budget b;
     StepWork keep = work;
-    assert_fails(budget_make(&b, model, adapter, &work, MIB), ERR_MEMORY, "(max_length is 8), a scratch_dir, fewer");
+    assert_fails(budget_make(&b, planned_model, planned_adapter, &work, MIB), ERR_MEMORY,
+                 "(max_length is 8), a scratch_dir, fewer");
     keep.keep_layers = 1;
     keep.may_spill = true;
-    assert_fails(budget_make(&b, model, adapter, &keep, MIB), ERR_MEMORY, "(max_length is 8), keep_layers 0, fewer");
+    assert_fails(budget_make(&b, planned_model, planned_adapter, &keep, MIB), ERR_MEMORY,
+                 "(max_length is 8), keep_layers 0, fewer");
 }
 
 static void a_limit_is_read_as_people_write_it(void **state)
@@ -335,5 +319,5 @@ int main(void)
         cmocka_unit_test(a_refusal_advises_only_what_is_not_done_yet),
         cmocka_unit_test(a_limit_is_read_as_people_write_it),
     };
-    return cmocka_run_group_tests(tests, open_model, close_model);
+    return cmocka_run_group_tests(tests, planned_model_open, planned_model_close);
 }

@@ -8,30 +8,12 @@
  *
  * Attention has 4 heads, queries and keys of 32 + 32 numbers, values of 64. The step has 16 tokens in 2 documents of
  * 8, each with 8 * 9 / 2 = 36 query-key scores. */
+#include "tests/support/planned_model.h"
 #include "tests/support/tiny.h"
 
 #include "plan/flops.h"
 
 enum { T = 16, LENGTH = 8 };
-
-static Model *model;
-static Adapter *adapter; /* o_proj of layers 2 and 3, r 2: A [2][256] and B [256][2], 1,024 numbers a layer */
-
-static int open_model(void **state)
-{
-    (void)state;
-    assert_ok(model_outline(&model, "tests/fixtures/plan/config.json", DTYPE_BF16));
-    assert_ok(tiny_adapter(&adapter, model, 2, "['o_proj']", "[2, 3]", NULL));
-    return 0;
-}
-
-static int close_model(void **state)
-{
-    (void)state;
-    adapter_free(adapter);
-    model_close(model);
-    return 0;
-}
 
 static StepWork work_of(size_t keep_layers)
 {
@@ -65,11 +47,11 @@ static void evaluation_is_one_forward_pass(void **state)
 {
     (void)state;
     StepWork work = work_of(0);
-    expect_flops(flops_of_step(model, NULL, &work, NULL), (Flops){.frozen = 69206016,
-                                                                  .experts = 18874368,
-                                                                  .exact = 393216,
-                                                                  .attention = 294912,
-                                                                  .moved_bytes = 196608 + 3 * 196608});
+    expect_flops(flops_of_step(planned_model, NULL, &work, NULL), (Flops){.frozen = 69206016,
+                                                                          .experts = 18874368,
+                                                                          .exact = 393216,
+                                                                          .attention = 294912,
+                                                                          .moved_bytes = 196608 + 3 * 196608});
 }
 
 /* Layers 0 and 1: one forward pass. Layers 2 and 3: forward, forward again, backward. The head: twice.
@@ -85,12 +67,13 @@ static void layers_that_train_recompute_their_forward_pass(void **state)
 {
     (void)state;
     StepWork work = work_of(0);
-    expect_flops(flops_of_step(model, adapter, &work, NULL), (Flops){.frozen = 128974848,
-                                                                     .experts = 39845888,
-                                                                     .exact = 917504,
-                                                                     .attention = 811008,
-                                                                     .lora = 262144,
-                                                                     .moved_bytes = 2 * 196608 + 2 * 720896});
+    expect_flops(flops_of_step(planned_model, planned_adapter, &work, NULL),
+                 (Flops){.frozen = 128974848,
+                         .experts = 39845888,
+                         .exact = 917504,
+                         .attention = 811008,
+                         .lora = 262144,
+                         .moved_bytes = 2 * 196608 + 2 * 720896});
 }
 
 /* With the tape of layer 3 kept, its second forward pass is not made.
@@ -101,14 +84,15 @@ static void kept_tapes_save_the_second_forward_pass(void **state)
 {
     (void)state;
     StepWork work = work_of(1);
-    PassCounts passes = flops_passes(model, adapter, &work, 3);
+    PassCounts passes = flops_passes(planned_model, planned_adapter, &work, 3);
     assert_true(passes.forward == 1 && passes.recompute == 0 && passes.backward == 1);
-    expect_flops(flops_of_step(model, adapter, &work, NULL), (Flops){.frozen = 128974848 - 12845056,
-                                                                     .experts = 39845888 - 4194304,
-                                                                     .exact = 917504 - 131072,
-                                                                     .attention = 811008 - 73728,
-                                                                     .lora = 262144 - 32768,
-                                                                     .moved_bytes = 2 * 196608 + 2 * 720896 - 196608});
+    expect_flops(flops_of_step(planned_model, planned_adapter, &work, NULL),
+                 (Flops){.frozen = 128974848 - 12845056,
+                         .experts = 39845888 - 4194304,
+                         .exact = 917504 - 131072,
+                         .attention = 811008 - 73728,
+                         .lora = 262144 - 32768,
+                         .moved_bytes = 2 * 196608 + 2 * 720896 - 196608});
 }
 
 /* A row of 1,000 numbers in each layer: 4 bytes * 16 tokens * 1,000 = 64,000 bytes, 2 times a forward pass and 5
@@ -118,7 +102,8 @@ static void layers_move_their_rows(void **state)
     (void)state;
     const size_t rows[] = {1000, 1000, 1000, 1000};
     StepWork work = work_of(0);
-    Flops eval = flops_of_step(model, NULL, &work, rows), training = flops_of_step(model, adapter, &work, rows);
+    Flops eval = flops_of_step(planned_model, NULL, &work, rows),
+          training = flops_of_step(planned_model, planned_adapter, &work, rows);
     expect("moved bytes of an evaluation", eval.moved_bytes - 4 * 196608, 8 * 64000);
     expect("moved bytes of training", training.moved_bytes - (2 * 196608 + 2 * 720896), 22 * 64000);
 }
@@ -131,8 +116,8 @@ static void tokens_meet_the_lora_of_their_own_experts(void **state)
     (void)state;
     Adapter *of_experts;
     StepWork work = work_of(0);
-    assert_ok(tiny_adapter(&of_experts, model, 2, NULL, NULL, "'all'"));
-    expect("lora of experts", flops_of_step(model, of_experts, &work, NULL).lora, 3 * 4 * 114688);
+    assert_ok(tiny_adapter(&of_experts, planned_model, 2, NULL, NULL, "'all'"));
+    expect("lora of experts", flops_of_step(planned_model, of_experts, &work, NULL).lora, 3 * 4 * 114688);
     adapter_free(of_experts);
 }
 
@@ -153,5 +138,5 @@ int main(void)
         cmocka_unit_test(tokens_meet_the_lora_of_their_own_experts),
         cmocka_unit_test(all_operations_are_the_sum_without_bytes),
     };
-    return cmocka_run_group_tests(tests, open_model, close_model);
+    return cmocka_run_group_tests(tests, planned_model_open, planned_model_close);
 }

@@ -4,6 +4,7 @@
  * The machine has an fp32 peak of 1 GFLOP/s and no measured rates, so a product of n rows reaches 0.6 n / (n + 8) of
  * it: 0.4 for the 16 rows of the step, and 0.12 for the 16 * 2 / 16 = 2 rows of an expert. Attention reaches 0.7,
  * LoRA 0.4. */
+#include "tests/support/planned_model.h"
 #include "tests/support/tiny.h"
 
 #include "base/pages.h"
@@ -18,30 +19,11 @@ static const double eval_seconds = 1e-9 * (69206016 / 0.4 + 18874368 / 0.12 + 39
                     training_seconds = 1e-9 *
                                        (128974848 / 0.4 + 39845888 / 0.12 + 917504 / 0.4 + 811008 / 0.7 + 262144 / 0.4);
 
-static Model *model;
-static Adapter *adapter; /* o_proj of layers 2 and 3, r 2 */
-
-static int open_model(void **state)
-{
-    (void)state;
-    assert_ok(model_outline(&model, "tests/fixtures/plan/config.json", DTYPE_BF16));
-    assert_ok(tiny_adapter(&adapter, model, 2, "['o_proj']", "[2, 3]", NULL));
-    return 0;
-}
-
-static int close_model(void **state)
-{
-    (void)state;
-    adapter_free(adapter);
-    model_close(model);
-    return 0;
-}
-
 static const Machine slow = {.gflops = 1, .disk_gbs = 1}; /* its memory's rate is not known, and not counted */
 
 static PlanInput input_of(Adapter *trained, const Machine *machine)
 {
-    return (PlanInput){.model = model,
+    return (PlanInput){.model = planned_model,
                        .adapter = trained,
                        .work = {.ranks = 1,
                                 .local_ranks = 1,
@@ -92,7 +74,7 @@ static void an_evaluation_takes_the_arithmetic_of_its_forward_pass(void **state)
 static void training_takes_its_recomputation_and_backward_pass(void **state)
 {
     (void)state;
-    PlanInput input = input_of(adapter, &slow);
+    PlanInput input = input_of(planned_adapter, &slow);
     Plan p = plan_of(&input, 1024 * MIB);
     expect("seconds by hand", training_seconds, 0.658593889523809524);
     expect("arithmetic", p.seconds[BOUND_ARITHMETIC], training_seconds);
@@ -148,7 +130,7 @@ static void a_slow_disk_binds(void **state)
 {
     (void)state;
     Machine machine = {.gflops = 1e9, .disk_gbs = 1e-3};
-    PlanInput eval = input_of(NULL, &machine), training = input_of(adapter, &machine);
+    PlanInput eval = input_of(NULL, &machine), training = input_of(planned_adapter, &machine);
     Plan p = plan_with_share(&eval, SHARE);
     expect_read("evaluation", &p, 2867, 2867);
     p = plan_with_share(&training, SHARE);
@@ -160,7 +142,7 @@ static void slow_arithmetic_binds(void **state)
 {
     (void)state;
     Machine machine = {.gflops = 1, .disk_gbs = 1e6};
-    PlanInput input = input_of(adapter, &machine);
+    PlanInput input = input_of(planned_adapter, &machine);
     Plan p = plan_with_share(&input, SHARE);
     expect("arithmetic", p.seconds[BOUND_ARITHMETIC], training_seconds);
     expect("disk", p.seconds[BOUND_DISK], 1e-15 * 2971 * BLOCK);
@@ -214,7 +196,7 @@ static void memory_binds_where_it_is_slowest(void **state)
 static void the_network_binds_where_it_is_slowest(void **state)
 {
     (void)state;
-    PlanInput input = input_of(adapter, &slow);
+    PlanInput input = input_of(planned_adapter, &slow);
     double arithmetic = 1e-9 / 2 * (128974848 / 0.3 + 39845888 * 15.0 + 917504 / 0.3 + 811008 / 0.7 + 262144 / 0.4);
     input.hosts = input.work.ranks = 2;
     Plan p = plan_of(&input, 1024 * MIB);
@@ -231,7 +213,7 @@ static void the_network_binds_where_it_is_slowest(void **state)
 static void a_limit_that_is_too_small_has_no_plan(void **state)
 {
     (void)state;
-    PlanInput input = input_of(adapter, &slow);
+    PlanInput input = input_of(planned_adapter, &slow);
     Plan p;
     assert_fails(plan_make(&p, &input, MIB), ERR_MEMORY, "this run needs at least");
 }
@@ -250,5 +232,5 @@ int main(void)
         cmocka_unit_test(the_network_binds_where_it_is_slowest),
         cmocka_unit_test(a_limit_that_is_too_small_has_no_plan),
     };
-    return cmocka_run_group_tests(tests, open_model, close_model);
+    return cmocka_run_group_tests(tests, planned_model_open, planned_model_close);
 }

@@ -1,9 +1,9 @@
 /* Shapes, clips, text and files of a canvas, checked by their pixels. */
 #include "plot/canvas.h"
+#include "tests/support/check.h"
 
 #include "base/file.h"
 
-#include <dirent.h>
 #include <math.h>
 #include <png.h>
 #include <setjmp.h>
@@ -147,16 +147,6 @@ static void text_that_is_not_utf_8_is_drawn(void **state)
     assert_true(canvas_text_width(*state, 12, "") == 0);
 }
 
-static size_t count_files(const char *directory)
-{
-    size_t n = 0;
-    DIR *stream = opendir(directory);
-    assert_non_null(stream);
-    for (struct dirent *entry; (entry = readdir(stream));) n += entry->d_name[0] != '.';
-    closedir(stream);
-    return n;
-}
-
 static void the_png_has_the_same_pixels(void **state)
 {
     char directory[] = "/tmp/graft-canvas-XXXXXX", path[PATH_BYTES];
@@ -165,7 +155,7 @@ static void the_png_has_the_same_pixels(void **state)
     canvas_rect(*state, (Rect){10, 5, 3, 3}, red);
     assert_null(canvas_write_png(*state, path));
     assert_null(canvas_write_png(*state, path)); /* over the first */
-    assert_int_equal(count_files(directory), 1);
+    assert_int_equal(count_entries(directory), 1);
 
     png_image image = {.version = PNG_IMAGE_VERSION};
     assert_true(png_image_begin_read_from_file(&image, path));
@@ -195,7 +185,7 @@ static void a_target_that_cannot_be_written_is_an_error_and_leaves_nothing(void 
     err = canvas_write_png(*state, path); /* a directory cannot be replaced by a file */
     assert_non_null(err);
     err_free(err);
-    assert_int_equal(count_files(directory), 1);
+    assert_int_equal(count_entries(directory), 1);
     rmdir(path);
     rmdir(directory);
 }

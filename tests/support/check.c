@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "tests/support/check.h"
 
+#include <dirent.h>
 #include <ftw.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,4 +58,14 @@ const char *scratch_path(void **state, const char *name, char path[PATH_BYTES])
 {
     assert_ok(file_join(path, *state, name));
     return path;
+}
+
+size_t count_entries(const char *directory)
+{
+    size_t n = 0;
+    DIR *stream = opendir(directory);
+    assert_non_null(stream);
+    for (struct dirent *entry; (entry = readdir(stream));) n += entry->d_name[0] != '.';
+    closedir(stream);
+    return n;
 }

@@ -37,4 +37,7 @@ const char *scratch_path(void **state, const char *name, char path[PATH_BYTES]);
 
 #define scratch_test(test) cmocka_unit_test_setup_teardown(test, scratch_open, scratch_close)
 
+/* How many entries a directory has whose names do not begin with a dot. */
+size_t count_entries(const char *directory);
+
 #endif

@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "tests/support/program.h"
 
+#include "ckpt/checkpoint.h"
+
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
@@ -102,4 +104,15 @@ int program_train(void **state, char *model, char *file, char *output, char *con
     char *words[PROGRAM_MAX_WORDS];
     program_train_words(words, model, file, output, more);
     return program_wait(state, program_start(state, words));
+}
+
+uint64_t program_counted_metrics(const char *output, uint64_t step)
+{
+    char path[PATH_BYTES];
+    CkptInfo info;
+    assert_ok(checkpoint_path(path, output, step));
+    assert_ok(checkpoint_peek(&info, path));
+    uint64_t bytes = info.metrics_bytes;
+    checkpoint_info_free(&info);
+    return bytes;
 }

@@ -41,4 +41,7 @@ size_t program_train_words(char **words, char *model, char *file, char *output, 
 /* Train so and wait. Returns the exit code. */
 int program_train(void **state, char *model, char *file, char *output, char *const *more);
 
+/* The bytes of metrics.jsonl that the checkpoint of a step in a run's directory counted. */
+uint64_t program_counted_metrics(const char *output, uint64_t step);
+
 #endif

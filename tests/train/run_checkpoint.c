@@ -8,6 +8,7 @@
 #include "ckpt/checkpoint.h"
 #include "infer/adapter_io.h"
 #include "tensor/dispatch.h"
+#include "tests/support/program.h"
 #include "tests/support/tiny.h"
 
 #include <dirent.h>
@@ -296,18 +297,6 @@ static void nothing_to_resume_is_an_error(void **state)
     assert_false(file_exists(output));
 }
 
-/* The bytes of metrics that the checkpoint of a step counted. */
-static uint64_t counted_bytes(const char *output, uint64_t step)
-{
-    char path[PATH_BYTES];
-    CkptInfo info;
-    assert_ok(checkpoint_path(path, output, step));
-    assert_ok(checkpoint_peek(&info, path));
-    uint64_t bytes = info.metrics_bytes;
-    checkpoint_info_free(&info);
-    return bytes;
-}
-
 /* As an older graft left it: metrics cut back to an older checkpoint, then killed before the newer ones were
  * removed. */
 static void auto_takes_the_newest_checkpoint_also_after_a_cut(void **state)
@@ -317,7 +306,7 @@ static void auto_takes_the_newest_checkpoint_also_after_a_cut(void **state)
     assert_ok(train(output, NULL, one));
     remove_checkpoint(output, 6);
     assert_ok(file_join(path, output, "metrics.jsonl"));
-    assert_int_equal(truncate(path, (off_t)counted_bytes(output, 2)), 0);
+    assert_int_equal(truncate(path, (off_t)program_counted_metrics(output, 2)), 0);
     assert_ok(train(output, MORE("--resume_from_checkpoint", "auto"), two));
     assert_string_equal(one, two);
 }

@@ -104,18 +104,6 @@ static void a_signal_to_stop_before_the_first_step_stops_at_once(void **state)
     }
 }
 
-/* The bytes of metrics that the checkpoint of a step counted. */
-static uint64_t counted_bytes(const char *output, uint64_t step)
-{
-    char path[PATH_BYTES];
-    CkptInfo info;
-    assert_ok(checkpoint_path(path, output, step));
-    assert_ok(checkpoint_peek(&info, path));
-    uint64_t bytes = info.metrics_bytes;
-    checkpoint_info_free(&info);
-    return bytes;
-}
-
 /* A power failure took the end of the metrics, but not the checkpoint. */
 static void a_resume_warns_of_lost_metrics_and_goes_on(void **state)
 {
@@ -124,7 +112,7 @@ static void a_resume_warns_of_lost_metrics_and_goes_on(void **state)
     assert_int_equal(program_train(state, PROGRAM_BASE, PROGRAM_DATA, output, PROGRAM_WORDS("--save_steps", "2")), 0);
     assert_ok(checkpoint_path(path, output, 4));
     assert_int_equal(unlink(path), 0);
-    uint64_t bytes = counted_bytes(output, 2);
+    uint64_t bytes = program_counted_metrics(output, 2);
     assert_ok(file_join(path, output, "metrics.jsonl"));
     assert_int_equal(truncate(path, (off_t)bytes - 10), 0);
     assert_ok(file_read(&text, &(size_t){0}, path));

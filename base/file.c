@@ -205,12 +205,14 @@ Err *file_make_directory(const char *path)
     return NULL;
 }
 
+static const char DRAFT[] = ".draft."; /* between the target's name and the key */
+
 Err *file_draft_name(char draft[PATH_BYTES], const char *path)
 {
     uint64_t key;
     *draft = 0;
     if (getrandom(&key, sizeof key, 0) != sizeof key) return err_errno("draw a name for the draft of %s", path);
-    int n = snprintf(draft, PATH_BYTES, "%s.draft.%016" PRIx64, path, key);
+    int n = snprintf(draft, PATH_BYTES, "%s%s%016" PRIx64, path, DRAFT, key);
     if (n > 0 && n < PATH_BYTES) return NULL;
     *draft = 0;
     return err_new(ERR_IO, "path too long: %.60s...", path);
@@ -225,6 +227,14 @@ Err *file_draft_open(FILE **stream, char draft[PATH_BYTES], const char *path)
     Err *err = err_errno("create %s", draft);
     *draft = 0;
     return err;
+}
+
+bool file_is_draft_of(const char *name, const char *target)
+{
+    size_t n = strlen(target), d = strlen(DRAFT);
+    if (strncmp(name, target, n) != 0 || strncmp(name + n, DRAFT, d) != 0) return false;
+    const char *key = name + n + d;
+    return *key && strspn(key, "0123456789abcdef") == strlen(key);
 }
 
 static Err *sync_path(const char *path, int flags)

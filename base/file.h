@@ -44,6 +44,9 @@ MUST_USE Err *file_make_directory(const char *path);
 MUST_USE Err *file_draft_name(char draft[PATH_BYTES], const char *path);
 MUST_USE Err *file_draft_open(FILE **stream, char draft[PATH_BYTES], const char *path);
 
+/* Whether a name is that of a draft of `target`, of this graft or an older one, whose keys were decimal numbers. */
+bool file_is_draft_of(const char *name, const char *target);
+
 /* Replace the target: sync the draft, rename it over the target, sync the folder. On failure the draft is removed. */
 MUST_USE Err *file_replace(const char *draft, const char *path);
 

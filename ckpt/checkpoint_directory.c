@@ -20,19 +20,22 @@ Err *checkpoint_path(char path[PATH_BYTES], const char *directory, uint64_t step
     return file_join(path, directory, name);
 }
 
-/* Is the name checkpoint-DIGITS.h5? *draft is set when `.draft.KEY` follows. KEY has hexadecimal digits, in drafts of
- * an older graft decimal ones. */
+/* Is the name checkpoint-DIGITS.h5, or that of a draft of it? */
 static bool parse_name(const char *name, uint64_t *step, bool *draft)
 {
-    static const char HEAD[] = "checkpoint-", TAIL[] = ".h5", DRAFT[] = ".draft.";
+    static const char HEAD[] = "checkpoint-", TAIL[] = ".h5";
+    char target[64];
     if (strncmp(name, HEAD, strlen(HEAD)) != 0 || !isdigit((unsigned char)name[strlen(HEAD)])) return false;
     char *end;
     errno = 0;
     *step = strtoull(name + strlen(HEAD), &end, 10);
     if (errno || strncmp(end, TAIL, strlen(TAIL)) != 0) return false;
-    end += strlen(TAIL);
-    *draft = !strncmp(end, DRAFT, strlen(DRAFT)) && end[strlen(DRAFT)];
-    return *draft ? strspn(end + strlen(DRAFT), "0123456789abcdef") == strlen(end + strlen(DRAFT)) : *end == 0;
+    size_t n = (size_t)(end - name) + strlen(TAIL);
+    if (n >= sizeof target) return false;
+    memcpy(target, name, n);
+    target[n] = 0;
+    *draft = file_is_draft_of(name, target);
+    return *draft || name[n] == 0;
 }
 
 /* A checkpoint or a draft in a directory. Sorted, the newest checkpoint comes first and drafts come last. */

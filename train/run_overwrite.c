@@ -49,15 +49,6 @@ static Err *remove_adapter_in(const char *directory, const char *name)
     return adapter_remove(path);
 }
 
-/* Is the name STEM.draft.DIGITS? */
-static bool is_draft_of(const char *name, const char *stem)
-{
-    static const char DRAFT[] = ".draft.";
-    size_t n = strlen(stem), d = strlen(DRAFT);
-    return strncmp(name, stem, n) == 0 && strncmp(name + n, DRAFT, d) == 0 && name[n + d] &&
-           strspn(name + n + d, "0123456789") == strlen(name + n + d);
-}
-
 /* What a killed run left of its files but for checkpoints, which checkpoint_remove_from takes. */
 static Err *remove_drafts(const char *directory)
 {
@@ -65,9 +56,9 @@ static Err *remove_drafts(const char *directory)
     if (!stream) return err_errno("list %s", directory);
     Err *err = NULL;
     for (struct dirent *entry; !err && (entry = readdir(stream));) {
-        if (is_draft_of(entry->d_name, "adapter") || is_draft_of(entry->d_name, "best"))
+        if (file_is_draft_of(entry->d_name, "adapter") || file_is_draft_of(entry->d_name, "best"))
             err = remove_adapter_in(directory, entry->d_name);
-        else if (is_draft_of(entry->d_name, "settings.json") || is_draft_of(entry->d_name, "timing.jsonl"))
+        else if (file_is_draft_of(entry->d_name, "settings.json") || file_is_draft_of(entry->d_name, "timing.jsonl"))
             err = remove_file(directory, entry->d_name);
     }
     closedir(stream);

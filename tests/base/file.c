@@ -190,6 +190,20 @@ static void a_draft_is_never_a_file_that_was_there(void **state)
     assert_int_equal(count_entries(*state), 1); /* the first one is untouched */
 }
 
+static void a_draft_is_known_by_its_name(void **state)
+{
+    char path[PATH_BYTES], draft[PATH_BYTES];
+    scratch_path(state, "x", path);
+    assert_ok(file_draft_name(draft, path));
+    assert_true(file_is_draft_of(strrchr(draft, '/') + 1, "x"));
+    assert_true(file_is_draft_of("x.draft.17", "x")); /* of an older graft */
+    assert_false(file_is_draft_of("x.draft.", "x"));
+    assert_false(file_is_draft_of("x.draft.mine", "x"));
+    assert_false(file_is_draft_of("x", "x"));
+    assert_false(file_is_draft_of("xy.draft.17", "x"));
+    assert_false(file_is_draft_of("x.draft.17", "xy"));
+}
+
 static void directories_are_made_with_their_parents(void **state)
 {
     char path[PATH_BYTES], file[PATH_BYTES];
@@ -355,6 +369,7 @@ int main(void)
         scratch_test(a_draft_replaces_its_target_or_is_removed),
         scratch_test(writers_of_one_target_have_drafts_of_their_own),
         scratch_test(a_draft_is_never_a_file_that_was_there),
+        scratch_test(a_draft_is_known_by_its_name),
         scratch_test(directories_are_made_with_their_parents),
         scratch_test(paths_that_do_not_fit_are_refused),
         scratch_test(closing_reports_a_failed_write),

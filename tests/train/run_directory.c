@@ -76,8 +76,15 @@ static void starting_over_removes_what_the_run_wrote_and_nothing_else(void **sta
     static const char *const ours[] = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "best",
                                        "checkpoint-000003.h5", "timing.jsonl"},
                              *const theirs[] = {"notes.txt", "adapter/README.md", "tensorboard/notes.txt",
-                                                "checkpoint-mine.h5"};
-    enum { N_OURS = sizeof ours / sizeof *ours, N_THEIRS = sizeof theirs / sizeof *theirs };
+                                                "checkpoint-mine.h5", "settings.json.draft.mine"},
+                             *const drafts[] = {"settings.json.draft.77" /* of an older graft */,
+                                                "settings.json.draft.00ab00cd00ef0012",
+                                                "timing.jsonl.draft.00000000000000ff"};
+    enum {
+        N_OURS = sizeof ours / sizeof *ours,
+        N_THEIRS = sizeof theirs / sizeof *theirs,
+        N_DRAFTS = sizeof drafts / sizeof *drafts
+    };
     char output[PATH_BYTES];
     Run run;
     scratch_path(state, "run", output);
@@ -86,13 +93,14 @@ static void starting_over_removes_what_the_run_wrote_and_nothing_else(void **sta
         if (!small_run_has(output, ours[i])) fail_msg("the run has no %s", ours[i]);
     count_events(output, 1);
     for (size_t i = 0; i < N_THEIRS; i++) put(output, theirs[i]);
-    put(output, "settings.json.draft.77");
+    for (size_t i = 0; i < N_DRAFTS; i++) put(output, drafts[i]);
     assert_ok(SMALL_RUN_OPEN(&run, output, SMALL_TARGETS, "--max_steps", "1", "--overwrite_output_dir"));
     for (size_t i = 0; i < N_OURS; i++)
         if (small_run_has(output, ours[i])) fail_msg("%s is still there", ours[i]);
     for (size_t i = 0; i < N_THEIRS; i++)
         if (!small_run_has(output, theirs[i])) fail_msg("%s is gone", theirs[i]);
-    assert_false(small_run_has(output, "settings.json.draft.77"));
+    for (size_t i = 0; i < N_DRAFTS; i++)
+        if (small_run_has(output, drafts[i])) fail_msg("%s is still there", drafts[i]);
     count_events(output, 0);
     assert_true(small_run_has(output, "settings.json"));
     run_close(&run);

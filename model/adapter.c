@@ -105,6 +105,8 @@ static Err *build_place(LayerBuilder *b, LoraPlace place, const LoraSpec *spec)
 static Err *build_layer(const Model *model, size_t l, const LayerLoraSpec *spec, LayerAdapter *layer)
 {
     LayerBuilder b = {.layer = layer, .model = model, .l = l};
+    if (spec->router && spec->places[LORA_ROUTER].halves)
+        return err_new(ERR_FORMAT, "the router of layer %zu is trained both by LoRA and in full", l);
     layer->n_lora = count_loras(model, spec);
     layer->n_params = 2 * layer->n_lora + spec->router;
     TRY(mem_new(&layer->params, layer->n_params, sizeof *layer->params));

@@ -107,9 +107,6 @@ static Err *place_all(LoadedTable *table, size_t n, const LoraModule *modules, L
         loaded->half[site.half] = &modules[i];
         *lora_spec_of(specs, &site) = spec_for(loaded, site.kind);
     }
-    for (size_t l = 0; l < table->model->n_layers; l++)
-        if (specs[l].router && specs[l].places[LORA_ROUTER].halves)
-            return err_new(ERR_FORMAT, "adapter: the router of layer %zu is trained both by LoRA and in full", l);
     return NULL;
 }
 

@@ -127,9 +127,6 @@ Err *adapter_from_shape(Adapter **adapter, const Model *model, const Json *shape
     Err *err = NULL;
     for (const Json *group = json_first(shape); group && !err; group = json_next(group))
         err = put_group(specs, model, group, &own_biases);
-    for (size_t l = 0; l < model->n_layers && !err; l++)
-        if (specs[l].router && specs[l].places[LORA_ROUTER].halves)
-            err = err_new(ERR_FORMAT, "the router of layer %zu is trained both by LoRA and in full", l);
     if (!err) err = adapter_build(adapter, model, specs);
     lora_specs_free(specs, model);
     if (err || !own_biases || !(err = adapter_own_biases(*adapter))) return err;

@@ -52,7 +52,8 @@ LoraSpec *lora_spec_of(LayerLoraSpec *specs, const LoraSite *site);
 /* What the settings ask for (lora_targets.c). Fails: ERR_USAGE, as adapter_new says. */
 MUST_USE Err *lora_targets_resolve(const Model *model, const LoraConfig *config, LayerLoraSpec *specs);
 
-/* Build an adapter with every value zero but the routers', which are the base's. Fails also when nothing is filled. */
+/* Build an adapter with every value zero but the routers', which are the base's. Fails: ERR_FORMAT, a router both by
+ * LoRA and in full; ERR_USAGE, nothing is filled. */
 MUST_USE Err *adapter_build(Adapter **adapter, const Model *model, const LayerLoraSpec *specs);
 
 /* The LoRA at a site, NULL when there is none. */

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/rng.h"
+#include "base/suffix.h"
 #include "model/config.h"
 #include "tensor/safetensors.h"
 #include "tensor/weight.h"
@@ -27,12 +28,6 @@ typedef struct {
 
 /* ---- values --------------------------------------------------------------------------------------------------- */
 
-static bool ends_with(const char *text, const char *end)
-{
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
 /* A number with mean 0 and deviation 1: the sum of four uniform numbers, which is close to normal and fast. */
 static float almost_normal(uint64_t key, uint64_t index)
 {
@@ -50,9 +45,9 @@ static Err *fill_tensor(void *context, const TensorView *view, size_t at, size_t
     const TensorList *list = context;
     uint64_t key = rng_name(list->seed, view->name);
     size_t size = dtype_bytes(view->dtype), n = bytes / size, first = at / size;
-    bool vector = view->n_dims == 1, bias = ends_with(view->name, ".bias"),
+    bool vector = view->n_dims == 1, bias = has_suffix(view->name, ".bias"),
          table = strcmp(view->name, "model.embed_tokens.weight") == 0;
-    bool factors = ends_with(view->name, scales);
+    bool factors = has_suffix(view->name, scales);
     float deviation = table    ? 1
                       : vector ? 0.02f
                                : (float)(1 / sqrt((double)view->shape[1])),
@@ -181,7 +176,7 @@ static Err *announce(const char *directory, const TensorList *list)
 /* The file itself, or configs/SHAPE.json. */
 static Err *config_path(char path[PATH_BYTES], const char *shape)
 {
-    bool is_path = ends_with(shape, ".json");
+    bool is_path = has_suffix(shape, ".json");
     int n = snprintf(path, PATH_BYTES, is_path ? "%s" : "configs/%s.json", shape);
     if (n >= PATH_BYTES) return err_new(ERR_USAGE, "the shape's name is too long");
     return file_exists(path)
@@ -244,7 +239,7 @@ static const char *shape_name(const char *shape, size_t *n)
 {
     const char *slash = strrchr(shape, '/');
     if (slash) shape = slash + 1;
-    *n = strlen(shape) - (ends_with(shape, ".json") ? 5 : 0);
+    *n = strlen(shape) - (has_suffix(shape, ".json") ? 5 : 0);
     return shape;
 }
 

@@ -5,15 +5,10 @@
 #include "ckpt/adapter_keys.h"
 
 #include "base/memory.h"
+#include "base/suffix.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-bool adapter_keys_ends_with(const char *text, const char *tail)
-{
-    size_t n = strlen(text), t = strlen(tail);
-    return n >= t && !strcmp(text + n - t, tail);
-}
 
 /* Split off the ending that names a part; *length is that of the module. `.default` is the adapter's name in raw
  * files. */
@@ -33,7 +28,7 @@ static bool split_part(const char *name, AdapterPart *part, size_t *length)
         {".lora_embedding_B.default", PART_EMBEDDING_B},
     };
     for (size_t i = 0; i < sizeof tails / sizeof *tails; i++) {
-        if (!adapter_keys_ends_with(name, tails[i].tail)) continue;
+        if (!has_suffix(name, tails[i].tail)) continue;
         *part = tails[i].part;
         *length = strlen(name) - strlen(tails[i].tail);
         return true;
@@ -45,7 +40,7 @@ static Err *refuse_variants(const char *name)
 {
     if (strstr(name, ".lora_magnitude_vector"))
         return err_new(ERR_FORMAT, "%s belongs to DoRA, which graft does not read", name);
-    if (strstr(name, ".lora_B.") && adapter_keys_ends_with(name, ".bias"))
+    if (strstr(name, ".lora_B.") && has_suffix(name, ".bias"))
         return err_new(ERR_FORMAT, "%s is a bias on B (lora_bias), which graft does not read", name);
     return NULL;
 }
@@ -95,7 +90,7 @@ Err *adapter_keys_take(AdapterReader *reader, const TensorView *tensor)
     size_t length;
     bool extra;
     if (!strncmp(name, PREFIX, strlen(PREFIX))) name += strlen(PREFIX);
-    if (adapter_keys_ends_with(name, ".base_layer.weight")) return NULL; /* PEFT's copy of a base matrix */
+    if (has_suffix(name, ".base_layer.weight")) return NULL; /* PEFT's copy of a base matrix */
     if (tensor->dtype != DTYPE_F32 && tensor->dtype != DTYPE_BF16 && tensor->dtype != DTYPE_F16)
         return err_new(ERR_FORMAT, "%s is %s; expected F32, BF16 or F16", tensor->name, dtype_name(tensor->dtype));
     TRY(refuse_variants(name));

@@ -37,6 +37,4 @@ int adapter_keys_compare(const void *a, const void *b); /* for qsort */
 const AdapterKey *adapter_keys_find(const AdapterReader *reader, const char *module,
                                     AdapterPart part); /* once they are sorted */
 
-bool adapter_keys_ends_with(const char *text, const char *tail);
-
 #endif

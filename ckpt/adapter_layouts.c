@@ -5,6 +5,7 @@
 #include "ckpt/adapter_layouts.h"
 
 #include "base/memory.h"
+#include "base/suffix.h"
 
 #include <ctype.h>
 #include <inttypes.h>
@@ -202,7 +203,7 @@ static Err *which_parameter(const AdapterReader *reader, const char *module, con
 static Err *add_fused(AdapterReader *reader, const char *module, const TensorView *A, const TensorView *B)
 {
     const AdapterConfig *cfg = &reader->file->config;
-    bool inner = adapter_keys_ends_with(module, ".base_layer"), down = false;
+    bool inner = has_suffix(module, ".base_layer"), down = false;
     size_t stem = strlen(module) - (inner ? strlen(".base_layer") : 0);
     const char *experts, *base;
     TRY(arena_format(&reader->file->store->names, &experts, "%.*s", (int)stem, module));
@@ -296,7 +297,7 @@ static Err *add_partners(AdapterReader *reader, const AdapterKey *A, const Adapt
 {
     const char *module = A->module;
     if (A->part == PART_EMBEDDING_A) return add_embedding(reader, module, A->tensor, B->tensor);
-    if (adapter_keys_ends_with(module, ".experts") || adapter_keys_ends_with(module, ".experts.base_layer"))
+    if (has_suffix(module, ".experts") || has_suffix(module, ".experts.base_layer"))
         return add_fused(reader, module, A->tensor, B->tensor);
     if (is_stacked(module, A->tensor)) return add_stacked(reader, module, A->tensor, B->tensor);
     return add_plain(reader, module, A->tensor, B->tensor);

@@ -86,6 +86,9 @@ void checkpoint_info_free(CkptInfo *info);
 /* DIRECTORY/checkpoint-000120.h5 */
 MUST_USE Err *checkpoint_path(char path[PATH_BYTES], const char *directory, uint64_t step);
 
+/* The step in the name of a checkpoint; 0 for a file of another name. */
+uint64_t checkpoint_step(const char *path);
+
 /* The path of the checkpoint with the most steps. *found is false when the directory has none or does not exist. */
 MUST_USE Err *checkpoint_newest(const char *directory, char path[PATH_BYTES], bool *found);
 

@@ -71,6 +71,14 @@ static Err *list_directory(const char *directory, CheckpointFile **list, size_t 
     return err;
 }
 
+uint64_t checkpoint_step(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    uint64_t step;
+    bool draft;
+    return parse_name(slash ? slash + 1 : path, &step, &draft) ? step : 0;
+}
+
 Err *checkpoint_newest(const char *directory, char path[PATH_BYTES], bool *found)
 {
     CheckpointFile *list;

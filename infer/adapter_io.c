@@ -8,6 +8,7 @@
 #include "base/arena.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/suffix.h"
 #include "ckpt/adapter_file.h"
 #include "infer/adapter_checkpoint.h"
 #include "infer/adapter_path.h"
@@ -71,12 +72,6 @@ static size_t drop_placeholders(size_t n, LoraModule *loras)
         }
     }
     return kept;
-}
-
-static bool ends_with(const char *text, const char *end)
-{
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
 }
 
 #define BIAS_FILE "router_bias.safetensors" /* correction biases that training moved; only graft reads it */
@@ -166,8 +161,8 @@ typedef struct {
 /* A router that was trained in full. */
 static Err *read_router(PeftModules *to, const Model *model, const AdapterExtra *extra)
 {
-    if (ends_with(extra->name, ".e_score_correction_bias")) return check_bias(model, extra);
-    if (!ends_with(extra->name, ".weight")) return err_new(ERR_FORMAT, "%s is not supported", extra->name);
+    if (has_suffix(extra->name, ".e_score_correction_bias")) return check_bias(model, extra);
+    if (!has_suffix(extra->name, ".weight")) return err_new(ERR_FORMAT, "%s is not supported", extra->name);
     const char *module;
     int n = (int)(strlen(extra->name) - strlen(".weight"));
     TRY(arena_format(&to->names, &module, "%.*s", n, extra->name));
@@ -187,7 +182,7 @@ static Err *import(Adapter **adapter, const Model *model, const AdapterFile *fil
     for (size_t i = 0; i < file->n_loras; i++) TRY(read_module(&modules->loras[i], &file->loras[i]));
     modules->n = drop_placeholders(file->n_loras, modules->loras);
     for (size_t i = 0; i < file->n_extras; i++)
-        if (!moved || !ends_with(file->extras[i].name, ".e_score_correction_bias"))
+        if (!moved || !has_suffix(file->extras[i].name, ".e_score_correction_bias"))
             TRY(read_router(modules, model, &file->extras[i]));
     TRY(adapter_from_modules(adapter, model, modules->n, modules->loras));
     Err *err = read_biases(*adapter, directory);
@@ -315,6 +310,14 @@ Err *adapter_export(const Adapter *adapter, const char *directory, const char *b
     arena_free(&out.names);
     lora_modules_free(loras);
     return err_wrap(err, "export adapter to %s", directory);
+}
+
+Err *adapter_is_in(const char *directory, bool *is)
+{
+    char path[PATH_BYTES];
+    TRY(file_join(path, directory, "adapter_config.json"));
+    *is = file_exists(path);
+    return NULL;
 }
 
 /* The config goes first: without it nobody takes the rest for an adapter. */

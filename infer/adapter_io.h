@@ -16,6 +16,9 @@ MUST_USE Err *adapter_open(Adapter **adapter, const Model *model, const char *pa
  * written beside them into router_bias.safetensors, which only graft reads. */
 MUST_USE Err *adapter_export(const Adapter *adapter, const char *directory, const char *base_model, bool bf16);
 
+/* Whether a directory holds an adapter: adapter_config.json is there. Fails: ERR_IO, a path that is too long. */
+MUST_USE Err *adapter_is_in(const char *directory, bool *is);
+
 /* Remove the files of an exported adapter, and then the directory unless it holds other files. Nothing happens when
  * they are not there. */
 MUST_USE Err *adapter_remove(const char *directory);

@@ -5,36 +5,15 @@
 #include "infer/adapter_path.h"
 
 #include "base/json.h"
+#include "base/suffix.h"
 #include "ckpt/checkpoint.h"
+#include "infer/adapter_io.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-static bool ends_with(const char *text, const char *end)
-{
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
-static Err *has_config(const char *directory, bool *has)
-{
-    char path[PATH_BYTES];
-    TRY(file_join(path, directory, "adapter_config.json"));
-    *has = file_exists(path);
-    return NULL;
-}
-
 /* ---- steps ------------------------------------------------------------------------------------------------------- */
-
-/* The step of a path that checkpoint_newest gave. */
-static uint64_t step_of(const char *checkpoint)
-{
-    uint64_t step = 0;
-    const char *name = strrchr(checkpoint, '/');
-    if (name) sscanf(name, "/checkpoint-%" SCNu64, &step);
-    return step;
-}
 
 /* The last line of a file, if it is shorter than `text`. */
 static bool read_last_line(const char *path, char *text, size_t bytes)
@@ -86,10 +65,10 @@ static Err *contents_read(Contents *c, const char *directory)
     char best[PATH_BYTES];
     TRY(checkpoint_newest(directory, c->checkpoint, &c->has_checkpoint));
     TRY(file_join(c->exported, directory, "adapter"));
-    TRY(has_config(c->exported, &c->has_exported));
+    TRY(adapter_is_in(c->exported, &c->has_exported));
     TRY(file_join(best, directory, "best"));
     TRY(checkpoint_newest(best, c->best, &c->has_best));
-    c->checkpoint_step = c->has_checkpoint ? step_of(c->checkpoint) : 0;
+    c->checkpoint_step = c->has_checkpoint ? checkpoint_step(c->checkpoint) : 0;
     c->ended = last_step(directory, &c->end_step);
     return NULL;
 }
@@ -109,14 +88,14 @@ static void say(AdapterPath *found, const Contents *c, const char *directory)
         n += (size_t)snprintf(text + n, size - n, "adapter/, of an unknown step");
     if (found->is_checkpoint && c->has_exported)
         n += (size_t)snprintf(text + n, size - n, "; adapter/ is not used, for the run did not end with it");
-    if (c->has_best && step_of(c->best) != step)
-        snprintf(text + n, size - n, "; the best step, %" PRIu64 ", is in best/", step_of(c->best));
+    if (c->has_best && checkpoint_step(c->best) != step)
+        snprintf(text + n, size - n, "; the best step, %" PRIu64 ", is in best/", checkpoint_step(c->best));
 }
 
 Err *adapter_path_find(AdapterPath *found, const char *path)
 {
     Contents c = {0};
-    *found = (AdapterPath){.is_checkpoint = ends_with(path, ".h5")};
+    *found = (AdapterPath){.is_checkpoint = has_suffix(path, ".h5")};
     if (snprintf(found->path, PATH_BYTES, "%s", path) >= PATH_BYTES) return err_new(ERR_IO, "path too long");
     if (found->is_checkpoint || !file_is_directory(path)) return NULL;
     TRY(contents_read(&c, path));

@@ -12,14 +12,6 @@
 #include <string.h>
 #include <unistd.h>
 
-static Err *has_adapter(const char *directory, bool *has)
-{
-    char path[PATH_BYTES];
-    TRY(file_join(path, directory, "adapter/adapter_config.json"));
-    *has = file_exists(path);
-    return NULL;
-}
-
 Err *run_is_in(const char *directory, bool *holds)
 {
     char path[PATH_BYTES], inner[PATH_BYTES];
@@ -27,7 +19,8 @@ Err *run_is_in(const char *directory, bool *holds)
     TRY(checkpoint_newest(directory, path, holds));
     TRY(file_join(inner, directory, "best"));
     TRY(checkpoint_newest(inner, path, &best));
-    TRY(has_adapter(directory, &adapter));
+    TRY(file_join(inner, directory, "adapter"));
+    TRY(adapter_is_in(inner, &adapter));
     TRY(file_join(path, directory, "metrics.jsonl"));
     *holds = *holds || best || adapter || file_exists(path);
     return NULL;

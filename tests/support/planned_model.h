@@ -1,4 +1,5 @@
-/* The model and the adapter of the plans that are computed by hand: tests/fixtures/plan/config.json in BF16, without files. */
+/* The model and the adapter of the plans that are computed by hand: tests/fixtures/plan/config.json in BF16, without
+ * files. */
 #ifndef GRAFT_TESTS_SUPPORT_PLANNED_MODEL_H
 #define GRAFT_TESTS_SUPPORT_PLANNED_MODEL_H
 

@@ -15,7 +15,8 @@ extern const StepConfig fixture_config; /* AdamW with clipping, no balance loss 
 int fixture_open(void **state);
 int fixture_close(void **state);
 
-/* r 2 on all linear modules, and the router in full where `router`; values are random. Owner: the caller, adapter_free. */
+/* r 2 on all linear modules, and the router in full where `router`; values are random. Owner: the caller,
+ * adapter_free. */
 Adapter *fixture_lora(const Model *model, bool router);
 
 /* Gradients of the documents, cut into micro-batches of `micro` tokens and groups of `group` (0: all). */

@@ -72,6 +72,7 @@ const Adapter *candidate_adapter(const Candidate *c, size_t variant)
 {
     return variant ? c->adapters[variant - 1].adapter : NULL;
 }
+
 const char *candidate_name(const Candidate *c, size_t variant)
 {
     return variant ? c->adapters[variant - 1].name : "base";

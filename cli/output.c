@@ -5,6 +5,7 @@
 #include "cli/output.h"
 
 #include "base/file.h"
+#include "base/suffix.h"
 
 #include <dirent.h>
 #include <string.h>
@@ -21,10 +22,9 @@ static bool is_read(const char *name)
                                         "adapter_config.json",
                                         "settings.json",
                                         "metrics.jsonl"};
-    const char *end = strrchr(name, '.');
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(name, names[i]) == 0) return true;
-    return end && (strcmp(end, ".safetensors") == 0 || strcmp(end, ".h5") == 0);
+    return has_suffix(name, ".safetensors") || has_suffix(name, ".h5");
 }
 
 static Err *find_in_directory(const char *path, const char *directory, bool *found)

@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -24,7 +25,7 @@ Err *checkpoint_path(char path[PATH_BYTES], const char *directory, uint64_t step
 static bool parse_name(const char *name, uint64_t *step, bool *draft)
 {
     static const char HEAD[] = "checkpoint-", TAIL[] = ".h5";
-    char target[64];
+    char target[NAME_MAX + 1];
     if (strncmp(name, HEAD, strlen(HEAD)) != 0 || !isdigit((unsigned char)name[strlen(HEAD)])) return false;
     char *end;
     errno = 0;
